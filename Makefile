@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11 needs; each makes .venv and installs into it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint bench clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: .venv/demo  ## Find real potholes in drives that the model has not seen (under 3 minutes)
+	$(BIN)/anomalyvae run pipelines/potholes.toml
+
+test: .venv/dev  ## Lint, type-check and test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest
+
+bench: .venv/dev  ## Training and scoring speed against PyOD's VAE, in one process
+	$(BIN)/python pipelines/benchmarks/speed.py
+
+clean:  ## Remove the environment and what tools left behind
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
+
+# Stamps: an install happens again only when what it installs has changed.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing anomalyvae into .venv (a minute or two, once)"
+	$(INSTALL) -e '.[report]'
+	@touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing anomalyvae and its development tools into .venv (a few minutes, once)"
+	$(INSTALL) -e '.[dev]'
+	@touch $@

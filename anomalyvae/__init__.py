@@ -1,0 +1,46 @@
+"""anomalyvae: a variational autoencoder that notices what is new.
+
+Everything is a row. A recording becomes a table, a table becomes windows, a window is one row of
+numbers; a model turns a row into how strange it is; everything after that is a table of scores.
+
+============================  =============================================================
+name                          what it is
+============================  =============================================================
+``VAEOutlierDetector``        the scikit-learn outlier detector: fit, score, predict, sample
+``read_log``                  a recording file -> its signals, each with its own time stamps
+``WindowRecipe``              how recordings become rows, and a row back to (recording, time)
+``save``, ``load``            a fitted model as a folder that holds no pickle
+============================  =============================================================
+
+The names are resolved when they are first used, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VAEOutlierDetector": "anomalyvae.detector",
+    "WindowRecipe": "anomalyvae.logs",
+    "load": "anomalyvae.deploy.bundle",
+    "read_log": "anomalyvae.logs",
+    "save": "anomalyvae.deploy.bundle",
+}
+
+__all__ = ["VAEOutlierDetector", "WindowRecipe", "__version__", "load", "read_log", "save"]
+
+if TYPE_CHECKING:
+    from anomalyvae.deploy.bundle import load, save
+    from anomalyvae.detector import VAEOutlierDetector
+    from anomalyvae.logs import WindowRecipe, read_log
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'anomalyvae' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}.")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,603 @@
+"""``VAEOutlierDetector``: the scikit-learn estimator around the networks."""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin, _fit_context
+from sklearn.utils import Tags, check_consistent_length, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from anomalyvae.calibration import auto_threshold, contamination_threshold
+from anomalyvae.nets.bodies import BODIES, Body
+from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
+from anomalyvae.nets.scaling import fit_scaling
+from anomalyvae.nets.training import Schedule, threads, train
+from anomalyvae.rows import Rows, distinct_rows, hold_out, refuse_unusable
+
+Floats = NDArray[np.float64]
+
+_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows scored at a time; on a CPU the working set stays in the cache
+_PAD = 16  # matrix kernels take rows in groups: full groups give every row the same arithmetic, bit for bit
+_STEPS, _MIN_EPOCHS = 3000, 20  # of max_epochs="auto"
+_SEEDING = threading.Lock()
+
+
+class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
+    """Detect outliers and novelties with a variational autoencoder.
+
+    A network learns to encode and reconstruct normal rows. A row that it reconstructs badly, or has to encode far
+    from where the others lie, is strange. It takes the place of any scikit-learn outlier detector.
+
+    Parameters
+    ----------
+    objective : {"elbo", "reconstruction"}, default="elbo"
+        ``"elbo"`` is the variational autoencoder of Kingma and Welling [1]_: diagonal Gaussian posterior, N(0, I)
+        prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers. Both decode to a Gaussian
+        with one learned variance per feature.
+    body : {"mlp"} or callable, default="mlp"
+        The layers around the latent code. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` brings its
+        own; see `anomalyvae.nets.bodies`.
+    input_shape : tuple of int, default=None
+        How to fold a row before it enters the body, such as ``(channels, length)``. By default a flat row.
+    latent_dim : int or "auto", default="auto"
+        Size of the latent code. ``"auto"`` takes half the number of features, between 2 and 32.
+    hidden : tuple of int, default=(128, 64)
+        Widths of the encoder's layers; the decoder mirrors them. A callable ``body`` has its own.
+    beta : float, default=1.0
+        Weight of the KL term in training. Larger values make latent codes simpler and reconstructions coarser.
+        The objective ``"reconstruction"`` has no KL term to weigh.
+    score : {"elbo", "reconstruction", "kl", "log_likelihood"} or None, default=None
+        What makes a row strange; see `score_terms`. None takes ``"elbo"``, or ``"reconstruction"`` for that
+        objective, which has no other.
+    scaling : {"standard", "robust", "quantile"} or None, default="standard"
+        How columns are brought to a common unit, as the first layer of the network: mean and standard deviation,
+        median and interquartile range, normal scores, or not at all. A constant column neither fails nor dominates.
+    contamination : "auto" or float in (0, 0.5], default="auto"
+        Where the line between normal and strange is drawn. ``"auto"`` takes ``X`` as normal and draws it where 1 %
+        of normal rows that were *not* trained on lie beyond (more, 1 / (m + 1), where fewer than 99 rows could be
+        held out): a statement on future false alarms. A number is the share of the rows of ``X`` that lie beyond,
+        as elsewhere in scikit-learn: a statement on the training data.
+    max_epochs : int or "auto", default="auto"
+        ``"auto"`` takes as many as make 3,000 steps, and at least 20: few rows need many epochs.
+    batch_size : int or "auto", default="auto"
+        ``"auto"`` takes a 256th of the rows, between 128 and 1024.
+    learning_rate : float, default=5e-3
+        Of Adam at the start; it falls along half a cosine.
+    validation_fraction : float in [0, 1), default=0.2
+        Share of rows (or of groups) kept from training. Half of them stop it, half set ``offset_``. Where that leaves
+        fewer than five rows each, none are held out, and both are done with the training rows.
+    patience : int or "auto", default="auto"
+        Epochs without a better held-out loss before training stops; the best epoch's weights are restored in any
+        case. ``"auto"`` takes a fifth of ``max_epochs``, and at least 10.
+    max_time : float, default=None
+        Seconds after which training stops cleanly.
+    warm_start : bool, default=False
+        Whether another ``fit`` goes on from the present weights and scaling.
+    device : {"auto", "cpu", "cuda"} or str, default="auto"
+        ``"auto"`` is CUDA where present.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, batches and the held-out rows. Scoring draws no random number.
+    verbose : bool, default=False
+        Show a progress bar while training.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The trained objective, in float64; calling it with rows gives their anomaly scores.
+    offset_ : float
+        ``decision_function = score_samples - offset_``.
+    calibration_scores_ : ndarray
+        Sorted anomaly scores of the held-out rows that set ``offset_``.
+    history_ : DataFrame
+        A row per epoch: losses and the held-out terms.
+    stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
+        Why training ended.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Only if ``X`` had column names.
+
+    References
+    ----------
+    .. [1] D. P. Kingma, M. Welling (2013), Auto-Encoding Variational Bayes, arXiv:1312.6114.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anomalyvae import VAEOutlierDetector
+    >>> normal = np.random.default_rng(0).normal(size=(500, 4))
+    >>> detector = VAEOutlierDetector(random_state=0, max_epochs=5).fit(normal)
+    >>> detector.predict([[0, 0, 0, 0], [9, -9, 9, -9]])
+    array([ 1, -1])
+    """
+
+    architecture_: dict[str, Any]
+    network_: Reconstruction
+    offset_: float
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "objective": [StrOptions(set(OBJECTIVES))],
+        "body": [StrOptions(set(BODIES)), callable],
+        "input_shape": [tuple, list, None],
+        "latent_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "hidden": [tuple, list],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "score": [StrOptions(set(Elbo.scores)), None],
+        "scaling": [StrOptions({"standard", "robust", "quantile"}), None],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "patience": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        *,
+        objective: str = "elbo",
+        body: str | Body = "mlp",
+        input_shape: tuple[int, ...] | None = None,
+        latent_dim: int | str = "auto",
+        hidden: tuple[int, ...] = (128, 64),
+        beta: float = 1.0,
+        score: str | None = None,
+        scaling: str | None = "standard",
+        contamination: float | str = "auto",
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 5e-3,
+        validation_fraction: float = 0.2,
+        patience: int | str = "auto",
+        max_time: float | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.objective = objective
+        self.body = body
+        self.input_shape = input_shape
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.beta = beta
+        self.score = score
+        self.scaling = scaling
+        self.contamination = contamination
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.max_time = max_time
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # Fitting
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Learn what is normal.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Rows, in any units.
+        y : ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            A row of weight two is the same as the row given twice; a row of weight zero is not there.
+        groups : array-like of shape (n_samples,), default=None
+            The recording (drive, machine, patient, ...) of each row. Rows are then held out by whole groups, since
+            neighbouring windows of one recording overlap and would flatter the threshold.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For rows that cannot be used: missing or infinite cells, text, fewer than two rows.
+        FloatingPointError
+            If training diverges.
+        """
+        x = self._rows(X, reset=True)
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        check_consistent_length(x, groups)
+        rng = check_random_state(self.random_state)
+        seed = int(rng.randint(2**31 - 1))
+        rows = distinct_rows(x, weight, groups)
+        learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
+        network = self._start(learned, seed)
+        self._learn(network, learned, stopping, seed)
+        self.network_ = network.in_precision(torch.float64).eval()
+        self._draw_the_line(rows, calibration)
+        return self
+
+    def _start(self, rows: Rows, seed: int) -> Reconstruction:
+        """A fresh network around the scaling of these rows, or the present one when warm."""
+        device = _device(self.device)
+        if self.warm_start and hasattr(self, "network_"):
+            if self.n_features_in_ != len(self.network_.log_variance):
+                raise ValueError(
+                    f"Got {self.n_features_in_} features, expected the {len(self.network_.log_variance)} of the first "
+                    "fit, as warm_start=True. Set warm_start=False to begin anew."
+                )
+            if self._architecture() != self.architecture_:
+                raise ValueError(
+                    f"Got warm_start=True with the architecture {self._architecture()}, expected the fitted one, "
+                    f"{self.architecture_}. Set warm_start=False to begin anew."
+                )
+            return self.network_.in_precision(torch.float32).train().to(device)
+        scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
+        self.architecture_ = self._architecture()
+        with _seeded(seed):
+            return build(self.architecture_, scaling).to(device)
+
+    def _architecture(self) -> dict[str, Any]:
+        """The plain values from which the network can be built again."""
+        width = self.n_features_in_
+        shape = (width,) if self.input_shape is None else tuple(int(side) for side in self.input_shape)
+        if np.prod(shape) != width:
+            raise ValueError(
+                f"Got input_shape={shape} ({np.prod(shape)} cells), expected {width} cells as X has {width} features. "
+                "Give a shape whose product is the number of features."
+            )
+        score = self.__dict__["score"] or OBJECTIVES[self.objective].scores[-1]
+        if score not in OBJECTIVES[self.objective].scores:
+            raise ValueError(
+                f"Got score={score!r} with objective={self.objective!r}, expected one of "
+                f"{OBJECTIVES[self.objective].scores}. Use objective='elbo' for the other scores."
+            )
+        return {
+            "objective": self.objective,
+            "body": self.body,
+            "hidden": [int(h) for h in self.hidden],
+            "input_shape": list(shape),
+            "latent_dim": int(np.clip(width // 2, 2, 32)) if self.latent_dim == "auto" else int(self.latent_dim),
+            "beta": float(self.beta),
+            "score": score,
+        }
+
+    def _learn(self, network: Reconstruction, learned: Rows, stopping: Rows | None, seed: int) -> None:
+        device = next(network.parameters()).device
+
+        @torch.no_grad()
+        def standardised(rows: Rows) -> torch.Tensor:
+            return network.scaling(torch.from_numpy(rows.x).to(device)).float()
+
+        schedule = self._schedule(len(learned))
+        with _progress(self.verbose, schedule.max_epochs) as on_epoch:
+            history, self.stop_reason_ = train(
+                network,
+                standardised(learned),
+                torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
+                None if stopping is None else standardised(stopping),
+                schedule,
+                torch.Generator(device).manual_seed(seed),
+                on_epoch,
+            )
+        self.history_ = pd.DataFrame(history)
+        if self.stop_reason_ == "interrupted":
+            if not history:
+                raise KeyboardInterrupt
+            warnings.warn(
+                f"Training was interrupted in epoch {len(history) + 1}; the best weights so far are kept.",
+                stacklevel=3,
+            )
+
+    def _schedule(self, n: int) -> Schedule:
+        batch = int(np.clip(n // 256, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
+        steps = max(1, round(n / batch))
+        epochs = max(_MIN_EPOCHS, -(-_STEPS // steps)) if self.max_epochs == "auto" else int(self.max_epochs)
+        patience = max(10, epochs // 5) if self.patience == "auto" else int(self.patience)
+        return Schedule(epochs, batch, self.learning_rate, patience, self.max_time)
+
+    def _draw_the_line(self, rows: Rows, calibration: Rows | None) -> None:
+        judges = rows if calibration is None else calibration
+        scores = self._anomaly_score(judges.x)
+        self.calibration_scores_ = np.sort(scores)
+        if self.contamination == "auto":
+            threshold = auto_threshold(scores, judges.weight)
+        else:
+            threshold = contamination_threshold(self._anomaly_score(rows.x), rows.weight, float(self.contamination))
+        self.offset_ = -threshold
+
+    # Scoring
+
+    def anomaly_score(self, X: ArrayLike) -> Floats:
+        """How strange each row is, high = strange: the negative of `score_samples`, shape ``(n,)``, in nats."""
+        return self._anomaly_score(self._rows(X))
+
+    def score_samples(self, X: ArrayLike) -> Floats:
+        """How normal each row is: an estimate of its log-density.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In nats, for the standardised row (subtract the log of the column scales for the density in input units).
+            The same row gets the same number, bit for bit, in any call, batch or order.
+        """
+        return -self.anomaly_score(X)
+
+    @property
+    def score(self) -> Callable[..., float]:
+        """``score(X)``: the mean of `score_samples`, by which `GridSearchCV` compares models (high = better fit).
+
+        scikit-learn calls a method of this name, and the field calls the parameter so. Both work: the name passed
+        to the constructor is in ``get_params()["score"]``.
+        """
+        return self._mean_score
+
+    @score.setter
+    def score(self, name: str | None) -> None:
+        self.__dict__["score"] = name
+
+    def _mean_score(self, X: ArrayLike, y: Any = None) -> float:
+        return float(self.score_samples(X).mean())
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters by name."""
+        return {**super().get_params(deep), "score": self.__dict__["score"]}
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """``score_samples(X) - offset_``: negative for outliers, shape ``(n,)``."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """+1 for normal rows, -1 for outliers, shape ``(n,)``."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def score_terms(self, X: ArrayLike) -> pd.DataFrame:
+        """Every score that the objective gives, side by side.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        DataFrame of shape (n_samples, n_scores)
+            In nats per row, high = strange:
+
+            - ``reconstruction``: -log p(x | z) at the posterior mean z;
+            - ``kl``: KL(q(z | x) || N(0, I)) [1]_, appendix B;
+            - ``elbo``: their sum, the negative evidence lower bound with its expectation taken at the mean;
+            - ``log_likelihood``: the negative importance-weighted bound over 64 fixed latent points, the tightest
+              estimate of -log p(x) [2]_, equation 8.
+
+            With ``objective="reconstruction"`` the first alone.
+
+        References
+        ----------
+        .. [1] D. P. Kingma, M. Welling (2013), Auto-Encoding Variational Bayes, arXiv:1312.6114.
+        .. [2] Y. Burda, R. Grosse, R. Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519.
+        """
+        x = self._rows(X)
+        names = sorted(self.network_.scores, key=list(Elbo.scores).index)
+        terms = {name: self._apply(getattr(self.network_, name), x) for name in names}
+        return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
+
+    def feature_scores(self, X: ArrayLike) -> Floats | pd.DataFrame:
+        """The part of each feature in each row's reconstruction term.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n_samples, n_features)
+            -log p(x_j | z) in nats; rows add up to ``score_terms(X)["reconstruction"]``.
+        """
+        return self._like(X, self._apply(self._fitted().feature_scores, self._rows(X)))
+
+    # The latent space
+
+    def embed(self, X: ArrayLike) -> Floats | pd.DataFrame:
+        """Latent code of each row (the posterior mean), shape ``(n_samples, latent_dim)``."""
+        codes = self.transform(X)
+        return codes if isinstance(codes, pd.DataFrame) else self._like(X, codes, self.get_feature_names_out())
+
+    def transform(self, X: ArrayLike) -> Floats:
+        """`embed`, under the name that pipelines call."""
+        return self._apply(self._fitted().embed, self._rows(X))
+
+    def decode(self, Z: ArrayLike) -> Floats | pd.DataFrame:
+        """Latent codes ``(n, latent_dim)`` -> the rows they stand for ``(n, n_features)``, in the units of ``X``."""
+        network = self._fitted()
+        z = np.array(Z, dtype=np.float64)
+        if z.ndim != 2 or z.shape[1] != network.latent_dim:
+            raise ValueError(
+                f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
+            )
+        return self._like(Z, self._apply(network.decode_units, z))
+
+    def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
+        """What the network makes of each row, ``(n_samples, n_features)``, in the units of ``X``."""
+        network = self._fitted()
+        return self._like(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
+
+    def sample(self, n: int = 1, *, random_state: int | np.random.RandomState | None = None) -> Floats | pd.DataFrame:
+        """Draw new rows from the model: z from the prior, then x given z.
+
+        Parameters
+        ----------
+        n : int
+        random_state : int, RandomState instance or None
+            By default the detector's own, so that an integer there gives the same rows at every call.
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n, n_features)
+            In the units of ``X``; a DataFrame if the detector was fitted to one.
+        """
+        network = self._fitted()
+        if not isinstance(network, Elbo):
+            raise ValueError(
+                "Got objective='reconstruction', expected a model with a prior to draw from. Use objective='elbo'."
+            )
+        rng = check_random_state(self.random_state if random_state is None else random_state)
+        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim)))
+        noise = torch.from_numpy(rng.standard_normal((n, self.n_features_in_)))
+        device = next(network.parameters()).device
+        with torch.no_grad():
+            s = network.decode(z.to(device)) + network.variance().sqrt() * noise.to(device)
+            rows = network.scaling.inverse(s).cpu().numpy()
+        return pd.DataFrame(rows, columns=self.feature_names_in_) if hasattr(self, "feature_names_in_") else rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """``latent0``, ``latent1``, ...: the names of the columns that `transform` gives."""
+        return np.array([f"latent{i}" for i in range(self._fitted().latent_dim)], dtype=object)
+
+    # Inside
+
+    def _rows(self, X: Any, reset: bool = False) -> Floats:
+        """The one door for rows: validated, finite, float64."""
+        if not reset:
+            check_is_fitted(self, "network_")
+        _refuse_text(X)
+        x = validate_data(
+            self,
+            X,
+            dtype=np.float64,
+            order="C",
+            reset=reset,
+            force_writeable=True,  # torch wants it, though nothing writes
+            ensure_all_finite=False,
+            ensure_min_samples=2 if reset else 1,
+        )
+        refuse_unusable(x, getattr(X, "columns", None), type(self).__name__)
+        return x
+
+    def _fitted(self) -> Reconstruction:
+        check_is_fitted(self, "network_")
+        return self.network_
+
+    def _anomaly_score(self, x: Floats) -> Floats:
+        return self._apply(self.network_, x)
+
+    def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
+        """Apply a function of rows block by block, each row with the same arithmetic wherever it stands."""
+        device = next(self.network_.parameters()).device
+
+        @torch.no_grad()
+        def apply(block: torch.Tensor) -> torch.Tensor:
+            missing = -len(block) % _PAD
+            padded = torch.cat([block, block[:1].expand(missing, -1)]) if missing else block
+            return function(padded.to(device))[: len(block)].cpu()
+
+        blocks = torch.from_numpy(x).split(_BLOCK[device.type])
+        with threads(1) as workers:  # a thread per block scales, threads within these small products do not
+            if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
+                return torch.cat([apply(block) for block in blocks]).numpy()
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return torch.cat(list(pool.map(apply, blocks))).numpy()
+
+    def _like(self, X: Any, values: Floats, columns: Any = None) -> Floats | pd.DataFrame:
+        """A DataFrame for a DataFrame, an array for an array."""
+        if not isinstance(X, pd.DataFrame):
+            return values
+        if columns is None:
+            columns = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        return pd.DataFrame(values, index=X.index, columns=columns)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__().copy()
+        if "network_" in state:
+            state["network_"] = {name: t.cpu().numpy() for name, t in self.network_.state_dict().items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "network_" in state:
+            tensors = {name: torch.from_numpy(np.array(a)) for name, a in state["network_"].items()}
+            self.network_ = restore(self.architecture_, tensors).to(_device(self.device))
+
+
+def _refuse_text(X: Any) -> None:
+    """Name the columns of a DataFrame that hold no numbers."""
+    if not isinstance(X, pd.DataFrame):
+        return
+    wrong = [
+        f"{name!r} ({dtype})"
+        for name, dtype in X.dtypes.items()
+        if not (pd.api.types.is_numeric_dtype(dtype) or str(dtype) == "object")
+    ]
+    if wrong:
+        raise ValueError(
+            f"Got columns that are not numeric: {', '.join(wrong)}. Expected numbers. Encode them (for example with "
+            "sklearn.preprocessing.OneHotEncoder) or leave them out."
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"Got device={name!r}, but no CUDA device is present. Use device='auto' or 'cpu'.")
+    return torch.device(name)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initialise weights from a seed and give torch's global generator back as it was."""
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _progress(shown: bool, max_epochs: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A progress bar that shows the losses of each epoch, or nothing."""
+    if not shown:
+        yield lambda record: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        "epoch",
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=max_epochs)
+
+        def on_epoch(record: dict[str, float]) -> None:
+            text = f"loss {record['loss']:.3f}  held out {record['held_out_loss']:.3f}"
+            bar.update(task, advance=1, description=text)
+
+        yield on_epoch

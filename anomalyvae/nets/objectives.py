@@ -1,0 +1,272 @@
+"""What learning means, and the scores that a trained network gives.
+
+An objective owns the network and says three things:
+
+- ``players()``: whose parameters are optimised, one optimiser each;
+- ``turns(x, weight, warmth, generator)``: a generator of ``(player, loss)``; the loop steps after each, so that a
+  second player's loss is computed with the first player's new parameters;
+- ``forward(x)``: the anomaly score of each row, high = strange. Nothing else is exported.
+
+Rows come in two dresses: ``x`` in the user's units enters the scores; ``s`` is standardised, and is what training
+sees. Scores are in nats per standardised row.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from anomalyvae.nets.bodies import BODIES, Body
+from anomalyvae.nets.scaling import Affine, Quantile
+
+LOG_2PI = math.log(2 * math.pi)
+NOISE_FLOOR = 0.01  # of a feature, in standardised units: a precision that no feature needs
+IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
+_VARIANCE_RATE = 30.0  # how much faster the decoder's variances learn than the weights: they have far to go
+_REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
+
+
+class Reconstruction(nn.Module):
+    """An autoencoder whose decoder states how precisely it knows each feature.
+
+    The loss is the Gaussian negative log-likelihood with one learned variance per feature, so that a feature that
+    is hard to reconstruct counts less (Kingma & Welling 2013, appendix C.2; a variance shared by all rows).
+
+    Parameters
+    ----------
+    body : Body
+    input_shape : tuple of int
+    latent_dim : int
+    scaling : Affine or Quantile
+    noise_floor : float
+        Smallest standard deviation of a feature, in standardised units.
+    """
+
+    scores: tuple[str, ...] = ("reconstruction",)  # the last is the objective's own
+    body: Any  # a module with encode and decode
+    scaling: Affine | Quantile
+    _codes = 1  # latent vectors that the encoder gives per row
+
+    def __init__(
+        self,
+        body: Body,
+        input_shape: tuple[int, ...],
+        latent_dim: int,
+        scaling: Affine | Quantile,
+        noise_floor: float = NOISE_FLOOR,
+    ) -> None:
+        super().__init__()
+        self.input_shape = input_shape
+        self.latent_dim = latent_dim
+        self.noise_floor = noise_floor
+        self.score = self.scores[-1]
+        self.scaling = scaling
+        self.body = body(input_shape, latent_dim)
+        with torch.no_grad():
+            features = self.body.encode(torch.zeros(2, *input_shape))
+        self.to_code = nn.Linear(features.shape[1], self._codes * latent_dim)
+        self.log_variance = nn.Parameter(torch.zeros(math.prod(input_shape)))
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """Convert everything but the scaling, whose raw units need all the digits there are."""
+        scaling = self.scaling
+        del self.scaling
+        self.to(dtype)
+        self.scaling = scaling
+        return self
+
+    # What training sees: standardised rows
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Whose parameters are optimised: one optimiser per name."""
+        return {"model": list(self.parameters())}
+
+    def turns(
+        self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
+        yield "model", (weight * self.feature_nll(s, self.encode(s)).sum(1)).mean()
+
+    def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The parts of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
+        return {"reconstruction": self.feature_nll(s, self.encode(s)).sum(1)}
+
+    def encode(self, s: Tensor) -> Tensor:
+        """Standardised rows ``(n, d)`` -> codes ``(n, latent_dim)``."""
+        return self._codes_of(s)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes ``(n, latent_dim)`` -> means of standardised rows ``(n, d)``."""
+        return self.body.decode(z).flatten(1)
+
+    def variance(self) -> Tensor:
+        """Variance of each feature around its reconstruction, shape ``(d,)``."""
+        return (_VARIANCE_RATE * self.log_variance).exp() + self.noise_floor**2
+
+    def feature_nll(self, s: Tensor, z: Tensor) -> Tensor:
+        """``-log p(s_j | z)`` of each cell, shape ``(n, d)``."""
+        variance = self.variance()
+        return 0.5 * ((s - self.decode(z)).square() / variance + variance.log() + LOG_2PI)
+
+    def _codes_of(self, s: Tensor) -> Tensor:
+        return self.to_code(self.body.encode(s.clamp(-_REACH, _REACH).view(-1, *self.input_shape)))
+
+    # What a user asks: rows in their own units
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Anomaly score of each row, shape ``(n,)``: the term that ``score`` names."""
+        return getattr(self, self.score)(x)
+
+    def reconstruction(self, x: Tensor) -> Tensor:
+        """``-log p(x | z)`` at the code of each row, shape ``(n,)``."""
+        return self.feature_scores(x).sum(1)
+
+    def feature_scores(self, x: Tensor) -> Tensor:
+        """The part of each feature in ``reconstruction``, shape ``(n, d)``."""
+        s = self.scaling(x)
+        return self.feature_nll(s, self.encode(s))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Codes ``(n, latent_dim)`` of rows."""
+        return self.encode(self.scaling(x))
+
+    def decode_units(self, z: Tensor) -> Tensor:
+        """Rows ``(n, d)`` that codes stand for."""
+        return self.scaling.inverse(self.decode(z))
+
+
+class Elbo(Reconstruction):
+    """A variational autoencoder (Kingma & Welling 2013): diagonal Gaussian posterior, prior N(0, I).
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the KL term (Higgins et al. 2017). 1 is the evidence lower bound; it enters training only, the
+        scores always have the two terms at par.
+    """
+
+    scores = ("reconstruction", "kl", "log_likelihood", "elbo")
+    noise: Tensor
+    _codes = 2
+
+    def __init__(
+        self,
+        body: Body,
+        input_shape: tuple[int, ...],
+        latent_dim: int,
+        scaling: Affine | Quantile,
+        noise_floor: float = NOISE_FLOOR,
+        beta: float = 1.0,
+    ) -> None:
+        super().__init__(body, input_shape, latent_dim, scaling, noise_floor)
+        self.beta = beta
+        self.register_buffer("noise", _noise_table(latent_dim))
+
+    def turns(
+        self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The negative ELBO with one draw of z per row; the KL term grows with ``warmth``."""
+        mean, log_var = self.posterior(s)
+        z = reparameterise(mean, log_var, generator)
+        loss = self.feature_nll(s, z).sum(1) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
+        yield "model", (weight * loss).mean()
+
+    def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The two terms at full weight, with one draw of z per row."""
+        mean, log_var = self.posterior(s)
+        z = reparameterise(mean, log_var, generator)
+        return {
+            "reconstruction": self.feature_nll(s, z).sum(1),
+            "kl": self.beta * kl_to_standard_normal(mean, log_var),
+        }
+
+    def posterior(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z | s), each ``(n, latent_dim)``."""
+        mean, log_var = self._codes_of(s).chunk(2, dim=1)
+        return mean, log_var.clamp(-12, 12)
+
+    def encode(self, s: Tensor) -> Tensor:
+        """Posterior means ``(n, latent_dim)`` of standardised rows."""
+        return self.posterior(s)[0]
+
+    def elbo(self, x: Tensor) -> Tensor:
+        """The negative ELBO with its expectation taken at the posterior mean: reconstruction + KL, shape ``(n,)``."""
+        s = self.scaling(x)
+        mean, log_var = self.posterior(s)
+        return self.feature_nll(s, mean).sum(1) + kl_to_standard_normal(mean, log_var)
+
+    def kl(self, x: Tensor) -> Tensor:
+        """KL(q(z | x) || N(0, I)) of each row, shape ``(n,)``."""
+        return kl_to_standard_normal(*self.posterior(self.scaling(x)))
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """The negative importance-weighted bound, shape ``(n,)`` (Burda et al. 2016, equation 8)."""
+        s = self.scaling(x)
+        mean, log_var = self.posterior(s)
+        std = (0.5 * log_var).exp()
+        log_weights = []
+        for noise in self.noise:
+            z = mean + std * noise
+            log_ratio = 0.5 * (noise.square() - z.square() + log_var).sum(1)  # log p(z) - log q(z | x)
+            log_weights.append(log_ratio - self.feature_nll(s, z).sum(1))
+        return math.log(len(log_weights)) - torch.stack(log_weights).logsumexp(0)
+
+
+def _noise_table(latent_dim: int) -> Tensor:
+    """Fixed normal points ``(IMPORTANCE_SAMPLES, latent_dim)``: importance sampling that repeats and exports."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(IMPORTANCE_SAMPLES // 2, latent_dim, generator=generator, device="cpu")
+    return torch.cat([half, -half])  # antithetic: the mean is exactly zero
+
+
+def reparameterise(mean: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw ``z = mean + std * noise``, so that gradients flow through both (Kingma & Welling 2013, section 2.4)."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
+
+
+def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, diag exp log_var) || N(0, I)) per row (Kingma & Welling 2013, appendix B), shape ``(n,)``."""
+    return 0.5 * (log_var.exp() + mean.square() - 1 - log_var).sum(1)
+
+
+OBJECTIVES: dict[str, type[Reconstruction]] = {"elbo": Elbo, "reconstruction": Reconstruction}
+
+
+def build(architecture: dict[str, Any], scaling: Affine | Quantile) -> Reconstruction:
+    """Construct a network from plain values.
+
+    Parameters
+    ----------
+    architecture : dict
+        ``objective``, ``body`` (a name or a callable), ``hidden``, ``input_shape``, ``latent_dim``, ``beta`` and
+        ``score``.
+    scaling : Affine or Quantile
+    """
+    body = architecture["body"]
+    if isinstance(body, str):
+        body = partial(BODIES[body], hidden=tuple(architecture["hidden"]))
+    shape = tuple(architecture["input_shape"])
+    options = {"beta": architecture["beta"]} if architecture["objective"] == "elbo" else {}
+    network = OBJECTIVES[architecture["objective"]](body, shape, architecture["latent_dim"], scaling, **options)
+    network.score = architecture["score"]
+    return network
+
+
+def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstruction:
+    """Construct a trained network from plain values and its tensors, as ``state_dict`` gave them out.
+
+    Raises
+    ------
+    RuntimeError
+        If the tensors are not those that the architecture has. Nothing of their size is allocated before.
+    """
+    parts = {name.removeprefix("scaling."): t for name, t in state.items() if name.startswith("scaling.")}
+    scaling = Quantile(**parts) if "slope" in parts else Affine(**parts)
+    with torch.device("meta"):
+        network = build(architecture, scaling).in_precision(torch.float64)
+    network.load_state_dict(state, assign=True)
+    return network.eval()

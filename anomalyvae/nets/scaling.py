@@ -1,0 +1,143 @@
+"""The first layer of every network: raw units -> standardised units, and back.
+
+It is a layer, not a preprocessing step, so that whatever leaves the package with the network has its units inside.
+"""
+
+import torch
+from torch import Tensor, nn
+
+LIMIT = 1e6  # standardised units; beyond it squares and exponentials would overflow, and rows are equally strange
+_NEARLY_CONSTANT = 1e-5  # a spread below this share of a column's magnitude is rounding, not information
+_CONSTANT_UNIT = 1e-2  # the unit in which such a column is measured, as a share of its magnitude
+_KNOTS = 33
+
+
+class Affine(nn.Module):
+    """``(x - center) / scale``, column by column.
+
+    Parameters
+    ----------
+    center, scale : Tensor of shape (d,)
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, center: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("center", center)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Units of the user ``(n, d)`` -> standardised units."""
+        return ((x - self.center) / self.scale).clamp(-LIMIT, LIMIT)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` -> units of the user."""
+        return y * self.scale + self.center
+
+
+class Quantile(nn.Module):
+    """A monotone, piecewise linear map of each column onto the normal quantiles of its training values.
+
+    Outside the training range the line goes on at one standard deviation per unit, so that a value far outside
+    stays far. Written as a sum of hinges, ``y = y_0 + sum_k slope_k relu(x - x_k)``, which every runtime has.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (knots, d)
+        Increasing values and their normal scores.
+    slope : Tensor of shape (d,)
+        The slope outside the knots.
+    """
+
+    x: Tensor
+    y: Tensor
+    slope: Tensor
+
+    def __init__(self, x: Tensor, y: Tensor, slope: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("x", x)
+        self.register_buffer("y", y)
+        self.register_buffer("slope", slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Units of the user ``(n, d)`` -> standardised units."""
+        return _hinges(x, self.x, self.y, self.slope).clamp(-LIMIT, LIMIT)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` -> units of the user."""
+        return _hinges(y, self.y, self.x, 1 / self.slope)
+
+
+def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> Affine | Quantile:
+    """Learn a scaling from training rows.
+
+    Parameters
+    ----------
+    kind : {"standard", "robust", "quantile", None}
+        Mean and standard deviation; median and interquartile range; normal scores; or none.
+    x : Tensor of shape (n, d), float64
+    weight : Tensor of shape (n,)
+        How often each row counts.
+
+    Returns
+    -------
+    Affine or Quantile
+
+    Notes
+    -----
+    A column whose spread is below 1e-5 of its magnitude counts as constant. Its own spread is no unit to measure
+    with, so 1 % of its magnitude is (1 if it is zero): a constant that moves by a hair is no outlier, one that
+    moves by a tenth is.
+    """
+    weight = weight / weight.sum()
+    mean = weight @ x
+    std = (weight @ (x - mean).square()).sqrt()
+    std = _informative(std, mean)
+    if kind is None:
+        return Affine(torch.zeros_like(mean), torch.ones_like(mean))
+    if kind == "standard":
+        return Affine(mean, std)
+    if kind == "robust":
+        low, median, high = _quantiles(x, weight, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
+        spread = (high - low) / 1.3489795  # the interquartile range of N(0, 1)
+        usable = spread > _NEARLY_CONSTANT * torch.maximum(median.abs(), std)
+        return Affine(median, torch.where(usable, spread, std))
+    return _fit_quantile(x, weight, std)
+
+
+def _informative(std: Tensor, mean: Tensor) -> Tensor:
+    """Replace the spread of (nearly) constant columns by a unit that their magnitude gives."""
+    magnitude = mean.abs()
+    unit = torch.where(magnitude > 0, _CONSTANT_UNIT * magnitude, torch.ones_like(magnitude))
+    return torch.where(std > _NEARLY_CONSTANT * magnitude, std, unit)
+
+
+def _fit_quantile(x: Tensor, weight: Tensor, std: Tensor) -> Quantile:
+    probability = torch.linspace(0, 1, _KNOTS, dtype=x.dtype).clamp(0.5 / len(x), 1 - 0.5 / len(x))
+    knots = _quantiles(x, weight, probability)
+    # A value that spans several knots gets the mean of their normal scores.
+    tied = (knots[:, None] == knots[None]).to(x.dtype)  # (knots, knots, d)
+    normal_score = torch.einsum("jkd,k->jd", tied, torch.special.ndtri(probability)) / tied.sum(1)
+    # Both sides are kept strictly increasing by steps too small to see, so that the map has an inverse.
+    step = 1e-9 * torch.arange(_KNOTS, dtype=x.dtype)[:, None]
+    return Quantile(knots + step * std, normal_score + step, 1 / std)
+
+
+def _hinges(x: Tensor, knots: Tensor, values: Tensor, outside: Tensor) -> Tensor:
+    inner = values.diff(dim=0) / knots.diff(dim=0)  # (knots - 1, d)
+    slopes = torch.cat([outside[None], inner, outside[None]])
+    y = values[0] + outside * (x - knots[0])
+    for knot, bend in zip(knots, slopes.diff(dim=0), strict=True):
+        y = y + bend * (x - knot).clamp(min=0)
+    return y
+
+
+def _quantiles(x: Tensor, weight: Tensor, probability: Tensor) -> Tensor:
+    """Weighted quantiles of each column, shape (len(probability), d): the value at which the weight is reached."""
+    value, order = x.sort(dim=0)
+    reached = weight[order].cumsum(0).T.contiguous()  # (d, n)
+    wanted = probability.expand(x.shape[1], -1).contiguous()
+    index = torch.searchsorted(reached, wanted - 1e-12).clamp(max=len(x) - 1)
+    return value.gather(0, index.T)

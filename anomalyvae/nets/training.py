@@ -1,0 +1,193 @@
+"""The only training loop."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anomalyvae.nets.objectives import Reconstruction
+
+_WARM_UP = 0.2  # share of training over which the KL term grows to its full weight
+_FINAL_RATE = 0.02  # share of the learning rate that is left at the end
+_GRADIENT_NORM = 5.0
+_MIN_IMPROVEMENT = 1e-4  # nats per feature: less is noise
+_HELD_OUT_BLOCK = 8192
+_ONE_THREAD_WORK = 2e8  # multiply-adds of a step below which a second thread costs more than it brings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Parameters
+    ----------
+    max_epochs : int
+    batch_size : int
+    learning_rate : float
+        Of Adam at the start; it falls along half a cosine over ``max_epochs``.
+    patience : int
+        Epochs without a better held-out loss before training stops.
+    max_time : float or None
+        Seconds after which training stops at the end of a batch.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    max_time: float | None = None
+
+
+def train(
+    objective: Reconstruction,
+    rows: Tensor,
+    weight: Tensor,
+    held_out: Tensor | None,
+    schedule: Schedule,
+    generator: torch.Generator,
+    on_epoch: Callable[[dict[str, float]], None] = lambda record: None,
+) -> tuple[list[dict[str, float]], str]:
+    """Fit an objective to standardised rows and leave it with the weights of its best epoch.
+
+    Parameters
+    ----------
+    objective : Reconstruction or a subclass
+    rows : Tensor of shape (n, d)
+        Standardised, on the device of the objective.
+    weight : Tensor of shape (n,)
+        Weight of each row, of mean 1.
+    held_out : Tensor of shape (m, d) or None
+        Rows that decide when to stop. Without them the training rows do, which never notices overfitting.
+    schedule : Schedule
+    generator : torch.Generator
+        The source of every random number, on the device of the objective.
+    on_epoch : callable
+        Called with each epoch's record.
+
+    Returns
+    -------
+    history : list of dict
+        Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training), ``held_out_loss`` and its terms.
+    reason : str
+        Why training ended: ``"max_epochs"``, ``"patience"``, ``"max_time"`` or ``"interrupted"``.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss stops being finite.
+    """
+    optimisers = {
+        name: torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=True)
+        for name, parameters in objective.players().items()
+    }
+    judges = rows if held_out is None else held_out
+    noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    history: list[dict[str, float]] = []
+    best, best_epoch, best_weights = float("inf"), 0, _snapshot(objective)
+    started = time.monotonic()
+    reason = "max_epochs"
+    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))):
+        try:
+            for epoch in range(1, schedule.max_epochs + 1):
+                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, started, generator)
+                terms = _held_out(objective, judges, noise_seed)
+                record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss, **terms}
+                _refuse_divergence(record, schedule)
+                history.append(record)
+                on_epoch(record)
+                if terms["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
+                    best, best_epoch, best_weights = terms["held_out_loss"], epoch, _snapshot(objective)
+                if schedule.max_time is not None and record["seconds"] >= schedule.max_time:
+                    reason = "max_time"
+                    break
+                if epoch - best_epoch >= schedule.patience and epoch > _WARM_UP * schedule.max_epochs:
+                    reason = "patience"
+                    break
+        except KeyboardInterrupt:
+            reason = "interrupted"
+    objective.load_state_dict(best_weights)
+    return history, reason
+
+
+def _epoch(
+    objective: Reconstruction,
+    optimisers: dict[str, torch.optim.Adam],
+    rows: Tensor,
+    weight: Tensor,
+    epoch: int,
+    schedule: Schedule,
+    started: float,
+    generator: torch.Generator,
+) -> float:
+    """One pass over the rows in a new order; returns the mean loss of the last player."""
+    order = torch.randperm(len(rows), generator=generator, device=rows.device)
+    # Parts of equal size: a last batch of one row would shake the weights as hard as a full one.
+    parts = max(1, round(len(rows) / schedule.batch_size))
+    batches = zip(rows[order].tensor_split(parts), weight[order].tensor_split(parts), strict=True)
+    total = torch.zeros((), device=rows.device)
+    for step, (x, w) in enumerate(batches):
+        progress = (epoch - 1 + step / parts) / schedule.max_epochs
+        rate = schedule.learning_rate * _rate(progress)
+        for player, loss in objective.turns(x, w, min(1.0, progress / _WARM_UP), generator):
+            optimiser = optimisers[player]
+            group = optimiser.param_groups[0]
+            group["lr"] = rate
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(group["params"], _GRADIENT_NORM)
+            optimiser.step()
+        total += loss.detach()
+        if schedule.max_time is not None and time.monotonic() - started > schedule.max_time:
+            break
+    return float(total) / (step + 1)
+
+
+def _rate(progress: float) -> float:
+    """Learning rate at a share of training, as a share of the first: half a cosine."""
+    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int) -> dict[str, float]:
+    """Mean loss and its terms. The noise is the same in every epoch, so that epochs can be compared."""
+    generator = torch.Generator(rows.device).manual_seed(noise_seed)
+    totals: dict[str, float] = {}
+    for block in rows.split(_HELD_OUT_BLOCK):
+        for name, term in objective.held_out_terms(block, generator).items():
+            totals[name] = totals.get(name, 0.0) + float(term.sum(dtype=torch.float64))
+    terms = {f"held_out_{name}": total / len(rows) for name, total in totals.items()}
+    return {"held_out_loss": sum(terms.values()), **terms}
+
+
+def _snapshot(objective: Reconstruction) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in objective.state_dict().items()}
+
+
+def _refuse_divergence(record: dict[str, float], schedule: Schedule) -> None:
+    if not all(math.isfinite(value) for value in record.values()):
+        raise FloatingPointError(
+            f"Got a loss of {record['loss']} in epoch {record['epoch']:.0f}, expected a finite number: training "
+            f"diverged. Lower learning_rate (it is {schedule.learning_rate:g}), or use scaling='robust' or 'quantile' "
+            "if a few rows are far larger than the rest."
+        )
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[int]:
+    """Let torch compute on so many threads, and give the caller's number back afterwards; yields that number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+def _threads_for(objective: Reconstruction, batch_size: int) -> int:
+    """Small steps run faster on one thread than on two."""
+    work = batch_size * sum(parameter.numel() for parameter in objective.parameters())
+    return 1 if work < _ONE_THREAD_WORK else torch.get_num_threads()

@@ -1,0 +1,152 @@
+"""Rows at the door: what is refused, what counts as the same row, and which rows are held out.
+
+Numpy and pandas only.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_MIN_HELD_OUT = 5  # fewer rows than this say nothing about when to stop or where the line lies
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Distinct rows in an order of their own, so that nothing depends on the order they came in.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d)
+    weight : ndarray of shape (n,)
+        How often each row counts; the sum is the number of rows that came (or of their weights).
+    group : ndarray of shape (n,) or None
+        A number per group.
+    """
+
+    x: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    group: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, chosen: NDArray[Any]) -> Self:
+        """The rows of a mask or of indices."""
+        return type(self)(self.x[chosen], self.weight[chosen], None if self.group is None else self.group[chosen])
+
+
+def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: Any = None) -> Rows:
+    """Merge equal rows into one that carries their weight, and order rows by content.
+
+    A row given twice is then the same as a row of weight two, a duplicate never sits on both sides of a split, and
+    a fit does not depend on the order of the rows.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d)
+    weight : ndarray of shape (n,)
+        Rows of weight zero are left out.
+    groups : array-like of shape (n,), optional
+
+    Returns
+    -------
+    Rows
+    """
+    kept = weight > 0
+    x, weight = x[kept], weight[kept]
+    group = None if groups is None else pd.factorize(np.asarray(groups)[kept], sort=True)[0].astype(np.int64)
+    content = x + 0.0  # -0.0 becomes 0.0
+    keyed = content if group is None else np.column_stack([content, group])
+    fingerprint = _fingerprint(keyed)
+    order = np.argsort(fingerprint, kind="stable")
+    keyed, fingerprint = keyed[order], fingerprint[order]
+    new = np.empty(len(order), dtype=bool)
+    new[:1] = True
+    new[1:] = (fingerprint[1:] != fingerprint[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
+    first = order[new]
+    merged = np.bincount(np.cumsum(new) - 1, weights=weight[order]).astype(np.float64)
+    return Rows(content[first], merged, None if group is None else group[first])
+
+
+def _fingerprint(x: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """A 64-bit number per row that depends on its bits alone (multiply, mix, add; overflow wraps)."""
+    bits = np.ascontiguousarray(x).view(np.uint64)
+    odd = np.random.default_rng(0).integers(0, 2**63, x.shape[1:], dtype=np.uint64) | np.uint64(1)
+    result = np.zeros(len(x), dtype=np.uint64)
+    for column in range(x.shape[1]):
+        cell = bits[:, column]
+        mixed = (cell ^ (cell >> np.uint64(32))) * odd[column]
+        result += mixed ^ (mixed >> np.uint64(29))
+    return result
+
+
+def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[Rows, Rows | None, Rows | None]:
+    """Split rows into those that are learned, those that say when to stop, and those that set the threshold.
+
+    Parameters
+    ----------
+    rows : Rows
+        With ``group`` set, whole groups change sides: neighbouring windows of one recording overlap.
+    fraction : float
+        Share of rows held out; half of them stops training, half sets the threshold.
+    rng : RandomState
+
+    Returns
+    -------
+    learned, stopping, calibration : Rows
+        The last two are None where there are too few rows (or groups) to hold any out.
+    """
+    group = np.arange(len(rows)) if rows.group is None else rows.group
+    names = rng.permutation(np.unique(group))
+    per_part = round(fraction / 2 * len(names))
+    if rows.group is not None and fraction > 0:
+        per_part = max(per_part, 1)
+    if per_part == 0 or len(names) < 2 * per_part + 1:
+        return rows, None, None
+    stopping = np.isin(group, names[:per_part])
+    calibration = np.isin(group, names[per_part : 2 * per_part])
+    if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
+        return rows, None, None
+    return rows.take(~(stopping | calibration)), rows.take(stopping), rows.take(calibration)
+
+
+def refuse_unusable(x: NDArray[np.float64], columns: Any, estimator: str) -> None:
+    """Refuse a table whose cells cannot be used, naming the columns.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d)
+    columns : sequence or None
+        Their names.
+    estimator : str
+        Who refuses.
+
+    Raises
+    ------
+    ValueError
+        For missing or infinite cells.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):
+            return  # the common case costs one pass and no memory
+    names = [f"column {i}" for i in range(x.shape[1])] if columns is None else [str(name) for name in columns]
+    for mask, what, remedy in (
+        (np.isnan(x), "NaN", "Impute them (for example with sklearn.impute.SimpleImputer) or drop the rows"),
+        (
+            np.isinf(x),
+            "infinity",
+            "Replace them: an infinite value is a fault of the source, not a measurement",
+        ),
+    ):
+        counts = mask.sum(axis=0)
+        if counts.any():
+            worst = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
+            listed = ", ".join(f"{names[i]} ({counts[i]})" for i in worst[:5])
+            more = f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""
+            raise ValueError(
+                f"Got {counts.sum()} cells that are {what} in X: {listed}{more}. "
+                f"{estimator} expected finite numbers. {remedy}."
+            )

@@ -1,0 +1,48 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+from anomalyvae import VAEOutlierDetector
+
+
+def correlated(n, seed):
+    """Six columns that two hidden causes explain, in units that differ by a million."""
+    rng = np.random.default_rng(seed)
+    causes = rng.normal(size=(n, 2))
+    mixing = np.random.default_rng(0).normal(size=(2, 6))
+    return (causes @ mixing + 0.2 * rng.normal(size=(n, 6))) * 10.0 ** np.arange(-3, 3) + 5.0
+
+
+NAMES = [f"signal {i}" for i in range(6)]
+
+
+@pytest.fixture(scope="session")
+def normal():
+    return pd.DataFrame(correlated(600, seed=1), columns=NAMES)
+
+
+@pytest.fixture(scope="session")
+def fresh():
+    """Rows of the same kind that no detector here was fitted to."""
+    return pd.DataFrame(correlated(400, seed=2), columns=NAMES)
+
+
+@pytest.fixture(scope="session")
+def strange(fresh):
+    """The same columns with their dependence broken: each cell is ordinary, the rows are not."""
+    rng = np.random.default_rng(3)
+    return pd.DataFrame({name: rng.permutation(fresh[name]) for name in fresh})
+
+
+@pytest.fixture(scope="session")
+def detector(normal):
+    return VAEOutlierDetector(random_state=0, max_epochs=60).fit(normal)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(normal):
+    return VAEOutlierDetector(objective="reconstruction", random_state=0, max_epochs=60).fit(normal)

@@ -1,0 +1,112 @@
+"""What was got, what was expected, what to do: the message for every way in which input can be wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+from sklearn.exceptions import NotFittedError
+
+from anomalyvae import VAEOutlierDetector
+
+X = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=["speed", "accel", "yaw"])
+
+
+def fit(x, **settings):
+    return VAEOutlierDetector(random_state=0, max_epochs=2, **settings).fit(x)
+
+
+def spoiled(column, value, rows=1):
+    x = X.copy()
+    x.loc[x.index[:rows], column] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (spoiled("accel", np.nan, 3), r"Got 3 cells that are NaN in X: accel \(3\)\..*expected finite.*Impute"),
+        (spoiled("yaw", -np.inf), r"Got 1 cells that are infinity in X: yaw \(1\)\..*Replace"),
+        (spoiled("yaw", np.inf).to_numpy(), r"infinity in X: column 2 \(1\)"),
+        (X.assign(road="dry"), r"not numeric: 'road' \(str\)\. Expected numbers\. Encode them"),
+        (X.assign(when=pd.Timestamp(0)), r"not numeric: 'when' \(datetime64"),
+        (np.array([["a", "b"]] * 5), r"could not convert string to float|dtype='numeric' is not compatible"),
+        (X[:0], r"0 sample\(s\).*minimum of 2 is required"),
+        (X[:1], r"1 sample\(s\).*minimum of 2 is required"),
+        (X["speed"].to_numpy(), r"Expected 2D array, got 1D array instead"),
+        (X.to_numpy() + 1j, r"Complex data not supported"),
+    ],
+)
+def test_unusable_rows_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        fit(x)
+
+
+def test_sparse_is_refused():
+    with pytest.raises(TypeError, match=r"Sparse data was passed.*dense data is required.*toarray"):
+        fit(scipy.sparse.csr_array(X.to_numpy()))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[["speed", "accel"]], r"(?s)feature names should match.*missing.*- yaw"),
+        (X.rename(columns={"yaw": "roll"}), r"(?s)unseen at fit time:\n- roll.*missing:\n- yaw"),
+        (X[["yaw", "speed", "accel"]], r"must be in the same order"),
+        (X.to_numpy()[:, :2], r"X has 2 features, but VAEOutlierDetector is expecting 3 features"),
+        (spoiled("speed", np.nan), r"NaN in X: speed \(1\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_rows_that_do_not_fit_the_training_rows_are_refused(x, message):
+    detector = fit(X)
+    for method in ("score_samples", "predict", "feature_scores", "embed", "reconstruct", "score_terms"):
+        with pytest.raises(ValueError, match=message):
+            getattr(detector, method)(x)
+
+
+METHODS = ("score_samples", "predict", "embed", "reconstruct", "score_terms", "feature_scores")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unfitted(method):
+    with pytest.raises(NotFittedError, match=r"not fitted yet\. Call 'fit'"):
+        getattr(VAEOutlierDetector(), method)(X)
+    with pytest.raises(NotFittedError):
+        VAEOutlierDetector().sample(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"contamination": 0.6}, r"'contamination' parameter.*Got 0.6 instead"),
+        ({"objective": "gan"}, r"'objective' parameter.*'elbo'.*Got 'gan' instead"),
+        ({"score": "kl", "objective": "reconstruction"}, r"Got score='kl'.*expected one of.*Use objective='elbo'"),
+        ({"input_shape": (2, 2)}, r"Got input_shape=\(2, 2\) \(4 cells\), expected 3 cells.*Give a shape"),
+        ({"device": "cuda:99"}, r"Got device='cuda:99'"),
+        ({"hidden": (0,)}, r"Got hidden=\(0,\), expected"),
+        ({"latent_dim": 0}, r"'latent_dim' parameter"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(X, **settings)
+
+
+def test_negative_and_misshapen_weights_are_refused():
+    with pytest.raises(ValueError, match="Negative"):
+        VAEOutlierDetector().fit(X, sample_weight=-np.ones(len(X)))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        VAEOutlierDetector().fit(X, groups=np.zeros(3))
+
+
+def test_divergence_is_reported_and_never_scored():
+    detector = VAEOutlierDetector(random_state=0, learning_rate=1e30, max_epochs=50, scaling=None)
+    with pytest.raises(FloatingPointError, match=r"Got a loss of .* diverged\. Lower learning_rate \(it is 1e\+30"):
+        detector.fit(1e6 * X)
+    with pytest.raises(NotFittedError):
+        detector.score_samples(X)
+
+
+def test_latent_codes_of_the_wrong_width_are_refused():
+    with pytest.raises(ValueError, match=r"Got latent codes of shape \(1, 9\), expected \(n, 2\)"):
+        fit(X).decode(np.zeros((1, 9)))

@@ -1,0 +1,26 @@
+"""scikit-learn's own contract: every one of its estimator checks, none skipped, none expected to fail."""
+
+import os
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from anomalyvae import VAEOutlierDetector
+
+DETECTORS = [
+    VAEOutlierDetector(),
+    VAEOutlierDetector(objective="reconstruction", max_epochs=30),
+    VAEOutlierDetector(score="log_likelihood", scaling="quantile", max_epochs=30),
+]
+
+
+def test_the_array_api_check_is_not_skipped():
+    assert os.environ.get("SCIPY_ARRAY_API") == "1", "Run the tests by `make test`, which sets SCIPY_ARRAY_API=1."
+
+
+@parametrize_with_checks(DETECTORS)
+def test_estimator_check(estimator, check):
+    try:
+        check(estimator)
+    except pytest.skip.Exception as skipped:  # a skipped check proves nothing
+        pytest.fail(f"skipped: {skipped}")
