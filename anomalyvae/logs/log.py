@@ -1,0 +1,89 @@
+"""What a recording is once it is in memory: named signals, each with its own time stamps."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """One measured quantity over time.
+
+    Attributes
+    ----------
+    name : str
+        Name of the signal.
+    time_s : numpy.ndarray of float64, shape (n,)
+        Time of each sample in seconds, counted from the recording's start; strictly increasing.
+    values : numpy.ndarray of float64, shape (n,)
+        The samples. NaN marks a sample that was not taken.
+    unit : str
+        Physical unit, empty where the file names none.
+    """
+
+    name: str
+    time_s: np.ndarray
+    values: np.ndarray
+    unit: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """A recording: its signals, and when it began.
+
+    Attributes
+    ----------
+    recording : str
+        Name of the recording.
+    start : pandas.Timestamp or None
+        Moment (UTC) at which ``time_s`` is zero; None where the file does not tell.
+    signals : dict of str to Signal
+        The signals by name. The signals of one table share a single ``time_s`` array.
+    left_out : dict of str to str
+        Columns that could not become signals, with the reason: text, dates, nested values.
+    """
+
+    recording: str
+    start: pd.Timestamp | None
+    signals: dict[str, Signal]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Signal:
+        """Return a signal by name; the error for an unknown one names the nearest."""
+        if name in self.signals:
+            return self.signals[name]
+        if name in self.left_out:
+            raise ValueError(
+                f"Got signal {name!r} of recording {self.recording!r}, which holds {self.left_out[name]}, "
+                f"expected numbers. Convert the column, or leave the signal out."
+            )
+        raise ValueError(
+            f"Got signal {name!r}, expected one of the {len(self.signals)} signals of recording "
+            f"{self.recording!r}. {nearest(name, self.signals)}"
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the sentence that helps after an unknown name.
+
+    Examples
+    --------
+    >>> nearest("sped_mps", ["speed_mps", "acc_x_g"])
+    "Did you mean 'speed_mps'?"
+    >>> nearest("torque", ["speed_mps", "acc_x_g"])
+    "Use one of 'speed_mps', 'acc_x_g'."
+    """
+    names = list(known)
+    by_folded = {candidate.casefold(): candidate for candidate in reversed(names)}
+    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1)
+    if close:
+        return f"Did you mean {by_folded[close[0]]!r}?"
+    if not names:
+        return "There is none."
+    shown = ", ".join(repr(candidate) for candidate in names[:12])
+    return f"Use one of {shown}{', …' if len(names) > 12 else ''}."

@@ -1,0 +1,190 @@
+"""Recordings become rows, and a row keeps the way back."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalyvae.logs import WindowRecipe, log_from_frame, resample
+
+RECIPE = WindowRecipe(("x", "y"), rate_hz=10, length_s=0.5, stride_s=0.2, max_gap_s=0.3)
+
+
+def counting_log(time_s, recording="drive"):
+    """A log whose signals tell the time, so that a row tells where it was cut."""
+    time_s = np.asarray(time_s, float)
+    return log_from_frame(pd.DataFrame({"time_s": time_s, "x": time_s, "y": -time_s}), recording)
+
+
+def test_rows_are_channel_major_and_named_by_signal_and_sample():
+    windows = RECIPE.windows(counting_log(np.arange(10) / 10))
+    assert list(windows.rows) == RECIPE.columns == [f"{s}@{i}" for s in "xy" for i in range(5)]
+    assert RECIPE.input_shape == (2, 5)
+    np.testing.assert_allclose(windows.rows["x@0"], [0.0, 0.2, 0.4])
+    np.testing.assert_allclose(windows.rows.iloc[1], [0.2, 0.3, 0.4, 0.5, 0.6, -0.2, -0.3, -0.4, -0.5, -0.6])
+    np.testing.assert_allclose(windows.spans["start_s"], [0.0, 0.2, 0.4])
+    np.testing.assert_allclose(windows.spans["end_s"], [0.5, 0.7, 0.9])
+    assert (windows.rows.dtypes == np.float64).all()
+    assert windows.rows.index.equals(windows.spans.index)
+
+
+gappy = st.lists(st.sampled_from([0.1, 0.1, 0.1, 0.1, 0.05, 0.25, 0.35, 1.0, 7.3]), min_size=1, max_size=80)
+
+
+@given(steps=st.lists(gappy, min_size=1, max_size=3), stride=st.sampled_from([0.1, 0.2, 0.25, 0.5, 0.7]))
+def test_the_way_from_a_row_leads_back_to_its_samples_and_crosses_no_gap(steps, stride):
+    recipe = WindowRecipe(("x", "y"), rate_hz=10, length_s=0.5, stride_s=stride, max_gap_s=0.3)
+    logs = [counting_log(np.round(np.cumsum([0.0, *run]), 6), f"drive{number}") for number, run in enumerate(steps)]
+    windows = recipe.windows_of(logs)
+    assert len(windows.spans) == len(windows.rows) == len(windows)
+    folded = windows.rows.to_numpy().reshape(-1, *recipe.input_shape)
+    for row, span in zip(folded, windows.spans.itertuples(), strict=True):
+        expected = span.start_s + np.arange(5) / 10
+        np.testing.assert_allclose(row, [expected, -expected], atol=1e-6)
+        assert span.end_s - span.start_s == pytest.approx(0.5)
+        stamps = logs[int(span.recording[-1])]["x"].time_s
+        inside = stamps[
+            max(np.searchsorted(stamps, span.start_s + 1e-6) - 1, 0) : np.searchsorted(stamps, expected[-1] - 1e-6) + 1
+        ]
+        assert (np.diff(inside) <= 0.3 + 1e-6).all()
+
+
+@given(steps=gappy, stride=st.sampled_from([0.1, 0.2, 0.25, 0.5, 0.7]))
+def test_no_window_that_would_fit_is_missing(steps, stride):
+    recipe = WindowRecipe(("x",), rate_hz=10, length_s=0.5, stride_s=stride, max_gap_s=0.3)
+    log = counting_log(np.round(np.cumsum([0.0, *steps]), 6))
+    ticks = resample(log, 10, 0.3, ["x"])
+    tick = np.round(ticks["time_s"].to_numpy() * 10).astype(int)
+    expected, begin = [], 0
+    for place in range(len(tick)):  # walk the clock as a person would
+        if np.isnan(ticks["x"].iloc[place]) or (place and tick[place] != tick[place - 1] + 1):
+            begin = place + (1 if np.isnan(ticks["x"].iloc[place]) else 0)
+            if np.isnan(ticks["x"].iloc[place]):
+                continue
+        since = place - begin + 1 - 5
+        starts = [int(np.floor(k * stride * 10 + 1e-6)) for k in range(1000 if since >= 0 else 0)]
+        if since in starts:
+            expected.append(ticks["time_s"].iloc[place - 4])
+    np.testing.assert_allclose(recipe.windows(log).spans["start_s"], expected)
+
+
+def test_a_window_may_begin_right_after_a_gap():
+    time_s = np.concatenate((np.arange(7) / 10, 2.0 + np.arange(6) / 10))
+    starts = RECIPE.windows(counting_log(time_s)).spans["start_s"]
+    np.testing.assert_allclose(starts, [0.0, 0.2, 2.0])
+
+
+def test_a_gap_in_one_signal_is_a_gap():
+    frame = pd.DataFrame({"time_s": np.arange(20) / 10, "x": 1.0, "y": 2.0})
+    frame.loc[8:12, "y"] = np.nan
+    starts = RECIPE.windows(log_from_frame(frame, "drive")).spans["start_s"]
+    np.testing.assert_allclose(starts, [0.0, 0.2, 1.3, 1.5])
+
+
+def test_the_condition_holds_at_every_sample_and_its_signal_need_not_be_in_the_row():
+    recipe = WindowRecipe(("x",), 1, length_s=3, stride_s=1, max_gap_s=1, where="speed > 2 and speed < 9")
+    speed = [0, 3, 3, 3, 3, 1, 3, 3, 9, 3, 3, 3, np.nan, 3]
+    frame = pd.DataFrame({"time_s": np.arange(14.0), "x": np.arange(14.0), "speed": speed})
+    windows = recipe.windows(log_from_frame(frame, "drive"))
+    assert windows.rows["x@0"].tolist() == [1.0, 2.0, 9.0]
+    assert recipe.needed == ["x", "speed"]
+    assert list(windows.rows) == ["x@0", "x@1", "x@2"]
+
+
+def test_a_missing_value_under_the_condition_selects_nothing():
+    recipe = WindowRecipe(("x",), 1, length_s=2, stride_s=1, max_gap_s=1, where="speed != 5")
+    frame = pd.DataFrame({"time_s": np.arange(5.0), "x": 1.0, "speed": [1, 1, np.nan, 1, 1]})
+    assert recipe.windows(log_from_frame(frame, "drive")).spans["start_s"].tolist() == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 4])
+def test_a_recording_shorter_than_a_window_gives_no_rows_but_the_columns(samples):
+    windows = RECIPE.windows(counting_log(np.arange(samples) / 10))
+    assert windows.rows.shape == (0, 10)
+    assert list(windows.rows) == RECIPE.columns
+    assert (windows.rows.dtypes == np.float64).all()
+    assert list(windows.spans) == ["recording", "start_s", "end_s"]
+
+
+def test_windows_of_stacks_logs_and_files_and_joins_none(tmp_path):
+    pd.DataFrame({"time_s": np.arange(6) / 10, "x": 1.0, "y": 2.0, "note": "text"}).to_csv(
+        tmp_path / "second.csv", index=False
+    )
+    windows = RECIPE.windows_of([counting_log(np.arange(8) / 10, "first"), tmp_path / "second.csv"])
+    assert windows.spans["recording"].tolist() == ["first", "first", "second"]
+    assert windows.rows.index.tolist() == [0, 1, 2]
+    assert len(RECIPE.windows_of(tmp_path / "second.csv")) == 1  # one file needs no list
+    nothing = RECIPE.windows_of([])
+    assert (list(nothing.rows), len(nothing)) == (RECIPE.columns, 0)
+
+
+def test_two_recordings_of_one_name_are_refused():
+    log = counting_log(np.arange(8) / 10)
+    with pytest.raises(ValueError, match=r"two recordings named 'drive'.*read_log\(path, recording="):
+        RECIPE.windows_of([log, log])
+
+
+def test_a_missing_signal_is_refused_with_the_nearest():
+    recipe = WindowRecipe(("acc_x_g",), 1, 2, 1, 1, where="sped > 1")
+    frame = pd.DataFrame({"time_s": [0.0, 1.0], "acc_x_g": 1.0, "speed": 2.0})
+    with pytest.raises(ValueError, match=r"signal 'sped'.*Did you mean 'speed'"):
+        recipe.windows(log_from_frame(frame, "drive"))
+
+
+def test_a_stride_between_two_ticks_keeps_its_pace():
+    recipe = WindowRecipe(("x",), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=0.5)
+    starts = recipe.windows(counting_log(np.arange(21) / 5)).spans["start_s"]
+    np.testing.assert_allclose(starts, [0.0, 0.4, 1.0, 1.4, 2.0])
+
+
+def test_a_recipe_survives_json():
+    recipe = WindowRecipe(["x", "y"], 5, 2, 0.2, 0.5, where="speed > 2")
+    again = WindowRecipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe
+    assert again.signals == ("x", "y")
+    assert hash(again) == hash(recipe)
+
+
+GOOD = {"signals": ["x"], "rate_hz": 5, "length_s": 2, "stride_s": 1, "max_gap_s": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strides_s": 1}, r"key 'strides_s'.*Did you mean 'stride_s'"),
+        ({"signals": "x"}, r"signals='x', expected a list of names"),
+        ({"signals": []}, r"expected one or more distinct names"),
+        ({"signals": ["x", "x"]}, r"expected one or more distinct names"),
+        ({"signals": [1]}, r"expected a list of names"),
+        ({"rate_hz": "5"}, r"rate_hz='5', expected a positive number"),
+        ({"rate_hz": True}, r"rate_hz=True, expected a positive number"),
+        ({"length_s": -2}, r"length_s=-2, expected a positive number"),
+        ({"length_s": 0.5}, r"length_s=0\.5, which is 2\.5 samples.*Use length_s=0\.4"),
+        ({"length_s": 0.01}, r"Use length_s=0\.2"),
+        ({"stride_s": 0.1}, r"stride_s=0\.1 at rate_hz=5.*Use stride_s=0\.2"),
+        ({"max_gap_s": 0.1}, r"max_gap_s=0\.1 at rate_hz=5.*at least 0\.2 s"),
+        ({"where": "speed"}, r"where='speed', expected comparisons"),
+        ({"where": 2}, r"where=2, expected text"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        WindowRecipe.from_dict({**GOOD, **change})
+
+
+def test_a_recipe_with_parts_missing_names_them():
+    with pytest.raises(ValueError, match="without length_s, max_gap_s"):
+        WindowRecipe.from_dict({"signals": ["x"], "rate_hz": 5, "stride_s": 1})
+
+
+def test_a_long_recording_is_cut_in_one_piece():
+    count = 400_000
+    log = counting_log(np.arange(count) / 100)
+    recipe = WindowRecipe(("x", "y"), rate_hz=100, length_s=1, stride_s=0.5, max_gap_s=0.1, where="x >= 100")
+    windows = recipe.windows(log)
+    assert windows.rows.shape == ((count - 100) // 50 + 1 - 200, 200)
+    assert windows.spans["start_s"].iloc[0] == pytest.approx(100.0)
+    assert windows.rows.to_numpy().base is not None  # the table is the array itself, not a copy of it

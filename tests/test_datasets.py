@@ -1,0 +1,281 @@
+"""Data sets are found or fetched, checked, and prepared as a whole or not at all."""
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import datasets
+from anomalyvae.logs import WindowRecipe, read_log
+
+IMU = ("acc_x_g", "acc_y_g", "acc_z_g", "gyro_x_radps", "gyro_y_radps", "gyro_z_radps")
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("ANOMALYVAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def sources(places, monkeypatch):
+    """The folder that ANOMALYVAE_DATA names; nothing else is looked at, and nothing is online."""
+    monkeypatch.setattr(datasets, "_source_roots", lambda: iter([Path(os.environ["ANOMALYVAE_DATA"])]))
+    monkeypatch.setenv("ANOMALYVAE_DATA", str(places / "sources"))
+    (places / "sources" / "toy").mkdir(parents=True)
+    return places / "sources"
+
+
+@pytest.fixture
+def toy(places, monkeypatch):
+    """A recipe called toy; the test may rewrite it."""
+    home = places / "recipes"
+    (home / "toy").mkdir(parents=True)
+    shutil.copy(datasets._recipes()["simulated"], home / "simulate.py")
+    monkeypatch.setattr(datasets, "_recipe_folder", lambda: home)
+    recipe = home / "toy" / "prepare.py"
+    recipe.write_text(
+        "ABOUT = {'what': 'a toy', 'licence': 'MIT', 'source': 'here', 'size_mb': 0.1}\n"
+        "def prepare(folder):\n"
+        "    (folder / 'made.txt').write_text('once')\n"
+    )
+    return recipe
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def potholes():
+    for file in datasets.load_recipe("potholes").SHA256:
+        if not any((root / "potholes" / file).is_file() for root in datasets._source_roots()):
+            pytest.skip("the pothole drives are not on this machine")
+    return datasets.get_dataset("potholes")
+
+
+# --- names and descriptions -----------------------------------------------------------------------------
+
+
+def test_every_recipe_is_known_and_says_what_it_is(places):
+    known = {dataset.name: dataset for dataset in datasets.list_datasets()}
+    assert {"potholes", "simulated"} <= set(known)
+    assert list(known) == datasets.dataset_names() == sorted(known)
+    assert known["potholes"].licence == "none stated by the authors"
+    assert "simulated" in known["simulated"].what
+    assert not known["potholes"].prepared
+    assert known["potholes"].folder == places / "cache" / "potholes"
+
+
+@pytest.mark.parametrize("function", [datasets.get_dataset, datasets.describe, datasets.load_recipe])
+def test_an_unknown_name_is_refused_with_the_nearest(function):
+    with pytest.raises(ValueError, match=r"Got data set 'pothole'.*Did you mean 'potholes'"):
+        function("pothole")
+
+
+# --- preparing ------------------------------------------------------------------------------------------
+
+
+def test_a_set_is_prepared_once_and_again_when_its_recipe_changes(toy):
+    folder = datasets.get_dataset("toy")
+    assert json.loads((folder / "about.json").read_text())["licence"] == "MIT"
+    assert datasets.describe("toy").prepared
+    (folder / "made.txt").write_text("kept")
+    assert (datasets.get_dataset("toy") / "made.txt").read_text() == "kept"
+    toy.write_text(toy.read_text().replace("once", "anew"))
+    assert not datasets.describe("toy").prepared
+    assert (datasets.get_dataset("toy") / "made.txt").read_text() == "anew"
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_a_recipe_that_fails_leaves_the_earlier_set_and_no_debris(toy):
+    folder = datasets.get_dataset("toy")
+    toy.write_text(toy.read_text() + "    raise RuntimeError('half way')\n")
+    with pytest.raises(RuntimeError, match="half way"):
+        datasets.get_dataset("toy")
+    assert (folder / "made.txt").read_text() == "once"
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_a_killed_process_leaves_nothing_that_looks_prepared(places):
+    """The child announces that half of the set is written, is killed, and the next call makes it whole."""
+    program = (
+        "import sys, time; from anomalyvae import datasets\n"
+        "make = datasets.write_events\n"
+        "def stop(folder, events): print('half', flush=True); time.sleep(60)\n"
+        "datasets.write_events = stop\n"
+        "datasets.get_dataset('simulated')\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "half\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not datasets.describe("simulated").prepared
+    assert not (places / "cache" / "simulated").exists()
+    (left,) = (places / "cache").iterdir()
+    os.utime(left, (time.time() - 7200,) * 2)  # what a killed process left is swept up after an hour
+    folder = datasets.get_dataset("simulated")
+    assert len(list((folder / "recordings").iterdir())) == 5
+    assert [path.name for path in (places / "cache").iterdir()] == ["simulated"]
+
+
+def test_several_at_once_all_get_the_whole_set(toy):
+    toy.write_text(toy.read_text().replace("    (folder", "    import time; time.sleep(0.05)\n    (folder"))
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(datasets.get_dataset, ["toy"] * 4))
+    assert (folders[0] / "made.txt").read_text() == "once"
+    assert [path.name for path in folders[0].parent.iterdir()] == ["toy"]
+
+
+def test_an_own_folder_must_be_new(toy, places):
+    target = datasets.write_dataset("toy", places / "mine")
+    assert (target / "made.txt").read_text() == "once"
+    with pytest.raises(FileExistsError, match="expected a new folder"):
+        datasets.write_dataset("toy", target)
+
+
+# --- source files ---------------------------------------------------------------------------------------
+
+
+def test_a_source_file_on_this_machine_is_used_as_it_lies(sources):
+    (sources / "toy" / "a.csv").write_bytes(b"right")
+    path = datasets.source_file("toy", "a.csv", url="http://127.0.0.1:9/", sha256=sha256(b"right"))
+    assert path == sources / "toy" / "a.csv"
+
+
+def test_a_corrupted_source_file_is_refused_by_name(sources):
+    (sources / "toy" / "a.csv").write_bytes(b"wrong")
+    with pytest.raises(ValueError, match=r"toy/a\.csv with sha256 .*damaged or another version"):
+        datasets.source_file("toy", "a.csv", url="http://127.0.0.1:9/", sha256=sha256(b"right"))
+
+
+@pytest.fixture
+def server(places):
+    """An HTTP server on this machine; gives its address and the folder that it shows."""
+    shown = places / "shown"
+    shown.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=shown)) as httpd:
+        threading.Thread(target=partial(httpd.serve_forever, 0.02), daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", shown
+        httpd.shutdown()
+
+
+def test_a_missing_source_file_is_fetched_once_and_checked(sources, server):
+    url, shown = server
+    (shown / "a.csv").write_bytes(b"right")
+    fetch = partial(datasets.source_file, "toy", "a.csv", url=f"{url}/a.csv")
+    path = fetch(sha256=sha256(b"right"))
+    assert path.read_bytes() == b"right"
+    (shown / "a.csv").unlink()
+    assert fetch(sha256=sha256(b"right")) == path
+    (shown / "a.csv").write_bytes(b"wrong")
+    with pytest.raises(ValueError, match=r"that is not the expected toy/a\.csv"):
+        fetch(sha256=sha256(b"another"))
+
+
+@pytest.mark.parametrize("gone", ["/none.csv", None])
+def test_a_file_that_cannot_be_had_says_where_to_put_it(sources, server, gone):
+    url = "http://127.0.0.1:9/none.csv" if gone is None else server[0] + gone
+    with pytest.raises(ConnectionError, match=r"expected toy/none\.csv.*ANOMALYVAE_DATA"):
+        datasets.source_file("toy", "none.csv", url=url, sha256=sha256(b""))
+
+
+# --- the pothole drives ---------------------------------------------------------------------------------
+
+
+def test_potholes_are_five_trips_with_96_marks_and_fifteen_roads(potholes):
+    trips = {path.stem: read_log(path) for path in sorted((potholes / "recordings").iterdir())}
+    assert list(trips) == ["trip1", "trip2", "trip3", "trip4", "trip5"]
+    for log in trips.values():
+        assert list(log.signals) == ["speed_mps", *IMU]
+        assert [signal.unit for signal in log.signals.values()] == ["m/s", *3 * ["g"], *3 * ["rad/s"]]
+        assert log["speed_mps"].time_s[0] == 0.0
+        steps = np.diff(log["speed_mps"].time_s)
+        assert (np.abs(steps - 0.2) < 1e-9).sum() >= len(steps) - 1  # at most one pause
+        assert np.nanmin(log["speed_mps"].values) >= 0
+        gravity = np.mean([log[f"acc_{axis}_g"].values for axis in "xyz"], axis=1)
+        assert np.linalg.norm(gravity) == pytest.approx(1.0, abs=0.05)
+    assert trips["trip1"].start == pd.Timestamp("2017-04-19T21:56:04.55Z")
+    assert np.isnan(trips["trip4"]["speed_mps"].values).sum() == 5
+    assert len(list((potholes / "roads").iterdir())) == 15
+
+    events = pd.read_parquet(potholes / "events.parquet")
+    assert events["kind"].eq("pothole").all()
+    assert events.groupby("recording").size().to_dict() == {
+        "trip1": 13,
+        "trip2": 22,
+        "trip3": 21,
+        "trip4": 22,
+        "trip5": 18,
+    }
+    for name, marks in events.groupby("recording"):
+        assert marks["time_s"].between(0, trips[name]["speed_mps"].time_s[-1]).all()
+    first = pd.Timestamp(1492639065.7, unit="s", tz="UTC") - trips["trip1"].start
+    assert events["time_s"].iloc[0] == pytest.approx(first.total_seconds(), abs=1e-3)
+
+
+def test_potholes_hold_no_position(potholes):
+    for path in potholes.rglob("*.parquet"):
+        columns = " ".join(pd.read_parquet(path)).casefold()
+        assert "lat" not in columns
+        assert "lon" not in columns
+
+
+def test_pothole_windows_of_moving_cars(potholes):
+    recipe = WindowRecipe(IMU, rate_hz=5, length_s=2, stride_s=1, max_gap_s=0.5, where="speed_mps > 2")
+    windows = recipe.windows_of(sorted((potholes / "recordings").iterdir()))
+    assert windows.spans.groupby("recording").size().to_dict() == {
+        "trip1": 287,
+        "trip2": 262,
+        "trip3": 300,
+        "trip4": 253,
+        "trip5": 252,
+    }
+    assert np.isfinite(windows.rows.to_numpy()).all()
+
+
+def test_a_corrupted_pothole_file_is_refused_by_name(potholes, sources):
+    recipe = datasets.load_recipe("potholes")
+    (sources / "potholes").mkdir()
+    (sources / "potholes" / "trip1_sensors.csv").write_text("timestamp,speed\n0,1\n")
+    with pytest.raises(ValueError, match=r"trip1_sensors\.csv with sha256"):
+        recipe.prepare(sources)
+
+
+def test_stamps_return_to_the_clock_that_made_them():
+    even_stamps = datasets.load_recipe("potholes").even_stamps
+    # just between two tenths, where a few milliseconds decide how a stamp is rounded
+    true = 1_492_638_964.55 + np.concatenate((0.2 * np.arange(500), 107.0 + 0.2 * np.arange(300)))
+    late = np.random.default_rng(0).uniform(-0.003, 0.003, len(true))
+    written = np.round(true + late, 1)
+    assert set(np.diff(written[:500]).round(1)) == {0.1, 0.2, 0.3}
+    np.testing.assert_allclose(even_stamps(written), true, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="off a 5 Hz clock"):
+        even_stamps(0.21 * np.arange(100))
+
+
+def test_the_recipe_is_also_a_script():
+    script = datasets._recipes()["potholes"]
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    assert "--out FOLDER" in done.stdout
+    assert "96 marked potholes" not in done.stderr
