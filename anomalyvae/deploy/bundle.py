@@ -135,7 +135,9 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
     card = read_card(folder)
     arrays = load_file(Path(folder) / _ARRAYS)
     try:
-        model = VAEOutlierDetector(**card["parameters"])
+        # JSON has no tuples, and the constructor no lists
+        parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in card["parameters"].items()}
+        model = VAEOutlierDetector(**parameters)
         model._validate_params()
         if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays.values()):
             raise ValueError("arrays must be finite float64")
@@ -151,7 +153,7 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
         if card["columns"] is not None:
             state["feature_names_in_"] = np.array(card["columns"], dtype=object)
         model.__setstate__(model.__getstate__() | state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Got a bundle in {folder} whose card and arrays do not fit together: {error}") from error
     return model
 

@@ -102,7 +102,7 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> Affine | Quantil
     if kind == "robust":
         low, median, high = _quantiles(x, weight, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
         spread = (high - low) / 1.3489795  # the interquartile range of N(0, 1)
-        usable = spread > _NEARLY_CONSTANT * torch.maximum(median.abs(), std)
+        usable = spread > _NEARLY_CONSTANT * median.abs()
         return Affine(median, torch.where(usable, spread, std))
     return _fit_quantile(x, weight, std)
 

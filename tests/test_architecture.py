@@ -1,0 +1,86 @@
+"""Who may import whom: the table that keeps the rooms apart, held by walking the imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "anomalyvae"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "data" not in path.parts)
+
+# What the files of a place may import of this package (by prefix), and what they may never import, even lazily.
+ALLOWED = {
+    "logs/": {"logs"},
+    "nets/": {"nets"},
+    "calibration.py": set(),
+    "metrics.py": {"metrics"},
+    "baselines.py": {"metrics"},
+    "rows.py": set(),
+    "datasets.py": {"logs"},
+    "detector.py": {"calibration", "metrics", "nets", "rows"},
+    "deploy/": {"detector", "logs", "deploy"},
+    "review/": {"deploy", "detector", "logs", "metrics", "review"},
+    "jobs.py": {"datasets", "detector", "logs"},
+    "runs.py": {"baselines", "datasets", "deploy", "detector", "jobs", "logs", "metrics", "review"},
+    "cli.py": {"datasets", "deploy", "detector", "jobs", "logs", "review", "runs"},
+    "__main__.py": {"cli"},
+    "__init__.py": {"deploy", "detector", "logs"},
+}
+FORBIDDEN = {
+    "logs/": {"torch", "sklearn", "mlflow"},
+    "nets/": {"sklearn", "pandas", "mlflow"},
+    "detector.py": {"mlflow", "onnx", "onnxruntime"},
+    "calibration.py": {"torch", "sklearn", "pandas"},
+    "rows.py": {"torch", "sklearn"},
+}
+
+
+def place_of(file):
+    return file if file in ALLOWED else file.split("/")[0] + "/"
+
+
+def imports_of(file):
+    """Every imported module of a file, as dotted names; `from anomalyvae.x import y` counts as anomalyvae.x."""
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "anomalyvae":
+            yield from (f"anomalyvae.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_every_file_has_a_place():
+    assert {place_of(file) for file in FILES} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_go_one_way(file):
+    place = place_of(file)
+    ours = {name.split(".")[1] for name in imports_of(file) if name.startswith("anomalyvae.")} - {"__version__"}
+    assert ours <= ALLOWED[place]
+    theirs = {name.split(".")[0] for name in imports_of(file)}
+    assert not theirs & FORBIDDEN.get(place, set())
+
+
+def test_mlflow_is_imported_in_one_file():
+    assert {file for file in FILES if any(name.startswith("mlflow") for name in imports_of(file))} <= {
+        "deploy/tracking.py"
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import anomalyvae", {"torch", "sklearn", "pandas", "numpy"}),
+        ("import anomalyvae.logs", {"torch", "sklearn"}),
+        ("import anomalyvae; anomalyvae.VAEOutlierDetector", {"mlflow", "onnx", "onnxruntime", "matplotlib", "rich"}),
+        ("from anomalyvae.cli import main; main(['--version'])", {"torch", "sklearn", "pandas"}),
+    ],
+)
+def test_heavy_packages_wait_until_they_are_needed(code, absent):
+    script = f"{code}\nimport sys; print(*{absent!r} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not set(result.stdout.split()) & absent
