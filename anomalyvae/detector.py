@@ -70,7 +70,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     max_epochs : int or "auto", default="auto"
         ``"auto"`` takes as many as make 3,000 steps, and at least 20: few rows need many epochs.
     batch_size : int or "auto", default="auto"
-        ``"auto"`` takes a 256th of the rows, between 128 and 1024.
+        ``"auto"`` takes a 32nd of the rows, between 128 and 1024.
     learning_rate : float, default=5e-3
         Of Adam at the start; it falls along half a cosine.
     validation_fraction : float in [0, 1), default=0.2
@@ -309,7 +309,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             )
 
     def _schedule(self, n: int) -> Schedule:
-        batch = int(np.clip(n // 256, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
+        batch = int(np.clip(n // 32, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
         steps = max(1, round(n / batch))
         epochs = max(_MIN_EPOCHS, -(-_STEPS // steps)) if self.max_epochs == "auto" else int(self.max_epochs)
         patience = max(10, epochs // 5) if self.patience == "auto" else int(self.patience)

@@ -1,0 +1,99 @@
+"""The plain methods that a detector has to beat, each a few lines over scikit-learn.
+
+``BASELINES[name](train_rows, test_rows)`` standardises both by the training rows and returns one score per
+test row, high = strange. None of them draws a random number.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+
+def row_norm(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]:
+    """Distance from the training mean, in standard deviations.
+
+    Parameters
+    ----------
+    train_rows : array-like of float, shape (n_train, d)
+    test_rows : array-like of float, shape (n_test, d)
+
+    Returns
+    -------
+    ndarray of float, shape (n_test,)
+        High = strange.
+    """
+    _, test = _standardised(train_rows, test_rows)
+    return np.linalg.norm(test, axis=1)
+
+
+def pca(train_rows: ArrayLike, test_rows: ArrayLike, explained: float = 0.9) -> NDArray[np.float64]:
+    """Length of what is left of a row after its projection on the main directions of training.
+
+    Parameters
+    ----------
+    train_rows : array-like of float, shape (n_train, d)
+    test_rows : array-like of float, shape (n_test, d)
+    explained : float
+        Share of the training variance that the kept directions hold.
+
+    Returns
+    -------
+    ndarray of float, shape (n_test,)
+        High = strange.
+    """
+    train, test = _standardised(train_rows, test_rows)
+    plane = PCA(n_components=explained, svd_solver="full").fit(train)
+    return np.linalg.norm(test - plane.inverse_transform(plane.transform(test)), axis=1)
+
+
+def knn(train_rows: ArrayLike, test_rows: ArrayLike, k: int = 5) -> NDArray[np.float64]:
+    """Mean distance to the `k` nearest training rows.
+
+    Parameters
+    ----------
+    train_rows : array-like of float, shape (n_train, d)
+    test_rows : array-like of float, shape (n_test, d)
+        Rows that were not trained on: a row is its own nearest neighbour.
+    k : int
+        Neighbours; all training rows if there are fewer.
+
+    Returns
+    -------
+    ndarray of float, shape (n_test,)
+        High = strange.
+    """
+    train, test = _standardised(train_rows, test_rows)
+    distances, _ = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train).kneighbors(test)
+    return distances.mean(axis=1)
+
+
+def mahalanobis(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]:
+    """Mahalanobis distance with a covariance shrunk after Ledoit and Wolf (2004).
+
+    Parameters
+    ----------
+    train_rows : array-like of float, shape (n_train, d)
+    test_rows : array-like of float, shape (n_test, d)
+
+    Returns
+    -------
+    ndarray of float, shape (n_test,)
+        High = strange.
+    """
+    train, test = _standardised(train_rows, test_rows)
+    return np.sqrt(LedoitWolf().fit(train).mahalanobis(test))
+
+
+Baseline = Callable[[ArrayLike, ArrayLike], NDArray[np.float64]]
+BASELINES: dict[str, Baseline] = {"row_norm": row_norm, "pca": pca, "knn": knn, "mahalanobis": mahalanobis}
+
+
+def _standardised(train_rows: ArrayLike, test_rows: ArrayLike) -> tuple[NDArray, NDArray]:
+    train, test = np.asarray(train_rows, dtype=float), np.asarray(test_rows, dtype=float)
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)

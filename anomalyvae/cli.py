@@ -1,0 +1,386 @@
+"""The command line: a table of verbs, each a few lines over the package's functions.
+
+Nothing heavy is imported before a verb needs it, so that ``--help`` answers at once. What a verb makes goes
+to files, what it found to stdout, what it is doing and what went wrong to stderr.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from anomalyvae import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from anomalyvae.logs import WindowRecipe
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 where the usage is wrong
+_EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # anything else is a bug of ours
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    args = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {_one_line(str(message))}")
+        try:
+            code = args.run(args)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return DONE
+        except Exception as error:
+            if args.debug:
+                traceback.print_exc()
+            else:
+                _tell(f"error: {_said_by(error)}")
+            return FAILED
+    return code
+
+
+# --- run ------------------------------------------------------------------------------------------------
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB.toml", help="the job file")
+    parser.add_argument("--out", metavar="FOLDER", help="write here, whatever the job's [output] says")
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from anomalyvae.jobs import Output, read_job
+
+    began = time.monotonic()
+    with _progress(args.quiet) as progress:
+        job = read_job(args.job)
+        if args.out is not None:
+            job = replace(job, output=Output(args.out))
+        from anomalyvae.runs import run_job
+
+        result = run_job(job, progress)
+    if not args.quiet:
+        print(_summary(result))
+        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
+        print(f"Wall time  {time.monotonic() - began:.0f} s")
+    return DONE
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Lay out ours and the baselines, best average precision first."""
+    means = {"anomalyvae": result["mean"]} | {k: entry["mean"] for k, entry in result["baselines"].items()}
+    rate = result["evaluation"]["alarms_per_hour"]
+    lines = [
+        f"Mean over {len(result['folds'])} recordings, each scored by a model that never saw it:\n",
+        f"{'':<14}{'AUROC':>7}{'AP':>8}   event recall at {rate:g} false alarms/h",
+    ]
+    for name in sorted(means, key=lambda name: -(means[name]["average_precision"] or 0)):
+        cells = [means[name][key] for key in ("auroc", "average_precision", "event_recall")]
+        auroc, precision, recall = ("–" if cell is None else f"{cell:.3f}" for cell in cells)
+        lines.append(f"{name:<14}{auroc:>7}{precision:>8}{recall:>8}")
+    return "\n".join(lines)
+
+
+# --- fit and score --------------------------------------------------------------------------------------
+
+
+def _fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: tables of rows, or recordings")
+    parser.add_argument("--model", required=True, metavar="OUT", help="folder for the fitted model")
+    parser.add_argument("--columns", type=_names, metavar="A,B", help="columns of a table (default: all)")
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="settings",
+        help="an argument of the detector, such as beta=0.5; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+    windows = parser.add_argument_group(
+        "windows",
+        "Given any of these, files are recordings and are cut into windows; otherwise, rows are rows.",
+    )
+    windows.add_argument("--recipe", metavar="JOB.toml", help="take [windows] and [detector] from a job file")
+    windows.add_argument("--signals", type=_names, metavar="A,B", help="signals of a window")
+    windows.add_argument("--rate-hz", type=float, metavar="HZ", help="samples per second")
+    windows.add_argument("--length-s", type=float, metavar="S", help="length of a window")
+    windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
+    windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
+    windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from anomalyvae.deploy import bundle
+    from anomalyvae.jobs import detector_arguments, read_job
+
+    options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
+    given = {name: value for name in options if (value := getattr(args, name)) is not None}
+    detector: dict[str, Any] = {}
+    recipe = None
+    if args.recipe is not None or given:
+        from anomalyvae.logs import WindowRecipe
+
+        if args.recipe is not None:
+            job = read_job(args.recipe)
+            given, detector = job.windows.to_dict() | given, dict(job.detector)
+        recipe = WindowRecipe.from_dict(given)
+    detector |= detector_arguments(dict(args.settings), "--set")
+    rows, where = _rows(args.files, recipe, args.columns)
+
+    from anomalyvae.detector import VAEOutlierDetector
+
+    verbose = sys.stderr.isatty() and not args.quiet
+    model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
+    bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict())
+    if not args.quiet:
+        what, identity = "rows" if recipe is None else "windows", bundle.read_card(args.model)["model_id"]
+        print(f"Learned {len(rows)} {what}: model {identity} in {args.model}")
+    return DONE
+
+
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: what the model was fitted to")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a fitted model")
+    parser.add_argument("--out", required=True, metavar="SCORES", help="table to write: .parquet or .csv")
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _score(args: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from anomalyvae.deploy import bundle
+    from anomalyvae.logs import WindowRecipe
+
+    writers: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+        ".parquet": lambda table, path: table.to_parquet(path, index=False),
+        ".csv": lambda table, path: table.to_csv(path, index=False),
+    }
+    out = Path(args.out)
+    if out.suffix not in writers:
+        raise ValueError(f"Got --out {out}, expected a name that ends in .parquet or .csv. Rename it.")
+    card = bundle.read_card(args.model)
+    model = bundle.load(args.model)
+    recipe = None if card["windowing"] is None else WindowRecipe.from_dict(card["windowing"])
+    rows, table = _rows(args.files, recipe, card["columns"])
+    table["anomaly_score"] = model.anomaly_score(rows) if len(rows) else pd.Series(dtype=float)
+    table["is_outlier"] = table["anomaly_score"] > -model.offset_
+    table["model_id"] = card["model_id"]
+
+    fresh = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        writers[out.suffix](table, fresh)
+        fresh.replace(out)
+    finally:
+        fresh.unlink(missing_ok=True)
+    if not args.quiet:
+        what = "rows" if recipe is None else "windows"
+        print(f"Scored {len(table)} {what}, {table['is_outlier'].sum()} flagged: {out}")
+    return DONE
+
+
+def _rows(
+    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Read files into rows for a model, and say of each row where it came from."""
+    import pandas as pd
+
+    if recipe is not None:
+        windows = recipe.windows_of(files)
+        return windows.rows, windows.spans
+    tables = {}
+    for file in files:
+        tables[file] = _table(Path(file), columns)
+        columns = columns or list(tables[file].columns)  # the first file says what the others must have
+    rows = pd.concat(list(tables.values()), ignore_index=True)
+    where = [pd.DataFrame({"file": file, "row": range(len(table))}) for file, table in tables.items()]
+    return rows, where[0][["row"]] if len(where) == 1 else pd.concat(where, ignore_index=True)
+
+
+def _table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    from anomalyvae.logs.log import nearest
+
+    readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"Got {path}, expected a table: {' or '.join(readers)}. Convert it.")
+    try:
+        table = readers[path.suffix.lower()](path)
+    except ValueError as error:  # pandas' and pyarrow's own messages name no file
+        raise ValueError(f"Got {path}, which cannot be read as a table: {error}") from error
+    if columns is not None:
+        missing = [name for name in columns if name not in table.columns]
+        if missing:
+            hint = nearest(missing[0], map(str, table.columns))
+            raise ValueError(f"Got {path} without {', '.join(missing)}, expected these columns. {hint}")
+        table = table[list(columns)]
+    text = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if text:
+        raise ValueError(
+            f"Got {path} with columns that are no numbers: {', '.join(text)}. Expected numbers. "
+            "Choose columns with --columns."
+        )
+    return table
+
+
+# --- data -----------------------------------------------------------------------------------------------
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    known = _command(actions, "list", "name the data sets, and say where they lie", "anomalyvae data list")
+    get = _command(actions, "get", "prepare a data set and print its folder", "anomalyvae data get potholes")
+    get.add_argument("name", metavar="NAME", help="a name that 'anomalyvae data list' gives")
+    for action in (known, get):
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
+
+
+def _data(args: argparse.Namespace) -> int:
+    from anomalyvae.datasets import get_dataset, list_datasets
+
+    if args.action == "get":
+        print(get_dataset(args.name))
+        return DONE
+    for dataset in list_datasets():
+        size = f"{dataset.size_mb:g} MB to fetch" if dataset.size_mb else "nothing to fetch"
+        state = f"prepared in {dataset.folder}" if dataset.prepared else f"not prepared; {size}"
+        print(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
+    return DONE
+
+
+# --- the table of verbs ---------------------------------------------------------------------------------
+
+_QUIET, _DEBUG = "print nothing but errors", "show the traceback of an error"
+
+
+class Verb(NamedTuple):
+    """What a verb is, which arguments it takes, what it does, and how it is used."""
+
+    what: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    example: str
+
+
+VERBS = {
+    "fit": Verb(
+        "learn what is normal from tables or recordings",
+        _fit_arguments,
+        _fit,
+        "anomalyvae fit normal.csv --model models/pump\n"
+        "  anomalyvae fit drives/*.parquet --recipe pipelines/potholes.toml --model models/road",
+    ),
+    "score": Verb(
+        "say how strange each row or window is",
+        _score_arguments,
+        _score,
+        "anomalyvae score today.csv --model models/pump --out scores.parquet",
+    ),
+    "run": Verb(
+        "run a job: train, evaluate, flag, report",
+        _run_arguments,
+        _run,
+        "anomalyvae run pipelines/potholes.toml",
+    ),
+    "data": Verb(
+        "list and prepare public data sets",
+        _data_arguments,
+        _data,
+        "anomalyvae data list\n  anomalyvae data get potholes",
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="anomalyvae",
+        description="Notice what is new in tables and recordings, with a variational autoencoder.",
+        epilog="example:\n  anomalyvae run pipelines/potholes.toml\n\n'anomalyvae VERB --help' tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"anomalyvae {__version__}")
+    commands = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        command = _command(commands, name, verb.what, verb.example)
+        verb.arguments(command)
+        command.add_argument("--debug", action="store_true", help=_DEBUG)
+        command.set_defaults(run=verb.run)
+    return parser
+
+
+def _command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+# --- talking --------------------------------------------------------------------------------------------
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE, the value as in a job file; what is no TOML is text."""
+    import tomllib
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=VALUE")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Show steps as a bar on a terminal, as lines elsewhere, or not at all."""
+    if quiet:
+        yield lambda done, steps, what: None
+    elif not sys.stderr.isatty():
+        yield lambda done, steps, what: _tell(f"{done}/{steps} {what}")
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        what = TextColumn("{task.description}", markup=False)
+        columns = (MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), what)
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("loading", total=None)
+            yield lambda done, steps, what: bar.update(task, completed=done, total=steps, description=what)
+
+
+def _said_by(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = _one_line(str(error)) or type(error).__name__
+    if isinstance(error, _EXPECTED):
+        return text
+    return f"{type(error).__name__}: {text}. This should not happen; --debug shows where it did."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tell(text: str) -> None:
+    print(f"anomalyvae: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

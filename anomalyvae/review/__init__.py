@@ -1,0 +1,1 @@
+"""Flag, look, decide: what a person sees of a model's findings."""

@@ -1,0 +1,292 @@
+"""A job, run: each recording is scored by a detector that never saw it, beside the baselines.
+
+A run leaves each recording out in turn, learns from the normal windows of the others and scores it, does the
+same with the baselines, then learns from all normal windows. Nothing is written before everything is
+computed, and the result takes its place in one step.
+"""
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomalyvae import metrics
+from anomalyvae.baselines import BASELINES
+from anomalyvae.deploy import bundle
+from anomalyvae.jobs import Evaluation, Job, find_recordings
+from anomalyvae.logs import Windows
+from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what has just been done."""
+
+FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
+_RESULTS = {"scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds"}
+_STRANGEST = 6  # windows that the report draws
+
+
+def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> dict[str, Any]:
+    """Run a job and put its result in the output folder.
+
+    The folder then holds
+
+    - ``scores.parquet``: a row per window, scored by a model that never saw its recording;
+    - ``flags.parquet``: flagged windows merged to events, strangest first, with the signals behind them;
+    - ``metrics.json`` and ``report.html``: what is returned, and the same for people;
+    - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores.
+
+    It is replaced as a whole or not at all.
+
+    Parameters
+    ----------
+    job : Job
+    progress : callable, optional
+        Told of each step.
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds. ``folds``, ``mean`` and each of ``baselines`` have ``auroc``,
+        ``average_precision``, ``event_recall`` at the alarm rate of ``evaluation``, and ``alarms_per_hour``,
+        the rate that was reached there (None where undefined, as without events). ``own_threshold`` states
+        the last two for the detector's own flags, on which the recording's events had no influence.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``report`` is missing.
+    FileExistsError
+        If the output folder holds anything else than an earlier result.
+    ValueError
+        If no recording fits the patterns, or there are no others to learn from.
+    """
+    from anomalyvae.review import report
+
+    report.need_extra()
+    folder = Path(job.output.folder)
+    _refuse_foreign(folder)
+    began = time.monotonic()
+    paths, events = find_recordings(job.data)
+    windows = job.windows.windows_of(paths)
+    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    left_out = _left_out(windows.spans["recording"].unique(), job.evaluation)
+    steps = len(left_out) + 3
+    progress(1, steps, f"{len(windows)} windows of {len(paths)} recordings, {strange.sum()} near an event")
+
+    folds: dict[str, _Fold] = {}
+    for recording in left_out:
+        folds[recording] = _leave_out(job, windows, events, strange, recording)
+        progress(1 + len(folds), steps, f"{recording} scored by a model of the others")
+    model = _fit(job, windows, ~strange)
+    progress(steps - 1, steps, f"learned from all {(~strange).sum()} normal windows")
+
+    result = _summary(job, windows, strange, folds)
+    result["seconds"] = round(time.monotonic() - began, 1)
+    recipe = job.windows.to_dict()
+    with _replacing(folder) as fresh:
+        result["model_id"] = _save(model, fresh / "model", recipe, result["mean"])
+        for name, fold in folds.items():
+            fold.scores["model_id"] = _save(fold.model, fresh / "folds" / name, recipe, result["folds"][name])
+        scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
+        flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
+        flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
+        views = sorted((view for fold in folds.values() for view in fold.views), key=lambda view: -view.score)
+        page = report.render_report(
+            job.name, result, scores=scores, flags=flags, events=events, views=views[:_STRANGEST]
+        )
+        scores.to_parquet(fresh / "scores.parquet", index=False)
+        flags.to_parquet(fresh / "flags.parquet", index=False)
+        text = json.dumps(result, indent=2, allow_nan=False)
+        (fresh / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        (fresh / "report.html").write_text(page, encoding="utf-8")
+    progress(steps, steps, f"wrote {folder}")
+    return result
+
+
+def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
+    recordings = list(recordings)
+    patterns = (evaluation.leave_out,) if isinstance(evaluation.leave_out, str) else evaluation.leave_out
+    chosen = [name for name in recordings if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ValueError(
+            f"Got leave_out = {evaluation.leave_out!r}, which fits none of {len(recordings)} recordings with "
+            "windows. Correct [evaluation], or [windows] if there should be more."
+        )
+    if len(recordings) < 2:
+        raise ValueError(
+            f"Got windows of one recording ({chosen[0]}), expected at least two: one is left out, "
+            "the others are learned. Add recordings to [data]."
+        )
+    return chosen
+
+
+# --- one recording left out -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A recording, scored by a model that never saw it."""
+
+    model: Any
+    scores: pd.DataFrame
+    flags: pd.DataFrame
+    views: list[WindowView]
+    figures: dict[str, Any]
+    baselines: dict[str, dict[str, float]]
+
+
+def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArray[np.bool_], recording: str) -> _Fold:
+    inside = (windows.spans["recording"] == recording).to_numpy()
+    normal = ~inside & ~strange
+    own = Windows(windows.rows[inside].reset_index(drop=True), windows.spans[inside].reset_index(drop=True))
+    began = time.monotonic()
+    model = _fit(job, windows, normal)
+    seconds = time.monotonic() - began
+
+    score, flagged = model.anomaly_score(own.rows), model.predict(own.rows) == -1
+    excess = signal_scores(model, own.rows, job.windows)
+    excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
+    flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
+    flags["near_event"] = metrics.touches(flags, events, job.data.tolerance_s)
+    shares = excess_shares(excess)
+    strangest = flags.head(_STRANGEST)
+
+    def measured(values: NDArray[np.float64]) -> dict[str, float]:
+        threshold = metrics.alarm_threshold(
+            values, own.spans, events, job.evaluation.alarms_per_hour, job.data.tolerance_s
+        )
+        return {
+            "auroc": metrics.auroc(strange[inside], values),
+            "average_precision": metrics.average_precision(strange[inside], values),
+            **alarms(values >= threshold),
+        }
+
+    def alarms(flagged: NDArray[np.bool_]) -> dict[str, float]:
+        known = (flagged, own.spans, events, job.data.tolerance_s)
+        return {
+            "event_recall": metrics.found_share(*known),
+            "alarms_per_hour": metrics.false_alarms_per_hour(*known),
+        }
+
+    return _Fold(
+        model=model,
+        scores=own.spans.assign(anomaly_score=score, is_outlier=flagged),
+        flags=flags.drop(columns="peak"),
+        views=[
+            window_view(model, job.windows, own, peak, float(score[peak]), known, shares[peak])
+            for peak, known in zip(strangest["peak"], strangest["near_event"], strict=True)
+        ],
+        figures={
+            **measured(score),
+            "own_threshold": {"threshold": -model.offset_, **alarms(flagged)},
+            "windows": len(own),
+            "strange": int(strange[inside].sum()),
+            "events": int((events["recording"] == recording).sum()),
+            "fit_seconds": round(seconds, 2),
+        },
+        baselines={name: measured(method(windows.rows[normal], own.rows)) for name, method in BASELINES.items()},
+    )
+
+
+def _fit(job: Job, windows: Windows, chosen: NDArray[np.bool_]) -> Any:
+    from anomalyvae.detector import VAEOutlierDetector
+
+    if not chosen.any():
+        raise ValueError("Got no normal window to learn from. Add recordings or lower tolerance_s in [data].")
+    groups = windows.spans["recording"].to_numpy()[chosen]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Training was interrupted")
+        model = VAEOutlierDetector(**job.detector).fit(windows.rows[chosen], groups=groups)
+    if model.stop_reason_ == "interrupted":  # alone, it keeps what it has learned so far; a job must not
+        raise KeyboardInterrupt
+    return model
+
+
+# --- the result -----------------------------------------------------------------------------------------
+
+
+def _summary(job: Job, windows: Windows, strange: NDArray[np.bool_], folds: Mapping[str, _Fold]) -> dict[str, Any]:
+    """Everything in ``metrics.json`` but the identity of the model and the time it all took."""
+    own = [fold.figures["own_threshold"] for fold in folds.values()]
+    baselines = {name: {recording: fold.baselines[name] for recording, fold in folds.items()} for name in BASELINES}
+    versions = {name: version(name) for name in ("anomalyvae", "numpy", "pandas", "scikit-learn", "torch")}
+    return _nan_to_none(
+        {
+            "job": job.name,
+            "seed": job.detector.get("random_state"),
+            "detector": dict(job.detector),
+            "evaluation": asdict(job.evaluation) | {"tolerance_s": job.data.tolerance_s},
+            "windows": {
+                **job.windows.to_dict(),
+                "count": len(windows),
+                "strange": int(strange.sum()),
+                "recordings": int(windows.spans["recording"].nunique()),
+                "hours": round(metrics.covered_hours(windows.spans), 4),
+            },
+            "folds": {recording: fold.figures for recording, fold in folds.items()},
+            "mean": {
+                **_mean([fold.figures for fold in folds.values()], FIGURES),
+                "own_threshold": _mean(own, ("event_recall", "alarms_per_hour")),
+            },
+            "baselines": {
+                name: {"folds": per_fold, "mean": _mean(per_fold.values(), FIGURES)}
+                for name, per_fold in baselines.items()
+            },
+            "versions": {"python": platform.python_version(), **versions},
+        }
+    )
+
+
+def _mean(entries: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Mean of each figure over the entries in which it is defined."""
+    table = pd.DataFrame(list(entries))
+    return {name: float(table[name].mean(skipna=True)) for name in names}
+
+
+def _nan_to_none(value: Any) -> Any:
+    """JSON has no NaN: an undefined figure becomes null."""
+    if isinstance(value, dict):
+        return {key: _nan_to_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _save(model: Any, folder: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> str:
+    bundle.save(model, folder, recipe=recipe, figures=figures)
+    return bundle.read_card(folder)["model_id"]
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse, before any work, to replace a folder that holds other things."""
+    foreign = sorted({entry.name for entry in folder.iterdir()} - _RESULTS) if folder.exists() else []
+    if foreign:
+        raise FileExistsError(
+            f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an earlier "
+            "result or nothing, since a run replaces the folder. Choose another in [output]."
+        )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside `folder` to fill; only when it is complete does it take that place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield fresh
+        bundle.replace_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

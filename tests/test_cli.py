@@ -1,0 +1,319 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import WindowRecipe, __version__, cli, load, runs
+from anomalyvae.cli import main
+from anomalyvae.deploy.bundle import read_card
+
+TINY = ["--set", "max_epochs=3", "--set", "hidden=[8]", "--set", "random_state=0"]
+WINDOWS = ["--signals", "a,b", "--rate-hz", "5", "--length-s", "2", "--stride-s", "1", "--max-gap-s", "1"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "rows.csv"
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    pd.DataFrame(values, columns=["a", "b"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def drives(tmp_path):
+    paths = []
+    for number in range(3):
+        values = np.random.default_rng(number).normal(size=(100, 2))
+        frame = pd.DataFrame(values, columns=["a", "b"])
+        frame.insert(0, "time_s", np.arange(100) * 0.2)
+        paths.append(tmp_path / f"drive{number}.parquet")
+        frame.to_parquet(paths[-1])
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def job(drives, tmp_path):
+    path = tmp_path / "bumps.toml"
+    path.write_text(
+        f'[data]\nrecordings = "{tmp_path}/drive*.parquet"\n'
+        '[windows]\nsignals = ["a", "b"]\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 1\n'
+        "[detector]\nmax_epochs = 3\nhidden = [8]\nrandom_state = 0\n"
+        f'[output]\nfolder = "{tmp_path}/out"\n'
+    )
+    return path
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of a command."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["score"], ["run"], ["data"], ["data", "list"], ["data", "get"]])
+def test_help_at_every_level_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: anomalyvae")
+    example = out.split("example:")[1]
+    assert "anomalyvae " + " ".join(command) in example
+    assert max(map(len, out.splitlines())) < 110
+
+
+def test_every_verb_is_in_the_table(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert list(cli.VERBS) == ["fit", "score", "run", "data"]
+    assert all(verb.what in out for verb in cli.VERBS.values())
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"anomalyvae {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], ["foresee"], ["run"], ["fit", "x.csv"], ["fit", "x.csv", "--model", "m", "--set", "beta"]]
+)
+def test_wrong_usage_is_exit_code_2(wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(wrong)
+    assert exit_.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy():
+    heavy = ["torch", "sklearn", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "rich"]
+    script = f"""
+import sys
+from anomalyvae.cli import main
+try:
+    main(["run", "--help"])
+except SystemExit:
+    loaded = [name for name in {heavy} if name in sys.modules]
+    sys.exit(f"loaded {{loaded}}" if loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Tables
+
+
+def test_a_table_is_fitted_and_scored_row_by_row(table, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    code, said, _ = run(capsys, "score", table, "--model", model, "--out", out)
+    assert code == 0
+    scores, detector = pd.read_parquet(out), load(model)
+    assert list(scores) == ["row", "anomaly_score", "is_outlier", "model_id"]
+    assert scores["row"].tolist() == list(range(60))
+    np.testing.assert_array_equal(scores["anomaly_score"], detector.anomaly_score(pd.read_csv(table)))
+    np.testing.assert_array_equal(scores["is_outlier"], detector.predict(pd.read_csv(table)) == -1)
+    assert set(scores["model_id"]) == {read_card(model)["model_id"]}
+    assert said == f"Scored 60 rows, {scores['is_outlier'].sum()} flagged: {out}\n"
+
+
+def test_several_tables_keep_their_names(table, tmp_path, capsys):
+    other = tmp_path / "more.parquet"
+    pd.read_csv(table)[["b", "a"]].assign(note=1.0).to_parquet(other)  # another order, and a column too many
+    model, out = tmp_path / "model", tmp_path / "scores.csv"
+    assert run(capsys, "fit", table, other, "--model", model, *TINY)[0] == 0
+    assert run(capsys, "score", table, other, "--model", model, "--out", out)[0] == 0
+    scores = pd.read_csv(out)
+    assert list(scores)[:2] == ["file", "row"]
+    assert scores["file"].tolist() == [str(table)] * 60 + [str(other)] * 60
+    np.testing.assert_array_equal(scores["anomaly_score"][:60], scores["anomaly_score"][60:])
+
+
+def test_columns_can_be_chosen(table, tmp_path, capsys):
+    pd.read_csv(table).assign(name="x").to_csv(table, index=False)
+    code, _, err = run(capsys, "fit", table, "--model", tmp_path / "model", *TINY)
+    assert code == 1
+    assert "rows.csv with columns that are no numbers: name. Expected numbers. Choose columns with --columns." in err
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", "--columns", "a, b", *TINY)[0] == 0
+    assert read_card(tmp_path / "model")["columns"] == ["a", "b"]
+
+
+def test_settings_reach_the_detector(table, tmp_path, capsys):
+    settings = [*TINY, "--set", "beta=0.5", "--set", "objective=elbo", "--set", "latent_dim=1"]
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", *settings)[0] == 0
+    detector = load(tmp_path / "model")
+    assert (detector.beta, detector.objective, detector.latent_dim) == (0.5, "elbo", 1)
+
+
+# Recordings
+
+
+def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    code, said, _ = run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
+    assert code == 0
+    assert said.startswith("Learned 57 windows: model ")
+    assert run(capsys, "score", drives[0], "--model", model, "--out", out)[0] == 0
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
+    windows, scores = recipe.windows_of(drives[0]), pd.read_parquet(out)
+    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "is_outlier", "model_id"]
+    pd.testing.assert_frame_equal(scores[["recording", "start_s", "end_s"]], windows.spans)
+    np.testing.assert_array_equal(scores["anomaly_score"], load(model).anomaly_score(windows.rows))
+
+
+def test_a_recording_without_a_window_gives_an_empty_table(drives, tmp_path, capsys):
+    model, out, short = tmp_path / "model", tmp_path / "scores.parquet", tmp_path / "short.parquet"
+    pd.read_parquet(drives[0]).head(5).to_parquet(short)
+    assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
+    code, said, _ = run(capsys, "score", short, "--model", model, "--out", out)
+    assert code == 0
+    assert "Scored 0 windows, 0 flagged" in said
+    assert pd.read_parquet(out)["anomaly_score"].dtype == float
+
+
+def test_a_job_lends_its_windows_and_its_detector(drives, job, tmp_path, capsys):
+    fit = ["fit", *drives, "--model", tmp_path / "model", "--recipe", job, "--stride-s", "0.4", "--set", "beta=2"]
+    assert run(capsys, *fit)[0] == 0
+    card = read_card(tmp_path / "model")
+    assert card["windowing"]["stride_s"] == 0.4
+    assert card["windowing"]["length_s"] == 2.0
+    assert (card["parameters"]["max_epochs"], card["parameters"]["beta"]) == (3, 2)
+
+
+# Jobs and data
+
+
+def test_a_run_ends_with_a_table_and_says_where_the_report_lies(job, tmp_path, capsys):
+    code, out, err = run(capsys, "run", job)
+    assert code == 0
+    for shown in ("AUROC", "AP", "event recall", "anomalyvae", "mahalanobis", f"{tmp_path}/out/report.html"):
+        assert shown in out
+    assert out.splitlines()[-1].startswith("Wall time")
+    assert "1/6 57 windows of 3 recordings" in err
+    assert "\x1b" not in out + err  # no terminal, no colours
+
+
+def test_quiet_is_quiet_and_out_moves_the_result(job, tmp_path, capsys):
+    assert run(capsys, "run", job, "--quiet", "--out", tmp_path / "elsewhere") == (0, "", "")
+    assert (tmp_path / "elsewhere" / "metrics.json").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANOMALYVAE_CACHE", str(tmp_path))
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    assert "potholes\n" in out
+    assert "licence: none stated" in out
+    code, out, _ = run(capsys, "data", "get", "simulated")
+    assert code == 0
+    assert any(tmp_path.rglob("recordings/*.parquet"))
+    assert str(tmp_path) in out
+    assert f"prepared in {tmp_path}" in run(capsys, "data", "list")[1]
+
+
+# Failing
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run", "nowhere.toml"], "Got nowhere.toml, expected a job file"),
+        (["data", "get", "pothole"], "Did you mean 'potholes'?"),
+        (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory"),
+        (["fit", "image.png", "--model", "m"], "Got image.png, expected a table: .parquet or .csv"),
+        (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
+        (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "without bb, expected these columns. "),
+        (["fit", "{table}", "--model", "m", "--signals", "a"], "Got a window recipe without rate_hz"),
+        (["score", "{table}", "--model", "nowhere", "--out", "s.parquet"], "Got nowhere, expected a folder"),
+        (
+            ["score", "{table}", "--model", "nowhere", "--out", "s.xlsx"],
+            "expected a name that ends in .parquet or .csv",
+        ),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_and_exit_code_1(command, said, table, capsys):
+    code, out, err = run(capsys, *[part.format(table=table) for part in command])
+    assert (code, out) == (1, "")
+    assert err.startswith("anomalyvae: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_table_without_the_model_s_columns_is_refused(table, tmp_path, capsys):
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", *TINY)[0] == 0
+    pd.read_csv(table).rename(columns={"b": "bee"}).to_csv(table, index=False)
+    code, _, err = run(capsys, "score", table, "--model", tmp_path / "model", "--out", tmp_path / "s.csv")
+    assert code == 1
+    assert "rows.csv without b, expected these columns." in err
+    assert not list(tmp_path.glob("*s.csv*.*[0-9]"))
+
+
+def test_debug_shows_the_traceback(capsys):
+    code, _, err = run(capsys, "run", "nowhere.toml", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert "FileNotFoundError" in err
+
+
+def test_a_bug_is_told_from_a_mistake(job, monkeypatch, capsys):
+    def broken(job, progress):
+        raise KeyError("left_out")
+
+    monkeypatch.setattr(runs, "run_job", broken)
+    code, _, err = run(capsys, "run", job)
+    assert code == 1
+    assert "error: KeyError: 'left_out'. This should not happen; --debug shows where it did." in err
+
+
+def test_an_interrupt_is_exit_code_130(job, monkeypatch, capsys):
+    def interrupted(job, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_job", interrupted)
+    code, out, err = run(capsys, "run", job)
+    assert (code, out) == (130, "")
+    assert err.endswith("anomalyvae: interrupted\n")
+
+
+def test_a_warning_is_one_line(job, monkeypatch, capsys):
+    import warnings
+
+    def warned(job, progress):
+        warnings.warn("two\nlines", stacklevel=1)
+        raise ValueError("end")
+
+    monkeypatch.setattr(runs, "run_job", warned)
+    assert "anomalyvae: warning: two lines\n" in run(capsys, "run", job)[2]
+
+
+def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, monkeypatch, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.csv"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    out.write_text("old")
+
+    def full(self, path, **_):
+        path.write_text("half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    code, _, err = run(capsys, "score", table, "--model", model, "--out", out)
+    assert code == 1
+    assert "No space left on device" in err
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.csv", "scores.csv"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m anomalyvae.cli data list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n"
+    assert done.stderr == ""
