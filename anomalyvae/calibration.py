@@ -6,7 +6,7 @@ Numpy only. Everything here takes anomaly scores (high = strange).
 import numpy as np
 from numpy.typing import NDArray
 
-AUTO_FALSE_ALARMS = 0.01  # share of normal rows that contamination="auto" lets cross the line
+AUTO_FALSE_ALARMS = 0.05  # share of normal rows that contamination="auto" lets cross the line
 
 Floats = NDArray[np.float64]
 

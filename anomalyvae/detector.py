@@ -1,5 +1,6 @@
 """``VAEOutlierDetector``: the scikit-learn estimator around the networks."""
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,14 +22,15 @@ from anomalyvae.calibration import auto_threshold, contamination_threshold
 from anomalyvae.nets.bodies import BODIES, Body
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Schedule, threads, train
-from anomalyvae.rows import Rows, distinct_rows, hold_out, refuse_unusable
+from anomalyvae.nets.training import Schedule, parts_of, threads, train
+from anomalyvae.rows import Rows, cross_folds, distinct_rows, hold_out, refuse_unusable
 
 Floats = NDArray[np.float64]
 
 _BLOCK = {"cpu": 1024, "cuda": 65536}  # rows scored at a time; on a CPU the working set stays in the cache
 _PAD = 16  # matrix kernels take rows in groups: full groups give every row the same arithmetic, bit for bit
-_STEPS, _MIN_EPOCHS = 3000, 20  # of max_epochs="auto"
+_STEPS, _MIN_EPOCHS = 1500, 20  # of max_epochs="auto"
+_VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 _SEEDING = threading.Lock()
 
 
@@ -59,23 +61,27 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     score : {"elbo", "reconstruction", "kl", "log_likelihood"} or None, default=None
         What makes a row strange; see `score_terms`. None takes ``"elbo"``, or ``"reconstruction"`` for that
         objective, which has no other.
-    scaling : {"standard", "robust", "quantile"} or None, default="standard"
-        How columns are brought to a common unit, as the first layer of the network: mean and standard deviation,
-        median and interquartile range, normal scores, or not at all. A constant column neither fails nor dominates.
+    scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
+        How columns are brought to a common unit, as the first layer of the network: mean and standard deviation
+        with the tails drawn in, without that, median and interquartile range, normal scores, or not at all. A
+        constant column neither fails nor dominates.
     contamination : "auto" or float in (0, 0.5], default="auto"
-        Where the line between normal and strange is drawn. ``"auto"`` takes ``X`` as normal and draws it where 1 %
-        of normal rows that were *not* trained on lie beyond (more, 1 / (m + 1), where fewer than 99 rows could be
-        held out): a statement on future false alarms. A number is the share of the rows of ``X`` that lie beyond,
-        as elsewhere in scikit-learn: a statement on the training data.
+        Where the line between normal and strange is drawn. ``"auto"`` takes ``X`` as normal and draws it where 5 %
+        of normal rows that were *not* learned lie beyond (1 / (m + 1) where fewer than 19 such rows are at hand): a
+        statement on future false alarms. A number is the share of the rows of ``X`` that lie beyond, as elsewhere in
+        scikit-learn: a statement on the training data.
     max_epochs : int or "auto", default="auto"
-        ``"auto"`` takes as many as make 3,000 steps, and at least 20: few rows need many epochs.
+        ``"auto"`` takes as many as make 1,500 steps, and at least 20: few rows need many epochs.
     batch_size : int or "auto", default="auto"
         ``"auto"`` takes a 32nd of the rows, between 128 and 1024.
     learning_rate : float, default=5e-3
         Of Adam at the start; it falls along half a cosine.
-    validation_fraction : float in [0, 1), default=0.2
-        Share of rows (or of groups) kept from training. Half of them stop it, half set ``offset_``. Where that leaves
-        fewer than five rows each, none are held out, and both are done with the training rows.
+    validation_fraction : "auto" or float in [0, 1), default="auto"
+        How rows that were not learned set the threshold. A number is the share of rows (or of groups) kept from
+        training; half of them stop it early, half set ``offset_`` (where that leaves fewer than five rows each, none
+        are kept). ``"auto"`` is 0.2 where rows abound. Below 5,000 rows, or 10 groups, each row counts: all are
+        learned, all steps are made, and three more networks, each without a third of the rows, say how unlearned
+        rows score (cross-fitting). Setting ``patience`` or ``warm_start`` asks for a split.
     patience : int or "auto", default="auto"
         Epochs without a better held-out loss before training stops; the best epoch's weights are restored in any
         case. ``"auto"`` takes a fifth of ``max_epochs``, and at least 10.
@@ -132,12 +138,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         "hidden": [tuple, list],
         "beta": [Interval(Real, 0, None, closed="left")],
         "score": [StrOptions(set(Elbo.scores)), None],
-        "scaling": [StrOptions({"standard", "robust", "quantile"}), None],
+        "scaling": [StrOptions({"asinh", "standard", "robust", "quantile"}), None],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "validation_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "patience": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "warm_start": ["boolean"],
@@ -156,12 +162,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         hidden: tuple[int, ...] = (128, 64),
         beta: float = 1.0,
         score: str | None = None,
-        scaling: str | None = "standard",
+        scaling: str | None = "asinh",
         contamination: float | str = "auto",
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: float = 5e-3,
-        validation_fraction: float = 0.2,
+        validation_fraction: float | str = "auto",
         patience: int | str = "auto",
         max_time: float | None = None,
         warm_start: bool = False,
@@ -229,32 +235,61 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
         rows = distinct_rows(x, weight, groups)
-        learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
-        network = self._start(learned, seed)
-        self._learn(network, learned, stopping, seed)
+        self.architecture_, before = self._architecture(), getattr(self, "architecture_", None)
+        fold = self._folds(rows, rng)
+        if fold is None:
+            learned, stopping, calibration = hold_out(rows, self._held_out_share(), rng)
+            network = self._resumed(before) if self._is_warm() else self._new_network(learned, seed)
+            self._record(self._learn(network, learned, stopping, seed, "learning"))
+        else:
+            network, calibration = self._new_network(rows, seed), None
+            self._record(self._learn(network, rows, None, seed, f"learning, 1 of {fold.max() + 2}"))
         self.network_ = network.in_precision(torch.float64).eval()
-        self._draw_the_line(rows, calibration)
+        if fold is not None and self.stop_reason_ != "interrupted":
+            self._draw_the_line(rows, rows, self._cross_scores(rows, fold, seed))
+        else:
+            judges = rows if calibration is None else calibration
+            self._draw_the_line(rows, judges, self._anomaly_score(judges.x))
         return self
 
-    def _start(self, rows: Rows, seed: int) -> Reconstruction:
-        """A fresh network around the scaling of these rows, or the present one when warm."""
-        device = _device(self.device)
-        if self.warm_start and hasattr(self, "network_"):
-            if self.n_features_in_ != len(self.network_.log_variance):
-                raise ValueError(
-                    f"Got {self.n_features_in_} features, expected the {len(self.network_.log_variance)} of the first "
-                    "fit, as warm_start=True. Set warm_start=False to begin anew."
-                )
-            if self._architecture() != self.architecture_:
-                raise ValueError(
-                    f"Got warm_start=True with the architecture {self._architecture()}, expected the fitted one, "
-                    f"{self.architecture_}. Set warm_start=False to begin anew."
-                )
-            return self.network_.in_precision(torch.float32).train().to(device)
+    def _folds(self, rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
+        """The fold of each row where thresholds are cross-fitted, None where one split serves."""
+        asks_for_a_split = self.validation_fraction != "auto" or self.patience != "auto" or self.warm_start
+        return None if asks_for_a_split else cross_folds(rows, rng)
+
+    def _held_out_share(self) -> float:
+        return _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
+
+    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], seed: int) -> Floats:
+        """The anomaly score of each row by a network that learned without its fold."""
+        scores = np.empty(len(rows))
+        parts = int(fold.max()) + 1
+        for part in range(parts):
+            learned = rows.take(fold != part)
+            network = self._new_network(learned, seed)
+            self._learn(network, learned, None, seed, f"threshold, {part + 2} of {parts + 1}", len(rows))
+            network.in_precision(torch.float64).eval()
+            scores[fold == part] = _apply(network, network, rows.take(fold == part).x)
+        return scores
+
+    def _new_network(self, rows: Rows, seed: int) -> Reconstruction:
+        """An untrained network around the scaling of these rows."""
         scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
-        self.architecture_ = self._architecture()
         with _seeded(seed):
-            return build(self.architecture_, scaling).to(device)
+            return build(self.architecture_, scaling).to(_device(self.device))
+
+    def _is_warm(self) -> bool:
+        return self.warm_start and hasattr(self, "network_")
+
+    def _resumed(self, before: dict[str, Any] | None) -> Reconstruction:
+        """A copy of the present network, to go on from."""
+        if self.architecture_ != before:
+            after, self.architecture_ = self.architecture_, before or {}
+            raise ValueError(
+                f"Got warm_start=True with the architecture {after}, expected the fitted one, {before}. "
+                "Set warm_start=False to begin anew."
+            )
+        return copy.deepcopy(self.network_).in_precision(torch.float32).train().to(_device(self.device))
 
     def _architecture(self) -> dict[str, Any]:
         """The plain values from which the network can be built again."""
@@ -281,16 +316,18 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             "score": score,
         }
 
-    def _learn(self, network: Reconstruction, learned: Rows, stopping: Rows | None, seed: int) -> None:
+    def _learn(
+        self, network: Reconstruction, learned: Rows, stopping: Rows | None, seed: int, title: str, like: int = 0
+    ) -> tuple[list[dict[str, float]], str]:
         device = next(network.parameters()).device
 
         @torch.no_grad()
         def standardised(rows: Rows) -> torch.Tensor:
             return network.scaling(torch.from_numpy(rows.x).to(device)).float()
 
-        schedule = self._schedule(len(learned))
-        with _progress(self.verbose, schedule.max_epochs) as on_epoch:
-            history, self.stop_reason_ = train(
+        schedule = self._schedule(len(learned), like or len(learned))
+        with _progress(self.verbose, schedule.max_epochs, title) as on_epoch:
+            return train(
                 network,
                 standardised(learned),
                 torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
@@ -299,25 +336,31 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
                 torch.Generator(device).manual_seed(seed),
                 on_epoch,
             )
+
+    def _record(self, learned: tuple[list[dict[str, float]], str]) -> None:
+        history, self.stop_reason_ = learned
         self.history_ = pd.DataFrame(history)
         if self.stop_reason_ == "interrupted":
             if not history:
                 raise KeyboardInterrupt
             warnings.warn(
-                f"Training was interrupted in epoch {len(history) + 1}; the best weights so far are kept.",
+                f"Training was interrupted in epoch {len(history) + 1}; the best weights so far are kept, and the "
+                "threshold is set with the rows at hand.",
                 stacklevel=3,
             )
 
-    def _schedule(self, n: int) -> Schedule:
-        batch = int(np.clip(n // 32, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
-        steps = max(1, round(n / batch))
-        epochs = max(_MIN_EPOCHS, -(-_STEPS // steps)) if self.max_epochs == "auto" else int(self.max_epochs)
+    def _schedule(self, n: int, like: int) -> Schedule:
+        """How long to learn from n rows: as many steps as from ``like`` rows, so that their scores can be compared."""
+        batch = int(np.clip(like // 32, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
+        epochs = max(_MIN_EPOCHS, -(-_STEPS // parts_of(like, batch)))
+        if self.max_epochs != "auto":
+            epochs = int(self.max_epochs)
+        epochs = -(-epochs * parts_of(like, batch) // parts_of(n, batch))
         patience = max(10, epochs // 5) if self.patience == "auto" else int(self.patience)
         return Schedule(epochs, batch, self.learning_rate, patience, self.max_time)
 
-    def _draw_the_line(self, rows: Rows, calibration: Rows | None) -> None:
-        judges = rows if calibration is None else calibration
-        scores = self._anomaly_score(judges.x)
+    def _draw_the_line(self, rows: Rows, judges: Rows, scores: Floats) -> None:
+        """Set the threshold by the scores of rows that stand for new ones, or of all rows."""
         self.calibration_scores_ = np.sort(scores)
         if self.contamination == "auto":
             threshold = auto_threshold(scores, judges.weight)
@@ -504,21 +547,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         return self._apply(self.network_, x)
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
-        """Apply a function of rows block by block, each row with the same arithmetic wherever it stands."""
-        device = next(self.network_.parameters()).device
-
-        @torch.no_grad()
-        def apply(block: torch.Tensor) -> torch.Tensor:
-            missing = -len(block) % _PAD
-            padded = torch.cat([block, block[:1].expand(missing, -1)]) if missing else block
-            return function(padded.to(device))[: len(block)].cpu()
-
-        blocks = torch.from_numpy(x).split(_BLOCK[device.type])
-        with threads(1) as workers:  # a thread per block scales, threads within these small products do not
-            if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
-                return torch.cat([apply(block) for block in blocks]).numpy()
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return torch.cat(list(pool.map(apply, blocks))).numpy()
+        return _apply(self.network_, function, x)
 
     def _like(self, X: Any, values: Floats, columns: Any = None) -> Floats | pd.DataFrame:
         """A DataFrame for a DataFrame, an array for an array."""
@@ -544,6 +573,24 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         if "network_" in state:
             tensors = {name: torch.from_numpy(np.array(a)) for name, a in state["network_"].items()}
             self.network_ = restore(self.architecture_, tensors).to(_device(self.device))
+
+
+def _apply(network: Reconstruction, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
+    """Apply a function of rows block by block, each row with the same arithmetic wherever it stands."""
+    device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def apply(block: torch.Tensor) -> torch.Tensor:
+        missing = -len(block) % _PAD
+        padded = torch.cat([block, block[:1].expand(missing, -1)]) if missing else block
+        return function(padded.to(device))[: len(block)].cpu()
+
+    blocks = torch.from_numpy(x).split(_BLOCK[device.type])
+    with threads(1) as workers:  # a thread per block scales, threads within these small products do not
+        if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
+            return torch.cat([apply(block) for block in blocks]).numpy()
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat(list(pool.map(apply, blocks))).numpy()
 
 
 def _refuse_text(X: Any) -> None:
@@ -579,7 +626,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(shown: bool, max_epochs: int) -> Iterator[Callable[[dict[str, float]], None]]:
+def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[dict[str, float]], None]]:
     """A progress bar that shows the losses of each epoch, or nothing."""
     if not shown:
         yield lambda record: None

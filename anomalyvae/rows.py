@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+_FOLDS = 3
+_FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, thresholds are cross-fitted
 _MIN_HELD_OUT = 5  # fewer rows than this say nothing about when to stop or where the line lies
 
 
@@ -111,6 +113,23 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
     if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
         return rows, None, None
     return rows.take(~(stopping | calibration)), rows.take(stopping), rows.take(calibration)
+
+
+def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
+    """Fold of each row, 0, 1 or 2, where there are too few rows or groups to keep some from training for good.
+
+    Returns
+    -------
+    ndarray of shape (n,) or None
+        None where one split serves, and where there are too few rows for any.
+    """
+    group = np.arange(len(rows)) if rows.group is None else rows.group
+    names, place = np.unique(group, return_inverse=True)
+    few = len(names) < _FEW_GROUPS if rows.group is not None else len(rows) < _FEW_ROWS
+    if not few or len(names) < 2 or len(rows) < _FOLDS * _MIN_HELD_OUT:
+        return None
+    fold = rng.permutation(np.arange(len(names)) % min(_FOLDS, len(names)))
+    return fold[place].astype(np.int64)
 
 
 def refuse_unusable(x: NDArray[np.float64], columns: Any, estimator: str) -> None:

@@ -3,14 +3,14 @@
 import os
 
 import pytest
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_outliers_train, parametrize_with_checks
 
 from anomalyvae import VAEOutlierDetector
 
 DETECTORS = [
-    VAEOutlierDetector(),
-    VAEOutlierDetector(objective="reconstruction", max_epochs=30),
-    VAEOutlierDetector(score="log_likelihood", scaling="quantile", max_epochs=30),
+    VAEOutlierDetector(max_epochs=20),  # few epochs: the contract does not depend on them
+    VAEOutlierDetector(objective="reconstruction", max_epochs=20, validation_fraction=0.2),
+    VAEOutlierDetector(score="log_likelihood", scaling="quantile", max_epochs=20, validation_fraction=0.2),
 ]
 
 
@@ -24,3 +24,9 @@ def test_estimator_check(estimator, check):
         check(estimator)
     except pytest.skip.Exception as skipped:  # a skipped check proves nothing
         pytest.fail(f"skipped: {skipped}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["elbo", "reconstruction"])
+def test_outlier_check_with_every_default(objective):
+    check_outliers_train("VAEOutlierDetector", VAEOutlierDetector(objective=objective))

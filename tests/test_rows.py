@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from anomalyvae.rows import distinct_rows, hold_out
+from anomalyvae.rows import cross_folds, distinct_rows, hold_out
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 3))
 small = arrays(float, shapes, elements=st.sampled_from([-1.0, -0.0, 0.0, 2.5]))
@@ -45,3 +45,14 @@ def test_groups_never_straddle():
     seen = [set(part.group) for part in parts]
     assert [len(groups) for groups in seen] == [16, 2, 2]
     assert len(set.union(*seen)) == 20
+
+
+def test_folds_are_of_one_size_and_keep_groups_whole():
+    x = np.random.default_rng(0).normal(size=(900, 2))
+    rows = distinct_rows(x, np.ones(900))
+    assert sorted(np.bincount(cross_folds(rows, np.random.RandomState(0)))) == [300, 300, 300]
+    grouped = distinct_rows(x, np.ones(900), np.arange(900) // 150)
+    fold = cross_folds(grouped, np.random.RandomState(0))
+    assert all(len(set(fold[grouped.group == group])) == 1 for group in range(6))
+    assert cross_folds(distinct_rows(x, np.ones(900), np.arange(900) % 10), np.random.RandomState(0)) is None
+    assert cross_folds(rows.take(np.arange(9)), np.random.RandomState(0)) is None

@@ -136,7 +136,9 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
     arrays = load_file(Path(folder) / _ARRAYS)
     try:
         # JSON has no tuples, and the constructor no lists
-        parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in card["parameters"].items()}
+        parameters: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in card["parameters"].items()
+        }
         model = VAEOutlierDetector(**parameters)
         model._validate_params()
         if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays.values()):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Body
-from anomalyvae.nets.scaling import Affine, Quantile
+from anomalyvae.nets.scaling import SCALINGS, Scaling
 
 LOG_2PI = math.log(2 * math.pi)
 NOISE_FLOOR = 0.01  # of a feature, in standardised units: a precision that no feature needs
@@ -47,7 +47,7 @@ class Reconstruction(nn.Module):
 
     scores: tuple[str, ...] = ("reconstruction",)  # the last is the objective's own
     body: Any  # a module with encode and decode
-    scaling: Affine | Quantile
+    scaling: Scaling
     _codes = 1  # latent vectors that the encoder gives per row
 
     def __init__(
@@ -55,7 +55,7 @@ class Reconstruction(nn.Module):
         body: Body,
         input_shape: tuple[int, ...],
         latent_dim: int,
-        scaling: Affine | Quantile,
+        scaling: Scaling,
         noise_floor: float = NOISE_FLOOR,
     ) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class Reconstruction(nn.Module):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
-        yield "model", (weight * self.feature_nll(s, self.encode(s)).sum(1)).mean()
+        yield "model", (weight * self.row_nll(s, self.encode(s))).mean()
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The parts of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
-        return {"reconstruction": self.feature_nll(s, self.encode(s)).sum(1)}
+        return {"reconstruction": self.row_nll(s, self.encode(s))}
 
     def encode(self, s: Tensor) -> Tensor:
         """Standardised rows ``(n, d)`` -> codes ``(n, latent_dim)``."""
@@ -111,6 +111,12 @@ class Reconstruction(nn.Module):
         variance = self.variance()
         return 0.5 * ((s - self.decode(z)).square() / variance + variance.log() + LOG_2PI)
 
+    def row_nll(self, s: Tensor, z: Tensor) -> Tensor:
+        """The sum of `feature_nll` over features, shape ``(n,)``, in fewer steps: training spends its time here."""
+        variance = self.variance()
+        constant = 0.5 * (variance.log().sum() + len(variance) * LOG_2PI)
+        return torch.mv((s - self.decode(z)).square(), 0.5 / variance) + constant
+
     def _codes_of(self, s: Tensor) -> Tensor:
         return self.to_code(self.body.encode(s.clamp(-_REACH, _REACH).view(-1, *self.input_shape)))
 
@@ -122,7 +128,8 @@ class Reconstruction(nn.Module):
 
     def reconstruction(self, x: Tensor) -> Tensor:
         """``-log p(x | z)`` at the code of each row, shape ``(n,)``."""
-        return self.feature_scores(x).sum(1)
+        s = self.scaling(x)
+        return self.row_nll(s, self.encode(s))
 
     def feature_scores(self, x: Tensor) -> Tensor:
         """The part of each feature in ``reconstruction``, shape ``(n, d)``."""
@@ -157,7 +164,7 @@ class Elbo(Reconstruction):
         body: Body,
         input_shape: tuple[int, ...],
         latent_dim: int,
-        scaling: Affine | Quantile,
+        scaling: Scaling,
         noise_floor: float = NOISE_FLOOR,
         beta: float = 1.0,
     ) -> None:
@@ -171,7 +178,7 @@ class Elbo(Reconstruction):
         """The negative ELBO with one draw of z per row; the KL term grows with ``warmth``."""
         mean, log_var = self.posterior(s)
         z = reparameterise(mean, log_var, generator)
-        loss = self.feature_nll(s, z).sum(1) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
+        loss = self.row_nll(s, z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
         yield "model", (weight * loss).mean()
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -179,7 +186,7 @@ class Elbo(Reconstruction):
         mean, log_var = self.posterior(s)
         z = reparameterise(mean, log_var, generator)
         return {
-            "reconstruction": self.feature_nll(s, z).sum(1),
+            "reconstruction": self.row_nll(s, z),
             "kl": self.beta * kl_to_standard_normal(mean, log_var),
         }
 
@@ -196,7 +203,7 @@ class Elbo(Reconstruction):
         """The negative ELBO with its expectation taken at the posterior mean: reconstruction + KL, shape ``(n,)``."""
         s = self.scaling(x)
         mean, log_var = self.posterior(s)
-        return self.feature_nll(s, mean).sum(1) + kl_to_standard_normal(mean, log_var)
+        return self.row_nll(s, mean) + kl_to_standard_normal(mean, log_var)
 
     def kl(self, x: Tensor) -> Tensor:
         """KL(q(z | x) || N(0, I)) of each row, shape ``(n,)``."""
@@ -211,7 +218,7 @@ class Elbo(Reconstruction):
         for noise in self.noise:
             z = mean + std * noise
             log_ratio = 0.5 * (noise.square() - z.square() + log_var).sum(1)  # log p(z) - log q(z | x)
-            log_weights.append(log_ratio - self.feature_nll(s, z).sum(1))
+            log_weights.append(log_ratio - self.row_nll(s, z))
         return math.log(len(log_weights)) - torch.stack(log_weights).logsumexp(0)
 
 
@@ -230,13 +237,13 @@ def reparameterise(mean: Tensor, log_var: Tensor, generator: torch.Generator) ->
 
 def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mean, diag exp log_var) || N(0, I)) per row (Kingma & Welling 2013, appendix B), shape ``(n,)``."""
-    return 0.5 * (log_var.exp() + mean.square() - 1 - log_var).sum(1)
+    return 0.5 * ((log_var.exp() + mean.square() - log_var).sum(1) - mean.shape[1])
 
 
 OBJECTIVES: dict[str, type[Reconstruction]] = {"elbo": Elbo, "reconstruction": Reconstruction}
 
 
-def build(architecture: dict[str, Any], scaling: Affine | Quantile) -> Reconstruction:
+def build(architecture: dict[str, Any], scaling: Scaling) -> Reconstruction:
     """Construct a network from plain values.
 
     Parameters
@@ -265,7 +272,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
         If the tensors are not those that the architecture has. Nothing of their size is allocated before.
     """
     parts = {name.removeprefix("scaling."): t for name, t in state.items() if name.startswith("scaling.")}
-    scaling = Quantile(**parts) if "slope" in parts else Affine(**parts)
+    scaling = SCALINGS[frozenset(parts)](**parts)
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
     network.load_state_dict(state, assign=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 LIMIT = 1e6  # standardised units; beyond it squares and exponentials would overflow, and rows are equally strange
 _NEARLY_CONSTANT = 1e-5  # a spread below this share of a column's magnitude is rounding, not information
 _CONSTANT_UNIT = 1e-2  # the unit in which such a column is measured, as a share of its magnitude
+_NORMAL_RANGE = 6.0  # standard deviations that a normal column of a thousand rows spans
 _KNOTS = 33
 
 
@@ -35,6 +36,51 @@ class Affine(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised units ``(n, d)`` -> units of the user."""
         return y * self.scale + self.center
+
+
+class Asinh(nn.Module):
+    """Standardise, then draw in each column's tails: ``asinh(clip(u) / gain) + (u - clip(u))``.
+
+    Within the training range a heavy tail is drawn in, so that a few large values neither hide the rest nor steer
+    the network; outside it the map goes on at a slope of one, so that a value far outside stays far.
+
+    Parameters
+    ----------
+    center, scale : Tensor of shape (d,)
+        Of the standardisation, ``u = (x - center) / scale``.
+    low, high : Tensor of shape (d,)
+        Training range of u.
+    gain : Tensor of shape (d,)
+        Where drawing in begins: it grows with the range, so that the bulk of a heavy-tailed column stays apart.
+    """
+
+    center: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    gain: Tensor
+
+    def __init__(self, center: Tensor, scale: Tensor, low: Tensor, high: Tensor, gain: Tensor) -> None:
+        super().__init__()
+        for name, value in (("center", center), ("scale", scale), ("low", low), ("high", high), ("gain", gain)):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Units of the user ``(n, d)`` -> standardised units."""
+        u = ((x - self.center) / self.scale).clamp(-LIMIT, LIMIT)
+        inside = u.maximum(self.low).minimum(self.high)
+        return _asinh(inside / self.gain) + (u - inside)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` -> units of the user."""
+        inside = y.maximum(_asinh(self.low / self.gain)).minimum(_asinh(self.high / self.gain))
+        u = self.gain * inside.sinh() + (y - inside)
+        return u * self.scale + self.center
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """Written out, since not every runtime has it in double precision."""
+    return x.sign() * (x.abs() + (x.square() + 1).sqrt()).log()
 
 
 class Quantile(nn.Module):
@@ -70,7 +116,7 @@ class Quantile(nn.Module):
         return _hinges(y, self.y, self.x, 1 / self.slope)
 
 
-def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> Affine | Quantile:
+def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
     """Learn a scaling from training rows.
 
     Parameters
@@ -99,6 +145,11 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> Affine | Quantil
         return Affine(torch.zeros_like(mean), torch.ones_like(mean))
     if kind == "standard":
         return Affine(mean, std)
+    if kind == "asinh":
+        u = (x - mean) / std
+        low, high = u.min(dim=0).values, u.max(dim=0).values
+        width = torch.where(high - low > _NEARLY_CONSTANT, high - low, torch.ones_like(low))
+        return Asinh(mean, std, low, high, (width / _NORMAL_RANGE).sqrt())
     if kind == "robust":
         low, median, high = _quantiles(x, weight, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
         spread = (high - low) / 1.3489795  # the interquartile range of N(0, 1)
@@ -141,3 +192,11 @@ def _quantiles(x: Tensor, weight: Tensor, probability: Tensor) -> Tensor:
     wanted = probability.expand(x.shape[1], -1).contiguous()
     index = torch.searchsorted(reached, wanted - 1e-12).clamp(max=len(x) - 1)
     return value.gather(0, index.T)
+
+
+Scaling = Affine | Asinh | Quantile
+SCALINGS = {  # told apart by the names of their tensors
+    frozenset(("center", "scale")): Affine,
+    frozenset(("center", "scale", "low", "high", "gain")): Asinh,
+    frozenset(("x", "y", "slope")): Quantile,
+}

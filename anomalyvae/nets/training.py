@@ -125,8 +125,7 @@ def _epoch(
 ) -> float:
     """One pass over the rows in a new order; returns the mean loss of the last player."""
     order = torch.randperm(len(rows), generator=generator, device=rows.device)
-    # Parts of equal size: a last batch of one row would shake the weights as hard as a full one.
-    parts = max(1, round(len(rows) / schedule.batch_size))
+    parts = parts_of(len(rows), schedule.batch_size)
     batches = zip(rows[order].tensor_split(parts), weight[order].tensor_split(parts), strict=True)
     total = torch.zeros((), device=rows.device)
     for step, (x, w) in enumerate(batches):
@@ -144,6 +143,11 @@ def _epoch(
         if schedule.max_time is not None and time.monotonic() - started > schedule.max_time:
             break
     return float(total) / (step + 1)
+
+
+def parts_of(n: int, batch_size: int) -> int:
+    """Steps of an epoch. Parts have equal size: a last batch of one row would shake the weights like a full one."""
+    return max(1, round(n / batch_size))
 
 
 def _rate(progress: float) -> float:

@@ -53,7 +53,7 @@ def test_saving_again_replaces(folder, autoencoder, fresh):
 
 def test_other_peoples_files_are_not_overwritten(detector, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="holds other files than a bundle. Choose another folder"):
+    with pytest.raises(FileExistsError, match=r"holds other files than a bundle\. Choose another folder"):
         save(detector, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 

@@ -45,7 +45,7 @@ def fit(net, epochs=30, **options):
 class TestFamily:
     def test_the_loss_falls(self, objective, body):
         history, reason = fit(network(objective, body)[0])
-        assert history[-1]["held_out_loss"] < 0.5 * history[0]["held_out_loss"]
+        assert history[-1]["held_out_loss"] < history[0]["held_out_loss"] - 1  # nats per row
         assert reason == "max_epochs"
 
     def test_gradient_reaches_every_parameter(self, objective, body):
