@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test bench bench-tabular clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -18,8 +18,13 @@ test: .venv/dev  ## Lint, type-check and test
 	$(BIN)/mypy
 	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest
 
+DATA ?= ../shared/data/adbench
+
 bench: .venv/dev  ## Training and scoring speed against PyOD's VAE, in one process
 	$(BIN)/python pipelines/benchmarks/speed.py
+
+bench-tabular: .venv/dev  ## Detection on tables beside PyOD's detectors: make bench-tabular DATA=folder of .npz files
+	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
 
 clean:  ## Remove the environment and what tools left behind
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,261 @@
+"""Detection on tables: ours beside PyOD's detectors, on the same rows.
+
+Any folder of ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such as ADBench's::
+
+    python pipelines/benchmarks/tabular.py FOLDER            # or: make bench-tabular DATA=FOLDER
+
+Protocols
+    normal        half of the normal rows (at most 2,500) are learned; the other half and all outliers are scored
+    contaminated  all rows (at most 2,500 of them learned, with their outliers, unlabelled) are scored
+
+Rows are standardised by those that are learned. No label reaches a detector, and every detector has its defaults.
+Each result is kept as soon as it is there, by data set, seed, method and version of the code, so that a run can be
+stopped and goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+import anomalyvae
+from anomalyvae.metrics import auroc, average_precision
+
+ROOT = Path(__file__).parents[2]
+MOST_ROWS = 2500
+OURS = "anomalyvae"
+PYOD = {  # name: class
+    "knn": "knn.KNN",
+    "lof": "lof.LOF",
+    "lunar": "lunar.LUNAR",
+    "iforest": "iforest.IForest",
+    "ecod": "ecod.ECOD",
+    "pca": "pca.PCA",
+    "gmm": "gmm.GMM",
+    "ocsvm": "ocsvm.OCSVM",
+    "autoencoder": "auto_encoder.AutoEncoder",
+    "vae": "vae.VAE",
+}
+Table = NDArray[np.float64]
+
+
+class Task(NamedTuple):
+    """Rows to learn, rows to score, and which of those are outliers."""
+
+    learned: Table
+    scored: Table
+    outlier: NDArray[np.bool_]
+
+
+def task(path: Path, protocol: str, seed: int) -> Task:
+    """Split a data set by a protocol and a seed."""
+    with np.load(path, allow_pickle=False) as file:
+        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+    rng = np.random.RandomState(seed)
+    if protocol == "normal":
+        normal = rng.permutation(np.flatnonzero(~outlier))
+        half = len(normal) // 2
+        learned, scored = normal[:half][:MOST_ROWS], np.concatenate([normal[half:], np.flatnonzero(outlier)])
+    else:
+        learned, scored = rng.permutation(len(x))[:MOST_ROWS], np.arange(len(x))
+    center, scale = x[learned].mean(axis=0), x[learned].std(axis=0)
+    x = (x - center) / np.where(scale > 0, scale, 1)
+    return Task(x[learned], x[scored], outlier[scored])
+
+
+def ours(seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
+    """Our detector with its defaults, and each of its pure scores."""
+
+    def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
+        detector = anomalyvae.VAEOutlierDetector(random_state=seed).fit(learned)
+
+        def score(rows: Table) -> dict[str, Table]:
+            terms = {f"{OURS} {name}": column.to_numpy() for name, column in detector.score_terms(rows).items()}
+            return {OURS: detector.anomaly_score(rows), **terms}
+
+        return score
+
+    return fit
+
+
+def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
+    """A detector of PyOD's with its defaults."""
+    module, kind = PYOD[name].split(".")
+    constructor = getattr(__import__(f"pyod.models.{module}", fromlist=[kind]), kind)
+    settings: dict[str, Any] = {"verbose": 0} if name in ("autoencoder", "vae") else {}
+    if "random_state" in constructor.__init__.__code__.co_varnames:
+        settings["random_state"] = seed
+
+    def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
+        torch.manual_seed(seed)  # LUNAR takes no seed of its own
+        np.random.seed(seed)  # noqa: NPY002
+        detector = constructor(**settings)
+        detector.fit(learned)
+        return lambda rows: {name: detector.decision_function(rows)}
+
+    return fit
+
+
+def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[dict[str, Any]]:
+    """Fit and score one method on one task; one result per score that it gives."""
+    learned, scored, outlier = task(path, protocol, seed)
+    fit = ours(seed) if method == OURS else pyod(method, seed)
+    started = time.perf_counter()
+    score = fit(learned)
+    fitted = time.perf_counter()
+    scores = score(scored)
+    done = time.perf_counter()
+    for name, values in scores.items():
+        finite = np.nan_to_num(values, nan=np.inf, posinf=np.finfo(float).max)
+        yield {
+            "protocol": protocol,
+            "set": path.stem,
+            "seed": seed,
+            "method": name,
+            "auroc": auroc(outlier, finite),
+            "average_precision": average_precision(outlier, finite),
+            "fit_s": fitted - started,
+            "score_s": done - fitted,
+        }
+
+
+def code_version(method: str) -> str:
+    """What a result depends on besides its data: our source, or the release of PyOD."""
+    if method != OURS:
+        return f"pyod {version('pyod')}"
+    digest = hashlib.sha256()
+    for source in sorted((ROOT / "anomalyvae").glob("*.py")) + sorted((ROOT / "anomalyvae" / "nets").glob("*.py")):
+        if source.name in ("calibration.py", "detector.py", "rows.py") or source.parent.name == "nets":
+            digest.update(source.read_bytes())
+    return f"source {digest.hexdigest()[:12]}"
+
+
+def kept_results(store: Path) -> list[dict[str, Any]]:
+    """The results of earlier runs; a line that a kill cut short is passed over."""
+    results = []
+    for line in store.read_text(encoding="utf-8").splitlines() if store.exists() else []:
+        try:
+            results.append(json.loads(line))
+        except ValueError:
+            continue
+    return results
+
+
+def run(files: list[Path], protocol: str, seeds: list[int], methods: list[str], store: Path) -> pd.DataFrame:
+    """Fill in what is not in the store yet, and return all that was asked for."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if store.exists() and not store.read_bytes().endswith(b"\n"):
+        with store.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    versions = {method: code_version(method) for method in methods}
+    done = {(r["protocol"], r["set"], r["seed"], r["asked"], r["version"]) for r in kept_results(store)}
+    todo = [(p, s, m) for s in seeds for p in files for m in methods]
+    todo = [(p, s, m) for p, s, m in todo if (protocol, p.stem, s, m, versions[m]) not in done]
+    for number, (path, seed, method) in enumerate(todo, start=1):
+        print(f"{number}/{len(todo)} {path.stem}, seed {seed}, {method}", flush=True)
+        asked = {"asked": method, "version": versions[method]}
+        lines = [json.dumps(result | asked) + "\n" for result in results_of(path, protocol, seed, method)]
+        with store.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+    names, stems = set(versions.items()), {path.stem for path in files}
+    return pd.DataFrame(
+        r for r in kept_results(store)
+        if (r["asked"], r["version"]) in names
+        and (r["set"] in stems and r["seed"] in seeds and r["protocol"] == protocol)
+    )  # fmt: skip
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """A row per method: means over sets and seeds, and the mean rank by AUROC among the main methods."""
+    means = results.groupby("method")[["auroc", "average_precision", "fit_s", "score_s"]].mean()
+    means.insert(2, "rank", _main_methods(results).rank(axis=1, ascending=False).mean())
+    return means.sort_values("auroc", ascending=False)
+
+
+def write_report(results: pd.DataFrame, folder: Path, protocol: str) -> None:
+    """Write the tables as Markdown and the ranks as a picture, with the commit that they were made at."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    table = summary(results)
+    per_set = results.pivot_table(index="set", columns="method", values="auroc")[list(table.index)]
+    text = (
+        f"# Tables, protocol `{protocol}`\n\n{results['set'].nunique()} sets, seeds "
+        f"{sorted(results['seed'].unique().tolist())}, commit {commit or 'unknown'}, PyOD {version('pyod')}.\n\n"
+        f"{_markdown(table)}\n\n## AUROC per set\n\n{_markdown(per_set)}\n"
+    )
+    (folder / f"{protocol}.md").write_text(text, encoding="utf-8")
+    draw_ranks(results, folder / f"{protocol}.png")
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [[str(table.index.name or ""), *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
+    for name, row in zip(table.index, table.to_numpy(), strict=True):
+        lines.append([str(name), *("" if pd.isna(value) else f"{value:.3f}" for value in row)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _main_methods(results: pd.DataFrame) -> pd.DataFrame:
+    """AUROC per set and seed, a column per method; our pure scores are no contestants of their own."""
+    main = results[~results["method"].str.startswith(f"{OURS} ")]
+    return main.pivot_table(index=["set", "seed"], columns="method", values="auroc")
+
+
+def draw_ranks(results: pd.DataFrame, path: Path) -> None:
+    """Mean ranks on a line, with the Nemenyi critical difference at 5 % (Demsar 2006, section 3.2.2)."""
+    from matplotlib.figure import Figure
+    from scipy.stats import studentized_range
+
+    table = _main_methods(results).groupby("set").mean()
+    ranks = table.rank(axis=1, ascending=False).mean().sort_values()
+    methods, sets = len(ranks), len(table)
+    difference = (
+        studentized_range.ppf(0.95, methods, np.inf) / np.sqrt(2) * np.sqrt(methods * (methods + 1) / (6 * sets))
+    )
+    figure = Figure(figsize=(7, 0.36 * methods + 1), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#d55e00" if name == OURS else "#5b6b7a" for name in ranks.index]
+    axes.barh(ranks.index, ranks, color=colours, height=0.6)
+    axes.axvspan(ranks.iloc[0], ranks.iloc[0] + difference, color="#eef1f4", zorder=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean rank by AUROC; shaded: no significant difference from the first (Nemenyi, 5 %)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
+    parser.add_argument("--protocol", choices=("normal", "contaminated"), default="normal")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=(OURS, *PYOD), default=[OURS, *PYOD], metavar="METHOD")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
+    options = parser.parse_args()
+    files = sorted(options.folder.glob("*.npz"))
+    if not files:
+        parser.error(f"Got {options.folder}, expected a folder of .npz files with X and y.")
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = run(files, options.protocol, options.seeds, options.methods, options.out / "results.jsonl")
+    write_report(results, options.out, options.protocol)
+    print(summary(results).round(3).to_string())
+    print(f"\nTables and figure in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
