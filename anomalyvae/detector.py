@@ -1,10 +1,8 @@
 """``VAEOutlierDetector``: the scikit-learn estimator around the networks."""
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, Self
@@ -19,19 +17,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from anomalyvae.calibration import auto_threshold, contamination_threshold
+from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, Body
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Schedule, parts_of, threads, train
-from anomalyvae.rows import Rows, cross_folds, distinct_rows, hold_out, refuse_unusable
+from anomalyvae.nets.training import Schedule, parts_of, train
+from anomalyvae.rows import Rows, cross_folds, distinct_rows, hold_out, refuse_text, refuse_unusable
 
 Floats = NDArray[np.float64]
 
-_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows scored at a time; on a CPU the working set stays in the cache
-_PAD = 16  # matrix kernels take rows in groups: full groups give every row the same arithmetic, bit for bit
 _STEPS, _MIN_EPOCHS = 1500, 20  # of max_epochs="auto"
 _VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
-_SEEDING = threading.Lock()
 
 
 class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
@@ -269,14 +265,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             network = self._new_network(learned, seed)
             self._learn(network, learned, None, seed, f"threshold, {part + 2} of {parts + 1}", len(rows))
             network.in_precision(torch.float64).eval()
-            scores[fold == part] = _apply(network, network, rows.take(fold == part).x)
+            scores[fold == part] = in_blocks(network, network, torch.from_numpy(rows.take(fold == part).x)).numpy()
         return scores
 
     def _new_network(self, rows: Rows, seed: int) -> Reconstruction:
         """An untrained network around the scaling of these rows."""
         scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
-        with _seeded(seed):
-            return build(self.architecture_, scaling).to(_device(self.device))
+        return build(self.architecture_, scaling, seed).to(_device(self.device))
 
     def _is_warm(self) -> bool:
         return self.warm_start and hasattr(self, "network_")
@@ -525,7 +520,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         """The one door for rows: validated, finite, float64."""
         if not reset:
             check_is_fitted(self, "network_")
-        _refuse_text(X)
+        refuse_text(X)
         x = validate_data(
             self,
             X,
@@ -547,7 +542,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         return self._apply(self.network_, x)
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
-        return _apply(self.network_, function, x)
+        return in_blocks(self.network_, function, torch.from_numpy(x)).numpy()
 
     def _like(self, X: Any, values: Floats, columns: Any = None) -> Floats | pd.DataFrame:
         """A DataFrame for a DataFrame, an array for an array."""
@@ -575,54 +570,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             self.network_ = restore(self.architecture_, tensors).to(_device(self.device))
 
 
-def _apply(network: Reconstruction, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
-    """Apply a function of rows block by block, each row with the same arithmetic wherever it stands."""
-    device = next(network.parameters()).device
-
-    @torch.no_grad()
-    def apply(block: torch.Tensor) -> torch.Tensor:
-        missing = -len(block) % _PAD
-        padded = torch.cat([block, block[:1].expand(missing, -1)]) if missing else block
-        return function(padded.to(device))[: len(block)].cpu()
-
-    blocks = torch.from_numpy(x).split(_BLOCK[device.type])
-    with threads(1) as workers:  # a thread per block scales, threads within these small products do not
-        if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
-            return torch.cat([apply(block) for block in blocks]).numpy()
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat(list(pool.map(apply, blocks))).numpy()
-
-
-def _refuse_text(X: Any) -> None:
-    """Name the columns of a DataFrame that hold no numbers."""
-    if not isinstance(X, pd.DataFrame):
-        return
-    wrong = [
-        f"{name!r} ({dtype})"
-        for name, dtype in X.dtypes.items()
-        if not (pd.api.types.is_numeric_dtype(dtype) or str(dtype) == "object")
-    ]
-    if wrong:
-        raise ValueError(
-            f"Got columns that are not numeric: {', '.join(wrong)}. Expected numbers. Encode them (for example with "
-            "sklearn.preprocessing.OneHotEncoder) or leave them out."
-        )
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"Got device={name!r}, but no CUDA device is present. Use device='auto' or 'cpu'.")
     return torch.device(name)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Initialise weights from a seed and give torch's global generator back as it was."""
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

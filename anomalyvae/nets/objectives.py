@@ -12,6 +12,7 @@ sees. Scores are in nats per standardised row.
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
@@ -25,6 +26,7 @@ from anomalyvae.nets.scaling import SCALINGS, Scaling
 LOG_2PI = math.log(2 * math.pi)
 NOISE_FLOOR = 0.01  # of a feature, in standardised units: a precision that no feature needs
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
+_SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
 _VARIANCE_RATE = 30.0  # how much faster the decoder's variances learn than the weights: they have far to go
 _REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
 
@@ -243,22 +245,26 @@ def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
 OBJECTIVES: dict[str, type[Reconstruction]] = {"elbo": Elbo, "reconstruction": Reconstruction}
 
 
-def build(architecture: dict[str, Any], scaling: Scaling) -> Reconstruction:
-    """Construct a network from plain values.
+def build(architecture: dict[str, Any], scaling: Scaling, seed: int = 0) -> Reconstruction:
+    """Construct a network from plain values, and give torch's global generator back as it was.
 
     Parameters
     ----------
     architecture : dict
         ``objective``, ``body`` (a name or a callable), ``hidden``, ``input_shape``, ``latent_dim``, ``beta`` and
         ``score``.
-    scaling : Affine or Quantile
+    scaling : Scaling
+    seed : int
+        Of the initial weights.
     """
     body = architecture["body"]
     if isinstance(body, str):
         body = partial(BODIES[body], hidden=tuple(architecture["hidden"]))
     shape = tuple(architecture["input_shape"])
     options = {"beta": architecture["beta"]} if architecture["objective"] == "elbo" else {}
-    network = OBJECTIVES[architecture["objective"]](body, shape, architecture["latent_dim"], scaling, **options)
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = OBJECTIVES[architecture["objective"]](body, shape, architecture["latent_dim"], scaling, **options)
     network.score = architecture["score"]
     return network
 
