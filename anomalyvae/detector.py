@@ -101,7 +101,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     calibration_scores_ : ndarray
         Sorted anomaly scores of the held-out rows that set ``offset_``.
     history_ : DataFrame
-        A row per epoch: losses and the held-out terms.
+        A row per epoch: the loss and, where rows were split, the held-out loss and its terms.
     stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
         Why training ended.
     n_features_in_ : int
@@ -587,7 +587,7 @@ def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[di
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        "epoch",
+        f"{title}: epoch",
         MofNCompleteColumn(),
         BarColumn(),
         TextColumn("{task.description}"),
@@ -597,7 +597,8 @@ def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[di
         task = bar.add_task("", total=max_epochs)
 
         def on_epoch(record: dict[str, float]) -> None:
-            text = f"loss {record['loss']:.3f}  held out {record['held_out_loss']:.3f}"
+            held_out = f"  held out {record['held_out_loss']:.3f}" if "held_out_loss" in record else ""
+            text = f"loss {record['loss']:.3f}{held_out}"
             bar.update(task, advance=1, description=text)
 
         yield on_epoch

@@ -257,6 +257,10 @@ def test_warm_start_refuses_another_shape(normal):
 
 def test_verbose_shows_progress(normal, capsys):
     VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
+    shown = capsys.readouterr().out
+    assert "learning, 1 of 4" in shown
+    assert "threshold, 4 of 4" in shown
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
     assert "held out" in capsys.readouterr().out
 
 

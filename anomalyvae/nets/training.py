@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,7 @@ def train(
     weight : Tensor of shape (n,)
         Weight of each row, of mean 1.
     held_out : Tensor of shape (m, d) or None
-        Rows that decide when to stop. Without them the training rows do, which never notices overfitting.
+        Rows that decide when to stop and which epoch was best. Without them all epochs are made.
     schedule : Schedule
     generator : torch.Generator
         The source of every random number, on the device of the objective.
@@ -71,7 +71,8 @@ def train(
     Returns
     -------
     history : list of dict
-        Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training), ``held_out_loss`` and its terms.
+        Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training); with held-out rows, ``held_out_loss`` and its
+        terms.
     reason : str
         Why training ended: ``"max_epochs"``, ``"patience"``, ``"max_time"`` or ``"interrupted"``.
 
@@ -84,32 +85,35 @@ def train(
         name: torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=True)
         for name, parameters in objective.players().items()
     }
-    judges = rows if held_out is None else held_out
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
-    best, best_epoch, best_weights = float("inf"), 0, _snapshot(objective)
+    best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
     started = time.monotonic()
     reason = "max_epochs"
     with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))):
         try:
             for epoch in range(1, schedule.max_epochs + 1):
                 loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, started, generator)
-                terms = _held_out(objective, judges, noise_seed)
-                record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss, **terms}
-                _refuse_divergence(record, schedule)
+                record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss}
+                if held_out is not None:
+                    record |= _held_out(objective, held_out, noise_seed)
+                    if record["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
+                        best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(objective)
+                _refuse_divergence(record.values(), epoch, schedule)
                 history.append(record)
                 on_epoch(record)
-                if terms["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
-                    best, best_epoch, best_weights = terms["held_out_loss"], epoch, _snapshot(objective)
                 if schedule.max_time is not None and record["seconds"] >= schedule.max_time:
                     reason = "max_time"
                     break
-                if epoch - best_epoch >= schedule.patience and epoch > _WARM_UP * schedule.max_epochs:
+                waited = epoch - max(best_epoch, _WARM_UP * schedule.max_epochs)
+                if held_out is not None and waited >= schedule.patience:
                     reason = "patience"
                     break
         except KeyboardInterrupt:
             reason = "interrupted"
-    objective.load_state_dict(best_weights)
+    if held_out is not None and history:
+        objective.load_state_dict(best_weights)
+    _refuse_divergence([float(p.detach().sum()) for p in objective.parameters()], len(history), schedule)
     return history, reason
 
 
@@ -171,12 +175,13 @@ def _snapshot(objective: Reconstruction) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in objective.state_dict().items()}
 
 
-def _refuse_divergence(record: dict[str, float], schedule: Schedule) -> None:
-    if not all(math.isfinite(value) for value in record.values()):
+def _refuse_divergence(values: Iterable[float], epoch: int, schedule: Schedule) -> None:
+    wrong = [value for value in values if not math.isfinite(value)]
+    if wrong:
         raise FloatingPointError(
-            f"Got a loss of {record['loss']} in epoch {record['epoch']:.0f}, expected a finite number: training "
-            f"diverged. Lower learning_rate (it is {schedule.learning_rate:g}), or use scaling='robust' or 'quantile' "
-            "if a few rows are far larger than the rest."
+            f"Got a loss or weight of {wrong[0]} in epoch {epoch}, expected finite numbers: training diverged. "
+            f"Lower learning_rate (it is {schedule.learning_rate:g}), or use scaling='robust' or 'quantile' if a few "
+            "rows are far larger than the rest."
         )
 
 
