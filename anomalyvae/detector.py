@@ -77,7 +77,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         training; half of them stop it early, half set ``offset_`` (where that leaves fewer than five rows each, none
         are kept). ``"auto"`` is 0.2 where rows abound. Below 5,000 rows, or 10 groups, each row counts: all are
         learned, all steps are made, and three more networks, each without a third of the rows, say how unlearned
-        rows score (cross-fitting). Setting ``patience`` or ``warm_start`` asks for a split.
+        rows score (cross-fitting). Setting ``patience``, ``max_time`` or ``warm_start`` asks for a split.
     patience : int or "auto", default="auto"
         Epochs without a better held-out loss before training stops; the best epoch's weights are restored in any
         case. ``"auto"`` takes a fifth of ``max_epochs``, and at least 10.
@@ -241,8 +241,11 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             network, calibration = self._new_network(rows, seed), None
             self._record(self._learn(network, rows, None, seed, f"learning, 1 of {fold.max() + 2}"))
         self.network_ = network.in_precision(torch.float64).eval()
+        unlearned = None
         if fold is not None and self.stop_reason_ != "interrupted":
-            self._draw_the_line(rows, rows, self._cross_scores(rows, fold, seed))
+            unlearned = self._cross_scores(rows, fold, seed)
+        if unlearned is not None:
+            self._draw_the_line(rows, rows, unlearned)
         else:
             judges = rows if calibration is None else calibration
             self._draw_the_line(rows, judges, self._anomaly_score(judges.x))
@@ -250,20 +253,32 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def _folds(self, rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
         """The fold of each row where thresholds are cross-fitted, None where one split serves."""
-        asks_for_a_split = self.validation_fraction != "auto" or self.patience != "auto" or self.warm_start
+        asks_for_a_split = (
+            self.validation_fraction != "auto"
+            or self.patience != "auto"
+            or self.max_time is not None  # it bounds the whole fit, and four trainings would take four times as long
+            or self.warm_start
+        )
         return None if asks_for_a_split else cross_folds(rows, rng)
 
     def _held_out_share(self) -> float:
         return _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
 
-    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], seed: int) -> Floats:
-        """The anomaly score of each row by a network that learned without its fold."""
+    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], seed: int) -> Floats | None:
+        """The anomaly score of each row by a network that learned without its fold; None if interrupted."""
         scores = np.empty(len(rows))
         parts = int(fold.max()) + 1
         for part in range(parts):
             learned = rows.take(fold != part)
             network = self._new_network(learned, seed)
-            self._learn(network, learned, None, seed, f"threshold, {part + 2} of {parts + 1}", len(rows))
+            _, reason = self._learn(network, learned, None, seed, f"threshold, {part + 2} of {parts + 1}", len(rows))
+            if reason == "interrupted":
+                warnings.warn(
+                    "The fit was interrupted while it set the threshold; the model is whole, and its threshold is set "
+                    "with the rows that it learned, too low for new ones. Fit again for one that holds.",
+                    stacklevel=3,
+                )
+                return None
             network.in_precision(torch.float64).eval()
             scores[fold == part] = in_blocks(network, network, torch.from_numpy(rows.take(fold == part).x)).numpy()
         return scores

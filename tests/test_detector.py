@@ -237,6 +237,26 @@ def test_an_interrupt_keeps_the_best_model_so_far(normal, fresh):
     assert np.isfinite(detector.score_samples(fresh)).all()
 
 
+def test_max_time_bounds_the_whole_fit(normal):
+    detector = VAEOutlierDetector(random_state=0, max_time=60, max_epochs=2).fit(normal)
+    assert len(detector.calibration_scores_) == 60  # one split, one training
+
+
+def test_an_interrupt_while_the_threshold_is_set_is_told(normal, monkeypatch):
+    learn, calls = VAEOutlierDetector._learn, []
+
+    def interrupted_in_the_second(self, *arguments):
+        calls.append(arguments)
+        history, reason = learn(self, *arguments)
+        return history, "interrupted" if len(calls) == 2 else reason
+
+    monkeypatch.setattr(VAEOutlierDetector, "_learn", interrupted_in_the_second)
+    with pytest.warns(UserWarning, match=r"interrupted while it set the threshold.*Fit again"):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=2).fit(normal)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(detector.calibration_scores_, np.sort(detector.anomaly_score(normal)))
+
+
 def test_warm_start_goes_on(normal):
     settings = {"random_state": 0, "max_epochs": 15, "validation_fraction": 0.2}
     detector = VAEOutlierDetector(**settings, warm_start=True).fit(normal)
