@@ -10,6 +10,7 @@ name                          what it is
 ``read_log``                  a recording file -> its signals, each with its own time stamps
 ``WindowRecipe``              how recordings become rows, and a row back to (recording, time)
 ``save``, ``load``            a fitted model as a folder that holds no pickle
+``as_pyod``                   the detector with PyOD's conventions, for PyOD's tools
 ============================  =============================================================
 
 The names are resolved when they are first used, so that importing the package costs nothing.
@@ -23,17 +24,19 @@ __version__ = "0.1.0"
 _HOME = {
     "VAEOutlierDetector": "anomalyvae.detector",
     "WindowRecipe": "anomalyvae.logs",
+    "as_pyod": "anomalyvae.peers",
     "load": "anomalyvae.deploy.bundle",
     "read_log": "anomalyvae.logs",
     "save": "anomalyvae.deploy.bundle",
 }
 
-__all__ = ["VAEOutlierDetector", "WindowRecipe", "__version__", "load", "read_log", "save"]
+__all__ = ["VAEOutlierDetector", "WindowRecipe", "__version__", "as_pyod", "load", "read_log", "save"]
 
 if TYPE_CHECKING:
     from anomalyvae.deploy.bundle import load, save
     from anomalyvae.detector import VAEOutlierDetector
     from anomalyvae.logs import WindowRecipe, read_log
+    from anomalyvae.peers import as_pyod
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,369 @@
-"""From scores to decisions: where the line between normal and strange lies.
+"""From scores to decisions: where the line between normal and strange lies, and what an alarm promises.
 
 Numpy only. Everything here takes anomaly scores (high = strange).
 """
 
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Self
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 AUTO_FALSE_ALARMS = 0.05  # share of normal rows that contamination="auto" lets cross the line
 
+_SLACK = 1e-9  # relative; sums of weights are rounded, and a p-value that equals its promise keeps it
+_TAIL_SHARE = 0.1  # of the calibration scores, from which the tail beyond them is read
+_MIN_FOR_TAIL = 20  # rows (or groups): that tenth then holds two, and it takes two to tell a shape
+_STOREY_LAMBDA = 0.5  # p-values above it are taken to come from normal rows
+
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Scores of rows that were not learned, and what each counts as evidence: from a score to a p-value to an alarm.
+
+    The p-value of a score s is the share of the evidence that is at least as strange, the new row counted with it:
+
+        p(s) = (1 + sum of weight_i where scores_i >= s) / (1 + sum of weight_i)
+
+    It lies in (0, 1], and ties count. The two arrays are all there is: ``Calibration(scores, weight)`` is the same
+    object again. Most callers begin with `from_rows`.
+
+    Parameters
+    ----------
+    scores : array-like of shape (m,)
+        Anomaly scores, finite. Kept sorted, low to high.
+    weight : array-like of shape (m,)
+        What each counts as evidence, above zero: 1 for a row, 2 for a row that stands for two, 1 / size for a row of
+        a group.
+
+    Raises
+    ------
+    ValueError
+        For no rows, lengths that differ, scores that are not finite, weights that are not above zero.
+
+    Notes
+    -----
+    **Guaranteed.** Rows (split conformal prediction [1]_): a new row that is exchangeable with the calibration rows
+    has p <= alpha with probability at most alpha, whatever the distribution and the network. Groups (hierarchical
+    conformal prediction [2]_ [3]_): a row drawn at random from a *new* group, exchangeable with the calibration
+    groups, has p <= alpha with probability at most alpha, however the rows of a group depend on each other. (Were
+    the new group's own share of rows at or above s counted in place of the 1, p would be the survival function of
+    all G + 1 groups together, each with the same say; and the row is one draw from just that distribution, any group
+    being as likely to be the new one. The 1 can only raise it.) So alpha bounds the share of a new group's rows that
+    raise a false alarm, on average over new groups, short and long ones alike.
+
+    **Not guaranteed.** G groups give no p-value below 1 / (G + 1), n rows none below 1 / (n + 1). Rows of one group
+    stay dependent: one bad drive can alarm many times while most are silent. The guarantee is an average over
+    calibration sets as well: with this one, the rate is alpha give or take about sqrt(alpha (1 - alpha) / n).
+    Cross-fitted scores, each from a network that learned without the row's fold, keep it approximately, not exactly
+    [4]_: the network that scores new rows has learned a little more than those.
+
+    References
+    ----------
+    .. [1] V. Vovk, A. Gammerman, G. Shafer (2005), Algorithmic Learning in a Random World, Springer.
+    .. [2] R. Dunn, L. Wasserman, A. Ramdas (2022), Distribution-Free Prediction Sets for Two-Layer Hierarchical
+       Models, Journal of the American Statistical Association.
+    .. [3] Y. Lee, R. F. Barber, R. Willett (2023), Distribution-free inference with hierarchical data,
+       arXiv:2306.06342.
+    .. [4] V. Vovk (2015), Cross-conformal predictors, Annals of Mathematics and Artificial Intelligence 74.
+
+    Examples
+    --------
+    >>> calibration = Calibration.from_rows([0.1, 0.4, 0.2, 0.3])
+    >>> calibration.p_values([0.25, 0.3, 9.0])
+    array([0.6, 0.6, 0.2])
+    >>> calibration.alarms([0.25, 0.3, 9.0], alpha=0.2)
+    array([False, False,  True])
+    """
+
+    scores: Floats
+    weight: Floats
+
+    def __post_init__(self) -> None:
+        scores = np.asarray(self.scores, dtype=np.float64)
+        weight = np.asarray(self.weight, dtype=np.float64)
+        if scores.ndim != 1 or scores.shape != weight.shape or not len(scores):
+            raise ValueError(
+                f"Got calibration scores of shape {scores.shape} and weights of shape {weight.shape}, expected (m,) "
+                "for both, m >= 1. Pass one score and one weight per calibration row."
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"Got {np.sum(~np.isfinite(scores))} NaN or infinite calibration scores out of {len(scores)}, "
+                "expected finite ones. Leave those rows out."
+            )
+        if not (np.isfinite(weight) & (weight > 0)).all():
+            raise ValueError(
+                f"Got calibration weights from {weight.min()} to {weight.max()}, expected finite ones above zero. "
+                "Leave out rows that do not count."
+            )
+        order = np.lexsort((weight, scores))  # ties in an order of their own: sums do not depend on how rows came
+        object.__setattr__(self, "scores", scores[order])
+        object.__setattr__(self, "weight", weight[order])
+
+    @classmethod
+    def from_rows(cls, scores: ArrayLike, weight: ArrayLike | None = None, group: Any = None) -> Self:
+        """Count rows, or groups of rows, as evidence.
+
+        Parameters
+        ----------
+        scores : array-like of shape (m,)
+            Anomaly scores of rows that were not learned.
+        weight : array-like of shape (m,), optional
+            How many rows each stands for; 1 by default.
+        group : array-like of shape (m,), optional
+            The group (drive, machine, patient, ...) of each row. Each group then is *one* piece of evidence, which
+            its rows share in proportion to their weights.
+
+        Returns
+        -------
+        Calibration
+        """
+        s = np.asarray(scores, dtype=np.float64)
+        w = np.ones(s.shape) if weight is None else np.asarray(weight, dtype=np.float64)
+        rows = cls(s, w)
+        if group is None:
+            return rows
+        place = np.unique(np.asarray(group), return_inverse=True)[1]
+        if place.shape != s.shape:
+            raise ValueError(
+                f"Got groups of shape {place.shape} for {s.size} scores, expected one per score. Pass matching rows."
+            )
+        return cls(s, w / np.bincount(place, weights=w)[place])
+
+    @property
+    def evidence(self) -> float:
+        """How many rows (groups, where rows were grouped) the p-values rest on: the sum of the weights."""
+        return float(self.weight.sum())
+
+    def p_values(self, scores: ArrayLike, tail: str = "conformal") -> Floats:
+        """How often a normal row would be at least as strange.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n,)
+            Anomaly scores of new rows.
+        tail : {"conformal", "pareto"}, default="conformal"
+            ``"conformal"`` stops at 1 / (1 + evidence), a promise without assumptions. ``"pareto"`` *extrapolates*
+            below that, where no calibration row has been: beyond the highest score that one whole piece of evidence
+            reaches, the new row's own 1 in the formula fades like the tail of a generalised Pareto distribution [1]_.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            In (0, 1], falling as scores rise.
+
+        Raises
+        ------
+        ValueError
+            For a score that is NaN; for ``tail="pareto"`` with evidence of fewer than 20 rows (or groups).
+
+        Notes
+        -----
+        The tail is fitted to what exceeds the 90th percentile, by probability-weighted moments [2]_: with l1 the mean
+        excess and l2 half the mean difference of two excesses, shape = 2 - l1 / l2. The shape is taken no lighter
+        than exponential, since a tail that ends would call all beyond its end impossible, which no sample can show;
+        and one standard error heavier, since plugged in as it is, it raises several times the promised alarms. Made
+        so, from 1,000 rows, a promise of 0.1 / (n + 1) costs 0.3 of the false alarms it allows for exponential
+        scores, next to none for normal ones, and 1.4 times as many for Student's t with three degrees of freedom.
+
+        Whatever the true tail, ``"pareto"`` is never above ``"conformal"`` and never more than 1 / (1 + evidence)
+        below it, so p <= alpha has probability at most alpha + 1 / (1 + evidence); and for alpha of at least
+        2 / (1 + evidence) both flag the same rows. Where calibration scores are tied from the 90th percentile up,
+        there is no tail to read, and both are equal.
+
+        References
+        ----------
+        .. [1] J. Pickands (1975), Statistical inference using extreme order statistics, Annals of Statistics 3.
+        .. [2] J. R. M. Hosking, J. R. Wallis (1987), Parameter and quantile estimation for the generalized Pareto
+           distribution, Technometrics 29.
+        """
+        if tail not in ("conformal", "pareto"):
+            raise ValueError(f"Got tail={tail!r}, expected 'conformal' or 'pareto'. Pass one of the two.")
+        s = np.asarray(scores, dtype=np.float64)
+        if np.isnan(s).any():
+            raise ValueError(
+                f"Got NaN in {np.isnan(s).sum()} of {s.size} scores, expected numbers. Leave those rows out."
+            )
+        reached = np.append(np.cumsum(self.weight[::-1])[::-1], 0.0)  # (m + 1,) evidence from each score up
+        as_strange = reached[np.searchsorted(self.scores, s)]
+        counted = 1 + as_strange
+        if tail == "pareto":
+            if self.evidence < _MIN_FOR_TAIL * (1 - _SLACK):
+                raise ValueError(
+                    f"Got tail='pareto' with {self.evidence:g} calibration rows (or groups), expected at least "
+                    f"{_MIN_FOR_TAIL} to read a tail from. Calibrate with more, or pass tail='conformal'."
+                )
+            last = self.scores[np.flatnonzero(reached >= 1 - _SLACK)[-1]]
+            counted = np.where(s > last, np.maximum(self._fading(s, last), as_strange), counted)
+        return np.maximum(counted / (1 + reached[0]), np.finfo(np.float64).tiny)
+
+    def _fading(self, s: Floats, last: float) -> Floats:
+        """Chance that a row exceeds ``s``, given that it exceeds ``last``, by a generalised Pareto tail."""
+        begin = np.searchsorted(np.cumsum(self.weight), (1 - _TAIL_SHARE) * self.evidence * (1 - _SLACK))
+        threshold = self.scores[begin]
+        above = self.scores > threshold
+        excess, w = self.scores[above] - threshold, self.weight[above]
+        total = w.sum()
+        mean = w @ excess / total if above.any() else 0.0
+        if mean == 0:
+            return np.ones_like(s)
+        pairs = total**2 - w @ np.minimum(w, 1)  # a row of weight two makes a pair with itself, part of a row none
+        half_difference = (w * excess) @ (2 * np.cumsum(w) - w - total) / pairs if pairs > 0 else 0.0
+        shape = max(2 - mean / half_difference, 0.0) if half_difference > 0 else 0.0
+        shape = min(shape + math.sqrt(4 / 3 / total), 0.9)  # the error for an exponential tail; a mean needs < 1
+        with np.errstate(over="ignore"):
+            steps = np.maximum(np.append(s, last) - threshold, 0) / mean
+            logs = np.log1p(steps * shape / (1 - shape))
+        return np.exp((logs[-1] - logs[:-1]) / shape).reshape(s.shape)
+
+    def alarms(
+        self,
+        scores: ArrayLike,
+        *,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        per_hour: float | None = None,
+        rows_per_hour: float | None = None,
+        tail: str = "conformal",
+        storey: bool = False,
+    ) -> Flags:
+        """Flag rows under exactly one promise on false alarms.
+
+        Parameters
+        ----------
+        scores : array-like of shape (n,)
+            Anomaly scores of new rows.
+        alpha : float in (0, 1), optional
+            Of the normal rows, at most this share is flagged: p <= alpha.
+        fdr : float in (0, 1), optional
+            Of the rows flagged in this batch, at most this share is normal, on average over batches; see
+            `false_discovery`.
+        per_hour : float, optional
+            Of the normal rows in an hour of recording, at most this many are flagged: p <= per_hour / rows_per_hour.
+            Where flagged windows that touch are shown as one alarm, alarms are fewer still.
+        rows_per_hour : float, optional
+            With ``per_hour``: the rows that an hour of recording gives, 3600 s / the step between windows.
+        tail : {"conformal", "pareto"}, default="conformal"
+            See `p_values`. With ``"pareto"``, promises finer than 1 / (1 + evidence) rest on an extrapolation.
+        storey : bool, default=False
+            With ``fdr``; see `false_discovery`.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        ValueError
+            For none or several promises, and for one that is not a share between none and all of the rows.
+
+        Warns
+        -----
+        UserWarning
+            Where nothing is flagged and the promise asks for smaller p-values than this calibration gives (with
+            ``fdr``, for a strange row that is alone in a batch of this size): silence then says nothing.
+        """
+        promises = {
+            name: rate for name, rate in [("alpha", alpha), ("fdr", fdr), ("per_hour", per_hour)] if rate is not None
+        }
+        if len(promises) != 1:
+            raise ValueError(
+                f"Got {' and '.join(promises) or 'no promise'}, expected exactly one of alpha, fdr and per_hour. "
+                "Pass the one that alarms shall keep."
+            )
+        [(name, promised)] = promises.items()
+        if (per_hour is None) != (rows_per_hour is None):
+            raise ValueError(
+                f"Got {name}={promised} with rows_per_hour={rows_per_hour}, expected per_hour and rows_per_hour "
+                "together or neither. Pass rows_per_hour = 3600 / (step between rows in seconds) with per_hour alone."
+            )
+        if storey and fdr is None:
+            raise ValueError(
+                f"Got storey=True with {name}={promised}, expected it with fdr. Pass fdr, or storey=False."
+            )
+        most = 1.0 if rows_per_hour is None else rows_per_hour
+        if not 0 < promised < most:
+            raise ValueError(
+                f"Got {name}={promised}, expected a number above 0 and below {most:g}. Pass one in between."
+            )
+        rate = promised / most
+        p = self.p_values(scores, tail)
+        flagged = p <= rate * (1 + _SLACK) if fdr is None else false_discovery(p, rate, storey)
+        wanted = rate if fdr is None else rate / max(p.size, 1)
+        smallest = float(self.p_values(np.inf, tail))
+        if not flagged.any() and smallest > wanted * (1 + _SLACK):
+            batch, victim = (f" for {p.size} rows", "a strange row on its own") if name == "fdr" else ("", "any row")
+            warnings.warn(
+                f"Got {name}={promised}{batch}, which takes p-values of {wanted:.2g} to flag {victim}, but "
+                f"{self.evidence:g} calibration rows (or groups) give none below {smallest:.2g}: nothing is flagged. "
+                f"Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
+                + (", or pass tail='pareto', which extrapolates." if tail == "conformal" else "."),
+                stacklevel=2,
+            )
+        return flagged
+
+
+def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> Flags:
+    """Flag as many rows of a batch as keeps the expected share of normal rows among the flagged below ``rate``.
+
+    Parameters
+    ----------
+    p_values : array-like of shape (n,)
+        Of all rows of the batch; leaving out the unsuspicious ones breaks the promise.
+    rate : float in (0, 1)
+    storey : bool, default=False
+        Estimate the share of normal rows in the batch, as (1 + number of p > 1/2) / (n / 2), where otherwise all are
+        taken to be normal: finds more where strange rows are many, and flags none with p > 1/2.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        For p-values outside of [0, 1], or a rate outside of (0, 1).
+
+    Notes
+    -----
+    The procedure is Benjamini and Hochberg's [1]_, with Storey's estimate in its conservative form [2]_. Conformal
+    p-values of one batch share their calibration rows and so depend on each other, but positively (PRDS), and the
+    promise holds for rows that are independent of each other given the network [3]_, with Storey's estimate too
+    [4]_. For several rows of one group, and for p-values of a fitted tail, there is no proof.
+
+    References
+    ----------
+    .. [1] Y. Benjamini, Y. Hochberg (1995), Controlling the false discovery rate, JRSS B 57.
+    .. [2] J. D. Storey, J. E. Taylor, D. Siegmund (2004), Strong control, conservative point estimation and
+       simultaneous conservative consistency of false discovery rates, JRSS B 66.
+    .. [3] S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia (2023), Testing for outliers with conformal p-values,
+       Annals of Statistics 51.
+    .. [4] A. Marandon, L. Lei, D. Mary, E. Roquain (2024), Adaptive novelty detection with false discovery rate
+       guarantee, Annals of Statistics 52.
+
+    Examples
+    --------
+    >>> false_discovery([0.01, 0.04, 0.03, 0.9], 0.1)
+    array([ True,  True,  True, False])
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"Got p-values from {p.min()} to {p.max()}, expected numbers in [0, 1]. Pass what p_values returns."
+        )
+    if not 0 < rate < 1:
+        raise ValueError(f"Got rate={rate}, expected a number above 0 and below 1. Pass 0.1 for one false in ten.")
+    normal = (1 + np.sum(p > _STOREY_LAMBDA)) / (1 - _STOREY_LAMBDA) if storey else p.size
+    ranked = np.sort(p)
+    allowed = np.arange(1, p.size + 1) * rate / max(normal, 1) * (1 + _SLACK)
+    kept = ranked[ranked <= (np.minimum(allowed, _STOREY_LAMBDA) if storey else allowed)]
+    return p <= (kept[-1] if kept.size else -1.0)
 
 
 def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_ALARMS) -> float:
@@ -56,4 +411,6 @@ def contamination_threshold(scores: Floats, weight: Floats, contamination: float
     flagged = int(np.searchsorted(reached, contamination * reached[-1] * (1 + 1e-12), side="right"))
     if flagged == 0:
         return float(value[0])
-    return float(0.5 * (value[flagged - 1] + value[min(flagged, len(value) - 1)]))
+    last, next_below = value[flagged - 1], value[min(flagged, len(value) - 1)]
+    middle = 0.5 * (last + next_below)
+    return float(middle if middle < last else next_below)  # between neighbouring floats there is no middle

@@ -160,13 +160,7 @@ def _score(args: argparse.Namespace) -> int:
     from anomalyvae.deploy import bundle
     from anomalyvae.logs import WindowRecipe
 
-    writers: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-        ".parquet": lambda table, path: table.to_parquet(path, index=False),
-        ".csv": lambda table, path: table.to_csv(path, index=False),
-    }
-    out = Path(args.out)
-    if out.suffix not in writers:
-        raise ValueError(f"Got --out {out}, expected a name that ends in .parquet or .csv. Rename it.")
+    write = _writer(args.out)
     card = bundle.read_card(args.model)
     model = bundle.load(args.model)
     recipe = None if card["windowing"] is None else WindowRecipe.from_dict(card["windowing"])
@@ -174,16 +168,10 @@ def _score(args: argparse.Namespace) -> int:
     table["anomaly_score"] = model.anomaly_score(rows) if len(rows) else pd.Series(dtype=float)
     table["is_outlier"] = table["anomaly_score"] > -model.offset_
     table["model_id"] = card["model_id"]
-
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        writers[out.suffix](table, fresh)
-        fresh.replace(out)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write(table)
     if not args.quiet:
         what = "rows" if recipe is None else "windows"
-        print(f"Scored {len(table)} {what}, {table['is_outlier'].sum()} flagged: {out}")
+        print(f"Scored {len(table)} {what}, {table['is_outlier'].sum()} flagged: {args.out}")
     return DONE
 
 
@@ -206,6 +194,20 @@ def _rows(
 
 
 def _table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
+    """Read a table of numbers."""
+    import pandas as pd
+
+    table = _any_table(path, columns)
+    text = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if text:
+        raise ValueError(
+            f"Got {path} with columns that are no numbers: {', '.join(text)}. Expected numbers. "
+            "Choose columns with --columns."
+        )
+    return table
+
+
+def _any_table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
     import pandas as pd
 
     from anomalyvae.logs.log import nearest
@@ -223,13 +225,90 @@ def _table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
             hint = nearest(missing[0], map(str, table.columns))
             raise ValueError(f"Got {path} without {', '.join(missing)}, expected these columns. {hint}")
         table = table[list(columns)]
-    text = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-    if text:
-        raise ValueError(
-            f"Got {path} with columns that are no numbers: {', '.join(text)}. Expected numbers. "
-            "Choose columns with --columns."
-        )
     return table
+
+
+def _writer(out: str) -> "Callable[[pd.DataFrame], None]":
+    """Check the name now, so that nothing is computed in vain; what comes back writes a table whole or not at all."""
+    path = Path(out)
+    writers: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+        ".parquet": lambda table, path: table.to_parquet(path, index=False),
+        ".csv": lambda table, path: table.to_csv(path, index=False),
+    }
+    if path.suffix not in writers:
+        raise ValueError(f"Got --out {path}, expected a name that ends in .parquet or .csv. Rename it.")
+
+    def write(table: "pd.DataFrame") -> None:
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            writers[path.suffix](table, fresh)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    return write
+
+
+# --- compare --------------------------------------------------------------------------------------------
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="CSV or Parquet: a table of rows")
+    parser.add_argument(
+        "--label", metavar="COLUMN",
+        help="column that is 1 (or true) for outliers, 0 for normal rows; without it, only agreement with ours and "
+        "speed can be told",
+    )  # fmt: skip
+    parser.add_argument("--positive", metavar="VALUE", help="the label's value for outliers, where it is not 0 and 1")
+    parser.add_argument(
+        "--against", type=_names, metavar="A,B", default=("knn", "iforest", "lunar"),
+        help="some of knn, lof, lunar, iforest, ecod, pca, gmm, ocsvm, autoencoder, vae (default: knn,iforest,lunar)",
+    )  # fmt: skip
+    parser.add_argument("--columns", type=_names, metavar="A,B", help="columns to look at (default: all but the label)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions; figures are means (default: 3)")
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="settings",
+        help="an argument of our detector, such as beta=0.5; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="TABLE", help="write the figures here too: .csv or .parquet")
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from anomalyvae.jobs import detector_arguments
+
+    write = None if args.out is None else _writer(args.out)
+    settings = detector_arguments(dict(args.settings), "--set")
+    columns = args.columns and list(dict.fromkeys([*args.columns, *([args.label] if args.label else [])]))
+    rows = _any_table(Path(args.file), columns)
+    with _progress(args.quiet) as progress:
+        from anomalyvae.detector import VAEOutlierDetector
+        from anomalyvae.peers import compare
+
+        found = compare(
+            rows, args.label, args.against, positive=args.positive, detector=VAEOutlierDetector(**settings),
+            seeds=args.seeds, progress=progress,
+        )  # fmt: skip
+    if write is not None:
+        write(found.reset_index())
+    if not args.quiet:
+        print(_figures(found))
+        print(f"\n{found.attrs['protocol']}")
+    return DONE
+
+
+def _figures(found: "pd.DataFrame") -> str:
+    """Lay out a comparison, a detector per line; one that failed says why."""
+    heads = {
+        "auroc": "AUROC", "average_precision": "AP", "rank_correlation": "rank correlation",
+        "top_shared": "top 5 % shared", "fit_s": "fit s", "score_s": "score s",
+    }  # fmt: skip
+    shown = {name: f"{head:>{max(8, len(head) + 2)}}" for name, head in heads.items() if name in found}
+    lines = [f"{'':<14}{''.join(shown.values())}"]
+    for name, figures in found.iterrows():
+        cells = [f"{figures[key]:>{len(head)}.3f}" for key, head in shown.items()]
+        lines.append(f"{name:<14}{'  ' + figures['failure'] if figures['failure'] else ''.join(cells)}")
+    return "\n".join(lines)
 
 
 # --- data -----------------------------------------------------------------------------------------------
@@ -284,6 +363,13 @@ VERBS = {
         _score_arguments,
         _score,
         "anomalyvae score today.csv --model models/pump --out scores.parquet",
+    ),
+    "compare": Verb(
+        "compare with PyOD's detectors on your own table",
+        _compare_arguments,
+        _compare,
+        "anomalyvae compare rows.csv --label is_fault --against knn,iforest,lunar\n"
+        "  anomalyvae compare rows.csv --label state --positive broken --out figures.csv",
     ),
     "run": Verb(
         "run a job: train, evaluate, flag, report",

@@ -56,7 +56,9 @@ def run(capsys, *arguments):
 # Help and usage
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["score"], ["run"], ["data"], ["data", "list"], ["data", "get"]])
+@pytest.mark.parametrize(
+    "command", [[], ["fit"], ["score"], ["compare"], ["run"], ["data"], ["data", "list"], ["data", "get"]]
+)
 def test_help_at_every_level_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--help"])
@@ -72,7 +74,7 @@ def test_every_verb_is_in_the_table(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert list(cli.VERBS) == ["fit", "score", "run", "data"]
+    assert list(cli.VERBS) == ["fit", "score", "compare", "run", "data"]
     assert all(verb.what in out for verb in cli.VERBS.values())
 
 
@@ -188,6 +190,61 @@ def test_a_job_lends_its_windows_and_its_detector(drives, job, tmp_path, capsys)
     assert (card["parameters"]["max_epochs"], card["parameters"]["beta"]) == (3, 2)
 
 
+# Comparison
+
+
+@pytest.fixture
+def labelled(table):
+    rows = pd.read_csv(table)
+    rows.loc[50:, ["a", "b"]] += 6
+    rows.assign(state=np.repeat(["ok", "broken"], [50, 10])).to_csv(table, index=False)
+    return table
+
+
+def test_a_comparison_is_a_table_with_the_best_first_and_says_what_was_done(labelled, tmp_path, capsys):
+    pytest.importorskip("pyod")
+    options = ["--label", "state", "--positive", "broken", "--against", "knn,ecod", "--seeds", "2"]
+    code, out, err = run(capsys, "compare", labelled, *options, *TINY, "--out", tmp_path / "figures.csv")
+    assert code == 0
+    figures = pd.read_csv(tmp_path / "figures.csv", index_col="detector")
+    assert sorted(figures.index) == ["anomalyvae", "ecod", "knn"]
+    head, *lines = out.split("\n\n")[0].splitlines()
+    assert head.split() == ["AUROC", "AP", "fit", "s", "score", "s"]
+    assert [line.split()[:2] for line in lines] == [[name, f"{best:.3f}"] for name, best in figures["auroc"].items()]
+    assert figures["auroc"].is_monotonic_decreasing
+    assert out.endswith("\nMean of seeds 0 to 1: 25 of 50 normal rows learned; the other 25 and 10 outliers scored.\n")
+    assert err.startswith("anomalyvae: 1/6 anomalyvae, seed 0\n")
+    assert run(capsys, "compare", labelled, *options, *TINY, "--quiet") == (0, "", "")
+
+
+def test_a_comparison_without_a_label_tells_agreement_and_speed(labelled, capsys):
+    pytest.importorskip("pyod")
+    options = ["--columns", "a,b", "--against", "knn", "--seeds", "1"]
+    code, out, _ = run(capsys, "compare", labelled, *options, *TINY)
+    assert code == 0
+    assert out.splitlines()[0].split("  ")[-4:] == ["rank correlation", "top 5 % shared", " fit s", "score s"]
+    assert "AUROC" not in out
+    assert "all 60 rows learned, unlabelled, and scored." in out
+
+
+def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, capsys):
+    pytest.importorskip("pyod")
+    few = tmp_path / "few.csv"
+    pd.read_csv(labelled).tail(16).to_csv(few, index=False)  # three rows are learned; knn wants five neighbours
+    options = ["--label", "state", "--positive", "broken", "--against", "knn,pca", "--seeds", "1"]
+    code, out, _ = run(capsys, "compare", few, *options, *TINY)
+    assert code == 0
+    assert out.split("\n\n")[0].splitlines()[-1].startswith("knn             ValueError: Expected n_neighbors")
+
+
+def test_help_names_every_detector_to_compare_with(capsys):
+    from anomalyvae.peers import PEERS
+
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert f"some of {', '.join(PEERS)} (" in " ".join(capsys.readouterr().out.split())
+
+
 # Jobs and data
 
 
@@ -233,6 +290,11 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "without bb, expected these columns. "),
         (["fit", "{table}", "--model", "m", "--signals", "a"], "Got a window recipe without rate_hz"),
+        (["compare", "{table}", "--label", "c"], "Got label='c', expected a column: a, b. Choose one of those."),
+        (["compare", "{table}", "--label", "c", "--columns", "a"], "without c, expected these columns."),
+        (["compare", "{table}", "--against", "knnn"], "Got 'knnn', expected one of PyOD's detectors: knn, lof, "),
+        (["compare", "{table}", "--out", "figures.txt"], "expected a name that ends in .parquet or .csv"),
+        (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["score", "{table}", "--model", "nowhere", "--out", "s.parquet"], "Got nowhere, expected a folder"),
         (
             ["score", "{table}", "--model", "nowhere", "--out", "s.xlsx"],

@@ -31,22 +31,10 @@ from numpy.typing import NDArray
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
+from anomalyvae.peers import OURS, PEERS, peer
 
 ROOT = Path(__file__).parents[2]
 MOST_ROWS = 2500
-OURS = "anomalyvae"
-PYOD = {  # name: class
-    "knn": "knn.KNN",
-    "lof": "lof.LOF",
-    "lunar": "lunar.LUNAR",
-    "iforest": "iforest.IForest",
-    "ecod": "ecod.ECOD",
-    "pca": "pca.PCA",
-    "gmm": "gmm.GMM",
-    "ocsvm": "ocsvm.OCSVM",
-    "autoencoder": "auto_encoder.AutoEncoder",
-    "vae": "vae.VAE",
-}
 Table = NDArray[np.float64]
 
 
@@ -91,18 +79,11 @@ def ours(seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
 
 def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
     """A detector of PyOD's with its defaults."""
-    module, kind = PYOD[name].split(".")
-    constructor = getattr(__import__(f"pyod.models.{module}", fromlist=[kind]), kind)
-    settings: dict[str, Any] = {"verbose": 0} if name in ("autoencoder", "vae") else {}
-    if "random_state" in constructor.__init__.__code__.co_varnames:
-        settings["random_state"] = seed
+    detector = peer(name, seed)
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
-        torch.manual_seed(seed)  # LUNAR takes no seed of its own
-        np.random.seed(seed)  # noqa: NPY002
-        detector = constructor(**settings)
         detector.fit(learned)
-        return lambda rows: {name: detector.decision_function(rows)}
+        return lambda rows: {name: detector.anomaly_score(rows)}
 
     return fit
 
@@ -242,7 +223,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
     parser.add_argument("--protocol", choices=("normal", "contaminated"), default="normal")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=(OURS, *PYOD), default=[OURS, *PYOD], metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS], metavar="METHOD")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()
     files = sorted(options.folder.glob("*.npz"))
