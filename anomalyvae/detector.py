@@ -2,8 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -16,25 +15,23 @@ from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from anomalyvae.calibration import auto_threshold, contamination_threshold
+from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
+from anomalyvae.fitting import Conductor
 from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, Body
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Schedule, parts_of, train
-from anomalyvae.rows import Rows, cross_folds, distinct_rows, hold_out, refuse_text, refuse_unusable
+from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite, refuse_text
 
 Floats = NDArray[np.float64]
-
-_STEPS, _MIN_EPOCHS = 1500, 20  # of max_epochs="auto"
-_VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 
 class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
 
-    A network learns to encode and reconstruct normal rows. A row that it reconstructs badly, or has to encode far
-    from where the others lie, is strange. It takes the place of any scikit-learn outlier detector.
+    A network learns to encode and reconstruct normal rows. A row is strange if, with its latent code and what its
+    reconstruction got wrong, it lies far from the training rows with theirs. It takes the place of any scikit-learn
+    outlier detector. Missing cells are allowed.
 
     Parameters
     ----------
@@ -54,9 +51,14 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     beta : float, default=1.0
         Weight of the KL term in training. Larger values make latent codes simpler and reconstructions coarser.
         The objective ``"reconstruction"`` has no KL term to weigh.
-    score : {"elbo", "reconstruction", "kl", "log_likelihood"} or None, default=None
-        What makes a row strange; see `score_terms`. None takes ``"elbo"``, or ``"reconstruction"`` for that
-        objective, which has no other.
+    masking : float in [0, 1), default=0.5
+        In training, half of the rows hide up to this share of their cells from the encoder, and have to be
+        reconstructed whole. It is what makes missing cells nothing new, and sharpens the default score. 0 hides none.
+    score : {"memory", "elbo", "reconstruction", "kl", "log_likelihood"}, default="memory"
+        What makes a row strange; see `score_terms`. ``"memory"`` detects best; ``"elbo"`` scores an order of
+        magnitude faster, and is a density estimate. The objective ``"reconstruction"`` has the first and third.
+    memory_size : int, default=2048
+        Number of training rows, drawn at random, that ``score="memory"`` keeps to measure new ones against.
     scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
         How columns are brought to a common unit, as the first layer of the network: mean and standard deviation
         with the tails drawn in, without that, median and interquartile range, normal scores, or not at all. A
@@ -64,10 +66,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     contamination : "auto" or float in (0, 0.5], default="auto"
         Where the line between normal and strange is drawn. ``"auto"`` takes ``X`` as normal and draws it where 5 %
         of normal rows that were *not* learned lie beyond (1 / (m + 1) where fewer than 19 such rows are at hand): a
-        statement on future false alarms. A number is the share of the rows of ``X`` that lie beyond, as elsewhere in
-        scikit-learn: a statement on the training data.
+        statement on future false alarms. A number says that about this share of ``X`` are outliers. That share of
+        each batch, the rows with the largest losses, is then not learned, and three times the share of the rows, those
+        in the thinnest surroundings, not remembered; the share itself lies beyond the threshold, as elsewhere in
+        scikit-learn, and is listed in ``suspects_``.
     max_epochs : int or "auto", default="auto"
-        ``"auto"`` takes as many as make 1,500 steps, and at least 20: few rows need many epochs.
+        ``"auto"`` takes as many as make 1,000 steps, and at least 20: few rows need many epochs.
     batch_size : int or "auto", default="auto"
         ``"auto"`` takes a 32nd of the rows, between 128 and 1024.
     learning_rate : float, default=5e-3
@@ -98,8 +102,11 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         The trained objective, in float64; calling it with rows gives their anomaly scores.
     offset_ : float
         ``decision_function = score_samples - offset_``.
-    calibration_scores_ : ndarray
-        Sorted anomaly scores of the held-out rows that set ``offset_``.
+    calibration_ : Calibration
+        Anomaly scores of rows that were not learned, and what each counts as evidence.
+    suspects_ : DataFrame
+        Only if ``contamination`` is a number: the training rows beyond the threshold, strangest first, by their index
+        in ``X`` (their position, if it has none), with their ``anomaly_score``.
     history_ : DataFrame
         A row per epoch: the loss and, where rows were split, the held-out loss and its terms.
     stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
@@ -124,6 +131,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     architecture_: dict[str, Any]
     network_: Reconstruction
+    calibration_: Calibration
     offset_: float
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -133,7 +141,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         "latent_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden": [tuple, list],
         "beta": [Interval(Real, 0, None, closed="left")],
-        "score": [StrOptions(set(Elbo.scores)), None],
+        "masking": [Interval(Real, 0, 1, closed="left")],
+        "score": [StrOptions(set(Elbo.scores))],
+        "memory_size": [Interval(Integral, 2, None, closed="left")],
         "scaling": [StrOptions({"asinh", "standard", "robust", "quantile"}), None],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -157,7 +167,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         latent_dim: int | str = "auto",
         hidden: tuple[int, ...] = (128, 64),
         beta: float = 1.0,
-        score: str | None = None,
+        masking: float = 0.5,
+        score: str = "memory",
+        memory_size: int = 2048,
         scaling: str | None = "asinh",
         contamination: float | str = "auto",
         max_epochs: int | str = "auto",
@@ -177,7 +189,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.hidden = hidden
         self.beta = beta
+        self.masking = masking
         self.score = score
+        self.memory_size = memory_size
         self.scaling = scaling
         self.contamination = contamination
         self.max_epochs = max_epochs
@@ -221,85 +235,73 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For rows that cannot be used: missing or infinite cells, text, fewer than two rows.
+            For rows that cannot be used: infinite cells, text, a column without a value, fewer than two rows.
         FloatingPointError
             If training diverges.
         """
         x = self._rows(X, reset=True)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        refuse_empty(x, getattr(X, "columns", None))
         check_consistent_length(x, groups)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
-        rows = distinct_rows(x, weight, groups)
-        self.architecture_, before = self._architecture(), getattr(self, "architecture_", None)
-        fold = self._folds(rows, rng)
-        if fold is None:
-            learned, stopping, calibration = hold_out(rows, self._held_out_share(), rng)
-            network = self._resumed(before) if self._is_warm() else self._new_network(learned, seed)
-            self._record(self._learn(network, learned, stopping, seed, "learning"))
+        architecture = self._architecture()
+        outcome = self._conductor(architecture, seed).fit(
+            distinct_rows(x, weight, groups), rng, self._resumed(architecture)
+        )
+        self.architecture_ = architecture
+        self.network_ = outcome.network
+        self.history_, self.stop_reason_ = pd.DataFrame(outcome.history), outcome.stop_reason
+        unlearned = outcome.unlearned
+        self.calibration_ = Calibration.from_rows(outcome.scores, unlearned.weight, unlearned.group)
+        if self.contamination == "auto":
+            self.offset_ = -auto_threshold(outcome.scores, unlearned.weight)
         else:
-            network, calibration = self._new_network(rows, seed), None
-            self._record(self._learn(network, rows, None, seed, f"learning, 1 of {fold.max() + 2}"))
-        self.network_ = network.in_precision(torch.float64).eval()
-        unlearned = None
-        if fold is not None and self.stop_reason_ != "interrupted":
-            unlearned = self._cross_scores(rows, fold, seed)
-        if unlearned is not None:
-            self._draw_the_line(rows, rows, unlearned)
-        else:
-            judges = rows if calibration is None else calibration
-            self._draw_the_line(rows, judges, self._anomaly_score(judges.x))
+            score = self._anomaly_score(x)
+            self.offset_ = -contamination_threshold(score[weight > 0], weight[weight > 0], float(self.contamination))
+            self.suspects_ = self._strangest(X, score)
         return self
 
-    def _folds(self, rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
-        """The fold of each row where thresholds are cross-fitted, None where one split serves."""
-        asks_for_a_split = (
-            self.validation_fraction != "auto"
-            or self.patience != "auto"
-            or self.max_time is not None  # it bounds the whole fit, and four trainings would take four times as long
-            or self.warm_start
+    def _conductor(self, architecture: dict[str, Any], seed: int) -> Conductor:
+        def new_network(rows: Rows) -> Reconstruction:
+            scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
+            return build(architecture, scaling, seed).to(_device(self.device))
+
+        return Conductor(
+            new_network=new_network,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            validation_fraction=self.validation_fraction,
+            patience=self.patience,
+            max_time=self.max_time,
+            memory_size=self.memory_size,
+            verbose=bool(self.verbose),
+            splits=(
+                self.validation_fraction != "auto"
+                or self.patience != "auto"
+                or self.max_time is not None  # it bounds the whole fit, and cross-fitting would take four times it
+                or self.warm_start
+            ),
+            seed=seed,
         )
-        return None if asks_for_a_split else cross_folds(rows, rng)
 
-    def _held_out_share(self) -> float:
-        return _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
-
-    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], seed: int) -> Floats | None:
-        """The anomaly score of each row by a network that learned without its fold; None if interrupted."""
-        scores = np.empty(len(rows))
-        parts = int(fold.max()) + 1
-        for part in range(parts):
-            learned = rows.take(fold != part)
-            network = self._new_network(learned, seed)
-            _, reason = self._learn(network, learned, None, seed, f"threshold, {part + 2} of {parts + 1}", len(rows))
-            if reason == "interrupted":
-                warnings.warn(
-                    "The fit was interrupted while it set the threshold; the model is whole, and its threshold is set "
-                    "with the rows that it learned, too low for new ones. Fit again for one that holds.",
-                    stacklevel=3,
-                )
-                return None
-            network.in_precision(torch.float64).eval()
-            scores[fold == part] = in_blocks(network, network, torch.from_numpy(rows.take(fold == part).x)).numpy()
-        return scores
-
-    def _new_network(self, rows: Rows, seed: int) -> Reconstruction:
-        """An untrained network around the scaling of these rows."""
-        scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
-        return build(self.architecture_, scaling, seed).to(_device(self.device))
-
-    def _is_warm(self) -> bool:
-        return self.warm_start and hasattr(self, "network_")
-
-    def _resumed(self, before: dict[str, Any] | None) -> Reconstruction:
-        """A copy of the present network, to go on from."""
-        if self.architecture_ != before:
-            after, self.architecture_ = self.architecture_, before or {}
+    def _resumed(self, architecture: dict[str, Any]) -> Reconstruction | None:
+        """A copy of the present network, to go on from, where that is asked for."""
+        if not (self.warm_start and hasattr(self, "network_")):
+            return None
+        if self.architecture_ != architecture:
             raise ValueError(
-                f"Got warm_start=True with the architecture {after}, expected the fitted one, {before}. "
-                "Set warm_start=False to begin anew."
+                f"Got warm_start=True with the architecture {architecture}, expected the fitted one, "
+                f"{self.architecture_}. Set warm_start=False to begin anew."
             )
         return copy.deepcopy(self.network_).in_precision(torch.float32).train().to(_device(self.device))
+
+    def _strangest(self, X: ArrayLike, score: Floats) -> pd.DataFrame:
+        """The training rows beyond the threshold, strangest first."""
+        index = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(len(score))
+        table = pd.DataFrame({"anomaly_score": score}, index=index)
+        return table[score > -self.offset_].sort_values("anomaly_score", ascending=False, kind="stable")
 
     def _architecture(self) -> dict[str, Any]:
         """The plain values from which the network can be built again."""
@@ -310,7 +312,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
                 f"Got input_shape={shape} ({np.prod(shape)} cells), expected {width} cells as X has {width} features. "
                 "Give a shape whose product is the number of features."
             )
-        score = self.__dict__["score"] or OBJECTIVES[self.objective].scores[-1]
+        score = self.__dict__["score"]
         if score not in OBJECTIVES[self.objective].scores:
             raise ValueError(
                 f"Got score={score!r} with objective={self.objective!r}, expected one of "
@@ -323,69 +325,19 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             "input_shape": list(shape),
             "latent_dim": int(np.clip(width // 2, 2, 32)) if self.latent_dim == "auto" else int(self.latent_dim),
             "beta": float(self.beta),
+            "masking": float(self.masking),
+            "trimming": 0.0 if self.contamination == "auto" else float(self.contamination),
             "score": score,
         }
-
-    def _learn(
-        self, network: Reconstruction, learned: Rows, stopping: Rows | None, seed: int, title: str, like: int = 0
-    ) -> tuple[list[dict[str, float]], str]:
-        device = next(network.parameters()).device
-
-        @torch.no_grad()
-        def standardised(rows: Rows) -> torch.Tensor:
-            return network.scaling(torch.from_numpy(rows.x).to(device)).float()
-
-        schedule = self._schedule(len(learned), like or len(learned))
-        with _progress(self.verbose, schedule.max_epochs, title) as on_epoch:
-            return train(
-                network,
-                standardised(learned),
-                torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
-                None if stopping is None else standardised(stopping),
-                schedule,
-                torch.Generator(device).manual_seed(seed),
-                on_epoch,
-            )
-
-    def _record(self, learned: tuple[list[dict[str, float]], str]) -> None:
-        history, self.stop_reason_ = learned
-        self.history_ = pd.DataFrame(history)
-        if self.stop_reason_ == "interrupted":
-            if not history:
-                raise KeyboardInterrupt
-            warnings.warn(
-                f"Training was interrupted in epoch {len(history) + 1}; the best weights so far are kept, and the "
-                "threshold is set with the rows at hand.",
-                stacklevel=3,
-            )
-
-    def _schedule(self, n: int, like: int) -> Schedule:
-        """How long to learn from n rows: as many steps as from ``like`` rows, so that their scores can be compared."""
-        batch = int(np.clip(like // 32, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
-        epochs = max(_MIN_EPOCHS, -(-_STEPS // parts_of(like, batch)))
-        if self.max_epochs != "auto":
-            epochs = int(self.max_epochs)
-        epochs = -(-epochs * parts_of(like, batch) // parts_of(n, batch))
-        patience = max(10, epochs // 5) if self.patience == "auto" else int(self.patience)
-        return Schedule(epochs, batch, self.learning_rate, patience, self.max_time)
-
-    def _draw_the_line(self, rows: Rows, judges: Rows, scores: Floats) -> None:
-        """Set the threshold by the scores of rows that stand for new ones, or of all rows."""
-        self.calibration_scores_ = np.sort(scores)
-        if self.contamination == "auto":
-            threshold = auto_threshold(scores, judges.weight)
-        else:
-            threshold = contamination_threshold(self._anomaly_score(rows.x), rows.weight, float(self.contamination))
-        self.offset_ = -threshold
 
     # Scoring
 
     def anomaly_score(self, X: ArrayLike) -> Floats:
-        """How strange each row is, high = strange: the negative of `score_samples`, shape ``(n,)``, in nats."""
+        """How strange each row is, high = strange: the negative of `score_samples`, shape ``(n,)``."""
         return self._anomaly_score(self._rows(X))
 
     def score_samples(self, X: ArrayLike) -> Floats:
-        """How normal each row is: an estimate of its log-density.
+        """How normal each row is: high where rows like it are many.
 
         Parameters
         ----------
@@ -394,14 +346,19 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            In nats, for the standardised row (subtract the log of the column scales for the density in input units).
-            The same row gets the same number, bit for bit, in any call, batch or order.
+            For ``score="memory"`` the negative distance from the remembered rows, a rank of density without a unit.
+            For the other scores an estimate of the log-density, or a term of it, in nats of the standardised row
+            (subtract the log of the column scales for the density in input units). The same row gets the same number,
+            bit for bit, in any call, batch or order.
         """
         return -self.anomaly_score(X)
 
     @property
     def score(self) -> Callable[..., float]:
-        """``score(X)``: the mean of `score_samples`, by which `GridSearchCV` compares models (high = better fit).
+        """``score(X)``: the mean log-density of rows, by which `GridSearchCV` compares models (high = better fit).
+
+        It is the evidence lower bound, or the log-likelihood of the reconstruction for that objective, whatever makes
+        the anomaly score: distances of different models cannot be compared.
 
         scikit-learn calls a method of this name, and the field calls the parameter so. Both work: the name passed
         to the constructor is in ``get_params()["score"]``.
@@ -409,11 +366,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         return self._mean_score
 
     @score.setter
-    def score(self, name: str | None) -> None:
+    def score(self, name: str) -> None:
         self.__dict__["score"] = name
 
     def _mean_score(self, X: ArrayLike, y: Any = None) -> float:
-        return float(self.score_samples(X).mean())
+        network = self._fitted()
+        bound = network.elbo if isinstance(network, Elbo) else network.reconstruction
+        return -float(self._apply(bound, self._rows(X)).mean())
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's parameters by name."""
@@ -427,6 +386,63 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         """+1 for normal rows, -1 for outliers, shape ``(n,)``."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
+    def p_values(self, X: ArrayLike, *, tail: str = "conformal") -> Floats:
+        """How often a normal row would be at least as strange, shape ``(n,)``, in (0, 1].
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        tail : {"conformal", "pareto"}, default="conformal"
+            Whether to extrapolate below 1 / (calibration rows + 1); see `Calibration.p_values`.
+
+        Notes
+        -----
+        They compare with rows that were not learned (``calibration_``). Where ``groups`` were passed to ``fit``, each
+        group counts as one piece of evidence; what then is promised, and what not, `Calibration` says. They promise
+        nothing if there were outliers among the training rows.
+        """
+        return self._calibration().p_values(self.anomaly_score(X), tail)
+
+    def alarms(
+        self,
+        X: ArrayLike,
+        *,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        per_hour: float | None = None,
+        rows_per_hour: float | None = None,
+        tail: str = "conformal",
+        storey: bool = False,
+    ) -> NDArray[np.bool_]:
+        """Flag rows under exactly one promise on false alarms: ``alpha``, ``fdr`` or ``per_hour``.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            With ``fdr``, all rows of a batch.
+        alpha : float, optional
+            At most this share of the normal rows is flagged.
+        fdr : float, optional
+            At most this share of the flagged rows is normal, on average over batches (Benjamini & Hochberg 1995).
+        per_hour, rows_per_hour : float, optional
+            At most ``per_hour`` normal rows are flagged an hour, where an hour has so many rows.
+        tail, storey
+            See `Calibration.alarms`, which also says what is guaranteed.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+        """
+        return self._calibration().alarms(
+            self.anomaly_score(X),
+            alpha=alpha,
+            fdr=fdr,
+            per_hour=per_hour,
+            rows_per_hour=rows_per_hour,
+            tail=tail,
+            storey=storey,
+        )
+
     def score_terms(self, X: ArrayLike) -> pd.DataFrame:
         """Every score that the objective gives, side by side.
 
@@ -437,15 +453,18 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_samples, n_scores)
-            In nats per row, high = strange:
+            Per row, high = strange; all but the last in nats:
 
             - ``reconstruction``: -log p(x | z) at the posterior mean z;
             - ``kl``: KL(q(z | x) || N(0, I)) [1]_, appendix B;
             - ``elbo``: their sum, the negative evidence lower bound with its expectation taken at the mean;
             - ``log_likelihood``: the negative importance-weighted bound over 64 fixed latent points, the tightest
-              estimate of -log p(x) [2]_, equation 8.
+              estimate of -log p(x) [2]_, equation 8;
+            - ``memory``, for a detector that scores by it: mean distance to the second to sixth nearest of the
+              remembered training rows, in the space of row, latent code and standardised residual, each distance in
+              the unit of that row's surroundings; see `anomalyvae.nets.memory`.
 
-            With ``objective="reconstruction"`` the first alone.
+            With ``objective="reconstruction"`` the first and last alone.
 
         References
         ----------
@@ -454,7 +473,11 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         """
         x = self._rows(X)
         names = sorted(self.network_.scores, key=list(Elbo.scores).index)
-        terms = {name: self._apply(getattr(self.network_, name), x) for name in names}
+        terms = {
+            name: self._apply(getattr(self.network_, name), x)
+            for name in names
+            if name != "memory" or self.network_.memorised is not None
+        }
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
 
     def feature_scores(self, X: ArrayLike) -> Floats | pd.DataFrame:
@@ -467,7 +490,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray or DataFrame of shape (n_samples, n_features)
-            -log p(x_j | z) in nats; rows add up to ``score_terms(X)["reconstruction"]``.
+            -log p(x_j | z) in nats, 0 for a missing cell; rows add up to ``score_terms(X)["reconstruction"]``.
         """
         return self._like(X, self._apply(self._fitted().feature_scores, self._rows(X)))
 
@@ -493,7 +516,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         return self._like(Z, self._apply(network.decode_units, z))
 
     def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
-        """What the network makes of each row, ``(n_samples, n_features)``, in the units of ``X``."""
+        """What the network makes of each row, missing cells included, ``(n_samples, n_features)``, as in ``X``."""
         network = self._fitted()
         return self._like(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
 
@@ -521,7 +544,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         noise = torch.from_numpy(rng.standard_normal((n, self.n_features_in_)))
         device = next(network.parameters()).device
         with torch.no_grad():
-            s = network.decode(z.to(device)) + network.variance().sqrt() * noise.to(device)
+            s = network.likelihood.draw(network.decode(z.to(device)), noise.to(device))
             rows = network.scaling.inverse(s).cpu().numpy()
         return pd.DataFrame(rows, columns=self.feature_names_in_) if hasattr(self, "feature_names_in_") else rows
 
@@ -532,7 +555,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     # Inside
 
     def _rows(self, X: Any, reset: bool = False) -> Floats:
-        """The one door for rows: validated, finite, float64."""
+        """The one door for rows: validated, float64, NaN where a cell is missing."""
         if not reset:
             check_is_fitted(self, "network_")
         refuse_text(X)
@@ -546,12 +569,23 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             ensure_all_finite=False,
             ensure_min_samples=2 if reset else 1,
         )
-        refuse_unusable(x, getattr(X, "columns", None), type(self).__name__)
+        refuse_infinite(x, getattr(X, "columns", None), type(self).__name__)
+        empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
+        if empty.any() and not reset:
+            warnings.warn(
+                f"Got {empty.sum()} rows in which every cell is missing, expected at least one value. Their scores "
+                "are those of the row that the model expects; leave them out.",
+                stacklevel=4,
+            )
         return x
 
     def _fitted(self) -> Reconstruction:
         check_is_fitted(self, "network_")
         return self.network_
+
+    def _calibration(self) -> Calibration:
+        check_is_fitted(self, "network_")
+        return self.calibration_
 
     def _anomaly_score(self, x: Floats) -> Floats:
         return self._apply(self.network_, x)
@@ -569,6 +603,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64"]
         return tags
 
@@ -576,6 +611,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         state = super().__getstate__().copy()
         if "network_" in state:
             state["network_"] = {name: t.cpu().numpy() for name, t in self.network_.state_dict().items()}
+            state["calibration_"] = {"scores": self.calibration_.scores, "weight": self.calibration_.weight}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -583,6 +619,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         if "network_" in state:
             tensors = {name: torch.from_numpy(np.array(a)) for name, a in state["network_"].items()}
             self.network_ = restore(self.architecture_, tensors).to(_device(self.device))
+            self.calibration_ = Calibration(**state["calibration_"])
 
 
 def _device(name: str) -> torch.device:
@@ -591,29 +628,3 @@ def _device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"Got device={name!r}, but no CUDA device is present. Use device='auto' or 'cpu'.")
     return torch.device(name)
-
-
-@contextmanager
-def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A progress bar that shows the losses of each epoch, or nothing."""
-    if not shown:
-        yield lambda record: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        f"{title}: epoch",
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("", total=max_epochs)
-
-        def on_epoch(record: dict[str, float]) -> None:
-            held_out = f"  held out {record['held_out_loss']:.3f}" if "held_out_loss" in record else ""
-            text = f"loss {record['loss']:.3f}{held_out}"
-            bar.update(task, advance=1, description=text)
-
-        yield on_epoch

@@ -50,18 +50,18 @@ def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: A
     ----------
     x : ndarray of shape (n, d)
     weight : ndarray of shape (n,)
-        Rows of weight zero are left out.
+        Rows of weight zero are left out, and so are rows in which every cell is missing.
     groups : array-like of shape (n,), optional
 
     Returns
     -------
     Rows
     """
-    kept = weight > 0
+    kept = (weight > 0) & ~np.isnan(x).all(axis=1)
     x, weight = x[kept], weight[kept]
     group = None if groups is None else pd.factorize(np.asarray(groups)[kept], sort=True)[0].astype(np.int64)
-    content = x + 0.0  # -0.0 becomes 0.0
-    keyed = content if group is None else np.column_stack([content, group])
+    content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
+    keyed = np.ascontiguousarray(content if group is None else np.column_stack([content, group])).view(np.uint64)
     fingerprint = _fingerprint(keyed)
     order = np.argsort(fingerprint, kind="stable")
     keyed, fingerprint = keyed[order], fingerprint[order]
@@ -73,12 +73,11 @@ def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: A
     return Rows(content[first], merged, None if group is None else group[first])
 
 
-def _fingerprint(x: NDArray[np.float64]) -> NDArray[np.uint64]:
+def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A 64-bit number per row that depends on its bits alone (multiply, mix, add; overflow wraps)."""
-    bits = np.ascontiguousarray(x).view(np.uint64)
-    odd = np.random.default_rng(0).integers(0, 2**63, x.shape[1:], dtype=np.uint64) | np.uint64(1)
-    result = np.zeros(len(x), dtype=np.uint64)
-    for column in range(x.shape[1]):
+    odd = np.random.default_rng(0).integers(0, 2**63, bits.shape[1:], dtype=np.uint64) | np.uint64(1)
+    result = np.zeros(len(bits), dtype=np.uint64)
+    for column in range(bits.shape[1]):
         cell = bits[:, column]
         mixed = (cell ^ (cell >> np.uint64(32))) * odd[column]
         result += mixed ^ (mixed >> np.uint64(29))
@@ -132,8 +131,8 @@ def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | N
     return fold[place].astype(np.int64)
 
 
-def refuse_unusable(x: NDArray[np.float64], columns: Any, estimator: str) -> None:
-    """Refuse a table whose cells cannot be used, naming the columns.
+def refuse_infinite(x: NDArray[np.float64], columns: Any, estimator: str) -> None:
+    """Refuse a table with infinite cells, naming the columns; a missing cell, NaN, is welcome.
 
     Parameters
     ----------
@@ -146,29 +145,37 @@ def refuse_unusable(x: NDArray[np.float64], columns: Any, estimator: str) -> Non
     Raises
     ------
     ValueError
-        For missing or infinite cells.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(x.sum()):
             return  # the common case costs one pass and no memory
-    names = [f"column {i}" for i in range(x.shape[1])] if columns is None else [str(name) for name in columns]
-    for mask, what, remedy in (
-        (np.isnan(x), "NaN", "Impute them (for example with sklearn.impute.SimpleImputer) or drop the rows"),
-        (
-            np.isinf(x),
-            "infinity",
-            "Replace them: an infinite value is a fault of the source, not a measurement",
-        ),
-    ):
-        counts = mask.sum(axis=0)
-        if counts.any():
-            worst = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
-            listed = ", ".join(f"{names[i]} ({counts[i]})" for i in worst[:5])
-            more = f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""
-            raise ValueError(
-                f"Got {counts.sum()} cells that are {what} in X: {listed}{more}. "
-                f"{estimator} expected finite numbers. {remedy}."
-            )
+    counts = np.isinf(x).sum(axis=0)
+    if counts.any():
+        worst = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
+        listed = ", ".join(f"{_name(columns, i)} ({counts[i]})" for i in worst[:5])
+        more = f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""
+        raise ValueError(
+            f"Got {counts.sum()} cells that are infinity in X: {listed}{more}. {estimator} expected finite numbers, or "
+            "NaN where a value is missing. Replace them: an infinite value is a fault of the source, no measurement."
+        )
+
+
+def refuse_empty(x: NDArray[np.float64], columns: Any) -> None:
+    """Refuse training rows of which a column has no value at all."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isnan(x.sum()):
+            return
+    empty = np.flatnonzero(np.isnan(x).all(axis=0))
+    if len(empty):
+        listed = ", ".join(_name(columns, i) for i in empty[:5])
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise ValueError(
+            f"Got no value at all in {listed}{more}, expected at least one to learn from. Leave such columns out."
+        )
+
+
+def _name(columns: Any, i: Any) -> str:
+    return f"column {i}" if columns is None else str(columns[i])
 
 
 def refuse_text(X: Any) -> None:

@@ -18,8 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from anomalyvae import VAEOutlierDetector
+from anomalyvae.fitting import Conductor
 
-SCORES = ("elbo", "reconstruction", "kl", "log_likelihood")
+SCORES = ("memory", "elbo", "reconstruction", "kl", "log_likelihood")
 
 
 def auroc(detector, fresh, strange):
@@ -41,8 +42,8 @@ def test_autoencoder_finds_it_too(autoencoder, fresh, strange):
 def test_likelihood_learns_how_precise_each_feature_is(normal):
     x = normal.to_numpy().copy()
     x[:, 3] = np.random.default_rng(0).normal(size=len(x))  # nothing explains this column
-    network = VAEOutlierDetector(random_state=0, max_epochs=60, latent_dim=2).fit(x).network_
-    noise = network.variance().sqrt().detach().numpy()
+    network = VAEOutlierDetector(random_state=0, max_epochs=60, latent_dim=2, masking=0).fit(x).network_
+    noise = network.likelihood.variance().sqrt().detach().numpy()
     assert noise[3] > 2 * np.delete(noise, 3).max()
 
 
@@ -88,7 +89,7 @@ def test_terms_add_up(detector, fresh):
     assert (terms["kl"] >= 0).all()
     np.testing.assert_allclose(terms["reconstruction"] + terms["kl"], terms["elbo"])
     np.testing.assert_allclose(detector.feature_scores(fresh).sum(axis=1), terms["reconstruction"])
-    np.testing.assert_array_equal(detector.anomaly_score(fresh), terms["elbo"])
+    np.testing.assert_array_equal(detector.anomaly_score(fresh), terms["memory"])
     assert (terms.index == fresh.index).all()
 
 
@@ -239,22 +240,22 @@ def test_an_interrupt_keeps_the_best_model_so_far(normal, fresh):
 
 def test_max_time_bounds_the_whole_fit(normal):
     detector = VAEOutlierDetector(random_state=0, max_time=60, max_epochs=2).fit(normal)
-    assert len(detector.calibration_scores_) == 60  # one split, one training
+    assert len(detector.calibration_.scores) == 60  # one split, one training
 
 
 def test_an_interrupt_while_the_threshold_is_set_is_told(normal, monkeypatch):
-    learn, calls = VAEOutlierDetector._learn, []
+    learn, calls = Conductor._learn, []
 
     def interrupted_in_the_second(self, *arguments):
         calls.append(arguments)
         history, reason = learn(self, *arguments)
         return history, "interrupted" if len(calls) == 2 else reason
 
-    monkeypatch.setattr(VAEOutlierDetector, "_learn", interrupted_in_the_second)
+    monkeypatch.setattr(Conductor, "_learn", interrupted_in_the_second)
     with pytest.warns(UserWarning, match=r"interrupted while it set the threshold.*Fit again"):
         detector = VAEOutlierDetector(random_state=0, max_epochs=2).fit(normal)
     assert len(calls) == 2
-    np.testing.assert_array_equal(detector.calibration_scores_, np.sort(detector.anomaly_score(normal)))
+    np.testing.assert_array_equal(detector.calibration_.scores, np.sort(detector.anomaly_score(normal)))
 
 
 def test_warm_start_goes_on(normal):
@@ -295,16 +296,16 @@ def test_contamination_is_the_share_of_training_rows_flagged(normal, contaminati
 
 def test_a_split_sets_the_line_on_rows_that_were_not_trained_on(normal):
     detector = VAEOutlierDetector(validation_fraction=0.2, random_state=0, max_epochs=5).fit(normal)
-    assert len(detector.calibration_scores_) == 60
-    assert -detector.offset_ == detector.calibration_scores_[57]  # the 58th of 60: ceil(61 x 0.95)
+    assert len(detector.calibration_.scores) == 60
+    assert -detector.offset_ == detector.calibration_.scores[57]  # the 58th of 60: ceil(61 x 0.95)
 
 
 def test_few_rows_are_all_learned_and_all_set_the_line(normal, detector):
-    assert len(detector.calibration_scores_) == len(normal)
+    assert len(detector.calibration_.scores) == len(normal)
     learned = np.sort(detector.anomaly_score(normal))
-    assert np.median(detector.calibration_scores_) > np.median(learned)  # unlearned rows score higher
+    assert np.median(detector.calibration_.scores) > np.median(learned)  # unlearned rows score higher
     many = pd.concat([normal + shift for shift in np.linspace(0, 1e-6, 10)])
-    assert len(clone(detector).set_params(max_epochs=1).fit(many).calibration_scores_) == 600
+    assert len(clone(detector).set_params(max_epochs=1).fit(many).calibration_.scores) == 600
 
 
 @pytest.mark.parametrize("fraction", ["auto", 0.2])
@@ -334,11 +335,11 @@ def test_groups_change_sides_whole(normal):
     apart = pd.DataFrame(rng.normal(size=(600, 6)) + places[groups])
     by_group = VAEOutlierDetector(random_state=0, max_epochs=30, validation_fraction=0.2).fit(apart, groups=groups)
     by_row = VAEOutlierDetector(random_state=0, max_epochs=30, validation_fraction=0.2).fit(apart)
-    assert len(by_group.calibration_scores_) == 60
-    assert by_group.calibration_scores_.min() > by_row.calibration_scores_.max()
+    assert len(by_group.calibration_.scores) == 60
+    assert by_group.calibration_.scores.min() > by_row.calibration_.scores.max()
     few = VAEOutlierDetector(random_state=0, max_epochs=30).fit(apart[groups < 5], groups=groups[groups < 5])
-    assert len(few.calibration_scores_) == 300
-    assert np.median(few.calibration_scores_) > 3 * np.median(few.anomaly_score(apart[groups < 5]))
+    assert len(few.calibration_.scores) == 300
+    assert np.median(few.calibration_.scores) > 3 * np.median(few.anomaly_score(apart[groups < 5]))
 
 
 # Out in the user's own terms
@@ -375,7 +376,7 @@ def test_reconstructions_are_close(detector, fresh):
 def test_reconstruction_objective_has_no_prior(autoencoder, fresh):
     with pytest.raises(ValueError, match="Use objective='elbo'"):
         autoencoder.sample(2)
-    assert list(autoencoder.score_terms(fresh)) == ["reconstruction"]
+    assert list(autoencoder.score_terms(fresh)) == ["reconstruction", "memory"]
 
 
 # Inside scikit-learn
@@ -392,7 +393,7 @@ def test_score_is_a_parameter_and_a_method(detector, fresh):
     named = clone(detector).set_params(score="kl")
     assert named.get_params()["score"] == clone(named).get_params()["score"] == "kl"
     assert "score='kl'" in repr(named)
-    assert detector.score(fresh) == pytest.approx(detector.score_samples(fresh).mean())
+    assert detector.score(fresh) == pytest.approx(-detector.score_terms(fresh)["elbo"].mean())
 
 
 def test_pipeline(normal, fresh):

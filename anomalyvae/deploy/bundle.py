@@ -1,7 +1,7 @@
 """A fitted model as a folder: ``model.safetensors`` (every array) and ``card.json`` (everything else).
 
 Nothing is pickled, so nothing that is loaded can run code. The card carries a format number: it rises when an older
-version of the package could no longer read the folder, and a folder with a higher number than ours is refused.
+version of the package could no longer read the folder, and a folder with another number than ours is refused.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = "model.safetensors"
 _CARD = "card.json"
 _VERSIONS = ("anomalyvae", "numpy", "scikit-learn", "torch")
@@ -66,7 +66,7 @@ def save(
     try:
         state = model.__getstate__()
         arrays = {f"network.{name}": np.ascontiguousarray(a) for name, a in state["network_"].items()}
-        arrays["calibration_scores"] = state["calibration_scores_"]
+        arrays |= {f"calibration.{name}": a for name, a in state["calibration_"].items()}
         save_file(arrays, fresh / _ARRAYS)
         card = _card_of(model, recipe, figures, _sha256(fresh / _ARRAYS))
         (fresh / _CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -106,10 +106,11 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise TypeError("format or parts")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Got {path}, which is no card of a bundle ({error}). Save the model again.") from error
-    if number > FORMAT:
+    if number != FORMAT:
+        remedy = "Update anomalyvae, or save" if number > FORMAT else "Fit the model again and save"
         raise ValueError(
-            f"Got a bundle of format {number} in {folder}, expected at most {FORMAT}. Update anomalyvae, or save the "
-            f"model with the version that is installed here ({version('anomalyvae')})."
+            f"Got a bundle of format {number} in {folder}, expected {FORMAT}. {remedy} it with the version that is "
+            f"installed here ({version('anomalyvae')})."
         )
     if set(parts) != {_ARRAYS}:
         raise ValueError(f"Got a card that names the parts {sorted(parts)}, expected {[_ARRAYS]}: it was changed.")
@@ -145,7 +146,7 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
             raise ValueError("arrays must be finite float64")
         state = {
             "architecture_": card["architecture"],
-            "calibration_scores_": arrays.pop("calibration_scores"),
+            "calibration_": {name: arrays.pop(f"calibration.{name}") for name in ("scores", "weight")},
             "history_": pd.DataFrame(card["history"]),
             "n_features_in_": int(card["n_features"]),
             "network_": {name.removeprefix("network."): a for name, a in arrays.items()},

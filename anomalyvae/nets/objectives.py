@@ -21,35 +21,39 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Body
-from anomalyvae.nets.scaling import SCALINGS, Scaling
+from anomalyvae.nets.likelihoods import Gaussian
+from anomalyvae.nets.memory import Memory, dense
+from anomalyvae.nets.scaling import SCALINGS, Scaling, asinh
 
-LOG_2PI = math.log(2 * math.pi)
-NOISE_FLOOR = 0.01  # of a feature, in standardised units: a precision that no feature needs
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
-_VARIANCE_RATE = 30.0  # how much faster the decoder's variances learn than the weights: they have far to go
 _REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
+_SUSPECT_MARGIN = 3.0  # times the expected share of outliers is kept out of the memory: one row in it shields its like
 
 
 class Reconstruction(nn.Module):
-    """An autoencoder whose decoder states how precisely it knows each feature.
+    """An autoencoder that states how precisely it knows each feature, and learns to do without some of them.
 
-    The loss is the Gaussian negative log-likelihood with one learned variance per feature, so that a feature that
-    is hard to reconstruct counts less (Kingma & Welling 2013, appendix C.2; a variance shared by all rows).
+    In training, half of the rows hide a random share of their cells from the encoder, and all have to be
+    reconstructed whole (masked autoencoding; for VAEs Ivanov et al. 2019, arXiv:1806.02382). A cell can so be told
+    from the others, and a missing cell is nothing new.
 
     Parameters
     ----------
     body : Body
     input_shape : tuple of int
     latent_dim : int
-    scaling : Affine or Quantile
-    noise_floor : float
-        Smallest standard deviation of a feature, in standardised units.
+    scaling : Scaling
+    masking : float
+        Largest share of a row's cells that are hidden.
+    trimming : float
+        Share of each batch, the rows with the largest losses, that is taken for outliers and not learned.
     """
 
-    scores: tuple[str, ...] = ("reconstruction",)  # the last is the objective's own
+    scores: tuple[str, ...] = ("reconstruction", "memory")
     body: Any  # a module with encode and decode
     scaling: Scaling
+    memorised: Memory | None
     _codes = 1  # latent vectors that the encoder gives per row
 
     def __init__(
@@ -58,19 +62,23 @@ class Reconstruction(nn.Module):
         input_shape: tuple[int, ...],
         latent_dim: int,
         scaling: Scaling,
-        noise_floor: float = NOISE_FLOOR,
+        masking: float = 0.5,
+        trimming: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_shape = input_shape
         self.latent_dim = latent_dim
-        self.noise_floor = noise_floor
+        self.masking = masking
+        self.trimming = trimming
         self.score = self.scores[-1]
         self.scaling = scaling
         self.body = body(input_shape, latent_dim)
         with torch.no_grad():
             features = self.body.encode(torch.zeros(2, *input_shape))
         self.to_code = nn.Linear(features.shape[1], self._codes * latent_dim)
-        self.log_variance = nn.Parameter(torch.zeros(math.prod(input_shape)))
+        self.likelihood = Gaussian(math.prod(input_shape))
+        self.missing = nn.Parameter(torch.zeros(math.prod(input_shape)))  # what the encoder sees in place of a cell
+        self.memorised = None
 
     def in_precision(self, dtype: torch.dtype) -> Self:
         """Convert everything but the scaling, whose raw units need all the digits there are."""
@@ -80,7 +88,7 @@ class Reconstruction(nn.Module):
         self.scaling = scaling
         return self
 
-    # What training sees: standardised rows
+    # What training sees: standardised rows, NaN where a cell is missing
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Whose parameters are optimised: one optimiser per name."""
@@ -90,7 +98,7 @@ class Reconstruction(nn.Module):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
-        yield "model", (weight * self.row_nll(s, self.encode(s))).mean()
+        yield "model", self._mean(self.row_nll(s, self.encode(self._hide(s, generator))), weight, warmth)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The parts of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
@@ -104,23 +112,46 @@ class Reconstruction(nn.Module):
         """Codes ``(n, latent_dim)`` -> means of standardised rows ``(n, d)``."""
         return self.body.decode(z).flatten(1)
 
-    def variance(self) -> Tensor:
-        """Variance of each feature around its reconstruction, shape ``(d,)``."""
-        return (_VARIANCE_RATE * self.log_variance).exp() + self.noise_floor**2
-
-    def feature_nll(self, s: Tensor, z: Tensor) -> Tensor:
-        """``-log p(s_j | z)`` of each cell, shape ``(n, d)``."""
-        variance = self.variance()
-        return 0.5 * ((s - self.decode(z)).square() / variance + variance.log() + LOG_2PI)
-
     def row_nll(self, s: Tensor, z: Tensor) -> Tensor:
-        """The sum of `feature_nll` over features, shape ``(n,)``, in fewer steps: training spends its time here."""
-        variance = self.variance()
-        constant = 0.5 * (variance.log().sum() + len(variance) * LOG_2PI)
-        return torch.mv((s - self.decode(z)).square(), 0.5 / variance) + constant
+        """``-log p(s | z)`` over the observed cells, shape ``(n,)``."""
+        return self.likelihood.row_nll(s, self.decode(z))
+
+    def joint(self, s: Tensor) -> Tensor:
+        """Row, code and residual side by side, shape ``(n, k)``: the space in which rows are remembered.
+
+        Missing cells are filled in by what the decoder expects. Residuals count in standard deviations, large ones by
+        their logarithm (``asinh``): one badly reconstructed cell must not drown all else.
+        """
+        z = self.encode(s)
+        decoded = self.decode(z)
+        whole = torch.where(s.isnan(), self.likelihood.expected(decoded), s)
+        return torch.cat([whole, z, asinh(self.likelihood.residual(s, decoded))], dim=1)
+
+    @torch.no_grad()
+    def remember(self, s: Tensor, size: int, generator: torch.Generator) -> None:
+        """Keep at most ``size`` of these standardised rows as the memory, the densest where outliers are among them."""
+        kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
+        chosen = torch.randperm(len(s), generator=generator)[: round(size / kept)].to(s.device)
+        u = self.joint(s[chosen])
+        self.memorised = Memory.of(u[dense(u, kept)] if self.trimming else u)
+
+    def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.masking:
+            return s
+        draw = torch.rand(len(s), s.shape[1] + 1, generator=generator, device=s.device, dtype=s.dtype)
+        share = self.masking * (2 * draw[:, :1] - 1)  # of each row's cells; below zero for half of the rows
+        return s.masked_fill(draw[:, 1:] < share, torch.nan)
+
+    def _mean(self, loss: Tensor, weight: Tensor, warmth: float) -> Tensor:
+        """Mean loss of a batch; once the network can tell, without the rows that it finds hardest."""
+        if self.trimming and warmth >= 1:
+            loss, kept = loss.topk(math.ceil((1 - self.trimming) * len(loss)), largest=False)
+            weight = weight[kept]
+        return (weight * loss).mean()
 
     def _codes_of(self, s: Tensor) -> Tensor:
-        return self.to_code(self.body.encode(s.clamp(-_REACH, _REACH).view(-1, *self.input_shape)))
+        seen = torch.where(s.isnan(), self.missing, s.clamp(-_REACH, _REACH))
+        return self.to_code(self.body.encode(seen.view(-1, *self.input_shape)))
 
     # What a user asks: rows in their own units
 
@@ -133,10 +164,15 @@ class Reconstruction(nn.Module):
         s = self.scaling(x)
         return self.row_nll(s, self.encode(s))
 
+    def memory(self, x: Tensor) -> Tensor:
+        """How far each row lies from the remembered training rows, shape ``(n,)``."""
+        assert self.memorised is not None, "remember rows first"  # noqa: S101
+        return self.memorised(self.joint(self.scaling(x)))
+
     def feature_scores(self, x: Tensor) -> Tensor:
         """The part of each feature in ``reconstruction``, shape ``(n, d)``."""
         s = self.scaling(x)
-        return self.feature_nll(s, self.encode(s))
+        return self.likelihood.feature_nll(s, self.decode(self.encode(s)))
 
     def embed(self, x: Tensor) -> Tensor:
         """Codes ``(n, latent_dim)`` of rows."""
@@ -144,7 +180,7 @@ class Reconstruction(nn.Module):
 
     def decode_units(self, z: Tensor) -> Tensor:
         """Rows ``(n, d)`` that codes stand for."""
-        return self.scaling.inverse(self.decode(z))
+        return self.scaling.inverse(self.likelihood.expected(self.decode(z)))
 
 
 class Elbo(Reconstruction):
@@ -157,7 +193,7 @@ class Elbo(Reconstruction):
         scores always have the two terms at par.
     """
 
-    scores = ("reconstruction", "kl", "log_likelihood", "elbo")
+    scores = ("reconstruction", "kl", "log_likelihood", "elbo", "memory")
     noise: Tensor
     _codes = 2
 
@@ -167,10 +203,11 @@ class Elbo(Reconstruction):
         input_shape: tuple[int, ...],
         latent_dim: int,
         scaling: Scaling,
-        noise_floor: float = NOISE_FLOOR,
+        masking: float = 0.5,
+        trimming: float = 0.0,
         beta: float = 1.0,
     ) -> None:
-        super().__init__(body, input_shape, latent_dim, scaling, noise_floor)
+        super().__init__(body, input_shape, latent_dim, scaling, masking, trimming)
         self.beta = beta
         self.register_buffer("noise", _noise_table(latent_dim))
 
@@ -178,10 +215,10 @@ class Elbo(Reconstruction):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """The negative ELBO with one draw of z per row; the KL term grows with ``warmth``."""
-        mean, log_var = self.posterior(s)
+        mean, log_var = self.posterior(self._hide(s, generator))
         z = reparameterise(mean, log_var, generator)
         loss = self.row_nll(s, z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
-        yield "model", (weight * loss).mean()
+        yield "model", self._mean(loss, weight, warmth)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The two terms at full weight, with one draw of z per row."""
@@ -251,8 +288,8 @@ def build(architecture: dict[str, Any], scaling: Scaling, seed: int = 0) -> Reco
     Parameters
     ----------
     architecture : dict
-        ``objective``, ``body`` (a name or a callable), ``hidden``, ``input_shape``, ``latent_dim``, ``beta`` and
-        ``score``.
+        ``objective``, ``body`` (a name or a callable), ``hidden``, ``input_shape``, ``latent_dim``, ``beta``,
+        ``masking``, ``trimming`` and ``score``.
     scaling : Scaling
     seed : int
         Of the initial weights.
@@ -261,7 +298,9 @@ def build(architecture: dict[str, Any], scaling: Scaling, seed: int = 0) -> Reco
     if isinstance(body, str):
         body = partial(BODIES[body], hidden=tuple(architecture["hidden"]))
     shape = tuple(architecture["input_shape"])
-    options = {"beta": architecture["beta"]} if architecture["objective"] == "elbo" else {}
+    options = {name: architecture[name] for name in ("masking", "trimming")}
+    if architecture["objective"] == "elbo":
+        options["beta"] = architecture["beta"]
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = OBJECTIVES[architecture["objective"]](body, shape, architecture["latent_dim"], scaling, **options)
@@ -281,5 +320,12 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     scaling = SCALINGS[frozenset(parts)](**parts)
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
+        width = network.joint(torch.zeros(1, math.prod(network.input_shape), dtype=torch.float64)).shape[1]
+    if "memorised.keys" in state:
+        network.memorised = Memory(state["memorised.keys"])
+        if network.memorised.keys.shape[:-1] != (width + 2,):
+            raise RuntimeError(
+                f"Got a memory of shape {tuple(network.memorised.keys.shape)}, expected {width + 2} rows."
+            )
     network.load_state_dict(state, assign=True)
     return network.eval()

@@ -69,16 +69,16 @@ class Asinh(nn.Module):
         """Units of the user ``(n, d)`` -> standardised units."""
         u = ((x - self.center) / self.scale).clamp(-LIMIT, LIMIT)
         inside = u.maximum(self.low).minimum(self.high)
-        return _asinh(inside / self.gain) + (u - inside)
+        return asinh(inside / self.gain) + (u - inside)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised units ``(n, d)`` -> units of the user."""
-        inside = y.maximum(_asinh(self.low / self.gain)).minimum(_asinh(self.high / self.gain))
+        inside = y.maximum(asinh(self.low / self.gain)).minimum(asinh(self.high / self.gain))
         u = self.gain * inside.sinh() + (y - inside)
         return u * self.scale + self.center
 
 
-def _asinh(x: Tensor) -> Tensor:
+def asinh(x: Tensor) -> Tensor:
     """Written out, since not every runtime has it in double precision."""
     return x.sign() * (x.abs() + (x.square() + 1).sqrt()).log()
 
@@ -124,6 +124,7 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
     kind : {"standard", "robust", "quantile", None}
         Mean and standard deviation; median and interquartile range; normal scores; or none.
     x : Tensor of shape (n, d), float64
+        NaN where a cell is missing: a column is scaled by what was observed of it.
     weight : Tensor of shape (n,)
         How often each row counts.
 
@@ -137,9 +138,11 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
     with, so 1 % of its magnitude is (1 if it is zero): a constant that moves by a hair is no outlier, one that
     moves by a tenth is.
     """
-    weight = weight / weight.sum()
-    mean = weight @ x
-    std = (weight @ (x - mean).square()).sqrt()
+    missing = x.isnan()
+    share = weight[:, None].masked_fill(missing, 0.0)  # (n, d)
+    share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
+    mean = (share * x.masked_fill(missing, 0.0)).sum(0)
+    std = (share * (x - mean).masked_fill(missing, 0.0).square()).sum(0).sqrt()
     std = _informative(std, mean)
     if kind is None:
         return Affine(torch.zeros_like(mean), torch.ones_like(mean))
@@ -147,15 +150,16 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
         return Affine(mean, std)
     if kind == "asinh":
         u = (x - mean) / std
-        low, high = u.min(dim=0).values, u.max(dim=0).values
+        low = u.masked_fill(missing, torch.inf).amin(dim=0).clamp(max=0)  # 0 for a column without a value
+        high = u.masked_fill(missing, -torch.inf).amax(dim=0).clamp(min=0)
         width = torch.where(high - low > _NEARLY_CONSTANT, high - low, torch.ones_like(low))
         return Asinh(mean, std, low, high, (width / _NORMAL_RANGE).sqrt())
     if kind == "robust":
-        low, median, high = _quantiles(x, weight, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
+        low, median, high = _quantiles(x, share, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
         spread = (high - low) / 1.3489795  # the interquartile range of N(0, 1)
         usable = spread > _NEARLY_CONSTANT * median.abs()
         return Affine(median, torch.where(usable, spread, std))
-    return _fit_quantile(x, weight, std)
+    return _fit_quantile(x, share, std)
 
 
 def _informative(std: Tensor, mean: Tensor) -> Tensor:
@@ -165,9 +169,9 @@ def _informative(std: Tensor, mean: Tensor) -> Tensor:
     return torch.where(std > _NEARLY_CONSTANT * magnitude, std, unit)
 
 
-def _fit_quantile(x: Tensor, weight: Tensor, std: Tensor) -> Quantile:
+def _fit_quantile(x: Tensor, share: Tensor, std: Tensor) -> Quantile:
     probability = torch.linspace(0, 1, _KNOTS, dtype=x.dtype).clamp(0.5 / len(x), 1 - 0.5 / len(x))
-    knots = _quantiles(x, weight, probability)
+    knots = _quantiles(x, share, probability)
     # A value that spans several knots gets the mean of their normal scores.
     tied = (knots[:, None] == knots[None]).to(x.dtype)  # (knots, knots, d)
     normal_score = torch.einsum("jkd,k->jd", tied, torch.special.ndtri(probability)) / tied.sum(1)
@@ -185,13 +189,14 @@ def _hinges(x: Tensor, knots: Tensor, values: Tensor, outside: Tensor) -> Tensor
     return y
 
 
-def _quantiles(x: Tensor, weight: Tensor, probability: Tensor) -> Tensor:
+def _quantiles(x: Tensor, share: Tensor, probability: Tensor) -> Tensor:
     """Weighted quantiles of each column, shape (len(probability), d): the value at which the weight is reached."""
-    value, order = x.sort(dim=0)
-    reached = weight[order].cumsum(0).T.contiguous()  # (d, n)
+    value, order = x.sort(dim=0)  # missing cells come last
+    reached = share.gather(0, order).cumsum(0).T.contiguous()  # (d, n)
     wanted = probability.expand(x.shape[1], -1).contiguous()
-    index = torch.searchsorted(reached, wanted - 1e-12).clamp(max=len(x) - 1)
-    return value.gather(0, index.T)
+    observed = (~x.isnan()).sum(0)[:, None]
+    index = torch.searchsorted(reached, wanted - 1e-12).minimum(observed - 1).clamp(min=0)
+    return value.gather(0, index.T).nan_to_num()
 
 
 Scaling = Affine | Asinh | Quantile

@@ -117,7 +117,7 @@ def code_version(method: str) -> str:
         return f"pyod {version('pyod')}"
     digest = hashlib.sha256()
     for source in sorted((ROOT / "anomalyvae").glob("*.py")) + sorted((ROOT / "anomalyvae" / "nets").glob("*.py")):
-        if source.name in ("calibration.py", "detector.py", "rows.py") or source.parent.name == "nets":
+        if source.name in ("detector.py", "fitting.py", "rows.py") or source.parent.name == "nets":
             digest.update(source.read_bytes())
     return f"source {digest.hexdigest()[:12]}"
 

@@ -31,7 +31,9 @@ def network(objective, body):
         "input_shape": list(SHAPE),
         "latent_dim": 2,
         "beta": 1.0,
-        "score": OBJECTIVES[objective].scores[-1],
+        "masking": 0.5,
+        "trimming": 0.0,
+        "score": "reconstruction",
     }
     return build(architecture, fit_scaling("standard", x, torch.ones(200, dtype=x.dtype))), architecture
 
@@ -72,6 +74,7 @@ class TestFamily:
         net, _ = network(objective, body)
         net.in_precision(torch.float64)
         before = torch.random.get_rng_state()
+        net.remember(rows(50).double(), 32, torch.Generator().manual_seed(0))
         for score in net.scores:
             assert torch.equal(getattr(net, score)(rows(5).double()), getattr(net, score)(rows(5).double()))
         assert torch.equal(torch.random.get_rng_state(), before)
@@ -79,7 +82,8 @@ class TestFamily:
     def test_restored_from_its_tensors(self, objective, body):
         net, architecture = network(objective, body)
         fit(net, 2)
-        net.in_precision(torch.float64)
+        net.in_precision(torch.float64).remember(rows(50).double(), 32, torch.Generator().manual_seed(0))
+        net.score = architecture["score"] = "memory"
         again = restore(architecture, net.state_dict())
         assert torch.equal(again(rows(7).double()), net(rows(7).double()))
 
@@ -92,7 +96,7 @@ class TestFamily:
             torch.manual_seed(0)
             for _, loss in net.turns(batch, weight, 0.0, torch.Generator().manual_seed(0)):
                 (loss * len(batch)).backward()
-            return net.log_variance.grad.clone()
+            return net.likelihood.log_variance.grad.clone()
 
         once = gradient(x[:1], torch.tensor([1.0]))
         torch.testing.assert_close(gradient(x[:1], torch.tensor([2.0])), 2 * once)

@@ -1,0 +1,69 @@
+"""The latent memory: training rows that a new row is measured against."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+NEIGHBOURS = 5  # whose mean distance counts, after the nearest
+_SPACING_FLOOR = 0.1  # of the median spacing: a crowd of near copies must not make its own surroundings strange
+_TINY = 1e-9  # spacing of rows that are all the same
+_CROWD = 100  # neighbours by whose distance a row in thin surroundings is told from a cluster of strange rows
+
+
+class Memory(nn.Module):
+    """Mean distance to the second to sixth nearest of the remembered rows, each in the unit of its own surroundings.
+
+    The nearest is passed over: it may be the row itself, and one strange row that was learned must not shield its
+    like. So a training row scores much as a new one does.
+
+    With r_j the mean distance of remembered row m_j from its nearest 5 others, the distance of a row u from it is
+    ``|u - m_j| / sqrt(r_j + 0.1 median(r))``: where training rows lie close together, a small step away is as strange
+    as a large one where they lie apart (after the local scaling of Zelnik-Manor & Perona 2004, Self-Tuning Spectral
+    Clustering; the outlier scores of Breunig et al. 2000, LOF, and Ramaswamy et al. 2000, kNN, are its ends).
+
+    Parameters
+    ----------
+    keys : Tensor of shape (k + 2, m)
+        For each of m remembered rows of width k: with w_j the inverse of r_j plus the floor, ``-2 w_j m_j``, then
+        ``w_j``, then ``w_j |m_j|^2``; so the squared distances of rows u are one product, ``[u, |u|^2, 1] @ keys``.
+    """
+
+    keys: Tensor
+
+    def __init__(self, keys: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keys", keys)
+
+    @classmethod
+    def of(cls, u: Tensor) -> Self:
+        """Remember rows, shape ``(m, k)``."""
+        spacing = _beyond_the_nearest(squared_distances(u, u))
+        weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + _TINY)
+        return cls(torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]]))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Rows ``(n, k)`` -> how far each lies from what is remembered, shape ``(n,)``."""
+        squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
+        return _beyond_the_nearest(squared)
+
+
+def dense(u: Tensor, share: float) -> Tensor:
+    """The share of rows in the densest surroundings, by mean distance to 100 neighbours, as indices.
+
+    A few strange rows that resemble each other are near to one another, but not to a hundred.
+    """
+    near = squared_distances(u, u).topk(min(_CROWD + 1, len(u)), largest=False).values
+    return near.sqrt().mean(1).topk(max(1, round(share * len(u))), largest=False).indices.sort().values
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """``|a_i - b_j|^2``, shape ``(len(a), len(b))``."""
+    square = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
+    return (square + a.square().sum(1, keepdim=True)).clamp(min=0)
+
+
+def _beyond_the_nearest(squared: Tensor) -> Tensor:
+    """Mean distance to the second to sixth nearest, or to the only one, shape ``(n,)``."""
+    near = squared.topk(min(NEIGHBOURS + 1, squared.shape[1]), largest=False).values  # sorted
+    return near[:, min(1, near.shape[1] - 1) :].clamp(min=0).sqrt().mean(1)
