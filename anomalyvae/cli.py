@@ -143,7 +143,8 @@ def _fit(args: argparse.Namespace) -> int:
     bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict())
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", bundle.read_card(args.model)["model_id"]
-        print(f"Learned {len(rows)} {what}: model {identity} in {args.model}")
+        categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
+        print(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
     return DONE
 
 
@@ -151,11 +152,20 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: what the model was fitted to")
     parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a fitted model")
     parser.add_argument("--out", required=True, metavar="SCORES", help="table to write: .parquet or .csv")
+    parser.add_argument(
+        "--alarms", type=_setting, metavar="PROMISE",
+        help="flag under a promise on false alarms in place of the model's threshold: alpha=0.01 (share of normal "
+        "rows), fdr=0.1 (share of the flagged), per_hour=6 (with windows)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tail", choices=("conformal", "pareto"), default="conformal",
+        help="pareto extrapolates p-values below what the calibration rows can show",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help=_QUIET)
 
 
 def _score(args: argparse.Namespace) -> int:
-    import pandas as pd
+    import numpy as np
 
     from anomalyvae.deploy import bundle
     from anomalyvae.logs import WindowRecipe
@@ -164,9 +174,15 @@ def _score(args: argparse.Namespace) -> int:
     card = bundle.read_card(args.model)
     model = bundle.load(args.model)
     recipe = None if card["windowing"] is None else WindowRecipe.from_dict(card["windowing"])
-    rows, table = _rows(args.files, recipe, card["columns"])
-    table["anomaly_score"] = model.anomaly_score(rows) if len(rows) else pd.Series(dtype=float)
-    table["is_outlier"] = table["anomaly_score"] > -model.offset_
+    text = [name for name, levels in model.categories_.items() if levels != [False, True]]
+    rows, table = _rows(args.files, recipe, card["columns"], text)
+    score = model.anomaly_score(rows) if len(rows) else np.empty(0)
+    table["anomaly_score"] = score
+    table["p_value"] = model.calibration_.p_values(score, args.tail)
+    if args.alarms is None:
+        table["is_outlier"] = score > -model.offset_
+    else:
+        table["is_outlier"] = model.calibration_.alarms(score, tail=args.tail, **_promise(args.alarms, recipe))
     table["model_id"] = card["model_id"]
     write(table)
     if not args.quiet:
@@ -175,8 +191,20 @@ def _score(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _promise(alarms: tuple[str, Any], recipe: "WindowRecipe | None") -> dict[str, Any]:
+    """What was promised, as `Calibration.alarms` takes it."""
+    name, rate = alarms
+    if name not in ("alpha", "fdr", "per_hour") or not isinstance(rate, int | float):
+        raise ValueError(f"Got --alarms {name}={rate}, expected alpha=, fdr= or per_hour= and a number. Correct it.")
+    if name != "per_hour":
+        return {name: rate}
+    if recipe is None:
+        raise ValueError("Got --alarms per_hour= with a model of plain rows, expected one of windows. Use alpha=.")
+    return {name: rate, "rows_per_hour": 3600 / recipe.stride_s}
+
+
 def _rows(
-    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None
+    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None, text: Sequence[str] = ()
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Read files into rows for a model, and say of each row where it came from."""
     import pandas as pd
@@ -186,33 +214,23 @@ def _rows(
         return windows.rows, windows.spans
     tables = {}
     for file in files:
-        tables[file] = _table(Path(file), columns)
+        tables[file] = _table(Path(file), columns, text)
         columns = columns or list(tables[file].columns)  # the first file says what the others must have
     rows = pd.concat(list(tables.values()), ignore_index=True)
     where = [pd.DataFrame({"file": file, "row": range(len(table))}) for file, table in tables.items()]
     return rows, where[0][["row"]] if len(where) == 1 else pd.concat(where, ignore_index=True)
 
 
-def _table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
-    """Read a table of numbers."""
-    import pandas as pd
-
-    table = _any_table(path, columns)
-    text = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-    if text:
-        raise ValueError(
-            f"Got {path} with columns that are no numbers: {', '.join(text)}. Expected numbers. "
-            "Choose columns with --columns."
-        )
-    return table
-
-
-def _any_table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
+def _table(path: Path, columns: Sequence[str] | None, text: Sequence[str] = ()) -> "pd.DataFrame":
+    """Read a table; columns of ``text`` stay so in a CSV, even where they look like numbers."""
     import pandas as pd
 
     from anomalyvae.logs.log import nearest
 
-    readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+    readers: dict[str, Callable[..., Any]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": lambda path: pd.read_csv(path, dtype=dict.fromkeys(text, "str")),
+    }
     if path.suffix.lower() not in readers:
         raise ValueError(f"Got {path}, expected a table: {' or '.join(readers)}. Convert it.")
     try:
@@ -280,7 +298,7 @@ def _compare(args: argparse.Namespace) -> int:
     write = None if args.out is None else _writer(args.out)
     settings = detector_arguments(dict(args.settings), "--set")
     columns = args.columns and list(dict.fromkeys([*args.columns, *([args.label] if args.label else [])]))
-    rows = _any_table(Path(args.file), columns)
+    rows = _table(Path(args.file), columns)
     with _progress(args.quiet) as progress:
         from anomalyvae.detector import VAEOutlierDetector
         from anomalyvae.peers import compare

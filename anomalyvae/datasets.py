@@ -23,12 +23,8 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,11 +34,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anomalyvae.folders import replacing
 from anomalyvae.logs.log import nearest
 from anomalyvae.logs.tabular import START_KEY, UNIT_KEY
 
 _LAYOUT = 1  # raised when prepared folders look different, so that old ones are made anew
-_ABANDONED_S = 3600.0  # a half-made folder older than this belongs to a process that was killed
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def get_dataset(name: str) -> Path:
     recipe = load_recipe(name)
     folder = _cache() / name
     if not _is_current(folder, name):
-        with _whole(folder) as new:
+        with replacing(folder) as new:
             _make(recipe, name, new)
     return folder
 
@@ -236,7 +232,7 @@ def write_dataset(name: str, folder: Path, prepare: Callable[[Path], None] | Non
     """
     if folder.exists():
         raise FileExistsError(f"Got {folder}, which exists, expected a new folder. Remove it or name another.")
-    with _whole(folder) as new:
+    with replacing(folder) as new:
         _make(load_recipe(name), name, new, prepare)
     return folder
 
@@ -307,26 +303,3 @@ def _is_current(folder: Path, name: str) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(about, dict) and about.get("made_by") == _fingerprint(name)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes the place of ``folder`` once it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new = scratch / "new"
-        new.mkdir()
-        yield new
-        with suppress(FileNotFoundError):
-            os.replace(folder, scratch / "old")
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, and what it made is as good
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

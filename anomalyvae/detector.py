@@ -16,12 +16,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
+from anomalyvae.categories import (
+    Categories,
+    common_levels,
+    decode_categories,
+    encode_categories,
+    find_categories,
+    one_hot_cells,
+)
 from anomalyvae.fitting import Conductor
 from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, Body
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite, refuse_text
+from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite
 
 Floats = NDArray[np.float64]
 
@@ -31,19 +39,21 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     A network learns to encode and reconstruct normal rows. A row is strange if, with its latent code and what its
     reconstruction got wrong, it lies far from the training rows with theirs. It takes the place of any scikit-learn
-    outlier detector. Missing cells are allowed.
+    outlier detector. Missing cells are allowed, and so are categories: the columns of a DataFrame that are of dtype
+    category, string or bool.
 
     Parameters
     ----------
     objective : {"elbo", "reconstruction"}, default="elbo"
         ``"elbo"`` is the variational autoencoder of Kingma and Welling [1]_: diagonal Gaussian posterior, N(0, I)
         prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers. Both decode to a Gaussian
-        with one learned variance per feature.
+        with one learned variance per number, and to the probabilities of the levels of each category.
     body : {"mlp"} or callable, default="mlp"
         The layers around the latent code. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` brings its
         own; see `anomalyvae.nets.bodies`.
     input_shape : tuple of int, default=None
-        How to fold a row before it enters the body, such as ``(channels, length)``. By default a flat row.
+        How to fold a row before it enters the body, such as ``(channels, length)``. By default a flat row; rows with
+        categories must be.
     latent_dim : int or "auto", default="auto"
         Size of the latent code. ``"auto"`` takes half the number of features, between 2 and 32.
     hidden : tuple of int, default=(128, 64)
@@ -111,6 +121,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         A row per epoch: the loss and, where rows were split, the held-out loss and its terms.
     stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
         Why training ended.
+    categories_ : dict
+        The known levels of each categorical column by its name, sorted: text, or False and True. Text that makes a
+        single training row, or less than a thousandth of them, is not known by its name: such levels are one level
+        together, as which an unseen one then counts.
+    category_dtypes_ : dict
+        The dtype of each of those columns, by its name.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if ``X`` had column names.
@@ -132,6 +148,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     architecture_: dict[str, Any]
     network_: Reconstruction
     calibration_: Calibration
+    categories_: dict[str, list[str | bool]]
+    category_dtypes_: dict[str, str]
     offset_: float
 
     _parameter_constraints: dict[str, list[Any]] = {
@@ -220,7 +238,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
-            Rows, in any units.
+            Rows, in any units. Text and booleans of a DataFrame are categories.
         y : ignored
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight two is the same as the row given twice; a row of weight zero is not there.
@@ -235,21 +253,26 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For rows that cannot be used: infinite cells, text, a column without a value, fewer than two rows.
+            For rows that cannot be used: infinite cells, a column without a value or of dates, fewer than two rows.
         FloatingPointError
             If training diverges.
         """
-        x = self._rows(X, reset=True)
+        resumes = self.warm_start and hasattr(self, "network_")
+        categories, dtypes = (self.categories_, self.category_dtypes_) if resumes else find_categories(X)
+        x = self._rows(X, new=categories)
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         refuse_empty(x, getattr(X, "columns", None))
+        if not resumes:
+            x, categories = common_levels(x, weight, getattr(X, "columns", None), categories)
+        cells = one_hot_cells(getattr(X, "columns", None), categories)
         check_consistent_length(x, groups)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
-        architecture = self._architecture()
-        outcome = self._conductor(architecture, seed).fit(
+        architecture = self._architecture(cells)
+        outcome = self._conductor(architecture, cells, seed).fit(
             distinct_rows(x, weight, groups), rng, self._resumed(architecture)
         )
-        self.architecture_ = architecture
+        self.architecture_, self.categories_, self.category_dtypes_ = architecture, categories, dtypes
         self.network_ = outcome.network
         self.history_, self.stop_reason_ = pd.DataFrame(outcome.history), outcome.stop_reason
         unlearned = outcome.unlearned
@@ -262,9 +285,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             self.suspects_ = self._strangest(X, score)
         return self
 
-    def _conductor(self, architecture: dict[str, Any], seed: int) -> Conductor:
+    def _conductor(self, architecture: dict[str, Any], cells: list[int], seed: int) -> Conductor:
         def new_network(rows: Rows) -> Reconstruction:
-            scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight))
+            scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), cells)
             return build(architecture, scaling, seed).to(_device(self.device))
 
         return Conductor(
@@ -303,11 +326,17 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         table = pd.DataFrame({"anomaly_score": score}, index=index)
         return table[score > -self.offset_].sort_values("anomaly_score", ascending=False, kind="stable")
 
-    def _architecture(self) -> dict[str, Any]:
+    def _architecture(self, cells: list[int]) -> dict[str, Any]:
         """The plain values from which the network can be built again."""
         width = self.n_features_in_
-        shape = (width,) if self.input_shape is None else tuple(int(side) for side in self.input_shape)
-        if np.prod(shape) != width:
+        if cells and self.input_shape is not None:
+            raise ValueError(
+                f"Got input_shape={self.input_shape} and categories in X, expected numbers alone where rows are "
+                "folded. Leave input_shape or the categories out."
+            )
+        flat = (sum(max(1, size) for size in cells) or width,)
+        shape = flat if self.input_shape is None else tuple(int(side) for side in self.input_shape)
+        if np.prod(shape) != flat[0]:
             raise ValueError(
                 f"Got input_shape={shape} ({np.prod(shape)} cells), expected {width} cells as X has {width} features. "
                 "Give a shape whose product is the number of features."
@@ -513,12 +542,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
             )
-        return self._like(Z, self._apply(network.decode_units, z))
+        return self._table(Z, self._apply(network.decode_units, z))
 
     def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
         """What the network makes of each row, missing cells included, ``(n_samples, n_features)``, as in ``X``."""
         network = self._fitted()
-        return self._like(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
+        return self._table(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
 
     def sample(self, n: int = 1, *, random_state: int | np.random.RandomState | None = None) -> Floats | pd.DataFrame:
         """Draw new rows from the model: z from the prior, then x given z.
@@ -541,12 +570,12 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             )
         rng = check_random_state(self.random_state if random_state is None else random_state)
         z = torch.from_numpy(rng.standard_normal((n, network.latent_dim)))
-        noise = torch.from_numpy(rng.standard_normal((n, self.n_features_in_)))
+        noise = torch.from_numpy(rng.standard_normal((n, np.prod(network.input_shape))))
         device = next(network.parameters()).device
         with torch.no_grad():
             s = network.likelihood.draw(network.decode(z.to(device)), noise.to(device))
             rows = network.scaling.inverse(s).cpu().numpy()
-        return pd.DataFrame(rows, columns=self.feature_names_in_) if hasattr(self, "feature_names_in_") else rows
+        return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """``latent0``, ``latent1``, ...: the names of the columns that `transform` gives."""
@@ -554,14 +583,14 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     # Inside
 
-    def _rows(self, X: Any, reset: bool = False) -> Floats:
-        """The one door for rows: validated, float64, NaN where a cell is missing."""
+    def _rows(self, X: Any, new: Categories | None = None) -> Floats:
+        """The one door for rows: validated, float64, NaN where a cell is missing; ``new`` in training."""
+        reset = new is not None
         if not reset:
             check_is_fitted(self, "network_")
-        refuse_text(X)
         x = validate_data(
             self,
-            X,
+            encode_categories(X, self.categories_ if new is None else new),
             dtype=np.float64,
             order="C",
             reset=reset,
@@ -600,6 +629,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         if columns is None:
             columns = getattr(self, "feature_names_in_", range(self.n_features_in_))
         return pd.DataFrame(values, index=X.index, columns=columns)
+
+    def _table(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
+        """Rows in the units of training, with its categories: always a DataFrame if there are any."""
+        if not self.categories_:
+            return self._like(X, rows)
+        table = pd.DataFrame(rows, index=getattr(X, "index", None), columns=self.feature_names_in_)
+        return decode_categories(table, self.categories_, self.category_dtypes_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

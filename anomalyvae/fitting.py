@@ -140,7 +140,7 @@ class Conductor:
 
         s = standardised(learned)
         schedule = self._schedule(len(learned), like or len(learned))
-        with _progress(self.verbose, schedule.max_epochs, title) as on_epoch:
+        with _progress(self.verbose, schedule.max_epochs, title) as on_epoch, torch.enable_grad():
             outcome = train(
                 network,
                 s.float(),

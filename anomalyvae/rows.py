@@ -176,19 +176,3 @@ def refuse_empty(x: NDArray[np.float64], columns: Any) -> None:
 
 def _name(columns: Any, i: Any) -> str:
     return f"column {i}" if columns is None else str(columns[i])
-
-
-def refuse_text(X: Any) -> None:
-    """Refuse a DataFrame with columns that hold no numbers, naming them."""
-    if not isinstance(X, pd.DataFrame):
-        return
-    wrong = [
-        f"{name!r} ({dtype})"
-        for name, dtype in X.dtypes.items()
-        if not (pd.api.types.is_numeric_dtype(dtype) or str(dtype) == "object")
-    ]
-    if wrong:
-        raise ValueError(
-            f"Got columns that are not numeric: {', '.join(wrong)}. Expected numbers. Encode them (for example with "
-            "sklearn.preprocessing.OneHotEncoder) or leave them out."
-        )

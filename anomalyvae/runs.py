@@ -7,12 +7,9 @@ computed, and the result takes its place in one step.
 
 import json
 import platform
-import shutil
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.baselines import BASELINES
 from anomalyvae.deploy import bundle
+from anomalyvae.folders import replacing
 from anomalyvae.jobs import Evaluation, Job, find_recordings
 from anomalyvae.logs import Windows
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
@@ -96,7 +94,7 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     result = _summary(job, windows, strange, folds)
     result["seconds"] = round(time.monotonic() - began, 1)
     recipe = job.windows.to_dict()
-    with _replacing(folder) as fresh:
+    with replacing(folder) as fresh:
         result["model_id"] = _save(model, fresh / "model", recipe, result["mean"])
         for name, fold in folds.items():
             fold.scores["model_id"] = _save(fold.model, fresh / "folds" / name, recipe, result["folds"][name])
@@ -278,15 +276,3 @@ def _refuse_foreign(folder: Path) -> None:
             f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an earlier "
             "result or nothing, since a run replaces the folder. Choose another in [output]."
         )
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside `folder` to fill; only when it is complete does it take that place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield fresh
-        bundle.replace_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

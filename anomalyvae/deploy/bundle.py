@@ -7,14 +7,14 @@ version of the package could no longer read the folder, and a folder with anothe
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from anomalyvae.folders import replacing
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
@@ -61,29 +61,14 @@ def save(
     target = Path(folder)
     if target.exists() and not (target / _CARD).exists() and any(target.iterdir()):
         raise FileExistsError(f"Got {target}, which holds other files than a bundle. Choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with replacing(target) as fresh:
         state = model.__getstate__()
         arrays = {f"network.{name}": np.ascontiguousarray(a) for name, a in state["network_"].items()}
         arrays |= {f"calibration.{name}": a for name, a in state["calibration_"].items()}
         save_file(arrays, fresh / _ARRAYS)
         card = _card_of(model, recipe, figures, _sha256(fresh / _ARRAYS))
         (fresh / _CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        replace_folder(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return target
-
-
-def replace_folder(fresh: Path, target: Path) -> None:
-    """Put a finished folder where an older one stands; a kill in between leaves one of them whole."""
-    old = target.with_name(f".{target.name}-old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    fresh.chmod(0o755)  # temporary folders are made private
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -144,8 +129,14 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
         model._validate_params()
         if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays.values()):
             raise ValueError("arrays must be finite float64")
+        categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
+        cells = [len(categories[name]) + 1 if name in categories else 0 for name in card["columns"] or ()]
+        if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
+            raise ValueError("the categories are others")
         state = {
             "architecture_": card["architecture"],
+            "categories_": categories,
+            "category_dtypes_": {name: str(card["category_dtypes"][name]) for name in categories},
             "calibration_": {name: arrays.pop(f"calibration.{name}") for name in ("scores", "weight")},
             "history_": pd.DataFrame(card["history"]),
             "n_features_in_": int(card["n_features"]),
@@ -177,6 +168,8 @@ def _card_of(
         "architecture": model.architecture_,
         "n_features": model.n_features_in_,
         "columns": None if columns is None else [str(name) for name in columns],
+        "categories": model.categories_,
+        "category_dtypes": model.category_dtypes_,
         "windowing": recipe,
         "offset": model.offset_,
         "stop_reason": model.stop_reason_,
@@ -184,7 +177,9 @@ def _card_of(
         "figures": figures,
         "parts": {_ARRAYS: digest},
     }
-    identity = json.dumps([digest, card["architecture"], card["offset"], columns is not None, recipe], default=str)
+    identity = json.dumps(
+        [digest, card["architecture"], card["offset"], columns is not None, recipe, model.categories_], default=str
+    )
     return {"model_id": hashlib.sha256(identity.encode()).hexdigest()[:12], **card}
 
 

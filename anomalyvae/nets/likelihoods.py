@@ -1,16 +1,19 @@
 """What a decoder's output says about a row: how likely each cell is, and how far it lies from what was expected.
 
 ``s`` is a standardised row, NaN where a cell is missing; ``decoded`` is what the decoder made of the row's code. A
-missing cell is no evidence: it adds nothing to a likelihood, and its residual is zero.
+missing cell is no evidence: it adds nothing to a likelihood, and its residual is that of what is expected. A category
+is a block of one-hot cells, to which its logits are decoded.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 LOG_2PI = math.log(2 * math.pi)
 NOISE_FLOOR = 0.01  # of a cell, in standardised units: a precision that no feature needs
+SURPRISE_FLOOR = 1e-3  # share of the probability that every level gets, expected or not: no surprise is larger
 _VARIANCE_RATE = 30.0  # how much faster the variances learn than the weights: they have far to go
 
 
@@ -63,3 +66,111 @@ class Gaussian(nn.Module):
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """A row as the decoder would draw it, from standard normal ``noise`` of shape ``(n, d)``."""
         return decoded + self.variance().sqrt() * noise
+
+
+class Categorical(nn.Module):
+    """A level of each category, one of its known ones or another, with the probabilities that the decoder gives.
+
+    ``p(level) = (1 - eps) softmax(decoded) + eps / levels`` with eps = 0.001. The floor is to a category what the
+    noise floor is to a number: a level never seen costs ``-log(eps / levels)``, 8 nats among two known levels and 9
+    among ten, as much as a number about four standard deviations off. That stands out, but a single cell does not
+    drown a row, and rows seen a thousand times do not teach that an exception is impossible.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Cells of each category's one-hot block, the last for levels other than the known ones.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+
+    def feature_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """``-log p(level | z)`` of each category, shape ``(n, categories)``."""
+        nll = -s.nan_to_num() * self.probabilities(decoded).log()
+        return torch.cat([block.sum(1, keepdim=True) for block in nll.split(self.sizes, dim=1)], dim=1)
+
+    def row_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """The sum of `feature_nll` over categories, shape ``(n,)``."""
+        return -(s.nan_to_num() * self.probabilities(decoded).log()).sum(1)
+
+    def residual(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """How surprising the level of each category is, shape ``(n, categories)``: the square root of chi-square.
+
+        Pearson's statistic of one draw is ``1 / p(level) - 1``. Its mean is the number of known levels beyond the
+        first; divided by that, a category weighs like one standardised number, however many levels it has.
+        """
+        freedom = torch.tensor([max(1, size - 2) for size in self.sizes]).to(s)
+        whole = torch.where(s.isnan(), self.expected(decoded), s)
+        return (self.feature_nll(whole, decoded).clamp(min=0).expm1() / freedom).sqrt()
+
+    def probabilities(self, decoded: Tensor) -> Tensor:
+        """The probability of each level, shape ``(n, cells)``."""
+        blocks = decoded.split(self.sizes, dim=1)
+        floor = SURPRISE_FLOOR
+        return torch.cat([(1 - floor) * block.softmax(1) + floor / block.shape[1] for block in blocks], dim=1)
+
+    def expected(self, decoded: Tensor) -> Tensor:
+        """The likeliest level, one-hot, shape ``(n, cells)``: in between the levels there are no rows."""
+        return torch.cat([_one_hot(block, block.shape[1]) for block in decoded.split(self.sizes, dim=1)], dim=1)
+
+    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+        """One known level of each category, one-hot, from standard normal ``noise`` of shape ``(n, cells)``.
+
+        By the maximum of logits plus Gumbel noise (Maddison et al. 2014, A* Sampling, section 2).
+        """
+        gumbel = -(-torch.special.ndtr(noise).log()).log()
+        blocks = (decoded + gumbel).split(self.sizes, dim=1)
+        return torch.cat([_one_hot(block[:, : max(1, block.shape[1] - 1)], block.shape[1]) for block in blocks], dim=1)
+
+
+def _one_hot(block: Tensor, cells: int) -> Tensor:
+    """One in place of each row's largest cell, zero elsewhere, shape ``(n, cells)``."""
+    return (block.argmax(1, keepdim=True) == torch.arange(cells, device=block.device)).to(block.dtype)
+
+
+class Mixture(nn.Module):
+    """Numbers and categories side by side, independent given the code: `Gaussian` cells, then `Categorical` ones.
+
+    Parameters
+    ----------
+    numbers, categories : sequence of int
+        Place of each in the row as the user has it; in ``s`` numbers come first, then categories.
+    sizes : sequence of int
+        Cells of each category.
+    """
+
+    def __init__(self, numbers: Sequence[int], categories: Sequence[int], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.split = [len(numbers), sum(sizes)]
+        given = [*numbers, *categories]
+        self.order = [given.index(column) for column in range(len(given))]
+        self.gaussian = Gaussian(len(numbers))
+        self.categorical = Categorical(sizes)
+
+    def feature_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """``-log p`` of each number and category, shape ``(n, d)``, in the user's order."""
+        return torch.cat(self._both("feature_nll", s, decoded), dim=1)[:, self.order]
+
+    def row_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """The sum of `feature_nll`, shape ``(n,)``."""
+        numbers, categories = self._both("row_nll", s, decoded)
+        return numbers + categories
+
+    def residual(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """Standardised residual of each number and category, shape ``(n, d)``, in the user's order."""
+        return torch.cat(self._both("residual", s, decoded), dim=1)[:, self.order]
+
+    def expected(self, decoded: Tensor) -> Tensor:
+        """Mean of each number, likeliest level of each category, shape ``(n, cells)``."""
+        return torch.cat(self._both("expected", decoded), dim=1)
+
+    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+        """A row as the decoder would draw it, from standard normal ``noise``, both of shape ``(n, cells)``."""
+        return torch.cat(self._both("draw", decoded, noise), dim=1)
+
+    def _both(self, method: str, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [argument.split(self.split, dim=1) for argument in arguments]
+        numbers, categories = zip(*parts, strict=True)
+        return getattr(self.gaussian, method)(*numbers), getattr(self.categorical, method)(*categories)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 NEIGHBOURS = 5  # whose mean distance counts, after the nearest
 _SPACING_FLOOR = 0.1  # of the median spacing: a crowd of near copies must not make its own surroundings strange
 _TINY = 1e-9  # spacing of rows that are all the same
-_CROWD = 100  # neighbours by whose distance a row in thin surroundings is told from a cluster of strange rows
 
 
 class Memory(nn.Module):
@@ -48,12 +47,12 @@ class Memory(nn.Module):
         return _beyond_the_nearest(squared)
 
 
-def dense(u: Tensor, share: float) -> Tensor:
-    """The share of rows in the densest surroundings, by mean distance to 100 neighbours, as indices.
+def dense(u: Tensor, share: float, crowd: int) -> Tensor:
+    """The share of rows in the densest surroundings, by mean distance to a crowd of neighbours, as indices.
 
-    A few strange rows that resemble each other are near to one another, but not to a hundred.
+    Strange rows that resemble each other are near to one another; a crowd larger than all of them is not fooled.
     """
-    near = squared_distances(u, u).topk(min(_CROWD + 1, len(u)), largest=False).values
+    near = squared_distances(u, u).topk(min(crowd + 1, len(u)), largest=False).values
     return near.sqrt().mean(1).topk(max(1, round(share * len(u))), largest=False).indices.sort().values
 
 

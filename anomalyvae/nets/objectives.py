@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Body
-from anomalyvae.nets.likelihoods import Gaussian
+from anomalyvae.nets.likelihoods import Gaussian, Mixture
 from anomalyvae.nets.memory import Memory, dense
-from anomalyvae.nets.scaling import SCALINGS, Scaling, asinh
+from anomalyvae.nets.scaling import Mixed, Scaling, asinh, restore_scaling
 
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
@@ -76,7 +76,13 @@ class Reconstruction(nn.Module):
         with torch.no_grad():
             features = self.body.encode(torch.zeros(2, *input_shape))
         self.to_code = nn.Linear(features.shape[1], self._codes * latent_dim)
-        self.likelihood = Gaussian(math.prod(input_shape))
+        self.likelihood: Gaussian | Mixture
+        if isinstance(scaling, Mixed):
+            self.likelihood = Mixture(scaling.numbers, scaling.categories, scaling.sizes)
+            self.columns = len(scaling.cells)  # of the user; a category is many cells of s
+        else:
+            self.likelihood = Gaussian(math.prod(input_shape))
+            self.columns = math.prod(input_shape)
         self.missing = nn.Parameter(torch.zeros(math.prod(input_shape)))  # what the encoder sees in place of a cell
         self.memorised = None
 
@@ -119,13 +125,15 @@ class Reconstruction(nn.Module):
     def joint(self, s: Tensor) -> Tensor:
         """Row, code and residual side by side, shape ``(n, k)``: the space in which rows are remembered.
 
-        Missing cells are filled in by what the decoder expects. Residuals count in standard deviations, large ones by
+        Missing cells are first filled in by what the decoder expects, so that a row is coded as a whole one, as the
+        remembered rows are; their residual is zero. Residuals count in standard deviations, large ones by
         their logarithm (``asinh``): one badly reconstructed cell must not drown all else.
         """
-        z = self.encode(s)
-        decoded = self.decode(z)
-        whole = torch.where(s.isnan(), self.likelihood.expected(decoded), s)
-        return torch.cat([whole, z, asinh(self.likelihood.residual(s, decoded))], dim=1)
+        whole, missing = s, s.isnan()
+        if missing.any():
+            whole = torch.where(missing, self.likelihood.expected(self.decode(self.encode(s))), s)
+        z = self.encode(whole)
+        return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
 
     @torch.no_grad()
     def remember(self, s: Tensor, size: int, generator: torch.Generator) -> None:
@@ -133,14 +141,18 @@ class Reconstruction(nn.Module):
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         chosen = torch.randperm(len(s), generator=generator)[: round(size / kept)].to(s.device)
         u = self.joint(s[chosen])
-        self.memorised = Memory.of(u[dense(u, kept)] if self.trimming else u)
+        crowd = math.ceil(2 * self.trimming * len(u))  # twice the outliers that are expected
+        self.memorised = Memory.of(u[dense(u, kept, crowd)] if self.trimming else u)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
             return s
-        draw = torch.rand(len(s), s.shape[1] + 1, generator=generator, device=s.device, dtype=s.dtype)
+        draw = torch.rand(len(s), self.columns + 1, generator=generator, device=s.device, dtype=s.dtype)
         share = self.masking * (2 * draw[:, :1] - 1)  # of each row's cells; below zero for half of the rows
-        return s.masked_fill(draw[:, 1:] < share, torch.nan)
+        hidden = draw[:, 1:] < share
+        if isinstance(self.scaling, Mixed):
+            hidden = hidden[:, self.scaling.source]  # a category is hidden as a whole
+        return s.masked_fill(hidden, torch.nan)
 
     def _mean(self, loss: Tensor, weight: Tensor, warmth: float) -> Tensor:
         """Mean loss of a batch; once the network can tell, without the rows that it finds hardest."""
@@ -180,7 +192,7 @@ class Reconstruction(nn.Module):
 
     def decode_units(self, z: Tensor) -> Tensor:
         """Rows ``(n, d)`` that codes stand for."""
-        return self.scaling.inverse(self.likelihood.expected(self.decode(z)))
+        return self.scaling.inverse(self.decode(z))  # means of numbers, and the largest logit is the likeliest level
 
 
 class Elbo(Reconstruction):
@@ -317,15 +329,14 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
         If the tensors are not those that the architecture has. Nothing of their size is allocated before.
     """
     parts = {name.removeprefix("scaling."): t for name, t in state.items() if name.startswith("scaling.")}
-    scaling = SCALINGS[frozenset(parts)](**parts)
+    scaling = restore_scaling(parts)
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
-        width = network.joint(torch.zeros(1, math.prod(network.input_shape), dtype=torch.float64)).shape[1]
     if "memorised.keys" in state:
         network.memorised = Memory(state["memorised.keys"])
+        width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
         if network.memorised.keys.shape[:-1] != (width + 2,):
-            raise RuntimeError(
-                f"Got a memory of shape {tuple(network.memorised.keys.shape)}, expected {width + 2} rows."
-            )
+            shape = tuple(network.memorised.keys.shape)
+            raise RuntimeError(f"Got a memory of shape {shape}, expected {width + 2} rows.")
     network.load_state_dict(state, assign=True)
     return network.eval()

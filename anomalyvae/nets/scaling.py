@@ -3,6 +3,8 @@
 It is a layer, not a preprocessing step, so that whatever leaves the package with the network has its units inside.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -116,21 +118,73 @@ class Quantile(nn.Module):
         return _hinges(y, self.y, self.x, 1 / self.slope)
 
 
-def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
+class Mixed(nn.Module):
+    """Numbers scaled, then each category as one-hot cells: one per known level, the last for any other level.
+
+    A missing category is NaN in all of its cells.
+
+    Parameters
+    ----------
+    numeric : Affine, Asinh or Quantile
+        Of the numeric columns.
+    cells : Tensor of shape (d,)
+        One-hot cells of each column, its known levels and one more; 0 for a numeric column. A category arrives as the
+        number of its level, and as -1 where it is none of those.
+    """
+
+    cells: Tensor
+    source: Tensor
+    code: Tensor
+
+    def __init__(self, numeric: "Affine | Asinh | Quantile", cells: Tensor) -> None:
+        super().__init__()
+        self.numeric = numeric
+        self.register_buffer("cells", cells)
+        sizes = [int(size) for size in cells.tolist()]
+        self.numbers = [column for column, size in enumerate(sizes) if not size]
+        self.categories = [column for column, size in enumerate(sizes) if size]
+        self.sizes = [sizes[column] for column in self.categories]
+        source = self.numbers + [column for column in self.categories for _ in range(sizes[column])]
+        code = [code for size in self.sizes for code in (*range(size - 1), -1)]
+        self.register_buffer("source", torch.tensor(source, dtype=torch.long), persistent=False)  # of each cell
+        self.register_buffer("code", torch.tensor(code, dtype=cells.dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows ``(n, d)`` -> standardised numbers, then one-hot cells."""
+        cells = x[:, self.source]
+        numbers, codes = cells[:, : len(self.numbers)], cells[:, len(self.numbers) :]
+        one_hot = torch.where(codes.isnan(), codes, (codes == self.code).to(x.dtype))
+        return torch.cat([self.numeric(numbers), one_hot], dim=1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Standardised numbers, and one-hot cells or logits -> rows ``(n, d)``: of each category the largest known."""
+        columns = list(self.numeric.inverse(y[:, : len(self.numbers)]).split(1, dim=1))
+        for block in y[:, len(self.numbers) :].split(self.sizes, dim=1):
+            known = block[:, :-1]
+            level = known.argmax(dim=1, keepdim=True) if known.shape[1] else torch.full_like(block, -1)
+            columns.append(level.to(y.dtype))
+        given = self.numbers + self.categories
+        return torch.cat([columns[given.index(column)] for column in range(len(given))], dim=1)
+
+
+def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int] = ()) -> "Scaling":
     """Learn a scaling from training rows.
 
     Parameters
     ----------
-    kind : {"standard", "robust", "quantile", None}
-        Mean and standard deviation; median and interquartile range; normal scores; or none.
+    kind : {"asinh", "standard", "robust", "quantile", None}
+        Mean and standard deviation with the tails drawn in; without that; median and interquartile range; normal
+        scores; or none.
     x : Tensor of shape (n, d), float64
         NaN where a cell is missing: a column is scaled by what was observed of it.
     weight : Tensor of shape (n,)
         How often each row counts.
+    cells : sequence of int, optional
+        One-hot cells of each column, as `Mixed` takes them; by default all columns are numeric.
 
     Returns
     -------
-    Affine or Quantile
+    Affine, Asinh, Quantile or, where a column is categorical, Mixed
 
     Notes
     -----
@@ -138,6 +192,11 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor) -> "Scaling":
     with, so 1 % of its magnitude is (1 if it is zero): a constant that moves by a hair is no outlier, one that
     moves by a tenth is.
     """
+    if any(cells):
+        numbers = [column for column, size in enumerate(cells) if not size]
+        numeric = fit_scaling(kind, x[:, numbers], weight)
+        assert not isinstance(numeric, Mixed)  # noqa: S101
+        return Mixed(numeric, torch.tensor(cells, dtype=x.dtype))
     missing = x.isnan()
     share = weight[:, None].masked_fill(missing, 0.0)  # (n, d)
     share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
@@ -199,9 +258,22 @@ def _quantiles(x: Tensor, share: Tensor, probability: Tensor) -> Tensor:
     return value.gather(0, index.T).nan_to_num()
 
 
-Scaling = Affine | Asinh | Quantile
+Scaling = Affine | Asinh | Quantile | Mixed
 SCALINGS = {  # told apart by the names of their tensors
     frozenset(("center", "scale")): Affine,
     frozenset(("center", "scale", "low", "high", "gain")): Asinh,
     frozenset(("x", "y", "slope")): Quantile,
 }
+
+
+def restore_scaling(state: Mapping[str, Tensor]) -> Scaling:
+    """Construct a scaling from its tensors, as ``state_dict`` gave them out.
+
+    Raises
+    ------
+    KeyError
+        If they are those of no scaling.
+    """
+    numeric = {name.removeprefix("numeric."): tensor for name, tensor in state.items() if name != "cells"}
+    scaling = SCALINGS[frozenset(numeric)](**numeric)
+    return Mixed(scaling, state["cells"]) if "cells" in state else scaling

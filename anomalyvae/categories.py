@@ -1,0 +1,201 @@
+"""Categories: text and booleans, of DataFrames alone. A level is its place among the known ones, -1 if it is another.
+
+Numpy and pandas only.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known by its name if it makes so many rows, and such a share
+Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
+_BOOLEANS = [False, True]
+_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"}  # among objects, as pandas calls them
+
+
+def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]]:
+    """Which columns of a training table are categories: those of dtype category, string or bool, and objects of these.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like
+        Only a DataFrame has categories.
+
+    Returns
+    -------
+    levels : dict
+        By column, sorted: text (whatever a category holds is taken by its ``str``), or False and True.
+    dtypes : dict
+        By column, the name of its dtype.
+
+    Raises
+    ------
+    ValueError
+        For columns that are neither numbers nor categories, and for categories without names to tell them by.
+    """
+    if not isinstance(X, pd.DataFrame):
+        return {}, {}
+    kinds = [_kind(X.iloc[:, i]) for i in _unusual(X)]
+    columns = {i: kind for i, kind in zip(_unusual(X), kinds, strict=True) if kind in ("text", "bool")}
+    refused = [i for i, kind in zip(_unusual(X), kinds, strict=True) if kind is None]
+    if refused:
+        listed = ", ".join(f"{X.columns[i]!r} ({X.dtypes.iloc[i]})" for i in refused)
+        raise ValueError(
+            f"Got columns that are neither numeric nor categories: {listed}. Expected numbers, text, category or bool. "
+            "Turn them into one of these (a time into seconds, say) or leave them out."
+        )
+    if columns and not (X.columns.is_unique and all(isinstance(name, str) for name in X.columns)):
+        raise ValueError(
+            f"Got categories in a table with the column names {list(X.columns)[:9]}, expected text, each name once. "
+            "Rename them, for example by X.columns = X.columns.astype(str)."
+        )
+    levels: dict[str, list[str | bool]] = {}
+    for i, kind in columns.items():
+        uniques = pd.factorize(X.iloc[:, i])[1]
+        levels[X.columns[i]] = [*_BOOLEANS] if kind == "bool" else sorted({str(level) for level in uniques})
+    return levels, {X.columns[i]: str(X.dtypes.iloc[i]) for i in columns}
+
+
+def encode_categories(X: Any, categories: Categories) -> Any:
+    """Replace the levels in a table by their numbers: NaN where one is missing, -1 where it is not known.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like
+    categories : dict
+        Known levels of each categorical column.
+
+    Returns
+    -------
+    DataFrame or array-like
+        ``X`` itself where there is nothing to do.
+
+    Raises
+    ------
+    ValueError
+        If a column is categorical and was not in training, or the reverse.
+    """
+    if not isinstance(X, pd.DataFrame):
+        if categories:
+            raise ValueError(
+                f"Got {type(X).__name__} rows, expected a DataFrame: the columns {', '.join(map(repr, categories))} "
+                "are categories. Pass a DataFrame with the columns of the training rows."
+            )
+        return X
+    columns = set(_unusual(X)) | {i for i, name in enumerate(X.columns) if name in categories}
+    if not columns:
+        return X
+    wrong, encoded = [], X.copy(deep=False)
+    for i in sorted(columns):
+        name, column = X.columns[i], X.iloc[:, i]
+        expected = "number" if name not in categories else "bool" if list(categories[name]) == _BOOLEANS else "text"
+        if _kind(column) != expected and not column.isna().all():
+            wrong.append(f"{name!r} as {column.dtype}, expected {_EXPECTED[expected]}")
+        elif name in categories:
+            place = {level: code for code, level in enumerate(categories[name])}
+            found, levels = pd.factorize(column)
+            kept = [place.get(bool(level) if expected == "bool" else str(level), -1) for level in levels]
+            encoded.isetitem(i, np.array([*kept, np.nan])[found])  # pandas has -1 for what is missing: the last
+        else:  # numbers among objects may lie beside pandas.NA
+            encoded.isetitem(i, cast(Any, column.where(column.notna(), np.nan)))
+    if wrong:
+        raise ValueError(
+            f"Got columns of another kind than in training: {'; '.join(wrong)}. Convert them (text by "
+            ".astype(str), numbers by pandas.to_numeric), or fit again."
+        )
+    return encoded
+
+
+_EXPECTED = {"number": "numbers", "bool": "booleans", "text": "text or a category"}
+
+
+def common_levels(
+    x: NDArray[np.float64], weight: NDArray[np.float64], columns: Any, categories: Categories
+) -> tuple[NDArray[np.float64], dict[str, list[str | bool]]]:
+    """Forget the names of rare levels of text: those that make a single row, or less than a thousandth of the rows.
+
+    They become one level together, which stands for all that are not known, also in new rows. So how often a new
+    level is to be expected is learned, a column that is different in every row says nothing, and no column has more
+    than a thousand known levels.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d)
+        Rows as `encode_categories` gave them.
+    weight : ndarray of shape (n,)
+    columns : sequence of str
+    categories : dict
+        All levels.
+
+    Returns
+    -------
+    x : ndarray of shape (n, d)
+    categories : dict
+        The known levels.
+    """
+    if not categories:
+        return x, {}
+    x, known, empty = x.copy(), {}, []
+    mean = weight.sum() / max(1, (weight > 0).sum())
+    enough = max(_KNOWN_ROWS * min(1.0, mean), _KNOWN_SHARE * weight.sum()) * (1 - 1e-9)  # sums are rounded
+    for i, name in enumerate(columns):
+        if name not in categories:
+            continue
+        levels = list(categories[name])
+        if levels != _BOOLEANS:
+            given = ~np.isnan(x[:, i])
+            code = x[given, i].astype(np.int64)
+            kept = np.bincount(code, weights=weight[given], minlength=len(levels)) >= enough
+            x[given, i] = np.where(kept, np.cumsum(kept) - 1, -1)[code]
+            levels = [level for level, keep in zip(levels, kept, strict=True) if keep]
+            empty += [] if levels else [name]
+        known[name] = levels
+    if empty:
+        warnings.warn(
+            f"Got categories in which hardly any value comes twice: {', '.join(map(repr, empty))}. Nothing can be "
+            "learned from them. Leave them out.",
+            stacklevel=4,
+        )
+    return x, known
+
+
+def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """Put the levels back where `encode_categories` put numbers, in a dtype of each column's own."""
+    columns: dict[str, Any] = {}
+    for name, levels in categories.items():
+        code = table[name].to_numpy().astype(np.int64)
+        values: Any = pd.Series(pd.Categorical.from_codes(code, categories=cast(Any, list(levels))), index=table.index)
+        columns[name] = values.astype(dtypes[name])
+    return table.assign(**columns)
+
+
+def one_hot_cells(columns: Any, categories: Categories) -> list[int]:
+    """Cells of each column in one-hot code: its known levels and one for any other; 0 where it is a number."""
+    return [len(categories[name]) + 1 if name in categories else 0 for name in columns] if categories else []
+
+
+def _unusual(X: pd.DataFrame) -> list[int]:
+    """Places of the columns that are not plainly numbers."""
+    types = pd.api.types
+    return [i for i, dtype in enumerate(X.dtypes) if types.is_bool_dtype(dtype) or not types.is_numeric_dtype(dtype)]
+
+
+def _kind(column: "pd.Series[Any]") -> str | None:
+    """What a column holds: text, bool or number; None if it is something else."""
+    types, dtype = pd.api.types, column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "text"
+    if types.is_object_dtype(dtype):
+        inferred = types.infer_dtype(column, skipna=True)
+        return {"string": "text", "boolean": "bool", "empty": "number"}.get(
+            inferred, "number" if inferred in _NUMBERS else None
+        )
+    if types.is_bool_dtype(dtype):
+        return "bool"
+    if types.is_numeric_dtype(dtype):
+        return "number"
+    return "text" if types.is_string_dtype(dtype) else None

@@ -1,0 +1,54 @@
+"""Folders that are replaced as a whole or not at all."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ABANDONED_S = 3600  # a half-made folder older than this belongs to a process that was killed
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of ``folder`` once it is complete.
+
+    An error or a kill on the way leaves what was there before. (Between the two renames that swap the folders, a kill
+    leaves it beside, under a hidden name; the next call puts it back.)
+
+    Parameters
+    ----------
+    folder : Path
+
+    Yields
+    ------
+    Path
+        Empty, on the same file system.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if not folder.exists():
+            with suppress(OSError):
+                os.replace(left / "old", folder)
+        with suppress(FileNotFoundError):  # of another process that has just finished
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        with suppress(FileNotFoundError):
+            os.replace(folder, scratch / "old")
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, and what it made is as good
+                raise
+    finally:
+        if not folder.exists():
+            with suppress(OSError):
+                os.replace(scratch / "old", folder)
+        shutil.rmtree(scratch, ignore_errors=True)

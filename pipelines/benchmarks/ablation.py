@@ -1,0 +1,133 @@
+"""What each ingredient of the default detector gives: the benchmark of tables, with one thing changed at a time.
+
+    python pipelines/benchmarks/ablation.py FOLDER          # or: make bench-ablation DATA=FOLDER
+
+Protocol ``normal`` of tabular.py, whose results, store and data it shares. Some changes train another network; the
+others measure distances otherwise in the space of the same network. With ``--drives FOLDER`` the same is asked of the
+pothole drives (what `anomalyvae data get potholes` prepares), each scored by what was learned from the others.
+"""
+
+import argparse
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tabular import ROOT, Task, made_at, markdown, task
+from torch import Tensor
+
+import anomalyvae
+from anomalyvae import metrics
+from anomalyvae.jobs import find_recordings, read_job
+from anomalyvae.nets.memory import Memory, squared_distances
+from anomalyvae.nets.scaling import asinh
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "masking=0": {"masking": 0.0},
+    "scaling='standard'": {"scaling": "standard"},
+    "objective='reconstruction'": {"objective": "reconstruction"},
+    "beta=0.1": {"beta": 0.1},
+    "latent_dim=2": {"latent_dim": 2},
+}
+
+
+def drives(path: str) -> Iterator[tuple[str, Task]]:
+    """Each pothole drive, to be scored by what was learned from the others without their potholes."""
+    os.environ["ANOMALYVAE_DATA"] = path
+    job = read_job(ROOT / "pipelines" / "potholes.toml")
+    paths, events = find_recordings(job.data)
+    windows = job.windows.windows_of(paths)
+    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    x, recording = windows.rows.to_numpy(), windows.spans["recording"].to_numpy()
+    for name in np.unique(recording):
+        inside = recording == name
+        yield str(name), Task(x[~inside & ~strange], x[inside], strange[inside])
+
+
+@torch.no_grad()
+def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The score of each variant for the rows of a task."""
+    detector = fitted(given, seed)
+    network = detector.network_
+    yield "the default", torch.from_numpy(detector.anomaly_score(given.scored))
+    for name, column in detector.score_terms(given.scored).drop(columns="memory").items():
+        yield f"score='{name}'", torch.from_numpy(column.to_numpy())
+
+    s, new = network.scaling(torch.from_numpy(given.learned)), network.scaling(torch.from_numpy(given.scored))
+    order = torch.randperm(len(s), generator=torch.Generator().manual_seed(seed))[: detector.memory_size]
+    d, k = s.shape[1], network.latent_dim
+    u, v = network.joint(s[order]), network.joint(new)
+    residual, new_residual = (
+        network.likelihood.residual(rows, network.decode(network.encode(rows))) for rows in (s[order], new)
+    )
+    yield "row alone: no network", Memory.of(u[:, :d])(v[:, :d])
+    yield "no residual: row and code", Memory.of(u[:, : d + k])(v[:, : d + k])
+    parts = [*range(d), *range(d + k, 2 * d + k)]
+    yield "no code: row and residual", Memory.of(u[:, parts])(v[:, parts])
+    raw = torch.cat([u[:, : d + k], residual], dim=1)
+    yield "residual without asinh", Memory.of(raw)(torch.cat([v[:, : d + k], new_residual], dim=1))
+    assert torch.equal(u[:, d + k :], asinh(residual))  # noqa: S101  the variants are those of this joint space
+    near = squared_distances(v, u).topk(6, largest=False).values.sqrt()
+    yield "no unit of its own for each row", near[:, 1:].mean(1)
+    yield "the nearest row alone, no unit", near[:, 0]
+    yield "256 rows remembered", Memory.of(u[:256])(v)
+
+    for name, settings in NETWORKS.items():
+        yield name, torch.from_numpy(fitted(given, seed, **settings).anomaly_score(given.scored))
+
+
+def fitted(given: Task, seed: int, **settings: Any) -> anomalyvae.VAEOutlierDetector:
+    """A detector of all rows; its threshold is not asked for."""
+    detector = anomalyvae.VAEOutlierDetector(random_state=seed, validation_fraction=0.0, **settings)
+    return detector.fit(given.learned)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
+    parser.add_argument("--drives", help="folder that holds the pothole drives, as ANOMALYVAE_DATA does")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    tasks = [
+        ("tables", seed, path.stem, task(path, "normal", seed))
+        for seed in options.seeds
+        for path in sorted(options.folder.glob("*.npz"))
+    ]
+    if options.drives:
+        tasks += [("drives", seed, *one) for seed in options.seeds for one in drives(options.drives)]
+    results = []
+    for number, (kind, seed, name, given) in enumerate(tasks, start=1):
+        print(f"{number}/{len(tasks)} {name}, seed {seed}", flush=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for variant, score in scores_of(given, seed):
+                figures = {
+                    "auroc": metrics.auroc(given.outlier, score.numpy()),
+                    "ap": metrics.average_precision(given.outlier, score.numpy()),
+                }
+                results.append({"kind": kind, "set": name, "seed": seed, "variant": variant, **figures})
+    table = pd.DataFrame(results)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "ablation.csv", index=False)
+    means = table.pivot_table(index="variant", columns="kind", values=["auroc", "ap"], sort=False)
+    names = {
+        f"{kind}: {figure}": means[figure, kind]
+        for kind in ("tables", "drives")
+        for figure in ("auroc", "ap")
+        if (figure, kind) in means
+    }
+    means = pd.DataFrame(names)
+    text = f"# One thing changed at a time\n\n{made_at()}, seeds {options.seeds}.\n\n{markdown(means)}\n"
+    (options.out / "ablation.md").write_text(text, encoding="utf-8")
+    print(means.round(3).to_string())
+    print(f"\nEach result in {options.out / 'ablation.csv'}")
+
+
+if __name__ == "__main__":
+    main()
