@@ -73,7 +73,7 @@ def as_pyod(
     -------
     PyODDetector
         A ``pyod.models.base.BaseDetector`` that can be cloned, copied and pickled. ``decision_function`` is
-        `VAEOutlierDetector.anomaly_score`, in nats; ``decision_scores_``, ``threshold_``, ``labels_``, ``predict``,
+        `VAEOutlierDetector.anomaly_score`; ``decision_scores_``, ``threshold_``, ``labels_``, ``predict``,
         ``predict_proba`` and ``predict_confidence`` are PyOD's; the detector that was fitted is ``detector_``.
 
     Raises
@@ -130,7 +130,7 @@ def _pyod_class() -> Any:
             return self._take_over(clone(self.detector).fit(X), X, y)
 
         def decision_function(self, X: ArrayLike) -> Floats:
-            """How strange each row is, in nats, high = outlier, shape ``(n,)``."""
+            """How strange each row is, high = outlier, shape ``(n,)``."""
             check_is_fitted(self, "detector_")
             return self.detector_.anomaly_score(X)
 

@@ -332,11 +332,11 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     scaling = restore_scaling(parts)
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
-    if "memorised.keys" in state:
-        network.memorised = Memory(state["memorised.keys"])
+    if network.score == "memory":
+        keys = state.get("memorised.keys", torch.empty(0))
         width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
-        if network.memorised.keys.shape[:-1] != (width + 2,):
-            shape = tuple(network.memorised.keys.shape)
-            raise RuntimeError(f"Got a memory of shape {shape}, expected {width + 2} rows.")
+        if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:
+            raise RuntimeError(f"Got a memory of shape {tuple(keys.shape)}, expected ({width + 2}, rows).")
+        network.memorised = Memory(keys)
     network.load_state_dict(state, assign=True)
     return network.eval()

@@ -123,8 +123,13 @@ def test_a_part_outside_the_folder(folder):
     [
         lambda a: {name: array for name, array in a.items() if "log_variance" not in name},
         lambda a: a | {"network.extra": np.zeros(1)},
-        lambda a: a | {"network.log_variance": np.zeros(7)},
-        lambda a: a | {"network.log_variance": np.full(6, np.nan)},
+        lambda a: a | {"network.likelihood.log_variance": np.zeros(7)},
+        lambda a: a | {"network.likelihood.log_variance": np.full(6, np.nan)},
+        lambda a: {name: array for name, array in a.items() if "memorised" not in name},
+        lambda a: a | {"network.memorised.keys": a["network.memorised.keys"][:, :0]},
+        lambda a: a | {"network.memorised.keys": a["network.memorised.keys"][1:]},
+        lambda a: a | {"calibration.weight": -a["calibration.weight"]},
+        lambda a: a | {"calibration.scores": a["calibration.scores"][:-1]},
         lambda a: {name: array.astype(np.float32) for name, array in a.items()},
     ],
 )
