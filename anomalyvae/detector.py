@@ -429,7 +429,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         -----
         They compare with rows that were not learned (``calibration_``). Where ``groups`` were passed to ``fit``, each
         group counts as one piece of evidence; what then is promised, and what not, `Calibration` says. They promise
-        nothing if there were outliers among the training rows.
+        nothing if there were outliers among the training rows, or if none could be held out (fewer than 15 rows or 2
+        groups, ``validation_fraction=0``, an interrupted fit): they then compare with rows that were learned.
         """
         return self._calibration().p_values(self.anomaly_score(X), tail)
 
