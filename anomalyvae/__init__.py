@@ -10,6 +10,8 @@ name                          what it is
 ``read_log``                  a recording file -> its signals, each with its own time stamps
 ``WindowRecipe``              how recordings become rows, and a row back to (recording, time)
 ``save``, ``load``            a fitted model as a folder that holds no pickle
+``export_onnx``               a fitted detector as one ONNX file, checked before it is written
+``Scorer``                    that file at work: rows in, scores out, without torch and scikit-learn
 ``as_pyod``                   the detector with PyOD's conventions, for PyOD's tools
 ============================  =============================================================
 
@@ -22,18 +24,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Scorer": "anomalyvae.deploy.scorer",
     "VAEOutlierDetector": "anomalyvae.detector",
     "WindowRecipe": "anomalyvae.logs",
     "as_pyod": "anomalyvae.peers",
+    "export_onnx": "anomalyvae.deploy.export",
     "load": "anomalyvae.deploy.bundle",
     "read_log": "anomalyvae.logs",
     "save": "anomalyvae.deploy.bundle",
 }
 
-__all__ = ["VAEOutlierDetector", "WindowRecipe", "__version__", "as_pyod", "load", "read_log", "save"]
+__all__ = [
+    "Scorer",
+    "VAEOutlierDetector",
+    "WindowRecipe",
+    "__version__",
+    "as_pyod",
+    "export_onnx",
+    "load",
+    "read_log",
+    "save",
+]
 
 if TYPE_CHECKING:
     from anomalyvae.deploy.bundle import load, save
+    from anomalyvae.deploy.export import export_onnx
+    from anomalyvae.deploy.scorer import Scorer
     from anomalyvae.detector import VAEOutlierDetector
     from anomalyvae.logs import WindowRecipe, read_log
     from anomalyvae.peers import as_pyod

@@ -277,7 +277,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         self.history_, self.stop_reason_ = pd.DataFrame(outcome.history), outcome.stop_reason
         unlearned = outcome.unlearned
         self.calibration_ = Calibration.from_rows(outcome.scores, unlearned.weight, unlearned.group)
-        vars(self).pop("suspects_", None)  # of an earlier fit
+        self.__dict__.pop("suspects_", None)  # of an earlier fit
         if self.contamination == "auto":
             self.offset_ = -auto_threshold(outcome.scores, unlearned.weight)
         else:

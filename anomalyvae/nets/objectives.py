@@ -27,7 +27,7 @@ from anomalyvae.nets.scaling import Mixed, Scaling, asinh, restore_scaling
 
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
-_REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
+REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
 _SUSPECT_MARGIN = 3.0  # times the expected share of outliers is kept out of the memory: one row in it shields its like
 
 
@@ -162,7 +162,7 @@ class Reconstruction(nn.Module):
         return (weight * loss).mean()
 
     def _codes_of(self, s: Tensor) -> Tensor:
-        seen = torch.where(s.isnan(), self.missing, s.clamp(-_REACH, _REACH))
+        seen = torch.where(s.isnan(), self.missing, s.clamp(-REACH, REACH))
         return self.to_code(self.body.encode(seen.view(-1, *self.input_shape)))
 
     # What a user asks: rows in their own units

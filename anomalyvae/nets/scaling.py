@@ -158,7 +158,8 @@ class Mixed(nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised numbers, and one-hot cells or logits -> rows ``(n, d)``: of each category the largest known."""
-        columns = list(self.numeric.inverse(y[:, : len(self.numbers)]).split(1, dim=1))
+        numbers = self.numeric.inverse(y[:, : len(self.numbers)])
+        columns = [numbers[:, [i]] for i in range(len(self.numbers))]  # split would make one column of none
         for block in y[:, len(self.numbers) :].split(self.sizes, dim=1):
             known = block[:, :-1]
             level = known.argmax(dim=1, keepdim=True) if known.shape[1] else torch.full_like(block, -1)

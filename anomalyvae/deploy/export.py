@@ -1,0 +1,211 @@
+"""``export_onnx``: a fitted detector as one ONNX file, checked against the detector before it is written.
+
+Nothing is taken on trust: the file is run beside the detector on rows made for that purpose, and is not written if the
+two differ. `anomalyvae.deploy.graph` says what is in it.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from anomalyvae.deploy.bundle import read_card, save
+from anomalyvae.deploy.graph import model_proto, typical
+from anomalyvae.deploy.scorer import FORMAT, METADATA, Scorer
+from anomalyvae.nets.bodies import BODIES
+
+if TYPE_CHECKING:
+    from anomalyvae.detector import VAEOutlierDetector
+
+_ROWS = 512  # on which graph and detector are compared
+_TOLERANCE = 1e-4  # relative
+
+Floats = NDArray[np.float64]
+
+
+def export_onnx(
+    model: "VAEOutlierDetector",
+    path: str | os.PathLike[str],
+    *,
+    inputs: str = "auto",
+    feature_scores: bool = False,
+) -> Path:
+    """Write a fitted detector as one ONNX file that needs nothing else: units, network, memory, threshold, p-values.
+
+    Parameters
+    ----------
+    model : VAEOutlierDetector
+        Fitted, with a body that has a name.
+    path : path
+        Of the file; its folder is made. What was there stays until the new file has been checked.
+    inputs : {"auto", "matrix", "columns"}, default="auto"
+        One input ``rows`` of shape ``(n, d)``, or one of shape ``(n, 1)`` by the name of each column. ``"auto"`` takes
+        the matrix unless there are categories. Numbers and booleans are double, NaN where missing; text is string,
+        ``"<missing>"`` where missing. A level that was not in training is no error, as in the detector.
+    feature_scores : bool, default=False
+        Whether to give `VAEOutlierDetector.feature_scores` as well, of shape ``(n, d)``.
+
+    Returns
+    -------
+    Path
+        The file. Its outputs are ``label`` (int64: +1, -1), ``scores`` (`decision_function`), ``anomaly_score`` and
+        ``p_value`` (conformal), each of shape ``(n,)`` and, but for the label, double. Its metadata, under the key
+        ``anomalyvae``, say which model it is, its columns, and how close graph and detector came.
+
+    Raises
+    ------
+    TypeError
+        For a body, or another part of the network, that has no form in ONNX.
+    ValueError
+        For column names that the graph cannot have.
+    ArithmeticError
+        If the graph does not agree with the detector: then no file is written. They are compared on rows that the
+        model draws, and on rows with missing cells, unseen levels, extremes and constants: scores within 1e-4
+        relative, equal labels but for rows at the threshold, p-values of scores that close.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
+    >>> normal = np.random.default_rng(0).normal(size=(500, 4))
+    >>> detector = VAEOutlierDetector(random_state=0, max_epochs=5).fit(normal)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = export_onnx(detector, f"{folder}/detector.onnx")
+    ...     Scorer(file).predict([[0, 0, 0, 0], [9, -9, 9, -9]]).tolist()
+    [1, -1]
+    """
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(model, "network_")
+    if inputs not in ("auto", "matrix", "columns"):
+        raise ValueError(f"Got inputs={inputs!r}, expected 'auto', 'matrix' or 'columns'. Pass one of them.")
+    if not isinstance(model.body, str):
+        raise TypeError(
+            f"Got a detector whose body is {model.body!r}, expected the name of a body. What a callable computes is "
+            f"not known here: fit with one of body={', '.join(map(repr, BODIES))}, or score with the detector itself."
+        )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        file = Path(scratch) / "model.onnx"
+        kinds = {name: "bool" if levels == [False, True] else "text" for name, levels in model.categories_.items()}
+        columns = getattr(model, "feature_names_in_", None)
+        metadata = _identity(model, Path(scratch)) | {
+            "columns": None if columns is None else [str(name) for name in columns],
+            "kinds": kinds,
+            "inputs": ("columns" if kinds else "matrix") if inputs == "auto" else inputs,
+        }
+        proto = model_proto(model, metadata, feature_scores)
+        onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata)})
+        onnx.save(proto, file)
+        metadata["parity"] = _compare(model, Scorer(file, providers=["CPUExecutionProvider"]))
+        onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, allow_nan=False)})
+        onnx.save(proto, file)
+        os.replace(file, target)
+    return target
+
+
+def _identity(model: "VAEOutlierDetector", scratch: Path) -> dict[str, Any]:
+    """What the file says of the model; its ``model_id`` is that of a bundle of the same model."""
+    card = read_card(save(model, scratch / "bundle"))
+    calibration = model.calibration_
+    return {
+        "format": FORMAT,
+        "kind": card["kind"],
+        "model_id": card["model_id"],
+        "n_features": card["n_features"],
+        "objective": model.objective,
+        "score": model.architecture_["score"],
+        "offset": model.offset_,
+        "calibration": {"rows": len(calibration.scores), "evidence": calibration.evidence},
+        "preprocessing": "inside",
+        "versions": card["versions"] | {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")},
+    }
+
+
+# The proof
+
+
+def _compare(model: "VAEOutlierDetector", scorer: Scorer) -> dict[str, Any]:
+    """Run graph and detector on the same rows, and raise ArithmeticError where they differ."""
+    rows = _fresh_rows(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rows without a value, which are there on purpose
+        expected, label = model.anomaly_score(rows), model.predict(rows)
+        features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
+    got = scorer.score(rows)
+    calibration = model.calibration_
+    size = np.maximum(np.abs(expected), max(typical(model), float(np.median(np.abs(expected)))) or 1.0)
+    near = _TOLERANCE * size
+    difference = _largest(np.abs(got["anomaly_score"] - expected) / size)
+    decision = _largest(np.abs(got["scores"] + expected + model.offset_) / size)
+    wrong = int(np.sum((got["label"] != label) & (np.abs(expected + model.offset_) > near)))
+    least, most = (calibration.p_values(expected + sign * near) for sign in (1, -1))
+    off = int(np.sum(~((got["p_value"] > least - 1e-9) & (got["p_value"] < most + 1e-9))))
+    parity = {
+        "rows": len(expected),
+        "score_difference": max(difference, decision),
+        "labels_that_differ": wrong,
+        "p_values_that_differ": off,
+    }
+    if features is not None:
+        parity["feature_score_difference"] = _largest(
+            np.abs(got["feature_scores"] - features) / np.maximum(np.abs(features), 1)
+        )
+    agrees = max(parity["score_difference"], parity.get("feature_score_difference", 0.0)) <= _TOLERANCE
+    if not agrees or wrong or off:
+        raise ArithmeticError(
+            f"Got a graph that does not agree with the detector: {parity}, expected differences of at most "
+            f"{_TOLERANCE:g} and none of labels and p-values. No file was written. Score with the detector itself, "
+            "and report this."
+        )
+    return parity
+
+
+def _largest(differences: Floats) -> float:
+    return float(np.where(np.isfinite(differences), differences, 1e300).max())  # NaN is no agreement
+
+
+def _fresh_rows(model: "VAEOutlierDetector") -> Any:
+    """Rows as the model draws them, half of them spoiled: missing cells, unseen levels, extremes, constants."""
+    network, rng = model.network_, np.random.default_rng(0)
+    device = next(network.parameters()).device
+    z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
+    noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
+    with torch.no_grad():
+        x = network.scaling.inverse(network.likelihood.draw(network.decode(z), noise)).cpu().numpy()
+    names: Any = getattr(model, "feature_names_in_", range(x.shape[1]))
+    categories = [i for i, name in enumerate(names) if name in model.categories_]
+    numbers = [i for i in range(x.shape[1]) if i not in categories]
+    quarter = _ROWS // 4
+    if numbers:
+        far = 10.0 ** rng.choice([1, 3, 9, 100], quarter) * rng.choice([-1, 1], quarter)
+        x[np.arange(quarter), rng.choice(numbers, quarter)] += far  # one cell far out
+        for row, value in enumerate([0.0, 1.0, -1.0, 1e6, -1e6, 1e100, -1e100]):
+            x[row, numbers] = value
+    for i in categories:
+        x[: quarter // 2 + quarter, i][::3] = -1  # a level that is not known
+    holed = slice(quarter // 2, 2 * quarter)
+    x[holed][rng.random(x[holed].shape) < 0.3] = np.nan
+    x[quarter // 2] = np.nan
+    if not categories:
+        return pd.DataFrame(x, columns=names) if hasattr(model, "feature_names_in_") else x
+    table: dict[str, Any] = {name: x[:, i] for i, name in enumerate(names)}
+    for i in categories:
+        levels = model.categories_[names[i]]
+        other = False if levels == [False, True] else "never seen " + "".join(map(str, levels[:9]))
+        place = np.where(np.isnan(x[:, i]), len(levels) + 1, np.where(x[:, i] < 0, len(levels), x[:, i]))
+        cells = np.empty(len(levels) + 2, dtype=object)
+        cells[:] = [*levels, other, None]
+        table[names[i]] = pd.Series(cells[place.astype(int)], dtype=object)
+    return pd.DataFrame(table)

@@ -1,0 +1,491 @@
+"""A fitted detector written out as an ONNX graph, from the network's own tensors, in double precision.
+
+A tracer would have to be led around the network's choices (rows with and without missing cells), would need an
+operator of each layer in double, which runtimes do not have, and would record whatever it saw. Here each operator is
+one that onnxruntime has in double.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from anomalyvae.deploy.scorer import MATRIX, MISSING
+from anomalyvae.nets.bodies import MLP
+from anomalyvae.nets.likelihoods import LOG_2PI, SURPRISE_FLOOR, Categorical, Gaussian, Mixture
+from anomalyvae.nets.memory import NEIGHBOURS
+from anomalyvae.nets.objectives import REACH, Elbo, Reconstruction
+from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ModuleNotFoundError as error:
+    raise ImportError(f"Got no {error.name}, expected onnx. Run: pip install 'anomalyvae[onnx]'.") from error
+
+if TYPE_CHECKING:
+    from anomalyvae.detector import VAEOutlierDetector
+
+OPSET = {"": 20, "ai.onnx.ml": 3}
+_IR_VERSION = 9  # of that opset
+_ROUNDING = 1e-9  # relative: two scores that close are one score, of two ways to add up the same numbers
+Floats = NDArray[np.float64]
+
+
+class Graph:
+    """The nodes and constants of a graph in the making."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[Any, ...], onnx.TensorProto] = {}
+        self._made: dict[str, list[Value]] = {}
+
+    def add(
+        self, operator: str, inputs: list[Any], count: int = 1, domain: str = "", **attributes: Any
+    ) -> list["Value"]:
+        """Add a node, unless the same is there already; inputs that are no values are constants."""
+        given = [self.value(value).name for value in inputs]
+        key = repr((operator, given, sorted(attributes.items())))
+        if key not in self._made:
+            names = [f"~{len(self.nodes)}.{i}" for i in range(count)]
+            self.nodes.append(helper.make_node(operator, given, names, domain=domain, **attributes))
+            self._made[key] = [Value(self, name) for name in names]
+        return self._made[key]
+
+    def value(self, constant: Any) -> "Value":
+        """A constant as a value (a value stays what it is). Floats are double, integers int64; equal ones are one."""
+        if isinstance(constant, Value):
+            return constant
+        if isinstance(constant, torch.Tensor):
+            constant = constant.detach().cpu().numpy()
+        array = np.ascontiguousarray(constant) if np.ndim(constant) else np.asarray(constant)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"~c{len(self.constants)}")
+        return Value(self, self.constants[key].name)
+
+
+class Value:
+    """What an operator gives, with the arithmetic of tensors."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self.graph = graph
+        self.name = name
+
+    def op(self, operator: str, *others: Any, **attributes: Any) -> "Value":
+        """The operator applied to this value, then the others."""
+        return self.graph.add(operator, [self, *others], **attributes)[0]
+
+    def split(self, sizes: list[int]) -> list["Value"]:
+        """Blocks of columns."""
+        return self.graph.add("Split", [self, sizes], count=len(sizes), axis=1)
+
+    def sum(self) -> "Value":
+        """Over the columns, shape ``(n, 1)``."""
+        return self.op("ReduceSum", [1], keepdims=1)
+
+    def __add__(self, other: Any) -> "Value":
+        return self.op("Add", other)
+
+    def __sub__(self, other: Any) -> "Value":
+        return self.op("Sub", other)
+
+    def __mul__(self, other: Any) -> "Value":
+        return self.op("Mul", other)
+
+    def __truediv__(self, other: Any) -> "Value":
+        return self.op("Div", other)
+
+    def __matmul__(self, other: Any) -> "Value":
+        return self.op("MatMul", other)
+
+
+def _concat(values: list[Value]) -> Value:
+    return values[0].op("Concat", *values[1:], axis=1)
+
+
+def _cast(value: Value, to: int = TensorProto.DOUBLE) -> Value:
+    return value.op("Cast", to=to)
+
+
+def model_proto(model: "VAEOutlierDetector", metadata: dict[str, Any], feature_scores: bool) -> "onnx.ModelProto":
+    """The whole model, checked by ONNX's own checker."""
+    graph = Graph()
+    inputs, x = _inputs(graph, metadata, model.categories_)
+    outputs = detector_outputs(x, model, feature_scores)
+    for name, value in outputs.items():
+        graph.nodes.append(helper.make_node("Identity", [value.name], [name]))
+    infos = [
+        helper.make_tensor_value_info(
+            name,
+            TensorProto.INT64 if name == "label" else TensorProto.DOUBLE,
+            ["n", metadata["n_features"]] if name == "feature_scores" else ["n"],
+        )
+        for name in outputs
+    ]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "anomalyvae", inputs, infos, list(graph.constants.values())),
+        opset_imports=[helper.make_opsetid(domain, number) for domain, number in OPSET.items()],
+        ir_version=_IR_VERSION,
+        producer_name="anomalyvae",
+        producer_version=version("anomalyvae"),
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _inputs(
+    graph: Graph, metadata: dict[str, Any], categories: dict[str, list[str | bool]]
+) -> tuple[list["onnx.ValueInfoProto"], Value]:
+    """The graph's inputs, and the rows ``(n, d)`` that they make, with the number of its level for a category."""
+    columns, kinds = metadata["columns"], metadata["kinds"]
+    if metadata["inputs"] == "matrix":
+        if kinds:
+            raise ValueError(
+                f"Got inputs='matrix' for a detector with the categories {', '.join(map(repr, kinds))}, expected "
+                "'columns': text and numbers do not go into one matrix. Pass inputs='columns'."
+            )
+        info = helper.make_tensor_value_info(MATRIX, TensorProto.DOUBLE, ["n", metadata["n_features"]])
+        return [info], Value(graph, MATRIX)
+    if columns is None:
+        raise ValueError(
+            "Got inputs='columns' for a detector that was fitted to rows without names, expected 'matrix'. Fit it to a "
+            "DataFrame, or pass inputs='matrix'."
+        )
+    taken = [name for name in columns if name in _OUTPUTS or name.startswith("~") or not name]
+    if taken:
+        raise ValueError(
+            f"Got the column names {', '.join(map(repr, taken))}, expected none that is empty, begins with '~' or is "
+            "an output's. Rename them" + (" before fitting." if kinds else " before fitting, or pass inputs='matrix'.")
+        )
+    infos, cells = [], []
+    for name in columns:
+        text = kinds.get(name) == "text"
+        infos.append(helper.make_tensor_value_info(name, TensorProto.STRING if text else TensorProto.DOUBLE, ["n", 1]))
+        value = Value(graph, name)
+        cells.append(_level(name, value, [str(level) for level in categories[name]]) if text else value)
+    return infos, _concat(cells)
+
+
+def _level(name: str, text: Value, levels: list[str]) -> Value:
+    """The number of each cell's level, -1 for one that is not known, NaN where it is missing."""
+    if MISSING in levels:
+        raise ValueError(
+            f"Got the level {MISSING!r} in column {name!r}, expected it to be free: it stands for a missing cell. "
+            "Replace it by None before fitting."
+        )
+    codes = [*map(float, range(len(levels))), float("nan")]
+    code = text.op(
+        "LabelEncoder", domain="ai.onnx.ml", keys_strings=[*levels, MISSING], values_floats=codes, default_float=-1.0
+    )
+    return _cast(code)
+
+
+# The detector, in the order in which a row passes through it. A missing cell is 0 in x and s, and true in ``missing``:
+# what is no number never enters the arithmetic. Every function mirrors the one of its name in anomalyvae.nets.
+
+_OUTPUTS = ("label", "scores", "anomaly_score", "p_value", "feature_scores")
+
+
+def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool = False) -> dict[str, Value]:
+    """Add a detector to a graph.
+
+    Parameters
+    ----------
+    x : Value of shape (n, d), double
+        Rows; of a category the number of its level, -1 where it is another; NaN where a cell is missing.
+    model : VAEOutlierDetector
+    feature_scores : bool
+
+    Returns
+    -------
+    dict of Value
+        The outputs by name.
+    """
+    network = model.network_
+    s = _standardise(network.scaling, x)
+    anomaly_score = _SCORES[network.score](network, s).op("Squeeze", [1])
+    scores = anomaly_score.op("Neg") - model.offset_
+    on_the_line = scores.op("Abs").op("LessOrEqual", max(_ROUNDING * abs(model.offset_), _slack(model)))
+    scores = on_the_line.op("Where", 0.0, scores)  # as are, for the detector, rows that resemble those that drew it
+    outputs = {
+        "label": scores.op("Less", 0.0).op("Where", -1, 1),
+        "scores": scores,
+        "anomaly_score": anomaly_score,
+        "p_value": _p_value(anomaly_score, model.calibration_, _slack(model)),
+    }
+    if feature_scores:
+        outputs["feature_scores"] = _feature_nll(network.likelihood, s, _decode(network, _encode(network, s)))
+    return outputs
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Standardised cells ``(n, d)``, and which are missing; None where a row is known to be whole."""
+
+    s: Value
+    missing: Value | None
+
+    def split(self, sizes: list[int]) -> list["Cells"]:
+        """Blocks of columns."""
+        missing = [None] * len(sizes) if self.missing is None else self.missing.split(sizes)
+        return [Cells(*pair) for pair in zip(self.s.split(sizes), missing, strict=True)]
+
+    def filled(self, filling: Any) -> Value:
+        """The cells, with something else in place of those that are missing."""
+        return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
+
+
+def _standardise(scaling: Any, x: Value) -> Cells:
+    if not isinstance(scaling, Mixed):
+        missing = x.op("IsNaN")
+        return Cells(_scale(scaling, missing.op("Where", 0.0, x)), missing)
+    cells = x.op("Gather", scaling.source, axis=1)
+    missing = cells.op("IsNaN")
+    sizes = [len(scaling.numbers), sum(scaling.sizes)]
+    numbers, codes = missing.op("Where", 0.0, cells).split(sizes)
+    known = missing.split(sizes)[1].op("Not")
+    one_hot = _cast(codes.op("Equal", scaling.code).op("And", known))
+    return Cells(_concat([_scale(scaling.numeric, numbers), one_hot]), missing)
+
+
+def _scale(scaling: Any, x: Value) -> Value:
+    if isinstance(scaling, Quantile):
+        knots, values = scaling.x, scaling.y
+        slopes = torch.cat([scaling.slope[None], values.diff(dim=0) / knots.diff(dim=0), scaling.slope[None]])
+        y = (x - knots[0]) * scaling.slope + values[0]
+        for knot, bend in zip(knots, slopes.diff(dim=0), strict=True):
+            y = y + (x - knot).op("Relu") * bend
+        return y.op("Clip", -LIMIT, LIMIT)
+    if not isinstance(scaling, Affine | Asinh):
+        raise _no_form(scaling)
+    u = ((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT)
+    if isinstance(scaling, Affine):
+        return u
+    inside = u.op("Max", scaling.low).op("Min", scaling.high)
+    return _asinh(inside / scaling.gain) + (u - inside)
+
+
+def _asinh(x: Value) -> Value:
+    return x.op("Sign") * (x.op("Abs") + (x * x + 1.0).op("Sqrt")).op("Log")
+
+
+def _layers(layers: nn.Module, x: Value) -> Value:
+    for layer in layers.children():
+        if isinstance(layer, nn.Linear):
+            x = _linear(x, layer.weight, layer.bias)
+        elif isinstance(layer, nn.Hardswish):
+            x = x * (x + 3.0).op("Clip", 0.0, 6.0) / 6.0
+        elif not isinstance(layer, nn.Flatten | nn.Unflatten):  # rows stay flat here
+            raise _no_form(layer)
+    return x
+
+
+def _linear(x: Value, weight: torch.Tensor, bias: torch.Tensor) -> Value:
+    return x.op("Gemm", weight, bias, transB=1)
+
+
+def _no_form(part: Any) -> TypeError:
+    return TypeError(
+        f"Got a network with {type(part).__name__}, which has no form in ONNX here, expected the layers of "
+        f"body='mlp' and the scalings of the package. Score with the detector itself, or fit one with these."
+    )
+
+
+def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
+    """Posterior means, or the codes of an autoencoder (part 0), or log variances (part 1), ``(n, latent_dim)``."""
+    if not isinstance(network.body, MLP):
+        raise _no_form(network.body)
+    whole = Cells(cells.s.op("Clip", -REACH, REACH), cells.missing)
+    features = _layers(network.body.encoder, whole.filled(network.missing))
+    rows = slice(part * network.latent_dim, (part + 1) * network.latent_dim)
+    return _linear(features, network.to_code.weight[rows], network.to_code.bias[rows])
+
+
+def _encode(network: Reconstruction, cells: Cells) -> Value:
+    return _codes(network, cells)
+
+
+def _posterior(network: Reconstruction, cells: Cells) -> tuple[Value, Value]:
+    return _codes(network, cells), _codes(network, cells, 1).op("Clip", -12.0, 12.0)
+
+
+def _decode(network: Reconstruction, z: Value) -> Value:
+    return _layers(network.body.decoder, z)
+
+
+# What the decoder's output says about a row
+
+
+def _row_nll(likelihood: Any, cells: Cells, decoded: Value) -> Value:
+    """``-log p(s | z)`` over the observed cells, shape ``(n, 1)``."""
+    if isinstance(likelihood, Gaussian):
+        variance = likelihood.variance()
+        constant = 0.5 * (variance.log() + LOG_2PI)
+        error = _error(cells, decoded)
+        observed = _cast(cells.missing.op("Not")) @ constant[:, None] if cells.missing else constant.sum()[None, None]
+        return (error * error) @ (0.5 / variance)[:, None] + observed
+    return _feature_nll(likelihood, cells, decoded).sum()
+
+
+def _feature_nll(likelihood: Any, cells: Cells, decoded: Value) -> Value:
+    """``-log p(s_j | z)`` of each feature, shape ``(n, d)``, in the user's order."""
+    if isinstance(likelihood, Gaussian):
+        variance = likelihood.variance()
+        error = _error(cells, decoded)
+        nll = error * error * (0.5 / variance) + 0.5 * (variance.log() + LOG_2PI)
+        return nll if cells.missing is None else cells.missing.op("Where", 0.0, nll)
+    if isinstance(likelihood, Categorical):
+        log_p = _probabilities(likelihood, decoded).op("Log")
+        return (cells.s * log_p).op("Neg") @ _members(likelihood)  # a missing category is 0 in all of its cells
+    return _both(_feature_nll, likelihood, cells, decoded)
+
+
+def _residual(likelihood: Any, cells: Cells, decoded: Value) -> Value:
+    """How far each feature lies from what is expected, in standard deviations, shape ``(n, d)``."""
+    if isinstance(likelihood, Gaussian):
+        return _error(cells, decoded) / likelihood.variance().sqrt()
+    if isinstance(likelihood, Categorical):
+        freedom = torch.tensor([max(1, size - 2) for size in likelihood.sizes], dtype=torch.float64)
+        whole = Cells(cells.filled(_expected(likelihood, decoded)), None)
+        surprise = _feature_nll(likelihood, whole, decoded).op("Max", 0.0)
+        return ((surprise.op("Exp") - 1.0) / freedom).op("Sqrt")
+    return _both(_residual, likelihood, cells, decoded)
+
+
+def _expected(likelihood: Any, decoded: Value) -> Value:
+    """Mean of each number, likeliest level of each category, shape ``(n, cells)``."""
+    if isinstance(likelihood, Gaussian):
+        return decoded
+    if isinstance(likelihood, Categorical):
+        blocks = [
+            _cast(block.op("ArgMax", axis=1, keepdims=1).op("Equal", np.arange(size)))
+            for block, size in zip(decoded.split(likelihood.sizes), likelihood.sizes, strict=True)
+        ]
+        return _concat(blocks)
+    numbers, categories = decoded.split(likelihood.split)
+    return _concat([_expected(likelihood.gaussian, numbers), _expected(likelihood.categorical, categories)])
+
+
+def _both(function: Any, likelihood: Any, cells: Cells, decoded: Value) -> Value:
+    """A function of numbers and categories side by side, in the user's order."""
+    if not isinstance(likelihood, Mixture):
+        raise _no_form(likelihood)
+    parts = zip(
+        (likelihood.gaussian, likelihood.categorical),
+        cells.split(likelihood.split),
+        decoded.split(likelihood.split),
+        strict=True,
+    )
+    return _concat([function(*part) for part in parts]).op("Gather", likelihood.order, axis=1)
+
+
+def _error(cells: Cells, decoded: Value) -> Value:
+    error = cells.s - decoded
+    return error if cells.missing is None else cells.missing.op("Where", 0.0, error)
+
+
+def _probabilities(likelihood: Categorical, decoded: Value) -> Value:
+    floor = SURPRISE_FLOOR
+    sizes = torch.tensor([size for size in likelihood.sizes for _ in range(size)], dtype=torch.float64)
+    blocks = [block.op("Softmax", axis=1) for block in decoded.split(likelihood.sizes)]
+    return _concat(blocks) * (1 - floor) + floor / sizes
+
+
+def _members(likelihood: Categorical) -> torch.Tensor:
+    """Which cells belong to which category, ``(cells, categories)``."""
+    return torch.block_diag(*[torch.ones(size, 1, dtype=torch.float64) for size in likelihood.sizes])
+
+
+# The scores, each of shape (n, 1)
+
+
+def _reconstruction(network: Reconstruction, cells: Cells) -> Value:
+    return _row_nll(network.likelihood, cells, _decode(network, _encode(network, cells)))
+
+
+def _kl(network: Elbo, cells: Cells) -> Value:
+    mean, log_var = _posterior(network, cells)
+    return ((log_var.op("Exp") + mean * mean - log_var).sum() - float(network.latent_dim)) * 0.5
+
+
+def _elbo(network: Elbo, cells: Cells) -> Value:
+    return _reconstruction(network, cells) + _kl(network, cells)
+
+
+def _log_likelihood(network: Elbo, cells: Cells) -> Value:
+    mean, log_var = _posterior(network, cells)
+    std = (log_var * 0.5).op("Exp")
+    log_weights = []
+    for noise in network.noise:
+        z = mean + std * noise
+        log_ratio = ((log_var - z * z + noise.square()) * 0.5).sum()
+        log_weights.append(log_ratio - _row_nll(network.likelihood, cells, _decode(network, z)))
+    stacked = _concat(log_weights)
+    highest = stacked.op("ReduceMax", [1], keepdims=1)
+    total = (stacked - highest).op("Exp").sum().op("Log") + highest
+    return total.op("Neg") + math.log(len(log_weights))
+
+
+def _memory(network: Reconstruction, cells: Cells) -> Value:
+    whole = Cells(cells.filled(_expected(network.likelihood, _decode(network, _encode(network, cells)))), None)
+    z = _encode(network, whole)
+    u = _concat([whole.s, z, _asinh(_residual(network.likelihood, cells, _decode(network, z)))])
+    assert network.memorised is not None  # noqa: S101 - fit has seen to it
+    keys = network.memorised.keys
+    width, count = len(keys) - 2, keys.shape[1]
+    squared = u @ keys[:width] + (u * u).sum() * keys[width] + keys[width + 1]
+    nearest = min(NEIGHBOURS + 1, count)
+    near = squared.graph.add("TopK", [squared, [nearest]], count=2, axis=1, largest=0, sorted=1)[0]
+    passed = min(1, nearest - 1)
+    return near.split([passed, nearest - passed])[-1].op("Max", 0.0).op("Sqrt").op("ReduceMean", [1], keepdims=1)
+
+
+_SCORES: dict[str, Callable[[Any, Cells], Value]] = {
+    "reconstruction": _reconstruction,
+    "kl": _kl,
+    "elbo": _elbo,
+    "log_likelihood": _log_likelihood,
+    "memory": _memory,
+}
+
+
+def typical(model: "VAEOutlierDetector") -> float:
+    """The size that scores of this model have."""
+    return float(np.median(np.abs(model.calibration_.scores)))
+
+
+def _slack(model: "VAEOutlierDetector") -> float:
+    """How far two roundings of one score may lie apart."""
+    size = typical(model)
+    if model.network_.score == "memory" and model.network_.memorised is not None:
+        summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such
+        noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
+        if noise >= size:  # of rows that are all the same
+            return noise
+    return _ROUNDING * size
+
+
+def _p_value(anomaly_score: Value, calibration: Any, slack: float) -> Value:
+    """`Calibration.p_values`: a search for the first calibration score at least as strange, by halving.
+
+    A score equal to one of them but for rounding is tied with it, as it is for the detector.
+    """
+    scores = calibration.scores + np.maximum(_ROUNDING * np.abs(calibration.scores), slack)
+    reached = np.append(np.cumsum(calibration.weight[::-1])[::-1], 0.0)
+    halvings = len(scores).bit_length()
+    table = np.full(2**halvings, np.inf)  # table[i] is the i-th score, from 1
+    table[1 : len(scores) + 1] = scores
+    below: Any = np.int64(0)  # how many scores lie below
+    for step in (2**i for i in reversed(range(halvings))):
+        probe = anomaly_score.graph.value(below) + step
+        passes = anomaly_score.graph.value(table).op("Gather", probe).op("Less", anomaly_score)
+        below = _cast(passes, TensorProto.INT64) * step + below
+    p = (1 + reached) / (1 + reached[0])
+    return anomaly_score.graph.value(np.maximum(p, np.finfo(np.float64).tiny)).op("Gather", below)

@@ -1,0 +1,374 @@
+"""``Scorer``: rows in, scores out, from the one file that `export_onnx` wrote.
+
+onnxruntime and numpy only: neither torch nor scikit-learn nor pandas is imported, so that a worker starts at once.
+Tables of pandas, polars and pyarrow are read by what they offer; this file imports none of them.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Number
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+try:
+    import onnxruntime
+except ModuleNotFoundError as error:
+    raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install 'anomalyvae[onnx]'.") from error
+
+FORMAT = 1  # of the metadata: it rises when an older version of the package could no longer read the file
+METADATA = "anomalyvae"  # under which the file carries them, as JSON
+MATRIX = "rows"  # the input that takes all columns at once
+MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
+
+_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU the working set stays in the cache
+_SLAB = 65536  # rows of a table that are converted at once: memory stays bounded, however long the table
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+Floats = NDArray[np.float64]
+Feeds = dict[str, NDArray[Any]]
+
+
+class Scorer:
+    """Score rows with a detector that `export_onnx` wrote, without the packages that trained it.
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file.
+    providers : "auto" or sequence of str, default="auto"
+        Where it runs, in onnxruntime's names. ``"auto"`` takes CUDA where present, and says so in one line where it
+        should be but cannot be used.
+    threads : int, default=None
+        Of one call on the CPU; by default one per core.
+
+    Attributes
+    ----------
+    metadata : dict
+        What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``score``,
+        ``objective``, ``offset``, ``calibration``, ``parity`` with the detector at the time of export, ``versions``.
+    outputs : list of str
+        What the file gives per row.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For a path without a file, and for a file that is not one of ours or of a newer format.
+
+    Notes
+    -----
+    A row is a row of a 2-D array, of a DataFrame (pandas or polars), of an Arrow table, or of a dict of columns. Where
+    the model has column names, those of a table must be the same; their order does not matter. Missing cells are NaN,
+    None or null, where the detector takes them.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
+    ) -> None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote: there is none.")
+        if threads is not None and threads < 1:
+            raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
+        self._session = _open(path, providers, threads)
+        self.metadata = _read_metadata(self._session, path)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._columns: list[str] | None = self.metadata["columns"]
+        self._width: int = self.metadata["n_features"]
+        self._kinds: dict[str, str] = self.metadata["kinds"]
+        self._block = _BLOCK["cuda" if _CUDA in self._session.get_providers() else "cpu"]
+
+    def __repr__(self) -> str:
+        model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
+        return f"Scorer(model_id={model!r}, {width} columns, score={self.metadata['score']!r}, {where})"
+
+    def score(self, rows: Any) -> dict[str, NDArray[Any]]:
+        """Everything that the file gives, by its name.
+
+        Parameters
+        ----------
+        rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
+
+        Returns
+        -------
+        dict of ndarray
+            ``label`` (int64, +1 for normal rows, -1 for outliers), ``scores`` (`decision_function`, low = strange),
+            ``anomaly_score`` (high = strange) and ``p_value``, each of shape ``(n,)``; ``feature_scores`` of shape
+            ``(n, d)``, if they were exported.
+
+        Raises
+        ------
+        ValueError
+            For other columns than the model's, or cells of another kind or infinite.
+        """
+        return self._run(self.outputs, rows)
+
+    def anomaly_score(self, rows: Any) -> Floats:
+        """How strange each row is, high = strange, shape ``(n,)``."""
+        return self._only("anomaly_score", rows)
+
+    def decision_function(self, rows: Any) -> Floats:
+        """Negative for outliers, as scikit-learn has it, shape ``(n,)``."""
+        return self._only("scores", rows)
+
+    def predict(self, rows: Any) -> NDArray[np.int64]:
+        """+1 for normal rows, -1 for outliers, shape ``(n,)``."""
+        return self._only("label", rows)
+
+    def p_values(self, rows: Any) -> Floats:
+        """How often a normal row would be at least as strange, in (0, 1], shape ``(n,)``."""
+        return self._only("p_value", rows)
+
+    def feature_scores(self, rows: Any) -> Floats:
+        """The part of each column in the reconstruction term, in nats, shape ``(n, d)``."""
+        if "feature_scores" not in self.outputs:
+            raise ValueError(
+                "Got a file without feature scores, expected one with them. Export it by "
+                "export_onnx(..., feature_scores=True)."
+            )
+        return self._only("feature_scores", rows)
+
+    def _only(self, output: str, rows: Any) -> NDArray[Any]:
+        return self._run([output], rows)[output]
+
+    def _run(self, outputs: list[str], rows: Any) -> dict[str, NDArray[Any]]:
+        blocks = [self._session.run(outputs, feeds) for feeds in self._blocks(rows)]
+        return {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
+
+    # From whatever holds rows to what the graph takes
+
+    def _blocks(self, rows: Any) -> Iterator[Feeds]:
+        """What the graph takes, block by block; of no rows one block of none."""
+        table = _table_of(rows)
+        if table is None:
+            count, part = self._array(rows)
+        else:
+            names, count, cut = table
+            part = self._by_name(names, cut) if self._columns else self._by_place(names, cut)
+        for start in range(0, max(count, 1), _SLAB):
+            slab = part(start, min(start + _SLAB, count))
+            for first in range(0, max(min(count - start, _SLAB), 1), self._block):
+                yield {name: cells[first : first + self._block] for name, cells in slab.items()}
+
+    def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
+        if self._kinds:
+            raise ValueError(
+                f"Got {type(rows).__name__} rows, expected a table: the columns {_listed(list(self._kinds))} are "
+                "categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
+            )
+        x = np.asarray(rows)
+        if x.ndim != 2 or x.shape[1] != self._width:
+            raise ValueError(
+                f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass one row per row of the array, with "
+                "the columns of the training rows."
+            )
+        if x.dtype.kind not in "fiub":
+            raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
+        return len(x), lambda start, stop: self._numbers(np.ascontiguousarray(x[start:stop], dtype=np.float64))
+
+    def _by_place(self, names: list[Any], cut: "Cut") -> Callable[[int, int], Feeds]:
+        if len(names) != self._width:
+            raise ValueError(
+                f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows in their "
+                "order: the model has no names to tell them by."
+            )
+        return lambda start, stop: self._numbers(_matrix(names, cut(start, stop), stop - start))
+
+    def _by_name(self, names: list[Any], cut: "Cut") -> Callable[[int, int], Feeds]:
+        columns = self._columns or []
+        if sorted(map(str, names)) != sorted(columns):
+            missing = [name for name in columns if name not in names]
+            unknown = [name for name in names if name not in columns]
+            differences = [
+                f"{what} {_listed(which)}" for what, which in (("without", missing), ("with", unknown)) if which
+            ] or ["with some names twice"]
+            raise ValueError(
+                f"Got a table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
+                "Rename or select them: their names are in Scorer.metadata['columns']."
+            )
+        if self._kinds:
+            return lambda start, stop: self._cells(cut(start, stop))
+        return lambda start, stop: self._numbers(_matrix(columns, cut(start, stop), stop - start))
+
+    def _numbers(self, x: Floats) -> Feeds:
+        """The rows as one matrix or column by column, as the graph takes them; infinite cells are refused."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(x.sum()))  # the common case costs one pass
+        if not finite and np.isinf(x).any():
+            _refuse_infinite(
+                [(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))]
+            )
+        if self.metadata["inputs"] == "matrix":
+            return {MATRIX: x}
+        return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}
+
+    def _cells(self, column: Callable[[Any], Any]) -> Feeds:
+        """A table with text or booleans, column by column."""
+        read = {"number": _number, "text": _text, "bool": _bool}
+        feeds = {
+            name: read[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
+        }
+        infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
+        if infinite:
+            _refuse_infinite(infinite)
+        return feeds
+
+
+def _open(
+    path: str | os.PathLike[str], providers: str | Sequence[str], threads: int | None
+) -> "onnxruntime.InferenceSession":
+    available = onnxruntime.get_available_providers()
+    wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
+    unknown = [provider for provider in wanted if provider not in available]
+    if isinstance(providers, str) and providers != "auto":
+        raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list of names such as ['{_CPU}'].")
+    if unknown:
+        raise ValueError(
+            f"Got the providers {_listed(unknown)}, expected some of {_listed(available)}. Install an onnxruntime that "
+            "has them, or pass providers='auto'."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said here, in one line
+    if threads is not None:
+        options.intra_op_num_threads = threads
+
+    def start(chosen: list[str]) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen, disable_fallback=True)
+
+    try:
+        try:
+            session = start(wanted)
+        except Exception:
+            if _CUDA not in wanted:
+                raise
+            session = start([_CPU])
+    except Exception as error:  # onnxruntime has a class of its own for every failure
+        raise ValueError(
+            f"Got {path}, which onnxruntime cannot read, expected a file that export_onnx() wrote: {error}"
+        ) from error
+    if _CUDA in wanted and _CUDA not in session.get_providers():
+        warnings.warn(
+            "Got an onnxruntime for CUDA but no CUDA device that it can use, expected one. Scoring runs on the CPU.",
+            stacklevel=3,
+        )
+    return session
+
+
+def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    try:
+        metadata = json.loads(text or "")
+        number = metadata["format"]
+        if not isinstance(number, int):
+            raise TypeError("format")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"Got {path}, an ONNX file without the description of an anomalyvae model. Pass one that export_onnx() "
+            "wrote."
+        ) from error
+    if number != FORMAT:
+        remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
+        raise ValueError(f"Got {path} of format {number}, expected {FORMAT}. {remedy}.")
+    if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score"}:
+        raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
+    return metadata
+
+
+# Tables: names, number of rows, and a way to cut out some rows and then take a column of them
+
+Cut = Callable[[int, int], Callable[[Any], Any]]
+
+
+def _table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
+    if isinstance(rows, dict):
+        lengths = {name: len(column) for name, column in rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Got columns of the lengths {lengths}, expected the same for all. Pass whole rows.")
+        return list(rows), max(lengths.values(), default=0), lambda a, b: lambda name: rows[name][a:b]
+    if hasattr(rows, "column_names") and hasattr(rows, "slice"):  # pyarrow
+        return list(rows.column_names), rows.num_rows, lambda a, b: rows.slice(a, b - a).column
+    if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):  # pandas, polars
+        by_place = getattr(rows, "iloc", rows)
+        return list(rows.columns), len(rows), lambda a, b: by_place[a:b].__getitem__
+    return None
+
+
+def _matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Floats:
+    x = np.empty((count, len(names)))
+    for i, name in enumerate(names):
+        x[:, i] = _number(name, column(name))
+    return x
+
+
+def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """The cells of a column and, unless they are plain numbers, which of them are missing."""
+    if isinstance(column, list | tuple):  # numpy would turn what is missing beside text into text
+        column = _objects(column)
+    values = np.asarray(column)
+    if values.dtype.kind in "fiu":
+        return values, None
+    for ask in ("isna", "is_null"):  # pandas; pyarrow and polars
+        if hasattr(column, ask):
+            return _objects(values), np.asarray(getattr(column, ask)(), dtype=bool)
+    cells = _objects(values)
+    return cells, np.array([cell is None or (isinstance(cell, float) and cell != cell) for cell in cells], dtype=bool)
+
+
+def _objects(cells: Any) -> NDArray[np.object_]:
+    return np.array([*cells, None], dtype=object)[:-1]  # None keeps numpy from converting them
+
+
+def _number(name: Any, column: Any) -> Floats:
+    values, missing = _values(column)
+    if missing is None:
+        return values.astype(np.float64, copy=False)
+    if not all(isinstance(cell, Number) and not isinstance(cell, bool) for cell in values[~missing]):
+        _refuse_kind(name, column, "numbers")
+    try:
+        return np.where(missing, np.nan, values).astype(np.float64)
+    except (TypeError, ValueError):
+        _refuse_kind(name, column, "numbers")
+
+
+def _text(name: Any, column: Any) -> NDArray[np.object_]:
+    if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # a category of pandas: its levels by their text
+        return np.array([*map(str, column.cat.categories), MISSING], dtype=object)[np.asarray(column.cat.codes)]
+    values, missing = _values(column)
+    if missing is None:
+        if np.isnan(values).all():  # nothing in it: of any kind
+            return np.full(len(values), MISSING, dtype=object)
+        _refuse_kind(name, column, "text")
+    if not all(isinstance(cell, str) for cell in values[~missing]):
+        _refuse_kind(name, column, "text")
+    return np.where(missing, MISSING, values).astype(object)
+
+
+def _bool(name: Any, column: Any) -> Floats:
+    values, missing = _values(column)
+    if missing is None:
+        if np.isnan(values).all():
+            return values.astype(np.float64)
+        _refuse_kind(name, column, "booleans")
+    if not all(isinstance(cell, bool | np.bool_) for cell in values[~missing]):
+        _refuse_kind(name, column, "booleans")
+    return np.where(missing, np.nan, values).astype(np.float64)
+
+
+def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
+    kind = getattr(column, "dtype", getattr(column, "type", type(column).__name__))
+    raise ValueError(f"Got column {name!r} as {kind}, expected {expected}. Convert it to what it was in training.")
+
+
+def _refuse_infinite(columns: list[Any]) -> NoReturn:
+    raise ValueError(
+        f"Got infinite cells in {_listed(columns)}, expected finite numbers, or NaN where a value is missing. Replace "
+        "them: an infinite value is a fault of the source, no measurement."
+    )
+
+
+def _listed(names: Sequence[Any]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name) for name in names[:5]) + more
