@@ -228,12 +228,15 @@ def test_max_time_stops_cleanly(normal):
 
 
 def test_an_interrupt_keeps_the_best_model_so_far(normal, fresh):
+    # A process started in the background ignores SIGINT, and this test would never end.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     detector = VAEOutlierDetector(random_state=0, max_epochs=100_000, patience=100_000)
     timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
     timer.start()
     with pytest.warns(UserWarning, match=r"interrupted in epoch .* best weights so far are kept"):
         detector.fit(normal)
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert detector.stop_reason_ == "interrupted"
     assert np.isfinite(detector.score_samples(fresh)).all()
 
