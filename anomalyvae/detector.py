@@ -432,7 +432,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         nothing if there were outliers among the training rows, or if none could be held out (fewer than 15 rows or 2
         groups, ``validation_fraction=0``, an interrupted fit): they then compare with rows that were learned.
         """
-        return self._calibration().p_values(self.anomaly_score(X), tail)
+        scores = self.anomaly_score(X)
+        return self.calibration_.p_values(scores, tail)
 
     def alarms(
         self,
@@ -464,8 +465,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         -------
         ndarray of bool, shape (n,)
         """
-        return self._calibration().alarms(
-            self.anomaly_score(X),
+        scores = self.anomaly_score(X)
+        return self.calibration_.alarms(
+            scores,
             alpha=alpha,
             fdr=fdr,
             per_hour=per_hour,
@@ -613,10 +615,6 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     def _fitted(self) -> Reconstruction:
         check_is_fitted(self, "network_")
         return self.network_
-
-    def _calibration(self) -> Calibration:
-        check_is_fitted(self, "network_")
-        return self.calibration_
 
     def _anomaly_score(self, x: Floats) -> Floats:
         return self._apply(self.network_, x)

@@ -62,8 +62,8 @@ class Reconstruction(nn.Module):
         input_shape: tuple[int, ...],
         latent_dim: int,
         scaling: Scaling,
-        masking: float = 0.5,
-        trimming: float = 0.0,
+        masking: float,
+        trimming: float,
     ) -> None:
         super().__init__()
         self.input_shape = input_shape
@@ -215,9 +215,9 @@ class Elbo(Reconstruction):
         input_shape: tuple[int, ...],
         latent_dim: int,
         scaling: Scaling,
-        masking: float = 0.5,
-        trimming: float = 0.0,
-        beta: float = 1.0,
+        masking: float,
+        trimming: float,
+        beta: float,
     ) -> None:
         super().__init__(body, input_shape, latent_dim, scaling, masking, trimming)
         self.beta = beta

@@ -86,8 +86,9 @@ def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
         detector.fit(learned)
 
         def score(rows: Table) -> dict[str, Table]:
-            terms = detector.score_terms(rows).drop(columns="memory")
-            return {name: detector.anomaly_score(rows)} | {f"{name}: {term}": s.to_numpy() for term, s in terms.items()}
+            terms = detector.score_terms(rows)
+            own = terms.pop("memory").to_numpy()
+            return {name: own} | {f"{name}: {term}": s.to_numpy() for term, s in terms.items()}
 
         return score
 
