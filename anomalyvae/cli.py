@@ -120,6 +120,7 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _fit(args: argparse.Namespace) -> int:
     from anomalyvae.deploy import bundle
+    from anomalyvae.deploy.card import read_card
     from anomalyvae.jobs import detector_arguments, read_job
 
     options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
@@ -142,7 +143,7 @@ def _fit(args: argparse.Namespace) -> int:
     model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
     bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict())
     if not args.quiet:
-        what, identity = "rows" if recipe is None else "windows", bundle.read_card(args.model)["model_id"]
+        what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         print(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
     return DONE
@@ -168,10 +169,11 @@ def _score(args: argparse.Namespace) -> int:
     import numpy as np
 
     from anomalyvae.deploy import bundle
+    from anomalyvae.deploy.card import read_card
     from anomalyvae.logs import WindowRecipe
 
     write = _writer(args.out)
-    card = bundle.read_card(args.model)
+    card = read_card(args.model)
     model = bundle.load(args.model)
     recipe = None if card["windowing"] is None else WindowRecipe.from_dict(card["windowing"])
     text = [name for name, levels in model.categories_.items() if levels != [False, True]]

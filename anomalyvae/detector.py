@@ -121,6 +121,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         A row per epoch: the loss and, where rows were split, the held-out loss and its terms.
     stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
         Why training ended.
+    training_ : dict
+        What was learned from: ``rows``, and ``sha256`` of them (of distinct rows, weights and groups, in no order).
     categories_ : dict
         The known levels of each categorical column by its name, sorted: text, or False and True. Text that makes a
         single training row, or less than a thousandth of them, is not known by its name: such levels are one level
@@ -151,6 +153,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     categories_: dict[str, list[str | bool]]
     category_dtypes_: dict[str, str]
     offset_: float
+    training_: dict[str, Any]
 
     _parameter_constraints: dict[str, list[Any]] = {
         "objective": [StrOptions(set(OBJECTIVES))],
@@ -269,10 +272,10 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
         architecture = self._architecture(cells)
-        outcome = self._conductor(architecture, cells, seed).fit(
-            distinct_rows(x, weight, groups), rng, self._resumed(architecture)
-        )
+        rows = distinct_rows(x, weight, groups)
+        outcome = self._conductor(architecture, cells, seed).fit(rows, rng, self._resumed(architecture))
         self.architecture_, self.categories_, self.category_dtypes_ = architecture, categories, dtypes
+        self.training_ = {"rows": len(x), "sha256": rows.sha256()}
         self.network_ = outcome.network
         self.history_, self.stop_reason_ = pd.DataFrame(outcome.history), outcome.stop_reason
         unlearned = outcome.unlearned

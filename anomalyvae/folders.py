@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole or not at all."""
+"""Folders and files that are replaced as a whole or not at all."""
 
 import os
 import shutil
@@ -52,3 +52,23 @@ def replacing(folder: Path) -> Iterator[Path]:
             with suppress(OSError):
                 os.replace(scratch / "old", folder)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(file: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of ``file`` once it is complete; an error leaves what was there.
+
+    Parameters
+    ----------
+    file : Path
+        In a folder that exists.
+
+    Yields
+    ------
+    Path
+        Beside it, with the same suffix.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
+        fresh = Path(scratch) / file.name
+        yield fresh
+        os.replace(fresh, file)

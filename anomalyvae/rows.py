@@ -3,6 +3,7 @@
 Numpy and pandas only.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +39,14 @@ class Rows:
     def take(self, chosen: NDArray[Any]) -> Self:
         """The rows of a mask or of indices."""
         return type(self)(self.x[chosen], self.weight[chosen], None if self.group is None else self.group[chosen])
+
+    def sha256(self) -> str:
+        """A checksum of the rows, by which two sets can be told apart."""
+        digest = hashlib.sha256(repr(self.x.shape).encode())
+        for part in (self.x, self.weight, self.group):
+            if part is not None:
+                digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
 
 
 def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: Any = None) -> Rows:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.baselines import BASELINES
 from anomalyvae.deploy import bundle
+from anomalyvae.deploy.card import read_card
 from anomalyvae.folders import replacing
 from anomalyvae.jobs import Evaluation, Job, find_recordings
 from anomalyvae.logs import Windows
@@ -265,7 +266,7 @@ def _nan_to_none(value: Any) -> Any:
 
 def _save(model: Any, folder: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> str:
     bundle.save(model, folder, recipe=recipe, figures=figures)
-    return bundle.read_card(folder)["model_id"]
+    return read_card(folder)["model_id"]
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from anomalyvae import WindowRecipe, __version__, cli, load, runs
 from anomalyvae.cli import main
-from anomalyvae.deploy.bundle import read_card
+from anomalyvae.deploy.card import read_card
 
 TINY = ["--set", "max_epochs=3", "--set", "hidden=[8]", "--set", "random_state=0"]
 WINDOWS = ["--signals", "a,b", "--rate-hz", "5", "--length-s", "2", "--stride-s", "1", "--max-gap-s", "1"]

@@ -1,28 +1,20 @@
-"""A fitted model as a folder: ``model.safetensors`` (every array) and ``card.json`` (everything else).
+"""A fitted model as a folder: ``model.safetensors`` (every array), ``model.onnx`` and ``card.json`` (everything else).
 
-Nothing is pickled, so nothing that is loaded can run code. The card carries a format number: it rises when an older
-version of the package could no longer read the folder, and a folder with another number than ours is refused.
+Nothing is pickled, so nothing that is loaded can run code. `anomalyvae.deploy.card` says what the card holds.
 """
 
-import hashlib
-import json
 import os
-from datetime import UTC, datetime
-from importlib.metadata import version
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomalyvae.deploy.card import ARRAYS, CARD, GRAPH, describe, read_card, write_card
 from anomalyvae.folders import replacing
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
-
-FORMAT = 2
-_ARRAYS = "model.safetensors"
-_CARD = "card.json"
-_VERSIONS = ("anomalyvae", "numpy", "scikit-learn", "torch")
 
 
 def save(
@@ -30,9 +22,11 @@ def save(
     folder: str | os.PathLike[str],
     *,
     recipe: dict[str, Any] | None = None,
+    units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
+    precision: str = "auto",
 ) -> Path:
-    """Write a fitted detector to a folder.
+    """Write a fitted detector to a folder, its ONNX file included.
 
     Parameters
     ----------
@@ -42,15 +36,25 @@ def save(
         Made, or replaced as a whole if it already holds a bundle.
     recipe : dict, optional
         How recordings become rows (`WindowRecipe.to_dict`), so that scoring cannot disagree with training.
+    units : dict of str to str, optional
+        The unit of columns or, with a recipe, of signals. Recordings in another unit are then refused.
     figures : dict, optional
         Measured figures to keep with the model.
+    precision : {"auto", "double", "single"}, default="auto"
+        Of the ONNX file; see `export_onnx`.
 
     Returns
     -------
     Path
+
+    Warns
+    -----
+    UserWarning
+        If the model has no ONNX file, with the reason; the bundle is written without it, and scores by `load`.
     """
-    from safetensors.numpy import save_file
     from sklearn.utils.validation import check_is_fitted
+
+    from anomalyvae.deploy.export import write_onnx
 
     check_is_fitted(model, "network_")
     if not isinstance(model.body, str):
@@ -59,50 +63,27 @@ def save(
             "without pickling: save network_.state_dict() yourself, or use a named body."
         )
     target = Path(folder)
-    if target.exists() and not (target / _CARD).exists() and any(target.iterdir()):
+    if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
         raise FileExistsError(f"Got {target}, which holds other files than a bundle. Choose another folder.")
     with replacing(target) as fresh:
-        state = model.__getstate__()
-        arrays = {f"network.{name}": np.ascontiguousarray(a) for name, a in state["network_"].items()}
-        arrays |= {f"calibration.{name}": a for name, a in state["calibration_"].items()}
-        save_file(arrays, fresh / _ARRAYS)
-        card = _card_of(model, recipe, figures, _sha256(fresh / _ARRAYS))
-        (fresh / _CARD).write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        arrays = arrays_of(model)
+        (fresh / ARRAYS).write_bytes(arrays)
+        card = describe(model, arrays, recipe, units, figures)
+        try:
+            write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            warnings.warn(f"The bundle {target} has no ONNX file. {error}", stacklevel=2)
+        write_card(card, fresh)
     return target
 
 
-def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read and check the card of a bundle.
+def arrays_of(model: "VAEOutlierDetector") -> bytes:
+    """Every array of a fitted detector, as safetensors stores them."""
+    from safetensors.numpy import save as as_bytes
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no bundle.
-    ValueError
-        If the card is damaged, of a newer format, or does not fit the files beside it.
-    """
-    path = Path(folder) / _CARD
-    if not path.is_file():
-        raise FileNotFoundError(f"Got {folder}, expected a folder that save() wrote: it has no {_CARD}.")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        number, parts = card["format"], card["parts"]
-        if not (isinstance(number, int) and isinstance(parts, dict)):
-            raise TypeError("format or parts")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"Got {path}, which is no card of a bundle ({error}). Save the model again.") from error
-    if number != FORMAT:
-        remedy = "Update anomalyvae, or save" if number > FORMAT else "Fit the model again and save"
-        raise ValueError(
-            f"Got a bundle of format {number} in {folder}, expected {FORMAT}. {remedy} it with the version that is "
-            f"installed here ({version('anomalyvae')})."
-        )
-    if set(parts) != {_ARRAYS}:
-        raise ValueError(f"Got a card that names the parts {sorted(parts)}, expected {[_ARRAYS]}: it was changed.")
-    arrays = Path(folder) / _ARRAYS
-    if not arrays.is_file() or _sha256(arrays) != parts[_ARRAYS]:
-        raise ValueError(f"Got {arrays}, which is missing or not the file that the card describes. Save it again.")
-    return card
+    state = model.__getstate__()
+    arrays = {f"network.{name}": np.ascontiguousarray(a) for name, a in state["network_"].items()}
+    return as_bytes(arrays | {f"calibration.{name}": a for name, a in state["calibration_"].items()})
 
 
 def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
@@ -111,7 +92,8 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
     Raises
     ------
     FileNotFoundError, ValueError
-        As `read_card`, and if the arrays are not those that the card's architecture has.
+        If there is no bundle, if it is damaged or of another format, and if its arrays are not those that the card's
+        architecture has.
     """
     import pandas as pd
     from safetensors.numpy import load_file
@@ -119,7 +101,7 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
     from anomalyvae.detector import VAEOutlierDetector
 
     card = read_card(folder)
-    arrays = load_file(Path(folder) / _ARRAYS)
+    arrays = load_file(Path(folder) / ARRAYS)
     try:
         # JSON has no tuples, and the constructor no lists
         parameters: dict[str, Any] = {
@@ -143,6 +125,7 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
             "network_": {name.removeprefix("network."): a for name, a in arrays.items()},
             "offset_": float(card["offset"]),
             "stop_reason_": str(card["stop_reason"]),
+            "training_": dict(card["training"]),
         }
         if card["columns"] is not None:
             state["feature_names_in_"] = np.array(card["columns"], dtype=object)
@@ -150,39 +133,3 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Got a bundle in {folder} whose card and arrays do not fit together: {error}") from error
     return model
-
-
-def _card_of(
-    model: "VAEOutlierDetector", recipe: dict[str, Any] | None, figures: dict[str, Any] | None, digest: str
-) -> dict[str, Any]:
-    parameters = model.get_params(deep=False)
-    if not isinstance(parameters["random_state"], int):
-        parameters["random_state"] = None  # a generator's state is no part of a trained model
-    columns = getattr(model, "feature_names_in_", None)
-    card = {
-        "format": FORMAT,
-        "kind": "VAEOutlierDetector",
-        "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in _VERSIONS},
-        "parameters": parameters,
-        "architecture": model.architecture_,
-        "n_features": model.n_features_in_,
-        "columns": None if columns is None else [str(name) for name in columns],
-        "categories": model.categories_,
-        "category_dtypes": model.category_dtypes_,
-        "windowing": recipe,
-        "offset": model.offset_,
-        "stop_reason": model.stop_reason_,
-        "history": model.history_.to_dict(orient="list"),
-        "figures": figures,
-        "parts": {_ARRAYS: digest},
-    }
-    identity = json.dumps(
-        [digest, card["architecture"], card["offset"], columns is not None, recipe, model.categories_], default=str
-    )
-    return {"model_id": hashlib.sha256(identity.encode()).hexdigest()[:12], **card}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
-"""A fitted detector written out as an ONNX graph, from the network's own tensors, in double precision.
+"""A fitted detector written out as an ONNX graph, from the network's own tensors.
 
 A tracer would have to be led around the network's choices (rows with and without missing cells), would need an
 operator of each layer in double, which runtimes do not have, and would record whatever it saw. Here each operator is
-one that onnxruntime has in double.
+one that onnxruntime has in double. Rows, their scaling and the scores are double in any case; what lies between may be
+single, which is twice as fast.
 """
 
 import math
@@ -27,21 +28,30 @@ try:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 except ModuleNotFoundError as error:
-    raise ImportError(f"Got no {error.name}, expected onnx. Run: pip install 'anomalyvae[onnx]'.") from error
+    raise ImportError(f"Got no {error.name}, expected onnx. Run: pip install onnx.") from error
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 OPSET = {"": 20, "ai.onnx.ml": 3}
 _IR_VERSION = 9  # of that opset
-_ROUNDING = 1e-9  # relative: two scores that close are one score, of two ways to add up the same numbers
+_ROUNDING = (1e-9, 2e-6)  # relative, double and single: two scores that close are one score, added up in two ways
+_BRANCHES = 4096  # of the tree that looks up p-values; beyond, halving takes over
+_CANDIDATES = 2 * (NEIGHBOURS + 1)  # remembered rows whose distance single precision measures once more, exactly
 Floats = NDArray[np.float64]
 
 
 class Graph:
-    """The nodes and constants of a graph in the making."""
+    """The nodes and constants of a graph in the making.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    single : bool, default=False
+        Whether the network computes in single precision.
+    """
+
+    def __init__(self, single: bool = False) -> None:
+        self.single = single
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[Any, ...], onnx.TensorProto] = {}
         self._made: dict[str, list[Value]] = {}
@@ -50,33 +60,37 @@ class Graph:
         self, operator: str, inputs: list[Any], count: int = 1, domain: str = "", **attributes: Any
     ) -> list["Value"]:
         """Add a node, unless the same is there already; inputs that are no values are constants."""
-        given = [self.value(value).name for value in inputs]
+        single = any(isinstance(value, Value) and value.single for value in inputs)
+        given = [self.value(value, single).name for value in inputs]
         key = repr((operator, given, sorted(attributes.items())))
         if key not in self._made:
             names = [f"~{len(self.nodes)}.{i}" for i in range(count)]
             self.nodes.append(helper.make_node(operator, given, names, domain=domain, **attributes))
-            self._made[key] = [Value(self, name) for name in names]
+            self._made[key] = [Value(self, name, single) for name in names]
         return self._made[key]
 
-    def value(self, constant: Any) -> "Value":
-        """A constant as a value (a value stays what it is). Floats are double, integers int64; equal ones are one."""
+    def value(self, constant: Any, single: bool = False) -> "Value":
+        """A constant as a value (a value stays what it is). Integers are int64; equal ones are one."""
         if isinstance(constant, Value):
             return constant
         if isinstance(constant, torch.Tensor):
             constant = constant.detach().cpu().numpy()
         array = np.ascontiguousarray(constant) if np.ndim(constant) else np.asarray(constant)
+        if single and array.dtype == np.float64:
+            array = array.astype(np.float32)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, f"~c{len(self.constants)}")
-        return Value(self, self.constants[key].name)
+        return Value(self, self.constants[key].name, single)
 
 
 class Value:
-    """What an operator gives, with the arithmetic of tensors."""
+    """What an operator gives, with the arithmetic of tensors; where it is single, so are the floats that it meets."""
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, single: bool = False) -> None:
         self.graph = graph
         self.name = name
+        self.single = single
 
     def op(self, operator: str, *others: Any, **attributes: Any) -> "Value":
         """The operator applied to this value, then the others."""
@@ -111,12 +125,23 @@ def _concat(values: list[Value]) -> Value:
 
 
 def _cast(value: Value, to: int = TensorProto.DOUBLE) -> Value:
-    return value.op("Cast", to=to)
+    return Value(value.graph, value.op("Cast", to=to).name, to == TensorProto.FLOAT)
 
 
-def model_proto(model: "VAEOutlierDetector", metadata: dict[str, Any], feature_scores: bool) -> "onnx.ModelProto":
+def _working(value: Value) -> Value:
+    """As a float of the precision that the network computes in."""
+    return _cast(value, TensorProto.FLOAT if value.graph.single else TensorProto.DOUBLE)
+
+
+def _double(value: Value) -> Value:
+    return _cast(value) if value.single else value
+
+
+def model_proto(
+    model: "VAEOutlierDetector", metadata: dict[str, Any], feature_scores: bool, single: bool = False
+) -> "onnx.ModelProto":
     """The whole model, checked by ONNX's own checker."""
-    graph = Graph()
+    graph = Graph(single)
     inputs, x = _inputs(graph, metadata, model.categories_)
     outputs = detector_outputs(x, model, feature_scores)
     for name, value in outputs.items():
@@ -210,18 +235,20 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     """
     network = model.network_
     s = _standardise(network.scaling, x)
-    anomaly_score = _SCORES[network.score](network, s).op("Squeeze", [1])
+    rounding = _ROUNDING[x.graph.single]
+    slack = _slack(model, rounding)
+    anomaly_score = _double(_SCORES[network.score](network, s).op("Squeeze", [1]))
     scores = anomaly_score.op("Neg") - model.offset_
-    on_the_line = scores.op("Abs").op("LessOrEqual", max(_ROUNDING * abs(model.offset_), _slack(model)))
+    on_the_line = scores.op("Abs").op("LessOrEqual", max(rounding * abs(model.offset_), slack))
     scores = on_the_line.op("Where", 0.0, scores)  # as are, for the detector, rows that resemble those that drew it
     outputs = {
         "label": scores.op("Less", 0.0).op("Where", -1, 1),
         "scores": scores,
         "anomaly_score": anomaly_score,
-        "p_value": _p_value(anomaly_score, model.calibration_, _slack(model)),
+        "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack),
     }
     if feature_scores:
-        outputs["feature_scores"] = _feature_nll(network.likelihood, s, _decode(network, _encode(network, s)))
+        outputs["feature_scores"] = _double(_feature_nll(network.likelihood, s, _decode(network, _encode(network, s))))
     return outputs
 
 
@@ -251,7 +278,7 @@ def _standardise(scaling: Any, x: Value) -> Cells:
     sizes = [len(scaling.numbers), sum(scaling.sizes)]
     numbers, codes = missing.op("Where", 0.0, cells).split(sizes)
     known = missing.split(sizes)[1].op("Not")
-    one_hot = _cast(codes.op("Equal", scaling.code).op("And", known))
+    one_hot = _working(codes.op("Equal", scaling.code).op("And", known))
     return Cells(_concat([_scale(scaling.numeric, numbers), one_hot]), missing)
 
 
@@ -262,10 +289,10 @@ def _scale(scaling: Any, x: Value) -> Value:
         y = (x - knots[0]) * scaling.slope + values[0]
         for knot, bend in zip(knots, slopes.diff(dim=0), strict=True):
             y = y + (x - knot).op("Relu") * bend
-        return y.op("Clip", -LIMIT, LIMIT)
+        return _working(y.op("Clip", -LIMIT, LIMIT))
     if not isinstance(scaling, Affine | Asinh):
         raise _no_form(scaling)
-    u = ((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT)
+    u = _working(((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT))
     if isinstance(scaling, Affine):
         return u
     inside = u.op("Max", scaling.low).op("Min", scaling.high)
@@ -329,8 +356,10 @@ def _row_nll(likelihood: Any, cells: Cells, decoded: Value) -> Value:
         variance = likelihood.variance()
         constant = 0.5 * (variance.log() + LOG_2PI)
         error = _error(cells, decoded)
-        observed = _cast(cells.missing.op("Not")) @ constant[:, None] if cells.missing else constant.sum()[None, None]
-        return (error * error) @ (0.5 / variance)[:, None] + observed
+        squares = (error * error) @ (0.5 / variance)[:, None]
+        if cells.missing is None:
+            return squares + constant.sum()[None, None]
+        return squares + _working(cells.missing.op("Not")) @ constant[:, None]
     return _feature_nll(likelihood, cells, decoded).sum()
 
 
@@ -365,7 +394,7 @@ def _expected(likelihood: Any, decoded: Value) -> Value:
         return decoded
     if isinstance(likelihood, Categorical):
         blocks = [
-            _cast(block.op("ArgMax", axis=1, keepdims=1).op("Equal", np.arange(size)))
+            _working(block.op("ArgMax", axis=1, keepdims=1).op("Equal", np.arange(size)))
             for block, size in zip(decoded.split(likelihood.sizes), likelihood.sizes, strict=True)
         ]
         return _concat(blocks)
@@ -439,12 +468,23 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     u = _concat([whole.s, z, _asinh(_residual(network.likelihood, cells, _decode(network, z)))])
     assert network.memorised is not None  # noqa: S101 - fit has seen to it
     keys = network.memorised.keys
-    width, count = len(keys) - 2, keys.shape[1]
-    squared = u @ keys[:width] + (u * u).sum() * keys[width] + keys[width + 1]
+    weight, count = keys[-2], keys.shape[1]
     nearest = min(NEIGHBOURS + 1, count)
-    near = squared.graph.add("TopK", [squared, [nearest]], count=2, axis=1, largest=0, sorted=1)[0]
+    squared = _concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
+    if u.single:  # a difference of large squares: good enough to find the nearest, not to measure them
+        _, near = _smallest(squared, min(_CANDIDATES, count))
+        apart = u.op("Unsqueeze", [1]) - u.graph.value((keys[:-2] / (-2 * weight)).T, True).op("Gather", near)
+        square = (apart * apart).op("ReduceSum", [2], keepdims=0)
+        squared = square * u.graph.value(weight, True).op("Gather", near)
+    distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
     passed = min(1, nearest - 1)
-    return near.split([passed, nearest - passed])[-1].op("Max", 0.0).op("Sqrt").op("ReduceMean", [1], keepdims=1)
+    return distances.split([passed, nearest - passed])[-1].op("ReduceMean", [1], keepdims=1)
+
+
+def _smallest(values: Value, number: int) -> tuple[Value, Value]:
+    """The smallest values of each row, in order, and their columns, each ``(n, number)``."""
+    smallest, columns = values.graph.add("TopK", [values, [number]], count=2, axis=1, largest=0, sorted=1)
+    return smallest, columns
 
 
 _SCORES: dict[str, Callable[[Any, Cells], Value]] = {
@@ -461,7 +501,7 @@ def typical(model: "VAEOutlierDetector") -> float:
     return float(np.median(np.abs(model.calibration_.scores)))
 
 
-def _slack(model: "VAEOutlierDetector") -> float:
+def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
     """How far two roundings of one score may lie apart."""
     size = typical(model)
     if model.network_.score == "memory" and model.network_.memorised is not None:
@@ -469,23 +509,52 @@ def _slack(model: "VAEOutlierDetector") -> float:
         noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
         if noise >= size:  # of rows that are all the same
             return noise
-    return _ROUNDING * size
+    return rounding * size
 
 
-def _p_value(anomaly_score: Value, calibration: Any, slack: float) -> Value:
-    """`Calibration.p_values`: a search for the first calibration score at least as strange, by halving.
+def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float) -> Value:
+    """`Calibration.p_values`: a tree finds the number of calibration scores below each score, and a table the rest.
 
     A score equal to one of them but for rounding is tied with it, as it is for the detector.
     """
-    scores = calibration.scores + np.maximum(_ROUNDING * np.abs(calibration.scores), slack)
-    reached = np.append(np.cumsum(calibration.weight[::-1])[::-1], 0.0)
-    halvings = len(scores).bit_length()
-    table = np.full(2**halvings, np.inf)  # table[i] is the i-th score, from 1
-    table[1 : len(scores) + 1] = scores
-    below: Any = np.int64(0)  # how many scores lie below
+    graph, m = anomaly_score.graph, len(calibration.scores)
+    scores = calibration.scores + np.maximum(rounding * np.abs(calibration.scores), slack)
+    halvings = max(0, (m // _BRANCHES).bit_length())
+    stride = 2**halvings
+    table = np.full((m // stride + 1) * stride, np.inf)  # table[i] is the i-th score, from 1
+    table[1 : m + 1] = scores
+    below = _cast(_branch(anomaly_score, table[stride::stride]), TensorProto.INT64) * stride
     for step in (2**i for i in reversed(range(halvings))):
-        probe = anomaly_score.graph.value(below) + step
-        passes = anomaly_score.graph.value(table).op("Gather", probe).op("Less", anomaly_score)
+        passes = graph.value(table).op("Gather", below + step).op("Less", anomaly_score)
         below = _cast(passes, TensorProto.INT64) * step + below
+    reached = np.append(np.cumsum(calibration.weight[::-1])[::-1], 0.0)
     p = (1 + reached) / (1 + reached[0])
-    return anomaly_score.graph.value(np.maximum(p, np.finfo(np.float64).tiny)).op("Gather", below)
+    return graph.value(np.maximum(p, np.finfo(np.float64).tiny)).op("Gather", below)
+
+
+def _branch(value: Value, limits: Floats) -> Value:
+    """How many of some sorted limits lie below each value ``(n,)``, as float: a balanced tree, in one operator."""
+    nodes: list[tuple[int, int, int]] = []  # the limit that is asked for (-1 at a leaf), next if value <= limit, if not
+    counts: list[int] = []
+
+    def grow(first: int, last: int) -> int:
+        place = len(nodes)
+        nodes.append((-1, 0, 0))
+        counts.append(first)
+        if first < last:
+            middle = (first + last) // 2
+            nodes[place] = (middle, grow(first, middle), grow(middle + 1, last))
+        return place
+
+    grow(0, len(limits))
+    leaves = [i for i, (limit, _, _) in enumerate(nodes) if limit < 0]
+    asked = np.append(limits, 0.0)[[limit for limit, _, _ in nodes]]
+    return value.op("Unsqueeze", [1]).op(
+        "TreeEnsembleRegressor", domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM", post_transform="NONE",
+        nodes_treeids=[0] * len(nodes), nodes_nodeids=list(range(len(nodes))), nodes_featureids=[0] * len(nodes),
+        nodes_modes=["LEAF" if limit < 0 else "BRANCH_LEQ" for limit, _, _ in nodes],
+        nodes_values_as_tensor=numpy_helper.from_array(asked, "limits"),
+        nodes_truenodeids=[yes for _, yes, _ in nodes], nodes_falsenodeids=[no for _, _, no in nodes],
+        target_treeids=[0] * len(leaves), target_nodeids=leaves, target_ids=[0] * len(leaves),
+        target_weights_as_tensor=numpy_helper.from_array(np.array([float(counts[i]) for i in leaves]), "counts"),
+    ).op("Squeeze", [1])  # fmt: skip

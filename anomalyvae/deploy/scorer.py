@@ -1,4 +1,4 @@
-"""``Scorer``: rows in, scores out, from the one file that `export_onnx` wrote.
+"""``Scorer``: rows in, scores out, from the one file that `export_onnx` or `save` wrote.
 
 onnxruntime and numpy only: neither torch nor scikit-learn nor pandas is imported, so that a worker starts at once.
 Tables of pandas, polars and pyarrow are read by what they offer; this file imports none of them.
@@ -9,22 +9,25 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Number
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anomalyvae.deploy.card import GRAPH, read_card
+
 try:
     import onnxruntime
 except ModuleNotFoundError as error:
-    raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install 'anomalyvae[onnx]'.") from error
+    raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install onnxruntime.") from error
 
-FORMAT = 1  # of the metadata: it rises when an older version of the package could no longer read the file
+FORMAT = 2  # of the metadata: it rises when an older version of the package could no longer read the file
 METADATA = "anomalyvae"  # under which the file carries them, as JSON
 MATRIX = "rows"  # the input that takes all columns at once
 MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
 
-_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU the working set stays in the cache
+_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 2048, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
 _SLAB = 65536  # rows of a table that are converted at once: memory stays bounded, however long the table
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -39,7 +42,7 @@ class Scorer:
     Parameters
     ----------
     path : path
-        The ONNX file.
+        The ONNX file, or the bundle that holds it.
     providers : "auto" or sequence of str, default="auto"
         Where it runs, in onnxruntime's names. ``"auto"`` takes CUDA where present, and says so in one line where it
         should be but cannot be used.
@@ -49,8 +52,9 @@ class Scorer:
     Attributes
     ----------
     metadata : dict
-        What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``score``,
-        ``objective``, ``offset``, ``calibration``, ``parity`` with the detector at the time of export, ``versions``.
+        What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``units``,
+        ``windowing`` (how recordings become rows, None if rows are rows), ``score``, ``objective``, ``offset``,
+        ``calibration``, ``training``, ``precision``, ``parity`` with the detector at the time of export, ``versions``.
     outputs : list of str
         What the file gives per row.
 
@@ -69,8 +73,7 @@ class Scorer:
     def __init__(
         self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
     ) -> None:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote: there is none.")
+        path = _file_of(Path(path))
         if threads is not None and threads < 1:
             raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
         self._session = _open(path, providers, threads)
@@ -79,7 +82,9 @@ class Scorer:
         self._columns: list[str] | None = self.metadata["columns"]
         self._width: int = self.metadata["n_features"]
         self._kinds: dict[str, str] = self.metadata["kinds"]
-        self._block = _BLOCK["cuda" if _CUDA in self._session.get_providers() else "cpu"]
+        self._block = _MEMORY_BLOCK if self.metadata["score"] == "memory" else _BLOCK
+        if _CUDA in self._session.get_providers():
+            self._block = _CUDA_BLOCK
 
     def __repr__(self) -> str:
         model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
@@ -217,6 +222,18 @@ class Scorer:
         return feeds
 
 
+def _file_of(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote, or a bundle: there is none.")
+    if path.is_file():
+        return path
+    if GRAPH not in read_card(path)["parts"]:
+        raise ValueError(
+            f"Got the bundle {path}, which has no ONNX file, expected one. Score with load({str(path)!r})."
+        )
+    return path / GRAPH
+
+
 def _open(
     path: str | os.PathLike[str], providers: str | Sequence[str], threads: int | None
 ) -> "onnxruntime.InferenceSession":
@@ -272,7 +289,7 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
     if number != FORMAT:
         remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
         raise ValueError(f"Got {path} of format {number}, expected {FORMAT}. {remedy}.")
-    if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score"}:
+    if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score", "units", "windowing"}:
         raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
     return metadata
 

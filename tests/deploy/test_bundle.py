@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.deploy.bundle import read_card
+from anomalyvae.deploy.card import read_card
 
 
 @pytest.fixture
@@ -39,12 +39,26 @@ def test_scores_are_bit_equal(settings, normal, fresh, tmp_path):
 
 def test_the_card_says_what_the_model_is(folder, detector):
     card = read_card(folder)
-    assert card["format"] == 2
+    assert card["format"] == 3
     assert card["columns"] == list(detector.feature_names_in_)
     assert card["windowing"] == {"rate_hz": 5}
     assert card["figures"] == {"auroc": 0.9}
     assert card["versions"].keys() >= {"anomalyvae", "torch"}
-    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "model.safetensors"]
+
+
+def test_the_card_knows_the_rows_that_were_learned(normal, tmp_path):
+    def training(rows, **settings):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=1).fit(rows, **settings)
+        return read_card(save(detector, tmp_path / "bundle"))["training"]
+
+    known = training(normal)
+    assert known["rows"] == len(normal)
+    assert training(normal[::-1]) == known
+    assert training(normal, sample_weight=np.full(len(normal), 2.0))["sha256"] != known["sha256"]
+    changed = normal.copy()
+    changed.iloc[7, 3] += 1e-12
+    assert training(changed)["sha256"] != known["sha256"]
 
 
 def test_models_are_told_apart(folder, normal, tmp_path):
@@ -72,6 +86,10 @@ def test_a_callable_body_is_refused(normal, tmp_path):
         save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
 
 
+def read_card_unchecked(folder):
+    return json.loads((folder / "card.json").read_text())
+
+
 def edit(folder, **changes):
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(card | changes))
@@ -82,7 +100,8 @@ def sign(folder):
     import hashlib
 
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    edit(folder, parts={"model.safetensors": digest})
+    parts = read_card_unchecked(folder)["parts"]
+    edit(folder, parts=parts | {"model.safetensors": digest})
 
 
 def test_no_bundle(tmp_path):
@@ -90,10 +109,10 @@ def test_no_bundle(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(3, "Update anomalyvae, or save"), (1, "Fit the model again")])
+@pytest.mark.parametrize(("number", "remedy"), [(4, "Update anomalyvae, or save"), (2, "Fit the model again")])
 def test_another_format(folder, number, remedy):
     edit(folder, format=number)
-    with pytest.raises(ValueError, match=rf"format {number} .* expected 2\. {remedy}"):
+    with pytest.raises(ValueError, match=rf"format {number} .* expected 3\. {remedy}"):
         load(folder)
 
 

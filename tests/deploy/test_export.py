@@ -12,7 +12,7 @@ from onnx import helper
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, save
 from anomalyvae.calibration import Calibration
 from anomalyvae.deploy import graph as graphs
-from anomalyvae.deploy.bundle import read_card
+from anomalyvae.deploy.card import read_card
 
 EVERY = [
     *({"score": score} for score in ("memory", "elbo", "reconstruction", "kl", "log_likelihood")),
@@ -45,9 +45,13 @@ def run(file, feeds):
     return dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds), strict=True))
 
 
+def exactly(detector, path, **options):
+    return export_onnx(detector, path, precision="double", **options)
+
+
 @pytest.fixture
 def file(detector, tmp_path):
-    return export_onnx(detector, tmp_path / "model.onnx", feature_scores=True)
+    return exactly(detector, tmp_path / "model.onnx", feature_scores=True)
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=str)
@@ -57,7 +61,7 @@ def test_the_graph_gives_what_the_detector_gives(settings, normal, fresh, strang
         center, unit = normal.mean(), normal.std()
         normal, rows = (normal - center) / unit, (rows - center) / unit
     detector = fit(normal, **settings)
-    got = run(export_onnx(detector, tmp_path / "m.onnx", feature_scores=True), {"rows": rows.to_numpy()})
+    got = run(exactly(detector, tmp_path / "m.onnx", feature_scores=True), {"rows": rows.to_numpy()})
     expected = detector.anomaly_score(rows)
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-9)
     np.testing.assert_allclose(got["scores"], detector.decision_function(rows), rtol=1e-9, atol=1e-9)
@@ -66,6 +70,44 @@ def test_the_graph_gives_what_the_detector_gives(settings, normal, fresh, strang
     np.testing.assert_allclose(got["p_value"], detector.p_values(rows), rtol=1e-12)
     np.testing.assert_allclose(got["feature_scores"], detector.feature_scores(rows), rtol=1e-9, atol=1e-9)
     assert 0 < np.mean(got["label"] == -1) < 1  # both kinds were there to tell apart
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=str)
+def test_single_precision_is_close(settings, normal, fresh, strange, tmp_path):
+    rows = pd.concat([fresh, strange, riddled(fresh), 1e3 * fresh, 1e-3 * fresh + 1.7e9])
+    if settings.get("scaling", "") is None:
+        center, unit = normal.mean(), normal.std()
+        normal, rows = (normal - center) / unit, (rows - center) / unit
+    detector = fit(normal, **settings)
+    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx", feature_scores=True))
+    assert scorer.metadata["precision"] == "single"
+    got, expected, features = scorer.score(rows), detector.anomaly_score(rows), detector.feature_scores(rows)
+    np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-4, atol=1e-4 * np.median(np.abs(expected)))
+    away = np.abs(detector.decision_function(rows)) > 1e-4 * np.abs(expected)
+    np.testing.assert_array_equal(got["label"][away], detector.predict(rows)[away])
+    np.testing.assert_array_equal(got["label"] < 0, got["scores"] < 0)
+    np.testing.assert_allclose(got["feature_scores"], features, rtol=1e-4, atol=1e-4)
+
+
+def test_precision_falls_back_where_single_is_not_enough(detector, tmp_path, monkeypatch):
+    """A graph whose single precision is off by a little is replaced by the double one, unless it was asked for."""
+    honest = graphs.detector_outputs
+
+    def rough(x, model, feature_scores):
+        outputs = honest(x, model, feature_scores)
+        if x.graph.single:
+            outputs["anomaly_score"] = outputs["anomaly_score"] * (1 + error)
+        return outputs
+
+    monkeypatch.setattr(graphs, "detector_outputs", rough)
+    error = 5e-5
+    assert Scorer(export_onnx(detector, tmp_path / "a.onnx")).metadata["precision"] == "double"
+    assert Scorer(export_onnx(detector, tmp_path / "s.onnx", precision="single")).metadata["precision"] == "single"
+    error = 2e-4
+    with pytest.raises(ArithmeticError, match=r"does not agree.*or pass precision='double'"):
+        export_onnx(detector, tmp_path / "n.onnx", precision="single")
+    with pytest.raises(ValueError, match=r"Got precision='half', expected 'auto', 'double' or 'single'"):
+        export_onnx(detector, tmp_path / "n.onnx", precision="half")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +126,7 @@ def test_categories_go_in_as_text(settings, normal, fresh, tmp_path):
     rows.loc[rows.index[::3], ["gear", "signal 2"]] = None
     rows.loc[rows.index[::5], ["road", "wet"]] = None
     rows.loc[rows.index[1::7], "road"] = "lava"
-    file = export_onnx(detector, tmp_path / "m.onnx", feature_scores=True)
+    file = exactly(detector, tmp_path / "m.onnx", feature_scores=True)
     feeds = {name: rows[[name]].to_numpy() for name in fresh}
     feeds |= {name: rows[[name]].astype(object).fillna("<missing>").to_numpy() for name in ("road", "gear")}
     feeds["wet"] = rows[["wet"]].to_numpy(dtype=float, na_value=np.nan)
@@ -99,7 +141,7 @@ def test_categories_alone(normal, fresh, tmp_path):
     names = ["road", "wet", "gear"]
     detector = fit(with_categories(normal)[names])
     rows = with_categories(fresh)[names]
-    got = Scorer(export_onnx(detector, tmp_path / "m.onnx")).anomaly_score(rows)
+    got = Scorer(exactly(detector, tmp_path / "m.onnx")).anomaly_score(rows)
     np.testing.assert_allclose(got, detector.anomaly_score(rows), rtol=1e-9)
 
 
@@ -107,25 +149,31 @@ def test_a_constant_column_and_copies_of_rows(normal, fresh, tmp_path):
     rows = pd.concat([normal[:50]] * 12).assign(still=7.0)
     detector = fit(rows)
     new = pd.concat([rows[:60], fresh.assign(still=7.0), fresh.assign(still=8.0)])
-    got = Scorer(export_onnx(detector, tmp_path / "m.onnx")).anomaly_score(new)
+    got = Scorer(exactly(detector, tmp_path / "m.onnx")).anomaly_score(new)
     np.testing.assert_allclose(got, detector.anomaly_score(new), rtol=1e-6, atol=1e-6)
 
 
-def test_p_values_count_ties_as_the_calibration_does():
+@pytest.mark.parametrize("branches", [4096, 8, 1])
+@pytest.mark.parametrize("count", [0, 3, 4, 100, 1000])
+def test_p_values_count_ties_as_the_calibration_does(branches, count, monkeypatch):
+    monkeypatch.setattr(graphs, "_BRANCHES", branches)
+    rng = np.random.default_rng(count)
+    more = np.round(rng.gamma(2, size=count), 2)  # with ties of their own
+    weight = np.concatenate([[1.0, 2.0, 1.0, 0.5, 1.0], rng.uniform(0.1, 2, count)])
+    calibration = Calibration(np.concatenate([[0.1, 0.2, 0.2, 0.2, 0.3], more]), weight)
+    asked = np.concatenate([[-1.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1e300], more])
     graph = graphs.Graph()
-    calibration = Calibration([0.1, 0.2, 0.2, 0.2, 0.3], [1.0, 2.0, 1.0, 0.5, 1.0])
-    asked = np.array([-1.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1e300])
-    p = graphs._p_value(graphs.Value(graph, "s"), calibration, 1e-9)
+    p = graphs._p_value(graphs.Value(graph, "s"), calibration, 1e-9, 1e-9)
     infos = [helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, ["n"]) for name in ("s", p.name)]
     proto = helper.make_model(
         helper.make_graph(graph.nodes, "p", infos[:1], infos[1:], list(graph.constants.values())),
-        opset_imports=[helper.make_opsetid("", 20)],
+        opset_imports=[helper.make_opsetid(domain, number) for domain, number in graphs.OPSET.items()],
         ir_version=9,
     )
     expected = calibration.p_values(asked)
     for rounding in (1, 1 - 1e-14, 1 + 1e-14):
         got = run(proto.SerializeToString(), {"s": asked * rounding})[p.name]
-        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("score", ["elbo", "memory"])
@@ -133,7 +181,7 @@ def test_rows_that_are_the_threshold_are_on_the_same_side_of_it(score, normal, t
     """Of few rows, or few kinds of rows, many tie with the calibration, and some are where the line is drawn."""
     for rows in (normal[:12], np.round(normal / normal.std()), pd.concat([normal[:20]] * 20)):
         detector = VAEOutlierDetector(random_state=0, max_epochs=3, score=score).fit(rows)
-        got = Scorer(export_onnx(detector, tmp_path / "m.onnx")).score(rows)
+        got = Scorer(exactly(detector, tmp_path / "m.onnx")).score(rows)
         np.testing.assert_array_equal(got["label"], detector.predict(rows))
         np.testing.assert_array_equal(got["label"] < 0, got["scores"] < 0)
         scores = detector.anomaly_score(rows)
@@ -146,7 +194,7 @@ def test_rows_that_are_the_threshold_are_on_the_same_side_of_it(score, normal, t
 def test_a_constant_table_can_be_exported(value, scaling, tmp_path):
     rows = np.full((100, 3), value)
     detector = fit(rows, scaling=scaling)
-    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx"))
+    scorer = Scorer(exactly(detector, tmp_path / "m.onnx"))
     np.testing.assert_array_equal(scorer.predict(rows), detector.predict(rows))
     assert (scorer.predict(rows + 1) == -1).all()
 
@@ -190,7 +238,7 @@ def test_the_metadata_say_what_the_model_is(file, detector, tmp_path):
 
 
 def test_one_input_per_column(detector, fresh, tmp_path):
-    file = export_onnx(detector, tmp_path / "m.onnx", inputs="columns")
+    file = exactly(detector, tmp_path / "m.onnx", inputs="columns")
     got = run(file, {name: fresh[[name]].to_numpy() for name in fresh})
     np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(fresh), rtol=1e-9)
     np.testing.assert_allclose(Scorer(file).anomaly_score(fresh.to_numpy()), detector.anomaly_score(fresh), rtol=1e-9)

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from onnx import helper
 
-from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
+from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
 from anomalyvae.deploy import scorer as module
+from anomalyvae.deploy.card import read_card
 
 
 def fit(rows):
@@ -21,7 +22,9 @@ def fit(rows):
 
 @pytest.fixture(scope="module")
 def file(detector, tmp_path_factory):
-    return export_onnx(detector, tmp_path_factory.mktemp("named") / "model.onnx", feature_scores=True)
+    return export_onnx(
+        detector, tmp_path_factory.mktemp("named") / "model.onnx", feature_scores=True, precision="double"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def mixed_detector():
 
 @pytest.fixture(scope="module")
 def mixed_scorer(mixed_detector, tmp_path_factory):
-    return Scorer(export_onnx(mixed_detector, tmp_path_factory.mktemp("mixed") / "model.onnx"))
+    return Scorer(export_onnx(mixed_detector, tmp_path_factory.mktemp("mixed") / "model.onnx", precision="double"))
 
 
 def test_it_gives_what_the_detector_gives(scorer, detector, fresh, strange):
@@ -100,7 +103,7 @@ def test_categories_that_are_no_text(mixed_scorer, mixed_detector):
 
 def test_a_model_without_names(normal, fresh, tmp_path):
     detector = fit(normal.to_numpy())
-    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx"))
+    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx", precision="double"))
     expected = detector.anomaly_score(fresh.to_numpy())
     np.testing.assert_allclose(scorer.anomaly_score(fresh.to_numpy()), expected, rtol=1e-9)
     np.testing.assert_allclose(scorer.anomaly_score(fresh), expected, rtol=1e-9)
@@ -184,7 +187,9 @@ def test_categories_that_are_refused(mixed_scorer, change, message):
 
 
 def test_what_is_no_file_of_ours(file, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a file that export_onnx\(\) wrote: there is none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a file that export_onnx\(\) wrote, or a bundle: there is none"
+    ):
         Scorer(tmp_path / "none.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("scores")
@@ -203,9 +208,9 @@ def test_what_is_no_file_of_ours(file, tmp_path):
         (lambda m: "{", r"without the description"),
         (lambda m: "[]", r"without the description"),
         (lambda m: m | {"format": "one"}, r"without the description"),
-        (lambda m: m | {"format": 2}, r"of format 2, expected 1\. Update anomalyvae\."),
-        (lambda m: m | {"format": 0}, r"of format 0, expected 1\. Export the model again\."),
-        (lambda m: {"format": 1}, r"whose description of the model is not whole\. Export the model again"),
+        (lambda m: m | {"format": 3}, r"of format 3, expected 2\. Update anomalyvae\."),
+        (lambda m: m | {"format": 1}, r"of format 1, expected 2\. Export the model again\."),
+        (lambda m: {"format": 2}, r"whose description of the model is not whole\. Export the model again"),
     ],
 )
 def test_another_description(file, tmp_path, change, message):
@@ -217,6 +222,30 @@ def test_another_description(file, tmp_path, change, message):
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(ValueError, match=message):
         Scorer(tmp_path / "changed.onnx")
+
+
+def test_a_bundle_is_as_good_as_its_file(detector, fresh, tmp_path):
+    folder = save(detector, tmp_path / "bundle", precision="double")
+    scorer = Scorer(folder)
+    np.testing.assert_allclose(scorer.anomaly_score(fresh), detector.anomaly_score(fresh), rtol=1e-9)
+    assert scorer.metadata["model_id"] == read_card(folder)["model_id"]
+    assert scorer.outputs == ["label", "scores", "anomaly_score", "p_value", "feature_scores"]
+    with (folder / "model.onnx").open("ab") as graph:
+        graph.write(b"more")
+    with pytest.raises(ValueError, match=r"model\.onnx, which is missing or not the file that the card describes"):
+        Scorer(folder)
+
+
+def test_a_bundle_without_a_graph_says_how_to_score(detector, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise TypeError("Got a network with Tanh.")
+
+    monkeypatch.setattr("anomalyvae.deploy.export.write_onnx", refuse)
+    with pytest.warns(UserWarning, match=r"has no ONNX file\. Got a network with Tanh"):
+        folder = save(detector, tmp_path / "bundle")
+    load(folder)
+    with pytest.raises(ValueError, match=r"has no ONNX file, expected one\. Score with load"):
+        Scorer(folder)
 
 
 def test_feature_scores_that_were_not_exported(mixed_scorer):
