@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test bench bench-tabular bench-ablation clean
+.PHONY: help demo test bench bench-score bench-tabular bench-ablation clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ bench: .venv/dev  ## Training and scoring speed against PyOD's VAE, in one proce
 
 bench-tabular: .venv/dev  ## Detection on tables beside PyOD's detectors: make bench-tabular DATA=folder of .npz files
 	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
+
+bench-score: .venv/dev  ## A folder of 5 million rows scored, beside pyarrow, onnxruntime and PyOD's VAE
+	$(BIN)/python pipelines/benchmarks/score.py
 
 bench-ablation: .venv/dev  ## What each ingredient of the detector gives on those tables
 	$(BIN)/python pipelines/benchmarks/ablation.py $(DATA)

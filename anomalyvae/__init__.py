@@ -12,6 +12,7 @@ name                          what it is
 ``save``, ``load``            a fitted model as a folder that holds no pickle
 ``export_onnx``               a fitted detector as one ONNX file, checked before it is written
 ``Scorer``                    that file at work: rows in, scores out, without torch and scikit-learn
+``score_folder``              a folder of files in, a folder of scores out, each exactly once
 ``as_pyod``                   the detector with PyOD's conventions, for PyOD's tools
 ============================  =============================================================
 
@@ -32,6 +33,7 @@ _HOME = {
     "load": "anomalyvae.deploy.bundle",
     "read_log": "anomalyvae.logs",
     "save": "anomalyvae.deploy.bundle",
+    "score_folder": "anomalyvae.deploy.batch",
 }
 
 __all__ = [
@@ -44,9 +46,11 @@ __all__ = [
     "load",
     "read_log",
     "save",
+    "score_folder",
 ]
 
 if TYPE_CHECKING:
+    from anomalyvae.deploy.batch import score_folder
     from anomalyvae.deploy.bundle import load, save
     from anomalyvae.deploy.export import export_onnx
     from anomalyvae.deploy.scorer import Scorer

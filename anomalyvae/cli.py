@@ -20,9 +20,10 @@ from anomalyvae import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from anomalyvae.deploy.batch import Progress as BatchProgress
     from anomalyvae.logs import WindowRecipe
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130  # argparse itself exits with 2 where the usage is wrong
+DONE, FAILED, SOME_FAILED, INTERRUPTED = 0, 1, 3, 130  # argparse itself exits with 2 where the usage is wrong
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # anything else is a bug of ours
 
 
@@ -135,13 +136,16 @@ def _fit(args: argparse.Namespace) -> int:
             given, detector = job.windows.to_dict() | given, dict(job.detector)
         recipe = WindowRecipe.from_dict(given)
     detector |= detector_arguments(dict(args.settings), "--set")
-    rows, where = _rows(args.files, recipe, args.columns)
+    with _processes() as first:
+        rows, where, units = _rows(args.files, recipe, args.columns)
 
-    from anomalyvae.detector import VAEOutlierDetector
+        from anomalyvae.detector import VAEOutlierDetector
 
-    verbose = sys.stderr.isatty() and not args.quiet
-    model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
-    bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict())
+        verbose = sys.stderr.isatty() and not args.quiet
+        model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
+    if not first:
+        return DONE
+    bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict(), units=units)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
@@ -149,90 +153,175 @@ def _fit(args: argparse.Namespace) -> int:
     return DONE
 
 
+@contextmanager
+def _processes() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; yields whether this one speaks for them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield True
+        return
+    import torch
+    from torch import distributed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group()  # NCCL between CUDA devices, gloo between CPUs
+    if distributed.get_rank():
+        warnings.simplefilter("ignore")
+    try:
+        yield distributed.get_rank() == 0
+    finally:
+        distributed.destroy_process_group()
+
+
 def _score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: what the model was fitted to")
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a fitted model")
-    parser.add_argument("--out", required=True, metavar="SCORES", help="table to write: .parquet or .csv")
+    parser.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="a folder, files, or a quoted pattern: 'drives/2026-*/*.parquet'"
+    )
+    parser.add_argument(
+        "target", metavar="TARGET",
+        help="a folder, which gets a Parquet file of scores per input (run again to go on, or to add what is new); or, "
+        "for one table of all, a name that ends in .parquet or .csv",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a fitted model, or its ONNX file")
     parser.add_argument(
         "--alarms", type=_setting, metavar="PROMISE",
         help="flag under a promise on false alarms in place of the model's threshold: alpha=0.01 (share of normal "
-        "rows), fdr=0.1 (share of the flagged), per_hour=6 (with windows)",
+        "rows), per_hour=6 (with windows), fdr=0.1 (share of the flagged; for one table)",
     )  # fmt: skip
     parser.add_argument(
         "--tail", choices=("conformal", "pareto"), default="conformal",
         help="pareto extrapolates p-values below what the calibration rows can show",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help=_QUIET)
+    many = parser.add_argument_group("a folder of scores")
+    many.add_argument("--engine", choices=("local", "dask"), default="local", help="threads here, or a Dask cluster")
+    many.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is there already: tcp://host:8786")
+    many.add_argument("--workers", type=int, metavar="N", help="threads, or Dask's processes (default: one per core)")
+    many.add_argument("--feature-scores", action="store_true", help="for flagged rows, say which column or signal")
+    many.add_argument("--strict", action="store_true", help="stop at the first file that fails")
+    many.add_argument("--overwrite", action="store_true", help="delete the scores of another model in TARGET")
 
 
 def _score(args: argparse.Namespace) -> int:
-    import numpy as np
+    if Path(args.target).suffix in _WRITERS:
+        return _score_table(args)
+    from anomalyvae.deploy.batch import score_folder
 
-    from anomalyvae.deploy import bundle
-    from anomalyvae.deploy.card import read_card
-    from anomalyvae.logs import WindowRecipe
+    with _batch_progress(args.quiet) as progress:
+        summary = score_folder(
+            args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
+            alarms=None if args.alarms is None else dict([args.alarms]), tail=args.tail, strict=args.strict,
+            feature_scores=args.feature_scores, overwrite=args.overwrite, progress=progress,
+        )  # fmt: skip
+    for file in summary["files"]:
+        if file["error"] is not None:
+            _tell(f"failed: {file['file']}: {file['error']}")
+    if not args.quiet:
+        kept = f", {summary['kept']:,} kept from before" if summary["kept"] else ""
+        failed = f", {summary['failed']:,} failed" if summary["failed"] else ""
+        print(
+            f"{summary['scored']:,} files scored{kept}{failed}, at {summary['rows_per_s']:,} rows/s\n"
+            f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
+        )
+    return SOME_FAILED if summary["failed"] else DONE
 
-    write = _writer(args.out)
-    card = read_card(args.model)
-    model = bundle.load(args.model)
-    recipe = None if card["windowing"] is None else WindowRecipe.from_dict(card["windowing"])
-    text = [name for name, levels in model.categories_.items() if levels != [False, True]]
-    rows, table = _rows(args.files, recipe, card["columns"], text)
-    score = model.anomaly_score(rows) if len(rows) else np.empty(0)
-    table["anomaly_score"] = score
-    table["p_value"] = model.calibration_.p_values(score, args.tail)
-    if args.alarms is None:
-        table["is_outlier"] = score > -model.offset_
-    else:
-        table["is_outlier"] = model.calibration_.alarms(score, tail=args.tail, **_promise(args.alarms, recipe))
-    table["model_id"] = card["model_id"]
+
+def _score_table(args: argparse.Namespace) -> int:
+    """Score files into one table, on which promises about the whole batch can be kept."""
+    import tempfile
+
+    import pandas as pd
+
+    from anomalyvae.deploy.batch import score_folder
+
+    write = _writer(args.target)
+    with tempfile.TemporaryDirectory() as scratch, _batch_progress(args.quiet) as progress:
+        summary = score_folder(args.model, args.source, scratch, workers=args.workers, strict=True, progress=progress)
+        tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in summary["files"]]
+    if len(tables) > 1 and "row" in tables[0]:
+        for file, table in zip(summary["files"], tables, strict=True):
+            table.insert(0, "file", file["file"])
+    table = pd.concat(tables, ignore_index=True)
+    if args.alarms is not None or args.tail != "conformal":
+        _keep_promise(table, args)
     write(table)
     if not args.quiet:
-        what = "rows" if recipe is None else "windows"
-        print(f"Scored {len(table)} {what}, {table['is_outlier'].sum()} flagged: {args.out}")
+        what = "rows" if "row" in table else "windows"
+        print(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
     return DONE
 
 
-def _promise(alarms: tuple[str, Any], recipe: "WindowRecipe | None") -> dict[str, Any]:
-    """What was promised, as `Calibration.alarms` takes it."""
-    name, rate = alarms
+def _keep_promise(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    """Replace p-values and flags by those that were asked for."""
+    from anomalyvae.deploy.bundle import read_calibration
+    from anomalyvae.deploy.card import read_card
+
+    calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
+    score = table["anomaly_score"].to_numpy()
+    table["p_value"] = calibration.p_values(score, args.tail)
+    if args.alarms is None:
+        return
+    name, rate = args.alarms
     if name not in ("alpha", "fdr", "per_hour") or not isinstance(rate, int | float):
         raise ValueError(f"Got --alarms {name}={rate}, expected alpha=, fdr= or per_hour= and a number. Correct it.")
-    if name != "per_hour":
-        return {name: rate}
-    if recipe is None:
-        raise ValueError("Got --alarms per_hour= with a model of plain rows, expected one of windows. Use alpha=.")
-    return {name: rate, "rows_per_hour": 3600 / recipe.stride_s}
+    promise: dict[str, Any] = {name: rate}
+    if name == "per_hour":
+        if windowing is None:
+            raise ValueError("Got --alarms per_hour= with a model of plain rows, expected one of windows. Use alpha=.")
+        promise["rows_per_hour"] = 3600 / windowing["stride_s"]
+    table["is_outlier"] = calibration.alarms(score, tail=args.tail, **promise)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="BUNDLE", help="folder of a fitted model")
+    parser.add_argument("file", metavar="FILE.onnx", help="the file to write")
+    parser.add_argument("--inputs", choices=("auto", "matrix", "columns"), default="auto", help="one input, or many")
+    parser.add_argument("--feature-scores", action="store_true", help="give the share of each column, too")
+    parser.add_argument("--precision", choices=("auto", "double", "single"), default="auto", help="of the network")
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from anomalyvae.deploy.export import export_onnx
+
+    path = export_onnx(
+        args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision
+    )
+    if not args.quiet:
+        from anomalyvae.deploy.scorer import Scorer
+
+        metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
+        parity = metadata["parity"]
+        print(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
+        print(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
+    return DONE
 
 
 def _rows(
-    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None, text: Sequence[str] = ()
-) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Read files into rows for a model, and say of each row where it came from."""
+    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None
+) -> "tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]":
+    """Read files into rows for a model; say of each row where it came from, and of signals in which unit they are."""
     import pandas as pd
 
     if recipe is not None:
         windows = recipe.windows_of(files)
-        return windows.rows, windows.spans
+        return windows.rows, windows.spans, windows.units
     tables = {}
     for file in files:
-        tables[file] = _table(Path(file), columns, text)
+        tables[file] = _table(Path(file), columns)
         columns = columns or list(tables[file].columns)  # the first file says what the others must have
     rows = pd.concat(list(tables.values()), ignore_index=True)
     where = [pd.DataFrame({"file": file, "row": range(len(table))}) for file, table in tables.items()]
-    return rows, where[0][["row"]] if len(where) == 1 else pd.concat(where, ignore_index=True)
+    return rows, where[0][["row"]] if len(where) == 1 else pd.concat(where, ignore_index=True), {}
 
 
-def _table(path: Path, columns: Sequence[str] | None, text: Sequence[str] = ()) -> "pd.DataFrame":
-    """Read a table; columns of ``text`` stay so in a CSV, even where they look like numbers."""
+def _table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
+    """Read a table."""
     import pandas as pd
 
     from anomalyvae.logs.log import nearest
 
-    readers: dict[str, Callable[..., Any]] = {
-        ".parquet": pd.read_parquet,
-        ".csv": lambda path: pd.read_csv(path, dtype=dict.fromkeys(text, "str")),
-    }
+    readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
     if path.suffix.lower() not in readers:
         raise ValueError(f"Got {path}, expected a table: {' or '.join(readers)}. Convert it.")
     try:
@@ -248,20 +337,22 @@ def _table(path: Path, columns: Sequence[str] | None, text: Sequence[str] = ()) 
     return table
 
 
+_WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {
+    ".parquet": lambda table, path: table.to_parquet(path, index=False),
+    ".csv": lambda table, path: table.to_csv(path, index=False),
+}
+
+
 def _writer(out: str) -> "Callable[[pd.DataFrame], None]":
     """Check the name now, so that nothing is computed in vain; what comes back writes a table whole or not at all."""
     path = Path(out)
-    writers: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-        ".parquet": lambda table, path: table.to_parquet(path, index=False),
-        ".csv": lambda table, path: table.to_csv(path, index=False),
-    }
-    if path.suffix not in writers:
-        raise ValueError(f"Got --out {path}, expected a name that ends in .parquet or .csv. Rename it.")
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"Got {path}, expected a name that ends in .parquet or .csv. Rename it.")
 
     def write(table: "pd.DataFrame") -> None:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            writers[path.suffix](table, fresh)
+            _WRITERS[path.suffix](table, fresh)
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -382,7 +473,15 @@ VERBS = {
         "say how strange each row or window is",
         _score_arguments,
         _score,
-        "anomalyvae score today.csv --model models/pump --out scores.parquet",
+        "anomalyvae score drives/ scores/ --model models/road     # again after a kill, or for what is new\n"
+        "  anomalyvae score today.csv scores.parquet --model models/pump\n\n"
+        "exit codes: 0 all is scored, 3 some files failed (they are named), 1 nothing is scored",
+    ),
+    "export": Verb(
+        "write a fitted model as one ONNX file, checked against it",
+        _export_arguments,
+        _export,
+        "anomalyvae export models/pump pump.onnx",
     ),
     "compare": Verb(
         "compare with PyOD's detectors on your own table",
@@ -469,6 +568,40 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("loading", total=None)
             yield lambda done, steps, what: bar.update(task, completed=done, total=steps, description=what)
+
+
+@contextmanager
+def _batch_progress(quiet: bool) -> "Iterator[Callable[[BatchProgress], None]]":
+    """Show files, rows per second and the time that is left: a bar on a terminal, now and then a line elsewhere."""
+    told = time.monotonic()
+
+    def line(p: "BatchProgress") -> None:
+        nonlocal told
+        if not quiet and time.monotonic() - told > _LINE_S:
+            told = time.monotonic()
+            _tell(f"{p.files_done:,}/{p.files:,} files, {_pace(p)}")
+
+    if quiet or not sys.stderr.isatty():
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %  {task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda p: bar.update(
+            task, completed=p.bytes_done, total=p.bytes, description=f"{p.files_done:,}/{p.files:,} files, {_pace(p)}"
+        )
+
+
+_LINE_S = 5.0
+
+
+def _pace(p: "BatchProgress") -> str:
+    share = (p.bytes_done - p.bytes_kept) / max(p.bytes - p.bytes_kept, 1)
+    left = f", {p.seconds * (1 - share) / share:,.0f} s left" if share > 0 else ""
+    return f"{p.rows_scored / max(p.seconds, 1e-9):,.0f} rows/s{left}"
 
 
 def _said_by(error: Exception) -> str:

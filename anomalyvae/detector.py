@@ -259,6 +259,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             For rows that cannot be used: infinite cells, a column without a value or of dates, fewer than two rows.
         FloatingPointError
             If training diverges.
+        ConnectionError
+            If one of several processes that train together has ended.
+
+        Notes
+        -----
+        Where ``torch.distributed`` is initialised, as under ``torchrun``, every process calls ``fit`` with the same
+        rows, computes its part of each batch, and gets the same detector: that of one process, but for rounding.
         """
         resumes = self.warm_start and hasattr(self, "network_")
         categories, dtypes = (self.categories_, self.category_dtypes_) if resumes else find_categories(X)

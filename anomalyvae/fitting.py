@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyvae.nets.blocks import in_blocks
+from anomalyvae.nets.distributed import from_first, is_first
 from anomalyvae.nets.objectives import Reconstruction
 from anomalyvae.nets.training import Schedule, parts_of, train
 from anomalyvae.rows import Rows, cross_folds, hold_out
@@ -19,6 +21,9 @@ _VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 Floats = NDArray[np.float64]
 History = list[dict[str, float]]
+
+listener: ContextVar[Callable[[dict[str, float]], None] | None] = ContextVar("listener", default=None)
+"""Who is told of each epoch of a fit as it ends, of the network that is kept alone; it must return at once."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Conductor:
         KeyboardInterrupt
             If interrupted in the first epoch; later, what has been learned is kept.
         """
+        rng = from_first(rng)
         fold = None if self.splits else cross_folds(rows, rng)
         if fold is None:
             share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
@@ -138,21 +144,28 @@ class Conductor:
         def standardised(rows: Rows) -> torch.Tensor:
             return network.scaling(torch.from_numpy(rows.x).to(device))
 
-        s = standardised(learned)
+        s, seed = standardised(learned), from_first(self.seed)
         schedule = self._schedule(len(learned), like or len(learned))
-        with _progress(self.verbose, schedule.max_epochs, title) as on_epoch, torch.enable_grad():
+        heard = None if like else listener.get()
+        with _progress(self.verbose and is_first(), schedule.max_epochs, title) as show, torch.enable_grad():
+
+            def on_epoch(record: dict[str, float]) -> None:
+                show(record)
+                if heard is not None:
+                    heard(dict(record))
+
             outcome = train(
                 network,
                 s.float(),
                 torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
                 None if stopping is None else standardised(stopping).float(),
                 schedule,
-                torch.Generator(device).manual_seed(self.seed),
+                torch.Generator(device).manual_seed(seed),
                 on_epoch,
             )
         network.in_precision(torch.float64).eval()
         if network.score == "memory":
-            network.remember(s, self.memory_size, torch.Generator().manual_seed(self.seed))
+            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed))
         return outcome
 
     def _schedule(self, n: int, like: int) -> Schedule:

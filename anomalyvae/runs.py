@@ -26,7 +26,7 @@ from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
 from anomalyvae.folders import replacing
 from anomalyvae.jobs import Evaluation, Job, find_recordings
-from anomalyvae.logs import Windows
+from anomalyvae.logs import WindowRecipe, Windows
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
 
 Progress = Callable[[int, int, str], None]
@@ -94,11 +94,12 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
 
     result = _summary(job, windows, strange, folds)
     result["seconds"] = round(time.monotonic() - began, 1)
-    recipe = job.windows.to_dict()
     with replacing(folder) as fresh:
-        result["model_id"] = _save(model, fresh / "model", recipe, result["mean"])
+        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"])
         for name, fold in folds.items():
-            fold.scores["model_id"] = _save(fold.model, fresh / "folds" / name, recipe, result["folds"][name])
+            fold.scores["model_id"] = _save(
+                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name]
+            )
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
         flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
@@ -264,8 +265,8 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _save(model: Any, folder: Path, recipe: dict[str, Any], figures: dict[str, Any]) -> str:
-    bundle.save(model, folder, recipe=recipe, figures=figures)
+def _save(model: Any, folder: Path, recipe: WindowRecipe, windows: Windows, figures: dict[str, Any]) -> str:
+    bundle.save(model, folder, recipe=recipe.to_dict(), units=windows.units, figures=figures)
     return read_card(folder)["model_id"]
 
 

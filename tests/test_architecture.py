@@ -28,7 +28,11 @@ ALLOWED = {
     "deploy/graph.py": {"deploy", "detector", "nets"},
     "deploy/card.py": {"detector"},
     "deploy/scorer.py": {"calibration", "deploy"},
-    "deploy/": {"detector", "folders", "logs", "deploy"},
+    "deploy/batch.py": {"deploy", "folders"},
+    "deploy/engines.py": {"deploy"},
+    "deploy/parts.py": {"deploy"},
+    "deploy/sources.py": {"deploy", "logs"},
+    "deploy/": {"calibration", "detector", "folders", "logs", "deploy"},
     "review/": {"deploy", "detector", "logs", "metrics", "review"},
     "jobs.py": {"datasets", "detector", "logs"},
     "runs.py": {"baselines", "datasets", "deploy", "detector", "folders", "jobs", "logs", "metrics", "review"},
@@ -46,6 +50,10 @@ FORBIDDEN = {
     "deploy/card.py": {"torch", "sklearn", "pandas", "numpy", "mlflow", "onnx"},
     "deploy/scorer.py": {"torch", "sklearn", "pandas", "mlflow", "onnx"},
     "categories.py": {"torch", "sklearn"},
+    "deploy/batch.py": {"torch", "sklearn", "pandas", "mlflow", "onnx"},
+    "deploy/engines.py": {"torch", "sklearn", "pandas", "mlflow", "onnx"},
+    "deploy/parts.py": {"torch", "sklearn", "pandas", "mlflow", "onnx"},
+    "deploy/sources.py": {"torch", "sklearn", "pandas", "mlflow", "onnx"},
 }
 
 
@@ -91,6 +99,7 @@ def test_mlflow_is_imported_in_one_file():
         ("import anomalyvae; anomalyvae.VAEOutlierDetector", {"mlflow", "onnx", "onnxruntime", "matplotlib", "rich"}),
         ("import anomalyvae; anomalyvae.as_pyod", {"pyod"}),
         ("import anomalyvae; anomalyvae.Scorer", {"torch", "sklearn", "pandas", "pyarrow", "mlflow", "onnx"}),
+        ("import anomalyvae; anomalyvae.score_folder", {"torch", "sklearn", "pandas", "mlflow", "onnx", "distributed"}),
         ("from anomalyvae.cli import main; main(['--version'])", {"torch", "sklearn", "pandas"}),
     ],
 )

@@ -10,11 +10,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_twelve_lines_run():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_twelve_lines_run_and_what_follows(tmp_path):
+    code, then = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(lines) <= 12
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    script = f"{code}\ntable = strange\n{then}\nassert load('models/pump').predict(table).tolist() == [1, -1]"
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("[ 1 -1]")
     assert "speed_mps" in result.stdout
 

@@ -1,5 +1,7 @@
 """A fitted model as a folder: ``model.safetensors`` (every array), ``model.onnx`` and ``card.json`` (everything else).
 
+Of a Pipeline, ``preprocessing.skops`` holds the transformers; see `anomalyvae.deploy.preprocessing`.
+
 Nothing is pickled, so nothing that is loaded can run code. `anomalyvae.deploy.card` says what the card holds.
 """
 
@@ -10,28 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalyvae.deploy.card import ARRAYS, CARD, GRAPH, describe, read_card, write_card
+from anomalyvae.calibration import Calibration
+from anomalyvae.deploy.card import ARRAYS, CARD, GRAPH, PREPROCESSING, describe, read_card, write_card
 from anomalyvae.folders import replacing
 
 if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
     from anomalyvae.detector import VAEOutlierDetector
 
 
 def save(
-    model: "VAEOutlierDetector",
+    model: "VAEOutlierDetector | Pipeline",
     folder: str | os.PathLike[str],
     *,
     recipe: dict[str, Any] | None = None,
     units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
     precision: str = "auto",
+    sample: Any = None,
 ) -> Path:
-    """Write a fitted detector to a folder, its ONNX file included.
+    """Write a fitted detector, or a Pipeline that ends in one, to a folder, its ONNX file included.
 
     Parameters
     ----------
-    model : VAEOutlierDetector
+    model : VAEOutlierDetector or Pipeline
         Fitted, with a body that has a name (a callable has no form that could be stored without pickling).
+        Transformers are stored by skops, and only if they are scikit-learn's own.
     folder : path
         Made, or replaced as a whole if it already holds a bundle.
     recipe : dict, optional
@@ -41,11 +48,18 @@ def save(
     figures : dict, optional
         Measured figures to keep with the model.
     precision : {"auto", "double", "single"}, default="auto"
-        Of the ONNX file; see `export_onnx`.
+    sample : DataFrame or array-like, optional
+        For the ONNX file; see `export_onnx`.
 
     Returns
     -------
     Path
+
+    Raises
+    ------
+    TypeError
+        For what could not be loaded without running foreign code: a callable body, another's transformer, a
+        `FunctionTransformer` with a function of Python.
 
     Warns
     -----
@@ -54,23 +68,27 @@ def save(
     """
     from sklearn.utils.validation import check_is_fitted
 
+    from anomalyvae.deploy import preprocessing
     from anomalyvae.deploy.export import write_onnx
 
-    check_is_fitted(model, "network_")
-    if not isinstance(model.body, str):
+    before, detector = preprocessing.split(model)
+    check_is_fitted(detector, "network_")
+    if not isinstance(detector.body, str):
         raise TypeError(
-            f"Got a detector whose body is {model.body!r}, expected the name of a body. A callable cannot be stored "
+            f"Got a detector whose body is {detector.body!r}, expected the name of a body. A callable cannot be stored "
             "without pickling: save network_.state_dict() yourself, or use a named body."
         )
     target = Path(folder)
     if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
         raise FileExistsError(f"Got {target}, which holds other files than a bundle. Choose another folder.")
     with replacing(target) as fresh:
-        arrays = arrays_of(model)
+        arrays = arrays_of(detector)
         (fresh / ARRAYS).write_bytes(arrays)
-        card = describe(model, arrays, recipe, units, figures)
+        if before is not None:
+            (fresh / PREPROCESSING).write_bytes(preprocessing.dumps(before))
+        card = describe(detector, arrays, recipe, units, figures, preprocessing.description(before))
         try:
-            write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision)
+            write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision, sample=sample)
         except (ArithmeticError, TypeError, ValueError) as error:
             warnings.warn(f"The bundle {target} has no ONNX file. {error}", stacklevel=2)
         write_card(card, fresh)
@@ -86,21 +104,47 @@ def arrays_of(model: "VAEOutlierDetector") -> bytes:
     return as_bytes(arrays | {f"calibration.{name}": a for name, a in state["calibration_"].items()})
 
 
-def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector":
-    """Read a detector that `save` wrote; its scores are bit-equal to the saved one's.
+def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
+    """What the p-values of a bundle's model rest on, without its network.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no bundle, if it is damaged or of another format, and if its arrays are not those that the card's
-        architecture has.
+        If there is no bundle, or if it is damaged.
     """
+    from safetensors.numpy import load_file
+
+    read_card(folder)
+    arrays = load_file(Path(folder) / ARRAYS)
+    return Calibration(arrays["calibration.scores"], arrays["calibration.weight"])
+
+
+def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector | Pipeline":
+    """Read what `save` wrote, a detector or a Pipeline; its scores are bit-equal to the saved one's.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no bundle, if it is damaged or of another format, if its arrays are not those that the card's
+        architecture has, and if its transformers are made of anything but scikit-learn's, numpy's and scipy's types.
+    """
+    card = read_card(folder)
+    detector = _detector(folder, card)
+    if (card.get("preprocessing") is None) != (PREPROCESSING not in card["parts"]):
+        raise ValueError(f"Got a bundle in {folder} whose card and parts do not fit together. Save the model again.")
+    if PREPROCESSING not in card["parts"]:
+        return detector
+    from anomalyvae.deploy import preprocessing
+
+    return preprocessing.join(preprocessing.loads((Path(folder) / PREPROCESSING).read_bytes()), detector)
+
+
+def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutlierDetector":
     import pandas as pd
     from safetensors.numpy import load_file
 
     from anomalyvae.detector import VAEOutlierDetector
 
-    card = read_card(folder)
     arrays = load_file(Path(folder) / ARRAYS)
     try:
         # JSON has no tuples, and the constructor no lists

@@ -20,7 +20,8 @@ FORMAT = 3
 CARD = "card.json"
 ARRAYS = "model.safetensors"
 GRAPH = "model.onnx"
-PARTS = {ARRAYS, GRAPH}
+PREPROCESSING = "preprocessing.skops"
+PARTS = {ARRAYS, GRAPH, PREPROCESSING}
 
 _VERSIONS = ("anomalyvae", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
@@ -73,6 +74,7 @@ def describe(
     recipe: dict[str, Any] | None = None,
     units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
+    preprocessing: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of a fitted detector says, but for its parts.
 
@@ -83,6 +85,8 @@ def describe(
         The model's arrays as they are stored; with what else decides its scores, they make its ``model_id``.
     recipe, units, figures : dict, optional
         As `anomalyvae.save` takes them.
+    preprocessing : dict, optional
+        What comes before the detector, as `anomalyvae.deploy.preprocessing.describe` has it.
     """
     parameters = model.get_params(deep=False)
     if not isinstance(parameters["random_state"], int):
@@ -91,7 +95,9 @@ def describe(
     calibration = model.calibration_
     digest = hashlib.sha256(arrays).hexdigest()
     identity = json.dumps(
-        [digest, model.architecture_, model.offset_, columns is not None, recipe, model.categories_], default=str
+        [digest, model.architecture_, model.offset_, columns is not None, recipe, model.categories_]
+        + ([preprocessing] if preprocessing else []),
+        default=str,
     )
     return {
         "model_id": hashlib.sha256(identity.encode()).hexdigest()[:12],
@@ -106,6 +112,7 @@ def describe(
         "units": units or {},
         "categories": model.categories_,
         "category_dtypes": model.category_dtypes_,
+        "preprocessing": preprocessing,
         "windowing": recipe,
         "offset": model.offset_,
         "calibration": {"rows": len(calibration.scores), "evidence": calibration.evidence},

@@ -1,7 +1,7 @@
-"""``export_onnx``: a fitted detector as one ONNX file, checked against the detector before it is written.
+"""``export_onnx``: a fitted detector or Pipeline as one ONNX file, checked against it before it is written.
 
-Nothing is taken on trust: the file is run beside the detector on rows made for that purpose, and is not written if the
-two differ. `anomalyvae.deploy.graph` says what is in it.
+Nothing is taken on trust: the file is run beside the model on rows made for that purpose, and is not written if the
+two differ. `anomalyvae.deploy.graph` and `anomalyvae.deploy.pipelines` say what is in it.
 """
 
 import json
@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from anomalyvae.deploy.bundle import arrays_of
-from anomalyvae.deploy.card import describe
+from anomalyvae.deploy.bundle import arrays_of, load
+from anomalyvae.deploy.card import describe, read_card
 from anomalyvae.deploy.graph import model_proto, typical
+from anomalyvae.deploy.pipelines import enter, inputs_of, layout
+from anomalyvae.deploy.preprocessing import description, feature_names, split
+from anomalyvae.deploy.proof import Trial, trial
 from anomalyvae.deploy.scorer import FORMAT, METADATA, Scorer
 from anomalyvae.folders import replacing_file
 from anomalyvae.nets.bodies import BODIES
 
 if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
     from anomalyvae.detector import VAEOutlierDetector
 
-_ROWS = 512  # on which graph and detector are compared
 _TOLERANCE = 1e-4  # relative
 _SINGLE_TOLERANCE = 1e-5  # what single precision has to keep to be taken without being asked for
 
@@ -34,32 +36,41 @@ Floats = NDArray[np.float64]
 
 
 def export_onnx(
-    model: "VAEOutlierDetector",
+    model: "VAEOutlierDetector | Pipeline | str | os.PathLike[str]",
     path: str | os.PathLike[str],
     *,
     inputs: str = "auto",
     feature_scores: bool = False,
     precision: str = "auto",
+    sample: Any = None,
 ) -> Path:
-    """Write a fitted detector as one ONNX file that needs nothing else: units, network, memory, threshold, p-values.
+    """Write a fitted model as one ONNX file that needs nothing else: from transformers to threshold and p-values.
 
     Parameters
     ----------
-    model : VAEOutlierDetector
-        Fitted, with a body that has a name.
+    model : VAEOutlierDetector, Pipeline or path
+        A bundle by its folder: the file is then of that model, with its windowing recipe and units. Or a fitted model,
+        with a body that has a name; of a Pipeline, the last step. Its transformers are scikit-learn's:
+        `ColumnTransformer`, `FeatureUnion`, `SimpleImputer`, encoders, scalers, projections, selectors, nested as
+        needed (`anomalyvae.deploy.transformers` lists them).
     path : path
         Of the file; its folder is made. What was there stays until the new file has been checked.
     inputs : {"auto", "matrix", "columns"}, default="auto"
         One input ``rows`` of shape ``(n, d)``, or one of shape ``(n, 1)`` by the name of each column. ``"auto"`` takes
-        the matrix unless there are categories. Numbers and booleans are double, NaN where missing; text is string,
-        ``"<missing>"`` where missing. A level that was not in training is no error, as in the detector.
+        the matrix for a detector without categories and for rows without names. Of a Pipeline, a column that no step
+        uses is no input. Numbers and booleans are double, NaN where missing; text is string, ``"<missing>"`` where
+        missing. A level that was not in training is no error, as in the detector. A number too large for a transformer
+        is an error in Python and none here.
     feature_scores : bool, default=False
-        Whether to give `VAEOutlierDetector.feature_scores` as well, of shape ``(n, d)``.
-
+        Whether to give `VAEOutlierDetector.feature_scores` as well, of shape ``(n, d)``, of the columns that
+        the detector takes.
     precision : {"auto", "double", "single"}, default="auto"
         In which the network computes; rows, their scaling and the scores are double in any case. Single is twice as
         fast. ``"auto"`` takes it where scores stay within 1e-5 relative of the detector's on the rows of the check
         below, and double otherwise, which agrees to the last few digits.
+    sample : DataFrame or array-like, optional
+        Rows like those of training, for a Pipeline. They make the rows of the check below, in place of those that the
+        detector draws and the inverse transformers lead back; and they say which columns are boolean.
 
     Returns
     -------
@@ -71,9 +82,9 @@ def export_onnx(
     Raises
     ------
     TypeError
-        For a body, or another part of the network, that has no form in ONNX.
+        For a transformer, a body, or another part of the network, that has no form in ONNX, by its name.
     ValueError
-        For column names that the graph cannot have.
+        For column names that the graph cannot have, and for a Pipeline that refuses most rows of the check.
     ArithmeticError
         If the graph does not agree with the detector: then no file is written. They are compared on rows that the
         model draws, and on rows with missing cells, unseen levels, extremes and constants: scores within 1e-4
@@ -93,46 +104,61 @@ def export_onnx(
     """
     from sklearn.utils.validation import check_is_fitted
 
-    check_is_fitted(model, "network_")
+    card = None
+    if isinstance(model, str | os.PathLike):
+        model, card = load(model), read_card(model)
+    before, detector = split(model)
+    check_is_fitted(detector, "network_")
     if inputs not in ("auto", "matrix", "columns"):
         raise ValueError(f"Got inputs={inputs!r}, expected 'auto', 'matrix' or 'columns'. Pass one of them.")
-    if not isinstance(model.body, str):
+    if not isinstance(detector.body, str):
         raise TypeError(
-            f"Got a detector whose body is {model.body!r}, expected the name of a body. What a callable computes is "
+            f"Got a detector whose body is {detector.body!r}, expected the name of a body. What a callable computes is "
             f"not known here: fit with one of body={', '.join(map(repr, BODIES))}, or score with the detector itself."
         )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(target) as file:
-        write_onnx(model, file, describe(model, arrays_of(model)), inputs, feature_scores, precision)
+        card = card or describe(detector, arrays_of(detector), preprocessing=description(before))
+        write_onnx(model, file, card, inputs, feature_scores, precision, sample)
     return target
 
 
 def write_onnx(
-    model: "VAEOutlierDetector",
+    model: "VAEOutlierDetector | Pipeline",
     file: Path,
     card: dict[str, Any],
     inputs: str = "auto",
     feature_scores: bool = False,
     precision: str = "auto",
+    sample: Any = None,
 ) -> None:
     """`export_onnx` for a model that has a card already; a file that does not agree with the detector may stay."""
     if precision not in ("auto", "double", "single"):
         raise ValueError(f"Got precision={precision!r}, expected 'auto', 'double' or 'single'. Pass one of them.")
-    kinds = {name: "bool" if levels == [False, True] else "text" for name, levels in model.categories_.items()}
-    metadata = {name: card[name] for name in _FROM_CARD} | {
-        "format": FORMAT,
-        "kinds": kinds,
-        "inputs": ("columns" if kinds else "matrix") if inputs == "auto" else inputs,
-        "objective": model.objective,
-        "score": model.architecture_["score"],
-        "preprocessing": "inside",
-    }
+    before, detector = split(model)
+    columns = inputs_of(before, detector, sample)
+    placed = layout(columns, inputs, before is None)
+    rows = trial(before, detector, columns, sample)
+    metadata = (
+        {name: card[name] for name in _FROM_CARD}
+        | placed
+        | {
+            "format": FORMAT,
+            "features": feature_names(before, detector),
+            "required": rows.required,
+            "objective": detector.objective,
+            "score": detector.architecture_["score"],
+            "preprocessing": "inside",
+        }
+    )
     for single in {"auto": (True, False), "single": (True,), "double": (False,)}[precision]:
         metadata["precision"] = "single" if single else "double"
-        proto = model_proto(model, metadata, feature_scores, single)
+        proto = model_proto(
+            detector, lambda graph: enter(graph, before, detector, columns, placed["inputs"]), feature_scores, single
+        )
         _store(proto, metadata, file)
-        parity = _compare(model, Scorer(file, providers=["CPUExecutionProvider"]))
+        parity = _compare(detector, rows, Scorer(file, providers=["CPUExecutionProvider"]))
         if not single or precision == "single" or _agrees(parity, _SINGLE_TOLERANCE):
             break
     if not _agrees(parity, _TOLERANCE):
@@ -145,7 +171,7 @@ def write_onnx(
 
 
 _FROM_CARD = (
-    "model_id", "kind", "n_features", "columns", "units", "windowing", "offset", "calibration", "training", "versions",
+    "model_id", "kind", "units", "windowing", "offset", "calibration", "training", "versions",
 )  # fmt: skip
 
 
@@ -157,14 +183,14 @@ def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> No
 # The proof
 
 
-def _compare(model: "VAEOutlierDetector", scorer: Scorer) -> dict[str, Any]:
+def _compare(model: "VAEOutlierDetector", trial: Trial, scorer: Scorer) -> dict[str, Any]:
     """How far graph and detector differ on the same rows."""
-    rows = _fresh_rows(model)
+    rows = trial.prepared
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rows without a value, which are there on purpose
         expected, label = model.anomaly_score(rows), model.predict(rows)
         features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
-    got = scorer.score(rows)
+    got = scorer.score(trial.rows)
     calibration = model.calibration_
     size = np.maximum(np.abs(expected), max(typical(model), float(np.median(np.abs(expected)))) or 1.0)
     near = _TOLERANCE * size
@@ -193,38 +219,3 @@ def _agrees(parity: dict[str, Any], tolerance: float) -> bool:
 
 def _largest(differences: Floats) -> float:
     return float(np.where(np.isfinite(differences), differences, 1e300).max())  # NaN is no agreement
-
-
-def _fresh_rows(model: "VAEOutlierDetector") -> Any:
-    """Rows as the model draws them, half of them spoiled: missing cells, unseen levels, extremes, constants."""
-    network, rng = model.network_, np.random.default_rng(0)
-    device = next(network.parameters()).device
-    z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
-    noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
-    with torch.no_grad():
-        x = network.scaling.inverse(network.likelihood.draw(network.decode(z), noise)).cpu().numpy()
-    names: Any = getattr(model, "feature_names_in_", range(x.shape[1]))
-    categories = [i for i, name in enumerate(names) if name in model.categories_]
-    numbers = [i for i in range(x.shape[1]) if i not in categories]
-    quarter = _ROWS // 4
-    if numbers:
-        far = 10.0 ** rng.choice([1, 3, 9, 100], quarter) * rng.choice([-1, 1], quarter)
-        x[np.arange(quarter), rng.choice(numbers, quarter)] += far  # one cell far out
-        for row, value in enumerate([0.0, 1.0, -1.0, 1e6, -1e6, 1e100, -1e100]):
-            x[row, numbers] = value
-    for i in categories:
-        x[: quarter // 2 + quarter, i][::3] = -1  # a level that is not known
-    holed = slice(quarter // 2, 2 * quarter)
-    x[holed][rng.random(x[holed].shape) < 0.3] = np.nan
-    x[quarter // 2] = np.nan
-    if not categories:
-        return pd.DataFrame(x, columns=names) if hasattr(model, "feature_names_in_") else x
-    table: dict[str, Any] = {name: x[:, i] for i, name in enumerate(names)}
-    for i in categories:
-        levels = model.categories_[names[i]]
-        other = False if levels == [False, True] else "never seen " + "".join(map(str, levels[:9]))
-        place = np.where(np.isnan(x[:, i]), len(levels) + 1, np.where(x[:, i] < 0, len(levels), x[:, i]))
-        cells = np.empty(len(levels) + 2, dtype=object)
-        cells[:] = [*levels, other, None]
-        table[names[i]] = pd.Series(cells[place.astype(int)], dtype=object)
-    return pd.DataFrame(table)

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from anomalyvae.deploy.scorer import MATRIX, MISSING
 from anomalyvae.nets.bodies import MLP
 from anomalyvae.nets.likelihoods import LOG_2PI, SURPRISE_FLOOR, Categorical, Gaussian, Mixture
 from anomalyvae.nets.memory import NEIGHBOURS
@@ -120,29 +119,34 @@ class Value:
         return self.op("MatMul", other)
 
 
-def _concat(values: list[Value]) -> Value:
+def concat(values: list[Value]) -> Value:
+    """Blocks of columns, side by side."""
     return values[0].op("Concat", *values[1:], axis=1)
 
 
-def _cast(value: Value, to: int = TensorProto.DOUBLE) -> Value:
+def cast(value: Value, to: int = TensorProto.DOUBLE) -> Value:
+    """As another type of number."""
     return Value(value.graph, value.op("Cast", to=to).name, to == TensorProto.FLOAT)
 
 
 def _working(value: Value) -> Value:
     """As a float of the precision that the network computes in."""
-    return _cast(value, TensorProto.FLOAT if value.graph.single else TensorProto.DOUBLE)
+    return cast(value, TensorProto.FLOAT if value.graph.single else TensorProto.DOUBLE)
 
 
 def _double(value: Value) -> Value:
-    return _cast(value) if value.single else value
+    return cast(value) if value.single else value
 
 
 def model_proto(
-    model: "VAEOutlierDetector", metadata: dict[str, Any], feature_scores: bool, single: bool = False
+    model: "VAEOutlierDetector",
+    enter: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
+    feature_scores: bool,
+    single: bool = False,
 ) -> "onnx.ModelProto":
-    """The whole model, checked by ONNX's own checker."""
+    """The whole model, checked by ONNX's own checker; ``enter`` adds its inputs and gives the rows that they make."""
     graph = Graph(single)
-    inputs, x = _inputs(graph, metadata, model.categories_)
+    inputs, x = enter(graph)
     outputs = detector_outputs(x, model, feature_scores)
     for name, value in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [value.name], [name]))
@@ -150,7 +154,7 @@ def model_proto(
         helper.make_tensor_value_info(
             name,
             TensorProto.INT64 if name == "label" else TensorProto.DOUBLE,
-            ["n", metadata["n_features"]] if name == "feature_scores" else ["n"],
+            ["n", model.n_features_in_] if name == "feature_scores" else ["n"],
         )
         for name in outputs
     ]
@@ -165,57 +169,10 @@ def model_proto(
     return proto
 
 
-def _inputs(
-    graph: Graph, metadata: dict[str, Any], categories: dict[str, list[str | bool]]
-) -> tuple[list["onnx.ValueInfoProto"], Value]:
-    """The graph's inputs, and the rows ``(n, d)`` that they make, with the number of its level for a category."""
-    columns, kinds = metadata["columns"], metadata["kinds"]
-    if metadata["inputs"] == "matrix":
-        if kinds:
-            raise ValueError(
-                f"Got inputs='matrix' for a detector with the categories {', '.join(map(repr, kinds))}, expected "
-                "'columns': text and numbers do not go into one matrix. Pass inputs='columns'."
-            )
-        info = helper.make_tensor_value_info(MATRIX, TensorProto.DOUBLE, ["n", metadata["n_features"]])
-        return [info], Value(graph, MATRIX)
-    if columns is None:
-        raise ValueError(
-            "Got inputs='columns' for a detector that was fitted to rows without names, expected 'matrix'. Fit it to a "
-            "DataFrame, or pass inputs='matrix'."
-        )
-    taken = [name for name in columns if name in _OUTPUTS or name.startswith("~") or not name]
-    if taken:
-        raise ValueError(
-            f"Got the column names {', '.join(map(repr, taken))}, expected none that is empty, begins with '~' or is "
-            "an output's. Rename them" + (" before fitting." if kinds else " before fitting, or pass inputs='matrix'.")
-        )
-    infos, cells = [], []
-    for name in columns:
-        text = kinds.get(name) == "text"
-        infos.append(helper.make_tensor_value_info(name, TensorProto.STRING if text else TensorProto.DOUBLE, ["n", 1]))
-        value = Value(graph, name)
-        cells.append(_level(name, value, [str(level) for level in categories[name]]) if text else value)
-    return infos, _concat(cells)
-
-
-def _level(name: str, text: Value, levels: list[str]) -> Value:
-    """The number of each cell's level, -1 for one that is not known, NaN where it is missing."""
-    if MISSING in levels:
-        raise ValueError(
-            f"Got the level {MISSING!r} in column {name!r}, expected it to be free: it stands for a missing cell. "
-            "Replace it by None before fitting."
-        )
-    codes = [*map(float, range(len(levels))), float("nan")]
-    code = text.op(
-        "LabelEncoder", domain="ai.onnx.ml", keys_strings=[*levels, MISSING], values_floats=codes, default_float=-1.0
-    )
-    return _cast(code)
-
-
 # The detector, in the order in which a row passes through it. A missing cell is 0 in x and s, and true in ``missing``:
 # what is no number never enters the arithmetic. Every function mirrors the one of its name in anomalyvae.nets.
 
-_OUTPUTS = ("label", "scores", "anomaly_score", "p_value", "feature_scores")
+OUTPUTS = ("label", "scores", "anomaly_score", "p_value", "feature_scores")
 
 
 def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool = False) -> dict[str, Value]:
@@ -279,7 +236,7 @@ def _standardise(scaling: Any, x: Value) -> Cells:
     numbers, codes = missing.op("Where", 0.0, cells).split(sizes)
     known = missing.split(sizes)[1].op("Not")
     one_hot = _working(codes.op("Equal", scaling.code).op("And", known))
-    return Cells(_concat([_scale(scaling.numeric, numbers), one_hot]), missing)
+    return Cells(concat([_scale(scaling.numeric, numbers), one_hot]), missing)
 
 
 def _scale(scaling: Any, x: Value) -> Value:
@@ -397,9 +354,9 @@ def _expected(likelihood: Any, decoded: Value) -> Value:
             _working(block.op("ArgMax", axis=1, keepdims=1).op("Equal", np.arange(size)))
             for block, size in zip(decoded.split(likelihood.sizes), likelihood.sizes, strict=True)
         ]
-        return _concat(blocks)
+        return concat(blocks)
     numbers, categories = decoded.split(likelihood.split)
-    return _concat([_expected(likelihood.gaussian, numbers), _expected(likelihood.categorical, categories)])
+    return concat([_expected(likelihood.gaussian, numbers), _expected(likelihood.categorical, categories)])
 
 
 def _both(function: Any, likelihood: Any, cells: Cells, decoded: Value) -> Value:
@@ -412,7 +369,7 @@ def _both(function: Any, likelihood: Any, cells: Cells, decoded: Value) -> Value
         decoded.split(likelihood.split),
         strict=True,
     )
-    return _concat([function(*part) for part in parts]).op("Gather", likelihood.order, axis=1)
+    return concat([function(*part) for part in parts]).op("Gather", likelihood.order, axis=1)
 
 
 def _error(cells: Cells, decoded: Value) -> Value:
@@ -424,7 +381,7 @@ def _probabilities(likelihood: Categorical, decoded: Value) -> Value:
     floor = SURPRISE_FLOOR
     sizes = torch.tensor([size for size in likelihood.sizes for _ in range(size)], dtype=torch.float64)
     blocks = [block.op("Softmax", axis=1) for block in decoded.split(likelihood.sizes)]
-    return _concat(blocks) * (1 - floor) + floor / sizes
+    return concat(blocks) * (1 - floor) + floor / sizes
 
 
 def _members(likelihood: Categorical) -> torch.Tensor:
@@ -456,7 +413,7 @@ def _log_likelihood(network: Elbo, cells: Cells) -> Value:
         z = mean + std * noise
         log_ratio = ((log_var - z * z + noise.square()) * 0.5).sum()
         log_weights.append(log_ratio - _row_nll(network.likelihood, cells, _decode(network, z)))
-    stacked = _concat(log_weights)
+    stacked = concat(log_weights)
     highest = stacked.op("ReduceMax", [1], keepdims=1)
     total = (stacked - highest).op("Exp").sum().op("Log") + highest
     return total.op("Neg") + math.log(len(log_weights))
@@ -465,12 +422,12 @@ def _log_likelihood(network: Elbo, cells: Cells) -> Value:
 def _memory(network: Reconstruction, cells: Cells) -> Value:
     whole = Cells(cells.filled(_expected(network.likelihood, _decode(network, _encode(network, cells)))), None)
     z = _encode(network, whole)
-    u = _concat([whole.s, z, _asinh(_residual(network.likelihood, cells, _decode(network, z)))])
+    u = concat([whole.s, z, _asinh(_residual(network.likelihood, cells, _decode(network, z)))])
     assert network.memorised is not None  # noqa: S101 - fit has seen to it
     keys = network.memorised.keys
     weight, count = keys[-2], keys.shape[1]
     nearest = min(NEIGHBOURS + 1, count)
-    squared = _concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
+    squared = concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
     if u.single:  # a difference of large squares: good enough to find the nearest, not to measure them
         _, near = _smallest(squared, min(_CANDIDATES, count))
         apart = u.op("Unsqueeze", [1]) - u.graph.value((keys[:-2] / (-2 * weight)).T, True).op("Gather", near)
@@ -523,10 +480,10 @@ def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: flo
     stride = 2**halvings
     table = np.full((m // stride + 1) * stride, np.inf)  # table[i] is the i-th score, from 1
     table[1 : m + 1] = scores
-    below = _cast(_branch(anomaly_score, table[stride::stride]), TensorProto.INT64) * stride
+    below = cast(_branch(anomaly_score, table[stride::stride]), TensorProto.INT64) * stride
     for step in (2**i for i in reversed(range(halvings))):
         passes = graph.value(table).op("Gather", below + step).op("Less", anomaly_score)
-        below = _cast(passes, TensorProto.INT64) * step + below
+        below = cast(passes, TensorProto.INT64) * step + below
     reached = np.append(np.cumsum(calibration.weight[::-1])[::-1], 0.0)
     p = (1 + reached) / (1 + reached[0])
     return graph.value(np.maximum(p, np.finfo(np.float64).tiny)).op("Gather", below)

@@ -7,7 +7,8 @@ Tables of pandas, polars and pyarrow are read by what they offer; this file impo
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Number
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ MATRIX = "rows"  # the input that takes all columns at once
 MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
 
 _BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 2048, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
-_SLAB = 65536  # rows of a table that are converted at once: memory stays bounded, however long the table
+_SLAB = 16384  # rows of a table that a thread converts at once: memory stays bounded, however long the table
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -73,29 +74,34 @@ class Scorer:
     def __init__(
         self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
     ) -> None:
-        path = _file_of(Path(path))
+        path = file_of(Path(path))
         if threads is not None and threads < 1:
             raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
-        self._session = _open(path, providers, threads)
+        self._session = _open(path, providers)
         self.metadata = _read_metadata(self._session, path)
         self.outputs = [output.name for output in self._session.get_outputs()]
         self._columns: list[str] | None = self.metadata["columns"]
         self._width: int = self.metadata["n_features"]
         self._kinds: dict[str, str] = self.metadata["kinds"]
+        self._ignored = set(self.metadata.get("ignored", ()))
+        self._required = list(self.metadata.get("required", ()))
         self._block = _MEMORY_BLOCK if self.metadata["score"] == "memory" else _BLOCK
+        self._threads = threads or os.cpu_count() or 1
         if _CUDA in self._session.get_providers():
-            self._block = _CUDA_BLOCK
+            self._block, self._threads = _CUDA_BLOCK, 1
 
     def __repr__(self) -> str:
         model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
         return f"Scorer(model_id={model!r}, {width} columns, score={self.metadata['score']!r}, {where})"
 
-    def score(self, rows: Any) -> dict[str, NDArray[Any]]:
+    def score(self, rows: Any, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Everything that the file gives, by its name.
 
         Parameters
         ----------
         rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
+        outputs : sequence of str, optional
+            Some of `outputs`; by default all.
 
         Returns
         -------
@@ -109,7 +115,7 @@ class Scorer:
         ValueError
             For other columns than the model's, or cells of another kind or infinite.
         """
-        return self._run(self.outputs, rows)
+        return self._run(self.outputs if outputs is None else list(outputs), rows)
 
     def anomaly_score(self, rows: Any) -> Floats:
         """How strange each row is, high = strange, shape ``(n,)``."""
@@ -140,23 +146,35 @@ class Scorer:
         return self._run([output], rows)[output]
 
     def _run(self, outputs: list[str], rows: Any) -> dict[str, NDArray[Any]]:
-        blocks = [self._session.run(outputs, feeds) for feeds in self._blocks(rows)]
+        count, part = self._parts(rows)
+        share = -(-count // (2 * self._threads * self._block)) * self._block  # in whole blocks, for all threads
+        step = min(max(share, self._block), max(_SLAB, self._block))
+
+        def slab(start: int) -> list[list[NDArray[Any]]]:
+            feeds, size = part(start, min(start + step, count)), min(step, count - start)
+            return [
+                self._session.run(outputs, {name: cells[i : i + self._block] for name, cells in feeds.items()})
+                for i in range(0, max(size, 1), self._block)
+            ]
+
+        starts = range(0, max(count, 1), step)
+        if self._threads == 1 or len(starts) == 1:
+            slabs = list(map(slab, starts))
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                slabs = list(pool.map(slab, starts))
+        blocks = [block for blocks in slabs for block in blocks]
         return {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
 
     # From whatever holds rows to what the graph takes
 
-    def _blocks(self, rows: Any) -> Iterator[Feeds]:
-        """What the graph takes, block by block; of no rows one block of none."""
+    def _parts(self, rows: Any) -> tuple[int, Callable[[int, int], Feeds]]:
+        """How many rows there are, and what gives those from one to another as the graph takes them."""
         table = _table_of(rows)
         if table is None:
-            count, part = self._array(rows)
-        else:
-            names, count, cut = table
-            part = self._by_name(names, cut) if self._columns else self._by_place(names, cut)
-        for start in range(0, max(count, 1), _SLAB):
-            slab = part(start, min(start + _SLAB, count))
-            for first in range(0, max(min(count - start, _SLAB), 1), self._block):
-                yield {name: cells[first : first + self._block] for name, cells in slab.items()}
+            return self._array(rows)
+        names, count, cut = table
+        return count, self._by_name(names, cut) if self._columns else self._by_place(names, cut)
 
     def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
         if self._kinds:
@@ -184,6 +202,7 @@ class Scorer:
 
     def _by_name(self, names: list[Any], cut: "Cut") -> Callable[[int, int], Feeds]:
         columns = self._columns or []
+        names = [name for name in names if name not in self._ignored]
         if sorted(map(str, names)) != sorted(columns):
             missing = [name for name in columns if name not in names]
             unknown = [name for name in names if name not in columns]
@@ -206,6 +225,9 @@ class Scorer:
             _refuse_infinite(
                 [(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))]
             )
+        if not finite and self._required:
+            places = [name if self._columns is None else self._columns.index(name) for name in self._required]
+            _refuse_missing([name for i, name in zip(places, self._required, strict=True) if np.isnan(x[:, i]).any()])
         if self.metadata["inputs"] == "matrix":
             return {MATRIX: x}
         return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}
@@ -219,10 +241,12 @@ class Scorer:
         infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
         if infinite:
             _refuse_infinite(infinite)
+        _refuse_missing([name for name in self._required if _lacks(feeds[name])])
         return feeds
 
 
-def _file_of(path: Path) -> Path:
+def file_of(path: Path) -> Path:
+    """The ONNX file itself, or that of a bundle."""
     if not path.exists():
         raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote, or a bundle: there is none.")
     if path.is_file():
@@ -234,9 +258,7 @@ def _file_of(path: Path) -> Path:
     return path / GRAPH
 
 
-def _open(
-    path: str | os.PathLike[str], providers: str | Sequence[str], threads: int | None
-) -> "onnxruntime.InferenceSession":
+def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnxruntime.InferenceSession":
     available = onnxruntime.get_available_providers()
     wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
     unknown = [provider for provider in wanted if provider not in available]
@@ -249,8 +271,7 @@ def _open(
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said here, in one line
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1  # threads score blocks of their own: to share operators this small does not pay
 
     def start(chosen: list[str]) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen, disable_fallback=True)
@@ -384,6 +405,18 @@ def _refuse_infinite(columns: list[Any]) -> NoReturn:
         f"Got infinite cells in {_listed(columns)}, expected finite numbers, or NaN where a value is missing. Replace "
         "them: an infinite value is a fault of the source, no measurement."
     )
+
+
+def _lacks(cells: NDArray[Any]) -> bool:
+    return bool(np.any(cells == MISSING if cells.dtype == object else np.isnan(cells)))
+
+
+def _refuse_missing(columns: list[Any]) -> None:
+    if columns:
+        raise ValueError(
+            f"Got missing cells in {_listed(columns)}, expected a value in every row: a transformer of the pipeline "
+            "takes none there. Leave such rows out, or fit the pipeline with a SimpleImputer before it."
+        )
 
 
 def _listed(names: Sequence[Any]) -> str:

@@ -2,6 +2,7 @@
 
 ``read_log`` turns a file into signals, ``resample`` puts them on one clock, and a ``WindowRecipe`` cuts
 that clock into windows, one row each, and keeps the way back from a row to (recording, start, end).
+``stream_windows`` does the same with a file larger than memory.
 """
 
 from __future__ import annotations
@@ -12,10 +13,21 @@ from pathlib import Path
 
 from anomalyvae.logs.clock import resample
 from anomalyvae.logs.log import Log, Signal, nearest
+from anomalyvae.logs.stream import stream_windows
 from anomalyvae.logs.tabular import log_from_frame, read_csv, read_parquet
 from anomalyvae.logs.windows import WindowRecipe, Windows
 
-__all__ = ["READERS", "Log", "Signal", "WindowRecipe", "Windows", "log_from_frame", "read_log", "resample"]
+__all__ = [
+    "READERS",
+    "Log",
+    "Signal",
+    "WindowRecipe",
+    "Windows",
+    "log_from_frame",
+    "read_log",
+    "resample",
+    "stream_windows",
+]
 
 # A reader is called as reader(path, recording=..., time=..., signals=...) and returns a Log.
 READERS: dict[str, Callable[..., Log]] = {".csv": read_csv, ".parquet": read_parquet}

@@ -6,12 +6,13 @@ Values between two samples are interpolated on a straight line, and only where t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
-from anomalyvae.logs.log import Log
+from anomalyvae.logs.log import Log, Signal
 
 # Stamps closer than this are the same moment: unix times in float64 are good to a quarter of a microsecond.
 _SAME_S = 1e-6
@@ -64,20 +65,64 @@ def resample(log: Log, rate_hz: float, max_gap_s: float, signals: Iterable[str] 
     check_rate(rate_hz, max_gap_s)
     chosen = [log[name] for name in (log.signals if signals is None else signals)]
     stretches = _stretches([signal.time_s for signal in log.signals.values()], max_gap_s)
-    time_s = _ticks(stretches, rate_hz)
-    columns = {"time_s": time_s}
-    shared: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # signals of one table have the same stamps
-    for signal in chosen:
-        taken = np.isfinite(signal.values)
-        if taken.all():
-            key = id(signal.time_s)
-            if key not in shared:
-                shared[key] = _neighbours(signal.time_s, time_s, max_gap_s)
-            columns[signal.name] = _on_line(signal.values, *shared[key])
-        else:
-            neighbours = _neighbours(signal.time_s[taken], time_s, max_gap_s)
-            columns[signal.name] = _on_line(signal.values[taken], *neighbours)
-    return pd.DataFrame(columns, copy=False)
+    origin = stretches[0, 0] if len(stretches) else 0.0
+    first, count = _tick_ranges(stretches, origin, rate_hz)
+    time_s = origin + _numbered(first, count, 0, count.sum()) / rate_hz
+    return pd.DataFrame(_on_clock(chosen, time_s, max_gap_s), copy=False)
+
+
+def resample_pieces(
+    pieces: Iterable[tuple[np.ndarray, list[np.ndarray]]],
+    signals: list[str],
+    rate_hz: float,
+    max_gap_s: float,
+    most: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Put the signals of one table on one even clock while its samples come piece by piece.
+
+    A tick is given out when no sample to come can change it. What is held of the recording is the last piece
+    and the samples of about twice ``max_gap_s`` before it.
+
+    Parameters
+    ----------
+    pieces : iterable of (time_s, columns)
+        The stamps, of shape (n,) and increasing from piece to piece too, and for each signal its values.
+    signals : list of str
+        The names of the signals.
+    rate_hz, max_gap_s : float
+        As for :func:`resample`.
+    most : int
+        Give out at most so many ticks at once.
+
+    Yields
+    ------
+    dict of str to numpy.ndarray, shape (ticks,)
+        The columns of :func:`resample`; joined, they are the same to the last bit.
+    """
+    stamps, columns = np.empty(0), [np.empty(0) for _ in signals]
+    end = (stamps, columns)
+    following: int | None = None  # the number of the next tick in the stretch that may go on
+    origin = 0.0
+    for piece in chain(pieces, [end]):
+        known = len(stamps)
+        stamps = np.concatenate((stamps, piece[0]))
+        columns = [np.concatenate(pair) for pair in zip(columns, piece[1], strict=True)]
+        if not len(stamps):
+            continue
+        origin = stamps[0] if following is None else origin
+        stretches = _stretches([stamps[max(known - 1, 0) :]], max_gap_s)
+        first, count = _tick_ranges(stretches, origin, rate_hz, following)
+        settled_s = stamps[-1]
+        if piece is not end:
+            settled_s = _settled(stamps, columns, max_gap_s)
+            count[-1] = max(int((settled_s - origin - 2 * _SAME_S) * rate_hz // 1) + 1 - first[-1], 0)
+        following = int(first[-1] + count[-1])
+        chosen = [Signal(name, stamps, values) for name, values in zip(signals, columns, strict=True)]
+        for begin in range(0, int(count.sum()), most):
+            time_s = origin + _numbered(first, count, begin, begin + most) / rate_hz
+            yield _on_clock(chosen, time_s, max_gap_s)
+        keep = slice(np.searchsorted(stamps, settled_s - 2 * (max_gap_s + _SAME_S)), None)
+        stamps, columns = stamps[keep], [values[keep] for values in columns]
 
 
 def check_rate(rate_hz: float, max_gap_s: float) -> None:
@@ -111,17 +156,49 @@ def _stretches(clocks: list[np.ndarray], max_gap_s: float) -> np.ndarray:
     return np.column_stack((every[begins, 0], reach[np.concatenate((begins[1:] - 1, [len(every) - 1]))]))
 
 
-def _ticks(stretches: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Return the clock's ticks that lie in the stretches; the clock begins with the first of them."""
-    if not len(stretches):
-        return np.empty(0)
-    origin = stretches[0, 0]
+def _settled(stamps: np.ndarray, columns: list[np.ndarray], max_gap_s: float) -> float:
+    """Return the time before which no later sample changes a signal: its last sample, unless a gap follows."""
+    settled_s = float(stamps[-1])
+    for values in columns:
+        taken = stamps[np.isfinite(values)]
+        if len(taken) and stamps[-1] - taken[-1] <= max_gap_s + _SAME_S:
+            settled_s = min(settled_s, float(taken[-1]))
+    return settled_s
+
+
+def _tick_ranges(
+    stretches: np.ndarray, origin: float, rate_hz: float, following: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each stretch its first tick's number and how many ticks it has; the first may go on at one."""
     first = np.ceil((stretches[:, 0] - origin - _SAME_S) * rate_hz).astype(np.int64)
     last = np.floor((stretches[:, 1] - origin + _SAME_S) * rate_hz).astype(np.int64)
-    count = np.maximum(last - first + 1, 0)
+    if following is not None:
+        first[0] = following
+    return first, np.maximum(last - first + 1, 0)
+
+
+def _numbered(first: np.ndarray, count: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Return ticks of all stretches in one row, from place ``begin`` of it to ``end``."""
     before = np.cumsum(count) - count
-    tick = np.arange(count.sum()) + np.repeat(first - before, count)
-    return origin + tick / rate_hz
+    skipped = np.clip(begin - before, 0, count)
+    taken = np.clip(end - before, 0, count) - skipped
+    return np.arange(taken.sum()) + np.repeat(first + skipped - (np.cumsum(taken) - taken), taken)
+
+
+def _on_clock(signals: list[Signal], time_s: np.ndarray, max_gap_s: float) -> dict[str, np.ndarray]:
+    columns = {"time_s": time_s}
+    shared: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # signals of one table have the same stamps
+    for signal in signals:
+        taken = np.isfinite(signal.values)
+        if taken.all():
+            key = id(signal.time_s)
+            if key not in shared:
+                shared[key] = _neighbours(signal.time_s, time_s, max_gap_s)
+            columns[signal.name] = _on_line(signal.values, *shared[key])
+        else:
+            neighbours = _neighbours(signal.time_s[taken], time_s, max_gap_s)
+            columns[signal.name] = _on_line(signal.values[taken], *neighbours)
+    return columns
 
 
 def _neighbours(stamps: np.ndarray, time_s: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -146,5 +223,5 @@ def _neighbours(stamps: np.ndarray, time_s: np.ndarray, max_gap_s: float) -> tup
 def _on_line(values: np.ndarray, left: np.ndarray, way: np.ndarray) -> np.ndarray:
     if not len(values):
         return np.full(len(left), np.nan)
-    right = np.minimum(left + 1, len(values) - 1)
-    return (1.0 - way) * values[left] + way * values[right]
+    here, following = values[left], values[np.minimum(left + 1, len(values) - 1)]
+    return np.where(way == 0, here, (1.0 - way) * here + way * following)  # else -0.0 might become 0.0

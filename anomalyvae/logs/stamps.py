@@ -1,4 +1,4 @@
-"""The time column of a table: which one it is, what its numbers mean, and in which order rows stand.
+"""The time column of a table: which one it is, what its cells mean, and in which order rows become samples.
 
 The rules are stated in :mod:`anomalyvae.logs.tabular`.
 """
@@ -6,18 +6,24 @@ The rules are stated in :mod:`anomalyvae.logs.tabular`.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from anomalyvae.logs.log import nearest
 
 _TIME_NAMES = ("time_s", "time", "timestamp", "t", "datetime", "date_time", "unix_time", "epoch")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000}
 _UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
+_NUMBER = r"^\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:true|false))?\s*$"
+_WHOLE_IN_FLOAT = 2**53  # from here on, float64 cannot hold every whole number
+_CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
 _LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may come: the longer of a second and a few usual steps
+FIRST_ROWS = 1000  # so many tell what stamps mean and what the usual step is: a file may be too long to look at whole
 
 
 class Column(NamedTuple):
@@ -27,29 +33,6 @@ class Column(NamedTuple):
     name: str
     unit: str
     type: pa.DataType
-
-
-class Clock(NamedTuple):
-    """The time of each sample, and how rows of the table become samples.
-
-    ``order`` sorts the rows (None: they are sorted); ``first`` marks, in sorted rows, where each new stamp
-    begins (None: no stamp occurs twice).
-    """
-
-    time_s: np.ndarray
-    start: pd.Timestamp | None
-    order: np.ndarray | None
-    first: np.ndarray | None
-
-    def samples(self, values: np.ndarray) -> np.ndarray:
-        """Bring a column's values (one per row) into samples (one per stamp)."""
-        values = values if self.order is None else values[self.order]
-        if self.first is None:
-            return values
-        present = ~np.isnan(values)
-        count = np.add.reduceat(present, self.first, dtype=np.int64)
-        total = np.add.reduceat(np.where(present, values, 0.0), self.first)
-        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def split_unit(header: str) -> tuple[str, str]:
@@ -89,93 +72,322 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
     )
 
 
-def read_clock(cells: pa.ChunkedArray, column: Column, where: str) -> Clock:
-    """Turn the cells of the time column, none of them missing, into the recording's clock.
+def stamped(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return which cells of a time column hold a stamp, None where all do."""
+    if pa.types.is_floating(cells.type):
+        mask = pc.fill_null(pc.is_finite(cells), False)
+        return None if pc.all(mask).as_py() in (True, None) else mask
+    return cells.is_valid() if cells.null_count else None
+
+
+def first_stamps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the first ``FIRST_ROWS`` cells that hold a stamp."""
+    mask = stamped(cells)
+    return (cells if mask is None else cells.filter(mask))[:FIRST_ROWS]
+
+
+def numbers_in_text(cells: pa.ChunkedArray, words: bool = False) -> pa.ChunkedArray:
+    """Return text as numbers if every cell is one (or, with ``words``, true or false), else as it is."""
+    numbers = _numbers_in_text(cells[:100], words)  # a cast that fails is slow: real text is found out here
+    return cells if is_text(numbers.type) else _numbers_in_text(cells, words)
+
+
+def _numbers_in_text(cells: pa.ChunkedArray, words: bool) -> pa.ChunkedArray:
+    try:
+        numbers = cells.cast(pa.float64())
+        largest = pc.max(numbers).as_py()
+        if largest is not None and largest < _WHOLE_IN_FLOAT:
+            return numbers
+    except pa.ArrowInvalid:
+        numbers = cells
+    try:
+        return cells.cast(pa.int64())
+    except pa.ArrowInvalid:
+        if not is_text(numbers.type):
+            return numbers
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
+    if words:
+        text = pc.if_else(pc.equal(text, "true"), "1", pc.if_else(pc.equal(text, "false"), "0", text))
+    try:
+        return text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return cells
+
+
+def first_text(cells: pa.ChunkedArray) -> str:
+    """Return the first cell that is no number, or the first of all if each looks like one; empty if there is none."""
+    for chunk in cells.chunks:
+        place = pc.index(pc.match_substring_regex(chunk, _NUMBER), False).as_py()
+        if place >= 0:
+            return str(chunk[place])
+    return next((str(cell) for cell in cells.drop_null()[:1]), "")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column holds text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+class Scale:
+    """What the cells of a time column mean, as its first stamps tell.
 
     Parameters
     ----------
-    cells : pyarrow.ChunkedArray, length n
-        The time column.
+    first : pyarrow.ChunkedArray
+        The recording's first stamps.
     column : Column
-        Its name and unit.
+        Name and unit of the time column.
+    where : str
+        How errors name it.
+
+    Attributes
+    ----------
+    per_second : int
+        Ticks in a second.
+    absolute : bool
+        Whether stamps are points in time; else they count from the recording's start.
+    late_s : float
+        By how much a row may come late.
+
+    Raises
+    ------
+    ValueError
+        The column holds neither numbers nor times, or its unit is unknown.
+    """
+
+    def __init__(self, first: pa.ChunkedArray, column: Column, where: str) -> None:
+        self._column, self._where = column, where
+        self.per_second, self.absolute = _PER_SECOND["ns"], True
+        self._guess: int | None = None  # what magnitude told, where no unit is named
+        self._date_times: bool | None = None  # of text: else it is times of day
+        first = first_stamps(numbers_in_text(first)) if is_text(first.type) else first
+        kind = first.type
+        if is_text(kind):
+            self._date_times = bool(_parsed(first.to_pandas(), True).notna().any())
+        elif pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
+            self.per_second, self.absolute = _PER_SECOND[kind.unit], not pa.types.is_duration(kind)
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+            self._measure(float(np.median(first.to_numpy())) if len(first) else 0.0)
+        else:
+            raise ValueError(f"Got {kind} in {where}, expected seconds or date-times. Convert the column.")
+        step = np.abs(np.diff(self.ticks(first))) / self.per_second
+        self.late_s = max(_LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
+
+    def _measure(self, typical: float) -> None:
+        suffix = re.search(r"_(s|ms|us|ns)$", self._column.name.casefold())
+        unit = self._column.unit or (suffix[1] if suffix else "")
+        if unit and unit not in _PER_SECOND:
+            raise ValueError(
+                f"Got unit {unit!r} in {self._where}, expected one of {', '.join(_PER_SECOND)}. Rename the column, "
+                f"or say it: read_log(path, time='{self._column.name} [ms]')."
+            )
+        self._guess, self._typical = (None if unit else _magnitude(typical)), typical
+        self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
+        self.absolute = typical / self.per_second >= _UNIX_FROM_S
+
+    def numbers(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return text as numbers if the first stamps were; other cells as they are."""
+        if self._date_times is not None or not is_text(cells.type):
+            return cells
+        numbers = numbers_in_text(cells)
+        if is_text(numbers.type):
+            self._refuse_text(first_text(cells))
+        return numbers
+
+    def ticks(self, cells: pa.ChunkedArray) -> np.ndarray:
+        """Return stamps, none of them missing, as ticks: int64, or float64 where they have decimals."""
+        kind = cells.type
+        if self._date_times is not None:
+            return self._ticks_of_text(cells.to_pandas())
+        if pa.types.is_floating(kind):
+            ticks = cells.cast(pa.float64()).to_numpy()
+        else:
+            ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
+        if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
+            raise ValueError(
+                f"Got stamps around {self._typical:g} first and then up to {ticks.max():g} in {self._where}, expected "
+                f"one unit throughout. Say which: read_log(path, time='{self._column.name} [ms]')."
+            )
+        return ticks
+
+    def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
+        """Return date-times, or times of day, in nanoseconds."""
+        stamps = _parsed(cells, bool(self._date_times))
+        unread = stamps.isna()
+        if unread.any():
+            self._refuse_text(cells[unread].iloc[0])
+        return stamps.dt.as_unit("ns").astype(np.int64).to_numpy()
+
+    def _refuse_text(self, text: str) -> NoReturn:
+        raise ValueError(
+            f"Got the text {text!r} in {self._where}, expected seconds or ISO 8601, as in "
+            f"2026-05-01T10:00:00.2. Convert it, or name another column: read_log(path, time=...)."
+        )
+
+
+def _parsed(cells: pd.Series, date_times: bool) -> pd.Series:
+    clocks = cells.where(cells.str.contains(_CLOCK))  # "20170419" would parse, as what it is not
+    if date_times:
+        return pd.to_datetime(clocks, format="ISO8601", utc=True, errors="coerce")
+    return pd.to_timedelta(clocks, errors="coerce")
+
+
+def _magnitude(typical: float) -> int:
+    """Return how many ticks make a second of a unix time of this size; 0 if it is too small for one."""
+    return next((n for n in (10**9, 10**6, 10**3, 1) if typical / n >= _UNIX_FROM_S), 0)
+
+
+class Timeline:
+    """Rows in the order of the file become samples in order of time, piece by piece.
+
+    In how many pieces the rows come makes no difference to a bit of the samples. A sample is given out when
+    no row may come any more that is as old; until then at most ``late_s`` of samples wait.
+
+    Parameters
+    ----------
+    first : pyarrow.ChunkedArray
+        The recording's first stamps.
+    column : Column
+        Name and unit of the time column.
     where : str
         How errors name it.
     """
-    ticks, per_second, absolute = _ticks(cells, column, where)
-    step = np.diff(ticks)
-    order = None
-    if len(step) and step.min() < 0:
-        _refuse_jump_back(ticks, step, per_second, where)
-        order = np.argsort(ticks, kind="stable")
-        ticks = ticks[order]
-        step = np.diff(ticks)
-    first = np.flatnonzero(np.concatenate(([True], step > 0))) if len(step) and step.min() == 0 else None
-    ticks = ticks if first is None else ticks[first]
-    if not absolute or not len(ticks):
-        return Clock(ticks / per_second, None, order, first)
-    # Integers are subtracted as integers; a float64 unix time is good to a quarter of a microsecond.
-    time_s = (ticks - ticks[0]) / per_second
-    if ticks.dtype == np.float64:
-        time_s = np.round(time_s, 6)
-    start = None
-    if ticks[0] / per_second >= _UNIX_FROM_S:  # else a time of day, or a clock that was never set
-        start = pd.Timestamp(ticks[0] / per_second, unit="s", tz="UTC").round("us")
-    return Clock(time_s, start, order, first)
 
+    def __init__(self, first: pa.ChunkedArray, column: Column, where: str) -> None:
+        self._scale, self._where = Scale(first, column, where), where
+        self._rows = self._stamped = 0
+        self._origin: float | None = None  # the first tick; an int where ticks are
+        self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
+        self._waiting: _Samples | None = None
 
-def _ticks(cells: pa.ChunkedArray, column: Column, where: str) -> tuple[np.ndarray, int, bool]:
-    """Return the stamps as numbers, how many make a second, and whether they are points in time."""
-    kind = cells.type
-    if pa.types.is_null(kind):
-        return np.empty(0), 1, False
-    if pa.types.is_timestamp(kind) or pa.types.is_time64(kind) or pa.types.is_duration(kind):
-        return cells.cast(pa.int64()).to_numpy(), _PER_SECOND[kind.unit], not pa.types.is_duration(kind)
-    if pa.types.is_time32(kind):
-        return cells.cast(pa.int32()).to_numpy().astype(np.int64), _PER_SECOND[kind.unit], True
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _text_ticks(cells.to_pandas(), where), _PER_SECOND["ns"], True
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise ValueError(f"Got {kind} in {where}, expected seconds or date-times. Convert the column.")
-    ticks = cells.cast(pa.int64() if pa.types.is_integer(kind) else pa.float64()).to_numpy()
-    per_second = _ticks_per_second(ticks, column, where)
-    return ticks, per_second, bool(np.median(ticks) / per_second >= _UNIX_FROM_S) if len(ticks) else False
+    @property
+    def start(self) -> pd.Timestamp | None:
+        """Moment (UTC) of the first sample; None where the stamps do not tell."""
+        per_second = self._scale.per_second
+        if not self._scale.absolute or self._origin is None or self._origin / per_second < _UNIX_FROM_S:
+            return None  # the last: a time of day, or a clock that was never set
+        return pd.Timestamp(self._origin / per_second, unit="s", tz="UTC").round("us")
 
+    def add(
+        self, cells: pa.ChunkedArray, columns: list[np.ndarray], *, last: bool
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Take the next rows, and return the samples that are complete.
 
-def _text_ticks(cells: pd.Series, where: str) -> np.ndarray:
-    """Return date-times, or times of day, in nanoseconds."""
-    clocks = cells.where(cells.str.contains(":", regex=False))  # "20170419" would parse, as what it is not
-    stamps: pd.Series = pd.to_datetime(clocks, format="ISO8601", utc=True, errors="coerce")
-    if stamps.isna().all():
-        stamps = pd.to_timedelta(clocks, errors="coerce")
-    unread = stamps.isna()
-    if unread.any():
-        raise ValueError(
-            f"Got the text {cells[unread].iloc[0]!r} in {where}, expected seconds or ISO 8601, as in "
-            f"2026-05-01T10:00:00.2. Convert it, or name another column: read_log(path, time=...)."
-        )
-    return stamps.dt.as_unit("ns").astype(np.int64).to_numpy()
+        Parameters
+        ----------
+        cells : pyarrow.ChunkedArray, length n
+            The stamps of the rows.
+        columns : list of numpy.ndarray of float64, each of shape (n,)
+            Their values, NaN where a cell is empty.
+        last : bool
+            Whether these rows are the last.
 
+        Returns
+        -------
+        time_s : numpy.ndarray of float64, shape (m,)
+            Strictly increasing, and later than all samples before.
+        columns : list of numpy.ndarray of float64, each of shape (m,)
 
-def _ticks_per_second(ticks: np.ndarray, column: Column, where: str) -> int:
-    suffix = re.search(r"_(s|ms|us|ns)$", column.name.casefold())
-    unit = column.unit or (suffix[1] if suffix else "")
-    if unit:
-        if unit not in _PER_SECOND:
+        Raises
+        ------
+        ValueError
+            The clock jumps back, a stamp cannot be read, or there was none in any row.
+        """
+        self._rows += len(cells)
+        cells = self._scale.numbers(cells)
+        mask = stamped(cells)
+        if mask is not None:
+            cells, keep = cells.filter(mask), mask.to_numpy()
+            columns = [values[keep] for values in columns]
+        ticks = self._scale.ticks(cells)
+        self._refuse_jump_back(ticks)
+        self._stamped += len(ticks)
+        if last and self._rows and not self._stamped:
             raise ValueError(
-                f"Got unit {unit!r} in {where}, expected one of {', '.join(_PER_SECOND)}. Rename the column, "
-                f"or say it: read_log(path, time='{column.name} [ms]')."
+                f"Got no time stamp in {self._where}, expected one per row. Mend the file, or "
+                f"name another column: read_log(path, time=...)."
             )
-        return _PER_SECOND[unit]
-    typical = float(np.median(ticks)) if len(ticks) else 0.0
-    return next((n for n in (10**9, 10**6, 10**3) if typical / n >= _UNIX_FROM_S), 1)
+        samples = _Samples(ticks, columns)
+        samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
+        complete = len(samples.ticks)
+        if not last and complete:
+            complete = int(np.sum((self._newest - samples.ticks) / self._scale.per_second > self._scale.late_s))
+        self._waiting = samples.part(slice(complete, None))
+        return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
+
+    def _refuse_jump_back(self, ticks: np.ndarray) -> None:
+        if not len(ticks):
+            return
+        so_far = np.concatenate((self._newest, ticks))
+        if (so_far[1:] >= so_far[:-1]).all():
+            self._newest = so_far[-1:]
+            return
+        newest = np.maximum.accumulate(so_far)
+        back_s = (newest - so_far)[len(self._newest) :] / self._scale.per_second
+        self._newest = newest[-1:]
+        if back_s.max() > self._scale.late_s:
+            row = int(np.argmax(back_s > self._scale.late_s))
+            raise ValueError(
+                f"Got a clock that jumps back by {back_s[row]:g} s after {self._stamped + row} rows in {self._where}, "
+                f"expected one recording in order of time. Split the file there, or sort its rows if they were "
+                f"shuffled."
+            )
+
+    def _seconds(self, ticks: np.ndarray) -> np.ndarray:
+        if self._origin is None and len(ticks):
+            self._origin = ticks[0]
+        if not self._scale.absolute or not len(ticks):
+            return ticks / self._scale.per_second
+        # Integers are subtracted as integers; a float64 unix time is good to a quarter of a microsecond.
+        time_s = (ticks - self._origin) / self._scale.per_second
+        return np.round(time_s, 6) if ticks.dtype == np.float64 else time_s
 
 
-def _refuse_jump_back(ticks: np.ndarray, step: np.ndarray, per_second: int, where: str) -> None:
-    usual = float(np.median(np.abs(step))) / per_second
-    worst = int(np.argmin(step))
-    back_s = -float(step[worst]) / per_second
-    if back_s > max(_LATE_S, _LATE_STEPS * usual):
-        raise ValueError(
-            f"Got a clock that jumps back by {back_s:g} s after {worst + 1} rows in {where}, expected one "
-            f"recording in order of time. Split the file there, or sort its rows if they were shuffled."
-        )
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Rows by their ticks: of each column the sum of the cells there are, and how many (None: each is one row)."""
+
+    ticks: np.ndarray
+    sums: list[np.ndarray]
+    counts: list[np.ndarray] | None = None
+
+    def part(self, rows: slice | np.ndarray) -> _Samples:
+        counts = None if self.counts is None else [count[rows] for count in self.counts]
+        return _Samples(self.ticks[rows], [values[rows] for values in self.sums], counts)
+
+    def counted(self) -> list[np.ndarray]:
+        return [(~np.isnan(values)).astype(float) for values in self.sums] if self.counts is None else self.counts
+
+    def followed_by(self, more: _Samples) -> _Samples:
+        sums = [np.concatenate(pair) for pair in zip(self.sums, more.sums, strict=True)]
+        counts = None
+        if self.counts is not None:
+            counts = [np.concatenate(pair) for pair in zip(self.counts, more.counted(), strict=True)]
+        return _Samples(np.concatenate((self.ticks, more.ticks)), sums, counts)
+
+    def in_order(self) -> _Samples:
+        """Sort by tick, and add up what has the same."""
+        ticks = self.ticks
+        if (ticks[1:] > ticks[:-1]).all():
+            return self
+        if (ticks[1:] < ticks[:-1]).any():
+            return self.part(np.argsort(ticks, kind="stable")).in_order()
+        begins = np.concatenate(([True], ticks[1:] > ticks[:-1]))
+        group = np.cumsum(begins) - 1
+        sums, counts = [], []
+        for values, count in zip(self.sums, self.counted(), strict=True):
+            counts.append(np.bincount(group, weights=count))
+            # One by one from the neutral -0.0, so that a sum does not depend on where pieces end.
+            total = np.full(len(counts[-1]), -0.0)
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.add.at(total, group, np.where(count > 0, values, -0.0))
+            sums.append(total)
+        return _Samples(ticks[begins], sums, counts)
+
+    def means(self) -> list[np.ndarray]:
+        if self.counts is None:
+            return self.sums
+        return [
+            np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+            for total, count in zip(self.sums, self.counts, strict=True)
+        ]

@@ -6,39 +6,119 @@ Rules, the same for both formats:
   case, with or without a unit, as in ``timestamp_ms`` or ``time [us]``), else the only column that holds
   date-times. It may hold numbers, ISO 8601 text, date-times, times of day or durations.
 - **Numbers.** In the unit that the name gives, otherwise in seconds; numbers too large for that are unix
-  times in seconds, milliseconds, microseconds or nanoseconds, told apart by their magnitude. Unix times and
-  date-times (UTC where no zone is given) are counted from the first sample, which is the recording's start.
-  Other numbers already count from the recording's start and stay as they are.
-- **Order.** Rows that come a little late (up to a second, or three usual steps) are sorted in. A clock that
-  jumps back further is an error: sorting would weave two stretches into one.
+  times in seconds, milliseconds, microseconds or nanoseconds, told apart by the magnitude of the first 1000
+  stamps; if that changes later, it is an error. Unix times and date-times (UTC where no zone is given) are
+  counted from the first sample, which is the recording's start. Other numbers already count from the
+  recording's start and stay as they are.
+- **Order.** Rows that come a little late (older than the newest row so far by up to a second, or three usual
+  steps: those of the first 1000 stamps) are sorted in. A clock that jumps back further is an error: sorting
+  would weave two stretches into one.
 - **Duplicates.** Rows with the same stamp become one sample: the mean of what each signal has there.
 - **Rows without a stamp** are left out.
 - **Units** come from Parquet field metadata (``unit``) or from a header such as ``speed [m/s]``.
 - **Columns that are not numbers** are left out and kept with the reason in ``Log.left_out``; truth values
   count as 0 and 1. Who asks for a left-out column is told why it is not there.
+
+No rule needs the whole file, so :mod:`anomalyvae.logs.stream` follows them piece by piece.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from anomalyvae.logs.log import Log, Signal, nearest
-from anomalyvae.logs.stamps import Column, find_time_column, read_clock, split_unit
+from anomalyvae.logs.stamps import (
+    Column,
+    Timeline,
+    find_time_column,
+    first_stamps,
+    first_text,
+    is_text,
+    numbers_in_text,
+    split_unit,
+)
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 UNIT_KEY = b"unit"  # Parquet metadata of a column
 
 
+class Tables(NamedTuple):
+    """The rows of a file in pieces: Arrow tables of the time column and the columns that are asked for."""
+
+    stamp: Column
+    columns: list[Column]
+    pieces: Iterator[pa.Table]
+
+
 def read_csv(path: Path, *, recording: str, time: str | None = None, signals: Iterable[str] | None = None) -> Log:
     """Read a CSV file with a header line; comma, semicolon or tab between the cells."""
+    from pyarrow import csv as arrow_csv
+
+    names, options = _csv_options(path)
+    try:
+        table = arrow_csv.read_csv(path, **options, convert_options=arrow_csv.ConvertOptions(strings_can_be_null=True))
+    except pa.ArrowInvalid as error:
+        table = _without_rows(path, names, error)
+    wanted = None if signals is None else list(signals)
+    stamp, columns = _choose(table.schema, str(path), time, wanted)
+    table = _with_numbers(table, stamp, columns)
+    return _log(table, str(path), recording, stamp, columns, wanted)
+
+
+def csv_tables(path: Path, signals: list[str], rows: int) -> Tables:
+    """Open a CSV file to read it in pieces.
+
+    Arrow tells types by the first megabyte, but a column of whole numbers may go on with decimals. So cells
+    are read as text where a later one could change the type, and become numbers piece by piece.
+    """
+    from pyarrow import csv as arrow_csv
+
+    names, options = _csv_options(path)
+    try:
+        with arrow_csv.open_csv(path, **options) as reader:
+            schema = reader.schema
+    except pa.ArrowInvalid as error:
+        schema = _without_rows(path, names, error).schema
+    stamp, columns = _choose(schema, str(path), None, signals)
+    open_ended = [c.raw for c in columns if (_may_be_time if c.raw == stamp.raw else _may_be_numbers)(c.type)]
+    convert = arrow_csv.ConvertOptions(
+        include_columns=[c.raw for c in columns],
+        column_types=dict.fromkeys(open_ended, pa.string()),
+        strings_can_be_null=True,
+    )
+
+    def pieces() -> Iterator[pa.Table]:
+        try:
+            with arrow_csv.open_csv(path, **options, convert_options=convert) as reader:
+                for batch in reader:
+                    table = pa.Table.from_batches([batch])
+                    for begin in range(0, len(table), rows):
+                        yield _with_numbers(table[begin : begin + rows], stamp, columns)
+        except pa.ArrowInvalid as error:
+            yield _without_rows(path, [c.raw for c in columns], error)
+
+    return Tables(stamp, columns, pieces())
+
+
+def _with_numbers(table: pa.Table, stamp: Column, columns: list[Column]) -> pa.Table:
+    """Make numbers of text where it is numbers or truth values, of which Arrow makes text if it meets both."""
+    for column in columns:
+        if column.name and column.raw != stamp.raw and is_text(table[column.raw].type):
+            numbers = numbers_in_text(table[column.raw], words=True)
+            table = table.set_column(table.schema.get_field_index(column.raw), column.raw, numbers)
+    return table
+
+
+def _csv_options(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the columns, and how Arrow has to read the file."""
     from pyarrow import csv as arrow_csv
 
     with path.open("rb") as file:
@@ -51,17 +131,17 @@ def read_csv(path: Path, *, recording: str, time: str | None = None, signals: It
         text, encoding = header.decode("latin-1"), "latin-1"
     delimiter = max(",;\t", key=text.count)
     names = next(csv.reader([text.rstrip("\n")], delimiter=delimiter))
-    try:
-        table = arrow_csv.read_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" not in str(error):
-            raise ValueError(f"Got {path}, which cannot be read as CSV ({error}). Mend the file.") from error
-        table = pa.Table.from_arrays([pa.nulls(0)] * len(names), names=names)  # a header and no rows
-    return _log(table, str(path), recording, time, signals)
+    return names, {
+        "read_options": arrow_csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
+        "parse_options": arrow_csv.ParseOptions(delimiter=delimiter),
+    }
+
+
+def _without_rows(path: Path, names: list[str], error: pa.ArrowInvalid) -> pa.Table:
+    """Return the table of a file that is a header and no rows; refuse a file that is broken."""
+    if "Empty CSV file" not in str(error):
+        raise ValueError(f"Got {path}, which cannot be read as CSV ({error}). Mend the file.") from error
+    return pa.Table.from_arrays([pa.nulls(0)] * len(names), names=names)
 
 
 def read_parquet(path: Path, *, recording: str, time: str | None = None, signals: Iterable[str] | None = None) -> Log:
@@ -72,18 +152,41 @@ def read_parquet(path: Path, *, recording: str, time: str | None = None, signals
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            columns = _columns(schema, str(path))
-            stamp = find_time_column(columns, time, str(path))
-            _refuse_unknown(wanted, columns, str(path))
-            needed = [c.raw for c in columns if wanted is None or c.name in wanted or c.raw == stamp.raw]
-            table = file.read(columns=needed)
+            stamp, columns = _choose(schema, str(path), time, wanted)
+            table = file.read(columns=[c.raw for c in columns])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"Got {path}, which cannot be read as Parquet ({error}). Mend the file.") from error
-    log = _log(table, str(path), recording, time, wanted)
+        raise _broken_parquet(path, error) from error
+    log = _log(table, str(path), recording, stamp, columns, wanted)
     start = (schema.metadata or {}).get(START_KEY)
     if log.start is None and start is not None:
         log = replace(log, start=pd.Timestamp(float(start), unit="s", tz="UTC").round("us"))
     return log
+
+
+def parquet_tables(path: Path, signals: list[str], rows: int) -> Tables:
+    """Open a Parquet file to read it in pieces."""
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(path, error) from error
+    stamp, columns = _choose(schema, str(path), None, signals)
+
+    def pieces() -> Iterator[pa.Table]:
+        try:
+            # Without a buffer, or with reading ahead, Arrow holds a row group, which may be the whole file.
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+                for batch in file.iter_batches(rows, columns=[c.raw for c in columns]):
+                    yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise _broken_parquet(path, error) from error
+
+    return Tables(stamp, columns, pieces())
+
+
+def _broken_parquet(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"Got {path}, which cannot be read as Parquet ({error}). Mend the file.")
 
 
 def log_from_frame(
@@ -115,7 +218,9 @@ def log_from_frame(
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     fields = [f.with_metadata({UNIT_KEY: (units or {}).get(f.name, "")}) for f in table.schema]
-    return _log(table.cast(pa.schema(fields)), f"the table {recording!r}", recording, time, None)
+    source = f"the table {recording!r}"
+    stamp, columns = _choose(pa.schema(fields), source, time, None)
+    return _log(table, source, recording, stamp, columns, None)
 
 
 def _columns(schema: pa.Schema, source: str) -> list[Column]:
@@ -133,60 +238,63 @@ def _columns(schema: pa.Schema, source: str) -> list[Column]:
     return columns
 
 
-def _refuse_unknown(wanted: Iterable[str] | None, columns: list[Column], source: str) -> None:
+def _choose(schema: pa.Schema, source: str, time: str | None, wanted: list[str] | None) -> tuple[Column, list[Column]]:
+    """Return the time column, and the columns to read, that one among them."""
+    columns = _columns(schema, source)
+    stamp = find_time_column(columns, time, source)
     known = [column.name for column in columns]
     for name in wanted or ():
         if name not in known:
             raise ValueError(f"Got signal {name!r}, expected a column of {source}. {nearest(name, known)}")
+    return stamp, [c for c in columns if wanted is None or c.name in wanted or c.raw == stamp.raw]
 
 
-def _log(table: pa.Table, source: str, recording: str, time: str | None, signals: Iterable[str] | None) -> Log:
-    wanted = None if signals is None else list(signals)
-    columns = _columns(table.schema, source)
-    stamp = find_time_column(columns, time, source)
-    _refuse_unknown(wanted, columns, source)
-    table = _stamped_rows(table, stamp, source)
-    clock = read_clock(table[stamp.raw], stamp, f"column {stamp.raw!r} of {source}")
-    found: dict[str, Signal] = {}
-    left_out: dict[str, str] = {}
-    for column in columns:
-        if column.raw == stamp.raw or (wanted is not None and column.name not in wanted):
-            continue
-        reason = _why_not_numbers(table[column.raw]) if column.name else "a column without a name"
-        if reason:
-            left_out[column.name] = reason
-        else:
-            values = clock.samples(_numbers(table[column.raw]))
-            found[column.name] = Signal(column.name, clock.time_s, values, column.unit)
-    log = Log(recording, clock.start, found, left_out)
+def _log(
+    table: pa.Table, source: str, recording: str, stamp: Column, columns: list[Column], wanted: list[str] | None
+) -> Log:
+    cells = table[stamp.raw]
+    rows = unsorted_log(table, recording, stamp, columns)
+    timeline = Timeline(first_stamps(cells), stamp, time_column(stamp, source))
+    time_s, samples = timeline.add(cells, [signal.values for signal in rows.signals.values()], last=True)
+    found = {
+        signal.name: replace(signal, time_s=time_s, values=values)
+        for signal, values in zip(rows.signals.values(), samples, strict=True)
+    }
+    log = Log(recording, timeline.start, found, rows.left_out)
     for name in wanted or ():
         log[name]  # one that was left out is refused here, with the reason
     return log
 
 
-def _stamped_rows(table: pa.Table, stamp: Column, source: str) -> pa.Table:
-    cells = table[stamp.raw]
-    stamped = pc.is_valid(cells)
-    if pa.types.is_floating(cells.type):
-        stamped = pc.fill_null(pc.is_finite(cells), False)
-    count = pc.sum(stamped).as_py() or 0
-    if count == len(table):
-        return table
-    if count == 0:
-        raise ValueError(
-            f"Got no time stamp in column {stamp.raw!r} of {source}, expected one per row. Mend the file, or "
-            f"name another column: read_log(path, time=...)."
-        )
-    return table.filter(stamped)
+def time_column(stamp: Column, source: str) -> str:
+    """Return how errors name the time column."""
+    return f"column {stamp.raw!r} of {source}"
 
 
-def _why_not_numbers(cells: pa.ChunkedArray) -> str:
-    kind = cells.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        sample = next((cell for cell in cells.drop_null()[:1].to_pylist()), "")
-        return f"text such as {str(sample)[:40]!r}"
+def unsorted_log(table: pa.Table, recording: str, stamp: Column, columns: list[Column]) -> Log:
+    """Return rows as they stand, as signals without a clock."""
+    found: dict[str, Signal] = {}
+    left_out: dict[str, str] = {}
+    for column in columns:
+        if column.raw == stamp.raw:
+            continue
+        reason = _why_not_numbers(table[column.raw]) if column.name else "a column without a name"
+        if reason:
+            left_out[column.name] = reason
+        else:
+            found[column.name] = Signal(column.name, np.empty(0), _numbers(table[column.raw]), column.unit)
+    return Log(recording, None, found, left_out)
+
+
+def _may_be_time(kind: pa.DataType) -> bool:
+    return not (pa.types.is_boolean(kind) or pa.types.is_date(kind))
+
+
+def _may_be_numbers(kind: pa.DataType) -> bool:
+    return is_text(kind) or _is_numeric(kind)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
     numeric = (
         pa.types.is_integer,
         pa.types.is_floating,
@@ -194,7 +302,15 @@ def _why_not_numbers(cells: pa.ChunkedArray) -> str:
         pa.types.is_decimal,
         pa.types.is_null,
     )
-    return "" if any(is_kind(kind) for is_kind in numeric) else f"values of type {kind}"
+    return any(is_kind(kind) for is_kind in numeric)
+
+
+def _why_not_numbers(cells: pa.ChunkedArray) -> str:
+    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    if is_text(kind):
+        sample = first_text(cells.cast(kind))
+        return f"text such as {sample[:40]!r}" if sample else "text"
+    return "" if _is_numeric(kind) else f"values of type {kind}"
 
 
 def _numbers(cells: pa.ChunkedArray) -> np.ndarray:

@@ -7,8 +7,8 @@ A window is ``length_s`` of some signals on one clock, laid out as one row, sign
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -17,7 +17,10 @@ import pandas as pd
 
 from anomalyvae.logs.clock import check_rate, resample
 from anomalyvae.logs.log import Log, nearest
-from anomalyvae.logs.where import Comparison, parse_where
+from anomalyvae.logs.where import parse_where
+
+Ticks = Mapping[str, np.ndarray]  # the columns that resample gives, time_s among them
+_SLAB_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +34,13 @@ class Windows:
     spans : pandas.DataFrame, shape (n, 3)
         Where each row comes from: ``recording``, ``start_s`` (its first sample) and ``end_s`` (``start_s``
         and the window's length), in seconds from the recording's start. Same index as ``rows``.
+    units : dict of str to str
+        Units of the signals that the recipe needs, as far as the recordings tell them.
     """
 
     rows: pd.DataFrame
     spans: pd.DataFrame
+    units: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -171,15 +177,43 @@ class WindowRecipe:
         ValueError
             The recording lacks a signal; the nearest name is given.
         """
-        ticks = resample(log, self.rate_hz, self.max_gap_s, self.needed)
-        starts = self._starts(ticks)
-        channels, samples = self.input_shape
-        rows = np.empty((len(starts), channels, samples))
-        if len(starts):
-            for channel, name in enumerate(self.signals):
-                every = np.lib.stride_tricks.sliding_window_view(ticks[name].to_numpy(), samples)
-                rows[:, channel] = every[starts]
-        return self._windows([rows], [(log.recording, ticks["time_s"].to_numpy()[starts])])
+        ticks, starts = _Cutter(self).add(resample(log, self.rate_hz, self.max_gap_s, self.needed))
+        units = {name: log[name].unit for name in self.needed if log[name].unit}
+        return self._cut(ticks, starts, log.recording, units)
+
+    def slabs(
+        self, pieces: Iterable[Ticks | pd.DataFrame], recording: str, units: dict[str, str], most: int
+    ) -> Iterator[Windows]:
+        """Cut a clock that comes piece by piece into windows, a slab of them at a time.
+
+        Windows that overlap hold a recording many times over, so memory is bounded by making few at once.
+
+        Parameters
+        ----------
+        pieces : iterable of DataFrame or dict of str to numpy.ndarray
+            One after the other, the rows of what :func:`~anomalyvae.logs.resample` makes of the needed signals.
+        recording : str
+            Name of the recording.
+        units : dict of str to str
+            Units of its signals.
+        most : int
+            Windows in a slab: so many at most, and fewer where they are wide, so that 8 MB are not exceeded.
+
+        Yields
+        ------
+        Windows
+            In order, together those of the whole recording. If there are none, one slab without rows.
+        """
+        cutter = _Cutter(self)
+        most = max(min(most, _SLAB_CELLS // len(self.columns)), 1)
+        empty = True
+        for piece in pieces:
+            ticks, starts = cutter.add(piece)
+            for begin in range(0, len(starts), most):
+                empty = False
+                yield self._cut(ticks, starts[begin : begin + most], recording, units)
+        if empty:
+            yield self._cut({}, np.empty(0, dtype=np.int64), recording, units)
 
     def windows_of(self, recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]]) -> Windows:
         """Cut several recordings, given as logs or as files, and stack their windows.
@@ -189,64 +223,104 @@ class WindowRecipe:
         Raises
         ------
         ValueError
-            A recording lacks a signal, or two recordings have the same name, so that the way back from a
-            row would be lost.
+            A recording lacks a signal, two recordings disagree on a signal's unit, or they have the same name,
+            so that the way back from a row would be lost.
         """
         from anomalyvae.logs import read_log
 
         if isinstance(recordings, (Log, str, PathLike)):
             recordings = [recordings]
-        rows: list[np.ndarray] = []
-        starts: dict[str, np.ndarray] = {}
+        parts: dict[str, Windows] = {}
+        units: dict[str, tuple[str, str]] = {}  # with the recording that tells it
         for item in recordings:
             log = item if isinstance(item, Log) else read_log(item, signals=self.needed)
-            if log.recording in starts:
+            if log.recording in parts:
                 raise ValueError(
                     f"Got two recordings named {log.recording!r}, expected distinct names. Name one of them: "
                     f"read_log(path, recording=...)."
                 )
-            windows = self.windows(log)
-            rows.append(windows.rows.to_numpy())
-            starts[log.recording] = windows.spans["start_s"].to_numpy()
-        return self._windows(rows, list(starts.items()))
+            parts[log.recording] = windows = self.windows(log)
+            for signal, unit in windows.units.items():
+                known, teller = units.setdefault(signal, (unit, log.recording))
+                if unit != known:
+                    raise ValueError(
+                        f"Got signal {signal!r} in {unit} in recording {log.recording!r}, expected {known} as in "
+                        f"recording {teller!r}. Convert it."
+                    )
+        if len(parts) == 1:
+            return windows
+        nothing = self._cut({}, np.empty(0, dtype=np.int64), "", {})
+        rows = np.concatenate([part.rows.to_numpy() for part in (nothing, *parts.values())])
+        spans = pd.concat([part.spans for part in (nothing, *parts.values())], ignore_index=True)
+        return Windows(self._table(rows), spans, {signal: unit for signal, (unit, _) in units.items()})
 
-    def _windows(self, rows: list[np.ndarray], starts: list[tuple[str, np.ndarray]]) -> Windows:
-        width = len(self.signals) * self.samples
-        flat = [block.reshape(len(block), width) for block in rows]
-        table = flat[0] if len(flat) == 1 else np.concatenate([np.empty((0, width)), *flat])
-        names = [pd.Series(name, index=range(len(start)), dtype="str") for name, start in starts]
-        start_s = np.concatenate([np.empty(0), *(start for _, start in starts)])
-        spans = {
-            "recording": pd.concat(names, ignore_index=True) if names else pd.Series(dtype="str"),
-            "start_s": start_s,
-            "end_s": start_s + self.length_s,
-        }
-        return Windows(pd.DataFrame(table, columns=self.columns, copy=False), pd.DataFrame(spans))
+    def _cut(self, ticks: Ticks, starts: np.ndarray, recording: str, units: dict[str, str]) -> Windows:
+        channels, samples = self.input_shape
+        rows = np.empty((len(starts), channels, samples))
+        start_s = np.empty(0)
+        if len(starts):
+            start_s = ticks["time_s"][starts]
+            for channel, name in enumerate(self.signals):
+                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], samples)[starts]
+        spans = pd.DataFrame(
+            {
+                "recording": pd.Series(recording, index=range(len(starts)), dtype="str"),
+                "start_s": start_s,
+                "end_s": start_s + self.length_s,
+            }
+        )
+        return Windows(self._table(rows.reshape(len(starts), channels * samples)), spans, units)
 
-    def _starts(self, ticks: pd.DataFrame) -> np.ndarray:
-        """Return the row of ``ticks`` at which each window begins."""
-        time_s = ticks["time_s"].to_numpy()
+    def _table(self, rows: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(rows, columns=self.columns, copy=False)
+
+
+class _Cutter:
+    """Finds the windows in a clock that comes piece by piece.
+
+    Of a stretch that may go on, it remembers as many ticks as a window has.
+    """
+
+    def __init__(self, recipe: WindowRecipe) -> None:
+        self._recipe, self._conditions = recipe, parse_where(recipe.where)
+        self._ticks: dict[str, np.ndarray] = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
+        self._gone = self._made = 0  # of the stretch that may go on: ticks before those remembered, and windows
+
+    def add(self, piece: Ticks | pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return the ticks remembered and new, and the place in them at which each new window begins."""
+        ticks = {name: np.concatenate((old, np.asarray(piece[name]))) for name, old in self._ticks.items()}
+        time_s = ticks["time_s"]
         if not len(time_s):
-            return np.empty(0, dtype=np.int64)
+            return ticks, np.empty(0, dtype=np.int64)
+        recipe = self._recipe
         present = np.ones(len(time_s), dtype=bool)
-        for name in self.signals:
-            present &= np.isfinite(ticks[name].to_numpy())
-        even = np.diff(time_s) * self.rate_hz < 1.5  # the next row is the next tick
+        for name in recipe.signals:
+            present &= np.isfinite(ticks[name])
+        even = np.diff(time_s) * recipe.rate_hz < 1.5  # the next row is the next tick
         begins = present & np.concatenate(([True], ~(present[:-1] & even)))
         ends = present & np.concatenate((~(present[1:] & even), [True]))
         first, last = np.flatnonzero(begins), np.flatnonzero(ends)
+        gone, made = np.zeros_like(first), np.zeros_like(first)
+        if len(self._ticks["time_s"]):
+            gone[0], made[0] = self._gone, self._made
 
-        room = last - first + 1 - self.samples  # how far a stretch's last window may begin from its first
-        stride = self.stride_s * self.rate_hz
+        length = gone + last - first + 1
+        room = length - recipe.samples  # how far a stretch's last window may begin from its first
+        stride = recipe.stride_s * recipe.rate_hz
         count = np.where(room >= 0, np.ceil((room + 1 - 1e-6) / stride), 0).astype(np.int64)
-        number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        starts = np.repeat(first, count) + np.floor(number * stride + 1e-6).astype(np.int64)
-        return starts[self._holds(ticks, starts)]
+        new = count - made
+        number = np.arange(new.sum()) + np.repeat(made - (np.cumsum(new) - new), new)
+        starts = np.repeat(first - gone, new) + np.floor(number * stride + 1e-6).astype(np.int64)
 
-    def _holds(self, ticks: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
-        comparisons: tuple[Comparison, ...] = parse_where(self.where)
-        fails = np.zeros(len(ticks), dtype=bool)
-        for comparison in comparisons:
-            fails |= ~comparison.holds(ticks[comparison.signal].to_numpy())
+        kept = min(int(last[-1] - first[-1]) + 1, recipe.samples) if present[-1] else 0
+        self._ticks = {name: values[len(values) - kept :].copy() for name, values in ticks.items()}
+        self._gone, self._made = (int(length[-1]) - kept, int(count[-1])) if kept else (0, 0)
+        return ticks, starts[self._holds(ticks, starts)]
+
+    def _holds(self, ticks: Ticks, starts: np.ndarray) -> np.ndarray:
+        """Return whether the condition holds at every sample of the windows that begin there."""
+        fails = np.zeros(len(ticks["time_s"]), dtype=bool)
+        for comparison in self._conditions:
+            fails |= ~comparison.holds(ticks[comparison.signal])
         before = np.concatenate(([0], np.cumsum(fails)))
-        return before[starts + self.samples] == before[starts]
+        return before[starts + self._recipe.samples] == before[starts]

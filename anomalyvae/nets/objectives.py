@@ -9,6 +9,9 @@ An objective owns the network and says three things:
 
 Rows come in two dresses: ``x`` in the user's units enters the scores; ``s`` is standardised, and is what training
 sees. Scores are in nats per standardised row.
+
+Where several processes train together, each draws the random numbers of the whole batch, computes the losses of its
+own rows, and yields its part of the batch's mean; see `anomalyvae.nets.distributed`.
 """
 
 import math
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Body
+from anomalyvae.nets.distributed import own, smallest
 from anomalyvae.nets.likelihoods import Gaussian, Mixture
 from anomalyvae.nets.memory import Memory, dense
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh, restore_scaling
@@ -104,10 +108,12 @@ class Reconstruction(nn.Module):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
-        yield "model", self._mean(self.row_nll(s, self.encode(self._hide(s, generator))), weight, warmth)
+        seen = own(self._hide(s, generator))
+        yield "model", self._mean(self.row_nll(own(s), self.encode(seen)), weight, warmth)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The parts of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
+        """The terms of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
+        s = own(s)
         return {"reconstruction": self.row_nll(s, self.encode(s))}
 
     def encode(self, s: Tensor) -> Tensor:
@@ -156,10 +162,12 @@ class Reconstruction(nn.Module):
 
     def _mean(self, loss: Tensor, weight: Tensor, warmth: float) -> Tensor:
         """Mean loss of a batch; once the network can tell, without the rows that it finds hardest."""
+        count, weight = len(weight), own(weight)
         if self.trimming and warmth >= 1:
-            loss, kept = loss.topk(math.ceil((1 - self.trimming) * len(loss)), largest=False)
-            weight = weight[kept]
-        return (weight * loss).mean()
+            learned = math.ceil((1 - self.trimming) * count)
+            loss, kept = smallest(loss, learned, count)
+            count, weight = learned, weight[kept]
+        return (weight * loss).sum() / count
 
     def _codes_of(self, s: Tensor) -> Tensor:
         seen = torch.where(s.isnan(), self.missing, s.clamp(-REACH, REACH))
@@ -227,19 +235,24 @@ class Elbo(Reconstruction):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """The negative ELBO with one draw of z per row; the KL term grows with ``warmth``."""
-        mean, log_var = self.posterior(self._hide(s, generator))
-        z = reparameterise(mean, log_var, generator)
-        loss = self.row_nll(s, z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
+        seen, noise = own(self._hide(s, generator)), own(self._noise(s, generator))
+        mean, log_var = self.posterior(seen)
+        z = reparameterise(mean, log_var, noise)
+        loss = self.row_nll(own(s), z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
         yield "model", self._mean(loss, weight, warmth)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The two terms at full weight, with one draw of z per row."""
+        s, noise = own(s), own(self._noise(s, generator))
         mean, log_var = self.posterior(s)
-        z = reparameterise(mean, log_var, generator)
+        z = reparameterise(mean, log_var, noise)
         return {
             "reconstruction": self.row_nll(s, z),
             "kl": self.beta * kl_to_standard_normal(mean, log_var),
         }
+
+    def _noise(self, s: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(len(s), self.latent_dim, generator=generator, device=s.device, dtype=s.dtype)
 
     def posterior(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | s), each ``(n, latent_dim)``."""
@@ -280,9 +293,8 @@ def _noise_table(latent_dim: int) -> Tensor:
     return torch.cat([half, -half])  # antithetic: the mean is exactly zero
 
 
-def reparameterise(mean: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
+def reparameterise(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
     """Draw ``z = mean + std * noise``, so that gradients flow through both (Kingma & Welling 2013, section 2.4)."""
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
 

@@ -1,14 +1,14 @@
-"""The only training loop."""
+"""The only training loop, of one process or of several that train together."""
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from anomalyvae.nets.distributed import Team
 from anomalyvae.nets.objectives import Reconstruction
 
 _WARM_UP = 0.2  # share of training over which the KL term grows to its full weight
@@ -53,6 +53,9 @@ def train(
 ) -> tuple[list[dict[str, float]], str]:
     """Fit an objective to standardised rows and leave it with the weights of its best epoch.
 
+    Several processes (see `anomalyvae.nets.distributed`) call it with the same arguments; it leaves the same weights in
+    all of them, and what it returns or raises is the same too.
+
     Parameters
     ----------
     objective : Reconstruction or a subclass
@@ -80,20 +83,26 @@ def train(
     ------
     FloatingPointError
         If the loss stops being finite.
+    ValueError
+        If processes that train together were given different rows or settings.
+    ConnectionError
+        If one of them has ended.
     """
-    optimisers = {name: _Optimiser(parameters) for name, parameters in objective.players().items()}
+    team = Team()
+    size = sum(parameter.numel() for parameter in objective.parameters())
+    team.refuse_unlike(rows, weight, size, *(value or 0.0 for value in astuple(schedule)))
+    optimisers = {name: _Optimiser(parameters, team) for name, parameters in objective.players().items()}
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
     best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
-    started = time.monotonic()
     reason = "max_epochs"
-    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))):
+    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))), team:
         try:
             for epoch in range(1, schedule.max_epochs + 1):
-                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, started, generator)
-                record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss}
+                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, team, generator)
+                record = {"epoch": epoch, "seconds": team.elapsed(), "loss": loss}
                 if held_out is not None:
-                    record |= _held_out(objective, held_out, noise_seed)
+                    record |= _held_out(objective, held_out, noise_seed, team)
                     if record["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
                         best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(objective)
                 _refuse_divergence(record.values(), epoch, schedule)
@@ -120,18 +129,20 @@ class _Optimiser:
     A step on many short tensors spends its time between them: on one, an epoch at a batch of 32 is a fifth faster.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], team: Team) -> None:
+        self.team = team
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
+        team.start_alike(self.flat.detach())
         parts = self.flat.detach().split([parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view_as(parameter)
         self.adam = torch.optim.Adam([self.flat], fused=True)
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """Move the parameters along the gradient of a loss."""
+        """Move the parameters along the gradient of a loss, of which each process has its part."""
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self.flat.grad = torch.cat([part.flatten() for part in gradients])
+        self.flat.grad = self.team.summed(torch.cat([part.flatten() for part in gradients]))
         nn.utils.clip_grad_norm_(self.flat, _GRADIENT_NORM)
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
@@ -144,7 +155,7 @@ def _epoch(
     weight: Tensor,
     epoch: int,
     schedule: Schedule,
-    started: float,
+    team: Team,
     generator: torch.Generator,
 ) -> float:
     """One pass over the rows in a new order; returns the mean loss of the last player."""
@@ -158,9 +169,9 @@ def _epoch(
         for player, loss in objective.turns(x, w, min(1.0, progress / _WARM_UP), generator):
             optimisers[player].step(loss, rate)
         total += loss.detach()
-        if schedule.max_time is not None and time.monotonic() - started > schedule.max_time:
+        if schedule.max_time is not None and team.elapsed() > schedule.max_time:
             break
-    return float(total) / (step + 1)
+    return float(team.summed(total[None])) / (step + 1)
 
 
 def parts_of(n: int, batch_size: int) -> int:
@@ -174,14 +185,15 @@ def _rate(progress: float) -> float:
 
 
 @torch.no_grad()
-def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int) -> dict[str, float]:
+def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int, team: Team) -> dict[str, float]:
     """Mean loss and its terms. The noise is the same in every epoch, so that epochs can be compared."""
     generator = torch.Generator(rows.device).manual_seed(noise_seed)
     totals: dict[str, float] = {}
     for block in rows.split(_HELD_OUT_BLOCK):
         for name, term in objective.held_out_terms(block, generator).items():
             totals[name] = totals.get(name, 0.0) + float(term.sum(dtype=torch.float64))
-    terms = {f"held_out_{name}": total / len(rows) for name, total in totals.items()}
+    summed = team.summed(torch.tensor(list(totals.values()), dtype=torch.float64, device=rows.device)).tolist()
+    terms = {f"held_out_{name}": total / len(rows) for name, total in zip(totals, summed, strict=True)}
     return {"held_out_loss": sum(terms.values()), **terms}
 
 
