@@ -1,12 +1,14 @@
 """A job, run: each recording is scored by a detector that never saw it, beside the baselines.
 
 A run leaves each recording out in turn, learns from the normal windows of the others and scores it, does the
-same with the baselines, then learns from all normal windows. Nothing is written before everything is
-computed, and the result takes its place in one step.
+same with the baselines, then learns from all normal windows. Scores are those of the model's ONNX file, so that what is
+measured is what will be at work. Nothing is written before everything is computed, and the result takes its place in
+one step.
 """
 
 import json
 import platform
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -156,7 +158,8 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
     model = _fit(job, windows, normal)
     seconds = time.monotonic() - began
 
-    score, flagged = model.anomaly_score(own.rows), model.predict(own.rows) == -1
+    found, parity = _through_onnx(model, own)
+    score, flagged = found["anomaly_score"], found["label"] == -1
     excess = signal_scores(model, own.rows, job.windows)
     excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
@@ -183,7 +186,7 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
 
     return _Fold(
         model=model,
-        scores=own.spans.assign(anomaly_score=score, is_outlier=flagged),
+        scores=own.spans.assign(anomaly_score=score, p_value=found["p_value"], is_outlier=flagged),
         flags=flags.drop(columns="peak"),
         views=[
             window_view(model, job.windows, own, peak, float(score[peak]), known, shares[peak])
@@ -196,9 +199,21 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
             "strange": int(strange[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
+            "onnx": parity,
         },
         baselines={name: measured(method(windows.rows[normal], own.rows)) for name, method in BASELINES.items()},
     )
+
+
+def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """What the model's ONNX file gives, and how close it is to the model."""
+    from anomalyvae.deploy.export import export_onnx
+    from anomalyvae.deploy.scorer import Scorer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        scorer = Scorer(export_onnx(model, Path(scratch, "model.onnx")))
+        found = scorer.score(windows.rows)
+    return found, {"precision": scorer.metadata["precision"], **scorer.metadata["parity"]}
 
 
 def _fit(job: Job, windows: Windows, chosen: NDArray[np.bool_]) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae import load, metrics, runs
+from anomalyvae import Scorer, load, metrics, runs
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.jobs import Data, find_recordings, read_job
 from anomalyvae.review import report
@@ -181,7 +181,7 @@ def test_a_run_leaves_what_it_says(done):
 def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
     result, folder, _ = done
     scores = pd.read_parquet(folder / "scores.parquet")
-    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "is_outlier", "model_id"]
+    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "model_id"]
     assert scores.groupby("recording")["model_id"].nunique().eq(1).all()
     assert scores["model_id"].nunique() == 3
     assert result["model_id"] not in set(scores["model_id"])
@@ -189,7 +189,10 @@ def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
     for name, own in scores.groupby("recording"):
         again = load(folder / "folds" / name)
         rows = recipe.windows_of(drives / f"{name}.csv").rows
-        np.testing.assert_array_equal(again.anomaly_score(rows), own["anomaly_score"])
+        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-5)
+        through_file = Scorer(folder / "folds" / name).score(rows)
+        np.testing.assert_array_equal(through_file["anomaly_score"], own["anomaly_score"])
+        np.testing.assert_array_equal(through_file["p_value"], own["p_value"])
         np.testing.assert_array_equal(again.predict(rows) == -1, own["is_outlier"])
 
 
