@@ -219,8 +219,9 @@ def _score(args: argparse.Namespace) -> int:
     if not args.quiet:
         kept = f", {summary['kept']:,} kept from before" if summary["kept"] else ""
         failed = f", {summary['failed']:,} failed" if summary["failed"] else ""
+        files = "file" if summary["scored"] == 1 else "files"
         print(
-            f"{summary['scored']:,} files scored{kept}{failed}, at {summary['rows_per_s']:,} rows/s\n"
+            f"{summary['scored']:,} {files} scored{kept}{failed}, at {summary['rows_per_s']:,} rows/s\n"
             f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
         )
     return SOME_FAILED if summary["failed"] else DONE

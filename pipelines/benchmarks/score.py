@@ -12,9 +12,7 @@ one process; what counts is the ratio of medians:
 """
 
 import argparse
-import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -31,10 +29,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anomalyvae import VAEOutlierDetector, save, score_folder
+from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.deploy.scorer import Scorer
 
 COLUMNS = [f"x{i}" for i in range(20)]
+SIGNALS = COLUMNS[:6]  # of a recording
 BLOCKS = (256, 512, 1024, 2048, 4096, 16384)  # of which onnxruntime's best counts
 HIDDEN, LATENT = (128, 64, 32), 2  # PyOD's defaults, for both
 
@@ -46,12 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--score", default="elbo", choices=("elbo", "memory", "reconstruction"))
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
-    parser.add_argument("--peak-of", nargs=3, metavar=("MODEL", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak_of:
-        score_folder(*options.peak_of)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-        return
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = fitted(options.score, Path(scratch))
@@ -69,24 +63,28 @@ def fitted(score: str, scratch: Path) -> Path:
     return save(detector.fit(x), scratch / "model")
 
 
-def write(folder: Path, rows: int, files: int, row_group: int = 131_072) -> list[Path]:
-    """Random rows, a row group at a time."""
+def write(folder: Path, rows: int, files: int, columns: list[str] = COLUMNS, row_group: int = 131_072) -> list[Path]:
+    """Random rows, a row group at a time; ``time_s`` ticks at 100 Hz."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, paths = np.random.default_rng(1), []
-    schema = pa.schema([(name, pa.float64()) for name in COLUMNS])
+    schema = pa.schema([(name, pa.float64()) for name in columns])
     for i in range(files):
         path = folder / f"part-{i}.parquet"
         with pq.ParquetWriter(path, schema) as writer:
             for start in range(0, rows // files, row_group):
-                x = rng.normal(size=(len(COLUMNS), min(row_group, rows // files - start)))
+                x = rng.normal(size=(len(columns), min(row_group, rows // files - start)))
+                if columns[0] == "time_s":
+                    x[0] = (start + np.arange(x.shape[1])) / 100
                 writer.write_table(pa.table(list(x), schema=schema))
         paths.append(path)
     return paths
 
 
 def speed(model: Path, options: argparse.Namespace, scratch: Path) -> None:
+    import torch
     from pyod.models.vae import VAE
 
+    torch.set_num_threads(1)  # PyOD's small steps get slower by a second one
     cores = os.cpu_count() or 1
     print(f"writing {options.rows:,} rows of {len(COLUMNS)} columns", flush=True)
     paths = write(scratch / "in", options.rows, options.files)
@@ -178,17 +176,32 @@ def latency(scorer: Scorer, x: np.ndarray) -> None:
     print(f"{text:45s} {ours / bare:8.2f}  5 at most ({1e6 * ours:.0f} µs)")
 
 
+PEAK = """
+import sys
+from anomalyvae import score_folder
+score_folder(*sys.argv[1:])
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
 def memory(model: Path, scratch: Path) -> None:
-    """Peak memory of a fresh process that scores one file, and one ten times as long."""
-    peaks = []
-    for rows in (1_000_000, 10_000_000):
-        shutil.rmtree(scratch / "in", ignore_errors=True)
-        [path] = write(scratch / "in", rows, 1)
-        command = [sys.executable, __file__, "--peak-of", model, scratch / "in", scratch / f"out {rows}"]
-        output = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
-        peaks.append(int(output))
-        print(f"{rows:12,} rows, {path.stat().st_size / 1e6:6,.0f} MB on disk: peak {peaks[-1]:5d} MB", flush=True)
-    print(json.dumps({"growth": round(peaks[1] / peaks[0], 3)}))
+    """Peak memory of a fresh process that scores one file, and one ten times as long: a table, and a recording."""
+    recipe = WindowRecipe(tuple(SIGNALS), rate_hz=10, length_s=2, stride_s=1, max_gap_s=1)
+    rows = pd.DataFrame(np.random.default_rng(3).normal(size=(2000, len(recipe.columns))), columns=recipe.columns)
+    windows = save(
+        VAEOutlierDetector(max_epochs=3, random_state=0).fit(rows), scratch / "windows", recipe=recipe.to_dict()
+    )
+    for kind, bundle, columns in (("table", model, COLUMNS), ("recording at 100 Hz", windows, ["time_s", *SIGNALS])):
+        peaks = []
+        for count in (1_000_000, 10_000_000):
+            shutil.rmtree(scratch / "in", ignore_errors=True)
+            [path] = write(scratch / "in", count, 1, columns)
+            command = [sys.executable, "-c", PEAK, bundle, scratch / "in", scratch / f"out {kind} {count}"]
+            output = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+            peaks.append(int(output) // 1024)
+            size = path.stat().st_size / 1e6
+            print(f"{kind}: {count:12,} rows, {size:6,.0f} MB on disk: peak {peaks[-1]:5d} MB", flush=True)
+        print(f"{kind}: ten times the file, {peaks[1] / peaks[0]:.2f} times the memory")
 
 
 if __name__ == "__main__":

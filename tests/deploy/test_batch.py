@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anomalyvae import VAEOutlierDetector, save, score_folder
+from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.deploy import sources
 
 COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
@@ -186,6 +186,62 @@ def test_progress_ends_where_it_should(bundle, drives, tmp_path):
     assert (last.files_done, last.bytes_done, last.rows_scored) == (3, last.bytes, 400)
     score_folder(bundle, drives, tmp_path / "out", progress=told.append)
     assert (told[-1].files_done, told[-1].bytes_kept, told[-1].rows_scored) == (3, last.bytes, 0)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Drives in two formats, of which the last is too short for a window."""
+    source = tmp_path / "recordings"
+    for number, (name, ticks) in enumerate([("car a/1.parquet", 900), ("car a/2.csv", 700), ("short.parquet", 5)]):
+        rng = np.random.default_rng(number)
+        frame = pd.DataFrame(rng.normal(size=(ticks, 2)), columns=["a", "b"])
+        frame.insert(0, "time_s", 3.0 + np.arange(ticks) * 0.1 + 20.0 * (np.arange(ticks) >= 400))
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(source / name, index=False) if name.endswith("csv") else frame.to_parquet(source / name)
+    return source
+
+
+def test_recordings_are_cut_as_in_training(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_CELLS", 4000)
+    monkeypatch.setattr(sources, "_LEAST", 7)
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
+    windows = recipe.windows_of(recordings / "car a" / "1.parquet")
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(windows.rows)
+    model = save(detector, tmp_path / "model", recipe=recipe.to_dict(), precision="double")
+    summary = score_folder(model, recordings, tmp_path / "out", alarms={"per_hour": 72}, feature_scores=True)
+    assert [file["rows"] > 0 for file in summary["files"]] == [True, True, False]
+    assert summary["failed"] == 0
+    tables = scores_in(tmp_path / "out")
+    assert list(tables) == ["car a/1.parquet", "car a/2.csv.parquet", "short.parquet"]
+    for name, path in [("car a/1.parquet", "car a/1.parquet"), ("car a/2.csv.parquet", "car a/2.csv")]:
+        got, windows = tables[name].to_pandas(), recipe.windows_of(recordings / path)
+        assert list(got)[:3] == ["recording", "start_s", "end_s"]
+        assert set(got["recording"]) == {path.rpartition(".")[0]}
+        np.testing.assert_array_equal(got[["start_s", "end_s"]], windows.spans[["start_s", "end_s"]])
+        np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(windows.rows), rtol=1e-9)
+        np.testing.assert_array_equal(got["is_outlier"], got["p_value"] <= 0.01 * (1 + 1e-9))  # 72 of 7,200 an hour
+        parts = detector.feature_scores(windows.rows).to_numpy().reshape(-1, 2, 10).sum(axis=2)
+        flagged = got["is_outlier"].to_numpy()
+        np.testing.assert_allclose(got.loc[flagged, ["feature_score.a", "feature_score.b"]], parts[flagged], rtol=1e-6)
+
+
+def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(recipe.windows_of(recordings / "car a/2.csv").rows)
+    model = save(detector, tmp_path / "model", recipe=recipe.to_dict())
+    frame = pd.read_csv(recordings / "car a" / "2.csv")
+    pd.concat([frame, frame]).to_parquet(recordings / "again.parquet")
+    frame.drop(columns="b").to_csv(recordings / "lacks.csv", index=False)
+    frame[:0].to_parquet(recordings / "none.parquet")
+    (recordings / "header.csv").write_text("time_s,a,b\n")
+    (recordings / "bytes.parquet").write_bytes(b"PAR1" + bytes(100))
+    summary = score_folder(model, recordings, tmp_path / "out")
+    said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
+    assert said.keys() == {"again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet"}
+    assert "jumps back" in said["again.parquet"]
+    assert "Got signal 'b', expected a column of" in said["lacks.csv"]
+    assert said["none.parquet"] == said["header.csv"] == "Got no row, expected some."
+    assert summary["scored"] == 3
 
 
 # Again, and again
