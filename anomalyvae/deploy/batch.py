@@ -16,15 +16,17 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from anomalyvae.deploy.card import sha256_of
 from anomalyvae.deploy.engines import ENGINES
-from anomalyvae.deploy.parts import STAGING, Outcome, Work, kept, output_of
+from anomalyvae.deploy.parts import Outcome, Work, kept, output_of
 from anomalyvae.deploy.scorer import Scorer, file_of
 from anomalyvae.deploy.sources import Source, inputs_of
 from anomalyvae.folders import replacing_file
 
 RUN, SUMMARY = "run.json", "summary.json"  # written first: what scores here; written last: what came of it
+_STAGING = ".staging"
 
 
 class Progress(NamedTuple):
@@ -118,7 +120,8 @@ def score_folder(
     folder = Path(target).resolve()
     root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
     rate = None if alarms is None else _rate(alarms, metadata, tail)
-    work = Work(os.path.abspath(model), sha256_of(graph), str(root), str(folder), rate, tail, feature_scores)
+    staging = str(folder / _STAGING / uuid4().hex)
+    work = Work(os.path.abspath(model), sha256_of(graph), str(root), str(folder), staging, rate, tail, feature_scores)
     with _locked(folder):
         _begin(folder, work, metadata["model_id"], overwrite)
         found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}
@@ -135,7 +138,7 @@ def score_folder(
                 if strict and outcome.error is not None:
                     raise ValueError(f"{outcome.file}: {outcome.error}")
         finally:
-            shutil.rmtree(folder / STAGING, ignore_errors=True)
+            shutil.rmtree(folder / _STAGING, ignore_errors=True)
         outcomes = [found[name] for name in names]
         seconds = time.monotonic() - began
         summary = {
@@ -236,6 +239,7 @@ def _begin(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
     """Say in the folder what its scores are made with; refuse, or clear, a folder that says something else."""
     run = {"model_id": model_id} | work.settings()
     marker = folder / RUN
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)  # of a run that was killed: whatever still writes there stops
     if marker.exists():
         try:
             before = json.loads(marker.read_text(encoding="utf-8"))
@@ -251,20 +255,19 @@ def _begin(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
             (folder / SUMMARY).unlink(missing_ok=True)
             for orphan in _orphans(folder, set()):
                 (folder / orphan).unlink()
-    elif any(entry.name != STAGING for entry in folder.iterdir()):
+    elif any(folder.iterdir()):
         raise FileExistsError(
             f"Got the target {folder}, which holds other things than scores, expected a new or empty folder. Choose "
             "another."
         )
-    shutil.rmtree(folder / STAGING, ignore_errors=True)  # of a run that was killed
-    (folder / STAGING).mkdir()
+    Path(work.staging).mkdir(parents=True)
     with replacing_file(marker) as fresh:
         fresh.write_text(json.dumps(run) + "\n", encoding="utf-8")
 
 
 def _orphans(folder: Path, outputs: set[Path]) -> list[str]:
     """Scores that no input of this run has given."""
-    found = (path for path in folder.rglob("*.parquet") if STAGING not in path.parts)
+    found = (path for path in folder.rglob("*.parquet") if _STAGING not in path.parts)
     return sorted(path.relative_to(folder).as_posix() for path in found if path not in outputs)
 
 

@@ -63,14 +63,24 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
     try:
         with Client(cluster, set_as_default=False) as client:
             futures = client.map(score_whole, [work] * len(names), names, pure=False, retries=_RETRIES)
-            for _, outcome in as_completed(futures, loop=client.loop, with_results=True):
-                yield outcome
+            files = dict(zip(futures, names, strict=True))
+            suspects = []  # those whose workers died, one after the other: the culprit, and what waited behind it
+            for future in as_completed(futures, loop=client.loop):
+                if future.status == "finished":
+                    yield future.result()
+                else:
+                    suspects.append(files[future])
+            for name in suspects:
+                future = client.submit(score_whole, work, name, pure=False)
+                error = future.exception()
+                yield future.result() if error is None else Outcome(name, "failed", error=_DEADLY.format(error))
     finally:
         if scheduler is None:
             cluster.close()
 
 
 _RETRIES = 3
+_DEADLY = "It ended every worker that took it, as one without memory ends ({}). Score it alone, with more memory."
 
 
 def score_whole(work: Work, name: str) -> Outcome:

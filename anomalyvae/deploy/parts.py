@@ -7,6 +7,7 @@ last are written.
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +27,6 @@ from anomalyvae.deploy.scorer import Scorer, file_of
 from anomalyvae.deploy.sources import Slab, slabs_of
 
 NOTE = b"anomalyvae"  # in the metadata of a file of scores: what it was made from
-STAGING = ".staging"  # in the target: files that are not whole yet
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _ENDS = 65536  # bytes at either end of an input that its fingerprint looks at
 
@@ -42,6 +43,8 @@ class Work:
         The sha256 of that file: a model that changes on the way is noticed.
     source, target : str
         Folders that names of files are relative to.
+    staging : str
+        Folder of this run alone, for files that are not whole yet: what a run that is over still writes goes nowhere.
     rate : float or None
         Rows with a p-value of at most this are flagged; None for the model's own threshold.
     tail : {"conformal", "pareto"}
@@ -52,6 +55,7 @@ class Work:
     graph: str
     source: str
     target: str
+    staging: str
     rate: float | None = None
     tail: str = "conformal"
     feature_scores: bool = False
@@ -103,7 +107,7 @@ def kept(work: Work, name: str) -> Outcome | None:
 
 def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     """Score a file and tell how far it is; the last outcome is ``"scored"`` or ``"failed"``, and never an error."""
-    fresh = Path(work.target, STAGING, f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{os.getpid()}")
+    fresh = Path(work.staging, uuid4().hex)
     rows = flagged = 0
     try:
         session = open_session(work)
@@ -159,10 +163,18 @@ def _made_from(work: Work, name: str) -> dict[str, Any]:
     return {**work.settings(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ends": digest.hexdigest()}
 
 
-@lru_cache(maxsize=1)
 def open_session(work: Work) -> "Session":
     """The opened model of a run; a process opens it once."""
+    with _opening:
+        return _open_session(work)
+
+
+@lru_cache(maxsize=1)
+def _open_session(work: Work) -> "Session":
     return Session(work)
+
+
+_opening = threading.Lock()
 
 
 class Session:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but some rows however wide
 _CSV_BLOCK = 2**23  # bytes
+_BUFFER = 2**20  # bytes of a column at a time: by default pyarrow holds a whole row group, however large
 TABLES = (".parquet", ".csv")
 # What pandas takes for missing when it reads a CSV, as most training tables were read.
 _MISSING = (
@@ -159,7 +160,7 @@ def _partition(name: str) -> dict[str, str]:
 
 def _parquet_batches(path: Path, metadata: dict[str, Any]) -> Iterator[tuple[pa.RecordBatch, int]]:
     size = path.stat().st_size
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
         names = file.schema_arrow.names
         columns = _present(metadata, names, _partition(path.as_posix()))
         whole, done = max(file.metadata.num_rows, 1), 0
@@ -209,7 +210,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
     size, units = path.stat().st_size, metadata["units"]
     recording = Path(name).with_suffix("").as_posix()
     _refuse_empty(path)
-    for windows in stream_windows(path, recipe, recording=recording, rows=max(_LEAST, _CELLS // len(recipe.columns))):
+    for windows in stream_windows(path, recipe, recording=recording):
         for signal, unit in windows.units.items():
             if units.get(signal, unit) != unit:
                 raise ValueError(

@@ -163,7 +163,10 @@ class Scale:
         first = first_stamps(numbers_in_text(first)) if is_text(first.type) else first
         kind = first.type
         if is_text(kind):
-            self._date_times = bool(_parsed(first.to_pandas(), True).notna().any())
+            read_as = (kind for kind in (True, False) if _parsed(first.to_pandas(), kind).notna().any())
+            self._date_times = next(read_as, None)
+            if self._date_times is None:
+                self._refuse_text(first_text(first))
         elif pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
             self.per_second, self.absolute = _PER_SECOND[kind.unit], not pa.types.is_duration(kind)
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):

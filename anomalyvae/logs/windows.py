@@ -20,7 +20,7 @@ from anomalyvae.logs.log import Log, nearest
 from anomalyvae.logs.where import parse_where
 
 Ticks = Mapping[str, np.ndarray]  # the columns that resample gives, time_s among them
-_SLAB_CELLS = 1 << 20
+_SLAB_CELLS = 1 << 20  # 8 MB
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -314,8 +316,7 @@ def test_a_model_that_changes_on_the_way_is_noticed(bundle, drives, autoencoder,
     from anomalyvae.deploy.parts import Work, score_file
 
     model = shutil.copytree(bundle, tmp_path / "model")
-    (tmp_path / "out" / ".staging").mkdir(parents=True)
-    work = Work(str(model), "0" * 64, str(drives), str(tmp_path / "out"))
+    work = Work(str(model), "0" * 64, str(drives), str(tmp_path), str(tmp_path))
     [outcome] = score_file(work, "b.parquet", None)
     assert "not the file that the run began with" in outcome.error
 
@@ -531,6 +532,58 @@ def test_a_lost_dask_worker_costs_nothing_but_time(bundle, many, undisturbed, tm
     assert process.wait(120) == 0
     assert killed == 3
     assert scores_in(tmp_path / "out") == undisturbed
+
+
+def test_what_outlives_its_run_writes_nothing(bundle, drives, autoencoder, tmp_path):
+    """A worker that goes on after its run was killed, and is done when the next one, with another model, has begun."""
+    import pyarrow.parquet
+
+    from anomalyvae.deploy import batch, parts
+
+    target, other = tmp_path / "out", save(autoencoder, tmp_path / "other")
+    score_folder(bundle, drives, target)
+    late = []
+
+    def killed(work, names, workers, scheduler):
+        with ThreadPoolExecutor(1) as pool:
+            steps = parts.score_file(work, "b.parquet", pool)
+            late.append((steps, next(steps)))  # it has read something, and has not finished
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(batch.ENGINES, "local", killed)
+        (drives / "b.parquet").touch()
+        with pytest.raises(KeyboardInterrupt):
+            score_folder(bundle, drives, target)
+    score_folder(other, drives, target, overwrite=True)
+    before = scores_in(target)
+    [(steps, _)] = late
+    assert [outcome.status for outcome in steps] == ["failed"]
+    assert scores_in(target) == before
+    assert pyarrow.parquet.read_table(target / "b.parquet")["model_id"][0].as_py() == summary_of(target)["model_id"]
+
+
+def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drives, fresh, tmp_path):
+    """A worker that runs out of memory dies without a word, and so do those that try again."""
+    script = (
+        "import os, sys\n"
+        "from anomalyvae.deploy import parts, sources\n"
+        "honest = sources.slabs_of\n"
+        "def slabs(root, name, metadata):\n"
+        "    if name == 'b.parquet':\n"
+        "        os._exit(1)\n"
+        "    return honest(root, name, metadata)\n"
+        "parts.slabs_of = slabs\n"
+        "if __name__ == '__main__':\n"
+        "    from anomalyvae import score_folder\n"
+        "    print([(f['file'], f['error']) for f in score_folder(*sys.argv[1:], engine='dask', workers=1)['files']])\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, tmp_path / "script.py", bundle, drives, tmp_path / "out"]
+    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"\('([^']*)', None\)", said) == ["day=1/a b.csv", "day=1/ü.parquet"]
+    assert "It ended every worker that took it" in said
+    assert len(scores_in(tmp_path / "out")) == 2
 
 
 def test_dask_gives_the_same_bytes(bundle, drives, troubled, tmp_path):

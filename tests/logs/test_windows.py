@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyvae.logs import WindowRecipe, log_from_frame, resample
+from anomalyvae.logs import WindowRecipe, Windows, log_from_frame, resample
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=10, length_s=0.5, stride_s=0.2, max_gap_s=0.3)
 
@@ -125,6 +125,29 @@ def test_two_recordings_of_one_name_are_refused():
     log = counting_log(np.arange(8) / 10)
     with pytest.raises(ValueError, match=r"two recordings named 'drive'.*read_log\(path, recording="):
         RECIPE.windows_of([log, log])
+
+
+def test_windows_know_the_units_of_the_signals_that_they_need():
+    recipe = WindowRecipe(("x",), 1, 2, 1, 1, where="speed > 1 and gear > 0")
+    frame = pd.DataFrame({"time_s": [0.0, 1.0], "x": 1.0, "speed": 2.0, "gear": 3.0, "rpm": 800.0})
+    log = log_from_frame(frame, "drive", units={"x": "g", "speed": "m/s", "rpm": "1/min"})
+    assert recipe.windows(log).units == {"x": "g", "speed": "m/s"}
+    assert recipe.windows_of(log).units == {"x": "g", "speed": "m/s"}
+    assert recipe.windows_of([log_from_frame(frame, "other"), log]).units == {"x": "g", "speed": "m/s"}
+    assert Windows(frame, frame).units == {}
+
+
+def test_recordings_that_disagree_on_a_unit_are_refused():
+    recipe = WindowRecipe(("x",), 1, 2, 1, 1, where="speed > 1")
+    frame = pd.DataFrame({"time_s": [0.0, 1.0], "x": 1.0, "speed": 2.0})
+    logs = [
+        log_from_frame(frame, name, units={"speed": unit}) for name, unit in [("a", "m/s"), ("-", ""), ("b", "km/h")]
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"^Got signal 'speed' in km/h in recording 'b', expected m/s as in recording 'a'\. Convert it\.$",
+    ):
+        recipe.windows_of(logs)
 
 
 def test_a_missing_signal_is_refused_with_the_nearest():
