@@ -250,7 +250,7 @@ def _begin(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
                 what = "other settings" if before.get("graph") == work.graph else f"model {before.get('model_id')}"
                 raise FileExistsError(
                     f"Got the target {folder} with scores of {what}, expected those of model {model_id} as it is "
-                    "asked for. Choose another folder, or pass overwrite=True to delete them."
+                    "asked for. Choose another folder, or delete them: overwrite=True, or --overwrite."
                 )
             (folder / SUMMARY).unlink(missing_ok=True)
             for orphan in _orphans(folder, set()):
