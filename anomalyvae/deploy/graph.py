@@ -261,14 +261,17 @@ def _asinh(x: Value) -> Value:
 
 
 def _layers(layers: nn.Module, x: Value) -> Value:
+    sixfold = False  # a hard swish in double leaves its division by 6 to the weights that follow
     for layer in layers.children():
         if isinstance(layer, nn.Linear):
-            x = _linear(x, layer.weight, layer.bias)
+            x, sixfold = _linear(x, layer.weight / 6 if sixfold else layer.weight, layer.bias), False
+        elif isinstance(layer, nn.Hardswish) and x.single:
+            x = x * x.op("HardSigmoid", alpha=1 / 6, beta=0.5)
         elif isinstance(layer, nn.Hardswish):
-            x = x * (x + 3.0).op("Clip", 0.0, 6.0) / 6.0
+            x, sixfold = x * (x + 3.0).op("Clip", 0.0, 6.0), True
         elif not isinstance(layer, nn.Flatten | nn.Unflatten):  # rows stay flat here
             raise _no_form(layer)
-    return x
+    return x / 6.0 if sixfold else x
 
 
 def _linear(x: Value, weight: torch.Tensor, bias: torch.Tensor) -> Value:
