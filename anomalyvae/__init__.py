@@ -14,6 +14,8 @@ name                          what it is
 ``Scorer``                    that file at work: rows in, scores out, without torch and scikit-learn
 ``score_folder``              a folder of files in, a folder of scores out, each exactly once
 ``as_pyod``                   the detector with PyOD's conventions, for PyOD's tools
+``tracked_run``, ``track``    a fit as a run of MLflow, while it goes on or from its folder
+``autolog``                   every fit as a run of MLflow
 ============================  =============================================================
 
 The names are resolved when they are first used, so that importing the package costs nothing.
@@ -29,11 +31,14 @@ _HOME = {
     "VAEOutlierDetector": "anomalyvae.detector",
     "WindowRecipe": "anomalyvae.logs",
     "as_pyod": "anomalyvae.peers",
+    "autolog": "anomalyvae.deploy.tracking.autologging",
     "export_onnx": "anomalyvae.deploy.export",
     "load": "anomalyvae.deploy.bundle",
     "read_log": "anomalyvae.logs",
     "save": "anomalyvae.deploy.bundle",
     "score_folder": "anomalyvae.deploy.batch",
+    "track": "anomalyvae.deploy.tracking",
+    "tracked_run": "anomalyvae.deploy.tracking",
 }
 
 __all__ = [
@@ -42,11 +47,14 @@ __all__ = [
     "WindowRecipe",
     "__version__",
     "as_pyod",
+    "autolog",
     "export_onnx",
     "load",
     "read_log",
     "save",
     "score_folder",
+    "track",
+    "tracked_run",
 ]
 
 if TYPE_CHECKING:
@@ -54,6 +62,8 @@ if TYPE_CHECKING:
     from anomalyvae.deploy.bundle import load, save
     from anomalyvae.deploy.export import export_onnx
     from anomalyvae.deploy.scorer import Scorer
+    from anomalyvae.deploy.tracking import track, tracked_run
+    from anomalyvae.deploy.tracking.autologging import autolog
     from anomalyvae.detector import VAEOutlierDetector
     from anomalyvae.logs import WindowRecipe, read_log
     from anomalyvae.peers import as_pyod

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from anomalyvae.deploy.batch import Progress as BatchProgress
+    from anomalyvae.deploy.tracking import TrackedRun
     from anomalyvae.logs import WindowRecipe
 
-DONE, FAILED, SOME_FAILED, INTERRUPTED = 0, 1, 3, 130  # argparse itself exits with 2 where the usage is wrong
+DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # anything else is a bug of ours
 
 
@@ -56,19 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB.toml", help="the job file")
     parser.add_argument("--out", metavar="FOLDER", help="write here, whatever the job's [output] says")
+    parser.add_argument("--track", action="store_true", help="record the run with MLflow; see [tracking] in job files")
     parser.add_argument("--quiet", action="store_true", help=_QUIET)
 
 
 def _run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from anomalyvae.jobs import Output, read_job
+    from anomalyvae.jobs import Output, Tracking, read_job
 
     began = time.monotonic()
     with _progress(args.quiet) as progress:
         job = read_job(args.job)
         if args.out is not None:
             job = replace(job, output=Output(args.out))
+        if args.track and job.tracking is None:
+            job = replace(job, tracking=Tracking())
+        if job.tracking is not None:
+            _hush_mlflow()
         from anomalyvae.runs import run_job
 
         result = run_job(job, progress)
@@ -117,11 +123,12 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
     windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
     windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
+    tracking = parser.add_argument_group("MLflow", "Given any of these, the fit is recorded as a run.")
+    tracking.add_argument("--track", action="store_true", help="as MLflow's own settings say")
+    _tracking_arguments(tracking)
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from anomalyvae.deploy import bundle
-    from anomalyvae.deploy.card import read_card
     from anomalyvae.jobs import detector_arguments, read_job
 
     options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
@@ -136,6 +143,16 @@ def _fit(args: argparse.Namespace) -> int:
             given, detector = job.windows.to_dict() | given, dict(job.detector)
         recipe = WindowRecipe.from_dict(given)
     detector |= detector_arguments(dict(args.settings), "--set")
+    with _tracking(args) as run:
+        return _fit_and_save(args, recipe, detector, run)
+
+
+def _fit_and_save(
+    args: argparse.Namespace, recipe: "WindowRecipe | None", detector: dict[str, Any], run: "TrackedRun | None"
+) -> int:
+    from anomalyvae.deploy import bundle
+    from anomalyvae.deploy.card import read_card
+
     with _processes() as first:
         rows, where, units = _rows(args.files, recipe, args.columns)
 
@@ -150,6 +167,55 @@ def _fit(args: argparse.Namespace) -> int:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         print(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
+    if run is not None:
+        source = os.path.commonpath([os.path.abspath(file) for file in args.files])
+        if run.log(args.model, source=source) and not args.quiet:
+            print(f"Tracked: {run.url}")
+    return DONE
+
+
+def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    parser.add_argument("--experiment", metavar="NAME", help="of MLflow (default: as MLFLOW_EXPERIMENT_NAME says)")
+    parser.add_argument("--run-name", metavar="NAME", help="of the run")
+    parser.add_argument("--register", metavar="NAME", help="also register the model under this name")
+
+
+@contextmanager
+def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
+    """Open a run of MLflow, if that was asked for."""
+    asked = args.track or args.experiment or args.run_name or args.register
+    if not asked or ("TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"):
+        yield None
+        return
+    _hush_mlflow()
+    from anomalyvae.deploy.tracking import tracked_run
+
+    with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
+        yield run
+
+
+def _hush_mlflow() -> None:
+    """Let MLflow tell of what goes wrong only; what it tells would go to stdout, too."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+def _track_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="of a fitted model, or what 'anomalyvae run' wrote")
+    parser.add_argument("--uri", metavar="URI", help="tracking server or store (default: as MLFLOW_TRACKING_URI says)")
+    parser.add_argument("--source", metavar="WHERE", help="where the rows came from")
+    _tracking_arguments(parser)
+
+
+def _track(args: argparse.Namespace) -> int:
+    _hush_mlflow()
+    from anomalyvae.deploy.tracking import track
+
+    where = track(
+        args.folder, experiment=args.experiment, run_name=args.run_name, uri=args.uri, registered_model=args.register,
+        source=args.source,
+    )  # fmt: skip
+    print(f"Tracked: {where}")
     return DONE
 
 
@@ -182,7 +248,10 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, which gets a Parquet file of scores per input (run again to go on, or to add what is new); or, "
         "for one table of all, a name that ends in .parquet or .csv",
     )  # fmt: skip
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a fitted model, or its ONNX file")
+    parser.add_argument(
+        "--model", required=True, metavar="BUNDLE",
+        help="folder of a fitted model, or its ONNX file, or MLflow's: models:/NAME@champion",
+    )  # fmt: skip
     parser.add_argument(
         "--alarms", type=_setting, metavar="PROMISE",
         help="flag under a promise on false alarms in place of the model's threshold: alpha=0.01 (share of normal "
@@ -203,8 +272,14 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _score(args: argparse.Namespace) -> int:
-    if Path(args.target).suffix in _WRITERS:
-        return _score_table(args)
+    _hush_mlflow()
+    from anomalyvae.deploy.tracking.registry import fetched
+
+    with fetched(args.model) as args.model:
+        return _score_table(args) if Path(args.target).suffix in _WRITERS else _score_files(args)
+
+
+def _score_files(args: argparse.Namespace) -> int:
     from anomalyvae.deploy.batch import score_folder
 
     with _batch_progress(args.quiet) as progress:
@@ -423,6 +498,146 @@ def _figures(found: "pd.DataFrame") -> str:
     return "\n".join(lines)
 
 
+# --- flag -----------------------------------------------------------------------------------------------
+
+
+def _flag_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scores", nargs="?", metavar="SCORES", help="folder that 'anomalyvae score' wrote")
+    parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, for the events")
+    parser.add_argument("--model", metavar="BUNDLE", help="folder of the model that gave the scores")
+    parser.add_argument("--source", metavar="FOLDER", help="of the recordings, where it is another than was scored")
+    parser.add_argument("--budget", type=int, default=50, metavar="N", help="events to pick at most (default: 50)")
+    parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and of a recording (default: 5)")
+    parser.add_argument(
+        "--alarms", type=_setting, metavar="PROMISE",
+        help="pick from what keeps a promise on false alarms, not from the flags in SCORES: fdr=0.1 (share of the "
+        "flagged windows), per_hour=6, alpha=0.01 (share of normal windows)",
+    )  # fmt: skip
+    parser.add_argument("--load", metavar="FILE", help="first, add the events and verdicts that a queue has exported")
+    parser.add_argument(
+        "--export", metavar="FILE",
+        help="last, write the whole queue: .parquet or .csv, or .json for Label Studio (needs --model)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _flag(args: argparse.Namespace) -> int:
+    from anomalyvae.review.flagging import export, flag_folder, in_words
+    from anomalyvae.review.queue import Queue
+
+    if args.scores is None and args.load is None and args.export is None:
+        raise ValueError("Got nothing to do, expected SCORES, --load or --export. Pass one.")
+    if args.model is None and (args.scores is not None or str(args.export).endswith(".json")):
+        raise ValueError("Got no --model, expected the folder of the model that gave the scores. Pass it.")
+    with Queue(args.queue, create=args.scores is not None or args.load is not None) as queue:
+        if args.load is not None:
+            queue.load(args.load)
+        if args.scores is not None:
+            flagged = flag_folder(
+                args.scores, args.model, queue, args.budget, per_recording=args.per_recording, source=args.source,
+                alarms=None if args.alarms is None else dict([args.alarms]),
+            )  # fmt: skip
+            if not args.quiet:
+                print(in_words(flagged))
+        if args.export is not None:
+            export(queue, args.export, args.model, args.source)
+    return DONE
+
+
+# --- review ---------------------------------------------------------------------------------------------
+
+
+def _review_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, with the events")
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the model that flagged them")
+    parser.add_argument("--source", metavar="FOLDER", help="of the recordings (default: as the events name it)")
+    parser.add_argument("--scores", metavar="FOLDER", help="of the scores, to show them over each recording")
+    parser.add_argument("--host", default="127.0.0.1", help="listen here; other machines need the token it prints")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    parser.add_argument("--reviewer", metavar="NAME", help="name to propose on this machine (default: $USER)")
+
+
+def _review(args: argparse.Namespace) -> int:
+    from anomalyvae.review.server import serve
+
+    serve(
+        args.queue, args.model, source=args.source, scores=args.scores, host=args.host, port=args.port,
+        reviewer=args.reviewer or os.environ.get("USER", ""),
+        ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
+    )  # fmt: skip
+    return DONE
+
+
+# --- retrain and promote --------------------------------------------------------------------------------
+
+
+def _retrain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--queue", required=True, metavar="QUEUE", help="reviewed events: a file, or a database's URL")
+    parser.add_argument("--champion", required=True, metavar="BUNDLE", help="the model to go on from; it stays")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder for the challenger")
+    parser.add_argument(
+        "--learned", nargs="+", metavar="FILE", help="what the champion learned, where it does not say so itself"
+    )
+    parser.add_argument("--source", metavar="FOLDER", help="where the recordings lie now, if not where they did")
+    parser.add_argument("--warm-start", action="store_true", help="go on from the champion's weights, to save time")
+    parser.add_argument("--quiet", action="store_true", help=_QUIET)
+
+
+def _retrain(args: argparse.Namespace) -> int:
+    from anomalyvae.review.queue import Queue
+    from anomalyvae.review.retraining import retrain
+
+    with Queue(args.queue, create=False) as queue:
+        events = queue.events()
+    made = retrain(
+        events, args.champion, args.out, learned=args.learned, source=args.source, warm_start=args.warm_start
+    )
+    if not args.quiet:
+        print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
+        against = f", against {made.faults:,} of faults" if made.faults else ""
+        print(f"Learned {made.normal:,} windows{against}: model {made.model_id} in {args.out}")
+    return DONE
+
+
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("challenger", nargs="?", metavar="CHALLENGER", help="folder of the model that 'retrain' made")
+    parser.add_argument("--champion", required=True, metavar="FOLDER", help="folder of the model that is at work")
+    parser.add_argument("--queue", metavar="QUEUE", help="reviewed events: a file, or a database's URL")
+    parser.add_argument(
+        "--holdout", nargs="+", metavar="FILE",
+        help="recordings that neither has learned; once a champion was promoted on them, they are known",
+    )  # fmt: skip
+    parser.add_argument("--events", metavar="TABLE", help="faults in them: CSV or Parquet with recording and times")
+    parser.add_argument("--near-s", type=float, default=0.0, metavar="S", help="so near such a fault, all is strange")
+    parser.add_argument("--alarms-per-hour", type=float, default=30.0, metavar="N", help="at which faults are counted")
+    parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="a loss that is let pass")
+    parser.add_argument("--source", metavar="FOLDER", help="where reviewed recordings lie now, if not where they did")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--rollback", action="store_true", help="put the champion before this one back")
+
+
+def _promote(args: argparse.Namespace) -> int:
+    from anomalyvae.review import gate, promotion
+    from anomalyvae.review.queue import Queue
+
+    if args.rollback:
+        print(f"Rolled back to {promotion.roll_back(args.champion)}: {args.champion}")
+        return DONE
+    if args.challenger is None or args.queue is None:
+        raise ValueError("Got no CHALLENGER or no --queue, expected both. Say what to promote, or pass --rollback.")
+    given = None if args.holdout is None else gate.holdout(args.challenger, args.holdout, args.events, args.near_s)
+    holdout = promotion.frozen_holdout(args.champion, given)
+    with Queue(args.queue, create=False) as queue:
+        events = queue.events()
+    decision = gate.judge(
+        args.challenger, args.champion, events, holdout, alarms_per_hour=args.alarms_per_hour,
+        tolerance=args.tolerance, source=args.source,
+    )  # fmt: skip
+    promotion.promote(args.challenger, args.champion, decision, holdout, dry_run=args.dry_run)
+    print(decision)
+    return DONE if decision.promoted else REFUSED
+
+
 # --- data -----------------------------------------------------------------------------------------------
 
 
@@ -496,6 +711,40 @@ VERBS = {
         _run_arguments,
         _run,
         "anomalyvae run pipelines/potholes.toml",
+    ),
+    "track": Verb(
+        "record a fitted model, or the result of a job, with MLflow",
+        _track_arguments,
+        _track,
+        "anomalyvae track models/pump --experiment pumps --register pump\n"
+        "  anomalyvae track runs/potholes     # also to send what a server that was down has not got",
+    ),
+    "flag": Verb(
+        "pick flagged events that are worth a look",
+        _flag_arguments,
+        _flag,
+        "anomalyvae flag scores/ --model models/road --queue queue.db --budget 50\n"
+        "  anomalyvae flag --queue queue.db --export verdicts.csv",
+    ),
+    "review": Verb(
+        "look at flagged events in the browser, and say what they are",
+        _review_arguments,
+        _review,
+        "anomalyvae review --queue queue.db --model models/road --scores scores/",
+    ),
+    "retrain": Verb(
+        "make a challenger from verdicts: learn novel, not faults",
+        _retrain_arguments,
+        _retrain,
+        "anomalyvae retrain --queue queue.db --champion models/road --out models/challenger",
+    ),
+    "promote": Verb(
+        "let a challenger take the champion's place, if it is better",
+        _promote_arguments,
+        _promote,
+        "anomalyvae promote models/challenger --champion models/road --queue queue.db --holdout held-out/*.parquet\n"
+        "  anomalyvae promote --rollback --champion models/road\n\n"
+        "exit codes: 0 promoted, 4 refused (it says why), 1 an error",
     ),
     "data": Verb(
         "list and prepare public data sets",

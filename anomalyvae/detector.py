@@ -122,7 +122,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     stop_reason_ : {"max_epochs", "patience", "max_time", "interrupted"}
         Why training ended.
     training_ : dict
-        What was learned from: ``rows``, and ``sha256`` of them (of distinct rows, weights and groups, in no order).
+        What was learned from: ``rows``, and ``sha256`` of them (of distinct rows, weights and groups, in no order);
+        where ``outliers`` were passed, their number and ``outliers_sha256``.
     categories_ : dict
         The known levels of each categorical column by its name, sorted: text, or False and True. Text that makes a
         single training row, or less than a thousandth of them, is not known by its name: such levels are one level
@@ -235,6 +236,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         y: Any = None,
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        outliers: ArrayLike | None = None,
     ) -> Self:
         """Learn what is normal.
 
@@ -248,6 +250,10 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         groups : array-like of shape (n_samples,), default=None
             The recording (drive, machine, patient, ...) of each row. Rows are then held out by whole groups, since
             neighbouring windows of one recording overlap and would flatter the threshold.
+        outliers : array-like or DataFrame of shape (n_outliers, n_features), default=None
+            Rows that are known to be strange, such as confirmed faults. They are not learned: training pushes their
+            loss over that of normal rows (outlier exposure [1]_), and rows of ``X`` like them are not remembered. The
+            threshold stays that of normal rows.
 
         Returns
         -------
@@ -266,6 +272,11 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         -----
         Where ``torch.distributed`` is initialised, as under ``torchrun``, every process calls ``fit`` with the same
         rows, computes its part of each batch, and gets the same detector: that of one process, but for rounding.
+
+        References
+        ----------
+        .. [1] D. Hendrycks, M. Mazeika, T. Dietterich (2019), Deep Anomaly Detection with Outlier Exposure,
+           arXiv:1812.04606.
         """
         resumes = self.warm_start and hasattr(self, "network_")
         categories, dtypes = (self.categories_, self.category_dtypes_) if resumes else find_categories(X)
@@ -280,9 +291,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         seed = int(rng.randint(2**31 - 1))
         architecture = self._architecture(cells)
         rows = distinct_rows(x, weight, groups)
-        outcome = self._conductor(architecture, cells, seed).fit(rows, rng, self._resumed(architecture))
+        strange = None if outliers is None else self._known_outliers(outliers, categories)
+        outcome = self._conductor(architecture, cells, seed, strange).fit(rows, rng, self._resumed(architecture))
         self.architecture_, self.categories_, self.category_dtypes_ = architecture, categories, dtypes
         self.training_ = {"rows": len(x), "sha256": rows.sha256()}
+        if strange is not None:
+            known = distinct_rows(strange, np.ones(len(strange)))
+            self.training_ |= {"outliers": len(strange), "outliers_sha256": known.sha256()}
         self.network_ = outcome.network
         self.history_, self.stop_reason_ = pd.DataFrame(outcome.history), outcome.stop_reason
         unlearned = outcome.unlearned
@@ -296,7 +311,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             self.suspects_ = self._strangest(X, score)
         return self
 
-    def _conductor(self, architecture: dict[str, Any], cells: list[int], seed: int) -> Conductor:
+    def _conductor(
+        self, architecture: dict[str, Any], cells: list[int], seed: int, outliers: Floats | None
+    ) -> Conductor:
         def new_network(rows: Rows) -> Reconstruction:
             scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), cells)
             return build(architecture, scaling, seed).to(_device(self.device))
@@ -318,6 +335,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
                 or self.warm_start
             ),
             seed=seed,
+            outliers=outliers,
         )
 
     def _resumed(self, architecture: dict[str, Any]) -> Reconstruction | None:
@@ -621,6 +639,13 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
                 stacklevel=4,
             )
         return x
+
+    def _known_outliers(self, outliers: Any, categories: Categories) -> Floats:
+        """Rows that are known to be strange, as `fit` takes them once the rows of ``X`` are checked."""
+        cells = encode_categories(outliers, categories)
+        x = validate_data(self, cells, dtype=np.float64, order="C", reset=False, ensure_all_finite=False)
+        refuse_infinite(x, getattr(outliers, "columns", None), type(self).__name__)
+        return np.array(x[~np.isnan(x).all(axis=1)])
 
     def _fitted(self) -> Reconstruction:
         check_is_fitted(self, "network_")

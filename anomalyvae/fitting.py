@@ -65,6 +65,8 @@ class Conductor:
     splits : bool
         Whether rows are held out, however few there are.
     seed : int
+    outliers : ndarray of shape (k, d), optional
+        Rows that are known to be strange: to be told apart, never learned.
     """
 
     new_network: Callable[[Rows], Reconstruction]
@@ -78,6 +80,7 @@ class Conductor:
     verbose: bool
     splits: bool
     seed: int
+    outliers: Floats | None = None
 
     def fit(self, rows: Rows, rng: np.random.RandomState, resumed: Reconstruction | None = None) -> Fit:
         """Learn the rows and score such as were not learned.
@@ -141,10 +144,12 @@ class Conductor:
         device = next(network.parameters()).device
 
         @torch.no_grad()
-        def standardised(rows: Rows) -> torch.Tensor:
-            return network.scaling(torch.from_numpy(rows.x).to(device))
+        def standardised(x: Floats) -> torch.Tensor:
+            return network.scaling(torch.from_numpy(x).to(device))
 
-        s, seed = standardised(learned), from_first(self.seed)
+        s, seed = standardised(learned.x), from_first(self.seed)
+        strange = None if self.outliers is None else standardised(self.outliers)
+        network.outliers = None if strange is None else strange.float()
         schedule = self._schedule(len(learned), like or len(learned))
         heard = None if like else listener.get()
         with _progress(self.verbose and is_first(), schedule.max_epochs, title) as show, torch.enable_grad():
@@ -158,14 +163,15 @@ class Conductor:
                 network,
                 s.float(),
                 torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
-                None if stopping is None else standardised(stopping).float(),
+                None if stopping is None else standardised(stopping.x).float(),
                 schedule,
                 torch.Generator(device).manual_seed(seed),
                 on_epoch,
             )
         network.in_precision(torch.float64).eval()
+        network.outliers = None
         if network.score == "memory":
-            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed))
+            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed), strange)
         return outcome
 
     def _schedule(self, n: int, like: int) -> Schedule:

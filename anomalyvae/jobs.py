@@ -7,6 +7,7 @@ Each section becomes a frozen dataclass here, or the thing that it builds::
     [detector]     arguments of the constructor                                 `VAEOutlierDetector`
     [evaluation]   which recordings are left out in turn, at what alarm rate    `Evaluation`
     [output]       where the result goes                                        `Output`
+    [tracking]     that MLflow records the run, and where                       `Tracking`
 
 Relative paths start where the command is run.
 """
@@ -73,6 +74,26 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Tracking:
+    """Where MLflow records the run; what is left out is for MLflow's own settings to say.
+
+    Parameters
+    ----------
+    experiment, run_name : str, optional
+        The run is named after the job, if not otherwise.
+    uri : str, optional
+        The tracking server or store.
+    registered_model : str, optional
+        Also register the model under this name.
+    """
+
+    experiment: str | None = None
+    run_name: str | None = None
+    uri: str | None = None
+    registered_model: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A job file, read and checked."""
 
@@ -82,6 +103,7 @@ class Job:
     output: Output
     detector: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    tracking: Tracking | None = None
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -106,8 +128,10 @@ def read_job(path: str | Path) -> Job:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"Got {path}, expected TOML: {error}. Correct the file.") from error
 
-    sections = {"data": Data, "windows": WindowRecipe, "evaluation": Evaluation, "output": Output}
-    _refuse_unknown(tables, [*sections, "detector"], f"section {{}} in {path}")
+    sections: dict[str, type[Any]] = {"data": Data, "windows": WindowRecipe, "evaluation": Evaluation, "output": Output}
+    if "tracking" in tables:
+        sections["tracking"] = Tracking
+    _refuse_unknown(tables, [*sections, "detector", "tracking"], f"section {{}} in {path}")
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise ValueError(f"Got {name} = {values!r} in {path}, expected a section. Write [{name}] above keys.")

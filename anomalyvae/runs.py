@@ -7,11 +7,13 @@ one step.
 """
 
 import json
+import os
 import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -49,7 +51,7 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     - ``metrics.json`` and ``report.html``: what is returned, and the same for people;
     - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores.
 
-    It is replaced as a whole or not at all.
+    It is replaced as a whole or not at all. With ``[tracking]``, MLflow then gets a copy.
 
     Parameters
     ----------
@@ -68,12 +70,26 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     Raises
     ------
     ImportError
-        If the extra ``report`` is missing.
+        If the extra ``report`` is missing, or ``mlflow`` where it is needed.
     FileExistsError
         If the output folder holds anything else than an earlier result.
     ValueError
         If no recording fits the patterns, or there are no others to learn from.
     """
+    if job.tracking is None:
+        return _run(job, progress)
+    from anomalyvae.deploy.tracking import tracked_run
+
+    settings = asdict(job.tracking)
+    with tracked_run(**settings | {"run_name": job.tracking.run_name or job.name}, listen=False) as run:
+        result = _run(job, progress, run.listening)
+        paths, _ = find_recordings(job.data)
+        if run.log(job.output.folder, source=os.path.commonpath([path.resolve() for path in paths])):
+            progress(1, 1, f"tracked: {run.url}")
+        return result
+
+
+def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
     from anomalyvae.review import report
 
     report.need_extra()
@@ -91,7 +107,8 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     for recording in left_out:
         folds[recording] = _leave_out(job, windows, events, strange, recording)
         progress(1 + len(folds), steps, f"{recording} scored by a model of the others")
-    model = _fit(job, windows, ~strange)
+    with listening():
+        model = _fit(job, windows, ~strange)
     progress(steps - 1, steps, f"learned from all {(~strange).sum()} normal windows")
 
     result = _summary(job, windows, strange, folds)

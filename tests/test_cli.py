@@ -58,7 +58,21 @@ def run(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["fit"], ["score"], ["export"], ["compare"], ["run"], ["data"], ["data", "list"], ["data", "get"]]
+    "command",
+    [
+        [],
+        ["fit"],
+        ["score"],
+        ["export"],
+        ["compare"],
+        ["run"],
+        ["track"],
+        ["flag"],
+        ["review"],
+        ["data"],
+        ["data", "list"],
+        ["data", "get"],
+    ],
 )
 def test_help_at_every_level_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -75,7 +89,8 @@ def test_every_verb_is_in_the_table(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    assert list(cli.VERBS) == ["fit", "score", "export", "compare", "run", "data"]
+    verbs = "fit score export compare run track flag review retrain promote data"
+    assert list(cli.VERBS) == verbs.split()
     assert all(verb.what in out for verb in cli.VERBS.values())
 
 

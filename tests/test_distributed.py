@@ -61,6 +61,11 @@ ALIKE = {
     "elbo, early stop": (SPLIT | {"max_epochs": 400, "patience": 3}, rows, {}),
     "reconstruction": (SPLIT | {"objective": "reconstruction"}, rows, {"sample_weight": WEIGHT}),
     "reconstruction, contamination, holes": (SPLIT | {"objective": "reconstruction", "contamination": 0.1}, holed, {}),
+    "elbo, outliers": (SMALL, rows, {"outliers": holed()[:40] + 1}),
+    "reconstruction, outliers, odd parts": (
+        SMALL | {"objective": "reconstruction", "batch_size": 7, "max_epochs": 2}, lambda: rows()[:61],
+        {"outliers": rows()[:3] + 1},
+    ),
     "odd parts": (SMALL | {"batch_size": 7, "max_epochs": 2}, lambda: rows()[:61], {}),
     "fewer rows than processes": (SPLIT | {"batch_size": 1, "contamination": 0.1}, lambda: rows()[:33], {}),
 }  # fmt: skip

@@ -72,8 +72,8 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
                     suspects.append(files[future])
             for name in suspects:
                 future = client.submit(score_whole, work, name, pure=False)
-                error = future.exception()
-                yield future.result() if error is None else Outcome(name, "failed", error=_DEADLY.format(error))
+                died = future.exception()
+                yield future.result() if died is None else Outcome(name, "failed", error=_DEADLY.format(died))
     finally:
         if scheduler is None:
             cluster.close()

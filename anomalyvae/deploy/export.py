@@ -1,7 +1,7 @@
 """``export_onnx``: a fitted detector or Pipeline as one ONNX file, checked against it before it is written.
 
 Nothing is taken on trust: the file is run beside the model on rows made for that purpose, and is not written if the
-two differ. `anomalyvae.deploy.graph` and `anomalyvae.deploy.pipelines` say what is in it.
+two differ. `anomalyvae.deploy.graph` and `anomalyvae.deploy.graph.pipelines` say what is in it.
 """
 
 import json
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from anomalyvae.deploy.bundle import arrays_of, load
 from anomalyvae.deploy.card import describe, read_card
 from anomalyvae.deploy.graph import model_proto, typical
-from anomalyvae.deploy.pipelines import enter, inputs_of, layout
+from anomalyvae.deploy.graph.pipelines import enter, inputs_of, layout
+from anomalyvae.deploy.graph.proof import Trial, trial
 from anomalyvae.deploy.preprocessing import description, feature_names, split
-from anomalyvae.deploy.proof import Trial, trial
 from anomalyvae.deploy.scorer import FORMAT, METADATA, Scorer
 from anomalyvae.folders import replacing_file
 from anomalyvae.nets.bodies import BODIES
@@ -52,7 +52,7 @@ def export_onnx(
         A bundle by its folder: the file is then of that model, with its windowing recipe and units. Or a fitted model,
         with a body that has a name; of a Pipeline, the last step. Its transformers are scikit-learn's:
         `ColumnTransformer`, `FeatureUnion`, `SimpleImputer`, encoders, scalers, projections, selectors, nested as
-        needed (`anomalyvae.deploy.transformers` lists them).
+        needed (`anomalyvae.deploy.graph.transformers` lists them).
     path : path
         Of the file; its folder is made. What was there stays until the new file has been checked.
     inputs : {"auto", "matrix", "columns"}, default="auto"

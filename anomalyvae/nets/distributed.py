@@ -58,11 +58,18 @@ def smallest(values: Tensor, k: int, n: int) -> tuple[Tensor, Tensor]:
     if world_size() == 1:
         return values.topk(k, largest=False)
     place = own(torch.arange(n, device=values.device))
-    whole = values.new_zeros(n)
-    whole[place] = values.detach()
-    _with_all(dist.all_reduce, whole)
-    chosen = torch.isin(place, whole.topk(k, largest=False).indices).nonzero()[:, 0]
+    chosen = torch.isin(place, gathered(values, n).topk(k, largest=False).indices).nonzero()[:, 0]
     return values[chosen], chosen
+
+
+def gathered(values: Tensor, n: int) -> Tensor:
+    """The values of a whole batch of ``n`` rows, without gradient, from each process's own."""
+    if world_size() == 1:
+        return values.detach()
+    whole = values.new_zeros(n)
+    whole[own(torch.arange(n, device=values.device))] = values.detach()
+    _with_all(dist.all_reduce, whole)
+    return whole
 
 
 def _with_all(operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:

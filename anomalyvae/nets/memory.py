@@ -56,6 +56,15 @@ def dense(u: Tensor, share: float, crowd: int) -> Tensor:
     return near.sqrt().mean(1).topk(max(1, round(share * len(u))), largest=False).indices.sort().values
 
 
+def apart(u: Tensor, strange: Tensor) -> Tensor:
+    """Which rows are not like strange ones, shape ``(n,)``: no strange row lies within their own surroundings.
+
+    The surroundings of a row reach as far as its five nearest neighbours do on average (after the edited nearest
+    neighbours of Wilson 1972, for a memory of one class).
+    """
+    return squared_distances(u, strange).amin(1).sqrt() > _beyond_the_nearest(squared_distances(u, u))
+
+
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """``|a_i - b_j|^2``, shape ``(len(a), len(b))``."""
     square = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)

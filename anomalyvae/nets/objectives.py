@@ -24,14 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Body
-from anomalyvae.nets.distributed import own, smallest
+from anomalyvae.nets.distributed import gathered, own, smallest
 from anomalyvae.nets.likelihoods import Gaussian, Mixture
-from anomalyvae.nets.memory import Memory, dense
+from anomalyvae.nets.memory import Memory, apart, dense
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh, restore_scaling
 
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
 REACH = 10.0  # standardised units beyond which the encoder sees no further: a far row must not steer the decoder
+_EXPOSED = 0.25  # known outliers shown in a step, as a share of its rows
+_ALARM = 0.95  # share of a batch whose losses are below the line that known outliers are pushed over
+_MARGIN = 1.0  # nats per cell by which they are
+_PUSH = 0.1  # weight of the push: at 1, outliers that cannot be told from normal rows cost more than they teach
 _SUSPECT_MARGIN = 3.0  # times the expected share of outliers is kept out of the memory: one row in it shields its like
 
 
@@ -58,6 +62,7 @@ class Reconstruction(nn.Module):
     body: Any  # a module with encode and decode
     scaling: Scaling
     memorised: Memory | None
+    outliers: Tensor | None  # standardised rows that are known to be strange, while training lasts
     _codes = 1  # latent vectors that the encoder gives per row
 
     def __init__(
@@ -89,6 +94,7 @@ class Reconstruction(nn.Module):
             self.columns = math.prod(input_shape)
         self.missing = nn.Parameter(torch.zeros(math.prod(input_shape)))  # what the encoder sees in place of a cell
         self.memorised = None
+        self.outliers = None
 
     def in_precision(self, dtype: torch.dtype) -> Self:
         """Convert everything but the scaling, whose raw units need all the digits there are."""
@@ -108,8 +114,9 @@ class Reconstruction(nn.Module):
         self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
-        seen = own(self._hide(s, generator))
-        yield "model", self._mean(self.row_nll(own(s), self.encode(seen)), weight, warmth)
+        loss = self._losses(s, self._hide(s, generator), warmth, generator)
+        mean = self._mean(loss, weight, warmth)
+        yield "model", mean if self.outliers is None else mean + self._exposure(loss, len(s), warmth, generator)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The terms of the loss for rows that are not learned, each of shape ``(n,)``; they add up to the loss."""
@@ -142,11 +149,17 @@ class Reconstruction(nn.Module):
         return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
 
     @torch.no_grad()
-    def remember(self, s: Tensor, size: int, generator: torch.Generator) -> None:
-        """Keep at most ``size`` of these standardised rows as the memory, the densest where outliers are among them."""
+    def remember(self, s: Tensor, size: int, generator: torch.Generator, outliers: Tensor | None = None) -> None:
+        """Keep at most ``size`` of these standardised rows as the memory, the densest where outliers are among them.
+
+        Rows like known ``outliers`` are left out.
+        """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         chosen = torch.randperm(len(s), generator=generator)[: round(size / kept)].to(s.device)
         u = self.joint(s[chosen])
+        if outliers is not None:
+            unlike = apart(u, self.joint(outliers))
+            u = u[unlike] if unlike.sum() > 1 else u
         crowd = math.ceil(2 * self.trimming * len(u))  # twice the outliers that are expected
         self.memorised = Memory.of(u[dense(u, kept, crowd)] if self.trimming else u)
 
@@ -159,6 +172,25 @@ class Reconstruction(nn.Module):
         if isinstance(self.scaling, Mixed):
             hidden = hidden[:, self.scaling.source]  # a category is hidden as a whole
         return s.masked_fill(hidden, torch.nan)
+
+    def _losses(self, s: Tensor, seen: Tensor, warmth: float, generator: torch.Generator) -> Tensor:
+        """The loss of each of this process's rows of a batch, of which the encoder sees ``seen``."""
+        return self.row_nll(own(s), self.encode(own(seen)))
+
+    def _exposure(self, loss: Tensor, count: int, warmth: float, generator: torch.Generator) -> Tensor:
+        """How far known outliers stay below the alarm and a margin, on average, given the losses of a batch.
+
+        Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606), whose margin for densities, one nat per dimension
+        (section 4.4), is kept; it is measured from what all but a few rows of the batch stay below, not from a single
+        row each. Beyond the margin nothing pushes any more: what is strange has no one place to go to.
+        """
+        assert self.outliers is not None  # noqa: S101
+        draw = torch.randint(
+            len(self.outliers), (math.ceil(_EXPOSED * count),), generator=generator, device=self.outliers.device
+        )
+        shown = self.outliers[draw]
+        line = gathered(loss, count).quantile(_ALARM) + _MARGIN * self.columns
+        return _PUSH * (line - self._losses(shown, shown, warmth, generator)).relu().sum() / len(shown)
 
     def _mean(self, loss: Tensor, weight: Tensor, warmth: float) -> Tensor:
         """Mean loss of a batch; once the network can tell, without the rows that it finds hardest."""
@@ -231,15 +263,12 @@ class Elbo(Reconstruction):
         self.beta = beta
         self.register_buffer("noise", _noise_table(latent_dim))
 
-    def turns(
-        self, s: Tensor, weight: Tensor, warmth: float, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _losses(self, s: Tensor, seen: Tensor, warmth: float, generator: torch.Generator) -> Tensor:
         """The negative ELBO with one draw of z per row; the KL term grows with ``warmth``."""
-        seen, noise = own(self._hide(s, generator)), own(self._noise(s, generator))
-        mean, log_var = self.posterior(seen)
+        noise = own(self._noise(s, generator))
+        mean, log_var = self.posterior(own(seen))
         z = reparameterise(mean, log_var, noise)
-        loss = self.row_nll(own(s), z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
-        yield "model", self._mean(loss, weight, warmth)
+        return self.row_nll(own(s), z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The two terms at full weight, with one draw of z per row."""

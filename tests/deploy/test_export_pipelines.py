@@ -21,10 +21,11 @@ from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
-from anomalyvae.deploy import graph, pipelines
+from anomalyvae.deploy import graph
 from anomalyvae.deploy.card import read_card, sha256_of
-from anomalyvae.deploy.columns import Column, Input, numbers
-from anomalyvae.deploy.transformers import FUNCTIONS
+from anomalyvae.deploy.graph import pipelines
+from anomalyvae.deploy.graph.columns import Column, Input, numbers
+from anomalyvae.deploy.graph.transformers import FUNCTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
 
@@ -173,7 +174,7 @@ def test_a_sample_says_what_is_boolean_and_makes_the_rows_of_the_proof(tmp_path)
 
 
 def test_a_graph_that_disagrees_is_not_written(mixed, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomalyvae.deploy.scalers.double", lambda array: np.asarray(array, dtype=float) * 1.001)
+    monkeypatch.setattr("anomalyvae.deploy.graph.scalers.double", lambda array: np.asarray(array, dtype=float) * 1.001)
     with pytest.raises(ArithmeticError, match=r"does not agree.*No file was written"):
         export_onnx(mixed, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,8 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_selection import SelectorMixin
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from anomalyvae.deploy.columns import Input
-from anomalyvae.deploy.transformers import ENCODERS, FUNCTIONS, tables, unseen
+from anomalyvae.deploy.graph.columns import Input
+from anomalyvae.deploy.graph.transformers import ENCODERS, FUNCTIONS, tables, unseen
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anomalyvae.deploy.columns import Floats, reached
 from anomalyvae.deploy.graph import Value, cast
+from anomalyvae.deploy.graph.columns import Floats, reached
 
 
 def double(array: Any) -> Floats:

@@ -1,7 +1,7 @@
 """A whole scikit-learn Pipeline as a graph: from the columns that go in to the rows that the detector takes.
 
-`anomalyvae.deploy.transformers` has the operators of each transformer; here is how they are put together, and which
-columns go in. A bare detector is a Pipeline without transformers.
+`anomalyvae.deploy.graph.transformers` has the operators of each transformer; here is how they are put together, and
+which columns go in. A bare detector is a Pipeline without transformers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from onnx import TensorProto, ValueInfoProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from anomalyvae.deploy.columns import Column, Input, columns_of, kind_of, level, numbers
 from anomalyvae.deploy.graph import OUTPUTS, Graph, Value, cast
+from anomalyvae.deploy.graph.columns import Column, Input, columns_of, kind_of, level, numbers
+from anomalyvae.deploy.graph.transformers import form, remedy
 from anomalyvae.deploy.preprocessing import said_first
 from anomalyvae.deploy.scorer import MATRIX
-from anomalyvae.deploy.transformers import form, remedy
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector

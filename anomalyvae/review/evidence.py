@@ -1,0 +1,278 @@
+"""What a person looks at to judge an event: its signals, what the model took them for, and where it lies among others.
+
+Everything comes back as plain values, ready for JSON; a missing number is None.
+"""
+
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomalyvae.deploy import bundle
+from anomalyvae.deploy.card import read_card
+from anomalyvae.deploy.parts import output_of
+from anomalyvae.deploy.preprocessing import split
+from anomalyvae.logs import WindowRecipe, read_log, resample
+from anomalyvae.review.reasons import like_training
+
+Floats = NDArray[np.float64]
+
+_POINTS = 1600  # per line: more would only paint over one another
+_WINDOWS = 2000  # reconstructed for one picture
+_BACKGROUND = 700  # training rows in the map
+_DIGITS = 9
+
+
+class Evidence:
+    """Shows events of a queue by the recordings, the bundle and the scores that they came from.
+
+    Parameters
+    ----------
+    model : path
+        A bundle with a windowing recipe.
+    sources : sequence of paths
+        The folders that recordings may be read from. With one, each event's file is looked for there; with more, in
+        the one that the event names. Nothing outside is read, links that lead outside included.
+    scores : path, optional
+        What `score_folder` wrote of the recordings.
+
+    Raises
+    ------
+    ValueError
+        If the model scores rows, not windows.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        sources: list[str | os.PathLike[str]],
+        scores: str | os.PathLike[str] | None = None,
+    ) -> None:
+        card = read_card(model)
+        if card["windowing"] is None:
+            raise ValueError(f"Got {model}, a model of plain rows, expected one of windows. Fit it with a recipe.")
+        self.model_id: str = card["model_id"]
+        self.threshold = -float(card["offset"])
+        self.recipe = WindowRecipe.from_dict(card["windowing"])
+        self._before, self._detector = split(bundle.load(model))
+        self._sources = [Path(source).resolve() for source in sources]
+        self._scores = None if scores is None else Path(scores).resolve()
+        self._training = np.asarray(self._detector.embed(like_training(self._detector)), dtype=np.float64)
+
+    def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
+        """The signals of an event over time, with what lies before and after, and their reconstruction.
+
+        Parameters
+        ----------
+        event : dict
+            As `Queue.event` gives it.
+        around_s : float, optional
+            Seconds to show before and after; by default three windows.
+
+        Returns
+        -------
+        dict
+            ``time_s`` (length m), ``step_s`` (a longer step is a gap), ``around_s``, and ``signals``: for each
+            ``name``, ``unit``, ``values`` and ``reconstruction`` (length m), in the signal's own unit. The
+            reconstruction is the mean over the windows that cover a moment. Of long stretches, the least and the
+            greatest value of each small stretch follow one another.
+
+        Raises
+        ------
+        PermissionError
+            If the file lies outside the folders.
+        FileNotFoundError, ValueError
+            If it is not there or cannot be read, or holds nothing at that time.
+        """
+        path = self._recording(event)
+        if around_s is None:
+            around_s = 3 * self.recipe.length_s
+        ticks, units = _clock(path, path.stat().st_mtime_ns, self.recipe)
+        time_s = ticks["time_s"].to_numpy()
+        low, high = event["start_s"] - around_s, event["end_s"] + around_s
+        first, last = np.searchsorted(time_s, [low, high])
+        if first == last:
+            raise ValueError(
+                f"Got an event at {event['start_s']:g} s of {event['file']}, expected one within its "
+                f"{time_s[-1] if len(time_s) else 0:g} s. The recording has changed since it was flagged."
+            )
+        shown = slice(int(first), int(last))
+        values = ticks[list(self.recipe.signals)].to_numpy().T[:, shown]
+        drawn_s, step_s, lines = _thin(
+            time_s[shown], np.concatenate([values, self._reconstruction(ticks, shown)]), 1 / self.recipe.rate_hz
+        )
+        names = self.recipe.signals
+        return {
+            "time_s": plain(drawn_s),
+            "step_s": step_s,
+            "around_s": around_s,
+            "signals": [
+                {
+                    "name": name,
+                    "unit": units.get(name, ""),
+                    "values": plain(lines[i]),
+                    "reconstruction": plain(lines[len(names) + i]),
+                }
+                for i, name in enumerate(names)
+            ],
+        }
+
+    def timeline(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """The anomaly score over an event's whole recording, or None where there are no scores of it.
+
+        Returns
+        -------
+        dict or None
+            ``time_s`` (the middle of each window), ``score`` (high = strange), ``step_s``, ``threshold``, ``end_s``.
+        """
+        if self._scores is None:
+            return None
+        path = confined(self._scores, output_of(event["file"]))
+        if not path.is_file():
+            return None
+        table = pd.read_parquet(path, columns=["start_s", "end_s", "anomaly_score"]).sort_values("start_s")
+        if table.empty:
+            return None
+        time_s = table[["start_s", "end_s"]].mean(axis=1).to_numpy()
+        step_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0
+        drawn_s, step_s, [score] = _thin(time_s, table[["anomaly_score"]].to_numpy().T, step_s)
+        return {
+            "time_s": plain(drawn_s),
+            "score": plain(score),
+            "step_s": step_s,
+            "threshold": self.threshold,
+            "end_s": float(table["end_s"].max()),
+        }
+
+    def latent_map(self, events: pd.DataFrame) -> dict[str, Any]:
+        """Latent codes of events and of training rows in the plane that shows most of the training rows' variance.
+
+        Parameters
+        ----------
+        events : DataFrame
+            ``event_id`` and ``latent``. Codes of another size, as another model gives them, are left out.
+
+        Returns
+        -------
+        dict
+            ``training`` (list of [x, y]), ``events`` (dict of event_id to [x, y]) and ``explained``, the plane's share
+            of the variance. For a model that remembers no training rows, rows drawn from it take their place.
+        """
+        size = self._training.shape[1]
+        latent = (np.asarray(code, dtype=np.float64) for code in events["latent"])
+        codes = {
+            str(name): code
+            for name, code in zip(events["event_id"], latent, strict=True)
+            if code.shape == (size,) and np.isfinite(code).all()
+        }
+        own = np.array(list(codes.values())).reshape(len(codes), size)
+        centre = self._training.mean(axis=0)
+        _, spread, axes = np.linalg.svd(self._training - centre, full_matrices=False)
+        plane = np.zeros((size, 2))
+        plane[:, : len(axes[:2])] = axes[:2].T
+        every = max(len(self._training) // _BACKGROUND, 1)
+        return {
+            "training": plain((self._training[::every] - centre) @ plane),
+            "events": dict(zip(codes, plain((own - centre) @ plane), strict=True)),
+            "explained": plain(np.square(spread[:2]).sum() / max(np.square(spread).sum(), 1e-300)),
+        }
+
+    def _recording(self, event: dict[str, Any]) -> Path:
+        sources = self._sources
+        if len(sources) > 1:
+            sources = [source for source in sources if source == Path(event["source"]).resolve()]
+        if not sources:
+            raise PermissionError(
+                f"Got an event in {event['source']}, expected one in a folder that this page was started with. Start "
+                "it again, with the folder as source."
+            )
+        path = confined(sources[0], event["file"])
+        if not path.is_file():
+            raise FileNotFoundError(f"Got {event['file']}, which is not in {sources[0]}. Pass the folder as source.")
+        return path
+
+    def _reconstruction(self, ticks: pd.DataFrame, shown: slice) -> Floats:
+        """Mean over the windows that cover each tick, shape ``(n_signals, ticks shown)``; NaN where none does."""
+        n_signals, samples = self.recipe.input_shape
+        length = shown.stop - shown.start
+        rows, starts = self._windows(ticks, shown)
+        total, count = np.zeros((n_signals, length + 2 * samples)), np.zeros(length + 2 * samples)
+        if len(rows) and (self._before is None or hasattr(self._before, "inverse_transform")):
+            rebuilt = self._reconstruct(rows).reshape(-1, n_signals, samples)
+            places = starts[:, None] - shown.start + samples + np.arange(samples)
+            np.add.at(count, places, 1)
+            for signal in range(n_signals):
+                np.add.at(total[signal], places, rebuilt[:, signal])
+        inner = slice(samples, samples + length)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)[:, inner]
+
+    def _reconstruct(self, rows: pd.DataFrame) -> Floats:
+        """What the model makes of windows, in their own units, shape ``(n, d)``."""
+        if self._before is None:
+            return np.asarray(self._detector.reconstruct(rows), dtype=np.float64)
+        names = getattr(self._detector, "feature_names_in_", None)
+        table = pd.DataFrame(np.asarray(self._before.transform(rows)), columns=names)
+        return np.asarray(self._before.inverse_transform(self._detector.reconstruct(table)), dtype=np.float64)
+
+    def _windows(self, ticks: pd.DataFrame, shown: slice) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+        """The windows, as they are scored, that touch the ticks shown, and the tick at which each begins."""
+        time_s, samples = ticks["time_s"].to_numpy(), self.recipe.samples
+        parts, places = [], []
+        for slab in self.recipe.slabs([ticks], "", {}, 65536):
+            starts = np.searchsorted(time_s, slab.spans["start_s"].to_numpy() - 0.5 / self.recipe.rate_hz)
+            near = (starts + samples > shown.start) & (starts < shown.stop)
+            parts.append(slab.rows[near])
+            places.append(starts[near])
+            if len(starts) and starts[-1] >= shown.stop:
+                break
+        rows, first = pd.concat(parts, ignore_index=True), np.concatenate(places)
+        every = max(math.ceil(len(rows) / _WINDOWS), 1)
+        return rows[::every], first[::every]
+
+
+def confined(folder: Path, name: str) -> Path:
+    """The file of that name below a folder, which is resolved already; PermissionError for one outside of it."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise PermissionError(f"Got the file {name!r}, expected one below {folder}. Nothing else is read.")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """Numpy's values as JSON has them: nine digits, and None for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+@lru_cache(maxsize=2)  # going through events of one recording reads it once
+def _clock(path: Path, changed: int, recipe: WindowRecipe) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The recording on the recipe's clock, and its units."""
+    log = read_log(path, signals=recipe.needed)
+    units = {name: log[name].unit for name in recipe.signals}
+    return resample(log, recipe.rate_hz, recipe.max_gap_s, recipe.needed), units
+
+
+def _thin(time_s: Floats, lines: Floats, step_s: float) -> tuple[Floats, float, Floats]:
+    """Lines ``(c, n)`` with few enough points to draw: of each small stretch, the least and the greatest value."""
+    every = math.ceil(2 * len(time_s) / _POINTS)
+    if every <= 2:
+        return time_s, step_s, lines
+    firsts = np.arange(0, len(time_s), every)
+    low, high = np.fmin.reduceat(lines, firsts, axis=1), np.fmax.reduceat(lines, firsts, axis=1)
+    ends = np.minimum(firsts + every // 2, len(time_s) - 1)
+    thinned = np.stack([low, high], axis=2).reshape(len(lines), -1)
+    return np.column_stack([time_s[firsts], time_s[ends]]).ravel(), step_s * every, thinned

@@ -1,0 +1,439 @@
+// The review page. What the server says is data: it becomes text nodes and numbers, never markup.
+
+import { clock, colour, drawMap, drawSignals, drawTimeline, figure, make, span } from "./drawing.js";
+
+const MEANING = {
+  novel: ["n", "Novel", "normal but new: learn it"],
+  fault: ["f", "Fault", "truly strange: never learn it"],
+  noise: ["x", "Noise", "of no interest: ignore it"],
+  unsure: ["u", "Unsure", "look again later"],
+};
+const KEYS = [
+  ...Object.values(MEANING).map(([key, name, what]) => [key, `${name}: ${what}`]),
+  ["j  ↓", "next event"], ["k  ↑", "previous event"], ["z", "undo"], ["t", "write a note (Esc: done)"],
+  ["/", "filter (Esc: clear)"], ["+  −", "show more or less around the event"], ["?", "these keys"],
+];
+const POLL_MS = 5000;
+const LISTED = 400;
+
+const at = (id) => document.getElementById(id);
+const state = {
+  events: [], byId: new Map(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
+  drafts: new Map(), given: [], saving: Promise.resolve(), unsaved: 0, loaded: "",
+  filter: { status: "open", text: "", verdict: "", recording: "" },
+};
+
+const chip = (verdict) => make("span", { className: `chip ${verdict}` }, MEANING[verdict]?.[1] ?? verdict);
+const when = (text) => new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+const score = ({ peak_score: value }) => (Math.abs(value) < 100 ? value.toFixed(2).replace("-", "−") : figure(value));
+
+// --- the server ------------------------------------------------------------------------------------------
+
+async function ask(url, body) {
+  const request = body === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive: true,
+  };
+  let answer;
+  try {
+    answer = await fetch(url, request);
+  } catch {
+    throw new Error("The server does not answer. Is 'anomalyvae review' still running?");
+  }
+  const said = await answer.json().catch(() => ({ error: `The server failed (${answer.status}).` }));
+  if (!answer.ok) throw new Error(said.error ?? `The server refused (${answer.status}).`);
+  return said;
+}
+
+const place = (id, what = "") => `api/events/${encodeURIComponent(id)}${what}`;
+
+function tell(text) {
+  at("message").textContent = text ?? "";
+  at("message").hidden = !text;
+}
+
+async function load() {
+  const answer = await ask("api/events");
+  if (state.unsaved) return; // what is on its way is newer
+  const text = JSON.stringify(answer.events);
+  if (text === state.loaded) return;
+  const before = state.byId.get(state.current);
+  const known = state.events.length;
+  state.loaded = text;
+  state.events = answer.events;
+  state.byId = new Map(state.events.map((event) => [event.event_id, event]));
+  if (!known) at("reviewer").value ||= answer.reviewer;
+  if (known !== state.events.length) {
+    state.map = await ask("api/map");
+    offerRecordings();
+  }
+  showList();
+  showMap();
+  showScores();
+  const now = state.byId.get(state.current);
+  if (before && now && before.reviewed_at !== now.reviewed_at) await showSaid(now.event_id);
+}
+
+async function poll() {
+  if (document.hidden || state.unsaved) return;
+  try {
+    await load();
+    if (state.silent) tell();
+    state.silent = false;
+  } catch (error) {
+    state.silent = true;
+    tell(error.message);
+  }
+}
+
+// --- the list --------------------------------------------------------------------------------------------
+
+function passes(event) {
+  const { status, text, verdict, recording } = state.filter;
+  if (status === "open" ? event.verdict : status === "reviewed" && !event.verdict) return false;
+  if ((verdict && event.verdict !== verdict) || (recording && event.recording !== recording)) return false;
+  const said = [event.recording, event.verdict, event.note, event.reviewer, ...event.signals.slice(0, 3)];
+  return !text || said.some((part) => part?.toLowerCase().includes(text));
+}
+
+const filtered = () => state.events.filter(passes);
+
+function showList() {
+  const events = filtered();
+  const here = Math.max(events.findIndex((event) => event.event_id === state.current), 0);
+  const first = Math.max(0, Math.min(here - LISTED / 2, events.length - LISTED));
+  const shown = events.slice(first, first + LISTED);
+  at("list").replaceChildren(...shown.map((event) => make(
+    "div",
+    {
+      className: "item", role: "option", "aria-selected": String(event.event_id === state.current),
+      "data-event": event.event_id, onclick: () => open(event.event_id),
+    },
+    make("b", { title: event.recording }, event.recording),
+    make("span", { className: "score" }, score(event)),
+    make("small", {}, [span(event), event.shares[0] > 0 ? event.signals[0] : ""].filter(Boolean).join("  ·  ")),
+    event.verdict ? chip(event.verdict) : null,
+  )));
+  at("list").querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+  const part = shown.length < events.length ? `, ${shown.length} listed` : "";
+  at("shown").textContent = `${events.length} of ${state.events.length} events${part}`;
+  at("nothing").hidden = Boolean(state.byId.get(state.current)) || events.length > 0;
+  showProgress();
+}
+
+function showProgress() {
+  const count = Object.fromEntries(Object.keys(MEANING).map((verdict) => [verdict, 0]));
+  for (const event of state.events) if (event.verdict) count[event.verdict] += 1;
+  const done = Object.values(count).reduce((sum, part) => sum + part, 0);
+  const bars = Object.entries(count).map(([verdict, part]) => {
+    const bar = make("i", { title: `${part} ${verdict}` });
+    bar.style.background = colour(verdict);
+    bar.style.width = `${(100 * part) / Math.max(state.events.length, 1)}%`;
+    return bar;
+  });
+  at("progress").replaceChildren(...bars);
+  at("done").textContent = `${done} of ${state.events.length} reviewed`;
+  document.title = `${state.events.length - done} to review · anomalyvae`;
+}
+
+function offerRecordings() {
+  const names = [...new Set(state.events.map((event) => event.recording))].sort();
+  const options = names.map((name) => make("option", { value: name }, name));
+  at("recording-filter").replaceChildren(make("option", { value: "" }, "Any recording"), ...options);
+  at("recording-filter").value = state.filter.recording;
+}
+
+function refilter() {
+  const [status, verdict] = [state.filter.status, at("verdict-filter").value];
+  if (verdict && status === "open") state.filter.status = "reviewed";
+  state.filter.verdict = verdict;
+  state.filter.recording = at("recording-filter").value;
+  state.filter.text = at("search").value.trim().toLowerCase();
+  for (const button of at("status").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.status === state.filter.status));
+  }
+  const events = filtered();
+  if (events.length && !events.some((event) => event.event_id === state.current)) open(events[0].event_id);
+  else showList();
+}
+
+function step(by) {
+  const events = filtered();
+  const here = events.findIndex((event) => event.event_id === state.current);
+  const next = events[here < 0 ? 0 : Math.min(Math.max(here + by, 0), events.length - 1)];
+  if (next) open(next.event_id);
+}
+
+// --- one event -------------------------------------------------------------------------------------------
+
+async function open(id) {
+  const event = state.byId.get(id);
+  if (!event) return;
+  const again = state.current === id;
+  keepDraft();
+  state.current = id;
+  history.replaceState(null, "", `#${encodeURIComponent(id)}`);
+  showList();
+  at("event").hidden = false;
+  at("name").textContent = event.recording;
+  at("facts").textContent = [
+    span(event), `score ${score(event)}`, event.p_value === null ? "" : `p ${figure(event.p_value, 2)}`,
+    `${event.windows} ${event.windows === 1 ? "window" : "windows"}`,
+  ].filter(Boolean).join("  ·  ");
+  at("note").value = state.drafts.get(id) ?? event.note ?? "";
+  showStands(event);
+  if (!again) tell();
+  state.detail = state.view = state.timeline = null;
+  await Promise.all([showSaid(id), showSignals(id), showTimeline(id)]);
+}
+
+function keepDraft() {
+  const event = state.byId.get(state.current);
+  if (!event) return;
+  if (at("note").value !== (event.note ?? "")) state.drafts.set(state.current, at("note").value);
+  else state.drafts.delete(state.current);
+}
+
+function showStands(event) {
+  for (const button of at("verdicts").children) {
+    button.setAttribute("aria-pressed", String(button.dataset.verdict === event.verdict));
+  }
+  const said = event.verdict && [chip(event.verdict), make("div", {}, `${event.reviewer}, ${when(event.reviewed_at)}`)];
+  at("stands").replaceChildren(...(said || ["Not reviewed"]));
+}
+
+async function showSaid(id) {
+  let answer;
+  try {
+    answer = await ask(place(id));
+  } catch (error) {
+    if (id === state.current) tell(error.message);
+    return;
+  }
+  if (id !== state.current) return;
+  state.detail = answer.event;
+  showStands(state.byId.get(id) ?? answer.event);
+  showReasons(answer.event);
+  const back = new Set(answer.history.map((entry) => entry.takes_back).filter(Boolean));
+  const entries = answer.history.filter((entry) => entry.verdict !== null).reverse();
+  at("history").replaceChildren(...entries.map((entry) => make(
+    "li",
+    { className: back.has(entry.entry_id) ? "gone" : "" },
+    chip(entry.verdict),
+    make("span", { className: "muted" }, `${entry.reviewer}, ${when(entry.at)}`),
+    entry.note ? make("q", {}, entry.note) : null,
+  )));
+  if (!entries.length) at("history").append(make("li", { className: "muted" }, "Nothing yet."));
+  showMap();
+  showLines();
+}
+
+function showReasons(event) {
+  const bars = event.signals.slice(0, 6).map((name, i) => {
+    const bar = make("i");
+    bar.style.width = `${100 * event.shares[i]}%`;
+    return make("div", { className: "share", title: name }, make("span", {}, name),
+      make("div", { className: "bar" }, bar), make("span", {}, `${Math.round(100 * event.shares[i])} %`));
+  });
+  const beyond = Object.entries(event.outside ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 4)
+    .map(([name, widths]) => `${name} by ${figure(widths, 2)}`);
+  const outside = beyond.length
+    ? [make("p", { className: "reason" }, `Beyond the training range, in its widths: ${beyond.join(", ")}.`)] : [];
+  const near = state.byId.get(event.nearest);
+  const nearest = near && make("p", { className: "reason" }, "Nearest reviewed when flagged: ",
+    make("button", { type: "button", onclick: () => open(near.event_id) }, `${near.recording}, ${clock(near.start_s)}`),
+    ` ${near.verdict ? `(${near.verdict})` : ""} at ${figure(event.nearest_distance, 2)}`);
+  at("reasons").replaceChildren(...bars, ...outside, ...(nearest ? [nearest] : []));
+}
+
+async function showSignals(id) {
+  const around = state.around === null ? "" : `?around_s=${state.around}`;
+  try {
+    const view = await ask(place(id, `/signals${around}`));
+    if (id !== state.current) return;
+    state.view = view;
+    at("around").textContent = `± ${figure(view.around_s)} s`;
+    showLines();
+  } catch (error) {
+    if (id === state.current) at("signals").replaceChildren(make("p", {}, error.message));
+  }
+}
+
+async function showTimeline(id) {
+  try {
+    const timeline = await ask(place(id, "/timeline"));
+    if (id !== state.current) return;
+    state.timeline = timeline;
+    at("timeline-panel").hidden = timeline === null;
+    showScores();
+    showLines(); // it takes what height is left
+  } catch (error) {
+    if (id === state.current) at("timeline").replaceChildren(make("p", {}, error.message));
+  }
+}
+
+function widen(times) {
+  if (!state.view) return;
+  state.around = Math.min(Math.max(state.view.around_s * times, 0.5), 600);
+  showSignals(state.current);
+}
+
+// --- verdicts --------------------------------------------------------------------------------------------
+
+function reviewer() {
+  const name = at("reviewer").value.trim();
+  at("reviewer").classList.toggle("missing", !name);
+  if (!name) {
+    at("reviewer").focus();
+    tell("Say who you are first: verdicts carry a name.");
+  }
+  return name;
+}
+
+function following(id) {
+  const events = filtered();
+  const here = events.findIndex((event) => event.event_id === id);
+  const open = (event) => !event.verdict && event.event_id !== id;
+  return (events.slice(here + 1).find(open) ?? events.slice(0, Math.max(here, 0)).findLast(open))?.event_id ?? id;
+}
+
+function give(verdict) {
+  const [id, name] = [state.current, reviewer()];
+  const event = state.byId.get(id);
+  if (!event || !name) return;
+  const note = at("note").value.trim();
+  const next = following(id);
+  const entry = { id, reviewed_at: null };
+  state.given.push(entry);
+  Object.assign(event, { verdict, note, reviewer: name, reviewed_at: new Date().toISOString() });
+  at("note").value = note;
+  state.drafts.delete(id);
+  save(id, async () => {
+    const standing = await ask(place(id, "/verdict"), { verdict, note, reviewer: name });
+    entry.reviewed_at = standing.reviewed_at;
+  }, () => state.given.splice(state.given.indexOf(entry), 1));
+  open(next);
+}
+
+function undo() {
+  const name = reviewer();
+  if (!name) return;
+  const entry = state.given.pop() ?? { id: state.current, reviewed_at: state.byId.get(state.current)?.reviewed_at };
+  save(entry.id, async () => {
+    if (!entry.reviewed_at) throw new Error("There is nothing to undo.");
+    await ask(place(entry.id, "/undo"), { reviewer: name, reviewed_at: entry.reviewed_at });
+  }).then(() => open(entry.id));
+}
+
+// One request after the other, in the order of the keys; the page goes on meanwhile.
+function save(id, request, failed = () => {}) {
+  state.unsaved += 1;
+  state.saving = state.saving.then(request).then(() => null, (error) => error).then(async (error) => {
+    state.unsaved -= 1;
+    if (error) failed();
+    state.loaded = "";
+    await load().catch(() => {});
+    if (error) {
+      await open(id);
+      tell(`Not saved: ${error.message}`);
+    }
+  });
+  return state.saving;
+}
+
+// --- drawing ---------------------------------------------------------------------------------------------
+
+function showLines() {
+  const { view, detail } = state;
+  if (view && detail?.event_id === state.current) drawSignals(at("signals"), view, detail);
+}
+
+function showMap() {
+  if (!state.map) return;
+  at("map-title").textContent = `Latent map, ${Math.round(100 * state.map.explained)} % of the variance`;
+  drawMap(at("map"), state.map, state.byId, state.current, open);
+}
+
+function showScores() {
+  const event = state.byId.get(state.current);
+  if (!state.timeline || !event) return;
+  const others = state.events.filter((other) => other.recording === event.recording);
+  const count = others.length === 1 ? "1 event" : `${others.length} events`;
+  at("timeline-title").textContent = `Anomaly score over ${event.recording}, ${count}`;
+  drawTimeline(at("timeline"), state.timeline, event, others, open);
+}
+
+// --- keys and buttons ------------------------------------------------------------------------------------
+
+const ACTIONS = {
+  ...Object.fromEntries(Object.entries(MEANING).map(([verdict, [key]]) => [key, () => give(verdict)])),
+  j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1), z: undo,
+  t: () => at("note").focus(), "/": () => at("search").focus(), "+": () => widen(2), "-": () => widen(0.5),
+  "?": () => at("help").showModal(),
+};
+
+document.addEventListener("keydown", (key) => {
+  if (key.ctrlKey || key.metaKey || key.altKey || at("help").open || key.isComposing) return;
+  const field = key.target.closest("input, textarea, select");
+  if (!field) {
+    const action = ACTIONS[key.key];
+    if (action && !(key.repeat && !["j", "k", "ArrowDown", "ArrowUp"].includes(key.key))) {
+      key.preventDefault();
+      action();
+    }
+  } else if (key.key === "Escape" || (key.key === "Enter" && field.tagName === "INPUT")) {
+    if (key.key === "Escape" && field.id === "search") field.value = "";
+    if (field.id === "search") refilter();
+    field.blur();
+  }
+});
+
+function build() {
+  at("verdicts").append(...Object.entries(MEANING).map(([verdict, [key, name, what]]) => make(
+    "button",
+    { type: "button", className: verdict, title: what, "data-verdict": verdict, onclick: (click) => {
+      click.currentTarget.blur();
+      give(verdict);
+    } },
+    `${name} `, make("kbd", {}, key))));
+  at("verdict-filter").append(...Object.entries(MEANING).map(([verdict, [, name]]) =>
+    make("option", { value: verdict }, name)));
+  at("keys").append(...KEYS.flatMap(([key, what]) => [make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)]));
+  for (const button of at("status").children) {
+    button.addEventListener("click", () => {
+      state.filter.status = button.dataset.status;
+      if (state.filter.status === "open") at("verdict-filter").value = "";
+      button.blur();
+      refilter();
+    });
+  }
+  for (const id of ["verdict-filter", "recording-filter"]) {
+    at(id).addEventListener("change", () => { at(id).blur(); refilter(); });
+  }
+  at("search").addEventListener("input", refilter);
+  at("reviewer").addEventListener("input", () => localStorage.setItem("reviewer", at("reviewer").value));
+  at("undo").addEventListener("click", () => { at("undo").blur(); undo(); });
+  at("wider").addEventListener("click", () => { at("wider").blur(); widen(2); });
+  at("narrower").addEventListener("click", () => { at("narrower").blur(); widen(0.5); });
+  at("help-button").addEventListener("click", () => { at("help-button").blur(); at("help").showModal(); });
+  new ResizeObserver(() => { showLines(); showScores(); }).observe(at("main"));
+  document.addEventListener("visibilitychange", poll);
+  window.addEventListener("beforeunload", (leaving) => { if (state.unsaved) leaving.preventDefault(); });
+  setInterval(poll, POLL_MS);
+}
+
+async function start() {
+  build();
+  at("reviewer").value = localStorage.getItem("reviewer") ?? "";
+  try {
+    await load();
+  } catch (error) {
+    tell(error.message);
+    return;
+  }
+  const asked = state.byId.get(decodeURIComponent(location.hash.slice(1)));
+  if (asked?.verdict) state.filter.status = "all";
+  if (asked) await open(asked.event_id);
+  refilter();
+}
+
+start();

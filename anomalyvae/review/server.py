@@ -1,0 +1,320 @@
+"""``anomalyvae review``: the queue as a web page, served by this machine to whoever reviews.
+
+Starlette on uvicorn: two small packages that are maintained together, a server that is made to face a network (Flask's
+own says of itself that it is not), and endpoints that are plain functions on threads, which is what a database and a
+forward pass want. The page is HTML, two scripts and a style sheet, without a build step.
+
+What keeps strangers out: a token, where other machines can reach the page; the ``Host`` header, because the name of a
+web site can be made to resolve to this machine (DNS rebinding); the ``Origin`` header on all that writes, because a web
+site can send requests here (cross-site request forgery); and a content security policy that runs no script but ours.
+What the database and the files say is data to the page, never markup.
+"""
+
+import asyncio
+import hashlib
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from anomalyvae.review.evidence import Evidence, plain
+from anomalyvae.review.queue import VERDICTS, Queue
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.datastructures import MutableHeaders
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, RedirectResponse, Response
+    from starlette.routing import Route
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError as error:
+    raise ImportError(
+        f"Got no {error.name}, expected what the page needs. Run: pip install 'anomalyvae[review]'."
+    ) from error
+
+_PAGES = {"/": "review.html"} | {f"/{name}": name for name in ("review.js", "drawing.js", "review.css", "icon.svg")}
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p_value", "windows", "signals", "shares",
+           "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - every address of this machine, which none of them names
+_BODY_BYTES, _NOTE, _NAME = 65536, 4000, 80  # longest request; most characters of a note and of a reviewer's name
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def serve(
+    queue: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    scores: str | os.PathLike[str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    reviewer: str = "",
+    ready: Callable[[str], None] = print,
+) -> None:
+    """Serve the review page until it is interrupted.
+
+    Parameters
+    ----------
+    queue : str or path
+        An existing queue; see `Queue`.
+    model : path
+        The bundle that flagged the events.
+    source : path, optional
+        Folder of the recordings; by default the folders that the events in the queue name.
+    scores : path, optional
+        Folder of the scores, for the timelines.
+    host : str, default="127.0.0.1"
+        Address to listen on. Where other machines can reach it, the page wants a token, which is made anew each time;
+        it travels as plain HTTP, so across a network that is not trusted, take a tunnel (``ssh -L``) to loopback.
+    port : int, default=8765
+        0 takes any free one.
+    reviewer : str, default=""
+        Name that the page proposes for who reviews, where only this machine can reach it.
+    ready : callable
+        Told the page's address, once it is open.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no queue or no bundle.
+    OSError
+        If the address cannot be listened on.
+    """
+    listener = _listen(host, port)
+    with listener, Queue(queue, create=False) as opened:
+        sources = [source] if source is not None else sorted(opened.events()["source"].unique())
+        token = None if _is_loopback(host) else secrets.token_urlsafe(32)
+        proposed = reviewer if token is None else ""  # who comes from elsewhere is somebody else
+        app = create_app(opened, Evidence(model, sources, scores), host=host, token=token, reviewer=proposed)
+        shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        ready(address if token is None else f"{address}?token={token}")
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        with suppress(KeyboardInterrupt):  # which is how the page is closed
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def create_app(
+    queue: Queue,
+    evidence: Evidence,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    reviewer: str = "",
+) -> Starlette:
+    """The page as an ASGI application.
+
+    Parameters
+    ----------
+    queue : Queue
+    evidence : Evidence
+    host : str
+        Address that is listened on: the page answers to its names only.
+    token : str, optional
+        Whoever lacks it is refused. It is passed once, as ``/?token=…``, and kept in a cookie.
+    reviewer : str
+        Name that the page proposes.
+    """
+    pages = {path: _page(name) for path, name in _PAGES.items()}
+
+    def page(request: Request) -> Response:
+        return pages[request.url.path]
+
+    def events(request: Request) -> Response:
+        return JSONResponse(
+            {
+                "events": [_listed(row) for row in queue.events().to_dict("records")],
+                "verdicts": VERDICTS,
+                "model_id": evidence.model_id,
+                "reviewer": reviewer,
+            }
+        )
+
+    def event(request: Request) -> Response:
+        name = request.path_params["name"]
+        return JSONResponse(
+            plain({"event": _event(queue, name), "history": queue.history(name).astype(object).to_dict("records")})
+        )
+
+    def signals(request: Request) -> Response:
+        around = request.query_params.get("around_s")
+        try:
+            around_s = None if around is None else min(max(float(around), 0.0), 3600.0)
+        except ValueError:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "around_s is a number of seconds") from None
+        return JSONResponse(evidence.signals(_event(queue, request.path_params["name"]), around_s))
+
+    def timeline(request: Request) -> Response:
+        return JSONResponse(evidence.timeline(_event(queue, request.path_params["name"])))
+
+    def latent_map(request: Request) -> Response:
+        return JSONResponse(evidence.latent_map(queue.events()))
+
+    async def verdict(request: Request) -> Response:
+        said = await _said(request)
+        name = request.path_params["name"]
+        await asyncio.to_thread(_event, queue, name)
+        await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
+        return JSONResponse(_listed(await asyncio.to_thread(_event, queue, name)))
+
+    async def undo(request: Request) -> Response:
+        said = await _said(request)
+        name = request.path_params["name"]
+        await asyncio.to_thread(_undo, queue, name, said["reviewer"], said["reviewed_at"])
+        return JSONResponse(_listed(await asyncio.to_thread(_event, queue, name)))
+
+    one = "/api/events/{name}"
+    return Starlette(
+        routes=[
+            *(Route(path, page) for path in _PAGES),
+            Route("/api/events", events),
+            Route("/api/map", latent_map),
+            Route(one, event),
+            Route(f"{one}/signals", signals),
+            Route(f"{one}/timeline", timeline),
+            Route(f"{one}/verdict", verdict, methods=["POST"]),
+            Route(f"{one}/undo", undo, methods=["POST"]),
+        ],
+        middleware=[Middleware(_Guard, host=host, token=token)],
+        exception_handlers={
+            HTTPException: lambda _, error: _failure(error.status_code, error.detail),
+            PermissionError: lambda _, error: _failure(HTTPStatus.FORBIDDEN, str(error)),
+            FileNotFoundError: lambda _, error: _failure(HTTPStatus.NOT_FOUND, str(error)),
+            ValueError: lambda _, error: _failure(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)),
+        },
+        max_body_size=_BODY_BYTES,
+    )
+
+
+def _event(queue: Queue, name: str) -> dict[str, Any]:
+    try:
+        return queue.event(name)
+    except ValueError as error:
+        raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
+
+
+def _listed(event: Mapping[Any, Any]) -> Any:
+    return plain({name: event[name] for name in _LISTED})
+
+
+def _undo(queue: Queue, name: str, reviewer: str, reviewed_at: str) -> None:
+    """Take back the verdict that the page showed; what somebody else has said in the meantime stays."""
+    if _event(queue, name)["reviewed_at"] != reviewed_at:
+        raise HTTPException(HTTPStatus.CONFLICT, "Somebody has given another verdict since. Look at it first.")
+    queue.undo(name, reviewer)
+
+
+async def _said(request: Request) -> dict[str, str]:
+    """What the body of a request says; text, and no more of it than a person writes."""
+    try:
+        body = await request.json()
+        said = {key: body.get(key, "") for key in ("verdict", "reviewer", "note", "reviewed_at")}
+    except (AttributeError, ValueError, RecursionError):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "Got a body that is no JSON object, expected one.") from None
+    if not all(isinstance(value, str) for value in said.values()):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "Got something other than text, expected text.")
+    if len(said["note"]) > _NOTE or not 0 < len(said["reviewer"].strip()) <= _NAME:
+        raise HTTPException(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"Got a note of {len(said['note'])} and a name of {len(said['reviewer'].strip())} characters, expected at "
+            f"most {_NOTE}, and 1 to {_NAME}. Say who you are, briefly.",
+        )
+    return said | {"reviewer": said["reviewer"].strip()}
+
+
+class _Guard:
+    """Refuses whom the page is not for, before anything else looks at the request, and puts its headers on answers."""
+
+    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
+        self._app, self._token = app, token
+        self._loopback = _is_loopback(host)
+        own = set() if self._loopback else {host, socket.gethostname(), socket.getfqdn()}
+        self._names = {name.lower() for name in own | {"localhost"}}
+        self._cookie = f"review_{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        if scope["type"] != "http":
+            return  # no other door
+        await (self._refusal(Request(scope)) or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if not self._is_ours(request.headers.get("host", "")):
+            return _failure(HTTPStatus.MISDIRECTED_REQUEST, "This page does not go by that name.")
+        if request.method not in ("GET", "HEAD"):
+            origin = urlsplit(request.headers.get("origin", "")).netloc
+            if not origin or origin != request.headers["host"]:
+                return _failure(HTTPStatus.FORBIDDEN, "Only the page itself may write.")
+            if request.headers.get("content-type") != "application/json":
+                return _failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON.")
+        if self._token is None or self._fits(request.cookies.get(self._cookie, "")):
+            return None
+        if request.url.path == "/" and self._fits(request.query_params.get("token", "")):
+            entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)  # the token leaves the address bar and the history
+            entered.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
+            return entered
+        return _failure(HTTPStatus.UNAUTHORIZED, "Open the address with the token that 'anomalyvae review' printed.")
+
+    def _is_ours(self, header: str) -> bool:
+        """Whether a Host header is one of our names. A number is: to rebind takes a name."""
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback or not self._loopback
+        except ValueError:
+            return False
+
+    def _fits(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), str(self._token).encode())
+
+
+def _failure(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status)
+
+
+def _page(name: str) -> Response:
+    content = files("anomalyvae.review").joinpath("pages", name).read_bytes()
+    return Response(content, media_type=_KINDS[name.partition(".")[2]])
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(
+            f"Got host {host} and port {port}, which cannot be listened on ({error.strerror}). Pass another port."
+        ) from error

@@ -1,0 +1,112 @@
+"""What it gives to know some outliers: detection of others, by a detector that was told and by one that was not.
+
+    python pipelines/benchmarks/outliers.py FOLDER            # ADBench's tables; with --drives the pothole drives, too
+
+Tables: half of the normal rows (at most 1,500) are learned, half of the outliers are told; the rest is scored. Drives:
+each is scored by what was learned from the others without their potholes, whose windows are told. ``memory alone`` and
+``push alone`` each leave out one of the two things that knowing outliers does. ``false`` and ``found`` are the shares
+of normal and of strange rows that lie beyond the detector's own threshold.
+"""
+
+import argparse
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tabular import ROOT, markdown
+
+from anomalyvae import VAEOutlierDetector, metrics
+from anomalyvae.jobs import find_recordings, read_job
+from anomalyvae.nets import objectives
+
+MOST_ROWS = 1500
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "not told": None,
+    "told": {},
+    "memory alone": {"_PUSH": 0.0},
+    "push alone": {"apart": lambda u, strange: torch.ones(len(u), dtype=torch.bool)},
+}
+
+
+class Told(NamedTuple):
+    """Rows to learn with their groups, outliers to tell, rows to score, and which of those are outliers."""
+
+    learned: NDArray[np.float64]
+    groups: NDArray[Any] | None
+    known: NDArray[np.float64]
+    scored: NDArray[np.float64]
+    outlier: NDArray[np.bool_]
+
+
+def table(path: Path, seed: int) -> Told:
+    """Half of a table, and half of its outliers."""
+    with np.load(path, allow_pickle=False) as file:
+        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+    rng = np.random.RandomState(seed)
+    normal, strange = (rng.permutation(np.flatnonzero(mask)) for mask in (~outlier, outlier))
+    half, known = len(normal) // 2, len(strange) // 2
+    rest = np.concatenate([normal[half:], strange[known:]])
+    return Told(x[normal[:half][:MOST_ROWS]], None, x[strange[:known]], x[rest], outlier[rest])
+
+
+def drives() -> Iterator[tuple[str, Told]]:
+    """Each pothole drive, and the others."""
+    job = read_job(ROOT / "pipelines" / "potholes.toml")
+    paths, events = find_recordings(job.data)
+    windows = job.windows.windows_of(paths)
+    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    x, recording = windows.rows.to_numpy(), windows.spans["recording"].to_numpy()
+    for name in np.unique(recording):
+        inside = recording == name
+        normal = ~inside & ~strange
+        yield name, Told(x[normal], recording[normal], x[~inside & strange], x[inside], strange[inside])
+
+
+def figures(given: Told, seed: int, variant: str, score: str) -> dict[str, float]:
+    """Fit a variant and measure it."""
+    changed = VARIANTS[variant]
+    detector = VAEOutlierDetector(random_state=seed, score=score)
+    with patch.multiple(objectives, **changed or {"_PUSH": objectives._PUSH}):
+        detector.fit(given.learned, groups=given.groups, outliers=None if changed is None else given.known)
+    anomaly_score = detector.anomaly_score(given.scored)
+    flagged = anomaly_score > -detector.offset_
+    return {
+        "auroc": metrics.auroc(given.outlier, anomaly_score),
+        "ap": metrics.average_precision(given.outlier, anomaly_score),
+        "false": float(flagged[~given.outlier].mean()),
+        "found": float(flagged[given.outlier].mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
+    parser.add_argument("--sets", nargs="+", default=["*"], metavar="PATTERN", help="of their names")
+    parser.add_argument("--drives", action="store_true", help="the pothole drives, too")
+    parser.add_argument("--scores", nargs="+", default=["memory", "elbo"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    files = sorted({path for pattern in options.sets for path in options.folder.glob(f"{pattern}.npz")})
+    results = []
+    for seed in options.seeds:
+        tasks = [("tables", path.stem, table(path, seed)) for path in files]
+        tasks += [("drives", *one) for one in drives()] if options.drives else []
+        for kind, name, given in tasks:
+            for score in options.scores:
+                for variant in VARIANTS if score == "memory" else ("not told", "told"):
+                    found = figures(given, seed, variant, score)
+                    print(f"{name}, seed {seed}, {score}, {variant}: AP {found['ap']:.3f}", flush=True)
+                    results.append({"on": f"{kind}, score='{score}', {variant}", **found})
+    print(f"\n{markdown(pd.DataFrame(results).groupby('on', sort=False).mean())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""The loop: verdicts make a challenger, and the gate says whether it takes the champion's place."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import VAEOutlierDetector, load
+from anomalyvae.cli import main
+from anomalyvae.deploy.card import read_card
+from anomalyvae.logs import WindowRecipe
+from anomalyvae.review import gate, promotion
+from anomalyvae.review.manifest import manifest_of, read_manifest, save_traced, windows_by_role
+from anomalyvae.review.queue import EVENT_COLUMNS, Queue
+from anomalyvae.review.retraining import groups_of, retrain
+
+RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
+SETTINGS = {"hidden": (16,), "max_epochs": 40, "random_state": 0}
+FAULTS = (40, 90, 140)  # s, in drives that have them: five seconds of a shaking signal
+RATE = 60.0
+
+
+def drive(path, seed, regime=0.0, faults=()):
+    """Two signals that go together; in another regime they go together otherwise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(0, 200, 0.2)
+    a = np.sin(time + seed) + 0.1 * rng.normal(size=len(time))
+    b = (a + 0.1 * rng.normal(size=len(time))) * (1 - regime)
+    for start in faults:
+        inside = (time >= start) & (time < start + 5)
+        b[inside] += 1.5 * (-1.0) ** np.arange(inside.sum())
+    pd.DataFrame({"time_s": time, "a": a, "b": b}).to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Drives, a champion that knows one regime, and the verdicts on what it met since."""
+    folder = tmp_path_factory.mktemp("world")
+    learned = [drive(folder / f"old{n}.parquet", n) for n in range(4)]
+    for n in range(3):
+        drive(folder / f"new{n}.parquet", 10 + n, regime=2.0)
+        drive(folder / f"broken{n}.parquet", 20 + n, faults=FAULTS)
+    held = [drive(folder / f"held{n}.parquet", 30 + n, regime=2.0 * (n % 2), faults=FAULTS) for n in range(6)]
+    marks = pd.DataFrame(
+        [(f"held{n}", start, start + 5.0) for n in range(6) for start in FAULTS],
+        columns=["recording", "start_s", "end_s"],
+    )
+    marks.to_csv(folder / "marks.csv", index=False)
+    manifest = manifest_of(learned, RECIPE)
+    windows, _ = windows_by_role(manifest, RECIPE)
+    model = VAEOutlierDetector(**SETTINGS).fit(windows.rows, groups=windows.spans["recording"])
+    save_traced(model, folder / "first", manifest, recipe=RECIPE.to_dict())
+    judged = [event(folder, f"new{n}", 10.0 * k, 10.0 * k + 9, "novel") for n in range(3) for k in range(20)]
+    judged += [event(folder, f"broken{n}", start, start + 5.0, "fault") for n in range(3) for start in FAULTS]
+    return {"folder": folder, "events": pd.DataFrame(judged), "held": held}
+
+
+def event(folder, recording, start_s, end_s, verdict):
+    return {
+        "event_id": f"{recording}-{start_s:g}", "source": str(folder), "file": f"{recording}.parquet",
+        "recording": recording, "start_s": start_s, "end_s": end_s, "verdict": verdict,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def challenger(world):
+    retrain(world["events"], world["folder"] / "first", world["folder"] / "challenger")
+    return world["folder"] / "challenger"
+
+
+@pytest.fixture(scope="module")
+def holdout(world):
+    return gate.holdout(world["folder"] / "first", world["held"], world["folder"] / "marks.csv")
+
+
+@pytest.fixture
+def champion(world, tmp_path):
+    promotion._copy(world["folder"] / "first", tmp_path / "champion")
+    return tmp_path / "champion"
+
+
+def judged(challenger, champion, world, holdout, **options):
+    return gate.judge(challenger, champion, world["events"], holdout, alarms_per_hour=RATE, **options)
+
+
+# Retraining
+
+
+def test_a_challenger_learns_what_was_reviewed_and_says_so(world, challenger):
+    manifest = read_manifest(challenger)
+    windows, role = windows_by_role(manifest, RECIPE)
+    card = read_card(challenger)
+    assert card["training"]["rows"] == (role == "normal").sum()
+    assert card["training"]["outliers"] == (role == "fault").sum() == 3 * len(FAULTS) * 4
+    assert set(manifest["event_id"]) == {"", *world["events"]["event_id"]}
+    assert card["windowing"] == read_card(world["folder"] / "first")["windowing"]
+    assert card["parameters"] == read_card(world["folder"] / "first")["parameters"]
+    model = load(challenger)
+    assert (model.predict(windows.rows[role == "fault"]) == -1).mean() > 0.9
+    assert (model.predict(windows.rows[role == "normal"]) == -1).mean() < 0.1
+
+
+def test_retraining_without_a_verdict_gives_the_champion_again(world, tmp_path):
+    nothing = world["events"].assign(verdict=None)
+    made = retrain(nothing, world["folder"] / "first", tmp_path / "same")
+    assert made.model_id == read_card(world["folder"] / "first")["model_id"]
+    assert made.verdicts == {"open": len(nothing)}
+
+
+def test_a_model_that_does_not_say_what_it_learned_needs_to_be_told(world, tmp_path):
+    from anomalyvae import save
+
+    plain = save(load(world["folder"] / "first"), tmp_path / "plain", recipe=RECIPE.to_dict())
+    nothing = world["events"].assign(verdict=None)
+    with pytest.raises(FileNotFoundError, match="--learned"):
+        retrain(nothing, plain, tmp_path / "out")
+    learned = [world["folder"] / f"old{n}.parquet" for n in range(4)]
+    made = retrain(nothing, plain, tmp_path / "out", learned=learned)
+    assert made.normal == read_card(plain)["training"]["rows"]
+
+
+def test_weights_are_not_gone_on_from_where_they_would_have_to_forget(world, tmp_path):
+    first = world["folder"] / "first"
+    warm = retrain(world["events"], first, tmp_path / "warm", warm_start=True)
+    assert warm.normal > read_card(first)["training"]["rows"]
+    wrong = pd.DataFrame([event(world["folder"], "old0", 10.0, 20.0, "fault")])
+    with pytest.raises(ValueError, match="cannot forget"):
+        retrain(wrong, first, tmp_path / "refused", warm_start=True)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_groups_are_recordings_where_these_are_alike_and_stretches_of_like_size_elsewhere():
+    alike = pd.DataFrame({"recording": np.repeat(["a", "b", "c"], [50, 40, 60])})
+    assert groups_of(alike).tolist() == alike["recording"].tolist()
+    unlike = pd.DataFrame({"recording": np.repeat(["a", "b", "c", "d"], [180, 3, 2, 115])})
+    groups = pd.Series(groups_of(unlike))
+    sizes = groups.value_counts()
+    assert len(sizes) == 9
+    assert sizes.max() <= 2 * 300 / 9
+    assert sizes.min() >= 10
+    assert groups[180:183].nunique() == groups[183:185].nunique() == 1
+    assert groups.is_monotonic_increasing
+
+
+def test_a_champion_is_never_overwritten_by_retraining(world):
+    with pytest.raises(ValueError, match="only promotion moves a champion"):
+        retrain(world["events"], world["folder"] / "first", world["folder"] / "first")
+
+
+def test_a_manifest_that_was_changed_is_refused(challenger, tmp_path):
+    promotion._copy(challenger, tmp_path / "changed")
+    file = tmp_path / "changed" / "manifest.json"
+    file.write_text(file.read_text().replace('"fault"', '"normal"'))
+    with pytest.raises(ValueError, match="not the manifest that the card describes"):
+        read_manifest(tmp_path / "changed")
+
+
+# The gate
+
+
+def test_a_better_challenger_is_promoted_and_can_be_rolled_back(world, challenger, champion, holdout):
+    first = read_card(champion)["model_id"]
+    decision = judged(challenger, champion, world, holdout)
+    assert decision.promoted, str(decision)
+    figures = {figure.name: figure for figure in decision.figures}
+    novel = figures["alarms on novel events at the alarm rate"]
+    assert novel.better
+    assert novel.challenger < novel.champion
+
+    promotion.promote(challenger, champion, decision, holdout, dry_run=True)
+    assert read_card(champion)["model_id"] == first
+    promotion.promote(challenger, champion, decision, holdout)
+    assert read_card(champion)["model_id"] == decision.challenger
+    assert json.loads((champion / "gate.json").read_text())["reasons"] == list(decision.reasons)
+    assert promotion.frozen_holdout(champion, None).equals(holdout)
+
+    assert promotion.roll_back(champion) == first
+    assert read_card(champion)["model_id"] == first
+    with pytest.raises(ValueError, match="nothing to roll back to"):
+        promotion.roll_back(champion)
+    assert read_card(promotion._former(champion, decision.challenger))["model_id"] == decision.challenger
+
+
+def test_silence_on_what_it_was_told_to_be_silent_on_promotes_nobody():
+    figures = [gate.Figure(name, 0.5, 0.5, (0.0, 0.0), 9, 3, True, False) for name in gate._FIGURES]
+    better = [replace(figure, better=figure.name in gate._FROM_VERDICTS) for figure in figures]
+    promoted, reasons = gate._decide(tuple(better))
+    assert not promoted
+    assert reasons[0] == "Nothing is better on the hold-out by more than chance."
+    assert gate._decide((replace(figures[0], better=True), *better[1:]))[0]
+    assert not gate._decide((replace(figures[0], better=True), replace(better[2], passed=False)))[0]
+
+
+def test_a_promotion_that_breaks_off_leaves_the_champion(world, challenger, champion, holdout, monkeypatch):
+    before = read_card(champion)["model_id"]
+    decision = judged(challenger, champion, world, holdout)
+    whole = promotion.shutil.copytree
+
+    def until_the_disk_is_full(source, target, **options):
+        whole(source, target, **options)
+        if source == challenger:
+            (target / "model.safetensors").write_bytes(b"")
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(promotion.shutil, "copytree", until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space"):
+        promotion.promote(challenger, champion, decision, holdout)
+    assert read_card(champion)["model_id"] == before
+    assert sorted(path.name for path in champion.parent.iterdir()) == ["champion", "champion-former"]
+
+
+@pytest.mark.parametrize("former", [None, "../first", 7])
+def test_a_rollback_goes_nowhere_but_to_a_former_champion(champion, former):
+    (champion / "gate.json").write_text(json.dumps({"champion": former}))
+    with pytest.raises(ValueError, match="nothing to roll back to"):
+        promotion.roll_back(champion)
+
+
+@pytest.mark.parametrize("said", [{"fault": "novel"}, {"fault": "novel", "novel": "fault"}], ids=["faults", "swapped"])
+def test_a_challenger_that_learned_faults_as_novel_is_refused(world, champion, holdout, tmp_path, said):
+    poisoned = world["events"].assign(verdict=world["events"]["verdict"].map(said))
+    retrain(poisoned, champion, tmp_path / "poisoned")
+    decision = gate.judge(tmp_path / "poisoned", champion, poisoned, holdout, alarms_per_hour=RATE)
+    assert not decision.promoted
+    assert "recall of held-out faults" in decision.reasons[0]
+    assert ": worse, " in decision.reasons[0]
+    before = read_card(champion)["model_id"]
+    promotion.promote(tmp_path / "poisoned", champion, decision, holdout)
+    assert read_card(champion)["model_id"] == before
+    assert not json.loads((tmp_path / "poisoned" / "gate.json").read_text())["promoted"]
+
+
+def test_what_is_no_better_is_refused(champion, world, holdout):
+    decision = judged(world["folder"] / "first", champion, world, holdout)
+    assert not decision.promoted
+    assert decision.reasons == ("It is the champion.",)
+
+
+def test_a_challenger_that_learned_from_the_hold_out_is_refused(world, challenger, champion):
+    leaking = manifest_of([world["folder"] / "new0.parquet"], RECIPE)
+    decision = judged(challenger, champion, world, leaking)
+    assert not decision.promoted
+    assert "has learned from the hold-out: new0.parquet" in decision.reasons[0]
+
+
+def test_the_first_champion_needs_no_rival(world, challenger, holdout, tmp_path):
+    decision = judged(challenger, tmp_path / "none", world, holdout)
+    promotion.promote(challenger, tmp_path / "none", decision, holdout)
+    assert read_card(tmp_path / "none")["model_id"] == decision.challenger
+
+
+def test_the_hold_out_is_frozen_by_the_first_promotion(world, challenger, holdout, tmp_path):
+    with pytest.raises(ValueError, match="Pass --holdout"):
+        promotion.frozen_holdout(tmp_path / "none", None)
+    decision = judged(challenger, tmp_path / "none", world, holdout)
+    promotion.promote(challenger, tmp_path / "none", decision, holdout)
+    with pytest.raises(ValueError, match="another hold-out"):
+        promotion.frozen_holdout(tmp_path / "none", holdout.iloc[1:])
+
+
+def test_figures_are_compared_on_the_same_drawn_recordings():
+    recordings = [f"r{n}" for n in range(20)]
+    whole = {name: 0.0 for pair in gate._FIGURES.values() for name in pair[:2]}
+    found = np.arange(20) % 5
+    old = pd.DataFrame(whole | {"held_faults": 10.0, "held_found": found}, index=recordings)
+    name = "recall of held-out faults at the alarm rate"
+    alike = gate._figure(name, [old, old], 0.05, 0)
+    assert alike.interval == (0.0, 0.0)
+    assert (alike.passed, alike.better) == (True, False)
+    better = gate._figure(name, [old, old.assign(held_found=found + 1)], 0.05, 0)
+    assert better.interval == pytest.approx((0.1, 0.1))  # every recording gains alike, whatever is drawn
+    assert (better.passed, better.better) == (True, True)
+    worse = gate._figure(name, [old, old.assign(held_found=found - 1)], 0.05, 0)
+    assert (worse.passed, worse.better) == (False, False)
+    one = old.assign(held_found=np.where(np.arange(20) == 0, 5, found))
+    assert not gate._figure(name, [old, one], 0.05, 0).better  # one recording is no evidence
+    assert "nothing to tell from" in str(gate._figure("alarms on novel events at the alarm rate", [old, old], 0.05, 0))
+
+
+# The command line
+
+
+def test_the_loop_from_the_command_line(world, tmp_path, capsys):
+    folder, champion, out = world["folder"], str(tmp_path / "champion"), str(tmp_path / "challenger")
+    learned = [str(folder / f"old{n}.parquet") for n in range(4)]
+    recipe = ["--signals", "a,b", "--rate-hz", "5", "--length-s", "2", "--stride-s", "1", "--max-gap-s", "1"]
+    small = ["--set", "hidden=[16]", "--set", "max_epochs=40", "--set", "random_state=0"]
+    assert main(["fit", *learned, "--model", champion, *recipe, *small, "--quiet"]) == 0
+    filler = dict.fromkeys(EVENT_COLUMNS, 0.0) | {
+        "model_id": "m", "signals": [], "shares": [], "outside": {}, "latent": [], "nearest": None, "windows": 1,
+        "added_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    verdicts = dict(zip(world["events"]["event_id"], world["events"]["verdict"], strict=True))
+    with Queue(tmp_path / "queue.db") as queue:
+        queue.add(pd.DataFrame([filler | row for row in world["events"].to_dict("records")]))
+        for event_id, verdict in verdicts.items():
+            queue.give(event_id, verdict, "anna")
+    queue = ["--queue", str(tmp_path / "queue.db")]
+    assert main(["retrain", *queue, "--champion", champion, "--out", out]) == 1
+    assert "--learned" in capsys.readouterr().err
+    assert main(["retrain", *queue, "--champion", champion, "--out", out, "--learned", *learned]) == 0
+    assert "against 36 of faults" in capsys.readouterr().out
+    before, after = read_card(champion)["model_id"], read_card(out)["model_id"]
+    gateway = [
+        "promote", out, "--champion", champion, *queue, "--holdout", *map(str, world["held"]), "--alarms-per-hour",
+        "60", "--events", str(folder / "marks.csv"),
+    ]  # fmt: skip
+    assert main([*gateway, "--dry-run"]) == 0
+    assert read_card(champion)["model_id"] == before
+    assert main(gateway) == 0
+    assert f"Promoted: {after} against {before}" in capsys.readouterr().out
+    assert main(["score", str(world["held"][0]), str(tmp_path / "scores"), "--model", champion, "--quiet"]) == 0
+    assert main(gateway) == 4
+    assert "It is the champion." in capsys.readouterr().out
+    assert main(["promote", "--rollback", "--champion", champion]) == 0
+    assert read_card(champion)["model_id"] == before
+    assert main(["promote", "--champion", champion]) == 1
+    assert "expected both" in capsys.readouterr().err

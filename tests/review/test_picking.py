@@ -1,0 +1,481 @@
+"""What a person is asked to look at: the strangest, no two of a kind, nothing known, and with reasons that hold."""
+
+import itertools
+import json
+from xml.etree.ElementTree import XML
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
+from anomalyvae.calibration import false_discovery
+from anomalyvae.cli import main
+from anomalyvae.logs import log_from_frame, read_log
+from anomalyvae.metrics import merge_alarms
+from anomalyvae.review.flagging import flag_folder
+from anomalyvae.review.flags import excess_shares, signal_scores
+from anomalyvae.review.label_studio import labelling_interface, write_label_studio
+from anomalyvae.review.picking import NEAR, choose, flagged_events, pick_novel, spread_of
+from anomalyvae.review.queue import Queue
+from anomalyvae.review.reasons import Reasons
+
+
+def scored(n=300, recordings=6, seed=0, flagged=0.3):
+    """Windows that overlap, with codes of five kinds."""
+    rng = np.random.default_rng(seed)
+    start_s = np.tile(np.arange(n // recordings) * 1.0, recordings)
+    scores = pd.DataFrame({"recording": np.repeat([f"drive {i}" for i in range(recordings)], n // recordings)})
+    scores = scores.assign(start_s=start_s, end_s=start_s + 2, anomaly_score=rng.exponential(size=n))
+    rank = scores["anomaly_score"].rank(ascending=False)
+    scores = scores.assign(p_value=rank / (n + 1), is_outlier=rng.random(n) < flagged)
+    kinds = 10 * np.random.default_rng(1).normal(size=(5, 3))
+    return scores, kinds[rng.integers(5, size=n)] + rng.normal(size=(n, 3))
+
+
+def codes(picked):
+    return np.array(picked["latent"].tolist())
+
+
+# --- picking --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("budget", "per_recording"), [(1, 5), (8, 2), (8, 1), (500, 500)])
+def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_recording):
+    scores, latent = scored(seed=seed)
+    picked = pick_novel(scores, budget, latent=latent, per_recording=per_recording)
+    events = merge_alarms(scores, scores["is_outlier"])
+    assert 0 < len(picked) <= min(budget, len(events))
+    assert picked["recording"].value_counts().max() <= per_recording
+    assert picked["peak_score"][0] == scores.loc[scores["is_outlier"], "anomaly_score"].max()
+    merged = picked.merge(events, on=["recording", "start_s", "end_s", "windows"])
+    assert len(merged) == len(picked)
+    for event, members in zip(picked.to_dict("records"), merged["members"], strict=True):
+        assert event["peak"] == members[np.argmax(scores["anomaly_score"].to_numpy()[members])]
+        np.testing.assert_array_equal(event["latent"], latent[event["peak"]])
+    if len(picked) > 1:
+        near = min(np.linalg.norm(a - b) for a, b in itertools.combinations(codes(picked), 2))
+        assert near > NEAR * spread_of(latent)
+
+
+def test_a_pick_reaches_every_kind():
+    scores, latent = scored(n=1200)
+    picked = pick_novel(scores, 5, latent=latent, pool=20)
+    kinds = 10 * np.random.default_rng(1).normal(size=(5, 3))
+    assert {int(np.linalg.norm(kinds - code, axis=1).argmin()) for code in codes(picked)} == set(range(5))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_spread_is_within_twice_the_best_there_is(seed):
+    """Gonzalez's theorem for greedy k-centre: no choice leaves an event less than half as far from all picked."""
+    scores, latent = scored(n=60, recordings=2, seed=seed)
+    events = flagged_events(scores)
+    picked = pick_novel(scores, 3, latent=latent, per_recording=99, near=0, pool=99)
+    every = latent[events["peak"]]
+
+    def radius(centres):
+        return np.linalg.norm(every[:, None] - centres[None], axis=2).min(axis=1).max()
+
+    best = min(radius(every[list(chosen)]) for chosen in itertools.combinations(range(len(every)), 3))
+    assert radius(codes(picked)) <= 2 * best * (1 + 1e-9)
+
+    left = np.linalg.norm(every - codes(picked)[0], axis=1)
+    for pick in codes(picked)[1:]:  # always the farthest of those that are left
+        np.testing.assert_array_equal(pick, every[left.argmax()])
+        left = np.minimum(left, np.linalg.norm(every - pick, axis=1))
+
+
+def test_the_order_of_rows_and_another_call_change_nothing():
+    scores, latent = scored()
+    for name in ("anomaly_score", "is_outlier"):  # ties, too: the same flags and scores at the same times of all drives
+        scores[name] = np.tile(scores[name][:50], 6)
+    order = np.random.default_rng(9).permutation(len(scores))
+    shuffled = scores.iloc[order].reset_index(drop=True)
+    for budget, near in [(12, 0.5), (40, 0.0)]:
+        first = pick_novel(scores, budget, latent=latent, near=near).drop(columns="peak")
+        again = pick_novel(shuffled, budget, latent=latent[order], near=near).drop(columns="peak")
+        pd.testing.assert_frame_equal(first, again)
+    wanted = pick_novel(scores, 99, per_recording=99).drop(columns="peak")
+    pd.testing.assert_frame_equal(pick_novel(shuffled, 99, per_recording=99).drop(columns="peak"), wanted)
+
+
+def test_what_is_like_a_reviewed_event_or_touches_one_is_left_out():
+    scores, latent = scored()
+    before = pick_novel(scores, 6, latent=latent)
+    known = before.assign(event_id=[f"e{i}" for i in range(len(before))])
+    elsewhere = known.assign(recording="another drive")
+    after = pick_novel(scores, 50, latent=latent, known=elsewhere, per_recording=50, near=0.1)
+    distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
+    assert len(after)
+    assert distance.min() > 0.1
+    assert list(after["nearest"]) == [f"e{i}" for i in distance.argmin(axis=1)]
+    np.testing.assert_allclose(after["nearest_distance"], distance.min(axis=1))
+
+    far = known.assign(latent=[[1e6, 0.0, 0.0]] * len(known))  # in time alone
+    after = pick_novel(scores, 500, latent=latent, known=far, per_recording=500, near=0, pool=99)
+    rest = len(flagged_events(scores)) - len(before)
+    assert len(after) == rest
+
+
+def test_only_reviewed_events_are_named_but_waiting_ones_are_known():
+    scores, latent = scored()
+    known = pick_novel(scores, 4, latent=latent, near=0.1).assign(event_id=list("abcd"), recording="another drive")
+    known["verdict"] = ["fault", None, None, None]
+    after = pick_novel(scores, 20, latent=latent, known=known, near=0.1)
+    assert set(after["nearest"]) == {"a"}
+    distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
+    assert distance.min() > 0.1
+
+
+def test_a_recording_full_of_known_events_does_not_hide_a_new_one():
+    n = 400
+    scores = pd.DataFrame({"recording": "a", "start_s": 10.0 * np.arange(n), "end_s": 10.0 * np.arange(n) + 2})
+    scores = scores.assign(anomaly_score=np.arange(n, 0, -1.0), p_value=0.01, is_outlier=True)
+    latent = np.zeros((n, 2))
+    latent[-1] = 5.0
+    known = pd.DataFrame({"event_id": ["k"], "latent": [[0.0, 0.0]]})
+    assert list(pick_novel(scores, 3, latent=latent, known=known)["start_s"]) == [10.0 * (n - 1)]
+
+
+def test_copies_of_one_fault_do_not_eat_the_budget():
+    scores, latent = scored(n=600)
+    stuck = scores["recording"] == "drive 0"
+    latent[stuck] = 7.0
+    scores.loc[stuck, "anomaly_score"] += 1000
+    scores.loc[stuck, "is_outlier"] = np.arange(stuck.sum()) % 4 == 0  # many events, all stranger than all others
+    picked = pick_novel(scores, 10, latent=latent, near=0.1)
+    assert len(picked) == 10
+    assert (picked["recording"] == "drive 0").sum() == 1
+
+
+def test_no_more_codes_are_asked_for_than_are_considered():
+    scores, latent = scored(n=3000)
+    events, asked = flagged_events(scores), []
+
+    def codes_of(part):
+        asked.extend(part["peak"])
+        return latent[part["peak"]]
+
+    choose(events, 5, codes_of, None, near=0, pool=4)
+    assert asked == list(events["peak"][:20])
+
+
+def test_without_codes_the_strangest_are_picked():
+    scores, _ = scored()
+    events = flagged_events(scores)
+    picked = pick_novel(scores, 7, per_recording=99)
+    pd.testing.assert_frame_equal(picked, events.head(7))
+    assert pick_novel(scores, 7, per_recording=1)["recording"].is_unique
+
+
+def test_alarms_replace_the_flags():
+    scores, _ = scored(flagged=0)
+    scores.loc[:9, "p_value"] = 1e-6
+    flagged = false_discovery(scores["p_value"], 0.1)
+    assert flagged.any()
+    assert pick_novel(scores, 500, per_recording=500, alarms={"fdr": 0.1})["windows"].sum() == flagged.sum()
+    hourly = pick_novel(scores, 500, per_recording=500, alarms={"per_hour": 360.0})  # of 3600 windows an hour
+    assert hourly["windows"].sum() == (scores["p_value"] <= 0.1).sum()
+    share = pick_novel(scores, 500, per_recording=500, alarms={"alpha": 0.1})
+    pd.testing.assert_frame_equal(hourly, share)
+    assert pick_novel(scores, 5).empty
+
+
+def test_a_promise_that_the_p_values_cannot_keep_is_told():
+    scores, _ = scored()
+    with pytest.warns(UserWarning, match=r"Got alpha=0.0001, .* the smallest of 300 is 0.0033: nothing is flagged"):
+        assert pick_novel(scores, 5, alarms={"alpha": 1e-4}).empty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"budget": 0}, "Got budget=0, expected 1 or more"),
+        ({"per_recording": 0}, "Got per_recording=0, expected 1 or more"),
+        ({"latent": np.zeros((2, 3))}, r"Got latent codes of shape \(2, 3\) for 300 windows, expected \(n, k\)"),
+        ({"alarms": {"fdr": 2.0}}, "Got fdr=2.0, expected a number above 0 and below 1"),
+        ({"alarms": {"sigma": 3.0}}, "Got alarms={'sigma': 3.0}, expected one of 'alpha', 'fdr' and 'per_hour'"),
+        ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known ones of 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, said):
+    scores, latent = scored()
+    with pytest.raises(ValueError, match=said):
+        pick_novel(scores, **({"budget": 5, "latent": latent} | arguments))
+    with pytest.raises(ValueError, match="Got scores without 'p_value', expected windows"):
+        pick_novel(scores.drop(columns="p_value"), 5)
+
+
+# --- from a folder of scores to the queue ---------------------------------------------------------------
+
+RECIPE = WindowRecipe(("speed", "<b>yaw</b>"), rate_hz=10, length_s=1.0, stride_s=0.5, max_gap_s=1.0)
+
+
+def drive(seed, faults=()):
+    """Two signals that go together, two minutes; a fault is a stretch in which the second goes its own way."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(1200) / 10
+    speed = np.sin(time_s / 3) + 0.5 * np.sin(time_s + rng.uniform(0, 6))
+    table = pd.DataFrame({"time_s": time_s, "speed": speed, "<b>yaw</b>": 2 * speed + 1})
+    table.iloc[:, 1:] += 0.05 * rng.normal(size=(1200, 2))
+    for begin, jump in faults:
+        table.loc[(time_s >= begin) & (time_s < begin + 3), "<b>yaw</b>"] += jump
+    return table
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Two models of the same normal drives, that score by different terms."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed in range(6):
+        drive(seed).to_parquet(folder / f"normal{seed}.parquet")
+    windows = RECIPE.windows_of(sorted(folder.glob("*.parquet")))
+    options = {"random_state": 0, "max_epochs": 15}
+    for name, score in [("memory", "memory"), ("elbo", "elbo")]:
+        model = VAEOutlierDetector(score=score, **options).fit(windows.rows)
+        save(model, folder / name, recipe=RECIPE.to_dict(), units=windows.units)
+    return folder
+
+
+@pytest.fixture
+def night(bundles, tmp_path):
+    """Drives of a night with the scores of one model: nothing, two faults of a kind, and one of another."""
+    drives = tmp_path / "drives"
+    (drives / "b").mkdir(parents=True)
+    drive(11).to_csv(drives / "a.csv", index=False)
+    drive(12, faults=[(20, 9.0), (60, 9.0)]).to_parquet(drives / "b" / "two.parquet")
+    drive(13, faults=[(40, -30.0)]).to_csv(drives / "c.csv", index=False)
+    (drives / "broken.csv").write_text("nothing of use\n")
+    score_folder(bundles / "memory", drives, tmp_path / "scores")
+    return tmp_path
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with Queue(tmp_path / "queue.db") as queue:
+        yield queue
+
+
+def flag(night, bundles, queue, **options):
+    return flag_folder(night / "scores", bundles / "memory", queue, **options)
+
+
+def touching(events, recording, begin):
+    near = (events["start_s"] <= begin + 3) & (events["end_s"] >= begin)
+    return events[near & (events["recording"] == recording)]
+
+
+def test_faults_are_picked_with_reasons_that_hold(night, bundles, queue):
+    flagged = flag(night, bundles, queue, budget=50)
+    events = queue.events()
+    assert flagged.added == len(flagged.picked) == len(events)
+    assert set(flagged.picked["event_id"]) == set(events["event_id"])
+    model, reasons = load(bundles / "memory"), Reasons(bundles / "memory")
+    for recording, file, begin, widths in [("b/two", "b/two.parquet", 20, 1), ("c", "c.csv", 40, 4)]:
+        [event] = touching(events, recording, begin).to_dict("records")
+        assert (event["file"], event["source"]) == (file, str(night / "drives"))
+        assert event["signals"][0] == "<b>yaw</b>"
+        assert event["shares"][0] > 0.6
+        assert sum(event["shares"]) == pytest.approx(1)
+        assert event["outside"]["<b>yaw</b>"] > widths
+        windows = RECIPE.windows(read_log(night / "drives" / file))
+        peak = windows.rows[windows.spans["start_s"] == event["peak_start_s"]]
+        np.testing.assert_array_equal(event["latent"], model.embed(peak).to_numpy()[0])
+        assert event["peak_score"] == pytest.approx(model.anomaly_score(peak)[0], rel=1e-3)
+    usual = touching(events, "a", 0)
+    assert not any(usual["outside"].map(lambda outside: max(outside.values(), default=0) > 0.5))
+    assert reasons.spread > 0
+
+
+def test_flagging_again_gives_the_same_and_adds_nothing(night, bundles, queue, tmp_path):
+    first = flag(night, bundles, queue, budget=4)
+    again = flag(night, bundles, queue, budget=4)
+    pd.testing.assert_frame_equal(first.picked, again.picked)
+    assert (first.added, again.added) == (len(first.picked), 0)
+    with Queue(tmp_path / "other.db") as other:
+        pd.testing.assert_frame_equal(flag(night, bundles, other, budget=4).picked, first.picked)
+
+
+def test_what_was_reviewed_is_not_asked_again_nor_what_is_like_it(night, bundles, queue):
+    flag(night, bundles, queue)
+    known = touching(queue.events(), "c", 40)["event_id"].iloc[0]
+    queue.give(known, "fault", "ann")
+    again = flag(night, bundles, queue)
+    assert again.known == 1
+    assert known not in set(again.picked["event_id"])
+    assert set(again.picked["nearest"]) == {known}
+
+    drive(14, faults=[(70, -30.0)]).to_csv(night / "drives" / "d.csv", index=False)  # the same fault, the next day
+    score_folder(bundles / "memory", night / "drives", night / "scores")
+    near = flag(night, bundles, queue, near=1.0).picked
+    assert touching(near, "d", 70).empty
+    assert len(touching(flag(night, bundles, queue, near=0.0, budget=99).picked, "d", 70)) == 1
+
+
+def test_what_touches_a_known_event_is_known_whatever_its_code(night, bundles, queue):
+    known = touching(flag(night, bundles, queue).picked, "c", 40)
+    with Queue(night / "other.db") as other:
+        far = [[1e6] * len(code) for code in known["latent"]]
+        other.add(known.assign(end_s=known["end_s"] + 1, latent=far).drop(columns="event_id"))
+        again = flag(night, bundles, other, near=0.0, budget=99)
+        assert again.known == 1
+        assert touching(again.picked, "c", 40).empty
+        assert len(again.picked)
+
+
+def test_reasons_are_measured_against_the_training_windows(bundles):
+    reasons, model = Reasons(bundles / "memory"), load(bundles / "memory")
+    learned = RECIPE.windows_of(sorted(bundles.glob("*.parquet"))).rows
+    assert len(learned) < model.memory_size  # so all of them are remembered
+    rows = RECIPE.windows(log_from_frame(drive(21, faults=[(30, 4.0), (50, -4.0)]), "x")).rows
+    expected = excess_shares(signal_scores(model, rows, RECIPE) - signal_scores(model, learned, RECIPE).mean(axis=0))
+    found = reasons.explain(rows.to_numpy())
+    shares = [dict(zip(*row, strict=True)) for row in zip(found["signals"], found["shares"], strict=True)]
+    np.testing.assert_allclose([[share[name] for name in RECIPE.signals] for share in shares], expected, atol=1e-6)
+    assert (np.array([np.diff(share) for share in found["shares"]]) <= 0).all()
+
+    values, known = (table.to_numpy().reshape(-1, 2, 10) for table in (rows, learned))
+    low, high = known.min(axis=(0, 2)), known.max(axis=(0, 2))
+    beyond = np.maximum(values.max(axis=2) - high, low - values.min(axis=2)) / (high - low)
+    assert (beyond[:, 1] > 0.1).any()
+    for row, outside in zip(beyond, found["outside"], strict=True):
+        wanted = {name: far for name, far in zip(RECIPE.signals, row, strict=True) if far > 0.01}
+        assert outside == pytest.approx(wanted)
+    assert reasons.spread == pytest.approx(spread_of(model.embed(learned).to_numpy()))
+
+
+@pytest.mark.parametrize("options", [{"score": "elbo"}, {"objective": "reconstruction", "score": "reconstruction"}])
+def test_a_model_that_remembers_nothing_gives_reasons_too(options, bundles, tmp_path):
+    windows = RECIPE.windows_of(sorted(bundles.glob("*.parquet")))
+    model = VAEOutlierDetector(random_state=0, max_epochs=15, **options).fit(windows.rows)
+    reasons = Reasons(save(model, tmp_path / "model", recipe=RECIPE.to_dict()))
+    normal, strange = drive(21), drive(21, faults=[(0, 9.0)])
+    first = [RECIPE.windows(log_from_frame(table, "x")).rows.to_numpy()[:4] for table in (normal, strange)]
+    usual, found = (reasons.explain(rows) for rows in first)
+    assert all(signals[0] == "<b>yaw</b>" for signals in found["signals"])
+    assert all(outside["<b>yaw</b>"] > 0.3 for outside in found["outside"])
+    assert max(max(outside.values(), default=0) for outside in usual["outside"]) < 0.1
+    code = reasons.codes(np.vstack(first))
+    assert 0.3 < reasons.spread / spread_of(code[:4]) < 30
+
+
+def test_events_of_another_model_are_known_by_where_they_lie_in_this_ones_latent_space(night, bundles, queue):
+    score_folder(bundles / "elbo", night / "drives", night / "old")
+    flag_folder(night / "old", bundles / "elbo", queue, budget=1)
+    [old] = touching(queue.events(), "c", 40)["event_id"]
+    queue.give(old, "fault", "ann")
+    fresh = flag(night, bundles, queue)
+    assert touching(fresh.picked, "c", 40).empty
+    assert set(fresh.picked["model_id"]) == {Reasons(bundles / "memory").model_id}
+    assert set(fresh.picked["nearest"]) <= {old}
+
+    (night / "drives" / "c.csv").rename(night / "c.csv")
+    (night / "scores" / "summary.json").unlink()
+    score_folder(bundles / "memory", night / "drives", night / "scores")
+    with pytest.warns(
+        UserWarning, match="known events that other models have flagged, whose recordings cannot be read"
+    ):
+        flag(night, bundles, queue)
+
+
+def test_budget_and_cap_hold_over_a_folder(night, bundles, queue):
+    assert len(flag(night, bundles, queue, budget=2).picked) == 2
+    with Queue(night / "fresh.db") as fresh:
+        picked = flag(night, bundles, fresh, per_recording=1).picked
+        assert picked["recording"].is_unique
+
+
+def test_alarms_over_a_folder_are_those_over_its_joined_scores(night, bundles, queue):
+    parts = [pd.read_parquet(path) for path in sorted((night / "scores").rglob("*.parquet"))]
+    scores = pd.concat(parts, ignore_index=True)
+    for alarms in ({"fdr": 0.2}, {"per_hour": 40.0}):
+        wanted = pick_novel(scores, 99, per_recording=99, alarms=alarms)
+        assert flag(night, bundles, queue, alarms=alarms).events == len(wanted) > 0
+
+
+def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue):
+    with pytest.raises(ValueError, match=r"Got scores of model .* with the bundle of model .*, expected one model"):
+        flag_folder(night / "scores", bundles / "elbo", queue)
+    with pytest.raises(
+        FileNotFoundError, match=r"without a summary.json, expected a folder of scores that is complete"
+    ):
+        flag_folder(night / "drives", bundles / "memory", queue)
+    drive(13).head(300).to_csv(night / "drives" / "c.csv", index=False)
+    with pytest.raises(ValueError, match=r"without a window at .* s, expected the recording that was scored"):
+        flag(night, bundles, queue)
+    assert queue.events().empty
+
+    (night / "bad").mkdir()
+    (night / "bad" / "broken.csv").write_text("nothing of use\n")
+    score_folder(bundles / "memory", night / "bad", night / "none")
+    with pytest.raises(ValueError, match=r"none, in which no file is scored, expected some"):
+        flag_folder(night / "none", bundles / "memory", queue)
+
+
+def test_moved_recordings_are_found_where_they_are_said_to_be(night, bundles, queue):
+    (night / "drives").rename(night / "archive")
+    with pytest.raises(FileNotFoundError):
+        flag(night, bundles, queue)
+    assert flag(night, bundles, queue, source=night / "archive").added
+
+
+# --- Label Studio and the command line ------------------------------------------------------------------
+
+
+def test_label_studio_tasks_hold_the_signals_and_the_verdicts(night, bundles, queue):
+    flag(night, bundles, queue)
+    events = queue.events()
+    fault = touching(events, "c", 40)["event_id"].iloc[0]
+    queue.give(fault, "fault", "ann", "<i>cable</i>")
+    interface = write_label_studio(night / "tasks.json", queue.events(), RECIPE, around_s=2.0)
+    tasks = json.loads((night / "tasks.json").read_text())
+    assert [task["data"]["event_id"] for task in tasks] == list(events["event_id"])
+    [reviewed] = [task for task in tasks if "annotations" in task]
+    verdict, note = reviewed["annotations"][0]["result"]
+    assert reviewed["data"]["event_id"] == fault
+    assert verdict["value"]["timeserieslabels"] == ["fault"]
+    assert note["value"]["text"] == ["<i>cable</i>"]
+    raw = {path: read_log(night / "drives" / path) for path in set(events["file"])}
+    for task, event in zip(tasks, events.to_dict("records"), strict=True):
+        shown = task["data"]["signals"]
+        time_s = np.array(shown["time_s"])
+        assert (np.diff(time_s) > 0).all()
+        assert time_s[0] == pytest.approx(max(event["start_s"] - 2, 0))
+        assert time_s[-1] == pytest.approx(min(event["end_s"] + 2, 119.9))
+        yaw = raw[event["file"]]["<b>yaw</b>"]
+        np.testing.assert_allclose(shown["signal_1"], np.interp(time_s, yaw.time_s, yaw.values), atol=1e-9)
+    assert XML(interface.read_text()).find("TimeSeries/Channel[2]").get("legend") == "<b>yaw</b>"
+
+
+def test_a_signal_may_have_any_name_in_label_studio():
+    names = ('"><script>', "a & b", "time_s", 'it\'s "quoted"')
+    channels = XML(labelling_interface(names)).findall("TimeSeries/Channel")
+    assert [channel.get("legend") for channel in channels] == list(names)
+    assert "time_s" not in {channel.get("column") for channel in channels}
+
+
+def test_from_the_command_line(night, bundles, capsys):
+    def run(*arguments):
+        code = main(["flag", "--queue", str(night / "q.db"), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    model = ("--model", bundles / "memory")
+    code, out, err = run(night / "scores", *model, "--budget", 2, "--per-recording", 1, "--export", night / "q.csv")
+    assert (code, err) == (0, "")
+    assert "picked 2 from 2 recordings, 2 of them new in the queue" in out
+    assert "<b>yaw</b>" in out
+    assert run("--load", night / "q.csv", "--export", night / "q.parquet") == (0, "", "")
+    assert len(pd.read_parquet(night / "q.parquet")) == 2
+    assert run("--export", night / "q.json", *model) == (0, "", "")
+    assert len(json.loads((night / "q.json").read_text())) == 2
+    assert run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet") == (0, "", "")
+    for arguments, said in [
+        ((), "Got nothing to do, expected SCORES, --load or --export"),
+        ((night / "scores",), "Got no --model, expected"),
+        (("--export", night / "q.json"), "Got no --model, expected"),
+        ((night / "scores", *model, "--budget", 0), "Got budget=0"),
+    ]:
+        code, _, err = run(*arguments)
+        assert code == 1
+        assert said in err

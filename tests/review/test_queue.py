@@ -1,0 +1,325 @@
+"""The review queue: nothing that a person said is lost, whoever writes at the same time, and text stays text."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from anomalyvae.review import database
+from anomalyvae.review import queue as queue_module
+from anomalyvae.review.queue import EVENT_COLUMNS, VERDICTS, Queue, event_id_of
+
+HOSTILE = [
+    '=HYPERLINK("http://evil")',
+    "'; DROP TABLE events; --",
+    "<script>alert(1)</script>",
+    'two\r\nlines, "quoted"; and\ttabs\r',
+    "'quoted at once",
+    "NaN",
+    "",
+    "null",
+    "-1+2",
+    "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe 北京 🚗",
+    " spaces ",
+    "\\N",
+]
+
+
+def event(i, **changes):
+    return {
+        "model_id": "m1",
+        "source": "/drives",
+        "file": "a.csv",
+        "recording": "a",
+        "start_s": 10.0 * i,
+        "end_s": 10.0 * i + 4,
+        "peak_start_s": 10.0 * i + 1,
+        "peak_end_s": 10.0 * i + 3,
+        "peak_score": float(i),
+        "p_value": 1 / (3 + i),
+        "windows": 2,
+        "signals": ["speed", "yaw"],
+        "shares": [2 / 3, 1 / 3],
+        "outside": {"speed": 0.1 + i},
+        "nearest": None,
+        "nearest_distance": None,
+        "latent": [0.1 * i, 1 / 3],
+    } | changes
+
+
+def events(n, **changes):
+    return pd.DataFrame([event(i, **changes) for i in range(n)])
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with Queue(tmp_path / "queue.db") as queue:
+        yield queue
+
+
+def ids(queue, **filters):
+    return set(queue.events(**filters)["event_id"])
+
+
+# --- events and verdicts --------------------------------------------------------------------------------
+
+
+def test_events_come_back_as_they_were_added_strangest_first(queue):
+    assert queue.add(events(3)) == 3
+    found = queue.events()
+    assert list(found["peak_score"]) == [2.0, 1.0, 0.0]
+    assert list(found.columns) == [*EVENT_COLUMNS, "verdict", "note", "reviewer", "reviewed_at"]
+    for i, row in zip((2, 1, 0), found.to_dict("records"), strict=True):
+        told = {name: row[name] for name in event(i)}
+        assert told | {"nearest_distance": None} == event(i)
+        assert row["event_id"] == event_id_of("m1", "a", 10.0 * i, 10.0 * i + 4)
+        assert row["verdict"] is row["note"] is row["reviewer"] is row["reviewed_at"] is None
+
+
+def test_events_of_two_models_are_ordered_by_what_can_be_compared(queue):
+    queue.add(pd.DataFrame([event(1, p_value=0.2, peak_score=900.0), event(2, model_id="m2", p_value=0.01)]))
+    assert list(queue.events()["model_id"]) == ["m2", "m1"]
+
+
+def test_an_event_that_is_there_stays_as_it_is_with_its_verdict(queue):
+    queue.add(events(2))
+    queue.give(queue.events()["event_id"][0], "fault", "ann")
+    assert queue.add(events(4, peak_score=99.0)) == 2
+    assert queue.add(pd.concat([events(5), events(5)])) == 1
+    assert sorted(queue.events()["peak_score"]) == [0.0, 1.0, 4.0, 99.0, 99.0]
+    assert len(ids(queue, verdict="fault")) == 1
+
+
+def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "novel", "ann", "new road")
+    queue.give(name, "fault", "bob")
+    assert queue.event(name)["verdict"] == "fault"
+    queue.undo(name, "cid")
+    said = queue.event(name)
+    assert (said["verdict"], said["reviewer"], said["note"]) == ("novel", "ann", "new road")
+    queue.give(name, "noise", "ann")
+    queue.undo(name, "ann")
+    queue.undo(name, "ann")
+    assert queue.event(name)["verdict"] is None
+    with pytest.raises(ValueError, match="no verdict stands, expected one"):
+        queue.undo(name, "ann")
+
+    log = queue.history(name)
+    assert list(log["verdict"]) == ["novel", "fault", None, "noise", None, None]
+    assert list(log["reviewer"]) == ["ann", "bob", "cid", "ann", "ann", "ann"]
+    entries = list(log["entry_id"])
+    assert list(log["takes_back"]) == [None, None, entries[1], None, entries[3], entries[0]]
+
+
+def test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back(queue, monkeypatch):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "novel", "ann")
+    monkeypatch.setattr(queue_module, "_now", lambda: "1999-01-01T00:00:00.000000+00:00")
+    queue.give(name, "fault", "bob")
+    assert queue.event(name)["verdict"] == "fault"
+
+
+def test_filters_tell_open_from_reviewed(queue):
+    queue.add(pd.concat([events(2), events(1, recording="b")]))
+    names = list(queue.events()["event_id"])
+    queue.give(names[0], "fault", "ann")
+    queue.give(names[1], "novel", "ann")
+    queue.undo(names[1], "ann")
+    assert ids(queue, status="reviewed") == ids(queue, verdict="fault") == {names[0]}
+    assert ids(queue, status="open") == set(names[1:])
+    assert len(ids(queue, recording="b")) == 1
+    assert ids(queue, verdict="novel") == set()
+
+
+def test_what_is_not_known_is_refused(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    with pytest.raises(ValueError, match="Got verdict 'maybe', expected one of 'novel', 'fault', 'noise', 'unsure'"):
+        queue.give(name, "maybe", "ann")
+    with pytest.raises(ValueError, match="Got an empty reviewer, expected who gives this verdict"):
+        queue.give(name, "novel", " ")
+    for call in (lambda: queue.give("x", "novel", "ann"), lambda: queue.undo("x", "ann"), lambda: queue.history("x")):
+        with pytest.raises(ValueError, match="Got event 'x', expected one that is in the queue"):
+            call()
+    with pytest.raises(ValueError, match="Got status='done', expected one of 'all', 'open', 'reviewed'"):
+        queue.events("done")
+    with pytest.raises(ValueError, match="Got events without 'latent', expected"):
+        queue.add(events(1).drop(columns="latent"))
+    assert len(queue.history(name)) == 0
+
+
+def test_what_is_no_queue_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="which does not exist, expected a review queue"):
+        Queue(tmp_path / "typo.db", create=False)
+    assert not (tmp_path / "typo.db").exists()
+    (tmp_path / "notes.db").write_text("these are notes, " * 100)
+    with pytest.raises(ValueError, match=r"notes.db, which is no database, expected a review queue"):
+        Queue(tmp_path / "notes.db")
+
+
+# --- several at once ------------------------------------------------------------------------------------
+
+REVIEWER = """
+import sys, pandas as pd
+sys.path.insert(0, {tests!r})
+from test_queue import events
+from anomalyvae.review.queue import Queue
+print("ready", flush=True)
+sys.stdin.readline()
+with Queue({path!r}) as queue:
+    print(queue.add(events(3)))
+    for i in range({rounds}):
+        for name in sorted(queue.events()["event_id"]):
+            queue.give(name, ["novel", "fault"][i % 2], sys.argv[1], str(i))
+            if i % 5 == 4:
+                queue.undo(name, sys.argv[1])
+"""
+
+
+def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
+    path, rounds, people = tmp_path / "queue.db", 15, ["ann", "bob", "cid"]
+    script = REVIEWER.format(tests=__file__.rsplit("/", 1)[0], path=str(path), rounds=rounds)
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for who in people
+    ]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * 3
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()  # all make the file
+    added = [int(process.communicate(timeout=100)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sum(added) == 3
+
+    with Queue(path) as queue:
+        for name in ids(queue):
+            log = queue.history(name)
+            given = log[log["verdict"].notna()]
+            for who in people:
+                assert list(given.loc[given["reviewer"] == who, "note"]) == [str(i) for i in range(rounds)]
+            back = log["takes_back"].dropna()
+            assert len(back) == back.nunique() == 3 * len(people)
+            standing = given[~given["entry_id"].isin(back)]
+            assert queue.event(name)["note"] == standing["note"].iloc[-1]
+
+
+def test_threads_may_share_a_queue(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: queue.give(name, "novel", "ann", str(i)), range(40)))
+    assert set(queue.history(name)["note"]) == {str(i) for i in range(40)}
+
+
+def test_the_tables_and_queries_are_said_in_postgresql_too():
+    dialect = postgresql.dialect()
+    for table in (database.EVENTS, database.LOG):
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
+    assert "row_number() OVER" in str(database.told().compile(dialect=dialect))
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def filled(queue):
+    """A queue with an event per hostile text, in every place where text can be, and some history."""
+    rows = [
+        event(i, recording=text or "x", file=f"{text}.csv", signals=[text, "b"], outside={text: 1e-300 * i})
+        for i, text in enumerate(HOSTILE)
+    ]
+    rows[0] |= {"outside": {}, "p_value": None, "nearest": "0123456789abcdef", "nearest_distance": 0.1 + 0.2}
+    queue.add(pd.DataFrame(rows))
+    for i, (name, text) in enumerate(zip(queue.events()["event_id"], HOSTILE, strict=True)):
+        queue.give(name, VERDICTS[i % 4], text.strip() or "ann", text)
+        queue.give(name, VERDICTS[i % 3], "bob", text[::-1])
+        if i % 3 == 0:
+            queue.undo(name, text.strip() or "ann")
+    queue.add(events(2, recording="still open"))
+    return queue
+
+
+def state(queue):
+    table = queue.events().sort_values("event_id", ignore_index=True)
+    return table, pd.concat([queue.history(name) for name in table["event_id"]], ignore_index=True)
+
+
+def test_hostile_text_is_text(queue):
+    filled(queue)
+    notes = {note for name in ids(queue) for note in queue.history(name)["note"]}
+    assert set(HOSTILE) <= notes
+    assert {signals[0] for signals in queue.events()["signals"]} >= set(HOSTILE)
+
+
+def test_a_note_that_no_database_could_store_is_stored_without_what_it_refuses(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "noise", "ann", "a\0b\ud800c")
+    assert queue.event(name)["note"] == "ab?c"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_an_export_loads_to_the_same_queue_and_loading_it_again_changes_nothing(queue, tmp_path, suffix):
+    file = tmp_path / f"out{suffix}"
+    filled(queue).export(file)
+    with Queue(tmp_path / "other.db") as other:
+        assert other.load(file) > 0
+        for mine, theirs in zip(state(queue), state(other), strict=True):
+            pd.testing.assert_frame_equal(mine, theirs)
+        assert other.load(file) == 0
+        other.export(tmp_path / f"again{suffix}")
+    assert queue.load(tmp_path / f"again{suffix}") == 0
+
+
+def test_an_empty_queue_exports_and_loads(queue, tmp_path):
+    for suffix in (".parquet", ".csv"):
+        queue.export(tmp_path / f"out{suffix}")
+        assert queue.load(tmp_path / f"out{suffix}") == 0
+
+
+def test_a_spreadsheet_meets_no_formula(queue, tmp_path):
+    filled(queue).export(tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    for name in ("recording", "file", "note", "reviewer", "signals"):
+        assert not table[name].str.match(r"[=+\-@\t\r]").any()
+
+
+def test_queues_that_were_reviewed_apart_become_one(queue, tmp_path):
+    queue.add(events(2))
+    first, second = sorted(ids(queue))
+    queue.export(tmp_path / "start.csv")
+    with Queue(tmp_path / "other.db") as other:
+        other.load(tmp_path / "start.csv")
+        queue.give(first, "novel", "ann")
+        other.give(first, "fault", "bob")
+        other.give(second, "noise", "bob")
+        queue.give(second, "fault", "ann")
+        other.export(tmp_path / "back.parquet")
+    assert queue.load(tmp_path / "back.parquet") == 2
+    assert (queue.event(first)["verdict"], queue.event(second)["verdict"]) == ("fault", "fault")
+    assert len(queue.history(first)) == len(queue.history(second)) == 2
+
+
+def test_files_of_another_kind_are_refused_and_leave_the_queue_as_it_was(queue, tmp_path):
+    queue.add(events(1))
+    with pytest.raises(ValueError, match=r"Got 'out.xlsx', expected a name that ends in .parquet or .csv"):
+        queue.export(tmp_path / "out.xlsx")
+    pd.DataFrame({"a": [1]}).to_csv(tmp_path / "table.csv")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "table.parquet")
+    for name in ("table.csv", "table.parquet"):
+        with pytest.raises(ValueError, match=f"{name}, which cannot be read .*, expected an exported queue"):
+            queue.load(tmp_path / name)
+    queue.give(*ids(queue), "novel", "ann")
+    queue.export(tmp_path / "out.csv")
+    text = (tmp_path / "out.csv").read_text().replace("novel", "lovely")
+    (tmp_path / "forged.csv").write_text(text)
+    with pytest.raises(ValueError, match="Got verdict 'lovely'"), Queue(tmp_path / "fresh.db") as fresh:
+        fresh.load(tmp_path / "forged.csv")
+    with Queue(tmp_path / "fresh.db") as fresh:
+        assert fresh.events().empty

@@ -1,0 +1,520 @@
+"""The review page: what it tells, what it takes, whom it refuses; and what a person meets in a real browser."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import uvicorn
+from browser import CHROMIUM, Browser
+
+from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
+from anomalyvae.cli import main
+from anomalyvae.review.evidence import Evidence
+from anomalyvae.review.queue import Queue
+from anomalyvae.review.server import create_app, serve
+
+HOSTILE = "<img src=x onerror=document.body.dataset.ran=1>"
+SIGNALS = ("speed", HOSTILE)
+FILES = ["plain.csv", "sub/$(id)&lt;b> '\"" + HOSTILE + ".csv"]
+RECIPE = WindowRecipe(SIGNALS, rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
+MISSING = "no chromium is installed here"
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A folder of drives, a model of them, their scores, and a secret beside them."""
+    root = tmp_path_factory.mktemp("house")
+    rng = np.random.default_rng(0)
+    time_s = np.arange(0, 120, 0.2)
+    for file in FILES:
+        path = root / "drives" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drive = {"time_s": time_s, "speed": np.sin(time_s) + 0.1 * rng.normal(size=time_s.size)}
+        pd.DataFrame({**drive, HOSTILE: np.cos(time_s)}).to_csv(path, index=False)
+    pd.DataFrame({"time_s": time_s, "speed": 42.0, HOSTILE: 42.0}).to_csv(root / "secret.csv", index=False)
+    (root / "drives/link.csv").symlink_to(root / "secret.csv")
+    rows = RECIPE.windows_of([root / "drives" / file for file in FILES]).rows
+    model = VAEOutlierDetector(latent_dim=2, max_epochs=2, hidden=(16,), random_state=0).fit(rows)
+    save(model, root / "model", recipe=RECIPE.to_dict(), units={"speed": "m/s"})
+    score_folder(root / "model", [str(root / "drives" / file) for file in FILES], root / "scores")
+    shutil.copy(root / "scores/plain.csv.parquet", root / "secret.csv.parquet")
+    return root
+
+
+def events_of(house, n=4, **columns):
+    """Events, strangest first, one every four seconds."""
+    start_s = 4.0 * (1 + np.arange(n))
+    latent = np.random.default_rng(1).normal(size=(n, 2)).tolist()
+    event = {
+        "model_id": "m", "source": str(house / "drives"), "file": [FILES[i % 2] for i in range(n)],
+        "recording": [FILES[i % 2].removesuffix(".csv") for i in range(n)], "start_s": start_s, "end_s": start_s + 2,
+        "peak_start_s": start_s, "peak_end_s": start_s + 2, "peak_score": 9.0 - np.arange(n) / 10, "p_value": 0.01,
+        "windows": 1, "signals": [list(SIGNALS[::-1])] * n, "shares": [[0.75, 0.25]] * n,
+        "outside": [{HOSTILE: 0.5}] * n, "nearest": None, "nearest_distance": np.nan, "latent": latent,
+    }  # fmt: skip
+    return pd.DataFrame(event | columns)
+
+
+@pytest.fixture(scope="module")
+def evidence(house):
+    return Evidence(house / "model", [house / "drives"], house / "scores")
+
+
+@pytest.fixture(scope="module")
+def serving(evidence, tmp_path_factory):
+    """Call it with events to get a page that is served, its queue beside it."""
+    running = []
+
+    def start(events, token=None, host="127.0.0.1"):
+        queue = Queue(tmp_path_factory.mktemp("queue") / "queue.db")
+        queue.add(events)
+        app = create_app(queue, evidence, host=host, token=token)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running.append((server, thread, queue))
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        ids = list(queue.events()["event_id"])
+        return SimpleNamespace(port=port, queue=queue, ids=ids, address=f"http://127.0.0.1:{port}/")
+
+    yield start
+    for server, _, _ in running:
+        server.should_exit = True
+    for _, thread, queue in running:
+        thread.join()
+        queue.close()
+
+
+def ask(page, path, body=None, headers=None):
+    """Status, headers and JSON of an answer; a body is sent as the page itself sends it, unless headers say else."""
+    named = {} if body is None else {"Origin": page.address.rstrip("/"), "Content-Type": "application/json"}
+    named = {name: value for name, value in (named | (headers or {})).items() if value is not None}
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+    text = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("GET" if body is None else "POST", path, text, named)
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    is_json = answer.headers.get("Content-Type") == "application/json"
+    return answer.status, answer.headers, json.loads(data) if is_json else data.decode()
+
+
+# --- what it tells ----------------------------------------------------------------------------------------
+
+
+def test_the_list_holds_each_event_strangest_first_and_names_stay_as_they_are(house, serving):
+    page = serving(events_of(house))
+    status, _, told = ask(page, "/api/events")
+    assert status == 200
+    assert [event["event_id"] for event in told["events"]] == page.ids
+    assert told["events"][1]["recording"] == FILES[1].removesuffix(".csv")
+    assert told["events"][0]["signals"] == [HOSTILE, "speed"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(house, serving, which):
+    page = serving(events_of(house))
+    _, _, view = ask(page, f"/api/events/{page.ids[which]}/signals?around_s=3")
+    drive = pd.read_csv(house / "drives" / FILES[which])
+    start_s = 4.0 * (1 + which)
+    shown = drive[(drive["time_s"] > start_s - 3 - 1e-6) & (drive["time_s"] < start_s + 5 - 1e-6)]
+    assert view["time_s"] == pytest.approx(shown["time_s"])
+    assert [signal["name"] for signal in view["signals"]] == list(SIGNALS)
+    for told in view["signals"]:
+        assert told["values"] == pytest.approx(shown[told["name"]])
+
+    windows = RECIPE.windows_of(house / "drives" / FILES[which])
+    rebuilt = np.asarray(load(house / "model").reconstruct(windows.rows)).reshape(-1, 2, 10)
+    at_s, begins = start_s + 0.4, windows.spans["start_s"].to_numpy()
+    cover = [(i, round((at_s - begin) * 5)) for i, begin in enumerate(begins) if 0 <= round((at_s - begin) * 5) < 10]
+    assert len(cover) == 2
+    place = int(np.argmin(np.abs(np.array(view["time_s"]) - at_s)))
+    for place_of, told in enumerate(view["signals"]):
+        expected = np.mean([rebuilt[window, place_of, sample] for window, sample in cover])
+        assert told["reconstruction"][place] == pytest.approx(expected)
+
+
+def test_a_long_stretch_is_thinned_but_keeps_its_extremes(house, tmp_path):
+    time_s = np.arange(0, 3600, 0.2)
+    drive = pd.DataFrame({"time_s": time_s, "speed": 0.0, HOSTILE: 0.0})
+    drive.loc[[5001, 9002], "speed"] = [77.0, -77.0]
+    drive.to_parquet(tmp_path / "long.parquet")
+    [event] = events_of(house, 1, file="long.parquet", end_s=3000.0).to_dict("records")
+    view = Evidence(house / "model", [tmp_path]).signals(event, 0.0)
+    speed = [value for value in view["signals"][0]["values"] if value is not None]
+    assert len(speed) < 4000
+    assert (max(speed), min(speed)) == (77, -77)
+
+
+def test_timeline_is_the_scores_of_the_recording(house, serving):
+    page = serving(events_of(house))
+    _, _, told = ask(page, f"/api/events/{page.ids[0]}/timeline")
+    scores = pd.read_parquet(house / "scores" / "plain.csv.parquet")
+    assert told["score"] == pytest.approx(scores["anomaly_score"])
+    assert told["threshold"] == pytest.approx(-load(house / "model").offset_)
+
+
+def test_map_keeps_distances_where_the_latent_space_is_a_plane(house, serving):
+    events = events_of(house)
+    page = serving(events)
+    _, _, told = ask(page, "/api/map")
+    drawn = np.array([told["events"][name] for name in page.ids])
+    latent = np.array(events["latent"].tolist())
+    distances = np.linalg.norm(latent[:, None] - latent, axis=2)
+    assert np.linalg.norm(drawn[:, None] - drawn, axis=2) == pytest.approx(distances, rel=1e-6, abs=1e-6)
+    assert told["explained"] == pytest.approx(1)
+    assert len(told["training"]) > 100
+
+
+def test_codes_of_another_model_are_not_in_the_map(house, serving):
+    page = serving(events_of(house, 2, latent=[[1.0, 2.0, 3.0], [0.5, 0.5]]))
+    assert list(ask(page, "/api/map")[2]["events"]) == page.ids[1:]
+
+
+# --- what it takes ----------------------------------------------------------------------------------------
+
+
+def test_verdicts_are_kept_with_name_and_note_and_can_be_taken_back(house, serving):
+    page = serving(events_of(house))
+    place = f"/api/events/{page.ids[0]}"
+    said = {"verdict": "fault", "reviewer": " ada ", "note": HOSTILE}
+    status, _, standing = ask(page, f"{place}/verdict", said)
+    assert status == 200
+    event = page.queue.event(page.ids[0])
+    assert (event["verdict"], event["reviewer"], event["note"]) == ("fault", "ada", HOSTILE)
+    assert standing["reviewed_at"] == event["reviewed_at"]
+    assert [entry["note"] for entry in ask(page, place)[2]["history"]] == [HOSTILE]
+    assert ask(page, f"{place}/undo", {"reviewer": "ada", "reviewed_at": standing["reviewed_at"]})[0] == 200
+    assert page.queue.event(page.ids[0])["verdict"] is None
+    assert len(page.queue.history(page.ids[0])) == 2
+
+
+def test_undo_spares_what_somebody_else_has_said_meanwhile(house, serving):
+    page = serving(events_of(house))
+    _, _, mine = ask(page, f"/api/events/{page.ids[0]}/verdict", {"verdict": "novel", "reviewer": "ada"})
+    page.queue.give(page.ids[0], "fault", "bob")
+    undo = {"reviewer": "ada", "reviewed_at": mine["reviewed_at"]}
+    status, _, told = ask(page, f"/api/events/{page.ids[0]}/undo", undo)
+    assert status == 409
+    assert "Somebody has given another verdict" in told["error"]
+    assert page.queue.event(page.ids[0])["verdict"] == "fault"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[" * 60000, 400),
+        (["fault"], 400),
+        ({"verdict": 1, "reviewer": "ada"}, 400),
+        ({"verdict": "guilty", "reviewer": "ada"}, 422),
+        ({"verdict": "fault", "reviewer": "  "}, 422),
+        ({"verdict": "fault", "reviewer": "a" * 81}, 422),
+        ({"verdict": "fault", "reviewer": "ada", "note": "x" * 4001}, 422),
+        (b" " * 70000, 413),
+    ],
+)
+def test_what_is_no_verdict_is_refused_and_nothing_is_kept(house, serving, body, status):
+    page = serving(events_of(house))
+    answer, _, _ = ask(page, f"/api/events/{page.ids[0]}/verdict", body)
+    assert answer == status
+    assert page.queue.history(page.ids[0]).empty
+
+
+def test_an_event_that_is_not_there_is_said_to_be_so(house, serving):
+    page = serving(events_of(house))
+    for what in ("", "/signals", "/timeline"):
+        assert ask(page, f"/api/events/nothing{what}")[0] == 404
+    assert ask(page, "/api/events/nothing/verdict", {"verdict": "fault", "reviewer": "ada"})[0] == 404
+
+
+# --- whom it refuses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.csv", "sub/../../secret.csv", "{root}/secret.csv", "link.csv", "\0", "sub", "gone.csv"]
+)
+def test_nothing_outside_the_folders_is_read(house, serving, file):
+    page = serving(events_of(house, 1, file=file.format(root=house)))
+    for what in ("signals", "timeline"):
+        status, _, told = ask(page, f"/api/events/{page.ids[0]}/{what}")
+        assert told is None or (status in (403, 404, 422) and "error" in told)
+
+
+def test_a_queue_cannot_name_further_folders(house):
+    event = events_of(house, 1, source=str(house), file="secret.csv").to_dict("records")[0]
+    evidence = Evidence(house / "model", [house / "drives", house / "scores"])
+    with pytest.raises(PermissionError, match="expected one in a folder that this page was started with"):
+        evidence.signals(event)
+    assert Evidence(house / "model", [house / "scores", house]).signals(event)["signals"][0]["values"][0] == 42
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": None},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": None},
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+    ],
+)
+def test_only_the_page_itself_may_write(house, serving, headers):
+    page = serving(events_of(house))
+    said = {"verdict": "novel", "reviewer": "mallory"}
+    assert ask(page, f"/api/events/{page.ids[0]}/verdict", said, headers)[0] in (403, 415, 421)
+    assert page.queue.history(page.ids[0]).empty
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "welcome"),
+    [
+        ("127.0.0.1", "localhost:9000", True),  # as through a tunnel
+        ("127.0.0.1", "[::1]:8765", True),
+        ("127.0.0.1", "evil.example", False),
+        ("127.0.0.1", "127.0.0.1.evil.example", False),
+        ("127.0.0.1", "192.168.0.7", False),
+        ("127.0.0.1", "[", False),
+        ("127.0.0.1", "", False),
+        ("0.0.0.0", "192.168.0.7:8765", True),  # noqa: S104
+        ("0.0.0.0", "evil.example", False),  # noqa: S104
+        ("drives.example", "Drives.Example:8765", True),
+    ],
+)
+def test_a_name_that_is_rebound_to_this_machine_gets_nothing(house, serving, host, name, welcome):
+    page = serving(events_of(house), host=host)
+    assert (ask(page, "/api/events", headers={"Host": name})[0] == 200) is welcome
+
+
+def test_the_token_opens_the_page_once_and_the_cookie_from_then_on(house, serving):
+    page = serving(events_of(house), token="right", host="0.0.0.0")  # noqa: S104, S106
+    for path in (
+        "/",
+        "/review.js",
+        "/api/events",
+        "/?token=wrong",
+        "/?token=",
+        "/?token=%C3%A9",
+        "/api/map?token=right",
+    ):
+        assert ask(page, path)[0] == 401
+    said = {"verdict": "novel", "reviewer": "mallory"}
+    assert ask(page, f"/api/events/{page.ids[0]}/verdict", said)[0] == 401
+    status, headers, _ = ask(page, "/?token=right")
+    assert (status, headers["Location"]) == (303, "/")
+    cookie = headers["Set-Cookie"]
+    assert "httponly" in cookie.lower()
+    assert "samesite=lax" in cookie.lower()
+    for path in ("/", "/api/events"):
+        assert ask(page, path, headers={"Cookie": cookie.split(";")[0]})[0] == 200
+    assert ask(page, "/api/events", headers={"Cookie": cookie.split("=")[0] + "=wrong"})[0] == 401
+
+
+def test_every_answer_forbids_foreign_and_inline_scripts(house, serving):
+    page = serving(events_of(house))
+    for path, status in (("/", 200), ("/review.js", 200), ("/api/events", 200), ("/nothing", 404)):
+        answer, headers, text = ask(page, path)
+        assert answer == status
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"https?://(?!www\.w3\.org/)", str(text))  # nothing comes from elsewhere
+
+
+# --- started from the command line ------------------------------------------------------------------------
+
+
+def test_a_queue_that_is_not_there_is_not_made(house, tmp_path, capsys):
+    assert main(["review", "--queue", str(tmp_path / "no.db"), "--model", str(house / "model"), "--port", "0"]) == 1
+    assert "does not exist, expected a review queue" in capsys.readouterr().err
+    assert not (tmp_path / "no.db").exists()
+
+
+def test_a_model_of_rows_and_a_port_that_is_taken_are_refused(house, serving, normal, detector, tmp_path):
+    page = serving(events_of(house))
+    save(detector, tmp_path / "rows")
+    with pytest.raises(ValueError, match="a model of plain rows, expected one of windows"):
+        Evidence(tmp_path / "rows", [])
+    with pytest.raises(OSError, match=f"port {page.port}, which cannot be listened on"):
+        serve(page.queue.url, house / "model", port=page.port)
+
+
+def test_the_command_prints_an_address_with_a_token_and_ends_by_ctrl_c(house, tmp_path):
+    with Queue(tmp_path / "queue.db") as queue:
+        queue.add(events_of(house))
+    arguments = ["--queue", tmp_path / "queue.db", "--model", house / "model", "--host", "0.0.0.0", "--port", "0"]  # noqa: S104
+    command = [sys.executable, "-m", "anomalyvae", "review", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            address = re.search(r"http://[^/]+:(\d+)(/\?token=\S{43})", process.stdout.readline())
+            page = SimpleNamespace(port=int(address[1]))
+            assert ask(page, "/")[0] == 401
+            assert ask(page, address[2])[0] == 303
+        finally:
+            os.kill(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+# --- in a browser -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Call it to start a browser."""
+    started = []
+
+    def start():
+        started.append(Browser(tmp_path / f"profile{len(started)}"))
+        return started[-1]
+
+    yield start
+    for browser in started:
+        browser.close()
+
+
+SELECTED = "document.querySelector('[aria-selected=\"true\"]')?.dataset.event"
+SETTLED = "document.querySelector('#signals svg') && document.querySelector('#map svg')"
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+
+
+def meet(browser, page, reviewer="ada"):
+    """Open the page as somebody."""
+    tab = browser.open(page.address)
+    tab.until(SETTLED)
+    tab.click("#reviewer")
+    tab.write(reviewer)
+    tab.press("Enter")
+    return tab
+
+
+def shown(tab):
+    return tab.run("[...document.querySelectorAll('.item')].map((item) => item.dataset.event)")
+
+
+@in_chromium
+def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, browse):
+    page = serving(events_of(house, 6))
+    browser = browse()
+    tab = meet(browser, page)
+    assert shown(tab) == page.ids
+    for key, left in (("f", 5), ("n", 4)):
+        tab.press(key)
+        tab.until(f"document.querySelectorAll('.item').length === {left}")
+    assert tab.run(SELECTED) == page.ids[2]
+    tab.press("j")
+    tab.press("ArrowDown")
+    tab.press("k")
+    tab.until(f"{SELECTED} === '{page.ids[3]}'")
+    tab.press("t")
+    tab.write("a tram, n f x u z")  # letters in a note are letters
+    tab.press("Escape")
+    tab.press("x")
+    tab.press("u")
+    tab.until("document.querySelector('#done').textContent === '4 of 6 reviewed'")
+    tab.press("z")
+    tab.until("document.querySelector('#done').textContent === '3 of 6 reviewed'")
+    tab.until(f"location.hash === '#{page.ids[4]}'")
+
+    tab.reload()
+    tab.until(SETTLED)
+    assert tab.run("document.querySelector('#reviewer').value") == "ada"
+    assert shown(tab) == [page.ids[2], page.ids[4], page.ids[5]]
+    tab.click("[data-status=reviewed]")
+    tab.until("document.querySelectorAll('.item').length === 3")
+    assert shown(tab) == [page.ids[0], page.ids[1], page.ids[3]]
+    tab.press("/")
+    tab.write("TRAM")
+    tab.until("document.querySelectorAll('.item').length === 1")
+    tab.press("Enter")
+    tab.until(f"{SELECTED} === '{page.ids[3]}'")
+    assert tab.run("document.querySelector('#note').value") == "a tram, n f x u z"
+    assert "ada" in tab.run("document.querySelector('#stands').textContent")
+
+    told = page.queue.events().set_index("event_id")["verdict"]
+    assert [told[name] for name in page.ids] == ["fault", "novel", None, "noise", None, None]
+    assert browser.console == []
+
+
+@in_chromium
+def test_names_and_notes_are_text_and_never_markup(house, serving, browse):
+    events = events_of(house, 2, recording=[HOSTILE, "</script><svg onload=document.body.dataset.ran=1>"])
+    page = serving(events)
+    page.queue.give(page.ids[0], "fault", HOSTILE, f"{HOSTILE}\n</textarea>{HOSTILE}")
+    browser = browse()
+    tab = meet(browser, page)
+    tab.click("[data-status=all]")
+    for name in page.ids:
+        tab.run(f"location.hash = '#{name}'")
+        tab.click(f"[data-event='{name}']")
+        tab.until(f"{SELECTED} === '{name}' && {SETTLED} && document.querySelector('#timeline svg')")
+    tab.click(f"[data-event='{page.ids[0]}']")
+    tab.until("document.querySelector('#history q')")
+    assert tab.run("document.querySelector('#name').textContent") == HOSTILE
+    assert tab.run("document.querySelector('#history q').textContent") == f"{HOSTILE}\n</textarea>{HOSTILE}"
+    assert tab.run("document.querySelector('#reasons .share').textContent").startswith(HOSTILE)
+    assert tab.run("document.querySelectorAll('img, iframe, [onload], [onerror]').length") == 0
+    assert tab.run("document.body.dataset.ran") is None
+    assert browser.console == []
+
+
+@in_chromium
+def test_two_browsers_at_once_lose_nothing(house, serving, browse):
+    page = serving(events_of(house, 24))
+    tabs = [meet(browse(), page, name) for name in ("ada", "bob")]
+    start = threading.Barrier(2)
+
+    def review(tab, keys):
+        start.wait()
+        for key in keys:
+            tab.press(key)
+
+    threads = [threading.Thread(target=review, args=pair) for pair in zip(tabs, ("fnxu" * 2, "unfx" * 2), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    def entries():
+        return pd.concat([page.queue.history(name) for name in page.ids])
+
+    deadline = time.monotonic() + 30
+    while len(entries()) < 16 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert entries().groupby("reviewer")["verdict"].value_counts().to_dict() == {
+        (name, verdict): 2 for name in ("ada", "bob") for verdict in ("fault", "novel", "noise", "unsure")
+    }
+    reviewed = page.queue.events("reviewed")
+    for tab in tabs:  # each comes to see what the other has done
+        tab.until(f"document.querySelector('#done').textContent === '{len(reviewed)} of 24 reviewed'")
+        tab.click("[data-status=reviewed]")
+        chips = "[...document.querySelectorAll('.item .chip')].map((chip) => chip.textContent.toLowerCase())"
+        tab.until(f"JSON.stringify({chips}) === '{json.dumps(list(reviewed['verdict']), separators=(',', ':'))}'")
+
+
+@in_chromium
+def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, browse):
+    page = serving(events_of(house))
+    tab = meet(browse(), page)
+    tab.run("window.fetch = ((fetch) => (url, request) => request?.method === 'POST'"
+            " ? Promise.reject(new Error('down')) : fetch(url, request))(window.fetch)")  # fmt: skip
+    tab.press("f")
+    tab.until("document.querySelector('#message').textContent.startsWith('Not saved')")
+    tab.until(f"{SELECTED} === '{page.ids[0]}'")
+    assert shown(tab) == page.ids
+    assert tab.run("document.querySelector('#done').textContent") == "0 of 4 reviewed"

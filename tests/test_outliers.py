@@ -1,0 +1,83 @@
+"""Rows that are known to be strange: they are told apart, and the promises on normal rows stay."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from anomalyvae import VAEOutlierDetector, load, save
+from anomalyvae.nets.memory import apart
+
+SMALL = {"hidden": (32,), "max_epochs": 80, "random_state": 0}
+
+
+def normal(n, seed):
+    """A cloud with a hollow: the first column keeps away from 1.5, and the second follows it."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(8 * n, 5))
+    x[:, 1] = x[:, 0] + 0.3 * x[:, 1]
+    return x[np.abs(x[:, 0] - 1.5) > 0.25][:n]
+
+
+def faults(n, seed):
+    """What happens in the hollow, well inside the range of every column."""
+    x = 0.5 * np.random.default_rng(seed).normal(size=(n, 5))
+    x[:, 0] = np.random.default_rng(seed + 1).uniform(1.4, 1.6, n)
+    x[:, 1] = x[:, 0] + 0.2 * x[:, 1]
+    return x
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"score": "memory"}, {"score": "elbo"}, {"objective": "reconstruction", "score": "reconstruction"},
+     {"objective": "reconstruction", "score": "memory"}],
+    ids=lambda settings: "-".join(settings.values()),
+)  # fmt: skip
+def test_rows_like_known_outliers_get_stranger_and_normal_rows_keep_their_promise(settings):
+    x, new, strange = normal(600, 0), normal(600, 1), faults(100, 2)
+    naive = VAEOutlierDetector(**SMALL, **settings).fit(x)
+    told = VAEOutlierDetector(**SMALL, **settings).fit(x, outliers=faults(60, 3))
+    ranks = [(d.p_values(strange)).mean() for d in (naive, told)]
+    assert ranks[1] < 0.8 * ranks[0]
+    assert (told.predict(new) == -1).mean() < 0.1
+
+
+def test_holes_weights_groups_and_a_single_outlier_are_welcome():
+    x = normal(300, 0)
+    x[np.random.default_rng(1).random(x.shape) < 0.1] = np.nan
+    known = np.array([[1.5, np.nan, 0, 0, 0], [np.nan] * 5])
+    extra = {"sample_weight": np.arange(300) % 3, "groups": np.arange(300) % 12}
+    detector = VAEOutlierDetector(**SMALL | {"max_epochs": 5}).fit(x, outliers=known, **extra)
+    assert np.isfinite(detector.anomaly_score(x)).all()
+    assert detector.training_["outliers"] == 1
+
+
+def test_outliers_have_the_categories_of_the_training_rows():
+    table = pd.DataFrame(normal(200, 0), columns=list("abcde")).assign(gear=["1", "2"] * 100)
+    known = table.head(7).assign(gear="never seen", a=1.5)
+    detector = VAEOutlierDetector(**SMALL | {"max_epochs": 5}).fit(table, outliers=known)
+    assert detector.categories_ == {"gear": ["1", "2"]}
+    with pytest.raises(ValueError, match="feature names"):
+        VAEOutlierDetector(**SMALL).fit(table, outliers=known.drop(columns="b"))
+
+
+def test_outliers_that_cannot_be_used_are_refused():
+    with pytest.raises(ValueError, match="infinity"):
+        VAEOutlierDetector(**SMALL).fit(normal(50, 0), outliers=[[np.inf, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match="5 features"):
+        VAEOutlierDetector(**SMALL).fit(normal(50, 0), outliers=[[0.0, 1.0]])
+
+
+def test_a_bundle_remembers_that_there_were_outliers_but_not_which(tmp_path):
+    detector = VAEOutlierDetector(**SMALL | {"max_epochs": 3}).fit(normal(100, 0), outliers=faults(9, 1))
+    loaded = load(save(detector, tmp_path / "model"))
+    assert loaded.training_ == detector.training_
+    assert loaded.training_["outliers"] == 9
+    np.testing.assert_array_equal(loaded.anomaly_score(faults(5, 4)), detector.anomaly_score(faults(5, 4)))
+    assert "outliers" not in VAEOutlierDetector(**SMALL | {"max_epochs": 1}).fit(normal(100, 0)).training_
+
+
+def test_rows_are_apart_from_outliers_that_lie_beyond_their_own_neighbours():
+    line = torch.arange(12.0)[:, None]  # an inner row's five nearest: 1, 1, 2, 2, 3, on average 1.8
+    strange = torch.tensor([[5.0], [40.0]])
+    assert (~apart(line, strange)).nonzero()[:, 0].tolist() == [4, 5, 6]
