@@ -232,8 +232,9 @@ def _informative(std: Tensor, mean: Tensor) -> Tensor:
 def _fit_quantile(x: Tensor, share: Tensor, std: Tensor) -> Quantile:
     probability = torch.linspace(0, 1, _KNOTS, dtype=x.dtype).clamp(0.5 / len(x), 1 - 0.5 / len(x))
     knots = _quantiles(x, share, probability)
-    # A value that spans several knots gets the mean of their normal scores.
-    tied = (knots[:, None] == knots[None]).to(x.dtype)  # (knots, knots, d)
+    # A value that spans several knots gets the mean of their normal scores. Values that differ by next to nothing count
+    # as one: the line between two such knots would be so steep that all beyond it lost its last digits.
+    tied = ((knots[:, None] - knots[None]).abs() <= 1e-7 * std).to(x.dtype)  # (knots, knots, d)
     normal_score = torch.einsum("jkd,k->jd", tied, torch.special.ndtri(probability)) / tied.sum(1)
     # Both sides are kept strictly increasing by steps too small to see, so that the map has an inverse.
     step = 1e-9 * torch.arange(_KNOTS, dtype=x.dtype)[:, None]
