@@ -162,7 +162,13 @@ def _fit_and_save(
         model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
     if not first:
         return DONE
-    bundle.save(model, args.model, recipe=None if recipe is None else recipe.to_dict(), units=units)
+    if recipe is None:
+        bundle.save(model, args.model)
+    else:  # with the intervals of recordings that it learned, so that `retrain` can go on from them
+        from anomalyvae.review.manifest import begin_manifest, save_traced
+
+        manifest = begin_manifest(args.files, where)
+        save_traced(model, args.model, manifest, recipe=recipe.to_dict(), units=units)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""

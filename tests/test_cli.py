@@ -203,6 +203,11 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     code, said, _ = run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
     assert code == 0
     assert said.startswith("Learned 57 windows: model ")
+    from anomalyvae.review.manifest import read_manifest
+
+    learned = read_manifest(model)
+    assert learned["recording"].tolist() == ["drive0", "drive1", "drive2"]
+    assert set(learned["role"]) == {"normal"}
     assert run(capsys, "score", drives[0], out, "--model", model)[0] == 0
     recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
     windows, scores = recipe.windows_of(drives[0]), pd.read_parquet(out)
