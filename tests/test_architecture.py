@@ -37,7 +37,7 @@ ALLOWED = {
     "review/": {"calibration", "deploy", "detector", "folders", "logs", "metrics", "review"},
     "jobs.py": {"datasets", "detector", "logs"},
     "runs.py": {"baselines", "datasets", "deploy", "detector", "folders", "jobs", "logs", "metrics", "review"},
-    "cli.py": {"datasets", "deploy", "detector", "jobs", "logs", "peers", "review", "runs"},
+    "cli/": {"cli", "datasets", "deploy", "detector", "jobs", "logs", "peers", "review", "runs"},
     "__main__.py": {"cli"},
     "__init__.py": {"deploy", "detector", "logs", "peers"},
 }

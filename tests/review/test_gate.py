@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae import VAEOutlierDetector, load
+from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.cli import main
 from anomalyvae.deploy.card import read_card
 from anomalyvae.logs import WindowRecipe
@@ -299,9 +299,14 @@ def test_the_loop_from_the_command_line(world, tmp_path, capsys):
         for event_id, verdict in verdicts.items():
             queue.give(event_id, verdict, "anna")
     queue = ["--queue", str(tmp_path / "queue.db")]
-    assert main(["retrain", *queue, "--champion", champion, "--out", out]) == 1
+    bare = load(champion)
+    del bare.training_["manifest"]  # a model that does not say what it learned
+    unsaid = str(save(bare, tmp_path / "unsaid", recipe=read_card(champion)["windowing"]))
+    assert main(["retrain", *queue, "--champion", unsaid, "--out", out]) == 1
     assert "--learned" in capsys.readouterr().err
-    assert main(["retrain", *queue, "--champion", champion, "--out", out, "--learned", *learned]) == 0
+    assert main(["retrain", *queue, "--champion", unsaid, "--out", out, "--learned", *learned]) == 0
+    assert "against 36 of faults" in capsys.readouterr().out
+    assert main(["retrain", *queue, "--champion", champion, "--out", out]) == 0
     assert "against 36 of faults" in capsys.readouterr().out
     before, after = read_card(champion)["model_id"], read_card(out)["model_id"]
     gateway = [

@@ -1,0 +1,76 @@
+"""The verbs run and data: job files, and public data sets."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from anomalyvae.cli.talking import DEBUG, DONE, QUIET, command_of, hush_mlflow, steps_shown
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB.toml", help="the job file")
+    parser.add_argument("--out", metavar="FOLDER", help="write here, whatever the job's [output] says")
+    parser.add_argument("--track", action="store_true", help="record the run with MLflow; see [tracking] in job files")
+    parser.add_argument("--quiet", action="store_true", help=QUIET)
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from anomalyvae.jobs import Output, Tracking, read_job
+
+    began = time.monotonic()
+    with steps_shown(args.quiet) as progress:
+        job = read_job(args.job)
+        if args.out is not None:
+            job = replace(job, output=Output(args.out))
+        if args.track and job.tracking is None:
+            job = replace(job, tracking=Tracking())
+        if job.tracking is not None:
+            hush_mlflow()
+        from anomalyvae.runs import run_job
+
+        result = run_job(job, progress)
+    if not args.quiet:
+        print(_summary(result))
+        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
+        print(f"Wall time  {time.monotonic() - began:.0f} s")
+    return DONE
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Lay out ours and the baselines, best average precision first."""
+    means = {"anomalyvae": result["mean"]} | {k: entry["mean"] for k, entry in result["baselines"].items()}
+    rate = result["evaluation"]["alarms_per_hour"]
+    lines = [
+        f"Mean over {len(result['folds'])} recordings, each scored by a model that never saw it:\n",
+        f"{'':<14}{'AUROC':>7}{'AP':>8}   event recall at {rate:g} false alarms/h",
+    ]
+    for name in sorted(means, key=lambda name: -(means[name]["average_precision"] or 0)):
+        cells = [means[name][key] for key in ("auroc", "average_precision", "event_recall")]
+        auroc, precision, recall = ("–" if cell is None else f"{cell:.3f}" for cell in cells)
+        lines.append(f"{name:<14}{auroc:>7}{precision:>8}{recall:>8}")
+    return "\n".join(lines)
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    known = command_of(actions, "list", "name the data sets, and say where they lie", "anomalyvae data list")
+    get = command_of(actions, "get", "prepare a data set and print its folder", "anomalyvae data get potholes")
+    get.add_argument("name", metavar="NAME", help="a name that 'anomalyvae data list' gives")
+    for action in (known, get):
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+
+
+def data(args: argparse.Namespace) -> int:
+    from anomalyvae.datasets import get_dataset, list_datasets
+
+    if args.action == "get":
+        print(get_dataset(args.name))
+        return DONE
+    for dataset in list_datasets():
+        size = f"{dataset.size_mb:g} MB to fetch" if dataset.size_mb else "nothing to fetch"
+        state = f"prepared in {dataset.folder}" if dataset.prepared else f"not prepared; {size}"
+        print(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
+    return DONE

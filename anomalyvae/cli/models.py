@@ -1,0 +1,177 @@
+"""The verbs that make models: fit, track, export."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from anomalyvae.cli.tables import read_rows
+from anomalyvae.cli.talking import DONE, QUIET, hush_mlflow, names, setting
+
+if TYPE_CHECKING:
+    from anomalyvae.deploy.tracking import TrackedRun
+    from anomalyvae.logs import WindowRecipe
+
+
+def fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: tables of rows, or recordings")
+    parser.add_argument("--model", required=True, metavar="OUT", help="folder for the fitted model")
+    parser.add_argument("--columns", type=names, metavar="A,B", help="columns of a table (default: all)")
+    parser.add_argument(
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
+        help="an argument of the detector, such as beta=0.5; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    windows = parser.add_argument_group(
+        "windows",
+        "Given any of these, files are recordings and are cut into windows; otherwise, rows are rows.",
+    )
+    windows.add_argument("--recipe", metavar="JOB.toml", help="take [windows] and [detector] from a job file")
+    windows.add_argument("--signals", type=names, metavar="A,B", help="signals of a window")
+    windows.add_argument("--rate-hz", type=float, metavar="HZ", help="samples per second")
+    windows.add_argument("--length-s", type=float, metavar="S", help="length of a window")
+    windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
+    windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
+    windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
+    tracking = parser.add_argument_group("MLflow", "Given any of these, the fit is recorded as a run.")
+    tracking.add_argument("--track", action="store_true", help="as MLflow's own settings say")
+    _tracking_arguments(tracking)
+
+
+def fit(args: argparse.Namespace) -> int:
+    from anomalyvae.jobs import detector_arguments, read_job
+
+    options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
+    given = {name: value for name in options if (value := getattr(args, name)) is not None}
+    detector: dict[str, Any] = {}
+    recipe = None
+    if args.recipe is not None or given:
+        from anomalyvae.logs import WindowRecipe
+
+        if args.recipe is not None:
+            job = read_job(args.recipe)
+            given, detector = job.windows.to_dict() | given, dict(job.detector)
+        recipe = WindowRecipe.from_dict(given)
+    detector |= detector_arguments(dict(args.settings), "--set")
+    with _tracking(args) as run:
+        return _fit_and_save(args, recipe, detector, run)
+
+
+def _fit_and_save(
+    args: argparse.Namespace, recipe: "WindowRecipe | None", detector: dict[str, Any], run: "TrackedRun | None"
+) -> int:
+    from anomalyvae.deploy import bundle
+    from anomalyvae.deploy.card import read_card
+
+    with _processes() as first:
+        rows, where, units = read_rows(args.files, recipe, args.columns)
+
+        from anomalyvae.detector import VAEOutlierDetector
+
+        verbose = sys.stderr.isatty() and not args.quiet
+        model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
+    if not first:
+        return DONE
+    if recipe is None:
+        bundle.save(model, args.model)
+    else:  # with the intervals of recordings that it learned, so that `retrain` can go on from them
+        from anomalyvae.review.manifest import begin_manifest, save_traced
+
+        manifest = begin_manifest(args.files, where)
+        save_traced(model, args.model, manifest, recipe=recipe.to_dict(), units=units)
+    if not args.quiet:
+        what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
+        categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
+        print(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
+    if run is not None:
+        source = os.path.commonpath([os.path.abspath(file) for file in args.files])
+        if run.log(args.model, source=source) and not args.quiet:
+            print(f"Tracked: {run.url}")
+    return DONE
+
+
+def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    parser.add_argument("--experiment", metavar="NAME", help="of MLflow (default: as MLFLOW_EXPERIMENT_NAME says)")
+    parser.add_argument("--run-name", metavar="NAME", help="of the run")
+    parser.add_argument("--register", metavar="NAME", help="also register the model under this name")
+
+
+@contextmanager
+def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
+    """Open a run of MLflow, if that was asked for."""
+    asked = args.track or args.experiment or args.run_name or args.register
+    if not asked or ("TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"):
+        yield None
+        return
+    hush_mlflow()
+    from anomalyvae.deploy.tracking import tracked_run
+
+    with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
+        yield run
+
+
+def track_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="of a fitted model, or what 'anomalyvae run' wrote")
+    parser.add_argument("--uri", metavar="URI", help="tracking server or store (default: as MLFLOW_TRACKING_URI says)")
+    parser.add_argument("--source", metavar="WHERE", help="where the rows came from")
+    _tracking_arguments(parser)
+
+
+def track(args: argparse.Namespace) -> int:
+    hush_mlflow()
+    from anomalyvae.deploy.tracking import track
+
+    where = track(
+        args.folder, experiment=args.experiment, run_name=args.run_name, uri=args.uri, registered_model=args.register,
+        source=args.source,
+    )  # fmt: skip
+    print(f"Tracked: {where}")
+    return DONE
+
+
+@contextmanager
+def _processes() -> Iterator[bool]:
+    """Join the processes that torchrun started, if it did; yields whether this one speaks for them."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield True
+        return
+    import torch
+    from torch import distributed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group()  # NCCL between CUDA devices, gloo between CPUs
+    if distributed.get_rank():
+        warnings.simplefilter("ignore")
+    try:
+        yield distributed.get_rank() == 0
+    finally:
+        distributed.destroy_process_group()
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="BUNDLE", help="folder of a fitted model")
+    parser.add_argument("file", metavar="FILE.onnx", help="the file to write")
+    parser.add_argument("--inputs", choices=("auto", "matrix", "columns"), default="auto", help="one input, or many")
+    parser.add_argument("--feature-scores", action="store_true", help="give the share of each column, too")
+    parser.add_argument("--precision", choices=("auto", "double", "single"), default="auto", help="of the network")
+    parser.add_argument("--quiet", action="store_true", help=QUIET)
+
+
+def export(args: argparse.Namespace) -> int:
+    from anomalyvae.deploy.export import export_onnx
+
+    path = export_onnx(
+        args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision
+    )
+    if not args.quiet:
+        from anomalyvae.deploy.scorer import Scorer
+
+        metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
+        parity = metadata["parity"]
+        print(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
+        print(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
+    return DONE
