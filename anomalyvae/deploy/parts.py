@@ -233,4 +233,4 @@ def _features(metadata: dict[str, Any]) -> list[str]:
     """What feature scores are told of: signals, where rows are windows, or columns."""
     if metadata["windowing"] is not None:
         return list(metadata["windowing"]["signals"])
-    return metadata["features"] or metadata["columns"] or [str(i) for i in range(metadata["n_features"])]
+    return list(metadata["features"])

@@ -7,6 +7,7 @@ They are stored by skops, which writes what an object is made of as JSON and arr
 import copy
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,15 +75,13 @@ def description(before: Pipeline | None) -> dict[str, Any] | None:
     }
 
 
-def feature_names(before: Pipeline | None, detector: "VAEOutlierDetector") -> list[str] | None:
-    """Names of the columns that the detector takes, None where a step does not tell what it makes."""
+def feature_names(before: Pipeline | None, detector: "VAEOutlierDetector") -> list[str]:
+    """Names of the columns that the detector takes; their numbers, where a step does not tell what it makes."""
     names = getattr(detector, "feature_names_in_", None)
     if names is None and before is not None:
-        try:
+        with suppress(AttributeError, ValueError):
             names = before.get_feature_names_out()
-        except (AttributeError, ValueError):
-            return None
-    return None if names is None else [str(name) for name in names]
+    return [str(name) for name in (range(detector.n_features_in_) if names is None else names)]
 
 
 def said_first(steps: list[Any], attribute: str) -> Any:

@@ -16,6 +16,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.deploy import sources
@@ -177,6 +179,23 @@ def test_flagged_rows_say_why(bundle, drives, detector, fresh, tmp_path):
     flagged = got["is_outlier"].to_numpy()
     assert parts[~flagged].isna().all(axis=None)
     np.testing.assert_allclose(parts[flagged], detector.feature_scores(fresh)[flagged], rtol=1e-9, atol=1e-9)
+
+
+def test_features_of_a_pipeline_that_does_not_name_them(normal, fresh, tmp_path):
+    """Six columns go in, twelve come out of a function: a name for each, not six for pairs of them."""
+    twice = make_union(FunctionTransformer(np.square), FunctionTransformer(np.tanh))
+    model = make_pipeline(twice, VAEOutlierDetector(random_state=0, max_epochs=3)).fit(normal)
+    fresh.to_parquet(tmp_path / "rows.parquet")
+    score_folder(
+        save(model, tmp_path / "m", precision="double"),
+        tmp_path / "rows.parquet",
+        tmp_path / "out",
+        feature_scores=True,
+    )
+    got = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    parts = got[[f"feature_score.{i}" for i in range(12)]][got["is_outlier"]]
+    expected = model[-1].feature_scores(model[:-1].transform(fresh[got["is_outlier"].to_numpy()]))
+    np.testing.assert_allclose(parts, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_progress_ends_where_it_should(bundle, drives, tmp_path):
