@@ -41,6 +41,11 @@ class Memory(nn.Module):
         weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + _TINY)
         return cls(torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]]))
 
+    @property
+    def rows(self) -> Tensor:
+        """What is remembered, shape ``(m, k)``."""
+        return (self.keys[:-2] / (-2 * self.keys[-2])).T
+
     def forward(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> how far each lies from what is remembered, shape ``(n,)``."""
         squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys

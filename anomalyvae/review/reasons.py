@@ -177,8 +177,7 @@ def like_training(detector: Any) -> pd.DataFrame:
             return pd.DataFrame(network.scaling.inverse(s).cpu().numpy(), columns=columns)
 
     if network.memorised is not None:
-        keys = network.memorised.keys
-        return in_units((keys[:-2] / (-2 * keys[-2])).T[:, : detector.n_features_in_])  # row, code, residual
+        return in_units(network.memorised.rows[:, : detector.n_features_in_])  # row, code, residual
     if detector.objective == "elbo":
         return pd.DataFrame(detector.sample(_DRAWN, random_state=0), columns=columns)
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_DRAWN, detector.n_features_in_)))

@@ -433,7 +433,7 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     squared = concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
     if u.single:  # a difference of large squares: good enough to find the nearest, not to measure them
         _, near = _smallest(squared, min(_CANDIDATES, count))
-        apart = u.op("Unsqueeze", [1]) - u.graph.value((keys[:-2] / (-2 * weight)).T, True).op("Gather", near)
+        apart = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", near)
         square = (apart * apart).op("ReduceSum", [2], keepdims=0)
         squared = square * u.graph.value(weight, True).op("Gather", near)
     distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
