@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tabular import ROOT, Task, made_at, markdown, task
 from torch import Tensor
 
@@ -35,14 +36,19 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def drives(path: str) -> Iterator[tuple[str, Task]]:
-    """Each pothole drive, to be scored by what was learned from the others without their potholes."""
-    os.environ["ANOMALYVAE_DATA"] = path
+def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray[np.bool_]]:
+    """Windows of the pothole drives ``(n, d)``, the recording of each, and whether it lies near a pothole."""
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
     windows = job.windows.windows_of(paths)
     strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
-    x, recording = windows.rows.to_numpy(), windows.spans["recording"].to_numpy()
+    return windows.rows.to_numpy(), windows.spans["recording"].to_numpy(), strange
+
+
+def drives(path: str) -> Iterator[tuple[str, Task]]:
+    """Each pothole drive, to be scored by what was learned from the others without their potholes."""
+    os.environ["ANOMALYVAE_DATA"] = path
+    x, recording, strange = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
         yield str(name), Task(x[~inside & ~strange], x[inside], strange[inside])

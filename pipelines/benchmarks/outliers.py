@@ -18,11 +18,11 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from ablation import pothole_windows
 from numpy.typing import NDArray
-from tabular import ROOT, markdown
+from tabular import markdown
 
 from anomalyvae import VAEOutlierDetector, metrics
-from anomalyvae.jobs import find_recordings, read_job
 from anomalyvae.nets import objectives
 
 MOST_ROWS = 1500
@@ -57,11 +57,7 @@ def table(path: Path, seed: int) -> Told:
 
 def drives() -> Iterator[tuple[str, Told]]:
     """Each pothole drive, and the others."""
-    job = read_job(ROOT / "pipelines" / "potholes.toml")
-    paths, events = find_recordings(job.data)
-    windows = job.windows.windows_of(paths)
-    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
-    x, recording = windows.rows.to_numpy(), windows.spans["recording"].to_numpy()
+    x, recording, strange = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
         normal = ~inside & ~strange
