@@ -26,7 +26,7 @@ from anomalyvae.categories import (
 )
 from anomalyvae.fitting import Conductor
 from anomalyvae.nets.blocks import in_blocks
-from anomalyvae.nets.bodies import BODIES, Body
+from anomalyvae.nets.bodies import BODIES, HIDDEN, Body
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite
@@ -48,16 +48,21 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         ``"elbo"`` is the variational autoencoder of Kingma and Welling [1]_: diagonal Gaussian posterior, N(0, I)
         prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers. Both decode to a Gaussian
         with one learned variance per number, and to the probabilities of the levels of each category.
-    body : {"mlp"} or callable, default="mlp"
-        The layers around the latent code. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` brings its
-        own; see `anomalyvae.nets.bodies`.
+    body : {"mlp", "conv1d", "conv2d", "gru"} or callable, default="mlp"
+        The layers around the latent code: fully connected ones, which know no order of the features; convolutions
+        over the time of a window or over an image, each halving the length of every axis; or gated recurrent units,
+        which read a window step by step. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` brings its own;
+        see `anomalyvae.nets.bodies`.
     input_shape : tuple of int, default=None
-        How to fold a row before it enters the body, such as ``(channels, length)``. By default a flat row; rows with
-        categories must be.
+        How to fold a row before it enters the body: ``(channels, length)`` for ``"conv1d"`` and ``"gru"``,
+        ``(channels, height, width)`` for ``"conv2d"``, the last axis running fastest. Any length will do. By default a
+        flat row; rows with categories must be.
     latent_dim : int or "auto", default="auto"
         Size of the latent code. ``"auto"`` takes half the number of features, between 2 and 32.
-    hidden : tuple of int, default=(128, 64)
-        Widths of the encoder's layers; the decoder mirrors them. A callable ``body`` has its own.
+    hidden : tuple of int or "auto", default="auto"
+        Sizes of the encoder's layers, from the row inwards, which the decoder mirrors: widths for ``"mlp"``, by
+        default (128, 64); channels for ``"conv1d"`` and ``"conv2d"``, (32, 64); sizes of the state for ``"gru"``,
+        (32,). A callable ``body`` has its own.
     beta : float, default=1.0
         Weight of the KL term in training. Larger values make latent codes simpler and reconstructions coarser.
         The objective ``"reconstruction"`` has no KL term to weigh.
@@ -161,7 +166,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         "body": [StrOptions(set(BODIES)), callable],
         "input_shape": [tuple, list, None],
         "latent_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "hidden": [tuple, list],
+        "hidden": [StrOptions({"auto"}), tuple, list],
         "beta": [Interval(Real, 0, None, closed="left")],
         "masking": [Interval(Real, 0, 1, closed="left")],
         "score": [StrOptions(set(Elbo.scores))],
@@ -187,7 +192,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         body: str | Body = "mlp",
         input_shape: tuple[int, ...] | None = None,
         latent_dim: int | str = "auto",
-        hidden: tuple[int, ...] = (128, 64),
+        hidden: tuple[int, ...] | str = "auto",
         beta: float = 1.0,
         masking: float = 0.5,
         score: str = "memory",
@@ -237,6 +242,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         outliers: ArrayLike | None = None,
+        selected: ArrayLike | None = None,
     ) -> Self:
         """Learn what is normal.
 
@@ -254,6 +260,10 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             Rows that are known to be strange, such as confirmed faults. They are not learned: training pushes their
             loss over that of normal rows (outlier exposure [1]_), and rows of ``X`` like them are not remembered. The
             threshold stays that of normal rows.
+        selected : array-like of bool, shape (n_samples,), default=None
+            Rows of ``X`` that are in it because they scored high, such as flags that a review found to be normal. They
+            are learned like others, but never held out: they are no sample of normal rows, so they do not set the
+            threshold, which they would raise above the faults.
 
         Returns
         -------
@@ -286,11 +296,15 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         if not resumes:
             x, categories = common_levels(x, weight, getattr(X, "columns", None), categories)
         cells = one_hot_cells(getattr(X, "columns", None), categories)
-        check_consistent_length(x, groups)
+        check_consistent_length(x, groups, selected)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
         architecture = self._architecture(cells)
-        rows = distinct_rows(x, weight, groups)
+        rows = distinct_rows(x, weight, groups, selected)
+        if not rows.drawn().any():
+            raise ValueError(
+                f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave selected out."
+            )
         strange = None if outliers is None else self._known_outliers(outliers, categories)
         outcome = self._conductor(architecture, cells, seed, strange).fit(rows, rng, self._resumed(architecture))
         self.architecture_, self.categories_, self.category_dtypes_ = architecture, categories, dtypes
@@ -379,7 +393,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         return {
             "objective": self.objective,
             "body": self.body,
-            "hidden": [int(h) for h in self.hidden],
+            "hidden": [int(h) for h in (HIDDEN.get(str(self.body), ()) if self.hidden == "auto" else self.hidden)],
             "input_shape": list(shape),
             "latent_dim": int(np.clip(width // 2, 2, 32)) if self.latent_dim == "auto" else int(self.latent_dim),
             "beta": float(self.beta),

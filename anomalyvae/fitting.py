@@ -111,16 +111,17 @@ class Conductor:
             network = resumed if resumed is not None else self.new_network(learned)
             history, reason = self._learn(network, learned, stopping, "learning")
             _tell_of_interrupt(history, reason)
-            unlearned = rows if calibration is None else calibration
+            unlearned = rows.take(rows.drawn()) if calibration is None else calibration
             return Fit(network, history, reason, unlearned, _scores(network, unlearned))
         network = self.new_network(rows)
         history, reason = self._learn(network, rows, None, f"learning, 1 of {fold.max() + 2}")
         _tell_of_interrupt(history, reason)
         scores = None if reason == "interrupted" else self._cross_scores(rows, fold)
-        return Fit(network, history, reason, rows, _scores(network, rows) if scores is None else scores)
+        told, drawn = _scores(network, rows) if scores is None else scores, rows.drawn()
+        return Fit(network, history, reason, rows.take(drawn), told[drawn])
 
     def _cross_scores(self, rows: Rows, fold: NDArray[np.int64]) -> Floats | None:
-        """The anomaly score of each row by a network that learned without its fold; None if interrupted."""
+        """The anomaly score of each row in a fold by a network that learned without it; None if interrupted."""
         scores = np.empty(len(rows))
         parts = int(fold.max()) + 1
         for part in range(parts):

@@ -4,7 +4,7 @@ Numpy and pandas only.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -27,29 +27,39 @@ class Rows:
         How often each row counts; the sum is the number of rows that came (or of their weights).
     group : ndarray of shape (n,) or None
         A number per group.
+    selected : ndarray of bool, shape (n,), or None
+        Rows that came because they are unusual: they are always learned, and stand for no other rows.
     """
 
     x: NDArray[np.float64]
     weight: NDArray[np.float64]
     group: NDArray[np.int64] | None = None
+    selected: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, chosen: NDArray[Any]) -> Self:
         """The rows of a mask or of indices."""
-        return type(self)(self.x[chosen], self.weight[chosen], None if self.group is None else self.group[chosen])
+        group, selected = (None if part is None else part[chosen] for part in (self.group, self.selected))
+        return type(self)(self.x[chosen], self.weight[chosen], group, selected)
+
+    def drawn(self) -> NDArray[np.bool_]:
+        """Which rows are a sample of what is normal: those that were not selected."""
+        return np.ones(len(self), dtype=bool) if self.selected is None else ~self.selected
 
     def sha256(self) -> str:
         """A checksum of the rows, by which two sets can be told apart."""
         digest = hashlib.sha256(repr(self.x.shape).encode())
-        for part in (self.x, self.weight, self.group):
+        for part in (self.x, self.weight, self.group, self.selected):
             if part is not None:
                 digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
 
-def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: Any = None) -> Rows:
+def distinct_rows(
+    x: NDArray[np.float64], weight: NDArray[np.float64], groups: Any = None, selected: Any = None
+) -> Rows:
     """Merge equal rows into one that carries their weight, and order rows by content.
 
     A row given twice is then the same as a row of weight two, a duplicate never sits on both sides of a split, and
@@ -61,6 +71,7 @@ def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: A
     weight : ndarray of shape (n,)
         Rows of weight zero are left out, and so are rows in which every cell is missing.
     groups : array-like of shape (n,), optional
+    selected : array-like of bool, shape (n,), optional
 
     Returns
     -------
@@ -70,7 +81,9 @@ def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: A
     x, weight = x[kept], weight[kept]
     group = None if groups is None else pd.factorize(np.asarray(groups)[kept], sort=True)[0].astype(np.int64)
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
-    keyed = np.ascontiguousarray(content if group is None else np.column_stack([content, group])).view(np.uint64)
+    chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
+    told_apart = [content, *(part for part in (group, chosen) if part is not None)]
+    keyed = np.ascontiguousarray(np.column_stack(told_apart)).view(np.uint64)
     fingerprint = _fingerprint(keyed)
     order = np.argsort(fingerprint, kind="stable")
     keyed, fingerprint = keyed[order], fingerprint[order]
@@ -79,7 +92,7 @@ def distinct_rows(x: NDArray[np.float64], weight: NDArray[np.float64], groups: A
     new[1:] = (fingerprint[1:] != fingerprint[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
     first = order[new]
     merged = np.bincount(np.cumsum(new) - 1, weights=weight[order]).astype(np.float64)
-    return Rows(content[first], merged, None if group is None else group[first])
+    return replace(Rows(content, weight, group, chosen).take(first), weight=merged)
 
 
 def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -99,7 +112,8 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
     Parameters
     ----------
     rows : Rows
-        With ``group`` set, whole groups change sides: neighbouring windows of one recording overlap.
+        With ``group`` set, whole groups change sides: neighbouring windows of one recording overlap. Rows that were
+        selected are learned.
     fraction : float
         Share of rows held out; half of them stops training, half sets the threshold.
     rng : RandomState
@@ -109,15 +123,15 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
     learned, stopping, calibration : Rows
         The last two are None where there are too few rows (or groups) to hold any out.
     """
-    group = np.arange(len(rows)) if rows.group is None else rows.group
-    names = rng.permutation(np.unique(group))
+    group, drawn = np.arange(len(rows)) if rows.group is None else rows.group, rows.drawn()
+    names = rng.permutation(np.unique(group[drawn]))
     per_part = round(fraction / 2 * len(names))
     if rows.group is not None and fraction > 0:
         per_part = max(per_part, 1)
     if per_part == 0 or len(names) < 2 * per_part + 1:
         return rows, None, None
-    stopping = np.isin(group, names[:per_part])
-    calibration = np.isin(group, names[per_part : 2 * per_part])
+    stopping = drawn & np.isin(group, names[:per_part])
+    calibration = drawn & np.isin(group, names[per_part : 2 * per_part])
     if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
         return rows, None, None
     return rows.take(~(stopping | calibration)), rows.take(stopping), rows.take(calibration)
@@ -126,18 +140,22 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
 def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
     """Fold of each row, 0, 1 or 2, where there are too few rows or groups to keep some from training for good.
 
+    A row that was selected is in no fold, -1.
+
     Returns
     -------
     ndarray of shape (n,) or None
         None where one split serves, and where there are too few rows for any.
     """
+    drawn = rows.drawn()
     group = np.arange(len(rows)) if rows.group is None else rows.group
-    names, place = np.unique(group, return_inverse=True)
-    few = len(names) < _FEW_GROUPS if rows.group is not None else len(rows) < _FEW_ROWS
-    if not few or len(names) < 2 or len(rows) < _FOLDS * _MIN_HELD_OUT:
+    names, place = np.unique(group[drawn], return_inverse=True)
+    few = len(names) < _FEW_GROUPS if rows.group is not None else len(place) < _FEW_ROWS
+    if not few or len(names) < 2 or len(place) < _FOLDS * _MIN_HELD_OUT:
         return None
-    fold = rng.permutation(np.arange(len(names)) % min(_FOLDS, len(names)))
-    return fold[place].astype(np.int64)
+    fold = np.full(len(rows), -1, dtype=np.int64)
+    fold[drawn] = rng.permutation(np.arange(len(names)) % min(_FOLDS, len(names)))[place]
+    return fold
 
 
 def refuse_infinite(x: NDArray[np.float64], columns: Any, estimator: str) -> None:

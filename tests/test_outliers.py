@@ -81,3 +81,27 @@ def test_rows_are_apart_from_outliers_that_lie_beyond_their_own_neighbours():
     line = torch.arange(12.0)[:, None]  # an inner row's five nearest: 1, 1, 2, 2, 3, on average 1.8
     strange = torch.tensor([[5.0], [40.0]])
     assert (~apart(line, strange)).nonzero()[:, 0].tolist() == [4, 5, 6]
+
+
+def test_selected_rows_are_learned_and_leave_the_threshold_to_the_others():
+    """Counted like others, reviewed flags, the strangest of their recordings, would lift it over the faults."""
+    rng = np.random.default_rng(5)
+    tail = np.concatenate([rng.normal(4, 0.7, size=(110, 5)), 3.5 * rng.normal(size=(40, 5))])
+    x = np.concatenate([normal(600, 0), tail])
+    chosen = np.arange(750) >= 600
+    plain, counted, told = (
+        VAEOutlierDetector(**SMALL).fit(x[: 600 + 150 * more], selected=selected)
+        for more, selected in ((False, None), (True, None), (True, chosen))
+    )
+    new = normal(600, 1)
+    flagged = [(detector.predict(new) == -1).mean() for detector in (plain, counted, told)]
+    assert flagged[1] < 0.4 * flagged[0]
+    assert abs(flagged[2] - flagged[0]) < 0.02
+    assert (told.predict(tail) == -1).mean() < 0.6 * (plain.predict(tail) == -1).mean()
+
+
+def test_selected_rows_alone_set_no_threshold():
+    with pytest.raises(ValueError, match="all selected, expected others that set the threshold"):
+        VAEOutlierDetector(**SMALL).fit(normal(50, 0), selected=np.ones(50, dtype=bool))
+    none = VAEOutlierDetector(**SMALL | {"max_epochs": 2}).fit(normal(50, 0), selected=np.zeros(50, dtype=bool))
+    assert none.offset_ == VAEOutlierDetector(**SMALL | {"max_epochs": 2}).fit(normal(50, 0)).offset_

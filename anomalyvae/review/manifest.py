@@ -184,6 +184,15 @@ def _roles(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:
     return role
 
 
+def begun_with(spans: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which normal windows (of `windows_by_role`) need no verdict to be learned."""
+    begun = np.zeros(len(spans), dtype=bool)
+    for digest, part in manifest[(manifest["role"] == "normal") & (manifest["event_id"] == "")].groupby("sha256"):
+        own = (spans["recording"] == digest).to_numpy()
+        begun[own] = _inside(spans[own], part)
+    return begun
+
+
 def _inside(spans: pd.DataFrame, intervals: pd.DataFrame) -> NDArray[np.bool_]:
     """Tell which windows lie wholly inside one of the intervals of their recording."""
     intervals = intervals.sort_values("start_s")

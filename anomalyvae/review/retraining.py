@@ -14,6 +14,7 @@ from anomalyvae.deploy.card import read_card
 from anomalyvae.logs import WindowRecipe
 from anomalyvae.review.manifest import (
     Paths,
+    begun_with,
     manifest_of,
     next_manifest,
     read_manifest,
@@ -91,7 +92,8 @@ def retrain(
 
     Notes
     -----
-    Windows that touch a fault without lying inside it are neither learned nor pushed away.
+    Windows that touch a fault without lying inside it are neither learned nor pushed away. Windows that came by a
+    verdict are the strangest of their recordings: they are learned, and the others alone set the threshold.
     """
     if Path(out).resolve() == Path(champion).resolve():
         raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion moves a champion.")
@@ -107,14 +109,17 @@ def retrain(
     windows, role = windows_by_role(manifest, recipe, source)
     if not (role == "normal").any():
         raise ValueError("Got no normal window to learn from. Review more events, or pass learned recordings.")
-    normal, strange = role == "normal", windows.rows[role == "fault"]
-    rows = windows.rows[normal]
+    strange, rows = windows.rows[role == "fault"], windows.rows[role == "normal"]
+    spans = windows.spans[role == "normal"]
+    begun = begun_with(spans, manifest)
+    if not begun.any():
+        raise ValueError(
+            "Got novel events alone to learn from, expected recordings that set the threshold. Pass them as learned."
+        )
+    groups = np.full(len(rows), -1)
+    groups[begun] = groups_of(spans[begun])
     model = _unfitted(champion, old, manifest, warm_start)
-    model.fit(
-        rows,
-        groups=groups_of(windows.spans[normal]),
-        outliers=strange if len(strange) else None,
-    )
+    model.fit(rows, groups=groups, outliers=strange if len(strange) else None, selected=~begun)
     units = card["units"] | windows.units
     save_traced(model, out, manifest, recipe=recipe.to_dict(), units=units)
     said = events["verdict"].fillna("open").value_counts().to_dict()
@@ -126,8 +131,8 @@ def retrain(
 def groups_of(spans: pd.DataFrame) -> NDArray[Any]:
     """Groups by which windows are held out: recordings, or stretches of time where recordings are too unlike in size.
 
-    A drive of an hour and the four seconds that were novel in another one are no two groups: a network that has learned
-    the one says nothing of how unlearned windows of the other score. If the smallest recording is below a quarter of
+    A drive of an hour and one of a minute are no two groups: a network that has learned the one says little of how
+    unlearned windows of the other score. If the smallest recording is below a quarter of
     the average, or there are fewer than three, long ones are therefore cut, and short ones joined, to stretches of
     about equal size. (Windows overlap across such a cut, which flatters the threshold by very little.)
 
@@ -143,12 +148,12 @@ def groups_of(spans: pd.DataFrame) -> NDArray[Any]:
     recording = spans["recording"].to_numpy()
     sizes = spans["recording"].value_counts()
     if len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean():
-        return recording
+        return pd.factorize(recording, sort=True)[0]
     parts = max(_STRETCHES, len(sizes))
     place = np.arange(len(recording))
     middle = spans.assign(place=place).groupby("recording")["place"].transform("mean").to_numpy()
     long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
-    return np.floor(np.where(long, place, middle) * parts / len(recording))
+    return np.floor(np.where(long, place, middle) * parts / len(recording)).astype(np.int64)
 
 
 def _unfitted(champion: Paths, old: pd.DataFrame, manifest: pd.DataFrame, warm_start: bool) -> "VAEOutlierDetector":

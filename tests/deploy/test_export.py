@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from onnx import helper
 
-from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, save
+from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
 from anomalyvae.calibration import Calibration
 from anomalyvae.deploy import graph as graphs
 from anomalyvae.deploy.card import read_card
@@ -285,6 +285,18 @@ def test_what_has_no_form_is_refused_by_name(normal, tmp_path):
     with pytest.raises(TypeError, match=r"body is <function .*my_body.*fit with one of body='mlp'"):
         export_onnx(fit(normal, body=my_body), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("body", ["conv1d", "gru"])
+def test_a_body_without_a_form_is_refused_and_its_bundle_does_without(body, normal, fresh, tmp_path):
+    detector = fit(normal, body=body, input_shape=(2, 3), hidden=(8,))
+    refusal = r"which has no form in ONNX here, expected the layers of body='mlp'.*Score with the detector itself"
+    with pytest.raises(TypeError, match=refusal):
+        export_onnx(detector, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+    with pytest.warns(UserWarning, match=rf"has no ONNX file.*{refusal}"):
+        save(detector, tmp_path / "bundle")
+    np.testing.assert_array_equal(load(tmp_path / "bundle").anomaly_score(fresh), detector.anomaly_score(fresh))
 
 
 def test_an_unknown_layer_is_refused_by_name(normal, tmp_path, monkeypatch):

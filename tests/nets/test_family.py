@@ -1,34 +1,41 @@
 """Every objective with every body lives through the same life."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
-from anomalyvae.nets.bodies import BODIES
+from anomalyvae import VAEOutlierDetector
+from anomalyvae.nets.blocks import in_blocks
+from anomalyvae.nets.bodies import BODIES, GRU, HIDDEN, doubled, neighbours
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.nets.training import Schedule, train
 
-SHAPE = (6,)
+SHAPES = {"mlp": (6,), "conv1d": (2, 5), "conv2d": (1, 3, 5), "gru": (2, 5)}
 FAMILY = [(objective, body) for objective in OBJECTIVES for body in BODIES]
 
 
-def rows(n, seed=0):
+def rows(n, seed=0, cells=6):
     generator = torch.Generator().manual_seed(seed)
     causes = torch.randn(n, 2, generator=generator)
-    mixing = torch.randn(2, math.prod(SHAPE), generator=torch.Generator().manual_seed(9))
-    return causes @ mixing + 0.1 * torch.randn(n, math.prod(SHAPE), generator=generator)
+    mixing = torch.randn(2, cells, generator=torch.Generator().manual_seed(9))
+    return causes @ mixing + 0.1 * torch.randn(n, cells, generator=generator)
+
+
+def rows_of(body, n, seed=0):
+    return rows(n, seed, math.prod(SHAPES[body]))
 
 
 def network(objective, body):
     torch.manual_seed(0)
-    x = rows(200).double()
+    x = rows_of(body, 200).double()
     architecture = {
         "objective": objective,
         "body": body,
         "hidden": [16],
-        "input_shape": list(SHAPE),
+        "input_shape": list(SHAPES[body]),
         "latent_dim": 2,
         "beta": 1.0,
         "masking": 0.5,
@@ -40,7 +47,9 @@ def network(objective, body):
 
 def fit(net, epochs=30, **options):
     schedule = Schedule(**({"max_epochs": epochs, "batch_size": 32, "learning_rate": 1e-2, "patience": 99} | options))
-    return train(net, rows(200), torch.ones(200), rows(50, 1), schedule, torch.Generator().manual_seed(0))
+    cells = len(net.missing)
+    learned, held_out = rows(200, 0, cells), rows(50, 1, cells)
+    return train(net, learned, torch.ones(200), held_out, schedule, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("objective", "body"), FAMILY)
@@ -52,7 +61,7 @@ class TestFamily:
 
     def test_gradient_reaches_every_parameter(self, objective, body):
         net, _ = network(objective, body)
-        for _, loss in net.turns(rows(64), torch.ones(64), 1.0, torch.Generator().manual_seed(0)):
+        for _, loss in net.turns(rows_of(body, 64), torch.ones(64), 1.0, torch.Generator().manual_seed(0)):
             loss.backward()
         for name, parameter in net.named_parameters():
             assert parameter.grad is not None, name
@@ -74,22 +83,36 @@ class TestFamily:
         net, _ = network(objective, body)
         net.in_precision(torch.float64)
         before = torch.random.get_rng_state()
-        net.remember(rows(50).double(), 32, torch.Generator().manual_seed(0))
+        net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
         for score in net.scores:
-            assert torch.equal(getattr(net, score)(rows(5).double()), getattr(net, score)(rows(5).double()))
+            assert torch.equal(
+                getattr(net, score)(rows_of(body, 5).double()), getattr(net, score)(rows_of(body, 5).double())
+            )
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_restored_from_its_tensors(self, objective, body):
         net, architecture = network(objective, body)
         fit(net, 2)
-        net.in_precision(torch.float64).remember(rows(50).double(), 32, torch.Generator().manual_seed(0))
+        net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
         net.score = architecture["score"] = "memory"
         again = restore(architecture, net.state_dict())
-        assert torch.equal(again(rows(7).double()), net(rows(7).double()))
+        assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
+
+    def test_a_row_scores_the_same_in_any_company(self, objective, body):
+        net, _ = network(objective, body)
+        fit(net, 2)
+        net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+        x = rows_of(body, 1100).double()
+        x[::3].masked_fill_(torch.rand(x[::3].shape, generator=torch.Generator().manual_seed(1)) < 0.3, torch.nan)
+        for score in net.scores:
+            together = in_blocks(net, getattr(net, score), x)
+            assert together.isfinite().all()
+            for part in map(list, ([7], range(3, 40), range(500, 1100), range(1099, -1, -1))):
+                assert torch.equal(in_blocks(net, getattr(net, score), x[part]), together[part])
 
     def test_a_weight_of_two_pulls_like_two_rows(self, objective, body):
         net, _ = network(objective, body)
-        x = rows(4)
+        x = rows_of(body, 4)
 
         def gradient(batch, weight):
             net.zero_grad()
@@ -118,3 +141,75 @@ def test_kl_is_the_closed_form():
     posterior = torch.distributions.Normal(mean, (0.5 * log_var).exp())
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
     torch.testing.assert_close(kl_to_standard_normal(mean, log_var), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 7, 21])
+@pytest.mark.parametrize("hidden", [(3,), (3, 4), (3, 4, 5)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("body", ["conv1d", "gru", "conv2d"])
+def test_any_length_and_any_number_of_channels(body, channels, hidden, length):
+    shape = (channels, length) if body != "conv2d" else (channels, length, 5)
+    net = BODIES[body](shape, 2, hidden=hidden)
+    x = torch.randn(4, *shape)
+    features = net.encode(x)
+    assert features.shape[0] == 4
+    assert features.ndim == 2
+    assert net.decode(torch.randn(4, 2)).shape == x.shape
+
+
+def test_convolutions_are_those_of_torch():
+    for axes, theirs in ((1, torch.nn.functional.conv1d), (2, torch.nn.functional.conv2d)):
+        for step in (1, 2):
+            x, weight = torch.randn(4, 3, *(7, 6)[:axes]), torch.randn(5, 3, *[3] * axes)
+            matrix = weight.movedim(1, -1).reshape(5, -1)
+            ours = neighbours(x.movedim(1, -1), step) @ matrix.T
+            torch.testing.assert_close(ours.movedim(-1, 1), theirs(x, weight, stride=step, padding=1))
+
+
+def test_a_doubled_place_becomes_its_own_neighbours():
+    x = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)  # 2 x 3 places of 2 x 2 x 1
+    expected = torch.nn.functional.pixel_shuffle(x.movedim(-1, 1), 2).movedim(1, -1)
+    assert torch.equal(doubled(x, (4, 6)), expected)
+    assert torch.equal(doubled(x, (3, 5)), expected[:, :3, :5])
+
+
+def test_the_gru_is_that_of_torch():
+    ours, theirs = GRU(3, 4), torch.nn.GRU(3, 4)
+    theirs.load_state_dict(
+        {
+            "weight_ih_l0": ours.seen.weight,
+            "weight_hh_l0": ours.state.weight,
+            "bias_ih_l0": ours.seen.bias,
+            "bias_hh_l0": ours.state.bias,
+        }
+    )
+    x = torch.randn(6, 2, 3)
+    torch.testing.assert_close(ours(x), theirs(x)[0])
+    same = x[:1].expand(6, -1, -1)
+    torch.testing.assert_close(ours(same), theirs(same)[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "hidden", "message"),
+    [
+        ("conv1d", (6,), (8,), r"Got input_shape=\(6,\), expected \(channels, length\).*Pass input_shape"),
+        ("gru", (1, 2, 3), (8,), r"Got input_shape=\(1, 2, 3\), expected \(channels, length\)"),
+        ("conv2d", (2, 3), (8,), r"Got input_shape=\(2, 3\), expected \(channels, height, width\)"),
+        ("gru", (2, 3), (), r"Got hidden=\(\), expected at least one size.*Pass such as hidden=\(32,\)"),
+        ("conv1d", (2, 3), (8, 0), r"Got hidden=\(8, 0\), expected sizes of at least 1"),
+    ],
+)
+def test_shapes_that_cannot_be(body, shape, hidden, message):
+    with pytest.raises(ValueError, match=message):
+        BODIES[body](shape, 2, hidden=hidden)
+
+
+@pytest.mark.parametrize("body", [body for body in BODIES if body != "mlp"])
+def test_the_detector_folds_its_rows(body):
+    x = rows_of(body, 300).double().numpy()
+    settings = {"body": body, "input_shape": SHAPES[body], "max_epochs": 2, "random_state": 0}
+    detector = VAEOutlierDetector(**settings).fit(x)
+    assert detector.architecture_["hidden"] == list(HIDDEN[body])  # so that a stored model does not hang on a default
+    assert detector.reconstruct(x).shape == x.shape
+    again = pickle.loads(pickle.dumps(detector))  # noqa: S301 - our own bytes
+    assert (again.anomaly_score(x) == detector.anomaly_score(x)).all()
