@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from anomalyvae import metrics
 from anomalyvae.baselines import BASELINES
-from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
 from anomalyvae.folders import replacing
 from anomalyvae.jobs import Evaluation, Job, find_recordings
 from anomalyvae.logs import WindowRecipe, Windows
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.manifest import begin_manifest, save_traced
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and what has just been done."""
@@ -49,7 +49,8 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     - ``scores.parquet``: a row per window, scored by a model that never saw its recording;
     - ``flags.parquet``: flagged windows merged to events, strangest first, with the signals behind them;
     - ``metrics.json`` and ``report.html``: what is returned, and the same for people;
-    - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores.
+    - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores. Each says which
+      intervals of recordings it learned, so that ``model/`` can be the first champion of the review loop.
 
     It is replaced as a whole or not at all. With ``[tracking]``, MLflow then gets a copy.
 
@@ -114,10 +115,13 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
     result = _summary(job, windows, strange, folds)
     result["seconds"] = round(time.monotonic() - began, 1)
     with replacing(folder) as fresh:
-        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"])
+        learned = begin_manifest(paths, windows.spans, events, job.data.tolerance_s)
+        learned["role"] = learned["role"].replace("fault", "excluded")  # they are left out here, not pushed away
+        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"], learned)
         for name, fold in folds.items():
+            others = learned[learned["recording"] != name]
             fold.scores["model_id"] = _save(
-                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name]
+                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name], others
             )
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
@@ -297,8 +301,10 @@ def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _save(model: Any, folder: Path, recipe: WindowRecipe, windows: Windows, figures: dict[str, Any]) -> str:
-    bundle.save(model, folder, recipe=recipe.to_dict(), units=windows.units, figures=figures)
+def _save(
+    model: Any, folder: Path, recipe: WindowRecipe, windows: Windows, figures: dict[str, Any], learned: pd.DataFrame
+) -> str:
+    save_traced(model, folder, learned, recipe=recipe.to_dict(), units=windows.units, figures=figures)
     return read_card(folder)["model_id"]
 
 

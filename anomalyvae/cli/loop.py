@@ -2,14 +2,17 @@
 
 import argparse
 import os
+from contextlib import nullcontext
 
-from anomalyvae.cli.talking import DONE, QUIET, REFUSED, setting
+from anomalyvae.cli.talking import DONE, FAILED, QUIET, REFUSED, bundle_at, hush_mlflow, setting
+
+_OR_MLFLOW = ", or MLflow's: models:/NAME@champion"
 
 
 def flag_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", nargs="?", metavar="SCORES", help="folder that 'anomalyvae score' wrote")
     parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, for the events")
-    parser.add_argument("--model", metavar="BUNDLE", help="folder of the model that gave the scores")
+    parser.add_argument("--model", metavar="BUNDLE", help="folder of the model that gave the scores" + _OR_MLFLOW)
     parser.add_argument("--source", metavar="FOLDER", help="of the recordings, where it is another than was scored")
     parser.add_argument("--budget", type=int, default=50, metavar="N", help="events to pick at most (default: 50)")
     parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and of a recording (default: 5)")
@@ -34,24 +37,27 @@ def flag(args: argparse.Namespace) -> int:
         raise ValueError("Got nothing to do, expected SCORES, --load or --export. Pass one.")
     if args.model is None and (args.scores is not None or str(args.export).endswith(".json")):
         raise ValueError("Got no --model, expected the folder of the model that gave the scores. Pass it.")
-    with Queue(args.queue, create=args.scores is not None or args.load is not None) as queue:
+    opened = nullcontext() if args.model is None else bundle_at(args.model)
+    with opened as model, Queue(args.queue, create=args.scores is not None or args.load is not None) as queue:
         if args.load is not None:
             queue.load(args.load)
-        if args.scores is not None:
+        if args.scores is not None and model is not None:
             flagged = flag_folder(
-                args.scores, args.model, queue, args.budget, per_recording=args.per_recording, source=args.source,
+                args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
                 alarms=None if args.alarms is None else dict([args.alarms]),
             )  # fmt: skip
             if not args.quiet:
                 print(in_words(flagged))
         if args.export is not None:
-            export(queue, args.export, args.model, args.source)
+            export(queue, args.export, model, args.source)
     return DONE
 
 
 def review_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, with the events")
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of the model that flagged them")
+    parser.add_argument(
+        "--model", required=True, metavar="BUNDLE", help="folder of the model that flagged them" + _OR_MLFLOW
+    )
     parser.add_argument("--source", metavar="FOLDER", help="of the recordings (default: as the events name it)")
     parser.add_argument("--scores", metavar="FOLDER", help="of the scores, to show them over each recording")
     parser.add_argument("--host", default="127.0.0.1", help="listen here; other machines need the token it prints")
@@ -62,17 +68,20 @@ def review_arguments(parser: argparse.ArgumentParser) -> None:
 def review(args: argparse.Namespace) -> int:
     from anomalyvae.review.server import serve
 
-    serve(
-        args.queue, args.model, source=args.source, scores=args.scores, host=args.host, port=args.port,
-        reviewer=args.reviewer or os.environ.get("USER", ""),
-        ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
-    )  # fmt: skip
+    with bundle_at(args.model) as model:
+        serve(
+            args.queue, model, source=args.source, scores=args.scores, host=args.host, port=args.port,
+            reviewer=args.reviewer or os.environ.get("USER", ""),
+            ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
+        )  # fmt: skip
     return DONE
 
 
 def retrain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", required=True, metavar="QUEUE", help="reviewed events: a file, or a database's URL")
-    parser.add_argument("--champion", required=True, metavar="BUNDLE", help="the model to go on from; it stays")
+    parser.add_argument(
+        "--champion", required=True, metavar="BUNDLE", help="the model to go on from; it stays" + _OR_MLFLOW
+    )
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder for the challenger")
     parser.add_argument(
         "--learned", nargs="+", metavar="FILE", help="what the champion learned, where it does not say so itself"
@@ -88,9 +97,8 @@ def retrain(args: argparse.Namespace) -> int:
 
     with Queue(args.queue, create=False) as queue:
         events = queue.events()
-    made = retrain(
-        events, args.champion, args.out, learned=args.learned, source=args.source, warm_start=args.warm_start
-    )
+    with bundle_at(args.champion) as champion:
+        made = retrain(events, champion, args.out, learned=args.learned, source=args.source, warm_start=args.warm_start)
     if not args.quiet:
         print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
         against = f", against {made.faults:,} of faults" if made.faults else ""
@@ -100,7 +108,15 @@ def retrain(args: argparse.Namespace) -> int:
 
 def promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("challenger", nargs="?", metavar="CHALLENGER", help="folder of the model that 'retrain' made")
-    parser.add_argument("--champion", required=True, metavar="FOLDER", help="folder of the model that is at work")
+    parser.add_argument(
+        "--champion", required=True, metavar="FOLDER",
+        help="folder of the model that is at work; or models:/NAME@champion, where MLflow's registry alone holds it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--register", metavar="NAME",
+        help="also tell MLflow: @champion of NAME moves with a promotion, @challenger to what was refused; without "
+        "CHALLENGER, tell it which model the folder holds",
+    )  # fmt: skip
     parser.add_argument("--queue", metavar="QUEUE", help="reviewed events: a file, or a database's URL")
     parser.add_argument(
         "--holdout", nargs="+", metavar="FILE",
@@ -111,27 +127,69 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alarms-per-hour", type=float, default=30.0, metavar="N", help="at which faults are counted")
     parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="a loss that is let pass")
     parser.add_argument("--source", metavar="FOLDER", help="where reviewed recordings lie now, if not where they did")
+    parser.add_argument(
+        "--two-reviewers", action="store_true",
+        help="refuse what has learned an event as novel on the word of one reviewer alone",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--rollback", action="store_true", help="put the champion before this one back")
 
 
 def promote(args: argparse.Namespace) -> int:
-    from anomalyvae.review import gate, promotion
-    from anomalyvae.review.queue import Queue
+    from anomalyvae.deploy.tracking.registry import champion_name
 
+    registered = champion_name(args.champion)
+    if registered is not None and args.register not in (None, registered):
+        raise ValueError(
+            f"Got --register {args.register} and {args.champion}, expected one name. Leave --register out."
+        )
+    name = registered or args.register
+    if name is not None:
+        hush_mlflow()
     if args.rollback:
-        print(f"Rolled back to {promotion.roll_back(args.champion)}: {args.champion}")
-        return DONE
+        return _roll_back(args.champion, registered, name)
+    if args.challenger is None and registered is None and name is not None:
+        return _tell_registry(args.champion, name)
     if args.challenger is None or args.queue is None:
         raise ValueError("Got no CHALLENGER or no --queue, expected both. Say what to promote, or pass --rollback.")
-    given = None if args.holdout is None else gate.holdout(args.challenger, args.holdout, args.events, args.near_s)
-    holdout = promotion.frozen_holdout(args.champion, given)
-    with Queue(args.queue, create=False) as queue:
-        events = queue.events()
-    decision = gate.judge(
-        args.challenger, args.champion, events, holdout, alarms_per_hour=args.alarms_per_hour,
-        tolerance=args.tolerance, source=args.source,
-    )  # fmt: skip
-    promotion.promote(args.challenger, args.champion, decision, holdout, dry_run=args.dry_run)
-    print(decision)
+    with bundle_at(args.challenger) as challenger, bundle_at(args.champion) as champion:
+        from anomalyvae.review import gate, promotion
+        from anomalyvae.review.queue import Queue
+
+        given = None if args.holdout is None else gate.holdout(challenger, args.holdout, args.events, args.near_s)
+        holdout = promotion.frozen_holdout(champion, given)
+        with Queue(args.queue, create=False) as queue:
+            events, confirmed = queue.events(), queue.confirmed("novel") if args.two_reviewers else None
+        decision = gate.judge(
+            challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
+            source=args.source, confirmed=confirmed,
+        )  # fmt: skip
+        print(decision)
+        told = promotion.promote(
+            challenger, champion, decision, holdout, dry_run=args.dry_run, register=name,
+            again="" if registered is None else "Run the same command again later.",
+        )  # fmt: skip
+    if registered is not None and not told:
+        return FAILED  # the registry is all that there was to change
     return DONE if decision.promoted else REFUSED
+
+
+def _roll_back(champion: str, registered: str | None, name: str | None) -> int:
+    if registered is not None:
+        from anomalyvae.deploy.tracking.registry import roll_back
+
+        print(f"Rolled back to version {roll_back(registered)} of {registered}.")
+        return DONE
+    from anomalyvae.review import promotion
+
+    print(f"Rolled back to {promotion.roll_back(champion, register=name)}: {champion}")
+    return DONE
+
+
+def _tell_registry(champion: str, name: str) -> int:
+    from anomalyvae.review.promotion import record_champion
+
+    if not record_champion(champion, name):
+        return FAILED
+    print(f"The champion of {name} is the model in {champion}.")
+    return DONE

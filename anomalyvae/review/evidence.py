@@ -17,7 +17,7 @@ from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
 from anomalyvae.deploy.parts import output_of
 from anomalyvae.deploy.preprocessing import split
-from anomalyvae.logs import WindowRecipe, read_log, resample
+from anomalyvae.logs import WindowRecipe, read_log
 from anomalyvae.review.reasons import like_training
 
 Floats = NDArray[np.float64]
@@ -263,7 +263,7 @@ def _clock(path: Path, changed: int, recipe: WindowRecipe) -> tuple[pd.DataFrame
     """The recording on the recipe's clock, and its units."""
     log = read_log(path, signals=recipe.needed)
     units = {name: log[name].unit for name in recipe.signals}
-    return resample(log, recipe.rate_hz, recipe.max_gap_s, recipe.needed), units
+    return recipe.ticks(log), units
 
 
 def _thin(time_s: Floats, lines: Floats, step_s: float) -> tuple[Floats, float, Floats]:

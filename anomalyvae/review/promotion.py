@@ -1,8 +1,10 @@
 """Promotion: a challenger takes the champion's place as a whole, and gives it back on demand."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,30 +17,85 @@ GATE, HOLDOUT = "gate.json", "holdout.json"
 
 
 def promote(
-    challenger: Paths, champion: Paths, decision: Decision, holdout: pd.DataFrame, *, dry_run: bool = False
-) -> None:
+    challenger: Paths,
+    champion: Paths,
+    decision: Decision,
+    holdout: pd.DataFrame,
+    *,
+    dry_run: bool = False,
+    register: str | None = None,
+    again: str = "",
+) -> bool:
     """Do as the gate says: put a promoted challenger in the champion's place, and write down why in any case.
 
     The decision is written to ``gate.json`` in the challenger's folder. A promoted one is copied to the champion's,
     which is swapped as a whole; it carries the decision and the frozen hold-out, ``holdout.json``. The former champion
     is kept beside it, in ``<champion>-former/<model_id>``.
+
+    Parameters
+    ----------
+    challenger, champion : path
+    decision : Decision
+    holdout : DataFrame
+        Which it was decided by.
+    dry_run : bool, default=False
+        Do nothing.
+    register : str, optional
+        A registered model of MLflow, which is told last: its alias ``champion`` moves with a promotion, and
+        ``challenger`` to what was refused. A registry that does not answer undoes nothing.
+    again : str, optional
+        Said if it does not: what tells it later (by default, the command that does as `record_champion`).
+
+    Returns
+    -------
+    bool
+        Whether everybody was told who was to be: false if the registry was not.
     """
     if dry_run:
-        return
+        return True
     text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
     (Path(challenger) / GATE).write_text(text, encoding="utf-8")
-    if not decision.promoted:
-        return
-    write_manifest(holdout, Path(challenger) / HOLDOUT)
-    if decision.champion is not None:
-        _copy(Path(champion), _former(champion, decision.champion))
-    _install(Path(challenger), Path(champion))
+    rival = None if decision.champion is None else Path(champion)
+    if decision.promoted:
+        write_manifest(holdout, Path(challenger) / HOLDOUT)
+        if decision.champion is not None:
+            rival = _former(champion, decision.champion)
+            _copy(Path(champion), rival)
+        _copy(Path(challenger), Path(champion))
+    if register is None:
+        return True
+    from anomalyvae.deploy.tracking.registry import record
+
+    remedy = again or (f"Run later: {_command(champion, register)}" if decision.promoted else "Promote it again later.")
+    return record(register, challenger, decision.to_dict(), rival, remedy=remedy)
 
 
-def roll_back(champion: Paths) -> str:
+def record_champion(champion: Paths, register: str) -> bool:
+    """Tell MLflow that the champion in a folder is the ``champion`` of a registered model; returns whether it knows.
+
+    What the gate said of it goes along. It is the way to begin with a registry, and to catch up with one that was down.
+    """
+    from anomalyvae.deploy.tracking.registry import record
+
+    gate = _decision(champion)
+    earned = gate.get("promoted") is True and gate.get("challenger") == read_card(champion)["model_id"]
+    former = _replaced(gate) if earned else None
+    rival = None if former is None else _former(champion, former)
+    kept = rival if rival is not None and (rival / CARD).is_file() else None
+    remedy = f"Run later: {_command(champion, register)}"
+    return record(register, champion, gate if earned else None, kept, remedy=remedy)
+
+
+def roll_back(champion: Paths, *, register: str | None = None) -> str:
     """Put the champion before this one back in its place; returns its model id.
 
     Each call goes one promotion further back. The one that is taken back is kept with the former ones.
+
+    Parameters
+    ----------
+    champion : path
+    register : str, optional
+        A registered model of MLflow, whose alias ``champion`` goes back as well; see `record_champion`.
 
     Raises
     ------
@@ -46,14 +103,15 @@ def roll_back(champion: Paths) -> str:
         If there is no champion, or none before it.
     """
     present = read_card(champion)["model_id"]
-    gate = Path(champion) / GATE
-    former = json.loads(gate.read_text(encoding="utf-8"))["champion"] if gate.is_file() else None
-    if not isinstance(former, str) or Path(former).name != former:
+    former = _replaced(_decision(champion))
+    if former is None:
         raise ValueError(f"Got {champion}, which took the place of no other model. There is nothing to roll back to.")
     if read_card(_former(champion, former))["model_id"] != former:
         raise ValueError(f"Got {_former(champion, former)}, which is another model than {former}. Promote a bundle.")
     _copy(Path(champion), _former(champion, present))
-    _install(_former(champion, former), Path(champion))
+    _copy(_former(champion, former), Path(champion))
+    if register is not None:
+        record_champion(champion, register)
     return former
 
 
@@ -90,9 +148,20 @@ def _former(champion: Paths, model_id: str) -> Path:
     return folder.with_name(f"{folder.name}-former") / model_id
 
 
-def _install(bundle: Path, champion: Path) -> None:
-    """Make a bundle the champion: the one place where an alias in a model registry would be moved as well."""
-    _copy(bundle, champion)
+def _decision(bundle: Paths) -> dict[str, Any]:
+    """What the gate has written into a bundle; nothing if it has not."""
+    file = Path(bundle) / GATE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _replaced(decision: dict[str, Any]) -> str | None:
+    """The model id of the champion before, if that is what it says: it becomes part of a path."""
+    former = decision.get("champion")
+    return former if isinstance(former, str) and Path(former).name == former else None
+
+
+def _command(champion: Paths, register: str) -> str:
+    return f"anomalyvae promote --champion {shlex.quote(str(champion))} --register {shlex.quote(register)}"
 
 
 def _copy(bundle: Path, folder: Path) -> None:

@@ -162,7 +162,7 @@ class Queue:
 
     # Verdicts
 
-    def give(self, event_id: str, verdict: str, reviewer: str, note: str = "") -> None:
+    def give(self, event_id: str, verdict: str, reviewer: str, note: str = "") -> dict[str, Any] | None:
         """Say what an event is; the latest verdict stands.
 
         Parameters
@@ -174,6 +174,11 @@ class Queue:
             Who says so.
         note : str, default=""
 
+        Returns
+        -------
+        dict or None
+            ``verdict``, ``reviewer`` and ``reviewed_at`` of what stood until now; None if the event was open.
+
         Raises
         ------
         ValueError
@@ -184,7 +189,11 @@ class Queue:
             raise ValueError("Got an empty reviewer, expected who gives this verdict. Pass a name.")
         with self._writing() as connection:
             self._lock(connection, event_id)
+            stood = connection.execute(told().where(EVENTS.c.event_id == event_id)).one()._asdict()
             _append(connection, event_id, verdict, reviewer, note)
+        if stood["verdict"] is None:
+            return None
+        return {name: stood[name] for name in ("verdict", "reviewer", "reviewed_at")}
 
     def undo(self, event_id: str, reviewer: str) -> None:
         """Take back the verdict that stands, so that the one before it stands again, or the event is open.
@@ -218,6 +227,19 @@ class Queue:
         """
         self.event(event_id)
         return _table(self._entries(LOG.c.event_id == event_id), LOG_COLUMNS)
+
+    def confirmed(self, verdict: str) -> set[str]:
+        """Events, by id, of which this verdict stands, and is the last word of two reviewers or more."""
+        entries = self._entries()
+        back = {entry["takes_back"] for entry in entries}
+        last_words: dict[str, dict[str, str]] = {}
+        for entry in entries:
+            if entry["verdict"] is not None and entry["entry_id"] not in back:
+                said = last_words.setdefault(entry["event_id"], {})
+                said.pop(entry["reviewer"], None)  # so that the last of them is what stands
+                said[entry["reviewer"]] = entry["verdict"]
+        told = {event_id: list(said.values()) for event_id, said in last_words.items()}
+        return {event_id for event_id, said in told.items() if said[-1] == _known(verdict) and said.count(verdict) > 1}
 
     # Files
 

@@ -41,7 +41,9 @@ except ImportError as error:
         f"Got no {error.name}, expected what the page needs. Run: pip install 'anomalyvae[review]'."
     ) from error
 
-_PAGES = {"/": "review.html"} | {f"/{name}": name for name in ("review.js", "drawing.js", "review.css", "icon.svg")}
+_PAGES = {"/": "review.html"} | {
+    f"/{name}": name for name in ("review.js", "state.js", "list.js", "drawing.js", "review.css", "icon.svg")
+}
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p_value", "windows", "signals", "shares",
            "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
@@ -171,8 +173,9 @@ def create_app(
         said = await _said(request)
         name = request.path_params["name"]
         await asyncio.to_thread(_event, queue, name)
-        await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
-        return JSONResponse(_listed(await asyncio.to_thread(_event, queue, name)))
+        before = await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
+        standing = _listed(await asyncio.to_thread(_event, queue, name))
+        return JSONResponse(standing | {"overruled": _unseen(before, said)})
 
     async def undo(request: Request) -> Response:
         said = await _said(request)
@@ -219,6 +222,13 @@ def _undo(queue: Queue, name: str, reviewer: str, reviewed_at: str) -> None:
     if _event(queue, name)["reviewed_at"] != reviewed_at:
         raise HTTPException(HTTPStatus.CONFLICT, "Somebody has given another verdict since. Look at it first.")
     queue.undo(name, reviewer)
+
+
+def _unseen(before: dict[str, Any] | None, said: Mapping[str, str]) -> dict[str, Any] | None:
+    """The verdict that stood, if somebody else gave it after the page of who overruled it had asked."""
+    if before is None or before["reviewed_at"] == said["reviewed_at"]:
+        return None
+    return None if any(before[key] == said[key] for key in ("reviewer", "verdict")) else before
 
 
 async def _said(request: Request) -> dict[str, str]:

@@ -296,11 +296,12 @@ def test_mlflow_models_predict_and_serve(tracked, rows, tmp_path):
 
 
 @pytest.mark.spark
-def test_a_spark_udf_scores_as_the_scorer_does(tracked, rows):
+def test_a_spark_udf_scores_as_the_scorer_does(tracked, rows, monkeypatch):
     pyspark = pytest.importorskip("pyspark", reason="needs pyspark: pip install pyspark")
     if shutil.which("java") is None:
         pytest.skip("needs Java, which is not installed")
     run, _, bundle, _ = tracked
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # or workers take whatever python3 is on the path
     spark = (
         pyspark.sql.SparkSession.builder.master("local[1]")
         .config("spark.ui.enabled", "false")
@@ -587,6 +588,38 @@ def test_a_search_is_one_run_with_children(automatic, rows, runs):
     assert parent.data.metrics["best_score"] == search.best_score_
     assert not (parent.outputs and parent.outputs.model_outputs)
     assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_a_study_is_one_run_with_a_child_for_each_trial(automatic, rows, runs):
+    optuna = pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial):
+        detector = a_detector(beta=trial.suggest_float("beta", 0.5, 2.0)).fit(rows)
+        if trial.number == 2:
+            raise optuna.TrialPruned
+        return -detector.score_samples(rows).mean()
+
+    automatic(log_models=False)
+    for jobs in (1, 2):  # in this thread, and in others
+        study = optuna.create_study()
+        with mlflow.start_run(run_name=f"{jobs} jobs") as mine:
+            study.optimize(objective, n_trials=4, n_jobs=jobs)
+        parent = mlflow.get_run(mine.info.run_id)
+        assert parent.data.metrics["best_value"] == study.best_value
+        assert parent.data.params == {"best.beta": str(study.best_params["beta"])}
+        children = [run for run in runs() if run.data.tags.get("mlflow.parentRunId") == mine.info.run_id]
+        found = {run.info.run_name: run for run in children}
+        assert set(found) == {f"trial {trial.number}" for trial in study.trials} == {f"trial {n}" for n in range(4)}
+        for trial in study.trials:
+            data = found[f"trial {trial.number}"].data
+            assert data.params["beta"] == data.params["trial.beta"] == str(trial.params["beta"])
+            assert (data.metrics.get("value"), data.tags.get("pruned") == "true") == (trial.value, trial.value is None)
+            assert data.metrics["loss"]
+    assert len(runs()) == 2 * (1 + 4)
+    optuna.create_study().optimize(objective, n_trials=1)  # without a run of one's own
+    assert len(runs()) == 2 * (1 + 4) + 2
+    assert {run.info.status for run in runs()} == {"FINISHED"}
 
 
 def test_what_mlflow_tracks_by_itself_is_left_to_it(automatic, rows, runs):

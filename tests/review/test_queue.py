@@ -1,8 +1,12 @@
 """The review queue: nothing that a person said is lost, whoever writes at the same time, and text stays text."""
 
+import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -117,6 +121,26 @@ def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
     assert list(log["takes_back"]) == [None, None, entries[1], None, entries[3], entries[0]]
 
 
+def test_an_event_is_confirmed_by_the_last_word_of_two_reviewers(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    for verdict, reviewer, confirmed in (
+        ("novel", "ann", False),
+        ("novel", "ann", False),  # the same person twice
+        ("novel", "bob", True),
+        ("fault", "ann", False),
+        ("novel", "cid", True),
+        ("fault", "bob", False),
+    ):
+        queue.give(name, verdict, reviewer)
+        assert queue.confirmed("novel") == ({name} if confirmed else set())
+    assert queue.confirmed("fault") == {name}
+    queue.undo(name, "bob")
+    assert queue.confirmed("novel") == {name}
+    with pytest.raises(ValueError, match="Got verdict 'new'"):
+        queue.confirmed("new")
+
+
 def test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back(queue, monkeypatch):
     queue.add(events(1))
     [name] = ids(queue)
@@ -208,6 +232,54 @@ def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
             assert len(back) == back.nunique() == 3 * len(people)
             standing = given[~given["entry_id"].isin(back)]
             assert queue.event(name)["note"] == standing["note"].iloc[-1]
+
+
+WRITER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("CREATE TABLE other (number)")
+print("writing", flush=True)
+sys.stdin.readline()
+connection.execute("COMMIT")
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process that is writing to a file in which nobody has turned to write-ahead logging yet."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "queue.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_file_that_another_process_writes_to_is_waited_for_before_it_turns_to_write_ahead(
+    writer, tmp_path, monkeypatch
+):
+    waited = []
+
+    def sleep(seconds):
+        if not waited:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+            assert writer.wait(30) == 0
+        waited.append(seconds)
+
+    monkeypatch.setattr(database, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    with Queue(tmp_path / "queue.db") as queue:
+        assert queue.add(events(2)) == 2
+        with closing(sqlite3.connect(tmp_path / "queue.db")) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert len(waited) == 1
+
+
+def test_a_file_that_stays_locked_is_not_waited_for_without_end(writer, tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "_PATIENCE_S", 0.05)
+    with pytest.raises(database.sa.exc.OperationalError, match="locked"):
+        Queue(tmp_path / "queue.db")
 
 
 def test_threads_may_share_a_queue(queue):

@@ -213,6 +213,27 @@ def test_undo_spares_what_somebody_else_has_said_meanwhile(house, serving):
     assert page.queue.event(page.ids[0])["verdict"] == "fault"
 
 
+def test_a_verdict_says_whose_it_overrules_where_the_page_had_not_shown_that_one(house, serving):
+    page = serving(events_of(house))
+    place = f"/api/events/{page.ids[0]}/verdict"
+
+    def overruled(reviewer, verdict, seen):
+        said = {"verdict": verdict, "reviewer": reviewer, "reviewed_at": seen}
+        status, _, told = ask(page, place, said)
+        assert status == 200
+        return told["overruled"]
+
+    assert overruled("bob", "noise", "") is None
+    first = page.queue.event(page.ids[0])["reviewed_at"]
+    assert overruled("ada", "novel", "") == {"verdict": "noise", "reviewer": "bob", "reviewed_at": first}
+    assert overruled("eve", "novel", "") is None  # they agree
+    assert overruled("eve", "fault", "") is None  # one's own
+    third = page.queue.event(page.ids[0])["reviewed_at"]
+    assert overruled("bob", "noise", third) is None  # seen, and overruled all the same
+    assert overruled("ada", "novel", third)["verdict"] == "noise"
+    assert len(page.queue.history(page.ids[0])) == 6  # nothing is lost
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -518,3 +539,28 @@ def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, 
     tab.until(f"{SELECTED} === '{page.ids[0]}'")
     assert shown(tab) == page.ids
     assert tab.run("document.querySelector('#done').textContent") == "0 of 4 reviewed"
+
+
+@in_chromium
+def test_overruling_what_the_page_had_not_shown_is_said_and_can_be_undone(house, serving, browse):
+    page = serving(events_of(house))
+    tab = meet(browse(), page)
+    tab.run("fetch('api/events').then((answer) => answer.text()).then((text) => { window.before = text })")
+    tab.run("window.fetch = ((fetch) => (url, request) => url === 'api/events' && window.before"
+            " ? Promise.resolve(new Response(window.before)) : fetch(url, request))(window.fetch)")  # fmt: skip
+    page.queue.give(page.ids[0], "noise", HOSTILE)
+    tab.press("n")
+    tab.until("document.querySelector('#overruled p')")
+    told = tab.run("document.querySelector('#overruled p').textContent")
+    assert told.startswith(f"You overruled {HOSTILE}, ")
+    assert "Noise → Novel" in told
+    assert page.queue.event(page.ids[0])["verdict"] == "novel"
+    tab.run("window.before = null; document.querySelector('#overruled button').click()")
+    tab.until("!document.querySelector('#overruled p')")
+    deadline = time.monotonic() + 30
+    while page.queue.event(page.ids[0])["verdict"] != "noise" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    event = page.queue.event(page.ids[0])
+    assert (event["verdict"], event["reviewer"]) == ("noise", HOSTILE)
+    tab.until(f"location.hash === '#{page.ids[0]}'")
+    assert tab.run("document.querySelectorAll('img').length") == 0

@@ -35,7 +35,8 @@ def autolog(
 
     A fit goes into the active run, or into one of its own; a further fit in the same run becomes a child of it. A
     search (`GridSearchCV` and its like) around a detector, or around a Pipeline that ends in one, becomes one run with
-    the best model, and a child for each of the best candidates; the fits that it makes leave none.
+    the best model, and a child for each of the best candidates; the fits that it makes leave none. A study of Optuna
+    becomes one run, too, or goes into the active one; each trial is a child that holds what is fitted in it.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ def autolog(
     """
     import_mlflow()
     from mlflow.utils.autologging_utils import autologging_integration, safe_patch
+    from mlflow.utils.import_hooks import register_post_import_hook
 
     @autologging_integration(FLAVOR)
     def integrate(disable: bool = False, silent: bool = False, **settings: Any) -> None:
@@ -75,6 +77,9 @@ def autolog(
 
         safe_patch(FLAVOR, VAEOutlierDetector, "fit", _fit)
         safe_patch(FLAVOR, BaseSearchCV, "fit", _search)
+        register_post_import_hook(
+            lambda optuna: safe_patch(FLAVOR, optuna.Study, "optimize", _study), "optuna", overwrite=True
+        )
 
     integrate(
         disable=disable,
@@ -108,6 +113,36 @@ def _search(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) 
             _send(run, getattr(self, "best_estimator_", None), {"the candidates": candidates})
     finally:
         _searches.remove(self)
+
+
+def _study(original: Callable[..., Any], self: Any, func: Callable[[Any], Any], *args: Any, **kwargs: Any) -> None:
+    if _tracked_as_a_whole():
+        original(self, func, *args, **kwargs)
+        return
+    with _run(listen=False) as run:
+        original(self, partial(_trial, func, run.run_id), *args, **kwargs)
+        missing = run.send(None, {"the best trial": partial(_send_best, study=self)})
+        if missing:
+            run.warn(missing, "this study", "Optuna itself has it")
+
+
+def _trial(func: Callable[[Any], Any], study_run: str | None, trial: Any) -> Any:
+    """Run a trial in a child of the study's run, which in another thread (``n_jobs``) is not the active one."""
+    from optuna import TrialPruned
+
+    tags = {"mlflow.autologging": FLAVOR} | ({} if study_run is None else {PARENT: study_run})
+    pruned, value = None, None
+    with tracked_run(run_name=f"trial {trial.number}", nested=True, listen=False, tags=tags) as run:
+        try:
+            value = func(trial)
+        except TrialPruned as error:  # which is no failure
+            pruned = error
+        missing = run.send(None, {"the trial": partial(_send_trial, trial=trial, value=value)})
+        if missing:
+            run.warn(missing, f"trial {trial.number}", "Optuna itself has it")
+    if pruned is not None:
+        raise pruned
+    return value
 
 
 def _tracked_as_a_whole() -> bool:
@@ -192,3 +227,38 @@ def _send_candidates(client: Any, run_id: str, search: Any, most: int | None) ->
             synchronous=True,
         )
         client.set_terminated(child)
+
+
+def _send_trial(client: Any, run_id: str, trial: Any, value: Any) -> None:
+    """What Optuna suggested, and what came of it."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(1000 * time.time())
+    client.log_batch(
+        run_id,
+        params=[Param(f"trial.{name}", str(suggested)) for name, suggested in trial.params.items()],
+        metrics=[Metric(name, figure, now, 0) for name, figure in _values(value).items()],
+        tags=[RunTag("pruned", "true")] if value is None else [],
+        synchronous=True,
+    )
+
+
+def _send_best(client: Any, run_id: str, study: Any) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now, tags = int(1000 * time.time()), [RunTag("study", study.study_name), RunTag("search", "Study")]
+    if len(study.directions) > 1 or not any(trial.state.name == "COMPLETE" for trial in study.trials):
+        client.log_batch(run_id, tags=tags, synchronous=True)  # there is no one best
+        return
+    best = [Param(f"best.{name}", str(suggested)) for name, suggested in study.best_params.items()]
+    score = [Metric("best_value", float(study.best_value), now, 0)]
+    client.log_batch(run_id, params=best, metrics=score, tags=tags, synchronous=True)
+
+
+def _values(value: Any) -> dict[str, float]:
+    """What an objective has returned: a number, or several."""
+    if value is None:
+        return {}
+    if isinstance(value, list | tuple):
+        return {f"value {number}": float(each) for number, each in enumerate(value)}
+    return {"value": float(value)}

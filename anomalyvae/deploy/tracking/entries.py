@@ -30,6 +30,7 @@ PARENT = "mlflow.parentRunId"
 _PARAMETERS, _METRICS = 100, 1000  # that MLflow takes at once
 _DIGEST = 36  # characters that it keeps of a data set's fingerprint
 _EXAMPLE_ROWS = 3
+_COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # what the review loop keeps beside a model
 _WORKER = ("__init__.py", "deploy/__init__.py", "deploy/card.py", "deploy/scorer.py")  # what scoring takes of us
 
 Record = Mapping[str, float]
@@ -265,7 +266,7 @@ def _write_model(result: Result, scratch: Path, run_id: str, model: Any) -> None
     from anomalyvae.deploy.tracking import pyfunc_model
 
     bundle, package = scratch / pyfunc_model.BUNDLE, scratch / pyfunc_model.PACKAGE
-    for file in (CARD, *result.card["parts"]):  # no more: whatever else lies there stays there
+    for file in (CARD, *result.card["parts"], *_companions(result.bundle)):  # whatever else lies there stays there
         _copy(result.bundle / file, bundle / file)
     for file in _WORKER:
         _copy(Path(anomalyvae.__file__).parent / file, package / "anomalyvae" / file)
@@ -281,6 +282,20 @@ def _write_model(result: Result, scratch: Path, run_id: str, model: Any) -> None
             artifact_path=model.artifact_location, run_id=run_id, model_uuid=model.model_id, model_id=model.model_id
         ),
     )
+
+
+def send_companions(client: "MlflowClient", logged_model: str, bundle: Path) -> None:
+    """What the review loop has put beside a model since it was logged: the gate's decision, and its hold-out."""
+    from anomalyvae.deploy.tracking import pyfunc_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in _companions(bundle):
+            _copy(bundle / file, Path(scratch, "artifacts", pyfunc_model.BUNDLE, file))
+        client.log_model_artifacts(logged_model, scratch)
+
+
+def _companions(bundle: Path) -> list[str]:
+    return [name for name in _COMPANIONS if (bundle / name).is_file()]
 
 
 def _copy(file: Path, to: Path) -> None:

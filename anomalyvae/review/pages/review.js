@@ -1,55 +1,17 @@
 // The review page. What the server says is data: it becomes text nodes and numbers, never markup.
 
-import { clock, colour, drawMap, drawSignals, drawTimeline, figure, make, span } from "./drawing.js";
+import { clock, drawMap, drawSignals, drawTimeline, figure, make, span } from "./drawing.js";
+import { filtered, offerRecordings, showList } from "./list.js";
+import { MEANING, ask, at, chip, place, score, state, tell, when } from "./state.js";
 
-const MEANING = {
-  novel: ["n", "Novel", "normal but new: learn it"],
-  fault: ["f", "Fault", "truly strange: never learn it"],
-  noise: ["x", "Noise", "of no interest: ignore it"],
-  unsure: ["u", "Unsure", "look again later"],
-};
 const KEYS = [
   ...Object.values(MEANING).map(([key, name, what]) => [key, `${name}: ${what}`]),
   ["j  ↓", "next event"], ["k  ↑", "previous event"], ["z", "undo"], ["t", "write a note (Esc: done)"],
   ["/", "filter (Esc: clear)"], ["+  −", "show more or less around the event"], ["?", "these keys"],
 ];
 const POLL_MS = 5000;
-const LISTED = 400;
 
-const at = (id) => document.getElementById(id);
-const state = {
-  events: [], byId: new Map(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
-  drafts: new Map(), given: [], saving: Promise.resolve(), unsaved: 0, loaded: "",
-  filter: { status: "open", text: "", verdict: "", recording: "" },
-};
-
-const chip = (verdict) => make("span", { className: `chip ${verdict}` }, MEANING[verdict]?.[1] ?? verdict);
-const when = (text) => new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-const score = ({ peak_score: value }) => (Math.abs(value) < 100 ? value.toFixed(2).replace("-", "−") : figure(value));
-
-// --- the server ------------------------------------------------------------------------------------------
-
-async function ask(url, body) {
-  const request = body === undefined ? {} : {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive: true,
-  };
-  let answer;
-  try {
-    answer = await fetch(url, request);
-  } catch {
-    throw new Error("The server does not answer. Is 'anomalyvae review' still running?");
-  }
-  const said = await answer.json().catch(() => ({ error: `The server failed (${answer.status}).` }));
-  if (!answer.ok) throw new Error(said.error ?? `The server refused (${answer.status}).`);
-  return said;
-}
-
-const place = (id, what = "") => `api/events/${encodeURIComponent(id)}${what}`;
-
-function tell(text) {
-  at("message").textContent = text ?? "";
-  at("message").hidden = !text;
-}
+// --- what there is -----------------------------------------------------------------------------------------
 
 async function load() {
   const answer = await ask("api/events");
@@ -83,63 +45,6 @@ async function poll() {
     state.silent = true;
     tell(error.message);
   }
-}
-
-// --- the list --------------------------------------------------------------------------------------------
-
-function passes(event) {
-  const { status, text, verdict, recording } = state.filter;
-  if (status === "open" ? event.verdict : status === "reviewed" && !event.verdict) return false;
-  if ((verdict && event.verdict !== verdict) || (recording && event.recording !== recording)) return false;
-  const said = [event.recording, event.verdict, event.note, event.reviewer, ...event.signals.slice(0, 3)];
-  return !text || said.some((part) => part?.toLowerCase().includes(text));
-}
-
-const filtered = () => state.events.filter(passes);
-
-function showList() {
-  const events = filtered();
-  const here = Math.max(events.findIndex((event) => event.event_id === state.current), 0);
-  const first = Math.max(0, Math.min(here - LISTED / 2, events.length - LISTED));
-  const shown = events.slice(first, first + LISTED);
-  at("list").replaceChildren(...shown.map((event) => make(
-    "div",
-    {
-      className: "item", role: "option", "aria-selected": String(event.event_id === state.current),
-      "data-event": event.event_id, onclick: () => open(event.event_id),
-    },
-    make("b", { title: event.recording }, event.recording),
-    make("span", { className: "score" }, score(event)),
-    make("small", {}, [span(event), event.shares[0] > 0 ? event.signals[0] : ""].filter(Boolean).join("  ·  ")),
-    event.verdict ? chip(event.verdict) : null,
-  )));
-  at("list").querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
-  const part = shown.length < events.length ? `, ${shown.length} listed` : "";
-  at("shown").textContent = `${events.length} of ${state.events.length} events${part}`;
-  at("nothing").hidden = Boolean(state.byId.get(state.current)) || events.length > 0;
-  showProgress();
-}
-
-function showProgress() {
-  const count = Object.fromEntries(Object.keys(MEANING).map((verdict) => [verdict, 0]));
-  for (const event of state.events) if (event.verdict) count[event.verdict] += 1;
-  const done = Object.values(count).reduce((sum, part) => sum + part, 0);
-  const bars = Object.entries(count).map(([verdict, part]) => {
-    const bar = make("i", { title: `${part} ${verdict}` });
-    bar.style.background = colour(verdict);
-    bar.style.width = `${(100 * part) / Math.max(state.events.length, 1)}%`;
-    return bar;
-  });
-  at("progress").replaceChildren(...bars);
-  at("done").textContent = `${done} of ${state.events.length} reviewed`;
-  document.title = `${state.events.length - done} to review · anomalyvae`;
-}
-
-function offerRecordings() {
-  const names = [...new Set(state.events.map((event) => event.recording))].sort();
-  const options = names.map((name) => make("option", { value: name }, name));
-  at("recording-filter").replaceChildren(make("option", { value: "" }, "Any recording"), ...options);
-  at("recording-filter").value = state.filter.recording;
 }
 
 function refilter() {
@@ -301,23 +206,40 @@ function give(verdict) {
   const event = state.byId.get(id);
   if (!event || !name) return;
   const note = at("note").value.trim();
-  const next = following(id);
+  const [next, seen] = [following(id), event.reviewed_at ?? ""];
   const entry = { id, reviewed_at: null };
   state.given.push(entry);
   Object.assign(event, { verdict, note, reviewer: name, reviewed_at: new Date().toISOString() });
   at("note").value = note;
   state.drafts.delete(id);
   save(id, async () => {
-    const standing = await ask(place(id, "/verdict"), { verdict, note, reviewer: name });
+    const standing = await ask(place(id, "/verdict"), { verdict, note, reviewer: name, reviewed_at: seen });
     entry.reviewed_at = standing.reviewed_at;
+    if (standing.overruled) tellOverruled(entry, standing);
   }, () => state.given.splice(state.given.indexOf(entry), 1));
   open(next);
 }
 
-function undo() {
+// Somebody else had said something that this page had not shown yet: it stays until a person has read it.
+function tellOverruled(entry, standing) {
+  const { verdict, reviewer: other, reviewed_at: then } = standing.overruled;
+  const what = `${standing.recording}, ${clock(standing.start_s)}`;
+  const line = make("p", { role: "alert" }, `You overruled ${other}, ${when(then)}, on ${what}: `,
+    chip(verdict), " → ", chip(standing.verdict));
+  const button = (text, action) => make("button", { type: "button", className: "quiet", onclick: () => {
+    line.remove();
+    action();
+  } }, text);
+  line.append(button("Undo", () => undo(entry)), button("Keep", () => {}));
+  at("overruled").append(line);
+}
+
+function undo(given) {
   const name = reviewer();
   if (!name) return;
-  const entry = state.given.pop() ?? { id: state.current, reviewed_at: state.byId.get(state.current)?.reviewed_at };
+  if (given) state.given = state.given.filter((entry) => entry !== given);
+  const entry = given ?? state.given.pop()
+    ?? { id: state.current, reviewed_at: state.byId.get(state.current)?.reviewed_at };
   save(entry.id, async () => {
     if (!entry.reviewed_at) throw new Error("There is nothing to undo.");
     await ask(place(entry.id, "/undo"), { reviewer: name, reviewed_at: entry.reviewed_at });
@@ -366,7 +288,7 @@ function showScores() {
 
 const ACTIONS = {
   ...Object.fromEntries(Object.entries(MEANING).map(([verdict, [key]]) => [key, () => give(verdict)])),
-  j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1), z: undo,
+  j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1), z: () => undo(),
   t: () => at("note").focus(), "/": () => at("search").focus(), "+": () => widen(2), "-": () => widen(0.5),
   "?": () => at("help").showModal(),
 };
@@ -410,6 +332,7 @@ function build() {
     at(id).addEventListener("change", () => { at(id).blur(); refilter(); });
   }
   at("search").addEventListener("input", refilter);
+  at("list").addEventListener("click", (click) => open(click.target.closest("[data-event]")?.dataset.event));
   at("reviewer").addEventListener("input", () => localStorage.setItem("reviewer", at("reviewer").value));
   at("undo").addEventListener("click", () => { at("undo").blur(); undo(); });
   at("wider").addEventListener("click", () => { at("wider").blur(); widen(2); });

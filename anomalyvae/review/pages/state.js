@@ -1,0 +1,43 @@
+// What the parts of the review page share: what it knows, how it asks the server, and how it tells a person.
+
+import { figure, make } from "./drawing.js";
+
+export const MEANING = {
+  novel: ["n", "Novel", "normal but new: learn it"],
+  fault: ["f", "Fault", "truly strange: never learn it"],
+  noise: ["x", "Noise", "of no interest: ignore it"],
+  unsure: ["u", "Unsure", "look again later"],
+};
+
+export const at = (id) => document.getElementById(id);
+export const state = {
+  events: [], byId: new Map(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
+  drafts: new Map(), given: [], saving: Promise.resolve(), unsaved: 0, loaded: "",
+  filter: { status: "open", text: "", verdict: "", recording: "" },
+};
+
+export const chip = (verdict) => make("span", { className: `chip ${verdict}` }, MEANING[verdict]?.[1] ?? verdict);
+export const when = (text) => new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+export const score = ({ peak_score: value }) => (Math.abs(value) < 100 ? value.toFixed(2).replace("-", "−") : figure(value));
+
+export async function ask(url, body) {
+  const request = body === undefined ? {} : {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), keepalive: true,
+  };
+  let answer;
+  try {
+    answer = await fetch(url, request);
+  } catch {
+    throw new Error("The server does not answer. Is 'anomalyvae review' still running?");
+  }
+  const said = await answer.json().catch(() => ({ error: `The server failed (${answer.status}).` }));
+  if (!answer.ok) throw new Error(said.error ?? `The server refused (${answer.status}).`);
+  return said;
+}
+
+export const place = (id, what = "") => `api/events/${encodeURIComponent(id)}${what}`;
+
+export function tell(text) {
+  at("message").textContent = text ?? "";
+  at("message").hidden = !text;
+}
