@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.tables import read_rows
-from anomalyvae.cli.talking import DONE, QUIET, hush_mlflow, names, setting
+from anomalyvae.cli.talking import DATABASES, DONE, QUIET, hush_mlflow, names, setting
 
 if TYPE_CHECKING:
     from anomalyvae.deploy.tracking import TrackedRun
@@ -36,6 +36,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
     windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
     windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
+    windows.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
     tracking = parser.add_argument_group("MLflow", "Given any of these, the fit is recorded as a run.")
     tracking.add_argument("--track", action="store_true", help="as MLflow's own settings say")
     _tracking_arguments(tracking)
@@ -54,7 +55,7 @@ def fit(args: argparse.Namespace) -> int:
         if args.recipe is not None:
             job = read_job(args.recipe)
             given, detector = job.windows.to_dict() | given, dict(job.detector)
-        recipe = WindowRecipe.from_dict(given)
+        recipe = WindowRecipe.from_dict({"antialias": True} | given)  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
     with _tracking(args) as run:
         return _fit_and_save(args, recipe, detector, run)
@@ -67,7 +68,7 @@ def _fit_and_save(
     from anomalyvae.deploy.card import read_card
 
     with _processes() as first:
-        rows, where, units = read_rows(args.files, recipe, args.columns)
+        rows, where, units = read_rows(args.files, recipe, args.columns, args.dbc)
 
         from anomalyvae.detector import VAEOutlierDetector
 

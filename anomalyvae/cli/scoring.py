@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.tables import WRITERS, writer
-from anomalyvae.cli.talking import DONE, QUIET, SOME_FAILED, files_shown, hush_mlflow, setting, tell
+from anomalyvae.cli.talking import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, files_shown, setting, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
         "--tail", choices=("conformal", "pareto"), default="conformal",
         help="pareto extrapolates p-values below what the calibration rows can show",
     )  # fmt: skip
+    parser.add_argument("--dbc", nargs="+", default=[], metavar="FILE", help=DATABASES)
     parser.add_argument("--quiet", action="store_true", help=QUIET)
     many = parser.add_argument_group("a folder of scores")
     many.add_argument("--engine", choices=("local", "dask"), default="local", help="threads here, or a Dask cluster")
@@ -44,10 +45,7 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(args: argparse.Namespace) -> int:
-    hush_mlflow()
-    from anomalyvae.deploy.tracking.registry import fetched
-
-    with fetched(args.model) as args.model:
+    with bundle_at(args.model) as args.model:
         return _score_table(args) if Path(args.target).suffix in WRITERS else _score_files(args)
 
 
@@ -58,7 +56,8 @@ def _score_files(args: argparse.Namespace) -> int:
         summary = score_folder(
             args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
             alarms=None if args.alarms is None else dict([args.alarms]), tail=args.tail, strict=args.strict,
-            feature_scores=args.feature_scores, overwrite=args.overwrite, progress=progress,
+            feature_scores=args.feature_scores, overwrite=args.overwrite, databases=args.dbc,
+            progress=progress,
         )  # fmt: skip
     for file in summary["files"]:
         if file["error"] is not None:
@@ -84,7 +83,9 @@ def _score_table(args: argparse.Namespace) -> int:
 
     write = writer(args.target)
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
-        summary = score_folder(args.model, args.source, scratch, workers=args.workers, strict=True, progress=progress)
+        summary = score_folder(
+            args.model, args.source, scratch, workers=args.workers, strict=True, databases=args.dbc, progress=progress
+        )
         tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in summary["files"]]
     if len(tables) > 1 and "row" in tables[0]:
         for file, table in zip(summary["files"], tables, strict=True):

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 
 def read_rows(
-    files: Sequence[str], recipe: "WindowRecipe | None", columns: Sequence[str] | None
+    files: Sequence[str],
+    recipe: "WindowRecipe | None",
+    columns: Sequence[str] | None,
+    databases: Sequence[str] | None = None,
 ) -> "tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]":
     """Read files into rows for a model; say of each row where it came from, and of signals in which unit they are."""
     import pandas as pd
 
     if recipe is not None:
-        windows = recipe.windows_of(files)
+        windows = recipe.windows_of(files, databases)
         return windows.rows, windows.spans, windows.units
     tables = {}
     for file in files:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
 QUIET, DEBUG = "print nothing but errors", "show the traceback of an error"
+DATABASES = "what the messages in MF4 and CAN logs mean: DBC, ARXML or KCD files"
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # anything else is a bug of ours
 
 
@@ -110,6 +112,16 @@ def command_of(commands: Any, name: str, what: str, example: str) -> argparse.Ar
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+@contextmanager
+def bundle_at(place: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a model: itself, or a copy of what MLflow has at models:/NAME@champion and its like."""
+    hush_mlflow()
+    from anomalyvae.deploy.tracking.registry import fetched
+
+    with fetched(place) as path:
+        yield path
 
 
 def hush_mlflow() -> None:

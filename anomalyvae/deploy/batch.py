@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -54,6 +54,7 @@ def score_folder(
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
+    databases: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Score files with a bundle or an ONNX file: recordings by windows, or tables by rows.
@@ -91,6 +92,8 @@ def score_folder(
         Delete the scores that another model, or the same with other settings, has left in ``target``.
     workers : int, optional
         Threads, or processes of a local Dask cluster; by default one per core.
+    databases : path or sequence of paths, optional
+        DBC, ARXML, KCD or SYM files that say what the messages of a vehicle bus mean, for MF4 and CAN logs.
     progress : callable, optional
         Told of each `Progress`.
 
@@ -121,7 +124,10 @@ def score_folder(
     root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
     rate = None if alarms is None else _rate(alarms, metadata, tail)
     staging = str(folder / _STAGING / uuid4().hex)
-    work = Work(os.path.abspath(model), sha256_of(graph), str(root), str(folder), staging, rate, tail, feature_scores)
+    given = [databases] if isinstance(databases, str | os.PathLike) else databases
+    known = tuple((os.path.abspath(database), sha256_of(Path(database))) for database in given)
+    made_with = (rate, tail, feature_scores, known)
+    work = Work(os.path.abspath(model), sha256_of(graph), str(root), str(folder), staging, *made_with)
     with _locked(folder):
         _begin(folder, work, metadata["model_id"], overwrite)
         found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}

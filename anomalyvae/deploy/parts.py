@@ -49,6 +49,8 @@ class Work:
         Rows with a p-value of at most this are flagged; None for the model's own threshold.
     tail : {"conformal", "pareto"}
     feature_scores : bool
+    databases : tuple of (str, str)
+        Files that say what the messages of a vehicle bus mean, with the sha256 of each.
     """
 
     model: str
@@ -59,10 +61,12 @@ class Work:
     rate: float | None = None
     tail: str = "conformal"
     feature_scores: bool = False
+    databases: tuple[tuple[str, str], ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores of a file, besides the file."""
-        return {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
+        settings = {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
+        return settings | ({"databases": sorted(digest for _, digest in self.databases)} if self.databases else {})
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     try:
         session = open_session(work)
         made_from = _made_from(work, name)
-        slabs = slabs_of(Path(work.source), name, session.metadata)
+        slabs = slabs_of(Path(work.source), name, session.metadata, [path for path, _ in work.databases] or None)
         with session.writer(fresh) as writer:
             for slab, table, outliers in _in_order(pool, session.score, slabs):
                 writer.write_table(table)

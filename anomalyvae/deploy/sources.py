@@ -109,7 +109,7 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
 
 
-def slabs_of(root: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
+def slabs_of(root: Path, name: str, metadata: dict[str, Any], databases: Sequence[str] | None = None) -> Iterator[Slab]:
     """The rows of a file, or the windows of a recording, as a model takes them.
 
     Parameters
@@ -118,6 +118,8 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
         Folder, and path of the file below it.
     metadata : dict
         Of the scorer.
+    databases : sequence of str, optional
+        Files that say what the messages of a vehicle bus mean.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
     """
     path = root / name
     if metadata["windowing"] is not None:
-        return _windows(path, name, metadata)
+        return _windows(path, name, metadata, databases)
     batches = _csv_batches(path, metadata) if path.suffix.lower() == ".csv" else _parquet_batches(path, metadata)
     return _rows(path, batches, metadata, _partition(name))
 
@@ -202,7 +204,7 @@ def _present(metadata: dict[str, Any], names: list[str], partition: dict[str, st
     return [name for name in metadata["columns"] if name in names]
 
 
-def _windows(path: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
+def _windows(path: Path, name: str, metadata: dict[str, Any], databases: Sequence[str] | None) -> Iterator[Slab]:
     from anomalyvae.logs import WindowRecipe
     from anomalyvae.logs.stream import stream_windows
 
@@ -210,7 +212,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any]) -> Iterator[Slab]:
     size, units = path.stat().st_size, metadata["units"]
     recording = Path(name).with_suffix("").as_posix()
     _refuse_empty(path)
-    for windows in stream_windows(path, recipe, recording=recording):
+    for windows in stream_windows(path, recipe, recording=recording, databases=databases):
         for signal, unit in windows.units.items():
             if units.get(signal, unit) != unit:
                 raise ValueError(

@@ -7,30 +7,55 @@ that clock into windows, one row each, and keeps the way back from a row to (rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
+import pandas as pd
+
+from anomalyvae.logs.canbus import can_pieces, read_can
 from anomalyvae.logs.clock import resample
 from anomalyvae.logs.log import Log, Signal, nearest
+from anomalyvae.logs.mdf import mdf_pieces, read_mdf
+from anomalyvae.logs.messages import Databases
 from anomalyvae.logs.stream import stream_windows
 from anomalyvae.logs.tabular import log_from_frame, read_csv, read_parquet
+from anomalyvae.logs.topics import read_topics, topic_pieces
 from anomalyvae.logs.windows import WindowRecipe, Windows
 
 __all__ = [
+    "PIECES",
     "READERS",
     "Log",
     "Signal",
     "WindowRecipe",
     "Windows",
+    "list_signals",
     "log_from_frame",
     "read_log",
     "resample",
     "stream_windows",
 ]
 
-# A reader is called as reader(path, recording=..., time=..., signals=...) and returns a Log.
-READERS: dict[str, Callable[..., Log]] = {".csv": read_csv, ".parquet": read_parquet}
+# A reader is called as reader(path, recording=..., time=..., signals=...), and with databases=... if there are any, and
+# returns a Log.
+READERS: dict[str, Callable[..., Log]] = {
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+    **dict.fromkeys((".mf4", ".mdf", ".dat"), read_mdf),
+    **dict.fromkeys((".blf", ".asc", ".trc", ".log"), read_can),
+    **dict.fromkeys((".mcap", ".bag", ".db3"), read_topics),
+}
+
+# Formats other than tables that can be read in pieces, called as pieces(path, signals, databases=...). They yield logs
+# of one recording, each with the next samples of these signals and their units: no sample of a later log is older than
+# one of an earlier log, of whichever signal.
+PIECES: dict[str, Callable[..., Iterator[Log]]] = {
+    **dict.fromkeys((".mf4", ".mdf", ".dat"), mdf_pieces),
+    **dict.fromkeys((".blf", ".asc", ".trc", ".log"), can_pieces),
+    **dict.fromkeys((".mcap", ".bag", ".db3"), topic_pieces),
+}
+_WITHOUT_DATABASES = {".csv", ".parquet"}
 
 
 def read_log(
@@ -39,10 +64,13 @@ def read_log(
     time: str | None = None,
     signals: Iterable[str] | None = None,
     recording: str | None = None,
+    databases: Databases = None,
 ) -> Log:
     """Read a recording from a file; the suffix chooses the reader.
 
-    The rules by which a table's rows become samples stand in :mod:`anomalyvae.logs.tabular`.
+    The rules by which a file becomes samples stand in :mod:`anomalyvae.logs.tabular` (CSV, Parquet),
+    :mod:`anomalyvae.logs.mdf` (MF4), :mod:`anomalyvae.logs.canbus` and :mod:`anomalyvae.logs.decode` (CAN logs), and
+    :mod:`anomalyvae.logs.topics` (MCAP, ROS bags; the folder of a ROS 2 bag counts as one file with suffix ``.db3``).
 
     Parameters
     ----------
@@ -54,6 +82,8 @@ def read_log(
         Read these signals only. By default all numeric columns are read.
     recording : str, optional
         Name of the recording; by default the file's name without suffix.
+    databases : path-like, or iterable of path-like, optional
+        What the messages of a vehicle bus mean: DBC, ARXML, KCD or SYM files. For MF4 and CAN logs.
 
     Returns
     -------
@@ -67,10 +97,74 @@ def read_log(
     ValueError
         The suffix is unknown, the file is damaged or empty, it has no usable time column, its clock jumps
         back, or a requested signal is missing. The message names the file and the column.
+    ImportError
+        The format needs the extra ``logs``.
+
+    Warns
+    -----
+    UserWarning
+        Some frames of a vehicle bus are in no database, or a message has several senders.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if path.is_dir():
+    reader = _reader_of(path)
+    if databases is None:
+        return reader(path, recording=recording or name_of(path), time=time, signals=signals)
+    if kind_of(path) in _WITHOUT_DATABASES:
+        raise ValueError(f"Got databases for {path}, a table whose columns have names, expected none. Leave them out.")
+    return reader(path, recording=recording or name_of(path), time=time, signals=signals, databases=databases)
+
+
+def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> pd.DataFrame:
+    """Tell which signals a file holds, in memory that does not grow with it.
+
+    Parameters
+    ----------
+    path : path-like
+        A file with one of the suffixes in ``READERS``.
+    databases : path-like, or iterable of path-like, optional
+        As for :func:`read_log`.
+
+    Returns
+    -------
+    pandas.DataFrame, shape (signals, 5)
+        Columns ``signal``, ``unit``, ``samples``, ``rate_hz`` (the mean number of samples per second from the first to
+        the last, NaN with fewer than two) and ``source`` (the message or group).
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As :func:`read_log` does.
+    """
+    path = Path(path)
+    _reader_of(path)
+    pieces = PIECES.get(kind_of(path))
+    logs = [read_log(path, databases=databases)] if pieces is None else pieces(path, None, databases=databases)
+    found: dict[str, tuple[Signal, int, float, float]] = {}
+    for log in logs:
+        for name, signal in log.signals.items():
+            if len(signal.time_s):
+                _, samples, first_s, _ = found.get(name, (signal, 0, signal.time_s[0], 0.0))
+                found[name] = (signal, samples + len(signal.time_s), first_s, signal.time_s[-1])
+    rows = [
+        (name, signal.unit, samples, (samples - 1) / (last_s - first_s) if samples > 1 else float("nan"), signal.source)
+        for name, (signal, samples, first_s, last_s) in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["signal", "unit", "samples", "rate_hz", "source"])
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix that tells the format; the folder of a ROS 2 bag has that of the files in it."""
+    return ".db3" if (path / "metadata.yaml").is_file() else path.suffix.lower()
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a recording: the file's without suffix, the folder's as it is."""
+    return path.name if path.is_dir() else path.stem
+
+
+def _reader_of(path: Path) -> Callable[..., Log]:
+    reader = READERS.get(kind_of(path))
+    if path.is_dir() and kind_of(path) != ".db3":
         raise IsADirectoryError(f"Got the folder {path}, expected one recording. Pass the files in it one by one.")
     if reader is None:
         raise ValueError(
@@ -79,4 +173,4 @@ def read_log(
         )
     if not path.exists():
         raise FileNotFoundError(f"Got {path}, which does not exist, expected a recording. Check the path.")
-    return reader(path, recording=recording or path.stem, time=time, signals=signals)
+    return reader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,15 @@ class Signal:
         The samples. NaN marks a sample that was not taken.
     unit : str
         Physical unit, empty where the file names none.
+    source : str
+        The message, group or topic that the signal comes from, empty where a file has no such parts.
     """
 
     name: str
     time_s: np.ndarray
     values: np.ndarray
     unit: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,30 @@ class Log:
             f"Got signal {name!r}, expected one of the {len(self.signals)} signals of recording "
             f"{self.recording!r}. {nearest(name, self.signals)}"
         )
+
+
+def joined(pieces: Iterable[Log], recording: str) -> Log:
+    """Join the pieces of a recording, which follow each other in time, into one log.
+
+    Signals that share their stamps in every piece share them in the whole.
+    """
+    start: pd.Timestamp | None = None
+    parts: dict[str, list[Signal]] = {}
+    left_out: dict[str, str] = {}
+    for piece in pieces:
+        start = piece.start
+        left_out.update(piece.left_out)
+        for name, signal in piece.signals.items():
+            parts.setdefault(name, []).append(signal)
+    clocks: dict[tuple[int, ...], np.ndarray] = {}
+    signals = {}
+    for name, found in parts.items():
+        key = tuple(id(part.time_s) for part in found if len(part.time_s))
+        if key not in clocks:
+            clocks[key] = np.concatenate([part.time_s for part in found])
+        values = np.concatenate([part.values for part in found])
+        signals[name] = replace(found[0], time_s=clocks[key], values=values)
+    return Log(recording, start, signals, left_out)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,14 +8,15 @@ change: the samples of a second, of two gaps, and of a window.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from anomalyvae.logs.clock import resample, resample_pieces
+from anomalyvae.logs.clock import resample_pieces
+from anomalyvae.logs.log import Signal
+from anomalyvae.logs.messages import Databases
 from anomalyvae.logs.stamps import FIRST_ROWS, Timeline, first_stamps
 from anomalyvae.logs.tabular import Tables, csv_tables, parquet_tables, time_column, unsorted_log
 from anomalyvae.logs.windows import WindowRecipe, Windows
@@ -25,13 +26,19 @@ TABLES: dict[str, Callable[[Path, list[str], int], Tables]] = {".csv": csv_table
 
 
 def stream_windows(
-    path: str | PathLike[str], recipe: WindowRecipe, *, recording: str | None = None, rows: int = 65536
+    path: str | PathLike[str],
+    recipe: WindowRecipe,
+    *,
+    recording: str | None = None,
+    databases: Databases = None,
+    rows: int = 65536,
 ) -> Iterator[Windows]:
     """Cut a recording into windows without holding the whole of it.
 
     Joined, the slabs are bit for bit ``recipe.windows(read_log(path, signals=recipe.needed))``. Memory does not grow
-    with the file: a slab takes 8 MB at most, and of the file ``rows`` rows are held, and those of a few seconds.
-    Files other than CSV and Parquet are read whole, but their windows are made slab by slab.
+    with the file: a slab takes 8 MB at most, and of the file ``rows`` rows are held, and those of a few seconds. A
+    format that cannot be read in pieces (it is not in ``PIECES``) is read whole, but its windows are made slab by
+    slab.
 
     Parameters
     ----------
@@ -41,8 +48,10 @@ def stream_windows(
         How the recording becomes rows.
     recording : str, optional
         Name of the recording; by default the file's name without suffix.
+    databases : path-like, or iterable of path-like, optional
+        As for ``read_log``.
     rows : int
-        Read at most so many rows of the file, and give out at most so many windows, at once.
+        Read at most so many rows of a table, and give out at most so many windows, at once.
 
     Yields
     ------
@@ -57,28 +66,29 @@ def stream_windows(
     """
     if rows < 1:
         raise ValueError(f"Got rows={rows!r}, expected 1 or more. Leave it out for a good default.")
+    from anomalyvae.logs import PIECES, kind_of, name_of, read_log
+
     path = Path(path)
-    open_tables = TABLES.get(path.suffix.lower())
-    if open_tables is None or not path.is_file():
-        from anomalyvae.logs import read_log
-
-        log = read_log(path, signals=recipe.needed, recording=recording)
-        units = {name: log[name].unit for name in recipe.needed if log[name].unit}
-        ticks = resample(log, recipe.rate_hz, recipe.max_gap_s, recipe.needed)
-        yield from recipe.slabs([ticks], log.recording, units, rows)
+    kind, name = kind_of(path), recording or name_of(path)
+    if kind in TABLES and path.is_file() and databases is None:
+        tables = TABLES[kind](path, recipe.needed, rows)
+        units = {column.name: column.unit for column in tables.columns if column.unit and column.name in recipe.needed}
+        pieces = _samples(tables, recipe.needed, name, str(path))
+    elif kind in PIECES and path.exists():
+        logs = PIECES[kind](path, recipe.needed, databases=databases)
+        head = list(islice(logs, 1))
+        units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
+        pieces = (log.signals for log in chain(head, logs))
+    else:
+        log = read_log(path, signals=recipe.needed, recording=name, databases=databases)
+        units = {signal: log[signal].unit for signal in recipe.needed if log[signal].unit}
+        yield from recipe.slabs([recipe.ticks(log)], name, units, rows)
         return
-    name = recording or path.stem
-    tables = open_tables(path, recipe.needed, rows)
-    units = {column.name: column.unit for column in tables.columns if column.unit and column.name in recipe.needed}
-    samples = _samples(tables, recipe.needed, name, str(path))
-    pieces = resample_pieces(samples, recipe.needed, recipe.rate_hz, recipe.max_gap_s, rows)
-    yield from recipe.slabs(pieces, name, units, rows)
+    yield from recipe.slabs(resample_pieces(pieces, recipe.needed, recipe.clock, rows), name, units, rows)
 
 
-def _samples(
-    tables: Tables, signals: list[str], recording: str, source: str
-) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Yield samples in order of time: their stamps, and the values of each signal."""
+def _samples(tables: Tables, signals: list[str], recording: str, source: str) -> Iterator[dict[str, Signal]]:
+    """Yield samples in order of time; the signals share their stamps."""
     stamp, columns, pieces = tables
     nothing = pa.schema([(column.raw, column.type) for column in columns]).empty_table()
     head: list[pa.Table] = []
@@ -96,4 +106,5 @@ def _samples(
     end = head[0][:0]
     for piece in chain(head, pieces, [end]):
         log = unsorted_log(piece, recording, stamp, columns)
-        yield timeline.add(piece[stamp.raw], [log[name].values for name in signals], last=piece is end)
+        time_s, samples = timeline.add(piece[stamp.raw], [log[name].values for name in signals], last=piece is end)
+        yield {name: Signal(name, time_s, values) for name, values in zip(signals, samples, strict=True)}

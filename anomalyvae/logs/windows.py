@@ -17,6 +17,8 @@ import pandas as pd
 
 from anomalyvae.logs.clock import check_rate, resample
 from anomalyvae.logs.log import Log, nearest
+from anomalyvae.logs.messages import Databases
+from anomalyvae.logs.sampling import Clock
 from anomalyvae.logs.where import parse_where
 
 Ticks = Mapping[str, np.ndarray]  # the columns that resample gives, time_s among them
@@ -52,7 +54,8 @@ class WindowRecipe:
 
     Windows begin at the first sample of each stretch in which every signal is present, and then every
     ``stride_s`` (at the clock's tick before, where the stride is no whole number of ticks). No window crosses
-    a gap, and none joins two recordings.
+    a gap, and none joins two recordings. If cells may be ``missing``, one signal that is present makes a stretch,
+    and a window crosses a gap of one signal, but never a pause of all.
 
     Parameters
     ----------
@@ -70,6 +73,14 @@ class WindowRecipe:
         Keep only the windows in which this holds at every sample: comparisons of a signal with a number,
         joined by ``and``, as in ``"speed_mps > 2"``. The signal need not be one of ``signals``; where it is
         missing, the condition does not hold.
+    states, counts : tuple of str
+        Signals, of the window or of ``where``, that are states or are to be counted; the others are continuous. The
+        rules stand in :mod:`anomalyvae.logs.clock`.
+    antialias : bool
+        Whether continuous signals that are clearly faster than the clock are averaged, by the rule there.
+    missing : float
+        The share of a window's cells, in [0, 1), that may be missing; they are NaN in its row. By default a window
+        is complete.
 
     Examples
     --------
@@ -91,13 +102,17 @@ class WindowRecipe:
     stride_s: float
     max_gap_s: float
     where: str | None = None
+    states: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    antialias: bool = True
+    missing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.signals, (list, tuple)) or not all(
-            isinstance(name, str) and name for name in self.signals
-        ):
-            raise ValueError(f"Got signals={self.signals!r}, expected a list of names. Write ['acc_x_g', …].")
-        object.__setattr__(self, "signals", tuple(self.signals))
+        for option in ("signals", "states", "counts"):
+            names = getattr(self, option)
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
+                raise ValueError(f"Got {option}={names!r}, expected a list of names. Write ['acc_x_g', …].")
+            object.__setattr__(self, option, tuple(names))
         if not self.signals or len(set(self.signals)) < len(self.signals):
             raise ValueError(f"Got signals={self.signals!r}, expected one or more distinct names. Correct the list.")
         for name in ("rate_hz", "length_s", "stride_s", "max_gap_s"):
@@ -121,6 +136,30 @@ class WindowRecipe:
         if self.where is not None and not isinstance(self.where, str):
             raise ValueError(f"Got where={self.where!r}, expected text such as 'speed_mps > 2', or nothing.")
         parse_where(self.where)
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        for option in ("states", "counts"):
+            for name in getattr(self, option):
+                if name not in self.needed:
+                    raise ValueError(
+                        f"Got {option}={getattr(self, option)!r}, expected signals of the window or of where. "
+                        f"{nearest(name, self.needed)}"
+                    )
+        both = [name for name in self.states if name in self.counts]
+        if both:
+            raise ValueError(f"Got {both[0]!r} in states and in counts, expected it in one of them. Choose.")
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"Got antialias={self.antialias!r}, expected true or false. Correct it.")
+        share = self.missing
+        if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share < 1:
+            raise ValueError(f"Got missing={share!r}, expected a share from 0 to below 1. Correct it.")
+        object.__setattr__(self, "missing", float(share))
+
+    @property
+    def clock(self) -> Clock:
+        """The clock, and how signals come onto it."""
+        return Clock(self.rate_hz, self.max_gap_s, self.states, self.counts, self.antialias)
 
     @property
     def samples(self) -> int:
@@ -144,11 +183,16 @@ class WindowRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, ready for JSON or TOML."""
-        return {**dataclasses.asdict(self), "signals": list(self.signals)}
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WindowRecipe:
-        """Build a recipe from plain values; an unknown key is refused with the nearest right one."""
+        """Build a recipe from plain values; an unknown key is refused with the nearest right one.
+
+        Without the key ``antialias`` nothing is averaged: so it was when recipes did not have that key yet, and a
+        model goes on to see what it learned from.
+        """
         fields = dataclasses.fields(cls)
         known = [field.name for field in fields]
         for key in values:
@@ -157,7 +201,11 @@ class WindowRecipe:
         missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
         if missing:
             raise ValueError(f"Got a window recipe without {', '.join(missing)}, expected them. Add them.")
-        return cls(**values)
+        return cls(**{"antialias": False, **values})
+
+    def ticks(self, log: Log) -> pd.DataFrame:
+        """Put the needed signals of a recording on the clock, as :func:`~anomalyvae.logs.resample` does."""
+        return resample(log, signals=self.needed, **self.clock._asdict())
 
     def windows(self, log: Log) -> Windows:
         """Cut a recording into windows.
@@ -177,7 +225,7 @@ class WindowRecipe:
         ValueError
             The recording lacks a signal; the nearest name is given.
         """
-        ticks, starts = _Cutter(self).add(resample(log, self.rate_hz, self.max_gap_s, self.needed))
+        ticks, starts = _Cutter(self).add(self.ticks(log))
         units = {name: log[name].unit for name in self.needed if log[name].unit}
         return self._cut(ticks, starts, log.recording, units)
 
@@ -191,7 +239,7 @@ class WindowRecipe:
         Parameters
         ----------
         pieces : iterable of DataFrame or dict of str to numpy.ndarray
-            One after the other, the rows of what :func:`~anomalyvae.logs.resample` makes of the needed signals.
+            One after the other, the rows of what :meth:`ticks` gives.
         recording : str
             Name of the recording.
         units : dict of str to str
@@ -215,10 +263,13 @@ class WindowRecipe:
         if empty:
             yield self._cut({}, np.empty(0, dtype=np.int64), recording, units)
 
-    def windows_of(self, recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]]) -> Windows:
+    def windows_of(
+        self, recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]], databases: Databases = None
+    ) -> Windows:
         """Cut several recordings, given as logs or as files, and stack their windows.
 
-        Files are read one after the other, and of each only the needed signals.
+        Files are read one after the other, and of each only the needed signals; ``databases`` say what the messages of
+        a vehicle bus mean, as for :func:`~anomalyvae.logs.read_log`.
 
         Raises
         ------
@@ -233,7 +284,7 @@ class WindowRecipe:
         parts: dict[str, Windows] = {}
         units: dict[str, tuple[str, str]] = {}  # with the recording that tells it
         for item in recordings:
-            log = item if isinstance(item, Log) else read_log(item, signals=self.needed)
+            log = item if isinstance(item, Log) else read_log(item, signals=self.needed, databases=databases)
             if log.recording in parts:
                 raise ValueError(
                     f"Got two recordings named {log.recording!r}, expected distinct names. Name one of them: "
@@ -293,9 +344,10 @@ class _Cutter:
         if not len(time_s):
             return ticks, np.empty(0, dtype=np.int64)
         recipe = self._recipe
-        present = np.ones(len(time_s), dtype=bool)
+        lacking = np.zeros(len(time_s), dtype=np.int64)  # signals that are missing at a tick
         for name in recipe.signals:
-            present &= np.isfinite(ticks[name])
+            lacking += ~np.isfinite(ticks[name])
+        present = lacking < len(recipe.signals) if recipe.missing else lacking == 0
         even = np.diff(time_s) * recipe.rate_hz < 1.5  # the next row is the next tick
         begins = present & np.concatenate(([True], ~(present[:-1] & even)))
         ends = present & np.concatenate((~(present[1:] & even), [True]))
@@ -315,12 +367,18 @@ class _Cutter:
         kept = min(int(last[-1] - first[-1]) + 1, recipe.samples) if present[-1] else 0
         self._ticks = {name: values[len(values) - kept :].copy() for name, values in ticks.items()}
         self._gone, self._made = (int(length[-1]) - kept, int(count[-1])) if kept else (0, 0)
-        return ticks, starts[self._holds(ticks, starts)]
+        cells = len(recipe.signals) * recipe.samples
+        enough = self._total(lacking, starts) <= recipe.missing * cells + 1e-6
+        return ticks, starts[enough & self._holds(ticks, starts)]
 
     def _holds(self, ticks: Ticks, starts: np.ndarray) -> np.ndarray:
         """Return whether the condition holds at every sample of the windows that begin there."""
         fails = np.zeros(len(ticks["time_s"]), dtype=bool)
         for comparison in self._conditions:
             fails |= ~comparison.holds(ticks[comparison.signal])
-        before = np.concatenate(([0], np.cumsum(fails)))
-        return before[starts + self._recipe.samples] == before[starts]
+        return self._total(fails, starts) == 0
+
+    def _total(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return the sum of whole numbers over the windows that begin there."""
+        before = np.concatenate(([0], np.cumsum(values)))
+        return before[starts + self._recipe.samples] - before[starts]

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -392,8 +394,8 @@ def test_strict_stops(bundle, drives, troubled, tmp_path):
 def test_a_file_that_grows_while_it_is_read(bundle, drives, tmp_path, monkeypatch):
     honest = sources.slabs_of
 
-    def slabs(root, name, metadata):
-        yield from honest(root, name, metadata)
+    def slabs(root, name, *given):
+        yield from honest(root, name, *given)
         if name == "b.parquet":
             with (root / name).open("ab") as file:
                 file.write(b"more")
@@ -588,10 +590,10 @@ def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drive
         "import os, sys\n"
         "from anomalyvae.deploy import parts, sources\n"
         "honest = sources.slabs_of\n"
-        "def slabs(root, name, metadata):\n"
+        "def slabs(root, name, *given):\n"
         "    if name == 'b.parquet':\n"
         "        os._exit(1)\n"
-        "    return honest(root, name, metadata)\n"
+        "    return honest(root, name, *given)\n"
         "parts.slabs_of = slabs\n"
         "if __name__ == '__main__':\n"
         "    from anomalyvae import score_folder\n"
@@ -623,3 +625,29 @@ def test_a_scheduler_of_one_s_own(bundle, drives, tmp_path):
     assert summary["scored"] == 3
     with pytest.raises(ValueError, match=r"expected engine='dask'"):
         score_folder(bundle, drives, tmp_path / "other", scheduler="tcp://127.0.0.1:1")
+
+
+def test_logs_of_a_vehicle_bus_are_scored_with_their_database(tmp_path):
+    from anomalyvae.cli import main
+
+    drives = Path(__file__).parents[3] / "shared" / "data" / "css_drive"
+    if not drives.is_dir():
+        pytest.skip("needs ../shared/data/css_drive")
+    log, database = drives / "LOG" / "00000165" / "00000003-60FEBB3B.MF4", drives / "canmod-gps.dbc"
+    model, scores = tmp_path / "model", tmp_path / "scores"
+    windows = ["--signals=AccelerationX,Speed", "--rate-hz=10", "--length-s=2", "--stride-s=1", "--max-gap-s=2"]
+    fit = ["fit", str(log), "--model", str(model), "--dbc", str(database), *windows, "--set", "max_epochs=1", "--quiet"]
+    score = ["score", str(log), str(scores), "--model", str(model), "--quiet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some frames are in no database
+        assert main(fit) == 0
+        assert main(score) == 3  # without the database there is no such signal
+        shutil.rmtree(scores)
+        assert main([*score, "--dbc", str(database)]) == 0
+    [found] = [pd.read_parquet(path) for path in scores.rglob("*.parquet")]
+    assert len(found) > 500
+    assert found["anomaly_score"].notna().all()
+    other = tmp_path / "other.dbc"
+    other.write_bytes(database.read_bytes() + b"\n")
+    with pytest.raises(FileExistsError, match="other settings"):  # whose scores these would be is no guess
+        score_folder(model, log, scores, databases=other)

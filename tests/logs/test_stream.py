@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalyvae.logs import READERS, Log, Signal, WindowRecipe, clock, read_log, stamps, stream_windows
+from anomalyvae.logs import PIECES, READERS, Log, Signal, WindowRecipe, clock, read_log, stamps, stream_windows
 from anomalyvae.logs.windows import Windows
 
 UNIX_S = 1_492_638_964
@@ -67,25 +67,29 @@ def column_of_time(seconds, kind):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    steps=st.lists(st.sampled_from([0.1] * 8 + [0.0, 0.05, 0.2, -0.15, -0.4, 0.35, 1.3, 40.0]), max_size=60),
+    steps=st.lists(st.sampled_from([0.1] * 16 + [0.0, 0.05, 0.2, -0.15, -0.4, 0.35, 1.3, 40.0]), max_size=60),
     kind=st.sampled_from(["time_s", "time_ms", "timestamp", "epoch_ms", "unix_time", "datetime"]),
     stride=st.sampled_from([0.1, 0.13, 0.25, 0.7, 1.05]),
     gap=st.sampled_from([0.1, 0.3, 1.0]),
     where=st.sampled_from([None, "z > 2", "z > 1 and x < 0.8"]),
     missing=st.sampled_from([0.0, 0.05, 0.4]),
+    share=st.sampled_from([0.0, 0.3, 0.7]),
+    states=st.sampled_from([(), ("x",), ("x", "y")]),
+    hertz=st.sampled_from([10, 5]),
     rows=st.sampled_from([1, 2, 7]),
     seed=st.integers(0, 2**32 - 1),
 )
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_pieces_of_any_size_give_the_bits_of_the_whole(
-    tmp_path_factory, suffix, steps, kind, stride, gap, where, missing, rows, seed
+    tmp_path_factory, suffix, steps, kind, stride, gap, where, missing, share, states, hertz, rows, seed
 ):
     rng = np.random.default_rng(seed)
     seconds = np.round(np.cumsum([0.0, *steps]), 3)
     frame = pd.DataFrame({kind: column_of_time(seconds, kind), "x": rng.choice([0.0, -0.0, 0.7, 1.1], len(seconds))})
     frame["y"] = np.where(rng.random(len(frame)) < missing, np.nan, rng.normal(size=len(frame)))
     frame["z"] = rng.integers(0, 9, len(frame))
-    recipe = WindowRecipe(("y", "x"), 10, length_s=0.4, stride_s=stride, max_gap_s=gap, where=where)
+    gap, stride = max(gap, 1 / hertz), max(stride, 1 / hertz)
+    recipe = WindowRecipe(("y", "x"), hertz, 0.4, stride, gap, where, states=states, missing=share)
     path = write(tmp_path_factory.getbasetemp() / f"drive{suffix}", frame, row_group_size=rng.integers(1, 20))
     told = complaint_of(lambda: whole(path, recipe))
     if told:
@@ -288,6 +292,29 @@ def test_other_formats_are_read_whole_and_cut_in_slabs(tmp_path, monkeypatch):
     assert (len(windows), windows.units) == (87, {"x": "g"})
 
 
+def test_formats_that_come_in_pieces_are_not_read_whole(tmp_path, monkeypatch):
+    fast, slow = np.arange(1000) / 100, np.arange(20) / 2
+    rng = np.random.default_rng(0)
+    signals = {"x": Signal("x", fast, rng.normal(size=1000), "g"), "y": Signal("y", slow, rng.normal(size=20))}
+
+    def pieces(path, names, *, databases=None):
+        assert (names, databases) == (["x", "y"], ["car.dbc"])
+        for begin, end in [(0, 0.7), (0.7, 4.33), (4.33, 4.34), (4.34, 20)]:
+            some = {name: slice(*np.searchsorted(signals[name].time_s, [begin, end])) for name in names}
+            cut = [(s.name, s.time_s[some[s.name]], s.values[some[s.name]], s.unit) for s in signals.values()]
+            yield Log("drive", None, {name: Signal(name, *rest) for name, *rest in cut})
+
+    monkeypatch.setitem(PIECES, ".toy", pieces)
+    path = tmp_path / "drive.toy"
+    path.touch()
+    recipe = WindowRecipe(("x", "y"), 10, 1, 0.1, 0.5)
+    slabs = list(stream_windows(path, recipe, databases=["car.dbc"], rows=7))
+    windows, expected = joined(slabs), recipe.windows(Log("drive", None, signals))
+    assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
+    pd.testing.assert_frame_equal(windows.spans, expected.spans, check_exact=True)
+    assert (len(windows), windows.units, max(map(len, slabs))) == (87, {"x": "g"}, 7)
+
+
 def test_windows_that_overlap_are_not_made_all_at_once(tmp_path):
     path = write(tmp_path / "drive.parquet", pd.DataFrame({"time_s": np.arange(6000) / 10, "x": 1.0, "y": 2.0}))
     recipe = WindowRecipe(("x", "y"), 10, length_s=100, stride_s=0.1, max_gap_s=0.1)  # a thousandfold overlap
@@ -299,14 +326,20 @@ def test_windows_that_overlap_are_not_made_all_at_once(tmp_path):
 def test_what_is_held_does_not_grow_with_the_recording(tmp_path, monkeypatch):
     held = []
     settled, in_order = clock._settled, stamps._Samples.in_order
-    monkeypatch.setattr(clock, "_settled", lambda *args: (held.append(len(args[0])), settled(*args))[1])
+
+    def watched(signals, *rest):
+        held.append(max(len(signal.time_s) for signal in signals))
+        return settled(signals, *rest)
+
+    monkeypatch.setattr(clock, "_settled", watched)
     monkeypatch.setattr(stamps._Samples, "in_order", lambda self: (held.append(len(self.ticks)), in_order(self))[1])
-    recipe = WindowRecipe(("x", "y"), 100, length_s=1, stride_s=0.5, max_gap_s=0.5)
+    recipe = WindowRecipe(("x", "y", "z"), 50, length_s=1, stride_s=0.5, max_gap_s=0.5, states=("z",))
     most = []
     for count in (20_000, 200_000):
         rng = np.random.default_rng(0)
         frame = pd.DataFrame({"time_s": np.arange(count) / 100, "x": rng.normal(size=count)})
         frame["y"] = np.where(np.arange(count) % 2000 < 500, np.nan, 1.0)  # five seconds without a sample
+        frame["z"] = 3.0
         held.clear()
         for slab in stream_windows(write(tmp_path / "drive.parquet", frame, count), recipe, rows=1000):
             held.append(len(slab))

@@ -1,6 +1,7 @@
 """Recordings become rows, and a row keeps the way back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyvae.logs import WindowRecipe, Windows, log_from_frame, resample
+from anomalyvae.logs import Log, Signal, WindowRecipe, Windows, log_from_frame, resample
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=10, length_s=0.5, stride_s=0.2, max_gap_s=0.3)
 
@@ -191,6 +192,12 @@ GOOD = {"signals": ["x"], "rate_hz": 5, "length_s": 2, "stride_s": 1, "max_gap_s
         ({"max_gap_s": 0.1}, r"max_gap_s=0\.1 at rate_hz=5.*at least 0\.2 s"),
         ({"where": "speed"}, r"where='speed', expected comparisons"),
         ({"where": 2}, r"where=2, expected text"),
+        ({"states": "x"}, r"states='x', expected a list of names"),
+        ({"states": ["y"]}, r"states=\('y',\), expected signals of the window or of where\. Use one of 'x'"),
+        ({"states": ["x"], "counts": ["x"]}, r"'x' in states and in counts"),
+        ({"antialias": 1}, r"antialias=1, expected true or false"),
+        ({"missing": 1.0}, r"missing=1\.0, expected a share from 0 to below 1"),
+        ({"missing": "0.1"}, r"missing='0\.1', expected a share"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, message):
@@ -201,6 +208,73 @@ def test_a_recipe_that_makes_no_sense_is_refused(change, message):
 def test_a_recipe_with_parts_missing_names_them():
     with pytest.raises(ValueError, match="without length_s, max_gap_s"):
         WindowRecipe.from_dict({"signals": ["x"], "rate_hz": 5, "stride_s": 1})
+
+
+def test_a_recipe_knows_kinds_and_survives_json():
+    options = {"states": ["gear"], "counts": ["fault"], "antialias": False, "missing": 0.25}
+    recipe = WindowRecipe.from_dict({**GOOD, **options, "where": "gear > 0 and fault < 3"})
+    again = WindowRecipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe
+    assert {key: again.to_dict()[key] for key in options} == options
+    assert hash(again) == hash(recipe)
+
+
+def test_a_recipe_of_before_averaging_means_what_it_meant():
+    frame = pd.DataFrame({"time_s": np.arange(300) / 50, "x": np.random.default_rng(0).normal(size=300)})
+    log = log_from_frame(frame, "drive")
+    old, new = WindowRecipe.from_dict(GOOD), WindowRecipe(**GOOD)
+    picked = frame["x"][::10].to_numpy()
+    np.testing.assert_array_equal(old.windows(log).rows.iloc[0], picked[:10])
+    assert np.abs(new.windows(log).rows.iloc[0]).sum() < 0.6 * np.abs(picked[:10]).sum()
+    assert (old.to_dict()["antialias"], new.to_dict()["antialias"]) == (False, True)
+    assert WindowRecipe.from_dict(new.to_dict()) == new
+
+
+def test_states_and_counts_reach_the_windows_and_the_condition():
+    signals = {
+        "x": Signal("x", np.arange(8.0), np.arange(8.0)),
+        "gear": Signal("gear", np.array([0.0, 3.0]), np.array([1.0, 2.0])),
+        "fault": Signal("fault", np.array([1.5, 1.7, 6.0]), np.ones(3)),
+    }
+    recipe = WindowRecipe(("x", "fault"), 1, 2, 2, 1, where="gear > 1", states=("gear",), counts=("fault",))
+    windows = recipe.windows(Log("drive", None, signals))
+    assert windows.rows.to_numpy().tolist() == [[4.0, 5.0, 0.0, 0.0], [6.0, 7.0, 1.0, 0.0]]
+    everything = WindowRecipe(("x", "fault"), 1, 2, 2, 1, counts=("fault",)).windows(Log("drive", None, signals))
+    assert everything.rows["fault@0"].tolist() == [0.0, 2.0, 0.0, 1.0]
+
+
+def gappy_log():
+    """Half a second without y, a pause of everything, and y dead from then on."""
+    time_s = np.concatenate((np.arange(20), 100 + np.arange(8))) / 10
+    frame = pd.DataFrame({"time_s": time_s, "x": np.arange(28.0), "y": 1.0})
+    frame.loc[8:12, "y"] = np.nan
+    frame.loc[20:, "y"] = np.nan
+    return log_from_frame(frame, "drive")
+
+
+def test_a_share_of_cells_may_be_missing_and_is_missing_in_the_row():
+    recipe = replace(RECIPE, missing=0.3)  # of 10 cells: 3
+    windows = recipe.windows(gappy_log())
+    lacking = windows.rows.isna().sum(axis=1)
+    np.testing.assert_allclose(windows.spans["start_s"], [0.0, 0.2, 0.4, 0.6, 1.0, 1.2, 1.4])
+    assert lacking.tolist() == [0, 0, 1, 3, 3, 1, 0]
+    assert windows.rows.filter(like="x@").notna().all(axis=None)
+    assert (len(RECIPE.windows(gappy_log())), len(replace(RECIPE, missing=0.5).windows(gappy_log()))) == (
+        4,
+        10,
+    )
+
+
+def test_no_window_crosses_a_pause_of_all_its_signals():
+    time_s = np.concatenate((np.arange(7), 100 + np.arange(8))) / 10
+    rows = pd.DataFrame({"time_s": time_s, "x": 1.0, "y": 2.0})
+    cells = pd.DataFrame({"time_s": np.arange(15) / 10, "x": 1.0, "y": 2.0})
+    cells.loc[7:8, ["x", "y"]] = np.nan  # rows with stamps, but empty
+    recipe = replace(RECIPE, missing=0.9, max_gap_s=0.15)
+    for frame, starts in [(rows, [0.0, 0.2, 10.0, 10.2]), (cells, [0.0, 0.2, 0.9])]:
+        windows = recipe.windows(log_from_frame(frame, "drive"))
+        np.testing.assert_allclose(windows.spans["start_s"], starts)
+        assert windows.rows.notna().all(axis=None)
 
 
 def test_a_long_recording_is_cut_in_one_piece():

@@ -1,0 +1,223 @@
+"""The blocks of a measurement file (MDF), walked before anybody follows their links.
+
+A file that was cut or damaged can send a reader in circles or make it reserve any amount of memory. Here every link
+must lead to a whole block of the right kind, no block of a list may come twice, and counts must fit the bytes there are
+(ASAM MDF 4.1, chapter "Block structure"; MDF 3.3 for older files).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_HEADER = struct.Struct("<4s4xQQ")  # of every block: what it is, its length, and how many links follow
+_FINALIZED = b"MDF     "
+_DATA = (b"##DT", b"##DV", b"##DZ", b"##DL", b"##HL", b"##LD", b"##SD", b"##RD", b"##DI", b"##RV", b"##RI")
+_TEXT = (b"##TX", b"##MD")
+# Of each block, what its first links lead to, and what all others lead to (None: anything).
+_LINKS: dict[bytes, tuple[list[tuple[bytes, ...] | None], tuple[bytes, ...] | None]] = {
+    b"##HD": ([(b"##DG",), (b"##FH",), (b"##CH",), (b"##AT",), (b"##EV",), _TEXT], None),
+    b"##DG": ([(b"##DG",), (b"##CG",), _DATA, _TEXT], None),
+    b"##CG": ([(b"##CG",), (b"##CN",), _TEXT, (b"##SI",), (b"##SR",), _TEXT], None),
+    b"##CN": ([(b"##CN",), (b"##CN", b"##CA"), _TEXT, (b"##SI",), (b"##CC",), (*_DATA, b"##AT"), _TEXT], None),
+    b"##CA": ([(b"##CN", b"##CA")], None),
+    b"##FH": ([(b"##FH",), _TEXT], None),
+    b"##AT": ([(b"##AT",), _TEXT, _TEXT, _TEXT], None),
+    b"##EV": ([(b"##EV",)], None),
+    b"##CH": ([(b"##CH",), (b"##CH",)], None),
+    b"##SR": ([(b"##SR",)], None),
+    b"##SI": ([_TEXT], _TEXT),
+    b"##CC": ([_TEXT, _TEXT, _TEXT, (b"##CC",)], (*_TEXT, b"##CC")),
+    b"##HL": ([(b"##DL",)], None),
+    b"##DL": ([(b"##DL",)], _DATA),
+    b"##LD": ([(b"##LD",)], _DATA),
+}
+# Their first link is the next of a list, or the second the first of one: such a block has one place only.
+_ONCE = {b"##DG", b"##CG", b"##CN", b"##CA", b"##DL", b"##LD", b"##HL", b"##FH", b"##AT", b"##EV", b"##CH", b"##SR"}
+_VALUES = 5  # which link of a channel leads to values of varying length
+_NO_VALUE = {3, 6}  # channels that are the number of their record: nothing is stored
+_DEEPEST = 20  # so many times a channel may be composed of others
+_INFLATED = 1032  # deflate makes nothing larger than that many times
+
+
+def check_blocks(path: Path) -> None:
+    """Refuse a measurement file (MDF 2, 3 or 4) whose blocks do not hold together.
+
+    Raises
+    ------
+    ValueError
+        The file is cut, or damaged; the message says near which byte.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        if not view[:8].startswith((b"MDF", b"UnFinMF")):
+            raise ValueError(
+                f"Got {path}, which begins with {view[:8]!r}, expected a measurement file (MDF). Export it as MF4."
+            )
+        if view[8:9] == b"4":
+            place = _Walk(view, finalized=view[:8] == _FINALIZED).damage()
+        else:
+            place = _damage_of_version_3(view)
+    if place is not None:
+        raise ValueError(
+            f"Got {path}, an MDF file that is cut or damaged near byte {place:,}, expected a whole one. Copy it again, "
+            f"or let the logger's software repair it."
+        )
+
+
+class _Walk:
+    """A walk over the blocks that can be reached from the header."""
+
+    def __init__(self, view: mmap.mmap, finalized: bool) -> None:
+        self._view, self._finalized = view, finalized
+
+    def damage(self) -> int | None:
+        """Return where a block is that is not as it must be; None if all are."""
+        todo: list[tuple[int, tuple[bytes, ...] | None]] = [(64, (b"##HD",))]
+        seen: set[int] = set()
+        while todo:
+            place, kinds = todo.pop()
+            kind, links = self._block(place)
+            if not kind or (kinds is not None and kind not in kinds):
+                return place
+            if place in seen:
+                if kind in _ONCE and kinds is not None:
+                    return place
+                continue
+            seen.add(place)
+            if not self._fits(place, kind, links):
+                return place
+            first, others = _LINKS.get(kind, ([], None))
+            for position, link in enumerate(links):
+                expected = first[position] if position < len(first) else others
+                # A channel whose values lie in another group leads back to it: the list of groups does, too.
+                to_group = kind == b"##CN" and position == _VALUES and self._block(link)[0] == b"##CG"
+                if link and expected is not None and not to_group:
+                    todo.append((link, expected))
+        return None
+
+    def _block(self, place: int) -> tuple[bytes, tuple[int, ...]]:
+        """Return a block's kind and links; no kind if it is not a whole block."""
+        size = len(self._view)
+        if place + 24 > size:
+            return b"", ()
+        kind, length, count = _HEADER.unpack_from(self._view, place)
+        open_ended = kind == b"##DT" and not self._finalized  # the last one was being written
+        if not open_ended and (length < 24 or place + length > size):
+            return b"", ()
+        if 24 + 8 * count > (size - place if open_ended else length):
+            return b"", ()
+        return kind, struct.unpack_from(f"<{count}Q", self._view, place + 24) if kind in _LINKS else ()
+
+    def _fits(self, place: int, kind: bytes, links: tuple[int, ...]) -> bool:
+        """Return whether what a block counts is there."""
+        body = place + 24 + 8 * len(links)
+        try:
+            if kind == b"##DZ":
+                original, packed = struct.unpack_from("<QQ", self._view, place + 32)
+                length = _HEADER.unpack_from(self._view, place)[1]
+                return packed <= length - 48 and original <= _INFLATED * max(packed, 1)
+            if kind == b"##DG" and len(links) >= 4:
+                return self._records_fit(body, links)
+        except struct.error:
+            return False
+        return kind not in (b"##HD", b"##DG", b"##CG", b"##CN") or len(links) >= 4
+
+    def _records_fit(self, body: int, links: tuple[int, ...]) -> bool:
+        id_size = self._view[body]
+        if id_size not in (0, 1, 2, 4, 8):
+            return False
+        needed = 0
+        for group, group_links in self._list(links[1], b"##CG"):
+            # cycles, flags (1: values of varying length) and sizes of a record and of its invalidation bits
+            cycles, flags, size, invalidation = struct.unpack_from(
+                "<8xQH6xLL", self._view, group + 24 + 8 * len(group_links)
+            )
+            if flags & 1:
+                continue
+            needed += cycles * (id_size + size + invalidation)
+            if not self._channels_fit(group_links[1], size, depth=0):
+                return False
+        return not self._finalized or needed <= self._bytes_of(links[2])
+
+    def _channels_fit(self, first: int, size: int, depth: int) -> bool:
+        """Return whether the channels of a list, and those that they are composed of, lie within a record."""
+        if depth > _DEEPEST:
+            return False
+        for place, links in self._list(first, b"##CN"):
+            kind, _, _, bit, byte, bits = struct.unpack_from("<BBBBLL", self._view, place + 24 + 8 * len(links))
+            if kind not in _NO_VALUE and (bit > 7 or byte + (bit + bits + 7) // 8 > size):
+                return False
+            if not self._channels_fit(links[1], size, depth + 1):
+                return False
+        return True
+
+    def _list(self, place: int, wanted: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield the blocks of a list, up to the first that is broken or comes again: the walk refuses that one."""
+        seen: set[int] = set()
+        while place and place not in seen:
+            seen.add(place)
+            kind, links = self._block(place)
+            if kind != wanted or len(links) < 4:
+                return
+            yield place, links
+            place = links[0]
+
+    def _bytes_of(self, place: int) -> int:
+        """Return how many bytes of records a block of data, or a list of them, holds."""
+        todo, seen, total = [place], set(), 0
+        while todo:
+            place = todo.pop()
+            if not place or place in seen:
+                continue
+            seen.add(place)
+            kind, links = self._block(place)
+            if kind == b"##DZ":
+                total += struct.unpack_from("<Q", self._view, place + 32)[0]
+            elif kind in (b"##DT", b"##DV", b"##DI"):
+                total += _HEADER.unpack_from(self._view, place)[1] - 24
+            else:
+                todo += links
+        return total
+
+
+class _Damage(Exception):  # noqa: N818
+    """A block is not as it must be; the argument is where."""
+
+
+def _damage_of_version_3(view: mmap.mmap) -> int | None:
+    """Return where a block of an MDF 2 or 3 file is that is not as it must be."""
+    order = ">" if any(view[24:26]) else "<"
+    seen: set[int] = set()
+
+    def listed(kind: bytes, place: int, form: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+        while place:
+            whole = place + 4 + struct.calcsize(order + form) <= len(view)
+            if place in seen or not whole or view[place : place + 2] != kind:
+                raise _Damage(place)
+            seen.add(place)
+            values = struct.unpack_from(order + form, view, place + 4)
+            yield place, values
+            place = values[0]
+
+    try:
+        if len(view) < 72 or view[64:66] != b"HD":
+            return 64
+        for _, (_, groups, _, data, _, id_size) in listed(b"DG", struct.unpack_from(order + "I", view, 68)[0], "4I2H"):
+            needed = 0
+            for place, (_, channels, _, _, _, size, cycles) in listed(b"CG", groups, "3I3HI"):
+                needed += cycles * (size + id_size)
+                if data + needed > len(view):
+                    return place
+                for channel, (*_, bit, bits) in listed(b"CN", channels, "5IH160x2H"):
+                    byte = 0
+                    if struct.unpack_from(order + "H", view, channel + 2)[0] >= 228:  # not in MDF 2
+                        byte = struct.unpack_from(order + "H", view, channel + 226)[0]
+                    if (bit + bits + 7) // 8 + byte > size:
+                        return channel
+    except _Damage as damage:
+        return int(damage.args[0])
+    except struct.error:
+        return len(view)
+    return None

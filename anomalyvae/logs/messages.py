@@ -1,0 +1,246 @@
+"""What CAN databases (DBC, ARXML, KCD, SYM) say of a message: its identifier, and where its signals lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from os import PathLike, stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Databases = str | PathLike[str] | Iterable[str | PathLike[str]] | None
+EXTENDED = 1 << 31  # set in keys of 29-bit identifiers, so that they differ from those of 11 bits
+_MOST_BYTES = 64  # in a frame of CAN FD
+
+
+class Bits(NamedTuple):
+    """Where a number lies in a frame."""
+
+    byte: int  # the first byte
+    skip: int  # bits to leave out: the lowest of that byte, or with big_endian the highest
+    length: int
+    big_endian: bool = False
+    signed: bool = False
+    floating: bool = False
+
+    @property
+    def end(self) -> int:
+        """How many bytes a frame must have to hold it."""
+        return self.byte + (self.skip + self.length + 7) // 8
+
+    def raw(self, data: np.ndarray) -> np.ndarray:
+        """Return the bits of each frame as uint64.
+
+        Parameters
+        ----------
+        data : numpy.ndarray of uint8, shape (n, width)
+            The bytes of the frames, and at least eight more than the number's last one.
+        """
+        n, width = data.shape
+        word = np.ndarray((n,), ">u8" if self.big_endian else "<u8", data, self.byte, (width,)).astype(np.uint64)
+        over = self.skip + self.length - 64  # bits in a ninth byte
+        if over <= 0:
+            word >>= np.uint64(-over if self.big_endian else self.skip)
+        else:
+            ninth = data[:, self.byte + 8].astype(np.uint64)
+            if self.big_endian:
+                word = word << np.uint64(over) | ninth >> np.uint64(8 - over)
+            else:
+                word = word >> np.uint64(self.skip) | ninth << np.uint64(64 - self.skip)
+        return word & np.uint64((1 << self.length) - 1)
+
+    def numbers(self, raw: np.ndarray) -> np.ndarray:
+        """Return as float64 what raw bits mean before they are scaled."""
+        if self.floating:
+            return raw.astype(f"u{self.length // 8}").view(f"f{self.length // 8}").astype(np.float64)
+        if self.signed:
+            sign = np.uint64(1 << (self.length - 1))
+            return ((raw ^ sign) - sign).view(np.int64).astype(np.float64)
+        return raw.astype(np.float64)
+
+
+Ranges = tuple[tuple[int, int], ...]  # each from its first to its last number
+
+
+class Field(NamedTuple):
+    """A signal of a message: ``numbers * scale + offset``."""
+
+    name: str
+    unit: str
+    bits: Bits
+    scale: float = 1.0
+    offset: float = 0.0
+    conditions: tuple[tuple[Bits, Ranges], ...] = ()  # multiplexers, and which raw values they must have
+    missing_from: int | None = None  # raw values from here on mean that there is no value
+
+
+class Message(NamedTuple):
+    """A message: what frames with one identifier hold."""
+
+    name: str
+    key: int  # the identifier, with EXTENDED if it has 29 bits
+    j1939: bool
+    fields: tuple[Field, ...]
+    left_out: dict[str, str]  # signals that cannot be numbers, with the reason
+
+
+def load_messages(databases: Databases) -> list[Message]:
+    """Read databases; of messages with one identifier the first is kept.
+
+    Signals whose name is not the only one in these databases are renamed ``Message.Signal``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such file, or it is no database; the message names the file and the line.
+    ImportError
+        The extra ``logs`` is not installed.
+    """
+    if databases is None:
+        return []
+    paths = [databases] if isinstance(databases, (str, PathLike)) else databases
+    first: dict[int, Message] = {}
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"Got the database {path}, which is no file, expected DBC, ARXML or KCD. Check it.")
+        state = stat(path)
+        for message in _load(path, state.st_mtime_ns, state.st_size):
+            first.setdefault(message.key, message)
+    return _renamed(list(first.values()))
+
+
+@lru_cache(maxsize=16)
+def _load(path: Path, changed_ns: int, size: int) -> tuple[Message, ...]:
+    try:
+        from cantools.database import can, load_file
+    except ImportError as error:
+        raise missing_extra(error) from error
+    try:
+        database = load_file(path, strict=False)
+    except Exception as error:  # cantools raises what its parsers raise
+        raise ValueError(
+            f"Got the database {path}, which cannot be read{_line_of(path, str(error))} "
+            f"({' '.join(str(error).split())[:300]}). Mend that line."
+        ) from error
+    if not isinstance(database, can.Database):
+        raise ValueError(f"Got {path}, a database of diagnostics, expected one of messages. Pass a DBC, ARXML or KCD.")
+    return tuple(_message(message) for message in database.messages)
+
+
+def missing_extra(error: ImportError) -> ImportError:
+    """Return the error that says how to get the readers of logs."""
+    return ImportError(f"Got no {error.name}, expected what reads logs. Run: pip install 'anomalyvae[logs]'.")
+
+
+def _line_of(path: Path, error: str) -> str:
+    """Return where in a database the text stands that an error quotes, if the error itself does not tell."""
+    if "line" in error:
+        return ""
+    quoted = [text.strip(' "') for text in error.splitlines()]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if any(len(text) > 4 and line.startswith(text) for text in quoted):
+            return f" at line {number}"
+    return ""
+
+
+def _message(message: Any) -> Message:
+    key = message.frame_id | (EXTENDED if message.is_extended_frame else 0)
+    j1939 = message.protocol == "j1939" and message.is_extended_frame
+    signals = {signal.name: signal for signal in message.signals}
+    fields, left_out = [], {}
+    for signal in message.signals:
+        reason = _why_not(signal, message)
+        if reason:
+            left_out[signal.name] = reason
+        else:
+            fields.append(_field(signal, signals, j1939))
+    return Message(message.name, key, j1939, tuple(fields), left_out)
+
+
+def _why_not(signal: Any, message: Any) -> str:
+    if message.is_container:
+        return "a part of a container of messages"
+    if signal.length > 64 or (signal.is_float and signal.length not in (16, 32, 64)):
+        return f"{signal.length} bits{' as a float' if signal.is_float else ''}"
+    if _bits(signal).end > _MOST_BYTES:
+        return f"bytes after the {_MOST_BYTES} of a frame"
+    return ""
+
+
+def _bits(signal: Any) -> Bits:
+    big = signal.byte_order == "big_endian"
+    byte, bit = divmod(signal.start, 8)
+    return Bits(byte, 7 - bit if big else bit, signal.length, big, signal.is_signed, signal.is_float)
+
+
+def _field(signal: Any, signals: dict[str, Any], j1939: bool) -> Field:
+    bits = _bits(signal)
+    conditions: list[tuple[Bits, Ranges]] = []
+    child = signal
+    while child.multiplexer_ids is not None and len(conditions) < len(signals):
+        parent = signals[child.multiplexer_signal]
+        conditions.append((_bits(parent), _ranges(child.multiplexer_ids)))
+        child = parent
+    missing = _missing_from(signal, bits) if j1939 and not signal.is_float else None
+    return Field(
+        signal.name, signal.unit or "", bits, float(signal.scale), float(signal.offset), tuple(conditions), missing
+    )
+
+
+def _ranges(numbers: Iterable[int]) -> Ranges:
+    """Return whole numbers as ranges.
+
+    Examples
+    --------
+    >>> _ranges([4, 1, 2, 7])
+    ((1, 2), (4, 4), (7, 7))
+    """
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return tuple(ranges)
+
+
+def _missing_from(signal: Any, bits: Bits) -> int | None:
+    """Return the first raw value by which J1939 says "error" or "not available"; None if they are values here."""
+    if bits.length == 1:
+        return None
+    special = {2: 2}.get(bits.length, 1)  # how many of the highest values are none
+    if bits.length % 8 == 0:
+        special = 2 << (bits.length - 8)
+    first = (1 << bits.length) - special
+    least, most = signal.minimum, signal.maximum
+    declared = least is not None and most is not None and least < most
+    return None if declared and least <= first * signal.scale + signal.offset <= most else first
+
+
+def _renamed(messages: list[Message]) -> list[Message]:
+    """Give every signal a name of its own."""
+    short = Counter(name for message in messages for name in _names(message))
+    long = Counter(f"{message.name}.{name}" for message in messages for name in _names(message))
+
+    def name_of(message: Message, name: str) -> str:
+        if short[name] == 1:
+            return name
+        if long[f"{message.name}.{name}"] == 1:
+            return f"{message.name}.{name}"
+        return f"{message.name}({message.key & ~EXTENDED:#x}).{name}"
+
+    return [
+        message._replace(
+            fields=tuple(field._replace(name=name_of(message, field.name)) for field in message.fields),
+            left_out={name_of(message, name): reason for name, reason in message.left_out.items()},
+        )
+        for message in messages
+    ]
+
+
+def _names(message: Message) -> list[str]:
+    return [*(field.name for field in message.fields), *message.left_out]
