@@ -1,8 +1,6 @@
-"""Figures for a ranking of windows, and for the alarms that follow from it.
+"""Alarms and events: what a person would meet, and what it costs.
 
-Two questions are kept apart. *Ranking* (`auroc`, `average_precision`) looks at windows one by one.
-*Alarming* (`event_recall`, `false_alarms_per_hour`) looks at what a person would meet: a run of flagged
-windows is one alarm, an event is found or it is not, and patience is counted per hour.
+A run of flagged windows is one alarm, an event is found or it is not, and patience is counted per hour.
 
 Tables in use throughout:
 
@@ -15,68 +13,11 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+
+from anomalyvae.metrics.ranking import one_score_each
 
 # Window ends come from sums of decimal steps; a microsecond keeps neighbours neighbours.
 _SLACK_S = 1e-6
-
-
-def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Chance that a strange window scores above a normal one, ties counted as half.
-
-    Parameters
-    ----------
-    labels : array-like of bool, shape (n,)
-        True where the window is strange.
-    scores : array-like of float, shape (n,)
-        High = strange.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN where only one class is present, since there is then nothing to rank.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or a score is not a number.
-
-    Examples
-    --------
-    >>> auroc([False, False, True, True], [0.1, 0.4, 0.35, 0.8])
-    0.75
-    """
-    wanted, given = _labels_and_scores(labels, scores)
-    return float(roc_auc_score(wanted, given)) if 0 < wanted.sum() < wanted.size else float("nan")
-
-
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the precision-recall steps: how pure the top of the ranking is.
-
-    Parameters
-    ----------
-    labels : array-like of bool, shape (n,)
-        True where the window is strange.
-    scores : array-like of float, shape (n,)
-        High = strange.
-
-    Returns
-    -------
-    float
-        In (0, 1]; chance level is the share of strange windows. NaN where only one class is present.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or a score is not a number.
-
-    Examples
-    --------
-    >>> average_precision([False, True, True], [0.2, 0.3, 0.9])
-    1.0
-    """
-    wanted, given = _labels_and_scores(labels, scores)
-    return float(average_precision_score(wanted, given)) if 0 < wanted.sum() < wanted.size else float("nan")
 
 
 def touches(spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> NDArray[np.bool_]:
@@ -176,7 +117,7 @@ def alarm_threshold(
     """
     if not alarms_per_hour >= 0:
         raise ValueError(f"Got alarms_per_hour={alarms_per_hour}, expected 0 or more. Give a rate per hour.")
-    values = _scores(scores, len(spans))
+    values = one_score_each(scores, len(spans))
     (starts, ends), (event_starts, event_ends) = _on_one_line(spans, events)
     near = _meet(starts, ends, event_starts - tolerance_s, event_ends + tolerance_s)
     budget = alarms_per_hour * _covered_s(starts[~near], ends[~near]) / 3600 + 1e-9
@@ -242,7 +183,7 @@ def event_recall(
     0.5
     """
     threshold = alarm_threshold(scores, spans, events, alarms_per_hour, tolerance_s)
-    return found_share(_scores(scores, len(spans)) >= threshold, spans, events, tolerance_s)
+    return found_share(one_score_each(scores, len(spans)) >= threshold, spans, events, tolerance_s)
 
 
 def found_share(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> float:
@@ -258,6 +199,48 @@ def found_share(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, t
     if not event_starts.size:
         return float("nan")
     return float(_meet(event_starts, event_ends, starts[chosen] - tolerance_s, ends[chosen] + tolerance_s).mean())
+
+
+def event_precision(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> float:
+    """Share of the alarms, merged windows, that come within `tolerance_s` of an event.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN where there is no alarm.
+    """
+    found = touches(merge_alarms(spans, flagged), events, tolerance_s)
+    return float(found.mean()) if found.size else float("nan")
+
+
+def event_delays(
+    flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0
+) -> NDArray[np.float64]:
+    """Time from the start of each event until its first flagged window is over, since only then it can be scored.
+
+    Returns
+    -------
+    ndarray of float, shape (events,)
+        Seconds, 0 for an alarm that was already there; NaN for an event that no flagged window comes within
+        `tolerance_s` of.
+
+    Examples
+    --------
+    >>> spans = pd.DataFrame({"recording": "a", "start_s": [0.0, 1.0, 2.0], "end_s": [2.0, 3.0, 4.0]})
+    >>> events = pd.DataFrame({"recording": "a", "start_s": [1.5, 9.0], "end_s": [4.0, 9.5]})
+    >>> event_delays([False, True, True], spans, events)
+    array([1.5, nan])
+    """
+    chosen, wanted = spans[_flags(flagged, len(spans))], event_spans(events)
+    begins, ends = chosen["start_s"].to_numpy(dtype=float), chosen["end_s"].to_numpy(dtype=float)
+    times = wanted[["start_s", "end_s"]].to_numpy(dtype=float)
+    delays = np.full(len(times), np.nan)
+    slack = tolerance_s + _SLACK_S
+    for event, (recording, (begin, end)) in enumerate(zip(wanted["recording"], times, strict=True)):
+        near = (chosen["recording"] == recording).to_numpy() & (begins <= end + slack) & (ends >= begin - slack)
+        if near.any():
+            delays[event] = max(ends[near].min() - begin, 0.0)
+    return delays
 
 
 def false_alarms_per_hour(
@@ -338,23 +321,6 @@ def _covered_s(starts: NDArray, ends: NDArray) -> float:
     order = np.argsort(starts, kind="stable")
     before = np.concatenate([[-np.inf], np.maximum.accumulate(ends[order])[:-1]])[: order.size]
     return float(np.maximum(ends[order] - np.maximum(starts[order], before), 0.0).sum())
-
-
-# --- what comes in --------------------------------------------------------------------------------------
-
-
-def _labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray]:
-    wanted = np.asarray(labels, dtype=bool).ravel()
-    return wanted, _scores(scores, wanted.size)
-
-
-def _scores(scores: ArrayLike, n: int) -> NDArray:
-    values = np.asarray(scores, dtype=float).ravel()
-    if values.size != n:
-        raise ValueError(f"Got {values.size} scores for {n} windows, expected one each. Pass matching rows.")
-    if np.isnan(values).any():
-        raise ValueError(f"Got NaN in {int(np.isnan(values).sum())} of {n} scores, expected numbers. Drop those rows.")
-    return values
 
 
 def _flags(flagged: ArrayLike, n: int) -> NDArray[np.bool_]:
