@@ -6,11 +6,13 @@ A data set is a recipe: a Python file in the folder ``data`` (``data/<name>/prep
     ``{"what": …, "licence": …, "source": …, "size_mb": …}``, for people.
 ``prepare(folder)``
     Writes the data set into an empty folder by means of `source_file`, `write_recording` and `write_events`.
+``DIGEST``, where the checksums of the authors' own files are not known
+    The `content_digest` of the folder that ``prepare`` has to make. What is made is checked in their place.
 
 A prepared data set is a folder::
 
     recordings/<name>.parquet   time_s and the signals, the unit of each in its field metadata
-    events.parquet              recording, time_s, kind: what is known to have happened, if anything is
+    events.parquet              recording, time_s (or start_s and end_s), kind: what is known to have happened
     about.json                  what it is, its licence, its source, and which recipe made it
 
 Source files are looked for in ``$ANOMALYVAE_DATA/<data set>/``, then in ``../shared/data/<data set>/`` beside
@@ -30,6 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -129,7 +132,47 @@ def load_recipe(name: str) -> ModuleType:
 # --- for recipes ----------------------------------------------------------------------------------------
 
 
-def source_file(dataset: str, name: str, *, url: str, sha256: str) -> Path:
+def local_file(dataset: str, name: str, *, sha256: str | None) -> Path | None:
+    """Return a source file that lies on this machine, None where it does not.
+
+    Raises
+    ------
+    ValueError
+        The file has another checksum.
+    """
+    for root in _source_roots():
+        path = root / dataset / name
+        if path.is_file():
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if sha256 is not None and found != sha256:
+                raise ValueError(
+                    f"Got {path} with sha256 {found[:12]}…, expected {sha256[:12]}…: it is damaged or "
+                    f"another version. Replace the file, or remove it to have it fetched."
+                )
+            return path
+    return None
+
+
+def converted_file(dataset: str, name: str, *, sha256: str, source: str) -> Path:
+    """Return a conversion of a source that lies on this machine; there is no address to fetch it from.
+
+    Raises
+    ------
+    ConnectionError
+        The file is not on this machine.
+    ValueError
+        The file has another checksum.
+    """
+    path = local_file(dataset, name, sha256=sha256)
+    if path is None:
+        raise ConnectionError(
+            f"Got no file {dataset}/{name}, expected it on this machine: it is a conversion of {source} that is "
+            f"not published. Set ANOMALYVAE_DATA to a folder that holds {dataset}/{name}."
+        )
+    return path
+
+
+def source_file(dataset: str, name: str, *, url: str, sha256: str | None) -> Path:
     """Return a source file: one that lies on this machine, or else the one that is fetched now.
 
     Parameters
@@ -138,8 +181,9 @@ def source_file(dataset: str, name: str, *, url: str, sha256: str) -> Path:
         The file is looked for as ``<dataset>/<name>`` in the places named above.
     url : str
         Where it is fetched from; pinned to a commit.
-    sha256 : str
-        Its checksum in hexadecimal. A file with another one is refused, wherever it comes from.
+    sha256 : str or None
+        Its checksum in hexadecimal. A file with another one is refused, wherever it comes from. None where it
+        is not known: then the recipe has a ``DIGEST``.
 
     Raises
     ------
@@ -148,17 +192,7 @@ def source_file(dataset: str, name: str, *, url: str, sha256: str) -> Path:
     ConnectionError
         The file is not on this machine and cannot be fetched.
     """
-    for root in _source_roots():
-        path = root / dataset / name
-        if path.is_file():
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != sha256:
-                raise ValueError(
-                    f"Got {path} with sha256 {found[:12]}…, expected {sha256[:12]}…: it is damaged or "
-                    f"another version. Replace the file, or remove it to have it fetched."
-                )
-            return path
-    return _fetch(dataset, name, url, sha256)
+    return local_file(dataset, name, sha256=sha256) or _fetch(dataset, name, url, sha256)
 
 
 def write_recording(
@@ -195,9 +229,53 @@ def write_recording(
 
 
 def write_events(folder: Path, events: pd.DataFrame) -> None:
-    """Write a data set's events: ``recording``, ``time_s``, ``kind``, in order of recording and time."""
-    ordered = events.sort_values(["recording", "time_s"], kind="stable", ignore_index=True)
+    """Write a data set's events in order of recording and time.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder.
+    events : pandas.DataFrame
+        ``recording``, ``kind`` and either ``time_s`` (a mark) or ``start_s`` and ``end_s``, in seconds.
+    """
+    time = "time_s" if "time_s" in events else "start_s"
+    ordered = events.sort_values(["recording", time], kind="stable", ignore_index=True)
     ordered.to_parquet(folder / "events.parquet", index=False)
+
+
+def labelled_intervals(time_s: np.ndarray, label: np.ndarray) -> pd.DataFrame:
+    """Return the runs of labelled rows as intervals, from the first row of a run to its last.
+
+    Parameters
+    ----------
+    time_s, label : ndarray, shape (n,)
+        Stamps in seconds, and what counts as labelled where it is not zero.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``start_s``, ``end_s``: one row per run.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], label != 0, [0])).astype(int)))
+    return pd.DataFrame({"start_s": time_s[edges[::2]], "end_s": time_s[edges[1::2] - 1]})
+
+
+def content_digest(folder: Path) -> str:
+    """Return a checksum of what a prepared data set says, whatever files it was made of.
+
+    Values count in single precision: parsers of decimal numbers differ in the last bit of a double.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((folder / "recordings").glob("*.parquet")):
+        table = pd.read_parquet(path)
+        digest.update(" ".join([path.stem, *table]).encode())
+        values = table.to_numpy(dtype=np.float32) + np.float32(0)  # minus zero is zero
+        values[np.isnan(values)] = np.nan  # one bit pattern for what is missing
+        digest.update(values.astype("<f4").tobytes())
+    if (folder / "events.parquet").is_file():
+        events = pd.read_parquet(folder / "events.parquet")
+        digest.update(events.to_csv(index=False, float_format="%.3f", lineterminator="\n").encode())
+    return digest.hexdigest()
 
 
 def command_line(name: str, description: str | None, argv: Sequence[str] | None = None) -> int:
@@ -266,14 +344,15 @@ def _cache() -> Path:
     return Path(pooch.os_cache("anomalyvae"))
 
 
-def _fetch(dataset: str, name: str, url: str, sha256: str) -> Path:
+def _fetch(dataset: str, name: str, url: str, sha256: str | None) -> Path:
     import pooch
     import requests
 
     pooch.get_logger().setLevel("WARNING")
     target = _cache() / "sources" / dataset / name
     try:
-        pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=target.name, path=target.parent)
+        known = None if sha256 is None else f"sha256:{sha256}"
+        pooch.retrieve(url, known_hash=known, fname=target.name, path=target.parent)
     except requests.RequestException as error:
         raise ConnectionError(
             f"Got no file from {url} ({error}), expected {dataset}/{name}. Go online, or set ANOMALYVAE_DATA "
@@ -281,7 +360,7 @@ def _fetch(dataset: str, name: str, url: str, sha256: str) -> Path:
         ) from error
     except ValueError as error:  # pooch's word for a wrong checksum; it keeps nothing then
         raise ValueError(
-            f"Got a file from {url} that is not the expected {dataset}/{name} (sha256 {sha256[:12]}…). "
+            f"Got a file from {url} that is not the expected {dataset}/{name} (sha256 {str(sha256)[:12]}…). "
             f"Try again, or set ANOMALYVAE_DATA to a folder that holds it."
         ) from error
     return target
@@ -289,6 +368,12 @@ def _fetch(dataset: str, name: str, url: str, sha256: str) -> Path:
 
 def _make(recipe: ModuleType, name: str, folder: Path, prepare: Callable[[Path], None] | None = None) -> None:
     (prepare or recipe.prepare)(folder)
+    expected = getattr(recipe, "DIGEST", None)
+    if prepare is None and expected is not None and content_digest(folder) != expected:
+        raise ValueError(
+            f"Got another content of data set {name} than expected: a source file is damaged or another version. "
+            f"Remove {_cache() / 'sources' / name} and try again."
+        )
     about: dict[str, Any] = {"name": name, **recipe.ABOUT, "made_by": _fingerprint(name)}
     (folder / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -279,3 +279,170 @@ def test_the_recipe_is_also_a_script():
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "--out FOLDER" in done.stdout
     assert "96 marked potholes" not in done.stderr
+
+
+# --- the other sets -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared():
+    """Return a function that prepares a set, or skips where its source is not on this machine."""
+
+    def prepare(name):
+        if not any((root / name).is_dir() for root in datasets._source_roots()):
+            pytest.skip(f"the sources of {name} are not on this machine")
+        return datasets.get_dataset(name)
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("name", "recordings", "events"),
+    [
+        ("skab", 35, {"anomaly": 34}),
+        ("smap", 108, {"anomaly": 68}),
+        ("jair_jr", 3, None),
+        ("css_drive", 11, {}),
+        ("comma2k19", 1, {}),
+        ("carobd", 128, {}),
+        ("kit_obd", 77, dict.fromkeys(("emergency_braking", "black_ice", "measurement_error", "hard_acceleration"), 1)),
+    ],
+)
+def test_a_set_is_tidy(prepared, name, recordings, events):
+    folder = prepared(name)
+    paths = sorted((folder / "recordings").iterdir())
+    assert len(paths) == recordings
+    ends, columns = {}, set()
+    for path in paths:
+        table = pd.read_parquet(path)
+        columns.add(tuple(table))
+        assert table.columns[0] == "time_s"
+        assert (np.diff(table["time_s"]) > 0).all()
+        assert not {"lat", "lon", "latitude", "longitude"} & {column.casefold() for column in table}
+        ends[path.stem] = table["time_s"].iloc[-1]
+    assert len(columns) == 1
+    if events == {}:
+        assert not (folder / "events.parquet").exists()
+        return
+    known = pd.read_parquet(folder / "events.parquet")
+    assert (known["start_s"] <= known["end_s"]).all()
+    assert (known["end_s"] <= known["recording"].map(ends)).all()
+    if events is not None:
+        assert known["kind"].value_counts().to_dict() == events
+
+
+def test_skab_says_which_rows_train_and_where_changes_are(prepared):
+    folder = prepared("skab")
+    training = pd.read_parquet(folder / "training.parquet")
+    events = pd.read_parquet(folder / "events.parquet")
+    assert len(training) == 34
+    labelled = 0
+    for name, end_s in training.itertuples(index=False):
+        time_s = pd.read_parquet(folder / "recordings" / f"{name}.parquet")["time_s"]
+        assert (time_s <= end_s).sum() == 400
+        for start_s, stop_s in events.loc[events["recording"] == name, ["start_s", "end_s"]].to_numpy():
+            labelled += time_s.between(start_s, stop_s).sum()
+    assert labelled == 13067
+    assert len(pd.read_parquet(folder / "changepoints.parquet")) == 129
+    assert read_log(folder / "recordings" / "valve1-0.parquet")["Pressure"].unit == "bar"
+
+
+def test_jair_jr_has_53_manoeuvres_of_which_42_are_aggressive(prepared):
+    kinds = pd.read_parquet(prepared("jair_jr") / "events.parquet")["kind"]
+    assert len(kinds) == 53
+    assert kinds.str.startswith("aggressive_").sum() == 42
+    assert kinds.nunique() == 7
+
+
+def test_smap_labels_lie_in_the_test_parts(prepared):
+    events = pd.read_parquet(prepared("smap") / "events.parquet")
+    assert events["recording"].str.endswith(".test").all()
+    spans = events.loc[events["recording"] == "T-3.test", ["start_s", "end_s"]]
+    assert spans.to_numpy().tolist() == [[2098, 2180], [5200, 5300]]  # as the authors list them
+
+
+def test_css_drive_keeps_the_raw_logs_and_their_clock(prepared):
+    folder = prepared("css_drive")
+    assert len(list((folder / "raw").rglob("*.MF4"))) == 5
+    assert (folder / "raw" / "canmod-gps.dbc").is_file()
+    later = read_log(folder / "recordings" / "00000164_00000005-60FEB5A8.parquet")
+    assert later.start == pd.Timestamp("2021-07-26T04:40:54Z")
+    assert later["obd_rpm"].time_s[0] == pytest.approx(2345.7, abs=0.1)
+
+
+def test_carobd_follows_the_run_time_of_the_engine(prepared):
+    hours = 0.0
+    for path in (prepared("carobd") / "recordings").iterdir():
+        table = pd.read_parquet(path, columns=["time_s", "engine_run_time"])
+        run_time = table["engine_run_time"]
+        running = run_time.diff().cumsum().fillna(0) > 0
+        late = (table["time_s"] - run_time)[running]
+        assert late.max() - late.min() < 16  # the clock of the ECU moves in steps, and logging stalls now and then
+        hours += table["time_s"].iloc[-1] / 3600
+    assert hours == pytest.approx(41.4, abs=0.1)
+
+
+def test_adbench_files_are_rows_with_labels(prepared):
+    for path in prepared("adbench").glob("*.npz"):
+        with np.load(path) as arrays:
+            assert len(arrays["X"]) == len(arrays["y"])
+            assert set(np.unique(arrays["y"])) == {0, 1}
+
+
+# --- the authors' files, whose checksums are not known ---------------------------------------------------
+
+
+def authors_csv(rows, path):
+    """Write a SKAB experiment as its authors do."""
+    stamps = pd.Timestamp("2020-03-09 10:14:33") + pd.to_timedelta(rows["time"], unit="s")
+    names = {"Volume_Flow_RateRMS": "Volume Flow RateRMS", "label": "anomaly"}
+    kept = rows.drop(columns=["series", "time", "first400", "split"]).rename(columns=names)
+    kept.insert(0, "datetime", stamps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept.to_csv(path, sep=";", index=False)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_files_without_a_checksum_are_checked_by_what_is_made_of_them(places, monkeypatch, damage):
+    converted = next((root / "skab" / "skab.parquet" for root in datasets._source_roots()), None)
+    if converted is None or not converted.is_file():
+        pytest.skip("the SKAB series are not on this machine")
+    for name, rows in pd.read_parquet(converted).groupby("series"):
+        authors_csv(rows, places / "authors" / "skab" / f"{name}.csv")
+    monkeypatch.setattr(datasets, "_source_roots", lambda: iter([places / "authors"]))
+    if damage:
+        changed = places / "authors" / "skab" / "valve2" / "3.csv"
+        changed.write_text(changed.read_text().replace(";32.0;", ";33.0;", 1))
+        with pytest.raises(ValueError, match=r"another content of data set skab.*Remove .*skab and try again"):
+            datasets.get_dataset("skab")
+        assert not datasets.describe("skab").prepared
+    else:
+        assert len(list((datasets.get_dataset("skab") / "recordings").iterdir())) == 35
+
+
+def test_original_obd_files_are_read_as_their_authors_write_them(sources):
+    (sources / "kit_obd").mkdir()
+    kit, car = datasets.load_recipe("kit_obd"), datasets.load_recipe("carobd")
+    header = ",".join(["Time", *kit.SIGNALS])
+    (sources / "kit_obd" / "a.csv").write_text(f"{header}\n17:58:02.288,89,,,,,,,,,\n17:58:02.379,89,98.0,,,,,,,,\n")
+    rows = kit._read("a")
+    assert rows["time_s"].tolist() == [0.0, 0.091]
+    assert rows["map_kpa"].iloc[1] == 98.0
+    assert np.isnan(rows["rpm"]).all()
+    (sources / "carobd").mkdir()
+    header = ",".join(f"{name.upper()} ()" for name in car.UNITS)
+    (sources / "carobd" / "b.csv").write_text(f"{header}\n" + ", ".join(f"{n}.5" for n in range(27)) + ",\n")
+    assert car._read("b").iloc[0].tolist() == [n + 0.5 for n in range(27)]
+
+
+def test_a_conversion_that_is_not_here_says_where_to_put_it(sources):
+    with pytest.raises(ConnectionError, match=r"no file smap/smap\.parquet.*not published.*ANOMALYVAE_DATA"):
+        datasets.get_dataset("smap")
+
+
+def test_labelled_rows_become_intervals():
+    time_s = np.array([0.0, 1.0, 3.0, 4.0, 5.0])
+    runs = datasets.labelled_intervals(time_s, np.array([1, 0, 1, 1, 0]))
+    assert runs.to_numpy().tolist() == [[0.0, 0.0], [3.0, 4.0]]
+    assert datasets.labelled_intervals(time_s, np.ones(5)).to_numpy().tolist() == [[0.0, 5.0]]
+    assert datasets.labelled_intervals(time_s, np.zeros(5)).empty
