@@ -8,6 +8,7 @@ Each section becomes a frozen dataclass here, or the thing that it builds::
     [evaluation]   which recordings are left out in turn, at what alarm rate    `Evaluation`
     [output]       where the result goes                                        `Output`
     [tracking]     that MLflow records the run, and where                       `Tracking`
+    [rehearsal]    that the loop of review and retraining is run in its place   `Rehearsal`
 
 Relative paths start where the command is run.
 """
@@ -40,6 +41,8 @@ class Data:
         Patterns. With `name`, of recording names in the set (all by default); without, of files.
     events : str, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). A data set has its own.
+    kinds : str or tuple of str, optional
+        Patterns: of the events, those count whose ``kind`` fits one.
     tolerance_s : float
         A window within this many seconds of an event is strange: never learned, and right to flag.
     """
@@ -47,6 +50,7 @@ class Data:
     name: str | None = None
     recordings: str | tuple[str, ...] | None = None
     events: str | None = None
+    kinds: str | tuple[str, ...] | None = None
     tolerance_s: float = 0.5
 
 
@@ -94,6 +98,24 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """Which recordings play which part when the loop is rehearsed; see `anomalyvae.rehearsal`.
+
+    Parameters
+    ----------
+    learn, meet, holdout : tuple of str
+        Recordings that the first champion learns, those that it meets, one a round, and those by which the gate judges.
+    budget : int
+        Events to review in a round.
+    """
+
+    learn: tuple[str, ...]
+    meet: tuple[str, ...]
+    holdout: tuple[str, ...]
+    budget: int = 60
+
+
+@dataclass(frozen=True)
 class Job:
     """A job file, read and checked."""
 
@@ -104,6 +126,7 @@ class Job:
     detector: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking | None = None
+    rehearsal: Rehearsal | None = None
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -129,9 +152,8 @@ def read_job(path: str | Path) -> Job:
         raise ValueError(f"Got {path}, expected TOML: {error}. Correct the file.") from error
 
     sections: dict[str, type[Any]] = {"data": Data, "windows": WindowRecipe, "evaluation": Evaluation, "output": Output}
-    if "tracking" in tables:
-        sections["tracking"] = Tracking
-    _refuse_unknown(tables, [*sections, "detector", "tracking"], f"section {{}} in {path}")
+    sections |= {name: kind for name, kind in _OPTIONAL.items() if name in tables}
+    _refuse_unknown(tables, [*sections, "detector", *_OPTIONAL], f"section {{}} in {path}")
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise ValueError(f"Got {name} = {values!r} in {path}, expected a section. Write [{name}] above keys.")
@@ -160,14 +182,21 @@ def _section(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"In {where}: {error}") from error
 
 
-_TOML_WORDS = {str: "text in quotes", float: "a number", tuple: "a list of texts"}
+_OPTIONAL: dict[str, type[Any]] = {"tracking": Tracking, "rehearsal": Rehearsal}
+_TOML_WORDS = {
+    str: "text in quotes",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    tuple: "a list of texts",
+}
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (float, int):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 
@@ -238,7 +267,13 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
             events_file = home / "events.parquet"
     if not paths:
         raise ValueError(f"Got recordings = {data.recordings!r}, which fits no file. Correct [data].")
-    return paths, _read_events(events_file)
+    events = _read_events(events_file)
+    if data.kinds is not None:
+        kinds = (data.kinds,) if isinstance(data.kinds, str) else data.kinds
+        if "kind" not in events:
+            raise ValueError(f"Got kinds = {data.kinds!r} with events that have no column kind. Leave it out.")
+        events = events[[any(fnmatchcase(str(kind), p) for p in kinds) for kind in events["kind"]]]
+    return paths, events.reset_index(drop=True)
 
 
 def _read_events(path: Path | None) -> pd.DataFrame:

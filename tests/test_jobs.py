@@ -14,9 +14,13 @@ import pandas as pd
 import pytest
 
 from anomalyvae import Scorer, load, metrics, runs
+from anomalyvae.deploy.card import read_card
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.jobs import Data, find_recordings, read_job
+from anomalyvae.logs import WindowRecipe
 from anomalyvae.review import report
+from anomalyvae.review.manifest import read_manifest, windows_by_role
+from anomalyvae.review.retraining import retrain
 from anomalyvae.runs import run_job
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -228,6 +232,20 @@ def test_figures_are_those_of_the_scores(done, drives):
         assert set(baseline["mean"]) == {"auroc", "average_precision", "event_recall", "alarms_per_hour"}
     assert result["seed"] == 0
     assert result["mean"]["auroc"] > 0.9  # twelve standard deviations: even three epochs must see that
+
+
+def test_each_model_says_what_it_learned_and_can_begin_the_loop(done, tmp_path):
+    _, folder, _ = done
+    for model, recordings in (("model", ["drive0", "drive1", "drive2"]), ("folds/drive1", ["drive0", "drive2"])):
+        card, manifest = read_card(folder / model), read_manifest(folder / model)
+        assert sorted(manifest["recording"].unique()) == recordings
+        windows, role = windows_by_role(manifest, WindowRecipe.from_dict(card["windowing"]))
+        assert set(role) == {"normal", "excluded"}  # the bumps are neither learned nor pushed away
+        assert (role == "normal").sum() == card["training"]["rows"]
+        assert windows.rows[role == "normal"].to_numpy().max() < 7  # bumps reach 12
+    nothing = pd.DataFrame(columns=["event_id", "source", "file", "recording", "start_s", "end_s", "verdict"])
+    made = retrain(nothing, folder / "model", tmp_path / "challenger")
+    assert made.normal == read_card(folder / "model")["training"]["rows"]
 
 
 def test_flags_are_events_with_reasons_strangest_first(done):

@@ -29,10 +29,18 @@ def run(args: argparse.Namespace) -> int:
             job = replace(job, tracking=Tracking())
         if job.tracking is not None:
             hush_mlflow()
-        from anomalyvae.runs import run_job
+        if job.rehearsal is not None:
+            from anomalyvae.rehearsal import rehearse
 
-        result = run_job(job, progress)
-    if not args.quiet:
+            rounds = rehearse(job, progress)
+        else:
+            from anomalyvae.runs import run_job
+
+            result = run_job(job, progress)
+    if job.rehearsal is not None and not args.quiet:
+        print(rounds.drop(columns="reason").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+        print(f"\nResult     {job.output.folder}\nWall time  {time.monotonic() - began:.0f} s")
+    elif not args.quiet:
         print(_summary(result))
         print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
         print(f"Wall time  {time.monotonic() - began:.0f} s")

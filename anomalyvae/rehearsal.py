@@ -1,0 +1,193 @@
+"""The loop rehearsed: score, flag, review, retrain, promote, on recordings whose events are known already.
+
+The first champion learns some recordings without their events. Each round it meets others: what it flags is judged by
+the known events in place of a person (a *fault* where one is near, *novel* elsewhere), a challenger learns from these
+verdicts, and the gate decides on recordings that are held out. Beside it stands a control that was lied to: a
+challenger for which all flagged events are novel, faults included, which the gate should refuse.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomalyvae import metrics
+from anomalyvae.deploy.batch import score_folder
+from anomalyvae.deploy.scorer import Scorer
+from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.folders import replacing
+from anomalyvae.jobs import Job, find_recordings
+from anomalyvae.logs import Windows
+from anomalyvae.review import gate
+from anomalyvae.review.flagging import flag_folder
+from anomalyvae.review.manifest import manifest_of, save_traced, windows_by_role
+from anomalyvae.review.promotion import promote
+from anomalyvae.review.queue import Queue
+from anomalyvae.review.retraining import groups_of, retrain
+
+Progress = Callable[[int, int, str], None]
+_RESULTS = {"rounds.csv", "rounds.svg", "champion", "champion-former", "queue.db"}
+_TOLD = ("as reviewed", "poisoned")
+
+
+def rehearse(job: Job, progress: Progress = lambda done, steps, what: None) -> pd.DataFrame:
+    """Run the loop of a job that has a section [rehearsal], and put what it made in the output folder.
+
+    The folder then holds ``rounds.csv`` (what is returned), ``rounds.svg`` (the same, drawn), ``champion/``,
+    ``queue.db`` and, per round, the scores and both challengers. It is replaced as a whole or not at all.
+
+    Parameters
+    ----------
+    job : Job
+    progress : callable, optional
+        Told of each step: steps done, steps in all, and what has been done.
+
+    Returns
+    -------
+    DataFrame
+        A row per model: the first champion as round 0, then each round's challengers. ``novel`` and ``fault`` count the
+        verdicts so far; ``event_recall`` and ``false_alarms_per_hour`` are those of its own threshold on the held-out
+        recordings, ``recall_at_rate`` is the recall at the alarm rate of [evaluation]; ``promoted``, and ``reason``,
+        the first that the gate gives.
+
+    Raises
+    ------
+    ValueError
+        If a pattern of [rehearsal] fits no recording, or one recording has two parts to play.
+    FileExistsError
+        If the output folder holds other things than an earlier rehearsal.
+    """
+    assert job.rehearsal is not None  # noqa: S101
+    folder = Path(job.output.folder)
+    _refuse_foreign(folder)
+    paths, events = find_recordings(job.data)
+    learn, meet, held = _parts(job, paths)
+    steps = 1 + len(_TOLD) * len(meet)
+    with replacing(folder) as out:
+        champion = out / "champion"
+        _begin(job, learn, events, champion)
+        holdout = manifest_of(held, job.windows, events, job.data.tolerance_s)
+        windows = job.windows.windows_of(held)
+        rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
+        progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
+        with Queue(out / "queue.db") as queue:
+            for number, path in enumerate(meet, start=1):
+                _review(job, queue, champion, path, out / f"round{number}", events)
+                reviewed = queue.events()
+                for told in reversed(_TOLD):  # the one that may be promoted comes last
+                    row = _challenge(job, out / f"round{number}", champion, reviewed, told, holdout)
+                    row |= _figures(job, out / f"round{number}" / told.replace(" ", "-"), windows, events)
+                    rows.append({"round": number, "model": told, **row})
+                    progress(
+                        len(rows), steps, f"met {path.stem}, {told}: {'promoted' if row['promoted'] else 'refused'}"
+                    )
+        table = pd.DataFrame(rows)
+        table.to_csv(out / "rounds.csv", index=False)
+        _draw(table, out / "rounds.svg", job.evaluation.alarms_per_hour)
+    return table
+
+
+def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    assert job.rehearsal is not None  # noqa: S101
+    place = {path.stem: path for path in paths}
+    parts = []
+    for name in ("learn", "meet", "holdout"):
+        wanted = getattr(job.rehearsal, name)
+        unknown = [recording for recording in wanted if recording not in place]
+        if unknown or not wanted:
+            raise ValueError(
+                f"Got {name} = {list(wanted)} in [rehearsal], expected recordings of [data]: {', '.join(place)}."
+            )
+        parts.append([place[recording] for recording in wanted])
+    together = [path for part in parts for path in part]
+    if len(set(together)) < len(together):
+        raise ValueError("Got a recording with two parts to play in [rehearsal], expected each once. Correct it.")
+    return parts[0], parts[1], parts[2]
+
+
+def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
+    """Fit the first champion to the normal windows."""
+    manifest = manifest_of(learn, job.windows, events, job.data.tolerance_s)
+    windows, role = windows_by_role(manifest, job.windows)
+    normal = role == "normal"
+    model = VAEOutlierDetector(**job.detector).fit(windows.rows[normal], groups=groups_of(windows.spans[normal]))
+    save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units)
+
+
+def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
+    """Score a recording, flag its strangest events, and give the verdicts that the known events suggest."""
+    assert job.rehearsal is not None  # noqa: S101
+    score_folder(champion, path, out / "scores")
+    budget = job.rehearsal.budget
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*known events that other models have flagged")
+        flag_folder(out / "scores", champion, queue, budget, per_recording=budget)
+    waiting = queue.events("open")
+    near = metrics.touches(waiting, events, job.data.tolerance_s)
+    for event, fault in zip(waiting["event_id"], near, strict=True):
+        queue.give(event, "fault" if fault else "novel", "known events")
+
+
+def _challenge(
+    job: Job, out: Path, champion: Path, reviewed: pd.DataFrame, told: str, holdout: pd.DataFrame
+) -> dict[str, Any]:
+    """Retrain on verdicts, and let the gate decide; only what was reviewed can be promoted."""
+    verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="novel")
+    challenger = out / told.replace(" ", "-")
+    retrain(verdicts, champion, challenger)
+    rate = job.evaluation.alarms_per_hour
+    decision = gate.judge(challenger, champion, verdicts, holdout, alarms_per_hour=rate)
+    promote(challenger, champion, decision, holdout, dry_run=told != "as reviewed")
+    said = {name: int((verdicts["verdict"] == name).sum()) for name in ("novel", "fault")}
+    return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}
+
+
+def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> dict[str, float]:
+    """How a model does on the held-out recordings."""
+    found = Scorer(folder).score(windows.rows)
+    known = (windows.spans, events, job.data.tolerance_s)
+    threshold = metrics.alarm_threshold(found["anomaly_score"], *known[:2], job.evaluation.alarms_per_hour, known[2])
+    return {
+        "event_recall": metrics.found_share(found["label"] == -1, *known),
+        "false_alarms_per_hour": metrics.false_alarms_per_hour(found["label"] == -1, *known),
+        "recall_at_rate": metrics.found_share(found["anomaly_score"] >= threshold, *known),
+    }
+
+
+def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
+    """Draw the figures by round; without matplotlib, the table alone has to do."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    titles = {
+        "event_recall": "Event recall, own threshold",
+        "false_alarms_per_hour": "False alarms per hour, own threshold",
+        "recall_at_rate": f"Event recall at {rate:g} false alarms/h",
+    }
+    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for told, colour in zip(_TOLD, ("#1f6f8b", "#c8553d"), strict=True):
+            line = table[table["model"].isin(["first", told])]
+            axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=told)
+            kept = line[line["promoted"].astype(bool)]
+            axes.plot(kept["round"], kept[name], color=colour, marker="o", linestyle="")
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(sorted(table["round"].unique()))
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("round")
+    figure.axes[0].legend(frameon=False, fontsize=9, title="filled: promoted", title_fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _refuse_foreign(folder: Path) -> None:
+    entries = [] if not folder.exists() else [entry.name for entry in folder.iterdir()]
+    foreign = sorted(name for name in entries if name not in _RESULTS and not name.startswith("round"))
+    if foreign:
+        raise FileExistsError(
+            f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an "
+            "earlier rehearsal or nothing, since it is replaced. Choose another in [output]."
+        )

@@ -1,0 +1,104 @@
+"""The loop rehearsed on recordings whose events are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae.deploy.card import read_card
+from anomalyvae.jobs import find_recordings, read_job
+from anomalyvae.rehearsal import rehearse
+from anomalyvae.review.queue import Queue
+
+JOB = """
+[data]
+recordings = "{folder}/d*.csv"
+events = "{folder}/events.csv"
+kinds = "bump"
+[windows]
+signals = ["x", "y"]
+rate_hz = 10
+length_s = 1.0
+stride_s = 0.5
+max_gap_s = 0.5
+[detector]
+random_state = 0
+max_epochs = 30
+score = "elbo"
+[rehearsal]
+learn = ["d0"]
+meet = ["d1", "d2"]
+holdout = ["d3", "d4"]
+[output]
+folder = "{folder}/out"
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    rng = np.random.default_rng(0)
+    time_s = np.arange(0, 120, 0.1)
+    marks = []
+    for drive in range(5):
+        x, y = rng.normal(size=(2, len(time_s)))
+        for at in (20, 50, 80):
+            x[at * 10 : at * 10 + 5] += 6.0
+            marks.append((f"d{drive}", at + 0.2, "bump"))
+        if drive:  # what the first drive did not have, and is nothing bad
+            y[300:340] += 5.0
+            marks.append((f"d{drive}", 32.0, "hill"))
+        pd.DataFrame({"time_s": time_s, "x": x, "y": y}).to_csv(tmp_path / f"d{drive}.csv", index=False)
+    pd.DataFrame(marks, columns=["recording", "time_s", "kind"]).to_csv(tmp_path / "events.csv", index=False)
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.format(folder=tmp_path), encoding="utf-8")
+    return path
+
+
+def test_each_round_is_reviewed_by_the_known_events_and_judged_on_the_hold_out(job):
+    table = rehearse(read_job(job))
+    assert table["model"].tolist() == ["first", "poisoned", "as reviewed", "poisoned", "as reviewed"]
+    with Queue(job.parent / "out" / "queue.db") as queue:
+        events = queue.events()
+    faults = events[events["verdict"] == "fault"]
+    middle = (faults["start_s"] + faults["end_s"]) / 2
+    assert (np.abs(middle.to_numpy()[:, None] - [20.2, 50.2, 80.2]).min(axis=1) < 2).all()
+    hill = events[(events["start_s"] < 33) & (events["end_s"] > 31)]
+    assert set(hill["recording"]) == {"d1", "d2"}
+    assert set(hill["verdict"]) == {"novel"}
+    last = table.iloc[-1]
+    assert last["fault"] == len(faults) >= 6
+    assert table.loc[table["model"] == "poisoned", "fault"].tolist() == [0, 0]
+    assert not table.loc[table["model"] == "poisoned", "promoted"].any()
+    out = job.parent / "out"
+    promoted = table[(table["model"] == "as reviewed") & table["promoted"].astype(bool)]
+    came = [f"round{number}/as-reviewed" for number in promoted["round"]]
+    identity = read_card(out / "champion")["model_id"]
+    if came:  # the champion is the last that was reviewed and promoted, never one that was lied to
+        assert identity == read_card(out / came[-1])["model_id"]
+    else:
+        assert identity not in {read_card(path)["model_id"] for path in out.glob("round*/*") if path.name != "scores"}
+    pd.testing.assert_frame_equal(pd.read_csv(out / "rounds.csv"), table, check_dtype=False)
+
+
+def test_parts_that_do_not_fit_and_foreign_folders_are_refused(job):
+    text = job.read_text(encoding="utf-8")
+    for wrong, message in (('["d1", "d9"]', r"meet = \['d1', 'd9'\] .* expected recordings"), ('["d0"]', "two parts")):
+        job.write_text(text.replace('["d1", "d2"]', wrong), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            rehearse(read_job(job))
+    job.write_text(text, encoding="utf-8")
+    (job.parent / "out").mkdir()
+    (job.parent / "out" / "thesis.txt").touch()
+    with pytest.raises(FileExistsError, match=r"thesis\.txt"):
+        rehearse(read_job(job))
+
+
+def test_kinds_say_which_events_count(job):
+    text = job.read_text(encoding="utf-8")
+    assert set(find_recordings(read_job(job).data)[1]["kind"]) == {"bump"}
+    job.write_text(text.replace('kinds = "bump"', 'kinds = ["h*", "b*"]'), encoding="utf-8")
+    assert set(find_recordings(read_job(job).data)[1]["kind"]) == {"bump", "hill"}
+    job.write_text(
+        text.replace("budget = 60", "").replace("[rehearsal]", "[rehearsal]\nbudget = 2.5"), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match="a whole number"):
+        read_job(job)
