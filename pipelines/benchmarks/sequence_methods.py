@@ -1,0 +1,137 @@
+"""The methods that `sequences.py` compares: windows to learn -> windows to score -> their scores.
+
+Every method has the same settings on all sets. Networks learn for 1,000 steps.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.fft import dct
+from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors
+
+from anomalyvae import VAEOutlierDetector
+from anomalyvae.baselines import BASELINES
+from anomalyvae.peers import OURS, peer
+
+SETTINGS: dict[str, Any] = {"masking": 0.0, "scaling": "standard", "validation_fraction": 0.0}
+COEFFICIENTS = 3
+STEPS = 1000
+
+Array = NDArray[np.float64]  # windows: (n, signals, samples); scores: (n,)
+Scores = dict[str, Array]
+Fit = Callable[[Array, int], Callable[[Array], Scores]]
+
+
+def raw(windows: Array) -> Array:
+    """Windows as they are, a row each."""
+    return windows.reshape(len(windows), -1)
+
+
+def shape(windows: Array) -> Array:
+    """Level, slope and bend of each signal of a window: its lowest cosine coefficients (DCT-II), three a signal.
+
+    Windows of few recordings are few rows for many columns, most of them noise; this keeps what moves slowly.
+    """
+    return raw(dct(windows, axis=2, norm="ortho")[:, :, :COEFFICIENTS])
+
+
+def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp") -> Fit:
+    """Our detector with each of its scores that rank."""
+
+    def fit(learned: Array, seed: int) -> Callable[[Array], Scores]:
+        folded: dict[str, Any] = {} if body == "mlp" else {"body": body, "input_shape": learned.shape[1:]}
+        detector = VAEOutlierDetector(random_state=seed, **SETTINGS, **folded).fit(rows(learned))
+
+        def score(windows: Array) -> Scores:
+            terms = detector.score_terms(rows(windows))
+            return {name: terms["memory"].to_numpy(), f"{name}: elbo": terms["elbo"].to_numpy()}
+
+        return score
+
+    return fit
+
+
+def plain(name: str, rows: Callable[[Array], Array]) -> Fit:
+    """One of `anomalyvae.baselines`."""
+    label = name if rows is raw else f"{name}, shape"
+    return lambda learned, seed: lambda windows: {label: BASELINES[name](rows(learned), rows(windows))}
+
+
+def lagged(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """Mahalanobis distance over the last five samples of a window."""
+
+    def lags(windows: Array) -> Array:
+        return raw(windows[:, :, -5:])
+
+    return lambda windows: {"mahalanobis, 5 lags": BASELINES["mahalanobis"](lags(learned), lags(windows))}
+
+
+def iforest(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """PyOD's isolation forest with its defaults."""
+    detector = peer("iforest", seed).fit(raw(learned))
+    return lambda windows: {"iforest": detector.anomaly_score(raw(windows))}
+
+
+def kmeans(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """KMeansAD of the TSB-AD benchmark: distance from the nearest of 20 centres, signals in their own units."""
+    model = KMeans(n_clusters=20, n_init=1, random_state=seed).fit(raw(learned))
+    return lambda windows: {"kmeans": model.transform(raw(windows)).min(axis=1)}
+
+
+def matrix_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """Distance from the nearest training window, each signal of a window standardised by itself (an AB join)."""
+
+    def standardised(windows: Array) -> Array:
+        spread = windows.std(axis=2, keepdims=True)
+        return raw((windows - windows.mean(axis=2, keepdims=True)) / np.where(spread > 1e-9, spread, 1))
+
+    nearest = NearestNeighbors(n_neighbors=1).fit(standardised(learned))
+    return lambda windows: {"matrix profile": nearest.kneighbors(standardised(windows))[0][:, 0]}
+
+
+def lstm(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """PyOD's LSTMAD: how far, in Mahalanobis distance, the last sample of a window is from its prediction."""
+    from pyod.models.ts_lstm import LSTMAD
+
+    center, scale = learned.mean(axis=(0, 2)), learned.std(axis=(0, 2))
+
+    def pairs(windows: Array) -> tuple[Array, Array]:
+        steps = ((windows.transpose(0, 2, 1) - center) / np.where(scale > 0, scale, 1)).copy()
+        return steps[:, :-1], steps[:, -1]
+
+    inputs, targets = pairs(learned)
+    model = LSTMAD(window_size=inputs.shape[1], epochs=-(-STEPS * 32 // len(inputs)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = model._train_model(inputs, targets, inputs.shape[2])
+    _, mean, inverse = model._mahalanobis_scores(targets - model._predict_model(network, inputs))
+
+    def score(windows: Array) -> Scores:
+        inputs, targets = pairs(windows)
+        error = targets - model._predict_model(network, inputs) - mean
+        return {"lstm (PyOD)": ((error @ inverse) * error).sum(axis=1)}
+
+    return score
+
+
+METHODS: dict[str, Fit] = {
+    OURS: ours(f"{OURS}, shape", shape),
+    "mlp": ours(f"{OURS}, mlp", raw),
+    "conv1d": ours(f"{OURS}, conv1d", raw, "conv1d"),
+    "gru": ours(f"{OURS}, gru", raw, "gru"),
+    **{name: plain(name, raw) for name in BASELINES},
+    **{f"{name}-shape": plain(name, shape) for name in BASELINES},
+    "lagged": lagged,
+    "iforest": iforest,
+    "kmeans": kmeans,
+    "matrix_profile": matrix_profile,
+    "lstm": lstm,
+}
+OWN = (OURS, "mlp", "conv1d", "gru")
+SLOW = ("conv1d", "gru", "lstm")
+SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), "lagged", "matrix_profile"}
+QUICK = [OURS, "row_norm", "row_norm-shape", "knn", "knn-shape", "mahalanobis", "lagged", "kmeans"]

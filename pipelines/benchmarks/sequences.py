@@ -1,0 +1,361 @@
+"""Detection on recordings: ours beside the plain methods and PyOD's, on the same windows.
+
+    python pipelines/benchmarks/sequences.py            # half an hour on one core; --quick a few minutes
+
+Sets
+    skab      34 experiments, each learned from its first 400 rows. Windows of 20 rows, one at each row. The threshold
+              is the 95 % quantile of the training rows, each scored by what was learned without its fifth of them (a
+              stretch of time; windows that touch it are left out). F1, the share of normal rows flagged and of
+              anomalous rows missed, over the rows of all experiments together: of those after the first 400, as the
+              leaderboard counts, or (``all_...``) of all of them, as it did before.
+    smap      54 channels, learned from their train part. Windows of 20 rows, one at each row. Mean VUS-PR and VUS-ROC
+              of the test parts, the buffer by `anomalyvae.metrics.evaluation_window`.
+    jair_jr   3 trips, each scored by what was learned from the two others without their manoeuvres. Windows of 2 s at
+              10 Hz, all nine signals, every 0.4 s. A window is strange if half of it lies in an aggressive manoeuvre,
+              or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a minute.
+    potholes  5 drives, as in pipelines/potholes.toml: each scored by what was learned from the others without their
+              potholes.
+
+A row of skab or smap has the mean score of the windows that cover it (offline), or (``causal_...``) the score of the
+window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. No label reaches a
+detector or a threshold, nor does a row that is to be scored. Each result is kept as soon as it is there, by set, case,
+seed, method and version of the code, so that a run can be stopped and goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from sequence_methods import COEFFICIENTS, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, Array, Scores
+from tabular import ROOT, code_version, kept_results, made_at, markdown
+
+from anomalyvae import metrics
+from anomalyvae.datasets import get_dataset
+from anomalyvae.jobs import find_recordings, read_job
+from anomalyvae.logs import WindowRecipe
+from anomalyvae.peers import OURS
+
+LENGTH = 20  # rows in a window of SKAB and SMAP
+FIRST, FOLDS, QUANTILE = 400, 5, 0.95  # SKAB: training rows, parts of them, and the threshold
+JAIR = WindowRecipe(
+    signals=(
+        *(f"{kind}_{axis}_mps2" for kind in ("acc", "lin") for axis in "xyz"),
+        *(f"gyro_{a}_radps" for a in "xyz"),
+    ),
+    rate_hz=10,
+    length_s=2.0,
+    stride_s=0.4,
+    max_gap_s=1.0,
+)
+ALARMS_PER_HOUR = 60.0
+
+
+# --- sets: what is learned and scored, and how the scores are judged ------------------------------------
+
+
+class Case(NamedTuple):
+    """Windows to learn and to score, and figures for scores: of the windows scored and, if parted, of those learned."""
+
+    name: str
+    learned: Array
+    scored: Array
+    parted: bool
+    judge: Callable[[Array, Array], dict[str, float]]
+
+
+def rolling(x: Array) -> Array:
+    """A window at each row of a series ``(n, signals)``."""
+    return np.ascontiguousarray(sliding_window_view(x, LENGTH, axis=0))
+
+
+def of_points(scores: Array) -> dict[str, Array]:
+    """Scores of rolling windows -> scores of the rows: mean over the windows that cover it, and the last of these."""
+    padded = np.pad(scores, LENGTH - 1, constant_values=np.nan)
+    return {
+        "": np.nanmean(sliding_window_view(padded, LENGTH), axis=1),
+        "causal_": np.concatenate([np.full(LENGTH - 1, scores[0]), scores]),
+    }
+
+
+def skab() -> Iterator[Case]:
+    """Each experiment, of which the first 400 rows are learned."""
+    folder = get_dataset("skab")
+    events = pd.read_parquet(folder / "events.parquet")
+    for path in sorted((folder / "recordings").glob("*-[0-9]*.parquet")):
+        x, label = _series(path, events)
+        yield Case(path.stem, rolling(x[:FIRST]), rolling(x), True, partial(_counts, label))
+
+
+def _series(path: Path, events: pd.DataFrame) -> tuple[Array, NDArray[np.bool_]]:
+    table = pd.read_parquet(path)
+    spans = pd.DataFrame({"recording": path.stem, "start_s": table["time_s"], "end_s": table["time_s"]})
+    return table.drop(columns="time_s").to_numpy(dtype=float), metrics.touches(spans, events)
+
+
+def _counts(label: NDArray[np.bool_], scores: Array, held_out: Array) -> dict[str, float]:
+    """Rows flagged and missed, of all and of those after the training rows."""
+    normal = of_points(held_out)
+    counts: dict[str, float] = {}
+    for kind, points in of_points(scores).items():
+        flagged = points > np.quantile(normal[kind], QUANTILE)
+        for part, rows in {"all_": slice(None), "": slice(FIRST, None)}.items():
+            y, p = label[rows], flagged[rows]
+            found = {"tp": y & p, "fp": ~y & p, "fn": y & ~p, "tn": ~y & ~p}
+            counts |= {f"{part}{kind}{name}": float(which.sum()) for name, which in found.items()}
+    return counts
+
+
+def smap() -> Iterator[Case]:
+    """The test part of each channel."""
+    folder = get_dataset("smap")
+    events = pd.read_parquet(folder / "events.parquet")
+    for path in sorted((folder / "recordings").glob("*.test.parquet")):
+        x, label = _series(path, events)
+        learned = pd.read_parquet(path.with_name(path.name.replace(".test.", ".train."))).drop(columns="time_s")
+        window = metrics.evaluation_window(np.concatenate([learned.to_numpy()[:, 0], x[:, 0]]))
+        judge = partial(_volumes, label, window)
+        yield Case(path.stem.removesuffix(".test"), rolling(learned.to_numpy(dtype=float)), rolling(x), False, judge)
+
+
+def _volumes(label: NDArray[np.bool_], window: int, scores: Array, held_out: Array) -> dict[str, float]:
+    volumes = {kind: metrics.vus(label, points, window) for kind, points in of_points(scores).items()}
+    return {
+        f"{kind}{name}": value for kind, v in volumes.items() for name, value in [("vus_pr", v.pr), ("vus_roc", v.roc)]
+    }
+
+
+def jair_jr() -> Iterator[Case]:
+    """Each trip, scored by what was learned from the others without their manoeuvres."""
+    folder = get_dataset("jair_jr")
+    events = pd.read_parquet(folder / "events.parquet")
+    windows = JAIR.windows_of(sorted((folder / "recordings").glob("*.parquet")))
+    aggressive = events[events["kind"].str.startswith("aggressive")]
+    strange = {"": _half_inside(windows.spans, aggressive), "any_": _half_inside(windows.spans, events)}
+    yield from _left_out(
+        windows.rows.to_numpy(), windows.spans, JAIR, metrics.touches(windows.spans, events), strange, aggressive
+    )
+
+
+def _half_inside(spans: pd.DataFrame, events: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which windows lie in events for half of their length or more; events of a recording do not overlap."""
+    inside = np.zeros(len(spans))
+    start, end = spans["start_s"].to_numpy(), spans["end_s"].to_numpy()
+    for event in events.to_dict("records"):
+        common = np.minimum(end, event["end_s"]) - np.maximum(start, event["start_s"])
+        inside += np.where(spans["recording"] == event["recording"], common.clip(min=0), 0)
+    return inside >= (end - start) / 2 - 1e-9
+
+
+def potholes() -> Iterator[Case]:
+    """Each drive, scored by what was learned from the others without their potholes."""
+    job = read_job(ROOT / "pipelines" / "potholes.toml")
+    paths, events = find_recordings(job.data)
+    windows = job.windows.windows_of(paths)
+    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    rows = windows.rows.to_numpy()
+    yield from _left_out(rows, windows.spans, job.windows, strange, {"": strange}, events, job.data.tolerance_s)
+
+
+def _left_out(
+    rows: Array,
+    spans: pd.DataFrame,
+    recipe: WindowRecipe,
+    touched: NDArray[np.bool_],
+    strange: dict[str, NDArray[np.bool_]],
+    events: pd.DataFrame,
+    tolerance_s: float = 0.0,
+) -> Iterator[Case]:
+    windows = rows.reshape(len(rows), *recipe.input_shape)
+    recording = spans["recording"].to_numpy()
+    for name in np.unique(recording):
+        inside = recording == name
+        judge = partial(
+            _ranked,
+            {kind: y[inside] for kind, y in strange.items()},
+            spans[inside].reset_index(drop=True),
+            events,
+            tolerance_s,
+        )
+        yield Case(str(name), windows[~inside & ~touched], windows[inside], False, judge)
+
+
+def _ranked(
+    strange: dict[str, NDArray[np.bool_]],
+    spans: pd.DataFrame,
+    events: pd.DataFrame,
+    tolerance_s: float,
+    scores: Array,
+    held_out: Array,
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kind, y in strange.items():
+        found |= {f"{kind}auroc": metrics.auroc(y, scores), f"{kind}ap": metrics.average_precision(y, scores)}
+    return found | {"event_recall": metrics.event_recall(scores, spans, events, ALARMS_PER_HOUR, tolerance_s)}
+
+
+SETS: dict[str, Callable[[], Iterator[Case]]] = {
+    "skab": skab, "smap": smap, "jair_jr": jair_jr, "potholes": potholes
+}  # fmt: skip
+
+
+# --- running --------------------------------------------------------------------------------------------
+
+
+def results_of(case: Case, method: str, seed: int) -> list[dict[str, Any]]:
+    """Fit and score one method on one case; one result per score that it gives."""
+    started = time.perf_counter()
+    score = METHODS[method](case.learned, seed)
+    fitted = time.perf_counter()
+    scores = score(case.scored)
+    done = time.perf_counter()
+    held_out = _held_out_scores(case.learned, method, seed) if case.parted else {}
+    seconds = {"fit_s": fitted - started, "score_s": done - fitted}
+    nothing = np.empty(0)
+    return [
+        {"method": name, **case.judge(_finite(values), _finite(held_out.get(name, nothing))), **seconds}
+        for name, values in scores.items()
+    ]
+
+
+def _finite(scores: Array) -> Array:
+    return np.nan_to_num(scores, nan=np.inf, posinf=float(np.finfo(np.float32).max))
+
+
+def _held_out_scores(learned: Array, method: str, seed: int) -> Scores:
+    """Scores of rolling training windows by what was learned without their stretch and all windows that touch it."""
+    part = np.arange(len(learned)) * FOLDS // len(learned)
+    pieces: list[Scores] = []
+    for fold in range(FOLDS):
+        inside = np.flatnonzero(part == fold)
+        apart = np.ones(len(learned), dtype=bool)
+        apart[max(inside[0] - LENGTH + 1, 0) : inside[-1] + LENGTH] = False
+        pieces.append(METHODS[method](learned[apart], seed)(learned[inside]))
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def tasks(
+    sets: Iterable[str], methods: list[str] | None, seeds: int, quick: bool
+) -> Iterator[tuple[str, Case, str, int]]:
+    """What is to be done: sets of a few cases with all seeds and all methods, those of many with one seed."""
+    for name in sets:
+        large = name in ("skab", "smap")
+        chosen = methods or (QUICK if quick else [method for method in METHODS if not (large and method in SLOW)])
+        for number, case in enumerate(SETS[name]()):
+            if quick and number % 6:
+                continue
+            for method in chosen:
+                for seed in range(1 if large or quick or method in SEEDLESS else seeds):
+                    yield name, case, method, seed
+
+
+def version_of(method: str) -> str:
+    """What a result depends on besides its data."""
+    settings = f"{FOLDS} parts, {COEFFICIENTS} coefficients"
+    return f"{code_version(OURS)} {SETTINGS} {settings}" if method in OWN else f"{code_version('iforest')} {settings}"
+
+
+def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> None:
+    """Fill in what is not in the store yet."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if store.exists() and not store.read_bytes().endswith(b"\n"):  # a kill cut the last line short
+        with store.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    done = {(r["set"], r["case"], r["asked"], r["seed"], r["version"]) for r in kept_results(store)}
+    versions = {method: version_of(method) for method in METHODS}
+    with store.open("a", encoding="utf-8") as file, ProcessPoolExecutor(jobs, initializer=_quietly) as pool:
+        running = {}
+        for name, case, method, seed in todo:
+            asked = {"set": name, "case": case.name, "asked": method, "seed": seed, "version": versions[method]}
+            if tuple(asked.values()) not in done:
+                running[pool.submit(_work, name, case.name, method, seed)] = asked
+        for number, future in enumerate(as_completed(running), start=1):
+            asked = running[future]
+            print(f"{number}/{len(running)} {asked['set']} {asked['case']}, {asked['asked']}", flush=True)
+            file.write("".join(json.dumps(asked | result) + "\n" for result in future.result()))
+            file.flush()
+
+
+_CASES: dict[str, dict[str, Case]] = {}  # of a worker: a set is read once
+
+
+def _work(name: str, case: str, method: str, seed: int) -> list[dict[str, Any]]:
+    if name not in _CASES:
+        _CASES[name] = {one.name: one for one in SETS[name]()}
+    return results_of(_CASES[name][case], method, seed)
+
+
+def _quietly() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+
+
+def summary(results: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A row per method: means over seeds and cases, or figures of their counts together."""
+    mine = results[results["set"] == name].dropna(axis=1, how="all")
+    columns = mine.columns.difference(["set", "case", "asked", "seed", "version", "method"], sort=False)
+    if name != "skab":
+        first = "vus_pr" if name == "smap" else "auroc"
+        return mine.groupby("method")[list(columns)].mean().sort_values(first, ascending=False)
+    total = mine.groupby("method")[list(columns)].sum()
+    rates: dict[str, pd.Series] = {}
+    for part in ("", "causal_", "all_", "all_causal_"):
+        tp, fp, fn, tn = (total[f"{part}{name}"] for name in ("tp", "fp", "fn", "tn"))
+        rates |= {
+            f"{part}f1": tp / (tp + (fp + fn) / 2),
+            f"{part}false": fp / (fp + tn),
+            f"{part}missed": fn / (fn + tp),
+        }
+    return (
+        pd.DataFrame(rates).join(mine.groupby("method")[["fit_s", "score_s"]].mean()).sort_values("f1", ascending=False)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET", help="default: all")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help="default: all, but for skab and smap the quick ones",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="on sets of few recordings; default: 3")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--quick", action="store_true", help="a sixth of the recordings and some of the methods")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "sequences")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _quietly()
+    out = options.out / "quick" if options.quick else options.out
+    run(tasks(options.sets, options.methods, options.seeds, options.quick), out / "results.jsonl", options.jobs)
+    versions = {method: version_of(method) for method in METHODS}
+    kept = [
+        r
+        for r in kept_results(out / "results.jsonl")
+        if r["asked"] in (options.methods or METHODS) and r["version"] == versions[r["asked"]]
+    ]
+    text = [f"{made_at()}"]
+    for name in options.sets:
+        table = summary(pd.DataFrame(kept), name)
+        table.to_csv(out / f"{name}.csv")
+        text.append(f"## {name}\n\n{markdown(table)}")
+        print(f"\n{name}\n{table.round(3).to_string()}")
+    (out / "tables.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    print(f"\nTables in {out}")
+
+
+if __name__ == "__main__":
+    main()
