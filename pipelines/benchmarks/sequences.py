@@ -1,6 +1,6 @@
 """Detection on recordings: ours beside the plain methods and PyOD's, on the same windows.
 
-    python pipelines/benchmarks/sequences.py            # half an hour on one core; --quick a few minutes
+    python pipelines/benchmarks/sequences.py            # 45 minutes on one core; --quick a minute or two
 
 Sets
     skab      34 experiments, each learned from its first 400 rows. Windows of 20 rows, one at each row. The threshold
