@@ -15,7 +15,7 @@ Relative paths start where the command is run.
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from fnmatch import fnmatchcase
 from glob import glob
@@ -127,6 +127,10 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking | None = None
     rehearsal: Rehearsal | None = None
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what has just been done."""
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -286,3 +290,17 @@ def _read_events(path: Path | None) -> pd.DataFrame:
             "(or start_s and end_s). Rename them."
         )
     return events
+
+
+# --- the result -----------------------------------------------------------------------------------------
+
+
+def refuse_foreign(folder: Path, results: Iterable[str]) -> None:
+    """Refuse, before any work, to replace a folder that holds other things than results (patterns of names)."""
+    entries = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    foreign = sorted(name for name in entries if not any(fnmatchcase(name, pattern) for pattern in results))
+    if foreign:
+        raise FileExistsError(
+            f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an earlier "
+            "result or nothing, since a run replaces the folder. Choose another in [output]."
+        )

@@ -7,9 +7,9 @@ challenger for which all flagged events are novel, faults included, which the ga
 """
 
 import warnings
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,17 +18,19 @@ from anomalyvae.deploy.batch import score_folder
 from anomalyvae.deploy.scorer import Scorer
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.folders import replacing
-from anomalyvae.jobs import Job, find_recordings
+from anomalyvae.jobs import Job, Progress, find_recordings, refuse_foreign
 from anomalyvae.logs import Windows
-from anomalyvae.review import gate
+from anomalyvae.review import charts, gate
 from anomalyvae.review.flagging import flag_folder
-from anomalyvae.review.manifest import manifest_of, save_traced, windows_by_role
+from anomalyvae.review.manifest import begin_manifest, manifest_of, save_traced, windows_by_role
 from anomalyvae.review.promotion import promote
 from anomalyvae.review.queue import Queue
 from anomalyvae.review.retraining import groups_of, retrain
 
-Progress = Callable[[int, int, str], None]
-_RESULTS = {"rounds.csv", "rounds.svg", "champion", "champion-former", "queue.db"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RESULTS = ("champion", "champion-former", "queue.db", "round*")
 _TOLD = ("as reviewed", "poisoned")
 
 
@@ -61,15 +63,15 @@ def rehearse(job: Job, progress: Progress = lambda done, steps, what: None) -> p
     """
     assert job.rehearsal is not None  # noqa: S101
     folder = Path(job.output.folder)
-    _refuse_foreign(folder)
+    refuse_foreign(folder, _RESULTS)
     paths, events = find_recordings(job.data)
     learn, meet, held = _parts(job, paths)
     steps = 1 + len(_TOLD) * len(meet)
     with replacing(folder) as out:
         champion = out / "champion"
         _begin(job, learn, events, champion)
-        holdout = manifest_of(held, job.windows, events, job.data.tolerance_s)
         windows = job.windows.windows_of(held)
+        holdout = begin_manifest(held, windows.spans, events, job.data.tolerance_s)
         rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
         progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
         with Queue(out / "queue.db") as queue:
@@ -158,36 +160,25 @@ def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> 
 
 def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
     """Draw the figures by round; without matplotlib, the table alone has to do."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return
-    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     titles = {
         "event_recall": "Event recall, own threshold",
         "false_alarms_per_hour": "False alarms per hour, own threshold",
         "recall_at_rate": f"Event recall at {rate:g} false alarms/h",
     }
-    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for told, colour in zip(_TOLD, ("#1f6f8b", "#c8553d"), strict=True):
-            line = table[table["model"].isin(["first", told])]
-            axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=told)
-            kept = line[line["promoted"].astype(bool)]
-            axes.plot(kept["round"], kept[name], color=colour, marker="o", linestyle="")
-        axes.set_title(title, fontsize=10)
-        axes.set_xticks(sorted(table["round"].unique()))
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("round")
-    figure.axes[0].legend(frameon=False, fontsize=9, title="filled: promoted", title_fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
 
+    def draw(figure: "Figure") -> None:
+        figure.set_layout_engine("constrained")
+        for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+            for told, colour in zip(_TOLD, (charts.MODEL, charts.STRANGE), strict=True):
+                line = table[table["model"].isin(["first", told])]
+                axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=told)
+                kept = line[line["promoted"].astype(bool)]
+                axes.plot(kept["round"], kept[name], color=colour, marker="o", linestyle="")
+            axes.set_title(title)
+            axes.set_xticks(sorted(table["round"].unique()))
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel("round")
+        figure.axes[0].legend(frameon=False, title="filled: promoted")
 
-def _refuse_foreign(folder: Path) -> None:
-    entries = [] if not folder.exists() else [entry.name for entry in folder.iterdir()]
-    foreign = sorted(name for name in entries if name not in _RESULTS and not name.startswith("round"))
-    if foreign:
-        raise FileExistsError(
-            f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an "
-            "earlier rehearsal or nothing, since it is replaced. Choose another in [output]."
-        )
+    with suppress(ModuleNotFoundError):
+        path.write_bytes(charts.svg_of(draw, 9.6, 3.2))

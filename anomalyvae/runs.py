@@ -28,13 +28,10 @@ from anomalyvae import metrics
 from anomalyvae.baselines import BASELINES
 from anomalyvae.deploy.card import read_card
 from anomalyvae.folders import replacing
-from anomalyvae.jobs import Evaluation, Job, find_recordings
+from anomalyvae.jobs import Evaluation, Job, Progress, find_recordings, refuse_foreign
 from anomalyvae.logs import WindowRecipe, Windows
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
 from anomalyvae.review.manifest import begin_manifest, save_traced
-
-Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what has just been done."""
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
 _RESULTS = {"scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds"}
@@ -95,7 +92,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
 
     report.need_extra()
     folder = Path(job.output.folder)
-    _refuse_foreign(folder)
+    refuse_foreign(folder, _RESULTS)
     began = time.monotonic()
     paths, events = find_recordings(job.data)
     windows = job.windows.windows_of(paths)
@@ -306,13 +303,3 @@ def _save(
 ) -> str:
     save_traced(model, folder, learned, recipe=recipe.to_dict(), units=windows.units, figures=figures)
     return read_card(folder)["model_id"]
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse, before any work, to replace a folder that holds other things."""
-    foreign = sorted({entry.name for entry in folder.iterdir()} - _RESULTS) if folder.exists() else []
-    if foreign:
-        raise FileExistsError(
-            f"Got the output folder {folder}, which holds {', '.join(foreign[:3])}, expected an earlier "
-            "result or nothing, since a run replaces the folder. Choose another in [output]."
-        )

@@ -32,17 +32,16 @@ def run(args: argparse.Namespace) -> int:
         if job.rehearsal is not None:
             from anomalyvae.rehearsal import rehearse
 
-            rounds = rehearse(job, progress)
+            rounds = rehearse(job, progress).drop(columns="reason")
+            said = rounds.to_string(index=False, float_format="{:.3f}".format, na_rep="–")
+            said += f"\n\nResult     {job.output.folder}"
         else:
             from anomalyvae.runs import run_job
 
-            result = run_job(job, progress)
-    if job.rehearsal is not None and not args.quiet:
-        print(rounds.drop(columns="reason").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
-        print(f"\nResult     {job.output.folder}\nWall time  {time.monotonic() - began:.0f} s")
-    elif not args.quiet:
-        print(_summary(result))
-        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
+            said = _summary(run_job(job, progress))
+            said += f"\n\nReport     {Path(job.output.folder) / 'report.html'}"
+    if not args.quiet:
+        print(said)
         print(f"Wall time  {time.monotonic() - began:.0f} s")
     return DONE
 

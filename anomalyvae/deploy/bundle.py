@@ -79,8 +79,7 @@ def save(
             "without pickling: save network_.state_dict() yourself, or use a named body."
         )
     target = Path(folder)
-    if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
-        raise FileExistsError(f"Got {target}, which holds other files than a bundle. Choose another folder.")
+    refuse_foreign(target)
     with replacing(target) as fresh:
         arrays = arrays_of(detector)
         (fresh / ARRAYS).write_bytes(arrays)
@@ -93,6 +92,12 @@ def save(
             warnings.warn(f"The bundle {target} has no ONNX file. {error}", stacklevel=2)
         write_card(card, fresh)
     return target
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to replace a folder that holds other files than a bundle."""
+    if folder.exists() and not (folder / CARD).exists() and any(folder.iterdir()):
+        raise FileExistsError(f"Got {folder}, which holds other files than a bundle. Choose another folder.")
 
 
 def arrays_of(model: "VAEOutlierDetector") -> bytes:

@@ -8,15 +8,16 @@ that clock into windows, one row each, and keeps the way back from a row to (rec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.logs.canbus import can_pieces, read_can
+from anomalyvae.logs.canbus import can_pieces
 from anomalyvae.logs.clock import resample
-from anomalyvae.logs.log import Log, Signal, nearest
-from anomalyvae.logs.mdf import mdf_pieces, read_mdf
+from anomalyvae.logs.log import Log, Signal, joined, nearest
+from anomalyvae.logs.mdf import mdf_pieces
 from anomalyvae.logs.messages import Databases
 from anomalyvae.logs.stream import stream_windows
 from anomalyvae.logs.tabular import log_from_frame, read_csv, read_parquet
@@ -37,16 +38,6 @@ __all__ = [
     "stream_windows",
 ]
 
-# A reader is called as reader(path, recording=..., time=..., signals=...), and with databases=... if there are any, and
-# returns a Log.
-READERS: dict[str, Callable[..., Log]] = {
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-    **dict.fromkeys((".mf4", ".mdf", ".dat"), read_mdf),
-    **dict.fromkeys((".blf", ".asc", ".trc", ".log"), read_can),
-    **dict.fromkeys((".mcap", ".bag", ".db3"), read_topics),
-}
-
 # Formats other than tables that can be read in pieces, called as pieces(path, signals, databases=...). They yield logs
 # of one recording, each with the next samples of these signals and their units: no sample of a later log is older than
 # one of an earlier log, of whichever signal.
@@ -54,6 +45,31 @@ PIECES: dict[str, Callable[..., Iterator[Log]]] = {
     **dict.fromkeys((".mf4", ".mdf", ".dat"), mdf_pieces),
     **dict.fromkeys((".blf", ".asc", ".trc", ".log"), can_pieces),
     **dict.fromkeys((".mcap", ".bag", ".db3"), topic_pieces),
+}
+
+
+def _read_joined(
+    pieces: Callable[..., Iterator[Log]],
+    path: Path,
+    *,
+    recording: str,
+    time: str | None = None,
+    signals: Iterable[str] | None = None,
+    databases: Databases = None,
+) -> Log:
+    """Read a file that has stamps of its own by joining its pieces."""
+    if time is not None:
+        raise ValueError(f"Got time={time!r} for {path}, which has stamps of its own, expected none. Leave it out.")
+    return joined(pieces(path, signals, databases=databases), recording)
+
+
+# A reader is called as reader(path, recording=..., time=..., signals=...), and with databases=... if there are any, and
+# returns a Log.
+READERS: dict[str, Callable[..., Log]] = {
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+    **{suffix: partial(_read_joined, pieces) for suffix, pieces in PIECES.items()},
+    **dict.fromkeys((".mcap", ".bag", ".db3"), read_topics),
 }
 _WITHOUT_DATABASES = {".csv", ".parquet"}
 

@@ -29,28 +29,14 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.logs.decode import FRAME, Decoder
-from anomalyvae.logs.log import Log, Signal, joined
+from anomalyvae.logs.log import Log, Signal
 from anomalyvae.logs.messages import Databases, missing_extra
+from anomalyvae.logs.stamps import LATE_S, UNIX_FROM_S
 
-_LATE_S = 1.0  # how late a row may come
 _ROWS = 1 << 15  # frames that are held at once
-_UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
 _LONGEST_LINE = 1 << 16
 _CONTAINER, _DEFLATED = 10, 2  # of BLF: an object that holds others, and how it is compressed
 _CANDUMP = re.compile(r"\s*\(\d+(\.\d+)?\)\s+\S+\s+[0-9A-Fa-f]{1,8}#")
-
-
-def read_can(
-    path: Path,
-    *,
-    recording: str,
-    time: str | None = None,
-    signals: Iterable[str] | None = None,
-    databases: Databases = None,
-) -> Log:
-    """Read a CAN log; without databases, replies of on-board diagnostics are what is understood."""
-    refuse_time(path, time)
-    return joined(can_pieces(path, signals, databases=databases), recording)
 
 
 def can_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
@@ -77,12 +63,6 @@ def can_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: D
         for frames in in_order(chunks, str(path)):
             yield Log(path.stem, start, complete(decoder.decode(frames), decoder, wanted), decoder.left_out)
     decoder.finish(others=False)
-
-
-def refuse_time(path: Path, time: str | None) -> None:
-    """Refuse a time column for a file that has stamps of its own."""
-    if time is not None:
-        raise ValueError(f"Got time={time!r} for {path}, which has stamps of its own, expected none. Leave it out.")
 
 
 def complete(found: dict[str, Signal], decoder: Decoder, wanted: list[str] | None) -> dict[str, Signal]:
@@ -118,7 +98,7 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
         if not np.isfinite(stamps).all():
             raise ValueError(f"Got a time stamp that is not finite in {source}, expected seconds. Mend the file.")
         reach = np.maximum.accumulate(np.concatenate(([newest], stamps)))
-        late = np.flatnonzero(reach[1:] - stamps > _LATE_S)
+        late = np.flatnonzero(reach[1:] - stamps > LATE_S)
         if len(late):
             raise ValueError(
                 f"Got a clock that jumps back by {reach[late[0] + 1] - stamps[late[0]]:g} s after {passed + late[0]} "
@@ -128,8 +108,8 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
         rows = chunk if waiting is None else np.concatenate((waiting, chunk))
         if (rows["time_s"][1:] < rows["time_s"][:-1]).any():
             rows = rows[np.argsort(rows["time_s"], kind="stable")]
-        # Rows with the stamp newest - _LATE_S may still come.
-        ready = int(np.searchsorted(rows["time_s"], newest - _LATE_S))
+        # Rows with the stamp newest - LATE_S may still come.
+        ready = int(np.searchsorted(rows["time_s"], newest - LATE_S))
         yield rows[:ready]
         waiting = rows[ready:]
     if waiting is not None:
@@ -235,7 +215,7 @@ def _zero(reader: Any, head: list[Any]) -> tuple[float, pd.Timestamp | None]:
         return 0.0, _start_of_asc(reader)
     named = getattr(reader, "start_time", None)  # TRC
     zero_s = getattr(reader, "start_timestamp", 0.0) if named is None else named.timestamp()
-    if not zero_s and head and head[0].timestamp >= _UNIX_FROM_S:
+    if not zero_s and head and head[0].timestamp >= UNIX_FROM_S:
         zero_s = head[0].timestamp
     return zero_s, pd.Timestamp(zero_s, unit="s", tz="UTC").round("us") if zero_s else None
 

@@ -34,10 +34,11 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.logs.blocks import check_blocks
-from anomalyvae.logs.canbus import complete, in_order, refuse_time
+from anomalyvae.logs.canbus import complete, in_order
 from anomalyvae.logs.decode import FRAME, Decoder, means
-from anomalyvae.logs.log import Log, Signal, joined
+from anomalyvae.logs.log import Log, Signal
 from anomalyvae.logs.messages import Databases, missing_extra
+from anomalyvae.logs.stamps import UNIX_FROM_S
 
 _FRAMES = "CAN_DataFrame"
 _PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
@@ -46,7 +47,6 @@ _MOST_BYTES = 64  # in a frame
 _TIME = 1  # what synchronises a group: time, not angle or distance
 _BUS_EVENT = 2  # flag of a group that holds what happened on a bus
 _ROWS, _BYTES = 1 << 16, 1 << 23  # that are read at once
-_UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
 _FD_LENGTHS = np.array([*range(9), 12, 16, 20, 24, 32, 48, 64], dtype=np.uint8)  # bytes by data length code
 
 
@@ -57,19 +57,6 @@ class _Group(NamedTuple):
     rows: int
     row_bytes: int
     channels: list[tuple[int, Signal]]  # the place in the group, and a signal without samples
-
-
-def read_mdf(
-    path: Path,
-    *,
-    recording: str,
-    time: str | None = None,
-    signals: Iterable[str] | None = None,
-    databases: Databases = None,
-) -> Log:
-    """Read a measurement file; databases say what recorded frames mean."""
-    refuse_time(path, time)
-    return joined(mdf_pieces(path, signals, databases=databases), recording)
 
 
 def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
@@ -192,7 +179,7 @@ def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
 def _start(mdf: Any) -> pd.Timestamp | None:
     start = pd.Timestamp(mdf.header.start_time)
     start = start.tz_localize("UTC") if start.tzinfo is None else start.tz_convert("UTC")
-    return start.round("us") if start.timestamp() >= _UNIX_FROM_S else None
+    return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
 
 
 def _channels(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:

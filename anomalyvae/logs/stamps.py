@@ -18,11 +18,11 @@ from anomalyvae.logs.log import nearest
 
 _TIME_NAMES = ("time_s", "time", "timestamp", "t", "datetime", "date_time", "unix_time", "epoch")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000}
-_UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
+UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
 _NUMBER = r"^\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:true|false))?\s*$"
 _WHOLE_IN_FLOAT = 2**53  # from here on, float64 cannot hold every whole number
 _CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
-_LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may come: the longer of a second and a few usual steps
+LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may come: the longer of a second and a few usual steps
 FIRST_ROWS = 1000  # so many tell what stamps mean and what the usual step is: a file may be too long to look at whole
 
 
@@ -174,7 +174,7 @@ class Scale:
         else:
             raise ValueError(f"Got {kind} in {where}, expected seconds or date-times. Convert the column.")
         step = np.abs(np.diff(self.ticks(first))) / self.per_second
-        self.late_s = max(_LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
+        self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
     def _measure(self, typical: float) -> None:
         suffix = re.search(r"_(s|ms|us|ns)$", self._column.name.casefold())
@@ -186,7 +186,7 @@ class Scale:
             )
         self._guess, self._typical = (None if unit else _magnitude(typical)), typical
         self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
-        self.absolute = typical / self.per_second >= _UNIX_FROM_S
+        self.absolute = typical / self.per_second >= UNIX_FROM_S
 
     def numbers(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         """Return text as numbers if the first stamps were; other cells as they are."""
@@ -237,7 +237,7 @@ def _parsed(cells: pd.Series, date_times: bool) -> pd.Series:
 
 def _magnitude(typical: float) -> int:
     """Return how many ticks make a second of a unix time of this size; 0 if it is too small for one."""
-    return next((n for n in (10**9, 10**6, 10**3, 1) if typical / n >= _UNIX_FROM_S), 0)
+    return next((n for n in (10**9, 10**6, 10**3, 1) if typical / n >= UNIX_FROM_S), 0)
 
 
 class Timeline:
@@ -267,7 +267,7 @@ class Timeline:
     def start(self) -> pd.Timestamp | None:
         """Moment (UTC) of the first sample; None where the stamps do not tell."""
         per_second = self._scale.per_second
-        if not self._scale.absolute or self._origin is None or self._origin / per_second < _UNIX_FROM_S:
+        if not self._scale.absolute or self._origin is None or self._origin / per_second < UNIX_FROM_S:
             return None  # the last: a time of day, or a clock that was never set
         return pd.Timestamp(self._origin / per_second, unit="s", tz="UTC").round("us")
 

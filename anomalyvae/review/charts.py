@@ -197,6 +197,12 @@ def _short(name: str, longest: int = 32) -> str:
 
 
 def _svg(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> str:
+    """A drawing as the address of an image, for a page that holds all that it shows."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_of(draw, width_in, height_in)).decode()
+
+
+def svg_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> bytes:
+    """Draw in the style of the report."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -205,5 +211,4 @@ def _svg(draw: Callable[["Figure"], None], width_in: float, height_in: float) ->
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = drawn.getvalue().replace(b"'DejaVu Sans'", _FONTS)
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+    return drawn.getvalue().replace(b"'DejaVu Sans'", _FONTS)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.deploy.card import CARD, read_card, sha256_of
+from anomalyvae.deploy.card import read_card, sha256_of
 from anomalyvae.logs import WindowRecipe, Windows, stream_windows
 from anomalyvae.metrics import event_spans, touches
 
@@ -264,8 +264,7 @@ def save_traced(model: Any, folder: Paths, manifest: pd.DataFrame, **options: An
     from anomalyvae.folders import replacing
 
     target = Path(folder)
-    if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
-        raise FileExistsError(f"Got {target}, which holds other files than a bundle. Choose another folder.")
+    bundle.refuse_foreign(target)
     with replacing(target) as fresh:
         digest = write_manifest(manifest, fresh.parent / MANIFEST)
         model.training_ = {**model.training_, "manifest": digest}
