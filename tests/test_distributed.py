@@ -4,6 +4,7 @@ Run as a script, this file is one of those processes: ``test_distributed.py SCEN
 """
 
 import os
+import gc
 import pickle
 import signal
 import subprocess
@@ -152,6 +153,7 @@ def launched(play, folder, rank):
     )
     Path(folder, f"{rank}.pkl").write_bytes(pickle.dumps(dict(play(rank))))
     torch.distributed.destroy_process_group()
+    gc.collect()  # cycles left by a fit that failed hold on to gloo's threads, which then may abort the interpreter's end
 
 
 def ended(play, folder):
