@@ -3,8 +3,8 @@
 Run as a script, this file is one of those processes: ``test_distributed.py SCENES RANK STORE``.
 """
 
-import os
 import gc
+import os
 import pickle
 import signal
 import subprocess
@@ -153,7 +153,7 @@ def launched(play, folder, rank):
     )
     Path(folder, f"{rank}.pkl").write_bytes(pickle.dumps(dict(play(rank))))
     torch.distributed.destroy_process_group()
-    gc.collect()  # cycles left by a fit that failed hold on to gloo's threads, which then may abort the interpreter's end
+    gc.collect()  # what a failed fit leaves in cycles holds gloo's threads, which may abort the end of the interpreter
 
 
 def ended(play, folder):
