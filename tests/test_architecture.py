@@ -34,11 +34,12 @@ ALLOWED = {
     "deploy/sources.py": {"deploy", "logs"},
     "deploy/tracking/": {"deploy", "detector", "fitting"},
     "deploy/": {"calibration", "detector", "folders", "logs", "deploy"},
+    "study/": {"calibration", "detector", "metrics", "study"},
     "review/": {"calibration", "deploy", "detector", "folders", "logs", "metrics", "review"},
     "jobs.py": {"datasets", "detector", "logs"},
     "runs.py": {"baselines", "datasets", "deploy", "detector", "folders", "jobs", "logs", "metrics", "review"},
     "rehearsal.py": {"deploy", "detector", "folders", "jobs", "logs", "metrics", "review"},
-    "cli/": {"cli", "datasets", "deploy", "detector", "jobs", "logs", "peers", "rehearsal", "review", "runs"},
+    "cli/": {"cli", "datasets", "deploy", "detector", "jobs", "logs", "peers", "rehearsal", "review", "runs", "study"},
     "__main__.py": {"cli"},
     "__init__.py": {"deploy", "detector", "logs", "peers"},
 }
