@@ -4,7 +4,7 @@ import argparse
 import os
 from contextlib import nullcontext
 
-from anomalyvae.cli.talking import DONE, FAILED, QUIET, REFUSED, bundle_at, hush_mlflow, setting
+from anomalyvae.cli.talking import DATABASES, DONE, FAILED, QUIET, REFUSED, bundle_at, hush_mlflow, setting
 
 _OR_MLFLOW = ", or MLflow's: models:/NAME@champion"
 
@@ -87,6 +87,7 @@ def retrain_arguments(parser: argparse.ArgumentParser) -> None:
         "--learned", nargs="+", metavar="FILE", help="what the champion learned, where it does not say so itself"
     )
     parser.add_argument("--source", metavar="FOLDER", help="where the recordings lie now, if not where they did")
+    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
     parser.add_argument("--warm-start", action="store_true", help="go on from the champion's weights, to save time")
     parser.add_argument("--quiet", action="store_true", help=QUIET)
 
@@ -98,7 +99,10 @@ def retrain(args: argparse.Namespace) -> int:
     with Queue(args.queue, create=False) as queue:
         events = queue.events()
     with bundle_at(args.champion) as champion:
-        made = retrain(events, champion, args.out, learned=args.learned, source=args.source, warm_start=args.warm_start)
+        made = retrain(
+            events, champion, args.out, learned=args.learned, source=args.source, databases=args.dbc,
+            warm_start=args.warm_start,
+        )  # fmt: skip
     if not args.quiet:
         print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
         against = f", against {made.faults:,} of faults" if made.faults else ""
@@ -127,6 +131,11 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alarms-per-hour", type=float, default=30.0, metavar="N", help="at which faults are counted")
     parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="a loss that is let pass")
     parser.add_argument("--source", metavar="FOLDER", help="where reviewed recordings lie now, if not where they did")
+    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
+    parser.add_argument(
+        "--refits", type=int, default=4, metavar="N",
+        help="fit the champion so often again, to tell a gain from the luck of a fit (default: 4; 0 saves the time)",
+    )  # fmt: skip
     parser.add_argument(
         "--two-reviewers", action="store_true",
         help="refuse what has learned an event as novel on the word of one reviewer alone",
@@ -156,13 +165,15 @@ def promote(args: argparse.Namespace) -> int:
         from anomalyvae.review import gate, promotion
         from anomalyvae.review.queue import Queue
 
-        given = None if args.holdout is None else gate.holdout(challenger, args.holdout, args.events, args.near_s)
+        given = None
+        if args.holdout is not None:
+            given = gate.holdout(challenger, args.holdout, args.events, args.near_s, args.dbc)
         holdout = promotion.frozen_holdout(champion, given)
         with Queue(args.queue, create=False) as queue:
             events, confirmed = queue.events(), queue.confirmed("novel") if args.two_reviewers else None
         decision = gate.judge(
             challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
-            source=args.source, confirmed=confirmed,
+            source=args.source, databases=args.dbc, confirmed=confirmed, refits=args.refits,
         )  # fmt: skip
         print(decision)
         told = promotion.promote(

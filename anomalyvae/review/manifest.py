@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.deploy.card import read_card, sha256_of
 from anomalyvae.logs import WindowRecipe, Windows, stream_windows
+from anomalyvae.logs.messages import Databases
 from anomalyvae.metrics import event_spans, touches
 
 MANIFEST = "manifest.json"
@@ -76,11 +77,15 @@ def begin_manifest(
 
 
 def manifest_of(
-    files: Iterable[Paths], recipe: WindowRecipe, events: pd.DataFrame | None = None, tolerance_s: float = 0.0
+    files: Iterable[Paths],
+    recipe: WindowRecipe,
+    events: pd.DataFrame | None = None,
+    tolerance_s: float = 0.0,
+    databases: Databases = None,
 ) -> pd.DataFrame:
     """`begin_manifest` of the windows that a recipe makes of the recordings."""
     files = list(files)
-    return begin_manifest(files, recipe.windows_of(files).spans, events, tolerance_s)
+    return begin_manifest(files, recipe.windows_of(files, databases).spans, events, tolerance_s)
 
 
 def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
@@ -135,7 +140,7 @@ def _in_form(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def windows_by_role(
-    manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None = None
+    manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None = None, databases: Databases = None
 ) -> tuple[Windows, NDArray[np.str_]]:
     """Read the windows that a manifest names, and say of each what it is.
 
@@ -145,6 +150,8 @@ def windows_by_role(
     recipe : WindowRecipe
     source : path, optional
         Where the recordings lie now, if elsewhere than the manifest says.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
 
     Returns
     -------
@@ -165,7 +172,7 @@ def windows_by_role(
     for digest, part in manifest.groupby("sha256", sort=False):
         path = _place(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
-        for slab in stream_windows(path, recipe, recording=str(digest)):
+        for slab in stream_windows(path, recipe, recording=str(digest), databases=databases):
             role = _roles(slab.spans, part.assign(recording=digest))
             said = role != ""
             rows.append(slab.rows.to_numpy()[said])

@@ -1,6 +1,6 @@
 """Learn from verdicts: what was reviewed makes the next model, and nothing else does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe
+from anomalyvae.logs import WindowRecipe, Windows
+from anomalyvae.logs.messages import Databases
 from anomalyvae.review.manifest import (
     Paths,
     begun_with,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, and none below this share of the average
 _STRETCHES = 9  # groups otherwise
+_OTHERS = 0x0DD5EED  # of fits that are repeated: no seed that people choose
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def retrain(
     *,
     learned: Iterable[Paths] | None = None,
     source: Paths | None = None,
+    databases: Databases = None,
     warm_start: bool = False,
 ) -> Retrained:
     """Fit a challenger to what the champion learned, with novel events, without noise, and against faults.
@@ -74,6 +77,8 @@ def retrain(
         For a champion that has no manifest: the recordings that it learned, as a whole.
     source : path, optional
         Where the recordings of events and manifest lie now, if elsewhere than before.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
     warm_start : bool, default=False
         Go on from the champion's weights. This is sound where nothing is to be forgotten, so it is refused if a
         recording's interval that the champion learned is a fault or noise now; and it is a saving of time alone: the
@@ -97,20 +102,62 @@ def retrain(
     """
     if Path(out).resolve() == Path(champion).resolve():
         raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion moves a champion.")
+    recipe = _recipe(champion)
+    old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, databases=databases)
+    manifest = next_manifest(old, events, source)
+    model = _unfitted(champion, old, manifest, warm_start)
+    windows, strange = _learn(model, manifest, recipe, source, databases)
+    card = read_card(champion)
+    units = card["units"] | windows.units
+    save_traced(model, out, manifest, recipe=recipe.to_dict(), units=units, health=card.get("health"))
+    said = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
+    return Retrained(Path(out), read_card(out)["model_id"], len(windows), strange, said)
+
+
+def refitted(
+    champion: Paths, count: int, *, source: Paths | None = None, databases: Databases = None
+) -> Iterator["VAEOutlierDetector"]:
+    """Fit what a champion learned again, with other random numbers: what the choice of these alone makes of it.
+
+    Parameters
+    ----------
+    champion : path
+        A bundle with a manifest.
+    count : int
+    source, databases
+        As for `retrain`.
+
+    Yields
+    ------
+    VAEOutlierDetector
+        Of the champion's settings but for ``random_state``.
+    """
+    recipe, manifest = _recipe(champion), read_manifest(champion)
+    for number in range(count):
+        model = _unfitted(champion, manifest, manifest, warm_start=False).set_params(random_state=_OTHERS + number)
+        _learn(model, manifest, recipe, source, databases)
+        yield model
+
+
+def _recipe(champion: Paths) -> WindowRecipe:
     card = read_card(champion)
     if card["windowing"] is None or card.get("preprocessing") is not None:
         raise ValueError(
             f"Got {champion}, a model of plain rows or a Pipeline, expected one that `anomalyvae fit` made from "
             "recordings. Pass rows, and outliers=, to its own fit instead."
         )
-    recipe = WindowRecipe.from_dict(card["windowing"])
-    old = read_manifest(champion) if learned is None else manifest_of(learned, recipe)
-    manifest = next_manifest(old, events, source)
-    windows, role = windows_by_role(manifest, recipe, source)
-    if not (role == "normal").any():
+    return WindowRecipe.from_dict(card["windowing"])
+
+
+def _learn(
+    model: Any, manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None, databases: Databases
+) -> tuple[Windows, int]:
+    """Fit a model to what a manifest names; the windows that it learned, and how many were pushed away."""
+    windows, role = windows_by_role(manifest, recipe, source, databases=databases)
+    normal, fault = role == "normal", role == "fault"
+    if not normal.any():
         raise ValueError("Got no normal window to learn from. Review more events, or pass learned recordings.")
-    strange, rows = windows.rows[role == "fault"], windows.rows[role == "normal"]
-    spans = windows.spans[role == "normal"]
+    strange, rows, spans = windows.rows[fault], windows.rows[normal], windows.spans[normal]
     begun = begun_with(spans, manifest)
     if not begun.any():
         raise ValueError(
@@ -118,14 +165,8 @@ def retrain(
         )
     groups = np.full(len(rows), -1)
     groups[begun] = groups_of(spans[begun])
-    model = _unfitted(champion, old, manifest, warm_start)
     model.fit(rows, groups=groups, outliers=strange if len(strange) else None, selected=~begun)
-    units = card["units"] | windows.units
-    save_traced(model, out, manifest, recipe=recipe.to_dict(), units=units)
-    said = events["verdict"].fillna("open").value_counts().to_dict()
-    return Retrained(
-        Path(out), read_card(out)["model_id"], len(rows), len(strange), {str(k): int(n) for k, n in said.items()}
-    )
+    return Windows(rows, spans, windows.units), len(strange)
 
 
 def groups_of(spans: pd.DataFrame) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from anomalyvae.cli import main
 from anomalyvae.deploy.card import read_card
 from anomalyvae.logs import WindowRecipe
 from anomalyvae.review import gate, promotion
+from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
 from anomalyvae.review.manifest import manifest_of, read_manifest, save_traced, windows_by_role
 from anomalyvae.review.queue import EVENT_COLUMNS, Queue
 from anomalyvae.review.retraining import groups_of, retrain
@@ -186,8 +187,8 @@ def test_a_better_challenger_is_promoted_and_can_be_rolled_back(world, challenge
 
 
 def test_sensitivity_and_silence_on_what_it_was_told_promote_nobody():
-    figures = [gate.Figure(name, 0.5, 0.5, (0.0, 0.0), 9, 3, True, False) for name in gate._FIGURES]
-    better = [replace(figure, better=figure.name not in gate._EARNING) for figure in figures]
+    figures = [gate.Figure(name, 0.5, 0.5, (0.0, 0.0), 9, 3, True, False) for name in FIGURES]
+    better = [replace(figure, better=figure.name not in EARNING) for figure in figures]
     promoted, reasons = gate._decide(tuple(better))
     assert not promoted
     assert reasons[0] == "Nothing is better on the hold-out by more than chance."
@@ -286,29 +287,95 @@ def test_the_hold_out_is_frozen_by_the_first_promotion(world, challenger, holdou
         promotion.frozen_holdout(tmp_path / "none", holdout.iloc[1:])
 
 
+def counted(found, faults=10.0, **more):
+    """Counts of 20 recordings of ten faults, of which so many are found in each."""
+    parts = [f"r{n}" for n in range(20)]
+    whole = {name: 0.0 for pair in FIGURES.values() for name in pair[:2]}
+    table = pd.DataFrame(whole | {"held_faults": faults, "held_found": found} | more, index=parts)
+    return Counts(table, (np.arange(10) < np.asarray(found)[:, None]).ravel().astype(float))
+
+
 def test_figures_are_compared_on_the_same_drawn_recordings():
-    recordings = [f"r{n}" for n in range(20)]
-    whole = {name: 0.0 for pair in gate._FIGURES.values() for name in pair[:2]}
     found = np.arange(20) % 5
-    old = pd.DataFrame(whole | {"held_faults": 10.0, "held_found": found}, index=recordings)
-    name = "recall of held-out faults at the alarm rate"
-    alike = gate._figure(name, [old, old], 0.05, 0)
+    old = counted(found)
+    alike = compare(RECALL, old, old, 0.05, 0)
     assert alike.interval == (0.0, 0.0)
     assert (alike.passed, alike.better) == (True, False)
-    better = gate._figure(name, [old, old.assign(held_found=found + 1)], 0.05, 0)
+    better = compare(RECALL, old, counted(found + 1), 0.05, 0)
     assert better.interval == pytest.approx((0.1, 0.1))  # every recording gains alike, whatever is drawn
     assert (better.passed, better.better) == (True, True)
-    worse = gate._figure(name, [old, old.assign(held_found=found - 1)], 0.05, 0)
+    worse = compare(RECALL, old, counted(found - 1.0), 0.05, 0)
     assert (worse.passed, worse.better) == (False, False)
-    one = old.assign(held_found=np.where(np.arange(20) == 0, 5, found))
-    assert not gate._figure(name, [old, one], 0.05, 0).better  # one recording is no evidence
+    assert not compare(RECALL, old, counted(np.where(np.arange(20) == 0, 5, found)), 0.05, 0).better  # one recording
     fewer = found - ((found > 0) & (np.arange(20) < 8))  # 0.03 of the faults are lost
-    lost = old.assign(held_found=fewer)
-    assert not gate._figure(name, [old, lost], 0.05, 0).passed
-    alike = old.assign(verdict_faults=10.0, verdict_found=found)
-    lost = alike.assign(verdict_found=fewer)
-    assert gate._figure("recall of past verdicts' faults at the alarm rate", [alike, lost], 0.05, 0).passed
-    assert "nothing to tell from" in str(gate._figure("alarms on novel events at the alarm rate", [old, old], 0.05, 0))
+    assert not compare(RECALL, old, counted(fewer), 0.05, 0).passed
+    past = "recall of past verdicts' faults at the alarm rate"
+    alike = counted(found, verdict_faults=10.0, verdict_found=found)
+    assert compare(past, alike, counted(found, verdict_faults=10.0, verdict_found=fewer), 0.05, 0).passed
+    assert "nothing to tell from" in str(compare("alarms on novel events at the alarm rate", old, old, 0.05, 0))
+
+
+def test_a_few_faults_more_are_no_evidence_however_alike_the_recordings_gain():
+    """Drawn again, two recordings gain in every draw; that two or four faults went the other way says little."""
+    old, new = counted(np.full(20, 3)), counted(np.full(20, 3))
+    for gained, evidence in ((2, False), (4, False), (5, True), (8, True)):
+        ahead = old.found.copy()
+        ahead[np.flatnonzero(ahead == 0)[:gained]] = 1
+        table = new.table.iloc[:2].assign(held_found=3.0 + gained / 2)
+        figure = compare(RECALL, Counts(old.table.iloc[:2], old.found), Counts(table, ahead), 0.05, 0)
+        assert figure.interval[0] > 0
+        assert figure.better == evidence
+
+
+def test_a_gain_within_what_fitting_again_brings_is_none():
+    old, new = counted(np.full(20, 3)), counted(np.full(20, 5))
+    better = compare(RECALL, old, new, 0.05, 0)
+    assert better.better
+    steady = [counted(np.full(20, 3 + step)) for step in (0, 0, 0.1, 0)]
+    assert beyond_refits(better, steady).better
+    wide = [counted(np.full(20, n)) for n in (2, 5, 4, 3)]
+    luck = beyond_refits(better, wide)
+    assert not luck.better
+    assert luck.passed
+    assert "no worse, 0.300 -> 0.500" in str(luck)
+    assert "the champion learned again has 0.200 to 0.500" in str(luck)
+    assert beyond_refits(better, []) == better
+
+
+def test_few_recordings_are_drawn_in_stretches(world, holdout):
+    recordings = holdout["sha256"].unique()
+    few = holdout[holdout["sha256"].isin(recordings[:2])]
+    for part, expected in ((holdout, 6), (few, 10)):
+        work = gate._Work(part, part.iloc[:0], RATE, None, None)
+        windows, _ = windows_by_role(part, RECIPE)
+        told = work._parts()(windows.spans)
+        assert told.nunique() == expected
+        assert told.value_counts().min() > 0.15 * len(windows.spans) / expected
+        assert (told.str.split("/").str[0] == windows.spans["recording"]).all()
+
+
+def test_a_champion_is_fitted_again_before_it_gives_way(world, challenger, champion, holdout, monkeypatch):
+    made = []
+    whole = gate.refitted
+
+    def counting(*args, **options):
+        for model in whole(*args, **options):
+            made.append(model)
+            yield model
+
+    monkeypatch.setattr(gate, "refitted", counting)
+    decision = judged(challenger, champion, world, holdout, refits=2)
+    assert decision.promoted
+    assert len(made) == 2
+    (recall,) = [figure for figure in decision.figures if figure.name == RECALL]
+    assert len(recall.refits) == 2
+    rows = pd.DataFrame(np.zeros((3, len(RECIPE.columns))), columns=RECIPE.columns)
+    own = load(champion)
+    assert len({model.anomaly_score(rows)[0] for model in (*made, own)}) == 3
+    assert {model.training_["sha256"] for model in made} == {own.training_["sha256"]}
+    made.clear()
+    judged(world["folder"] / "first", champion, world, holdout)
+    assert not made  # what is refused anyway costs no fit
 
 
 # The command line

@@ -1,0 +1,152 @@
+"""Two models compared by shares that were counted for both, and by whether a difference is more than chance.
+
+Chance has three parts. The hold-out might have been other recordings: its parts are drawn again (bootstrap). Each fault
+found or missed might have gone to the other model: the models are exchanged, fault by fault (permutation). And the same
+rows, learned with other random numbers, give another model: the champion is fitted again, and the challenger has to lie
+beyond what these fits spread over. Any one of the three alone lets a lucky challenger pass where faults are few.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+PROMISED = 0.05  # share of normal windows that a model's own threshold lets it flag
+_LOST = 0.02  # of the held-out faults, at most: some of what takes faults for novel costs no more than 0.05 of them
+_DRAWS = 2000
+_LEVEL = 0.9  # of the bootstrap intervals
+_CHANCE = 0.05  # of calling no difference a better one, by permutation and by fits repeated
+RECALL = "recall of held-out faults around the alarm rate"
+CALIBRATION = "normal held-out windows flagged by its own threshold"
+FIGURES = {  # name: what is counted, of what, and whether more of it is better
+    RECALL: ("held_found", "held_faults", True),
+    "recall of held-out faults at its own threshold": ("held_found_at_work", "held_faults", True),
+    "recall of past verdicts' faults at the alarm rate": ("verdict_found", "verdict_faults", True),
+    "alarms on novel events at the alarm rate": ("novel_flagged", "novel", False),
+    CALIBRATION: ("normal_flagged", "normal", False),
+}
+EARNING = (RECALL, CALIBRATION)  # what a challenger can be promoted for; the others can only refuse it
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted of one model.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row per part: a recording, or a stretch of one where recordings are few; a column per thing counted.
+    found : ndarray of shape (faults,)
+        Of each held-out fault, the share of the alarm rates at which it was found.
+    """
+
+    table: pd.DataFrame
+    found: NDArray[np.float64]
+
+    def share(self, name: str) -> float:
+        """One of the `FIGURES`; NaN where there is nothing to count."""
+        part, whole, _ = FIGURES[name]
+        return float(self.table[part].sum() / self.table[whole].sum()) if self.table[whole].any() else np.nan
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of both models.
+
+    Parameters
+    ----------
+    name : str
+    champion, challenger : float or None
+        A share; None where there is nothing to count.
+    interval : tuple of float or None
+        90 % of the bootstrap's differences, challenger less champion, parts drawn with replacement.
+    count, parts : int
+        How many were counted, in how many recordings, or stretches of them where these are few.
+    passed, better : bool
+        Not worse by more than the tolerance; better by more than chance.
+    refits : tuple of float
+        The same figure of the champion learned again with other random numbers, as far as it was asked for.
+    """
+
+    name: str
+    champion: float | None
+    challenger: float | None
+    interval: tuple[float, float] | None
+    count: int
+    parts: int
+    passed: bool
+    better: bool
+    refits: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        if self.champion is None or self.challenger is None or self.interval is None:
+            return f"{self.name}: nothing to tell from"
+        low, high = self.interval
+        said = "worse" if not self.passed else "better" if self.better else "no worse"
+        again = ""
+        if self.refits:
+            again = f"; the champion learned again has {min(self.refits):.3f} to {max(self.refits):.3f}"
+        return (
+            f"{self.name}: {said}, {self.champion:.3f} -> {self.challenger:.3f} (difference {low:+.3f} to {high:+.3f}, "
+            f"{self.count} in {self.parts} parts{again})"
+        )
+
+
+def compare(name: str, champion: Counts, challenger: Counts, tolerance: float, seed: int) -> Figure:
+    """Compare one share; both models are counted on the same drawn parts, and exchanged on the same faults."""
+    part, whole, more_is_better = FIGURES[name]
+    tables = (champion.table, challenger.table)
+    parts = tables[0].index.union(tables[1].index)
+    old, new = (table.reindex(parts, fill_value=0.0)[[part, whole]].to_numpy() for table in tables)
+    there = (old[:, 1] > 0) | (new[:, 1] > 0)
+    old, new, n = old[there], new[there], int(there.sum())
+    if not n or not old[:, 1].any() or not new[:, 1].any():
+        return Figure(name, None, None, None, 0, 0, True, False)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)
+    low, high = np.nanquantile(_gain(drawn @ old, drawn @ new), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    was, now = champion.share(name), challenger.share(name)
+    worse_by = was - now if more_is_better else now - was
+    better = n > 1 and bool(low > 0 if more_is_better else high < 0)  # one part shows no chance
+    if name == RECALL:
+        better = better and _by_exchange(challenger.found - champion.found, rng) <= _CHANCE
+    if name == CALIBRATION:  # a promise is kept or not: to flag less than promised is no merit
+        worse_by = max(now - PROMISED, 0.0) - max(was - PROMISED, 0.0)
+        better = better and was > PROMISED
+    passed = bool(worse_by <= (min(tolerance, _LOST) if whole == "held_faults" else tolerance))
+    return Figure(name, was, now, (float(low), float(high)), int(new[:, 1].sum()), n, passed, better)
+
+
+def beyond_refits(figure: Figure, refits: Sequence[Counts]) -> Figure:
+    """Call a figure better only if it lies beyond what the champion's fits, repeated, are expected to reach.
+
+    The limit is that of one more fit: the upper end of a one-sided 95 % prediction interval, mean + t s sqrt(1 + 1/n),
+    from the champion and its refits.
+    """
+    from scipy.stats import t
+
+    again = tuple(counts.share(figure.name) for counts in refits)
+    if figure.champion is None or figure.challenger is None or not again:
+        return figure
+    sign = 1 if FIGURES[figure.name][2] else -1
+    known = sign * np.array([figure.champion, *again])
+    spread = known.std(ddof=1) * np.sqrt(1 + 1 / len(known))
+    limit = known.mean() + t.ppf(1 - _CHANCE, len(known) - 1) * spread
+    return replace(figure, refits=again, better=figure.better and bool(sign * figure.challenger > limit))
+
+
+def _by_exchange(gain: NDArray[np.float64], rng: np.random.Generator) -> float:
+    """How often the sum of gains would be as large if each had come out the other way as easily.
+
+    A permutation test of pairs (Good 2005, Permutation, Parametric and Bootstrap Tests, section 3.2), one-sided.
+    """
+    signs = rng.choice([-1.0, 1.0], size=(_DRAWS, len(gain)))
+    return float((1 + (signs @ gain >= gain.sum() - 1e-9).sum()) / (_DRAWS + 1))
+
+
+def _gain(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Difference of two shares in each draw; NaN where a draw has nothing to count."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(new[:, 0] / new[:, 1] - old[:, 0] / old[:, 1])
