@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test bench bench-score bench-tabular bench-ablation clean
+.PHONY: help demo test docs bench bench-score bench-tabular bench-ablation clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -12,11 +12,15 @@ help:  ## Show this help
 demo: .venv/demo  ## Find real potholes in drives that the model has not seen (under 3 minutes)
 	$(BIN)/anomalyvae run pipelines/potholes.toml
 
-test: .venv/dev  ## Lint, type-check and test
+test: .venv/dev  ## Lint, type-check, test, and build the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+docs: .venv/dev  ## Build the documentation and show it at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 DATA ?= ../shared/data/adbench
 

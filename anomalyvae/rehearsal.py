@@ -1,9 +1,10 @@
 """The loop rehearsed: score, flag, review, retrain, promote, on recordings whose events are known already.
 
-The first champion learns some recordings without their events. Each round it meets others: what it flags is judged by
-the known events in place of a person (a *fault* where one is near, *novel* elsewhere), a challenger learns from these
-verdicts, and the gate decides on recordings that are held out. Beside it stands a control that was lied to: a
-challenger for which all flagged events are novel, faults included, which the gate should refuse.
+The first champion learns some recordings without their events. Each round it meets another, or one once more for what
+it flags next: what it flags is judged by the known events in place of a person (a *fault* where one is near, *novel*
+elsewhere), a challenger learns from these verdicts, and the gate decides on recordings that are held out. Beside it
+stands a control that was lied to: a challenger for which all flagged events are novel, faults included, which the gate
+should refuse.
 """
 
 import warnings
@@ -103,7 +104,7 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
                 f"Got {name} = {list(wanted)} in [rehearsal], expected recordings of [data]: {', '.join(place)}."
             )
         parts.append([place[recording] for recording in wanted])
-    together = [path for part in parts for path in part]
+    together = [path for part in (parts[0], set(parts[1]), parts[2]) for path in part]  # to be met twice is one part
     if len(set(together)) < len(together):
         raise ValueError("Got a recording with two parts to play in [rehearsal], expected each once. Correct it.")
     return parts[0], parts[1], parts[2]

@@ -65,18 +65,28 @@ def test_each_round_is_reviewed_by_the_known_events_and_judged_on_the_hold_out(j
     assert set(hill["recording"]) == {"d1", "d2"}
     assert set(hill["verdict"]) == {"novel"}
     last = table.iloc[-1]
-    assert last["fault"] == len(faults) >= 6
+    assert last["fault"] == len(faults)
+    assert faults["recording"].value_counts().min() >= 2  # of three; the third may be a near-duplicate
     assert table.loc[table["model"] == "poisoned", "fault"].tolist() == [0, 0]
     assert not table.loc[table["model"] == "poisoned", "promoted"].any()
     out = job.parent / "out"
     promoted = table[(table["model"] == "as reviewed") & table["promoted"].astype(bool)]
     came = [f"round{number}/as-reviewed" for number in promoted["round"]]
     identity = read_card(out / "champion")["model_id"]
-    if came:  # the champion is the last that was reviewed and promoted, never one that was lied to
-        assert identity == read_card(out / came[-1])["model_id"]
-    else:
-        assert identity not in {read_card(path)["model_id"] for path in out.glob("round*/*") if path.name != "scores"}
+    assert came  # it has learned the hill: what is promoted is what was reviewed, never what was lied to
+    assert identity == read_card(out / came[-1])["model_id"]
     pd.testing.assert_frame_equal(pd.read_csv(out / "rounds.csv"), table, check_dtype=False)
+
+
+def test_a_recording_met_again_is_asked_for_what_was_not_flagged_before(job):
+    text = job.read_text(encoding="utf-8").replace('["d1", "d2"]', '["d1", "d1"]').replace("[rehearsal]", "[rehearsal]\nbudget = 2")
+    job.write_text(text, encoding="utf-8")
+    table = rehearse(read_job(job))
+    assert table[["novel", "fault"]].sum(axis=1).tolist() == [0, 2, 2, 4, 4]
+    with Queue(job.parent / "out" / "queue.db") as queue:
+        events = queue.events().sort_values("start_s")
+    assert set(events["recording"]) == {"d1"}
+    assert (events["end_s"].to_numpy()[:-1] <= events["start_s"].to_numpy()[1:]).all()
 
 
 def test_parts_that_do_not_fit_and_foreign_folders_are_refused(job):

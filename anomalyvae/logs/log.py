@@ -34,6 +34,10 @@ class Signal:
     unit: str = ""
     source: str = ""
 
+    def __repr__(self) -> str:
+        unit = f" in {self.unit}" if self.unit else ""
+        return f"<Signal {self.name}{unit}: {len(self.values):,} samples{_span(self.time_s)}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Log:
@@ -56,6 +60,18 @@ class Log:
     signals: dict[str, Signal]
     left_out: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Every signal on a line of its own.
+
+        Examples
+        --------
+        >>> Log("drive", None, {"x": Signal("x", np.arange(3.0), np.zeros(3), "m/s")})
+        <Log drive: 1 signals
+          <Signal x in m/s: 3 samples, 0 to 2 s>>
+        """
+        lines = [f"<Log {self.recording}: {len(self.signals)} signals", *map(repr, self.signals.values())]
+        return "\n  ".join(lines) + ">"
+
     def __getitem__(self, name: str) -> Signal:
         """Return a signal by name; the error for an unknown one names the nearest."""
         if name in self.signals:
@@ -69,6 +85,10 @@ class Log:
             f"Got signal {name!r}, expected one of the {len(self.signals)} signals of recording "
             f"{self.recording!r}. {nearest(name, self.signals)}"
         )
+
+
+def _span(time_s: np.ndarray) -> str:
+    return f", {time_s[0]:g} to {time_s[-1]:g} s" if len(time_s) else ""
 
 
 def joined(pieces: Iterable[Log], recording: str) -> Log:

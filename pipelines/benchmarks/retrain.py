@@ -1,9 +1,11 @@
-"""The loop of pipelines/retrain.toml in five orders of the drives: what the gate lets pass, and what it gains.
+"""The loop of review and retraining in every order of the recordings: what the gate lets pass, and what it gains.
 
-    python pipelines/benchmarks/retrain.py          # about ten minutes; what it made stays in runs/retrain-orders
+    python pipelines/benchmarks/retrain.py                  # a quarter of an hour; results stay in runs/retrain-orders
+    python pipelines/benchmarks/retrain.py manoeuvres       # of one job alone
 
-In each order, the first model learns one drive, meets two others, and the last two are held out. `anomalyvae.rehearsal`
-says what a row of the table means.
+Of the pothole drives (pipelines/retrain.toml), the first model learns one, meets two others, and the last two are held
+out; of the trips with manoeuvres (pipelines/manoeuvres.toml), it learns one, meets another twice, and the last is held
+out. `anomalyvae.rehearsal` says what a row of the table means.
 """
 
 import argparse
@@ -17,31 +19,40 @@ from anomalyvae.jobs import Output, read_job
 from anomalyvae.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
-DRIVES = ("trip1", "trip2", "trip3", "trip4", "trip5")
+JOBS = {"retrain": ("trip1", "trip2", "trip3", "trip4", "trip5"), "manoeuvres": ("trip17", "trip20", "trip21")}
 FIGURES = ["event_recall", "false_alarms_per_hour", "recall_at_rate"]
+
+
+def in_every_order(name: str, folder: Path) -> pd.DataFrame:
+    """Rehearse a job with each recording as the first that is learned."""
+    job = read_job(ROOT / "pipelines" / f"{name}.toml")
+    assert job.rehearsal is not None  # noqa: S101
+    recordings, tables = JOBS[name], []
+    for shift in range(len(recordings)):
+        order = recordings[shift:] + recordings[:shift]
+        meet, held = (order[1:3], order[3:]) if len(order) > 3 else (order[1:2] * 2, order[2:])
+        parts = replace(job.rehearsal, learn=order[:1], meet=meet, holdout=held)
+        out = Output(str(folder / name / order[0]))
+        tables.append(rehearse(replace(job, rehearsal=parts, output=out)).assign(first=order[0]))
+        print(tables[-1].drop(columns="reason").to_string(index=False, float_format="{:.3f}".format), flush=True)
+    table = pd.concat(tables, ignore_index=True)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)} (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "retrain-orders", help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    job = read_job(ROOT / "pipelines" / "retrain.toml")
-    assert job.rehearsal is not None  # noqa: S101
-    tables = []
-    for shift in range(len(DRIVES)):
-        order = DRIVES[shift:] + DRIVES[:shift]
-        parts = replace(job.rehearsal, learn=order[:1], meet=order[1:3], holdout=order[3:])
-        out = Output(str(options.out / order[0]))
-        tables.append(rehearse(replace(job, rehearsal=parts, output=out)).assign(first=order[0]))
-        print(tables[-1].drop(columns="reason").to_string(index=False, float_format="{:.3f}".format), flush=True)
-    table = pd.concat(tables, ignore_index=True)
-    table.to_csv(options.out / "rounds.csv", index=False)
-    print("\nMean over the orders")
-    print(table.groupby(["round", "model"])[FIGURES].mean().to_string(float_format="{:.3f}".format))
-    later = table[table["round"] > 0]
-    for told, part in later.groupby("model"):
-        print(f"{told}: {int(part['promoted'].sum())} of {len(part)} promoted")
+    for name in options.jobs or JOBS:
+        table = in_every_order(name, options.out)
+        print(f"\n{name}: mean over the orders")
+        print(table.groupby(["round", "model"])[FIGURES].mean().to_string(float_format="{:.3f}".format))
+        later = table[table["round"] > 0]
+        for told, part in later.groupby("model"):
+            print(f"{told}: {int(part['promoted'].sum())} of {len(part)} promoted")
 
 
 if __name__ == "__main__":

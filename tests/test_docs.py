@@ -1,0 +1,44 @@
+"""The documentation names everything that is public, and its pages lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import anomalyvae
+from anomalyvae.cli import VERBS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def in_navigation(entries):
+    for entry in entries:
+        target = next(iter(entry.values()))
+        yield from in_navigation(target) if isinstance(target, list) else [target]
+
+
+def test_every_page_is_in_the_navigation_once():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(in_navigation(navigation)) == PAGES
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE)}
+    assert set(anomalyvae.__all__) - {"__version__"} <= documented
+
+
+def test_every_verb_is_shown_at_work():
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    assert [verb for verb in VERBS if f"anomalyvae {verb}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_pages_that_are_there(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith(("http:", "https:")):
+            assert (DOCS / page).parent.joinpath(target).exists(), target
