@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.drawing import INK, MODEL, MUTED, SHADE, STRANGE, STYLE
 from anomalyvae.metrics import event_spans, touches
 from anomalyvae.review.flags import WindowView
 
@@ -16,26 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and vermilion are Okabe and Ito's, which colour-blind readers tell apart; the page has the same.
-INK, MUTED, RULE, SHADE = "#1f2a35", "#66727f", "#d5dbe1", "#f0f2f5"
-STRANGE, MODEL = "#d55e00", "#0072b2"
-
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib; the reader's own takes its place
-    "font.size": 9,
-    "text.parse_math": False,  # a dollar sign in a signal's name is a dollar sign
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "anomalyvae",  # the same run gives the same page
-}
 _FONTS = b"'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _TICKS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 _POINTS = 1500  # per timeline: more would only paint over one another
@@ -207,7 +188,7 @@ def svg_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) 
     from matplotlib.figure import Figure
 
     drawn = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
