@@ -50,7 +50,7 @@ def export_onnx(
     ----------
     model : VAEOutlierDetector, Pipeline or path
         A bundle by its folder: the file is then of that model, with its windowing recipe and units. Or a fitted model,
-        with a body that has a name; of a Pipeline, the last step. Its transformers are scikit-learn's:
+        with any body that has a name; of a Pipeline, the last step. Its transformers are scikit-learn's:
         `ColumnTransformer`, `FeatureUnion`, `SimpleImputer`, encoders, scalers, projections, selectors, nested as
         needed (`anomalyvae.deploy.graph.transformers` lists them).
     path : path

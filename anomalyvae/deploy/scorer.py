@@ -1,7 +1,7 @@
 """``Scorer``: rows in, scores out, from the one file that `export_onnx` or `save` wrote.
 
 onnxruntime and numpy only: neither torch nor scikit-learn nor pandas is imported, so that a worker starts at once.
-Tables of pandas, polars and pyarrow are read by what they offer; this file imports none of them.
+Tables of pandas, polars and pyarrow are read by `anomalyvae.deploy.cells`, which imports none of them.
 """
 
 import json
@@ -9,14 +9,14 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Number
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.deploy.card import GRAPH, read_card
+from anomalyvae.deploy.cells import READ, Cut, lacks, listed, matrix, refuse_infinite, refuse_missing, table_of
 
 try:
     import onnxruntime
@@ -26,9 +26,8 @@ except ModuleNotFoundError as error:
 FORMAT = 2  # of the metadata: it rises when an older version of the package could no longer read the file
 METADATA = "anomalyvae"  # under which the file carries them, as JSON
 MATRIX = "rows"  # the input that takes all columns at once
-MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
 
-_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 2048, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
+_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
 _SLAB = 16384  # rows of a table that a thread converts at once: memory stays bounded, however long the table
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -170,7 +169,7 @@ class Scorer:
 
     def _parts(self, rows: Any) -> tuple[int, Callable[[int, int], Feeds]]:
         """How many rows there are, and what gives those from one to another as the graph takes them."""
-        table = _table_of(rows)
+        table = table_of(rows)
         if table is None:
             return self._array(rows)
         names, count, cut = table
@@ -179,7 +178,7 @@ class Scorer:
     def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
         if self._kinds:
             raise ValueError(
-                f"Got {type(rows).__name__} rows, expected a table: the columns {_listed(list(self._kinds))} are "
+                f"Got {type(rows).__name__} rows, expected a table: the columns {listed(list(self._kinds))} are "
                 "categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
             )
         x = np.asarray(rows)
@@ -192,22 +191,22 @@ class Scorer:
             raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
         return len(x), lambda start, stop: self._numbers(np.ascontiguousarray(x[start:stop], dtype=np.float64))
 
-    def _by_place(self, names: list[Any], cut: "Cut") -> Callable[[int, int], Feeds]:
+    def _by_place(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:
         if len(names) != self._width:
             raise ValueError(
                 f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows in their "
                 "order: the model has no names to tell them by."
             )
-        return lambda start, stop: self._numbers(_matrix(names, cut(start, stop), stop - start))
+        return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
-    def _by_name(self, names: list[Any], cut: "Cut") -> Callable[[int, int], Feeds]:
+    def _by_name(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:
         columns = self._columns or []
         names = [name for name in names if name not in self._ignored]
         if sorted(map(str, names)) != sorted(columns):
             missing = [name for name in columns if name not in names]
             unknown = [name for name in names if name not in columns]
             differences = [
-                f"{what} {_listed(which)}" for what, which in (("without", missing), ("with", unknown)) if which
+                f"{what} {listed(which)}" for what, which in (("without", missing), ("with", unknown)) if which
             ] or ["with some names twice"]
             raise ValueError(
                 f"Got a table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
@@ -215,33 +214,30 @@ class Scorer:
             )
         if self._kinds:
             return lambda start, stop: self._cells(cut(start, stop))
-        return lambda start, stop: self._numbers(_matrix(columns, cut(start, stop), stop - start))
+        return lambda start, stop: self._numbers(matrix(columns, cut(start, stop), stop - start))
 
     def _numbers(self, x: Floats) -> Feeds:
         """The rows as one matrix or column by column, as the graph takes them; infinite cells are refused."""
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(x.sum()))  # the common case costs one pass
         if not finite and np.isinf(x).any():
-            _refuse_infinite(
-                [(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))]
-            )
+            refuse_infinite([(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))])
         if not finite and self._required:
             places = [name if self._columns is None else self._columns.index(name) for name in self._required]
-            _refuse_missing([name for i, name in zip(places, self._required, strict=True) if np.isnan(x[:, i]).any()])
+            refuse_missing([name for i, name in zip(places, self._required, strict=True) if np.isnan(x[:, i]).any()])
         if self.metadata["inputs"] == "matrix":
             return {MATRIX: x}
         return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}
 
     def _cells(self, column: Callable[[Any], Any]) -> Feeds:
         """A table with text or booleans, column by column."""
-        read = {"number": _number, "text": _text, "bool": _bool}
         feeds = {
-            name: read[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
+            name: READ[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
         }
         infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
         if infinite:
-            _refuse_infinite(infinite)
-        _refuse_missing([name for name in self._required if _lacks(feeds[name])])
+            refuse_infinite(infinite)
+        refuse_missing([name for name in self._required if lacks(feeds[name])])
         return feeds
 
 
@@ -266,7 +262,7 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
         raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list of names such as ['{_CPU}'].")
     if unknown:
         raise ValueError(
-            f"Got the providers {_listed(unknown)}, expected some of {_listed(available)}. Install an onnxruntime that "
+            f"Got the providers {listed(unknown)}, expected some of {listed(available)}. Install an onnxruntime that "
             "has them, or pass providers='auto'."
         )
     options = onnxruntime.SessionOptions()
@@ -313,112 +309,3 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
     if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score", "units", "windowing"}:
         raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
     return metadata
-
-
-# Tables: names, number of rows, and a way to cut out some rows and then take a column of them
-
-Cut = Callable[[int, int], Callable[[Any], Any]]
-
-
-def _table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
-    if isinstance(rows, dict):
-        lengths = {name: len(column) for name, column in rows.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"Got columns of the lengths {lengths}, expected the same for all. Pass whole rows.")
-        return list(rows), max(lengths.values(), default=0), lambda a, b: lambda name: rows[name][a:b]
-    if hasattr(rows, "column_names") and hasattr(rows, "slice"):  # pyarrow
-        return list(rows.column_names), rows.num_rows, lambda a, b: rows.slice(a, b - a).column
-    if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):  # pandas, polars
-        by_place = getattr(rows, "iloc", rows)
-        return list(rows.columns), len(rows), lambda a, b: by_place[a:b].__getitem__
-    return None
-
-
-def _matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Floats:
-    x = np.empty((count, len(names)))
-    for i, name in enumerate(names):
-        x[:, i] = _number(name, column(name))
-    return x
-
-
-def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """The cells of a column and, unless they are plain numbers, which of them are missing."""
-    if isinstance(column, list | tuple):  # numpy would turn what is missing beside text into text
-        column = _objects(column)
-    values = np.asarray(column)
-    if values.dtype.kind in "fiu":
-        return values, None
-    for ask in ("isna", "is_null"):  # pandas; pyarrow and polars
-        if hasattr(column, ask):
-            return _objects(values), np.asarray(getattr(column, ask)(), dtype=bool)
-    cells = _objects(values)
-    return cells, np.array([cell is None or (isinstance(cell, float) and cell != cell) for cell in cells], dtype=bool)
-
-
-def _objects(cells: Any) -> NDArray[np.object_]:
-    return np.array([*cells, None], dtype=object)[:-1]  # None keeps numpy from converting them
-
-
-def _number(name: Any, column: Any) -> Floats:
-    values, missing = _values(column)
-    if missing is None:
-        return values.astype(np.float64, copy=False)
-    if not all(isinstance(cell, Number) and not isinstance(cell, bool) for cell in values[~missing]):
-        _refuse_kind(name, column, "numbers")
-    try:
-        return np.where(missing, np.nan, values).astype(np.float64)
-    except (TypeError, ValueError):
-        _refuse_kind(name, column, "numbers")
-
-
-def _text(name: Any, column: Any) -> NDArray[np.object_]:
-    if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # a category of pandas: its levels by their text
-        return np.array([*map(str, column.cat.categories), MISSING], dtype=object)[np.asarray(column.cat.codes)]
-    values, missing = _values(column)
-    if missing is None:
-        if np.isnan(values).all():  # nothing in it: of any kind
-            return np.full(len(values), MISSING, dtype=object)
-        _refuse_kind(name, column, "text")
-    if not all(isinstance(cell, str) for cell in values[~missing]):
-        _refuse_kind(name, column, "text")
-    return np.where(missing, MISSING, values).astype(object)
-
-
-def _bool(name: Any, column: Any) -> Floats:
-    values, missing = _values(column)
-    if missing is None:
-        if np.isnan(values).all():
-            return values.astype(np.float64)
-        _refuse_kind(name, column, "booleans")
-    if not all(isinstance(cell, bool | np.bool_) for cell in values[~missing]):
-        _refuse_kind(name, column, "booleans")
-    return np.where(missing, np.nan, values).astype(np.float64)
-
-
-def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
-    kind = getattr(column, "dtype", getattr(column, "type", type(column).__name__))
-    raise ValueError(f"Got column {name!r} as {kind}, expected {expected}. Convert it to what it was in training.")
-
-
-def _refuse_infinite(columns: list[Any]) -> NoReturn:
-    raise ValueError(
-        f"Got infinite cells in {_listed(columns)}, expected finite numbers, or NaN where a value is missing. Replace "
-        "them: an infinite value is a fault of the source, no measurement."
-    )
-
-
-def _lacks(cells: NDArray[Any]) -> bool:
-    return bool(np.any(cells == MISSING if cells.dtype == object else np.isnan(cells)))
-
-
-def _refuse_missing(columns: list[Any]) -> None:
-    if columns:
-        raise ValueError(
-            f"Got missing cells in {_listed(columns)}, expected a value in every row: a transformer of the pipeline "
-            "takes none there. Leave such rows out, or fit the pipeline with a SimpleImputer before it."
-        )
-
-
-def _listed(names: Sequence[Any]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(name) for name in names[:5]) + more

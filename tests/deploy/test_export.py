@@ -7,12 +7,14 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+import torch
 from onnx import helper
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
 from anomalyvae.calibration import Calibration
 from anomalyvae.deploy import graph as graphs
 from anomalyvae.deploy.card import read_card
+from anomalyvae.deploy.graph.scaling import Cells
 
 EVERY = [
     *({"score": score} for score in ("memory", "elbo", "reconstruction", "kl", "log_likelihood")),
@@ -115,6 +117,7 @@ def test_precision_falls_back_where_single_is_not_enough(detector, tmp_path, mon
     [
         *({"score": score} for score in ("memory", "elbo", "log_likelihood")),
         {"objective": "reconstruction"},
+        {"objective": "adversarial", "score": "energy"},
         {"scaling": "quantile"},
     ],
     ids=str,
@@ -271,7 +274,7 @@ def test_a_graph_that_disagrees_is_not_written(output, spoil, file, autoencoder,
 
 def test_only_spoiled_rows_can_tell(file, detector, monkeypatch):
     """A graph that is wrong for rows with missing cells alone is found out."""
-    monkeypatch.setattr(graphs.Cells, "filled", lambda cells, filling: cells.s)
+    monkeypatch.setattr(Cells, "filled", lambda cells, filling: cells.s)
     with pytest.raises(ArithmeticError, match="does not agree"):
         export_onnx(detector, file)
 
@@ -282,15 +285,29 @@ def test_what_has_no_form_is_refused_by_name(normal, tmp_path):
     def my_body(input_shape, latent_dim):
         return MLP(input_shape, latent_dim)
 
-    with pytest.raises(TypeError, match=r"body is <function .*my_body.*fit with one of body='mlp'"):
+    with pytest.raises(
+        TypeError, match=r"body is <function .*my_body.*fit with one of body='mlp', 'conv1d', 'conv2d', 'gru'"
+    ):
         export_onnx(fit(normal, body=my_body), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
 
-@pytest.mark.parametrize("body", ["conv1d", "gru"])
-def test_a_body_without_a_form_is_refused_and_its_bundle_does_without(body, normal, fresh, tmp_path):
+@pytest.mark.parametrize("body", ["mlp", "conv1d"])
+def test_a_layer_without_a_form_is_refused_and_its_bundle_does_without(body, normal, fresh, tmp_path, monkeypatch):
+    from anomalyvae.nets.bodies import BODIES
+
+    plain = BODIES[body]
+
+    def bent(input_shape, latent_dim, hidden):
+        network = plain(input_shape, latent_dim, hidden)
+        network.encoder.append(torch.nn.Tanh())
+        return network
+
+    monkeypatch.setitem(BODIES, body, bent)
     detector = fit(normal, body=body, input_shape=(2, 3), hidden=(8,))
-    refusal = r"which has no form in ONNX here, expected the layers of body='mlp'.*Score with the detector itself"
+    refusal = (
+        r"Got a network with Tanh, which has no form in ONNX.*layers of body='mlp', 'conv1d', 'conv2d', 'gru'.*Score"
+    )
     with pytest.raises(TypeError, match=refusal):
         export_onnx(detector, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
@@ -299,18 +316,18 @@ def test_a_body_without_a_form_is_refused_and_its_bundle_does_without(body, norm
     np.testing.assert_array_equal(load(tmp_path / "bundle").anomaly_score(fresh), detector.anomaly_score(fresh))
 
 
-def test_an_unknown_layer_is_refused_by_name(normal, tmp_path, monkeypatch):
-    import torch
-
+def test_a_body_of_an_unknown_kind_is_refused_by_name(normal, tmp_path, monkeypatch):
     from anomalyvae.nets.bodies import BODIES, MLP
 
-    def tall(input_shape, latent_dim, hidden):
-        body = MLP(input_shape, latent_dim, hidden)
-        body.encoder.append(torch.nn.Tanh())
-        return body
+    class Own(torch.nn.Module):
+        def __init__(self, input_shape, latent_dim, hidden):
+            super().__init__()
+            inner = MLP(input_shape, latent_dim, hidden)
+            self.encode, self.decode = inner.encode, inner.decode
+            self.inner = inner
 
-    monkeypatch.setitem(BODIES, "mlp", tall)
-    with pytest.raises(TypeError, match=r"Got a network with Tanh, which has no form in ONNX.*Score with the detector"):
+    monkeypatch.setitem(BODIES, "mlp", Own)
+    with pytest.raises(TypeError, match=r"Got a network with Own, which has no form in ONNX"):
         export_onnx(fit(normal), tmp_path / "m.onnx")
 
 

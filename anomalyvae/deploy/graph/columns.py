@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from anomalyvae.deploy.graph import Value, cast, concat
-from anomalyvae.deploy.scorer import MISSING
+from anomalyvae.deploy.cells import MISSING
+from anomalyvae.deploy.graph.nodes import Value, cast, concat
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,9 @@ from onnx import TensorProto, ValueInfoProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from anomalyvae.deploy.graph import OUTPUTS, Graph, Value, cast
+from anomalyvae.deploy.graph import OUTPUTS
 from anomalyvae.deploy.graph.columns import Column, Input, columns_of, kind_of, level, numbers
+from anomalyvae.deploy.graph.nodes import Graph, Value, cast
 from anomalyvae.deploy.graph.transformers import form, remedy
 from anomalyvae.deploy.preprocessing import said_first
 from anomalyvae.deploy.scorer import MATRIX

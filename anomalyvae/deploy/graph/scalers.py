@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anomalyvae.deploy.graph import Value, cast
 from anomalyvae.deploy.graph.columns import Floats, reached
+from anomalyvae.deploy.graph.nodes import Value, cast
 
 
 def double(array: Any) -> Floats:

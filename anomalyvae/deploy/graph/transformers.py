@@ -16,10 +16,11 @@ import pandas as pd
 from sklearn import decomposition, impute, preprocessing, random_projection
 from sklearn.feature_selection import SelectorMixin
 
-from anomalyvae.deploy.graph import Value, cast, concat, scalers
+from anomalyvae.deploy.cells import MISSING
+from anomalyvae.deploy.graph import scalers
 from anomalyvae.deploy.graph.columns import Column, Floats, columns_of, joined, kind_of, level, lookup, numbers, reached
+from anomalyvae.deploy.graph.nodes import Value, cast, concat
 from anomalyvae.deploy.graph.scalers import double
-from anomalyvae.deploy.scorer import MISSING
 
 Form = Callable[[Any, Value], Value]
 

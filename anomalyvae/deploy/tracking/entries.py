@@ -31,7 +31,8 @@ _PARAMETERS, _METRICS = 100, 1000  # that MLflow takes at once
 _DIGEST = 36  # characters that it keeps of a data set's fingerprint
 _EXAMPLE_ROWS = 3
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # what the review loop keeps beside a model
-_WORKER = ("__init__.py", "deploy/__init__.py", "deploy/card.py", "deploy/scorer.py")  # what scoring takes of us
+# What scoring takes of us.
+_WORKER = ("__init__.py", "deploy/__init__.py", "deploy/card.py", "deploy/cells.py", "deploy/scorer.py")
 
 Record = Mapping[str, float]
 

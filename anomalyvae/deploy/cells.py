@@ -1,0 +1,133 @@
+"""Tables of any library, cut into slices of rows and read column by column as arrays.
+
+Tables of pandas, polars and pyarrow are read by what they offer; this file imports none of them.
+"""
+
+from collections.abc import Callable, Sequence
+from numbers import Number
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
+
+Floats = NDArray[np.float64]
+Cut = Callable[[int, int], Callable[[Any], Any]]
+
+
+def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
+    """The columns' names, how many rows there are, and how to cut some out; None where there is no table."""
+    if isinstance(rows, dict):
+        lengths = {name: len(column) for name, column in rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Got columns of the lengths {lengths}, expected the same for all. Pass whole rows.")
+        return list(rows), max(lengths.values(), default=0), lambda a, b: lambda name: rows[name][a:b]
+    if hasattr(rows, "column_names") and hasattr(rows, "slice"):  # pyarrow
+        return list(rows.column_names), rows.num_rows, lambda a, b: rows.slice(a, b - a).column
+    if hasattr(rows, "columns") and hasattr(rows, "__getitem__"):  # pandas, polars
+        by_place = getattr(rows, "iloc", rows)
+        return list(rows.columns), len(rows), lambda a, b: by_place[a:b].__getitem__
+    return None
+
+
+def matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Floats:
+    """Columns of numbers side by side, shape ``(count, len(names))``."""
+    x = np.empty((count, len(names)))
+    for i, name in enumerate(names):
+        x[:, i] = number(name, column(name))
+    return x
+
+
+def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """The cells of a column and, unless they are plain numbers, which of them are missing."""
+    if isinstance(column, list | tuple):  # numpy would turn what is missing beside text into text
+        column = _objects(column)
+    values = np.asarray(column)
+    if values.dtype.kind in "fiu":
+        return values, None
+    for ask in ("isna", "is_null"):  # pandas; pyarrow and polars
+        if hasattr(column, ask):
+            return _objects(values), np.asarray(getattr(column, ask)(), dtype=bool)
+    cells = _objects(values)
+    return cells, np.array([cell is None or (isinstance(cell, float) and cell != cell) for cell in cells], dtype=bool)
+
+
+def _objects(cells: Any) -> NDArray[np.object_]:
+    return np.array([*cells, None], dtype=object)[:-1]  # None keeps numpy from converting them
+
+
+def number(name: Any, column: Any) -> Floats:
+    """A column of numbers, NaN where a cell is missing."""
+    values, missing = _values(column)
+    if missing is None:
+        return values.astype(np.float64, copy=False)
+    if not all(isinstance(cell, Number) and not isinstance(cell, bool) for cell in values[~missing]):
+        _refuse_kind(name, column, "numbers")
+    try:
+        return np.where(missing, np.nan, values).astype(np.float64)
+    except (TypeError, ValueError):
+        _refuse_kind(name, column, "numbers")
+
+
+def text(name: Any, column: Any) -> NDArray[np.object_]:
+    """A column of text, `MISSING` where a cell is."""
+    if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # a category of pandas: its levels by their text
+        return np.array([*map(str, column.cat.categories), MISSING], dtype=object)[np.asarray(column.cat.codes)]
+    values, missing = _values(column)
+    if missing is None:
+        if np.isnan(values).all():  # nothing in it: of any kind
+            return np.full(len(values), MISSING, dtype=object)
+        _refuse_kind(name, column, "text")
+    if not all(isinstance(cell, str) for cell in values[~missing]):
+        _refuse_kind(name, column, "text")
+    return np.where(missing, MISSING, values).astype(object)
+
+
+def boolean(name: Any, column: Any) -> Floats:
+    """A column of booleans as 1 and 0, NaN where a cell is missing."""
+    values, missing = _values(column)
+    if missing is None:
+        if np.isnan(values).all():
+            return values.astype(np.float64)
+        _refuse_kind(name, column, "booleans")
+    if not all(isinstance(cell, bool | np.bool_) for cell in values[~missing]):
+        _refuse_kind(name, column, "booleans")
+    return np.where(missing, np.nan, values).astype(np.float64)
+
+
+READ = {"number": number, "text": text, "bool": boolean}
+"""Of each kind of column, what reads it."""
+
+
+def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
+    kind = getattr(column, "dtype", getattr(column, "type", type(column).__name__))
+    raise ValueError(f"Got column {name!r} as {kind}, expected {expected}. Convert it to what it was in training.")
+
+
+def refuse_infinite(columns: list[Any]) -> NoReturn:
+    """Say in which columns infinite cells are."""
+    raise ValueError(
+        f"Got infinite cells in {listed(columns)}, expected finite numbers, or NaN where a value is missing. Replace "
+        "them: an infinite value is a fault of the source, no measurement."
+    )
+
+
+def lacks(cells: NDArray[Any]) -> bool:
+    """Whether a cell of a column is missing."""
+    return bool(np.any(cells == MISSING if cells.dtype == object else np.isnan(cells)))
+
+
+def refuse_missing(columns: list[Any]) -> None:
+    """Say which columns, if any, miss cells that they must have."""
+    if columns:
+        raise ValueError(
+            f"Got missing cells in {listed(columns)}, expected a value in every row: a transformer of the pipeline "
+            "takes none there. Leave such rows out, or fit the pipeline with a SimpleImputer before it."
+        )
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Some names, for a message."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name) for name in names[:5]) + more
