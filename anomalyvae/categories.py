@@ -173,6 +173,42 @@ def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mappi
     return table.assign(**columns)
 
 
+def fill_cells(X: pd.DataFrame, drawn: pd.DataFrame, categories: Categories) -> pd.DataFrame:
+    """Put drawn cells where a table has none; all others stay as they are.
+
+    Parameters
+    ----------
+    X : DataFrame of shape (n, d)
+    drawn : DataFrame of shape (n, d)
+        The same columns, as `decode_categories` gives them.
+    categories : dict
+        Known levels of each categorical column.
+
+    Returns
+    -------
+    DataFrame of shape (n, d)
+        A column in which nothing was missing is that of ``X``. Of the others, numbers are float64, categories of the
+        dtype they have in ``X`` or, where that is object, of the dtype in ``drawn``.
+    """
+    table = X.copy()
+    for i, name in enumerate(X.columns):
+        column, new = X.iloc[:, i], drawn.iloc[:, i].set_axis(X.index)
+        missing = column.isna()
+        if not missing.any():
+            continue
+        if name not in categories:
+            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            table.isetitem(i, np.where(missing, new, values))
+            continue
+        dtype = column.dtype if column.dtype != object else new.dtype
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            level = {str(known): known for known in column.cat.categories}
+            new = new.astype(object).map(lambda drawn, level=level: level.get(drawn, drawn))
+        whole = column.astype(object).where(~missing, new.astype(object))
+        table.isetitem(i, whole.astype("category" if isinstance(dtype, pd.CategoricalDtype) else dtype).array)
+    return table
+
+
 def one_hot_cells(columns: Any, categories: Categories) -> list[int]:
     """Cells of each column in one-hot code: its known levels and one for any other; 0 where it is a number."""
     return [len(categories[name]) + 1 if name in categories else 0 for name in columns] if categories else []

@@ -21,12 +21,21 @@ from anomalyvae.categories import (
     common_levels,
     decode_categories,
     encode_categories,
+    fill_cells,
     find_categories,
     one_hot_cells,
 )
 from anomalyvae.fitting import Conductor
 from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, HIDDEN, Body
+from anomalyvae.nets.generation import (
+    CANDIDATES,
+    drawing_likelihood,
+    drawn_rows,
+    even_points,
+    expected_rows,
+    log_density,
+)
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite
@@ -44,10 +53,11 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    objective : {"elbo", "reconstruction"}, default="elbo"
+    objective : {"elbo", "reconstruction", "adversarial"}, default="elbo"
         ``"elbo"`` is the variational autoencoder of Kingma and Welling [1]_: diagonal Gaussian posterior, N(0, I)
-        prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers. Both decode to a Gaussian
-        with one learned variance per number, and to the probabilities of the levels of each category.
+        prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers; ``"adversarial"`` is that
+        one with codes that a critic, a second network, cannot tell from draws of N(0, I) [2]_. All decode to the
+        ``likelihood`` of numbers, and to the probabilities of the levels of each category.
     body : {"mlp", "conv1d", "conv2d", "gru"} or callable, default="mlp"
         The layers around the latent code: fully connected ones, which know no order of the features; convolutions
         over the time of a window or over an image, each halving the length of every axis; or gated recurrent units,
@@ -64,14 +74,22 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         default (128, 64); channels for ``"conv1d"`` and ``"conv2d"``, (32, 64); sizes of the state for ``"gru"``,
         (32,). A callable ``body`` has its own.
     beta : float, default=1.0
-        Weight of the KL term in training. Larger values make latent codes simpler and reconstructions coarser.
-        The objective ``"reconstruction"`` has no KL term to weigh.
+        Weight of the KL term in training, or of the critic's part. Larger values make latent codes simpler and
+        reconstructions coarser. The objective ``"reconstruction"`` has nothing to weigh.
+    likelihood : {"gaussian", "isotropic", "bernoulli"}, default="gaussian"
+        What a number is. ``"gaussian"`` has one learned variance per column. The others are for rows whose cells share
+        a unit, as pixels do: ``scaling`` has no part in them, and there can be no categories beside them.
+        ``"isotropic"`` is a Gaussian with one variance for all, of rows divided by one standard deviation.
+        ``"bernoulli"`` takes cells in [0, 1] as they are: where every training cell is 0 or 1, by their probabilities;
+        else as intensities, whose density is the continuous Bernoulli [3]_.
     masking : float in [0, 1), default=0.5
         In training, half of the rows hide up to this share of their cells from the encoder, and have to be
         reconstructed whole. It is what makes missing cells nothing new, and sharpens the default score. 0 hides none.
-    score : {"memory", "elbo", "reconstruction", "kl", "log_likelihood"}, default="memory"
+    score : {"memory", "elbo", "reconstruction", "kl", "log_likelihood", "critic", "energy"},
+            default="memory"
         What makes a row strange; see `score_terms`. ``"memory"`` detects best; ``"elbo"`` scores an order of
-        magnitude faster, and is a density estimate. The objective ``"reconstruction"`` has the first and third.
+        magnitude faster, and is a density estimate. Every objective has ``"memory"`` and ``"reconstruction"``; the
+        others are of ``"elbo"``, the last two of ``"adversarial"``.
     memory_size : int, default=2048
         Number of training rows, drawn at random, that ``score="memory"`` keeps to measure new ones against.
     scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
@@ -142,6 +160,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     References
     ----------
     .. [1] D. P. Kingma, M. Welling (2013), Auto-Encoding Variational Bayes, arXiv:1312.6114.
+    .. [2] A. Makhzani et al. (2015), Adversarial Autoencoders, arXiv:1511.05644.
+    .. [3] G. Loaiza-Ganem, J. P. Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational
+       autoencoders, arXiv:1907.06845.
 
     Examples
     --------
@@ -168,8 +189,9 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         "latent_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden": [StrOptions({"auto"}), tuple, list],
         "beta": [Interval(Real, 0, None, closed="left")],
+        "likelihood": [StrOptions({"gaussian", "isotropic", "bernoulli"})],
         "masking": [Interval(Real, 0, 1, closed="left")],
-        "score": [StrOptions(set(Elbo.scores))],
+        "score": [StrOptions({score for objective in OBJECTIVES.values() for score in objective.scores})],
         "memory_size": [Interval(Integral, 2, None, closed="left")],
         "scaling": [StrOptions({"asinh", "standard", "robust", "quantile"}), None],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
@@ -194,6 +216,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         latent_dim: int | str = "auto",
         hidden: tuple[int, ...] | str = "auto",
         beta: float = 1.0,
+        likelihood: str = "gaussian",
         masking: float = 0.5,
         score: str = "memory",
         memory_size: int = 2048,
@@ -216,6 +239,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.hidden = hidden
         self.beta = beta
+        self.likelihood = likelihood
         self.masking = masking
         self.score = score
         self.memory_size = memory_size
@@ -299,7 +323,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         check_consistent_length(x, groups, selected)
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
-        architecture = self._architecture(cells)
+        architecture = self._architecture(x, cells)
         rows = distinct_rows(x, weight, groups, selected)
         if not rows.drawn().any():
             raise ValueError(
@@ -329,7 +353,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         self, architecture: dict[str, Any], cells: list[int], seed: int, outliers: Floats | None
     ) -> Conductor:
         def new_network(rows: Rows) -> Reconstruction:
-            scaling = fit_scaling(self.scaling, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), cells)
+            kind = {"gaussian": self.scaling, "isotropic": "isotropic"}.get(self.likelihood)
+            scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), cells)
             return build(architecture, scaling, seed).to(_device(self.device))
 
         return Conductor(
@@ -369,7 +394,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         table = pd.DataFrame({"anomaly_score": score}, index=index)
         return table[score > -self.offset_].sort_values("anomaly_score", ascending=False, kind="stable")
 
-    def _architecture(self, cells: list[int]) -> dict[str, Any]:
+    def _architecture(self, x: Floats, cells: list[int]) -> dict[str, Any]:
         """The plain values from which the network can be built again."""
         width = self.n_features_in_
         if cells and self.input_shape is not None:
@@ -386,9 +411,10 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             )
         score = self.__dict__["score"]
         if score not in OBJECTIVES[self.objective].scores:
+            having = next(name for name, objective in OBJECTIVES.items() if score in objective.scores)
             raise ValueError(
                 f"Got score={score!r} with objective={self.objective!r}, expected one of "
-                f"{OBJECTIVES[self.objective].scores}. Use objective='elbo' for the other scores."
+                f"{OBJECTIVES[self.objective].scores}. Use objective={having!r} for that score."
             )
         return {
             "objective": self.objective,
@@ -397,10 +423,30 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             "input_shape": list(shape),
             "latent_dim": int(np.clip(width // 2, 2, 32)) if self.latent_dim == "auto" else int(self.latent_dim),
             "beta": float(self.beta),
+            "likelihood": self._cell_likelihood(x, cells),
             "masking": float(self.masking),
             "trimming": 0.0 if self.contamination == "auto" else float(self.contamination),
             "score": score,
         }
+
+    def _cell_likelihood(self, x: Floats, cells: list[int]) -> str:
+        """The name of the likelihood of training cells."""
+        if self.likelihood == "gaussian":
+            return "gaussian"
+        if any(cells):
+            raise ValueError(
+                f"Got likelihood={self.likelihood!r} and categories in X, expected numbers alone. Use "
+                "likelihood='gaussian', or leave the categories out."
+            )
+        if self.likelihood == "isotropic":
+            return "isotropic"
+        low, high = np.nanmin(x), np.nanmax(x)
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"Got cells from {low:g} to {high:g} with likelihood='bernoulli', expected cells in [0, 1]. Divide by "
+                "the largest value there can be, such as 255, or use likelihood='gaussian'."
+            )
+        return "bernoulli" if (np.isnan(x) | (x == 0) | (x == 1)).all() else "continuous_bernoulli"
 
     # Scoring
 
@@ -420,7 +466,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_samples,)
             For ``score="memory"`` the negative distance from the remembered rows, a rank of density without a unit.
             For the other scores an estimate of the log-density, or a term of it, in nats of the standardised row
-            (subtract the log of the column scales for the density in input units). The same row gets the same number,
+            (subtract the log of the column scales for the density in input units; ``likelihood="bernoulli"`` has no
+            others). The same row gets the same number,
             bit for bit, in any call, batch or order.
         """
         return -self.anomaly_score(X)
@@ -429,7 +476,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     def score(self) -> Callable[..., float]:
         """``score(X)``: the mean log-density of rows, by which `GridSearchCV` compares models (high = better fit).
 
-        It is the evidence lower bound, or the log-likelihood of the reconstruction for that objective, whatever makes
+        It is the evidence lower bound, or for other objectives the log-likelihood of the reconstruction, whatever makes
         the anomaly score: distances of different models cannot be compared.
 
         scikit-learn calls a method of this name, and the field calls the parameter so. Both work: the name passed
@@ -528,29 +575,33 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_samples, n_scores)
-            Per row, high = strange; all but the last in nats:
+            Per row, high = strange; all but ``memory`` in nats:
 
             - ``reconstruction``: -log p(x | z) at the posterior mean z;
             - ``kl``: KL(q(z | x) || N(0, I)) [1]_, appendix B;
             - ``elbo``: their sum, the negative evidence lower bound with its expectation taken at the mean;
             - ``log_likelihood``: the negative importance-weighted bound over 64 fixed latent points, the tightest
               estimate of -log p(x) [2]_, equation 8;
+            - ``critic``: -log q(z), how rare the code is among those of training rows, where the critic estimates q: by
+              its logit as a ratio of densities [3]_, proposition 1;
+            - ``energy``: reconstruction + critic, -log p(x | z) q(z);
             - ``memory``, for a detector that scores by it: mean distance to the second to sixth nearest of the
               remembered training rows, in the space of row, latent code and standardised residual, each distance in
               the unit of that row's surroundings; see `anomalyvae.nets.memory`.
 
-            With ``objective="reconstruction"`` the first and last alone.
+            Each objective has ``reconstruction`` and ``memory``; ``"elbo"`` has ``kl``, ``elbo`` and
+            ``log_likelihood``, ``"adversarial"`` has ``critic`` and ``energy``.
 
         References
         ----------
         .. [1] D. P. Kingma, M. Welling (2013), Auto-Encoding Variational Bayes, arXiv:1312.6114.
         .. [2] Y. Burda, R. Grosse, R. Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519.
+        .. [3] I. Goodfellow et al. (2014), Generative Adversarial Networks, arXiv:1406.2661.
         """
         x = self._rows(X)
-        names = sorted(self.network_.scores, key=list(Elbo.scores).index)
         terms = {
             name: self._apply(getattr(self.network_, name), x)
-            for name in names
+            for name in self.network_.scores
             if name != "memory" or self.network_.memorised is not None
         }
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
@@ -595,12 +646,52 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         network = self._fitted()
         return self._table(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
 
-    def sample(self, n: int = 1, *, random_state: int | np.random.RandomState | None = None) -> Floats | pd.DataFrame:
-        """Draw new rows from the model: z from the prior, then x given z.
+    # Density and samples
+
+    def log_density(self, X: ArrayLike, *, samples: int = 1000) -> Floats:
+        """How dense the model is at each row, in the units of ``X``: an estimate of log p(x) that ``samples`` tighten.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        samples : int, default=1000
+            Codes that are weighed for each row, rounded up to a multiple of three; `score_terms` does with 64.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The importance-weighted bound [1]_ in nats, high = normal: per unit of each number that was observed, and
+            of the probability of each category. What it gains over the standardised row is the log of the slope of
+            the scaling at each cell. The same row gets the same number in any call, batch or order.
+
+        Notes
+        -----
+        In expectation over codes it is at most the log-density of the model, rises with ``samples``, and reaches it in
+        the limit. What then is left to the truth is the model's. The prior is N(0, I), as in all scores.
+
+        References
+        ----------
+        .. [1] Y. Burda, R. Grosse, R. Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519.
+        """
+        network = self._with_density()
+        if samples < 1:
+            raise ValueError(f"Got samples={samples}, expected at least 1. Pass more for a tighter bound.")
+        points = even_points(samples, network.latent_dim).to(next(network.parameters()).device)
+        return self._apply(lambda x: log_density(network, x, points), self._rows(X))
+
+    def sample(
+        self, n: int = 1, *, prior: str | None = None, random_state: int | np.random.RandomState | None = None
+    ) -> Floats | pd.DataFrame:
+        """Draw new rows from the model: a code from a prior, then a row given the code.
 
         Parameters
         ----------
         n : int
+        prior : {"aggregate", "standard"}, optional
+            ``"aggregate"`` draws codes where those of training rows lie (see
+            `anomalyvae.nets.generation.AggregatePosterior`), with variances of the rows given such codes: closer to
+            the real rows. It is the default where the model has it, which takes ``objective="elbo"``.
+            ``"standard"`` draws codes from N(0, I): it is the density that the scores state.
         random_state : int, RandomState instance or None
             By default the detector's own, so that an integer there gives the same rows at every call.
 
@@ -610,18 +701,75 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
             In the units of ``X``; a DataFrame if the detector was fitted to one.
         """
         network = self._fitted()
-        if not isinstance(network, Elbo):
+        if not network.generative:
             raise ValueError(
                 "Got objective='reconstruction', expected a model with a prior to draw from. Use objective='elbo'."
             )
+        aggregate = network.aggregate if isinstance(network, Elbo) and prior != "standard" else None
+        if prior not in (None, "aggregate", "standard") or (prior == "aggregate" and aggregate is None):
+            raise ValueError(
+                f"Got prior={prior!r} with objective={self.objective!r}, expected 'standard' or, for a model with "
+                "objective='elbo' that this version fitted, 'aggregate'. Leave prior out for what there is."
+            )
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim)))
-        noise = torch.from_numpy(rng.standard_normal((n, np.prod(network.input_shape))))
         device = next(network.parameters()).device
+        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim))).to(device)
+        noise = torch.from_numpy(rng.standard_normal((n, np.prod(network.input_shape)))).to(device)
+        likelihood = network.likelihood
         with torch.no_grad():
-            s = network.likelihood.draw(network.decode(z.to(device)), noise.to(device))
-            rows = network.scaling.inverse(s).cpu().numpy()
+            if aggregate is not None and isinstance(network, Elbo):
+                z = aggregate.codes(torch.from_numpy(rng.random_sample(n)).to(device), z)
+                likelihood = drawing_likelihood(network)
+            rows = network.scaling.inverse(likelihood.draw(network.decode(z), noise)).cpu().numpy()
         return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
+
+    def impute(
+        self, X: ArrayLike, *, draws: int | None = None, random_state: int | np.random.RandomState | None = None
+    ) -> Floats | pd.DataFrame | list[Floats | pd.DataFrame]:
+        """Fill in missing cells by what the observed ones say of them.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            NaN where a cell is to be filled in, as many in a row as there are.
+        draws : int, optional
+            By default each missing cell gets its best guess: the mean of a number, the likeliest level of a category.
+            That is the same at every call, and shrinks what varies. With ``draws``, cells are drawn from
+            p(missing | observed), those of a row together, as often as asked: for figures that have to bear how
+            unsure a cell is (multiple imputation), and to draw rows of which some columns are given.
+        random_state : int, RandomState instance or None
+            Of the draws; by default the detector's own.
+
+        Returns
+        -------
+        ndarray or DataFrame of shape (n_samples, n_features), or with ``draws`` a list of so many
+            Observed cells are as they came.
+
+        Raises
+        ------
+        ValueError
+            For a model without a density of rows, such as ``objective="reconstruction"``; `reconstruct` fills in there.
+        """
+        network = self._with_density()
+        if draws is not None and draws < 1:
+            raise ValueError(f"Got draws={draws}, expected at least 1, or None for the best guess.")
+        x = self._rows(X)
+        holed = np.isnan(x).any(axis=1)
+        device = next(network.parameters()).device
+
+        def filled(values: Floats) -> Floats | pd.DataFrame:
+            rows = x.copy()
+            rows[holed] = np.where(np.isnan(x[holed]), values, x[holed])
+            return self._filled(X, rows)
+
+        if draws is None:
+            points = even_points(CANDIDATES, network.latent_dim).to(device)
+            return filled(self._apply(lambda part: expected_rows(network, network.scaling(part), points), x[holed]))
+        rng = check_random_state(self.random_state if random_state is None else random_state)
+        generator = torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
+        with torch.no_grad():
+            s = network.scaling(torch.from_numpy(x[holed]).to(device))
+        return [filled(drawn.cpu().numpy()) for drawn in drawn_rows(network, s, draws, generator)]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """``latent0``, ``latent1``, ...: the names of the columns that `transform` gives."""
@@ -664,6 +812,22 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     def _fitted(self) -> Reconstruction:
         check_is_fitted(self, "network_")
         return self.network_
+
+    def _with_density(self) -> Elbo:
+        network = self._fitted()
+        if not isinstance(network, Elbo):
+            raise ValueError(
+                f"Got objective={self.objective!r}, expected a model that gives rows a density. Use objective='elbo'."
+            )
+        return network
+
+    def _filled(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
+        """The rows as they came, with what was drawn where a cell is missing."""
+        if not isinstance(X, pd.DataFrame):
+            return rows
+        table = self._table(X, rows)
+        assert isinstance(table, pd.DataFrame)  # noqa: S101
+        return fill_cells(X, table, self.categories_)
 
     def _anomaly_score(self, x: Floats) -> Floats:
         return self._apply(self.network_, x)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.distributed import from_first, is_first
-from anomalyvae.nets.objectives import Reconstruction
+from anomalyvae.nets.generation import AggregatePosterior
+from anomalyvae.nets.objectives import Elbo, Reconstruction
 from anomalyvae.nets.training import Schedule, parts_of, train
 from anomalyvae.rows import Rows, cross_folds, hold_out
 
@@ -171,8 +172,11 @@ class Conductor:
             )
         network.in_precision(torch.float64).eval()
         network.outliers = None
+        weight = torch.from_numpy(learned.weight)
         if network.score == "memory":
-            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed), strange)
+            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed), strange, weight)
+        if isinstance(network, Elbo):
+            network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(seed))
         return outcome
 
     def _schedule(self, n: int, like: int) -> Schedule:

@@ -67,6 +67,11 @@ ALIKE = {
         SMALL | {"objective": "reconstruction", "batch_size": 7, "max_epochs": 2}, lambda: rows()[:61],
         {"outliers": rows()[:3] + 1},
     ),
+    "adversarial, contamination, holes": (SPLIT | {"objective": "adversarial", "contamination": 0.1}, holed, {}),
+    "adversarial, outliers, odd parts": (
+        SMALL | {"objective": "adversarial", "batch_size": 7, "max_epochs": 2}, lambda: rows()[:61],
+        {"sample_weight": WEIGHT[:61], "outliers": rows()[:3] + 1},
+    ),
     "odd parts": (SMALL | {"batch_size": 7, "max_epochs": 2}, lambda: rows()[:61], {}),
     "fewer rows than processes": (SPLIT | {"batch_size": 1, "contamination": 0.1}, lambda: rows()[:33], {}),
 }  # fmt: skip

@@ -45,8 +45,8 @@ def own(batch: Tensor) -> Tensor:
     return batch if world_size() == 1 else batch.tensor_split(world_size())[dist.get_rank()]
 
 
-def smallest(values: Tensor, k: int, n: int) -> tuple[Tensor, Tensor]:
-    """Of the ``k`` smallest values of a batch those that are this process's own, and their places in its part.
+def smallest(values: Tensor, k: int, n: int) -> Tensor:
+    """Of the ``k`` smallest values of a batch those that are this process's own, as places in its part.
 
     Parameters
     ----------
@@ -56,10 +56,9 @@ def smallest(values: Tensor, k: int, n: int) -> tuple[Tensor, Tensor]:
         How many are sought, among how many in the whole batch.
     """
     if world_size() == 1:
-        return values.topk(k, largest=False)
+        return values.topk(k, largest=False).indices
     place = own(torch.arange(n, device=values.device))
-    chosen = torch.isin(place, gathered(values, n).topk(k, largest=False).indices).nonzero()[:, 0]
-    return values[chosen], chosen
+    return torch.isin(place, gathered(values, n).topk(k, largest=False).indices).nonzero()[:, 0]
 
 
 def gathered(values: Tensor, n: int) -> Tensor:

@@ -3,10 +3,12 @@
 ``s`` is a standardised row, NaN where a cell is missing; ``decoded`` is what the decoder made of the row's code. A
 missing cell is no evidence: it adds nothing to a likelihood, and its residual is that of what is expected. A category
 is a block of one-hot cells, to which its logits are decoded.
+
+A likelihood of numbers is ``(cells) -> nn.Module`` with the methods of `Gaussian`; `LIKELIHOODS` names them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 LOG_2PI = math.log(2 * math.pi)
 NOISE_FLOOR = 0.01  # of a cell, in standardised units: a precision that no feature needs
 SURPRISE_FLOOR = 1e-3  # share of the probability that every level gets, expected or not: no surprise is larger
+_SERIES = 0.02  # below it, differences of functions that grow alike have lost their digits, and a series has not
 _VARIANCE_RATE = 30.0  # how much faster the variances learn than the weights: they have far to go
 
 
@@ -39,6 +42,11 @@ class Gaussian(nn.Module):
         """Variance of each cell around its mean, shape ``(d,)``."""
         return (_VARIANCE_RATE * self.log_variance).exp() + self.noise_floor**2
 
+    def set_variance(self, variance: Tensor) -> None:
+        """Replace the learned variances by others of their shape; those below the noise floor become that."""
+        learned = (variance - self.noise_floor**2).clamp(min=torch.finfo(variance.dtype).tiny)
+        self.log_variance = nn.Parameter(learned.log() / _VARIANCE_RATE)
+
     def feature_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
         """``-log p(s_j | z)`` of each cell, shape ``(n, d)``."""
         variance = self.variance()
@@ -59,13 +67,128 @@ class Gaussian(nn.Module):
         """How many standard deviations each cell lies from its mean, shape ``(n, d)``."""
         return ((s - decoded) / self.variance().sqrt()).masked_fill(s.isnan(), 0.0)
 
-    def expected(self, decoded: Tensor) -> Tensor:
-        """The row that is expected, in standardised units ``(n, d)``."""
+    def means(self, decoded: Tensor) -> Tensor:
+        """Mean of each cell, in standardised units ``(n, d)``."""
         return decoded
+
+    def expected(self, decoded: Tensor) -> Tensor:
+        """The row that stands for a missing one, in standardised units ``(n, d)``: here the means."""
+        return self.means(decoded)
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """A row as the decoder would draw it, from standard normal ``noise`` of shape ``(n, d)``."""
         return decoded + self.variance().sqrt() * noise
+
+
+class Isotropic(Gaussian):
+    """One learned variance for all cells, which share a unit, as pixels do (Tipping & Bishop 1999, probabilistic PCA).
+
+    A pixel that was dark in every training row then counts no more than the others.
+    """
+
+    def __init__(self, cells: int, noise_floor: float = NOISE_FLOOR) -> None:
+        super().__init__(1, noise_floor)
+        self.cells = cells
+
+    def variance(self) -> Tensor:
+        """Variance of each cell around its mean, shape ``(d,)``: the same for all."""
+        return super().variance().expand(self.cells)
+
+
+class Bernoulli(nn.Module):
+    """Cells that are 0 or 1, with the probability of a 1 that the decoder's logits give.
+
+    ``p = (1 - eps) sigmoid(decoded) + eps / 2`` with eps = 0.001, the floor of `Categorical`: no cell is a surprise of
+    more than 7.6 nats. Beyond [0, 1] no cell can lie; one that does costs what the nearer end does, and 100 nats per
+    unit beyond.
+
+    Parameters
+    ----------
+    cells : int
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def feature_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """``-log p(s_j | z)`` of each cell, shape ``(n, d)``."""
+        observed = s.nan_to_num()
+        inside = observed.clamp(0, 1)
+        nll = self._nll(inside, decoded) + (observed - inside).abs() / NOISE_FLOOR
+        return nll.masked_fill(s.isnan(), 0.0)
+
+    def row_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """The sum of `feature_nll` over cells, shape ``(n,)``."""
+        return self.feature_nll(s, decoded).sum(1)
+
+    def residual(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """How many standard deviations each cell lies from its mean, shape ``(n, d)``."""
+        return ((s - self.means(decoded)) / self.variance(decoded).sqrt()).masked_fill(s.isnan(), 0.0)
+
+    def means(self, decoded: Tensor) -> Tensor:
+        """Mean of each cell, shape ``(n, d)``: the probability of a 1."""
+        return SURPRISE_FLOOR / 2 + (1 - SURPRISE_FLOOR) * decoded.sigmoid()
+
+    def variance(self, decoded: Tensor) -> Tensor:
+        """Variance of each cell around its mean, shape ``(n, d)``."""
+        p = self.means(decoded)
+        return p * (1 - p)
+
+    def expected(self, decoded: Tensor) -> Tensor:
+        """The row that stands for a missing one, shape ``(n, d)``: the means."""
+        return self.means(decoded)
+
+    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+        """A row as the decoder would draw it, from standard normal ``noise`` of shape ``(n, d)``."""
+        return (torch.special.ndtr(noise) < self.means(decoded)).to(decoded.dtype)
+
+    def _nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        p = self.means(decoded)
+        return -(s * p.log() + (1 - s) * (1 - p).log())
+
+
+class ContinuousBernoulli(Bernoulli):
+    """Intensities between 0 and 1, with the density ``p(s) = exp(t s) / C(t)`` (Loaiza-Ganem & Cunningham 2019).
+
+    It has the likelihood of `Bernoulli`, divided by its integral (arXiv:1907.06845, equations 4-7, where t is the
+    logit of lambda), which intensities that are neither 0 nor 1 need to have a density at all. The decoder gives t,
+    bounded by ``t / (1 + |t| / 100)``: 100 stands for a mean and a standard deviation of 0.01 at either end, the noise
+    floor of `Gaussian`.
+    """
+
+    def means(self, decoded: Tensor) -> Tensor:
+        """Mean of each cell, shape ``(n, d)``: 1/2 + sign(t) (coth h - 1/h) / 2 with h = |t| / 2."""
+        t, (h, e, near) = _natural(decoded), _halved(decoded)
+        return 0.5 + torch.where(near, t / 12 - t**3 / 720, 0.5 * t.sign() * ((1 + e) / (1 - e) - 1 / h))
+
+    def variance(self, decoded: Tensor) -> Tensor:
+        """Variance of each cell around its mean, shape ``(n, d)``: (1/h^2 - 1/sinh^2 h) / 4."""
+        t, (h, e, near) = _natural(decoded), _halved(decoded)
+        return torch.where(near, 1 / 12 - t**2 / 240 + t**4 / 6048, 0.25 * (1 / h.square() - 4 * e / (1 - e).square()))
+
+    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+        """A row as the decoder would draw it, from standard normal ``noise``: by the inverse of its distribution."""
+        t, u = _natural(decoded), torch.special.ndtr(noise)
+        steep = torch.where(t.abs() < 1e-6, 1e-6, t)
+        return ((u * steep.expm1()).log1p() / steep).clamp(0, 1)
+
+    def _nll(self, s: Tensor, decoded: Tensor) -> Tensor:
+        """``log C(t) - t s``, with ``log C = t / 2 + log(sinh h / h)``."""
+        t, (h, e, near) = _natural(decoded), _halved(decoded)
+        return torch.where(near, t**2 / 24 - t**4 / 2880, h + ((1 - e) / (2 * h)).log()) - t * (s - 0.5)
+
+
+def _natural(decoded: Tensor) -> Tensor:
+    """The decoder's output, bounded by the inverse of the noise floor."""
+    return decoded / (1 + NOISE_FLOOR * decoded.abs())
+
+
+def _halved(decoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Half of t without its sign, kept from 0, then exp(-2 h), and where h was too near to 0."""
+    h = 0.5 * _natural(decoded).abs()
+    kept = h.clamp(min=_SERIES)
+    return kept, (-2 * kept).exp(), h < _SERIES
 
 
 class Categorical(nn.Module):
@@ -162,6 +285,10 @@ class Mixture(nn.Module):
         """Standardised residual of each number and category, shape ``(n, d)``, in the user's order."""
         return torch.cat(self._both("residual", s, decoded), dim=1)[:, self.order]
 
+    def means(self, decoded: Tensor) -> Tensor:
+        """Mean of each number, logits of each category, shape ``(n, cells)``."""
+        return decoded
+
     def expected(self, decoded: Tensor) -> Tensor:
         """Mean of each number, likeliest level of each category, shape ``(n, cells)``."""
         return torch.cat(self._both("expected", decoded), dim=1)
@@ -174,3 +301,11 @@ class Mixture(nn.Module):
         parts = [argument.split(self.split, dim=1) for argument in arguments]
         numbers, categories = zip(*parts, strict=True)
         return getattr(self.gaussian, method)(*numbers), getattr(self.categorical, method)(*categories)
+
+
+LIKELIHOODS: dict[str, Callable[[int], Gaussian | Bernoulli]] = {
+    "gaussian": Gaussian,
+    "isotropic": Isotropic,
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+}

@@ -35,10 +35,17 @@ class Memory(nn.Module):
         self.register_buffer("keys", keys)
 
     @classmethod
-    def of(cls, u: Tensor) -> Self:
-        """Remember rows, shape ``(m, k)``."""
-        spacing = _beyond_the_nearest(squared_distances(u, u))
+    def of(cls, u: Tensor, count: Tensor | None = None) -> Self:
+        """Remember rows ``(m, k)``, each as if it stood for ``count`` rows, shape ``(m,)``.
+
+        Where there are c times as many rows, distances are shorter by the factor ``c ** (-1 / dimension)``, those of a
+        new row and the spacing in whose unit they count, so that the score is by the root of it.
+        """
+        squared = squared_distances(u, u)
+        spacing = _beyond_the_nearest(squared)
         weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + _TINY)
+        if count is not None and bool((count != count[0]).any()):
+            weight = weight * (count / count.mean()).to(u) ** (-1 / dimension(squared))
         return cls(torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]]))
 
     @property
@@ -50,6 +57,30 @@ class Memory(nn.Module):
         """Rows ``(n, k)`` -> how far each lies from what is remembered, shape ``(n,)``."""
         squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
         return _beyond_the_nearest(squared)
+
+
+def drawn(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """At most ``count`` rows, drawn by their weights, none twice, as indices.
+
+    Rows come at the rate of their weights, and the first are taken (Efraimidis & Spirakis 2006, Weighted random
+    sampling with a reservoir).
+    """
+    order = torch.randperm(len(weight), generator=generator)
+    if len(weight) > count and bool((weight != weight[0]).any()):
+        waits = -torch.rand(len(weight), generator=generator, dtype=torch.float64).log() / weight
+        order = waits.argsort(stable=True)
+    return order[:count]
+
+
+def dimension(squared: Tensor) -> float:
+    """The number of dimensions that rows really fill, of their squared distances ``(m, m)``.
+
+    ``1 / mean(log(d_k / d_j))`` over rows and neighbours j < k (Levina & Bickel 2004, Maximum Likelihood Estimation of
+    Intrinsic Dimension, averaged as MacKay & Ghahramani 2005 do); the nearest is the row itself.
+    """
+    near = squared.topk(min(NEIGHBOURS + 2, squared.shape[1]), largest=False).values[:, 1:].clamp(min=_TINY)
+    spread = 0.5 * (near[:, -1:] / near[:, :-1]).log()
+    return max(1.0, 1 / max(float(spread.mean()), _TINY)) if spread.numel() else 1.0
 
 
 def dense(u: Tensor, share: float, crowd: int) -> Tensor:

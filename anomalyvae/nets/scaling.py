@@ -173,9 +173,9 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
 
     Parameters
     ----------
-    kind : {"asinh", "standard", "robust", "quantile", None}
+    kind : {"asinh", "standard", "robust", "quantile", "isotropic", None}
         Mean and standard deviation with the tails drawn in; without that; median and interquartile range; normal
-        scores; or none.
+        scores; mean and one standard deviation for all columns, by the mean of their variances; or none.
     x : Tensor of shape (n, d), float64
         NaN where a cell is missing: a column is scaled by what was observed of it.
     weight : Tensor of shape (n,)
@@ -202,10 +202,12 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
     share = weight[:, None].masked_fill(missing, 0.0)  # (n, d)
     share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
     mean = (share * x.masked_fill(missing, 0.0)).sum(0)
-    std = (share * (x - mean).masked_fill(missing, 0.0).square()).sum(0).sqrt()
-    std = _informative(std, mean)
+    raw = (share * (x - mean).masked_fill(missing, 0.0).square()).sum(0).sqrt()
+    std = _informative(raw, mean)
     if kind is None:
         return Affine(torch.zeros_like(mean), torch.ones_like(mean))
+    if kind == "isotropic":
+        return Affine(mean, _informative(raw.square().mean().sqrt(), mean.abs().mean()).expand_as(mean).clone())
     if kind == "standard":
         return Affine(mean, std)
     if kind == "asinh":

@@ -31,6 +31,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "masking=0": {"masking": 0.0},
     "scaling='standard'": {"scaling": "standard"},
     "objective='reconstruction'": {"objective": "reconstruction"},
+    "objective='adversarial'": {"objective": "adversarial"},
     "beta=0.1": {"beta": 0.1},
     "latent_dim=2": {"latent_dim": 2},
 }

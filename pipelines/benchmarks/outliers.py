@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tabular import markdown
 
 from anomalyvae import VAEOutlierDetector, metrics
-from anomalyvae.nets import objectives
+from anomalyvae.nets import reconstruction
 
 MOST_ROWS = 1500
 VARIANTS: dict[str, dict[str, Any] | None] = {
@@ -68,7 +68,7 @@ def figures(given: Told, seed: int, variant: str, score: str) -> dict[str, float
     """Fit a variant and measure it."""
     changed = VARIANTS[variant]
     detector = VAEOutlierDetector(random_state=seed, score=score)
-    with patch.multiple(objectives, **changed or {"_PUSH": objectives._PUSH}):
+    with patch.multiple(reconstruction, **changed or {"_PUSH": reconstruction._PUSH}):
         detector.fit(given.learned, groups=given.groups, outliers=None if changed is None else given.known)
     anomaly_score = detector.anomaly_score(given.scored)
     flagged = anomaly_score > -detector.offset_

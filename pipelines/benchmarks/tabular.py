@@ -43,6 +43,13 @@ MOST_ROWS = 2500
 MISSING = 0.2
 TOLD = f"{OURS}, contamination=0.1"
 LONGER = f"{TOLD}, twice the epochs"
+SETTINGS: dict[str, dict[str, Any]] = {
+    OURS: {},
+    TOLD: {"contamination": 0.1},
+    LONGER: {"contamination": 0.1},
+    f"{OURS}, reconstruction": {"objective": "reconstruction"},
+    f"{OURS}, adversarial": {"objective": "adversarial"},
+}
 Table = NDArray[np.float64]
 
 
@@ -76,10 +83,9 @@ def task(path: Path, protocol: str, seed: int) -> Task:
 
 def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
     """Our detector with its defaults but for what its name says, and each of its pure scores."""
-    told: dict[str, Any] = {} if name == OURS else {"contamination": 0.1}
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
-        detector = anomalyvae.VAEOutlierDetector(random_state=seed, **told)
+        detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name])
         if name == LONGER:
             epochs = len(clone(detector).set_params(validation_fraction=0.0).fit(learned).history_)
             detector.set_params(max_epochs=2 * epochs)
@@ -243,9 +249,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
     parser.add_argument("--protocol", choices=("normal", "contaminated", "missing"), default="normal")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--methods", nargs="+", choices=(OURS, TOLD, LONGER, *PEERS), metavar="METHOD", help="default: all"
-    )
+    parser.add_argument("--methods", nargs="+", choices=(*SETTINGS, *PEERS), metavar="METHOD", help="default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()
     files = sorted(options.folder.glob("*.npz"))

@@ -38,6 +38,7 @@ def network(objective, body):
         "input_shape": list(SHAPES[body]),
         "latent_dim": 2,
         "beta": 1.0,
+        "likelihood": "gaussian",
         "masking": 0.5,
         "trimming": 0.0,
         "score": "reconstruction",

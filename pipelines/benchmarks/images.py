@@ -1,0 +1,247 @@
+"""Novel images: one digit is normal, the nine others are novel, for all ten in turn; ours beside plain methods.
+
+    python pipelines/benchmarks/images.py                          # about an hour on one core
+    python pipelines/benchmarks/images.py --quick                  # two digits, one seed: is it still so?
+    python pipelines/benchmarks/images.py --features               # rows are features of a network that stays as it is
+    python pipelines/benchmarks/images.py --picture maps.png       # nothing but a picture of scores per pixel
+
+The images are scikit-learn's digits: 1,797 of 8 x 8 pixels, divided by 16, the largest value that a pixel can have.
+
+Protocols
+    pixels      half of the images of one digit, drawn by the seed (87 to 91), are learned; the other half and all
+                images of the other digits (1,614 to 1,623) are scored, with the digit of no other image known
+    features    a classifier learns the digits 0 to 4, with their labels; its hidden layer then turns any image into
+                64 numbers. One of the digits 5 to 9 is normal as above, and its other half and the four others are
+                scored: no image that is learned or scored, nor its digit, was seen by the classifier
+
+No label reaches a detector. Ours has its defaults but for what a method's name says; its threshold is not asked for.
+A result is kept as soon as it is there, and a run that was stopped goes on where it was (delete its folder to begin
+anew).
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import OneClassSVM
+from tabular import ROOT, kept_results, made_at, markdown
+
+from anomalyvae import VAEOutlierDetector
+from anomalyvae.metrics import auroc
+
+SHAPE = (1, 8, 8)
+KNOWN = 5  # digits below it are those that the classifier learns
+Rows = NDArray[np.float64]
+Score = Callable[[Rows], dict[str, Rows]]
+
+
+class Task(NamedTuple):
+    """Rows to learn, rows to score, and which of those are novel."""
+
+    learned: Rows
+    scored: Rows
+    novel: NDArray[np.bool_]
+
+
+def task(rows: Rows, digits: NDArray[np.int64], normal: int, seed: int) -> Task:
+    """Half of a digit's rows to learn; its other half and all others to score."""
+    own = np.random.RandomState(seed).permutation(np.flatnonzero(digits == normal))
+    half = len(own) // 2
+    scored = np.concatenate([own[half:], np.flatnonzero(digits != normal)])
+    return Task(rows[own[:half]], rows[scored], digits[scored] != normal)
+
+
+def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "gaussian", objective: str = "elbo") -> Score:
+    """Our detector by its default score, and by what its objective says of a row's density."""
+    shape = SHAPE if body == "conv2d" else None
+    detector = VAEOutlierDetector(
+        body=body,
+        input_shape=shape,
+        likelihood=likelihood,
+        objective=objective,
+        validation_fraction=0,
+        random_state=seed,
+    ).fit(learned)
+
+    def score(rows: Rows) -> dict[str, Rows]:
+        terms = detector.score_terms(rows)
+        return {"": terms["memory"].to_numpy()} | {
+            f": {name}": terms[name].to_numpy() for name in ("elbo", "energy") if name in terms
+        }
+
+    return score
+
+
+def pca(learned: Rows, seed: int) -> Score:
+    """Squared error of the reconstruction by the components that hold 90 % of the variance."""
+    components = PCA(0.9).fit(learned)
+    return lambda rows: {"": np.square(rows - components.inverse_transform(components.transform(rows))).sum(axis=1)}
+
+
+def ocsvm(learned: Rows, seed: int) -> Score:
+    """The one-class support vector machine with scikit-learn's defaults."""
+    machine = OneClassSVM().fit(learned)
+    return lambda rows: {"": -machine.score_samples(rows)}
+
+
+def ocsvm_of_few_outliers(learned: Rows, seed: int) -> Score:
+    """The same, told that few of the rows it learns are outliers; scikit-learn's default is half of them."""
+    machine = OneClassSVM(nu=0.05).fit(learned)
+    return lambda rows: {"": -machine.score_samples(rows)}
+
+
+def knn(learned: Rows, seed: int) -> Score:
+    """Mean distance to the five nearest."""
+    neighbours = NearestNeighbors(n_neighbors=5).fit(learned)
+    return lambda rows: {"": neighbours.kneighbors(rows)[0].mean(axis=1)}
+
+
+def standardised(method: Callable[[Rows, int], Score]) -> Callable[[Rows, int], Score]:
+    """A method of rows whose columns are standardised by those that are learned."""
+
+    def fit(learned: Rows, seed: int) -> Score:
+        center, scale = learned.mean(axis=0), learned.std(axis=0)
+        scale[scale == 0] = 1
+        score = method((learned - center) / scale, seed)
+        return lambda rows: score((rows - center) / scale)
+
+    return fit
+
+
+def _ours(**settings: str) -> Callable[[Rows, int], Score]:
+    return lambda learned, seed: ours(learned, seed, **settings)
+
+
+PEERS = {"pca": pca, "ocsvm": ocsvm, "ocsvm, nu=0.05": ocsvm_of_few_outliers, "knn": knn}
+METHODS: dict[str, Callable[[Rows, int], Score]] = {
+    **PEERS,
+    **{f"{name}, standardised": standardised(method) for name, method in PEERS.items()},
+    **{
+        f"anomalyvae, {body}, {likelihood}": _ours(body=body, likelihood=likelihood)
+        for body in ("mlp", "conv2d")
+        for likelihood in ("isotropic", "gaussian", "bernoulli")
+    },
+    "anomalyvae, mlp, isotropic, adversarial": _ours(likelihood="isotropic", objective="adversarial"),
+}
+FEATURES: dict[str, Callable[[Rows, int], Score]] = {
+    **PEERS,
+    "anomalyvae": ours,
+    "anomalyvae, isotropic": _ours(likelihood="isotropic"),
+}
+
+
+def features(images: Rows, digits: NDArray[np.int64]) -> dict[str, Rows]:
+    """Each way to turn images into rows: pixels, the classifier's hidden layer, and that layer before it learned."""
+    known = digits < KNOWN
+    classifier = MLPClassifier((64,), max_iter=300, random_state=0).fit(images[known], digits[known])
+    untaught = np.random.RandomState(0).standard_normal((images.shape[1], 64)) / 8
+    hidden = images @ classifier.coefs_[0] + classifier.intercepts_[0]
+    return {
+        "pixels": images,
+        "learned features": np.maximum(hidden, 0),
+        "random features": np.maximum(images @ untaught, 0),
+    }
+
+
+def run(
+    kinds: dict[str, Rows], digits: NDArray[np.int64], normal: list[int], seeds: list[int], methods: list[str],
+    table: dict[str, Callable[[Rows, int], Score]], store: Path,
+) -> pd.DataFrame:  # fmt: skip
+    """Fill in what is not in the store yet, and return all of it."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    done = {(r["rows"], r["digit"], r["seed"], r["asked"]) for r in kept_results(store)}
+    todo = [(kind, digit, seed, name) for name in methods for kind in kinds for seed in seeds for digit in normal]
+    todo = [one for one in todo if one not in done]
+    for number, (kind, digit, seed, name) in enumerate(todo, start=1):
+        print(f"{number}/{len(todo)} {kind}, digit {digit}, seed {seed}, {name}", flush=True)
+        given = task(kinds[kind], digits, digit, seed)
+        scores = table[name](given.learned, seed)(given.scored)
+        asked = {"rows": kind, "digit": digit, "seed": seed, "asked": name}
+        lines = [asked | {"method": name + term, "auroc": auroc(given.novel, s)} for term, s in scores.items()]
+        with store.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    results = pd.DataFrame(kept_results(store))
+    return results[results["asked"].isin(methods) & results["seed"].isin(seeds) & results["digit"].isin(normal)]
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """A row per method: mean AUROC, its smallest of any digit's mean, and each digit's."""
+    per_digit = results.pivot_table(index="method", columns=["rows", "digit"], values="auroc")
+    kinds = {f"{kind}: mean": per_digit[kind].mean(axis=1) for kind in results["rows"].unique()}
+    kinds |= {f"{kind}: hardest": per_digit[kind].min(axis=1) for kind in results["rows"].unique()}
+    return pd.DataFrame(kinds).sort_values(next(iter(kinds)), ascending=False)
+
+
+def draw_maps(images: Rows, digits: NDArray[np.int64], path: Path, normal: int = 3) -> None:
+    """Images, what a detector of one digit makes of them, and the score of each pixel."""
+    from matplotlib.figure import Figure
+
+    given = task(images, digits, normal, 0)
+    detector = VAEOutlierDetector(likelihood="isotropic", body="conv2d", input_shape=SHAPE, random_state=0)
+    detector.fit(given.learned)
+    others = [np.flatnonzero(digits == digit)[0] for digit in (8, 9, 5, 2, 1)]
+    rows = np.concatenate([given.scored[:2], images[others]])
+    pixels = np.asarray(detector.feature_scores(rows)).reshape(-1, *SHAPE)  # (n, channels, height, width)
+    panels = [rows.reshape(-1, *SHAPE), np.asarray(detector.reconstruct(rows)).reshape(-1, *SHAPE), pixels]
+    figure = Figure(figsize=(1.3 * len(rows), 4.3), layout="constrained")
+    axes = figure.subplots(3, len(rows))
+    limits = [(0, 1, "gray"), (0, 1, "gray"), (float(pixels.min()), float(np.quantile(pixels, 0.995)), "inferno")]
+    for line, panel, (low, high, colours) in zip(axes, panels, limits, strict=True):
+        for one, image in zip(line, panel, strict=True):
+            one.imshow(image[0], vmin=low, vmax=high, cmap=colours)
+            one.set(xticks=[], yticks=[])
+    for one, p in zip(axes[0], detector.p_values(rows), strict=True):
+        one.set_title(f"p = {p:.2f}", fontsize=9)
+    for line, label in zip(axes, ("image", "reconstruction", "score per pixel"), strict=True):
+        line[0].set_ylabel(label)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits", type=int, nargs="+", choices=range(10), help="normal ones; default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS | FEATURES, metavar="METHOD", help="default: all")
+    parser.add_argument("--features", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "images")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    images, digits = load_digits(return_X_y=True)
+    images = images / 16
+    if options.picture:
+        return draw_maps(images, digits, options.picture)
+    if options.quick:
+        options.digits, options.seeds, options.out = [6, 8], [0], options.out / "quick"
+    table, kinds, normal, known = METHODS, {"pixels": images}, range(10), digits
+    if options.features:
+        unseen = digits >= KNOWN
+        kinds = {name: rows[unseen] for name, rows in features(images, digits).items()}
+        table, normal, known, options.out = FEATURES, range(KNOWN, 10), digits[unseen], options.out / "features"
+    wanted = [digit for digit in normal if digit in (options.digits or normal)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        methods = options.methods or list(table)
+        results = run(kinds, known, wanted, options.seeds, methods, table, options.out / "results.jsonl")
+    means = summary(results)
+    text = f"# Digits\n\n{made_at()}, normal {wanted}, seeds {options.seeds}.\n\n{markdown(means)}\n"
+    (options.out / "images.md").write_text(text, encoding="utf-8")
+    print(means.round(4).to_string())
+    print(f"\nEach result in {options.out / 'results.jsonl'}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
