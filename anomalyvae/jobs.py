@@ -6,9 +6,11 @@ Each section becomes a frozen dataclass here, or the thing that it builds::
     [windows]      how recordings become rows                                   `WindowRecipe`
     [detector]     arguments of the constructor                                 `VAEOutlierDetector`
     [evaluation]   which recordings are left out in turn, at what alarm rate    `Evaluation`
+    [health]       what is known of the sensors, and that they are graded       `Health`
     [output]       where the result goes                                        `Output`
     [tracking]     that MLflow records the run, and where                       `Tracking`
     [rehearsal]    that the loop of review and retraining is run in its place   `Rehearsal`
+    [faults]       that faults are put into recordings, and looked for          `Faults`
 
 Relative paths start where the command is run.
 """
@@ -39,6 +41,9 @@ class Data:
         A data set that `anomalyvae data list` names; it is prepared if need be.
     recordings : str or tuple of str
         Patterns. With `name`, of recording names in the set (all by default); without, of files.
+        Of a data set, patterns with a slash are of files in its folder: ``raw/LOG/*/*.MF4``.
+    databases : str or tuple of str
+        DBC, ARXML or KCD files that say what the messages of MF4 and CAN logs mean; of a data set, in its folder.
     events : str, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). A data set has its own.
     kinds : str or tuple of str, optional
@@ -49,6 +54,7 @@ class Data:
 
     name: str | None = None
     recordings: str | tuple[str, ...] | None = None
+    databases: str | tuple[str, ...] = ()
     events: str | None = None
     kinds: str | tuple[str, ...] | None = None
     tolerance_s: float = 0.5
@@ -68,6 +74,23 @@ class Evaluation:
 
     leave_out: str | tuple[str, ...] = "*"
     alarms_per_hour: float = 30.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """That sensors are graded; see `anomalyvae.logs.health`.
+
+    Parameters
+    ----------
+    range : dict of str to [low, high]
+        Physical ranges of signals, in their units, in place of learned ones. What lies outside is bad, and is missing
+        where a model learns.
+    drift : bool
+        Also learn how far signals leave their reconstruction. It takes two more networks.
+    """
+
+    range: dict[str, tuple[float, float]] = field(default_factory=dict)
+    drift: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,6 +139,30 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """Which recordings get faults, and how; see `anomalyvae.drill`.
+
+    Parameters
+    ----------
+    holdout : str or tuple of str
+        Patterns of the recordings that faults are put into; the model learns the others.
+    moving : str or tuple of str
+        Patterns of the signals that harsh driving and swerving change.
+    rounds : int
+        How often each kind is put into each recording, at other times.
+    size : float
+        Of offsets, noise, spikes and harsh driving; see `anomalyvae.logs.faults.Fault`.
+    seed : int
+    """
+
+    holdout: str | tuple[str, ...]
+    moving: str | tuple[str, ...]
+    rounds: int = 3
+    size: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """A job file, read and checked."""
 
@@ -127,6 +174,8 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking | None = None
     rehearsal: Rehearsal | None = None
+    health: Health | None = None
+    faults: Faults | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -186,22 +235,29 @@ def _section(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"In {where}: {error}") from error
 
 
-_OPTIONAL: dict[str, type[Any]] = {"tracking": Tracking, "rehearsal": Rehearsal}
+_OPTIONAL: dict[str, type[Any]] = {"tracking": Tracking, "rehearsal": Rehearsal, "health": Health, "faults": Faults}
 _TOML_WORDS = {
     str: "text in quotes",
     float: "a number",
     int: "a whole number",
     bool: "true or false",
     tuple: "a list of texts",
+    dict: "NAME = [low, high], each",
 }
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_pair(item) for item in value.values())
     if kind in (float, int):
         return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_a(number, float) for number in value)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,6 +323,7 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
         home = get_dataset(data.name)
         everything = sorted((home / "recordings").glob("*.parquet"))
         paths = [path for path in everything if any(fnmatchcase(path.stem, p) for p in patterns or ("*",))]
+        paths += sorted({found for pattern in patterns if "/" in pattern for found in home.glob(pattern)})
         if events_file is None and (home / "events.parquet").is_file():
             events_file = home / "events.parquet"
     if not paths:
@@ -278,6 +335,17 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
             raise ValueError(f"Got kinds = {data.kinds!r} with events that have no column kind. Leave it out.")
         events = events[[any(fnmatchcase(str(kind), p) for p in kinds) for kind in events["kind"]]]
     return paths, events.reset_index(drop=True)
+
+
+def databases_of(data: Data) -> list[Path] | None:
+    """The databases of a job's recordings, None where it names none."""
+    names = (data.databases,) if isinstance(data.databases, str) else data.databases
+    home = Path()
+    if names and data.name is not None:
+        from anomalyvae.datasets import get_dataset
+
+        home = get_dataset(data.name)
+    return [home / name for name in names] or None
 
 
 def _read_events(path: Path | None) -> pd.DataFrame:

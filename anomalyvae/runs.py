@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,12 @@ from anomalyvae import metrics
 from anomalyvae.baselines import BASELINES
 from anomalyvae.deploy.card import read_card
 from anomalyvae.folders import replacing
-from anomalyvae.jobs import Evaluation, Job, Progress, find_recordings, refuse_foreign
+from anomalyvae.jobs import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.logs import WindowRecipe, Windows
+from anomalyvae.logs.health import Profile, stretches, within
+from anomalyvae.logs.measures import signals_of
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.health import Sensors, learn_health, part_of, rows_of, told_of_events
 from anomalyvae.review.manifest import begin_manifest, save_traced
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
@@ -44,7 +47,8 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     The folder then holds
 
     - ``scores.parquet``: a row per window, scored by a model that never saw its recording;
-    - ``flags.parquet``: flagged windows merged to events, strangest first, with the signals behind them;
+    - ``flags.parquet``: flagged windows merged to events, strangest first, with the signals behind them, and whether
+      the strangeness goes away without the sensors that are bad (``cause``, ``sensors``);
     - ``metrics.json`` and ``report.html``: what is returned, and the same for people;
     - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores. Each says which
       intervals of recordings it learned, so that ``model/`` can be the first champion of the review loop.
@@ -95,7 +99,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
     refuse_foreign(folder, _RESULTS)
     began = time.monotonic()
     paths, events = find_recordings(job.data)
-    windows = job.windows.windows_of(paths)
+    windows, samples = _windows(job, paths)
     strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
     left_out = _left_out(windows.spans["recording"].unique(), job.evaluation)
     steps = len(left_out) + 3
@@ -103,22 +107,24 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
 
     folds: dict[str, _Fold] = {}
     for recording in left_out:
-        folds[recording] = _leave_out(job, windows, events, strange, recording)
+        folds[recording] = _leave_out(job, windows, samples, events, strange, recording)
         progress(1 + len(folds), steps, f"{recording} scored by a model of the others")
     with listening():
         model = _fit(job, windows, ~strange)
     progress(steps - 1, steps, f"learned from all {(~strange).sum()} normal windows")
 
+    ranges = None if job.health is None else job.health.range
+    known = learn_health(job.windows, part_of(samples, ~strange), ranges, _unlearned(samples, folds)[~strange])
     result = _summary(job, windows, strange, folds)
     result["seconds"] = round(time.monotonic() - began, 1)
     with replacing(folder) as fresh:
         learned = begin_manifest(paths, windows.spans, events, job.data.tolerance_s)
         learned["role"] = learned["role"].replace("fault", "excluded")  # they are left out here, not pushed away
-        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"], learned)
+        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"], learned, known)
         for name, fold in folds.items():
             others = learned[learned["recording"] != name]
             fold.scores["model_id"] = _save(
-                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name], others
+                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name], others, fold.known
             )
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
@@ -134,6 +140,17 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         (fresh / "report.html").write_text(page, encoding="utf-8")
     progress(steps, steps, f"wrote {folder}")
     return result
+
+
+def _windows(job: Job, paths: Sequence[Path]) -> tuple[Windows, Windows]:
+    """The windows as the model takes them, and as samples; what cannot be, by [health], is missing in both."""
+    databases, ranges = databases_of(job.data), None if job.health is None else job.health.range
+    windows = job.windows.windows_of(paths, databases)
+    if job.windows.coefficients is None:
+        windows = within(windows, ranges)
+        return windows, windows
+    samples = within(replace(job.windows, coefficients=None).windows_of(paths, databases), ranges)
+    return (Windows(rows_of(job.windows, samples), samples.spans, samples.units) if ranges else windows), samples
 
 
 def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
@@ -165,10 +182,14 @@ class _Fold:
     flags: pd.DataFrame
     views: list[WindowView]
     figures: dict[str, Any]
+    known: dict[str, Any]
+    gaps: NDArray[np.float64]
     baselines: dict[str, dict[str, float]]
 
 
-def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArray[np.bool_], recording: str) -> _Fold:
+def _leave_out(
+    job: Job, windows: Windows, samples: Windows, events: pd.DataFrame, strange: NDArray[np.bool_], recording: str
+) -> _Fold:
     inside = (windows.spans["recording"] == recording).to_numpy()
     normal = ~inside & ~strange
     own = Windows(windows.rows[inside].reset_index(drop=True), windows.spans[inside].reset_index(drop=True))
@@ -182,6 +203,10 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
     excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
     flags["near_event"] = metrics.touches(flags, events, job.data.tolerance_s)
+    known = learn_health(job.windows, part_of(samples, normal), None if job.health is None else job.health.range)
+    sensors, recorded = Sensors(model, job.windows, Profile.from_dict(known)), part_of(samples, inside)
+    grades = sensors.grade(recorded)
+    flags = flags.join(told_of_events(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
     strangest = flags.head(_STRANGEST)
 
@@ -207,8 +232,8 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
         scores=own.spans.assign(anomaly_score=score, p_value=found["p_value"], is_outlier=flagged),
         flags=flags.drop(columns="peak"),
         views=[
-            window_view(model, job.windows, own, peak, float(score[peak]), known, shares[peak])
-            for peak, known in zip(strangest["peak"], strangest["near_event"], strict=True)
+            window_view(model, job.windows, own, peak, float(score[peak]), near, shares[peak])
+            for peak, near in zip(strangest["peak"], strangest["near_event"], strict=True)
         ],
         figures={
             **measured(score),
@@ -217,8 +242,11 @@ def _leave_out(job: Job, windows: Windows, events: pd.DataFrame, strange: NDArra
             "strange": int(strange[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
+            "not_good": stretches(grades).to_dict("records"),
             "onnx": parity,
         },
+        known=known,
+        gaps=sensors.gaps(recorded),
         baselines={name: measured(method(windows.rows[normal], own.rows)) for name, method in BASELINES.items()},
     )
 
@@ -283,6 +311,15 @@ def _summary(job: Job, windows: Windows, strange: NDArray[np.bool_], folds: Mapp
     )
 
 
+def _unlearned(samples: Windows, folds: Mapping[str, _Fold]) -> NDArray[np.float64]:
+    """The gaps of all windows by models that did not learn them, NaN for recordings that were never left out."""
+    recordings = samples.spans["recording"].to_numpy()
+    gaps = np.full((len(samples), len(signals_of(samples))), np.nan)
+    for name, fold in folds.items():
+        gaps[recordings == name] = fold.gaps
+    return gaps
+
+
 def _mean(entries: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
     """Mean of each figure over the entries in which it is defined."""
     table = pd.DataFrame(list(entries))
@@ -299,7 +336,14 @@ def _nan_to_none(value: Any) -> Any:
 
 
 def _save(
-    model: Any, folder: Path, recipe: WindowRecipe, windows: Windows, figures: dict[str, Any], learned: pd.DataFrame
+    model: Any,
+    folder: Path,
+    recipe: WindowRecipe,
+    windows: Windows,
+    figures: dict[str, Any],
+    learned: pd.DataFrame,
+    known: dict[str, Any],
 ) -> str:
-    save_traced(model, folder, learned, recipe=recipe.to_dict(), units=windows.units, figures=figures)
+    units = windows.units
+    save_traced(model, folder, learned, recipe=recipe.to_dict(), units=units, figures=figures, health=known)
     return read_card(folder)["model_id"]

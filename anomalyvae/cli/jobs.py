@@ -35,6 +35,12 @@ def run(args: argparse.Namespace) -> int:
             rounds = rehearse(job, progress).drop(columns="reason")
             said = rounds.to_string(index=False, float_format="{:.3f}".format, na_rep="–")
             said += f"\n\nResult     {job.output.folder}"
+        elif job.faults is not None:
+            from anomalyvae.cli.health import drilled_in_words
+            from anomalyvae.drill import drill
+
+            said = drilled_in_words(drill(job, progress))
+            said += f"\n\nResult     {job.output.folder}"
         else:
             from anomalyvae.runs import run_job
 

@@ -6,14 +6,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.tables import read_rows
 from anomalyvae.cli.talking import DATABASES, DONE, QUIET, hush_mlflow, names, setting
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from anomalyvae.deploy.tracking import TrackedRun
-    from anomalyvae.logs import WindowRecipe
+    from anomalyvae.jobs import Health
+    from anomalyvae.logs import WindowRecipe, Windows
 
 
 def fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,27 +52,39 @@ def fit(args: argparse.Namespace) -> int:
     options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
-    recipe = None
+    recipe = health = None
     if args.recipe is not None or given:
         from anomalyvae.logs import WindowRecipe
 
         if args.recipe is not None:
             job = read_job(args.recipe)
-            given, detector = job.windows.to_dict() | given, dict(job.detector)
+            given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
         recipe = WindowRecipe.from_dict({"antialias": True} | given)  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
     with _tracking(args) as run:
-        return _fit_and_save(args, recipe, detector, run)
+        return _fit_and_save(args, recipe, detector, health, run)
 
 
 def _fit_and_save(
-    args: argparse.Namespace, recipe: "WindowRecipe | None", detector: dict[str, Any], run: "TrackedRun | None"
+    args: argparse.Namespace,
+    recipe: "WindowRecipe | None",
+    detector: dict[str, Any],
+    health: "Health | None",
+    run: "TrackedRun | None",
 ) -> int:
     from anomalyvae.deploy import bundle
     from anomalyvae.deploy.card import read_card
 
     with _processes() as first:
         rows, where, units = read_rows(args.files, recipe, args.columns, args.dbc)
+        if recipe is not None:
+            samples = _samples(args, recipe, rows, where, units)
+            if health is not None and health.range:
+                from anomalyvae.logs.health import within
+                from anomalyvae.review.health import rows_of
+
+                samples = within(samples, health.range)
+                rows = rows_of(recipe, samples)
 
         from anomalyvae.detector import VAEOutlierDetector
 
@@ -79,10 +95,13 @@ def _fit_and_save(
     if recipe is None:
         bundle.save(model, args.model)
     else:  # with the intervals of recordings that it learned, so that `retrain` can go on from them
+        from anomalyvae.review.health import learn_health, unlearned_gaps
         from anomalyvae.review.manifest import begin_manifest, save_traced
 
+        gaps = unlearned_gaps(model, recipe, samples) if health is not None and health.drift else None
+        known = learn_health(recipe, samples, None if health is None else health.range, gaps)
         manifest = begin_manifest(args.files, where)
-        save_traced(model, args.model, manifest, recipe=recipe.to_dict(), units=units)
+        save_traced(model, args.model, manifest, recipe=recipe.to_dict(), units=units, health=known)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
@@ -92,6 +111,17 @@ def _fit_and_save(
         if run.log(args.model, source=source) and not args.quiet:
             print(f"Tracked: {run.url}")
     return DONE
+
+
+def _samples(
+    args: argparse.Namespace, recipe: "WindowRecipe", rows: "pd.DataFrame", where: "pd.DataFrame", units: dict[str, str]
+) -> "Windows":
+    """The windows as samples, from which health is learned: the rows themselves, unless they are coefficients."""
+    from anomalyvae.logs import Windows
+
+    if recipe.coefficients is None:
+        return Windows(rows, where, units)
+    return replace(recipe, coefficients=None).windows_of(args.files, args.dbc)
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:

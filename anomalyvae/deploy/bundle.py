@@ -29,6 +29,7 @@ def save(
     recipe: dict[str, Any] | None = None,
     units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
+    health: dict[str, Any] | None = None,
     precision: str = "auto",
     sample: Any = None,
 ) -> Path:
@@ -47,6 +48,8 @@ def save(
         The unit of columns or, with a recipe, of signals. Recordings in another unit are then refused.
     figures : dict, optional
         Measured figures to keep with the model.
+    health : dict, optional
+        What healthy signals look like (`anomalyvae.logs.health.Profile.to_dict`), so that sensors can be graded.
     precision : {"auto", "double", "single"}, default="auto"
     sample : DataFrame or array-like, optional
         For the ONNX file; see `export_onnx`.
@@ -85,7 +88,7 @@ def save(
         (fresh / ARRAYS).write_bytes(arrays)
         if before is not None:
             (fresh / PREPROCESSING).write_bytes(preprocessing.dumps(before))
-        card = describe(detector, arrays, recipe, units, figures, preprocessing.description(before))
+        card = describe(detector, arrays, recipe, units, figures, preprocessing.description(before), health)
         try:
             write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision, sample=sample)
         except (ArithmeticError, TypeError, ValueError) as error:

@@ -75,6 +75,7 @@ def describe(
     units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
+    health: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of a fitted detector says, but for its parts.
 
@@ -83,7 +84,7 @@ def describe(
     model : VAEOutlierDetector
     arrays : bytes
         The model's arrays as they are stored; with what else decides its scores, they make its ``model_id``.
-    recipe, units, figures : dict, optional
+    recipe, units, figures, health : dict, optional
         As `anomalyvae.save` takes them.
     preprocessing : dict, optional
         What comes before the detector, as `anomalyvae.deploy.preprocessing.describe` has it.
@@ -120,6 +121,7 @@ def describe(
         "stop_reason": model.stop_reason_,
         "history": model.history_.to_dict(orient="list"),
         "figures": figures,
+        "health": health,
     }
 
 

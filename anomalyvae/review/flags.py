@@ -32,7 +32,8 @@ class WindowView:
         What the model took the window for, in the signals' own units.
     around_time_s : ndarray of shape (m,)
     around : ndarray of shape (c, m)
-        The signals in the window, before and after it, as far as there are windows.
+        The signals in the window, before and after it, as far as there are windows; of windows that are laid out by
+        their shape, what of the signals that tells.
     """
 
     recording: str
@@ -49,7 +50,7 @@ class WindowView:
 
 
 def signal_scores(model: Any, rows: pd.DataFrame, recipe: WindowRecipe) -> NDArray[np.float64]:
-    """Part of each signal in each window's reconstruction score: feature scores summed over time.
+    """Part of each signal in each window's reconstruction score: the sum of its columns' feature scores.
 
     Returns
     -------
@@ -132,18 +133,18 @@ def window_view(
     """
     starts, ends = windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
     start_s, end_s = float(starts[position]), float(ends[position])
-    n_signals, samples = recipe.input_shape
-    time_s = np.arange(samples) / recipe.rate_hz
+    n_signals = len(recipe.signals)
+    time_s = np.arange(recipe.samples) / recipe.rate_hz
 
     near = np.flatnonzero((starts >= start_s - _AROUND_S) & (starts <= end_s + _AROUND_S))
-    values = windows.rows.iloc[near].to_numpy().reshape(near.size, n_signals, samples)
+    values = recipe.over_time(windows.rows.iloc[near].to_numpy())
     ticks = np.rint((starts[near, None] + time_s) * recipe.rate_hz).astype(int).ravel()
     _, first = np.unique(ticks, return_index=True)  # neighbouring windows share samples
     around_time_s = (starts[near, None] + time_s).ravel()[first]
     kept = (around_time_s >= start_s - _AROUND_S) & (around_time_s <= end_s + _AROUND_S)
     around = values.transpose(1, 0, 2).reshape(n_signals, -1)[:, first]
 
-    rebuilt = np.asarray(model.reconstruct(windows.rows.iloc[[position]])).reshape(n_signals, samples)
+    rebuilt = recipe.over_time(np.asarray(model.reconstruct(windows.rows.iloc[[position]])))[0]
     return WindowView(
         recording=str(windows.spans.loc[position, "recording"]),
         start_s=start_s,

@@ -82,6 +82,7 @@ def render_report(
     )
     tolerance_s = figures["evaluation"]["tolerance_s"]
     shown = _most_flagged(scores, flags)
+    not_good = [item for fold in figures["folds"].values() for item in fold.get("not_good", ())]
     return template.render(
         title=title,
         ours=OURS,
@@ -109,6 +110,8 @@ def render_report(
         windows=[{"view": view, "image": window(view)} for view in views],
         flags=flags.head(_FLAG_ROWS).to_dict("records"),
         flags_in_all=len(flags),
+        not_good=sorted(not_good, key=lambda item: (item["grade"], item["start_s"] - item["end_s"]))[:_FLAG_ROWS],
+        not_good_in_all=len(not_good),
         events_in_all=sum(fold["events"] for fold in figures["folds"].values()),
     )
 
