@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
 from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -19,31 +19,21 @@ from anomalyvae.calibration import Calibration, auto_threshold, contamination_th
 from anomalyvae.categories import (
     Categories,
     common_levels,
-    decode_categories,
     encode_categories,
-    fill_cells,
     find_categories,
     one_hot_cells,
 )
 from anomalyvae.fitting import Conductor
-from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, HIDDEN, Body
-from anomalyvae.nets.generation import (
-    CANDIDATES,
-    drawing_likelihood,
-    drawn_rows,
-    even_points,
-    expected_rows,
-    log_density,
-)
 from anomalyvae.nets.objectives import OBJECTIVES, Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
+from anomalyvae.representation import Representation
 from anomalyvae.rows import Rows, distinct_rows, refuse_empty, refuse_infinite
 
 Floats = NDArray[np.float64]
 
 
-class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
+class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
 
     A network learns to encode and reconstruct normal rows. A row is strange if, with its latent code and what its
@@ -76,9 +66,10 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     beta : float, default=1.0
         Weight of the KL term in training, or of the critic's part. Larger values make latent codes simpler and
         reconstructions coarser. The objective ``"reconstruction"`` has nothing to weigh.
-    likelihood : {"gaussian", "isotropic", "bernoulli"}, default="gaussian"
+    likelihood : {"auto", "gaussian", "isotropic", "bernoulli"}, default="auto"
         What a number is. ``"gaussian"`` has one learned variance per column. The others are for rows whose cells share
-        a unit, as pixels do: ``scaling`` has no part in them, and there can be no categories beside them.
+        a unit, as pixels do: ``scaling`` has no part in them, and there can be no categories beside them. ``"auto"``
+        is ``"isotropic"`` for images, that is for an ``input_shape`` of three sides, and else ``"gaussian"``.
         ``"isotropic"`` is a Gaussian with one variance for all, of rows divided by one standard deviation.
         ``"bernoulli"`` takes cells in [0, 1] as they are: where every training cell is 0 or 1, by their probabilities;
         else as intensities, whose density is the continuous Bernoulli [3]_.
@@ -175,10 +166,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
     """
 
     architecture_: dict[str, Any]
-    network_: Reconstruction
     calibration_: Calibration
-    categories_: dict[str, list[str | bool]]
-    category_dtypes_: dict[str, str]
     offset_: float
     training_: dict[str, Any]
 
@@ -189,7 +177,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         "latent_dim": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden": [StrOptions({"auto"}), tuple, list],
         "beta": [Interval(Real, 0, None, closed="left")],
-        "likelihood": [StrOptions({"gaussian", "isotropic", "bernoulli"})],
+        "likelihood": [StrOptions({"auto", "gaussian", "isotropic", "bernoulli"})],
         "masking": [Interval(Real, 0, 1, closed="left")],
         "score": [StrOptions({score for objective in OBJECTIVES.values() for score in objective.scores})],
         "memory_size": [Interval(Integral, 2, None, closed="left")],
@@ -216,7 +204,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         latent_dim: int | str = "auto",
         hidden: tuple[int, ...] | str = "auto",
         beta: float = 1.0,
-        likelihood: str = "gaussian",
+        likelihood: str = "auto",
         masking: float = 0.5,
         score: str = "memory",
         memory_size: int = 2048,
@@ -353,7 +341,7 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         self, architecture: dict[str, Any], cells: list[int], seed: int, outliers: Floats | None
     ) -> Conductor:
         def new_network(rows: Rows) -> Reconstruction:
-            kind = {"gaussian": self.scaling, "isotropic": "isotropic"}.get(self.likelihood)
+            kind = {"gaussian": self.scaling, "isotropic": "isotropic"}.get(architecture["likelihood"])
             scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), cells)
             return build(architecture, scaling, seed).to(_device(self.device))
 
@@ -431,14 +419,15 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def _cell_likelihood(self, x: Floats, cells: list[int]) -> str:
         """The name of the likelihood of training cells."""
-        if self.likelihood == "gaussian":
+        pixels = self.input_shape is not None and len(self.input_shape) == 3
+        if self.likelihood == "gaussian" or (self.likelihood == "auto" and not pixels):
             return "gaussian"
         if any(cells):
             raise ValueError(
                 f"Got likelihood={self.likelihood!r} and categories in X, expected numbers alone. Use "
                 "likelihood='gaussian', or leave the categories out."
             )
-        if self.likelihood == "isotropic":
+        if self.likelihood in ("auto", "isotropic"):
             return "isotropic"
         low, high = np.nanmin(x), np.nanmax(x)
         if low < 0 or high > 1:
@@ -620,161 +609,6 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         """
         return self._like(X, self._apply(self._fitted().feature_scores, self._rows(X)))
 
-    # The latent space
-
-    def embed(self, X: ArrayLike) -> Floats | pd.DataFrame:
-        """Latent code of each row (the posterior mean), shape ``(n_samples, latent_dim)``."""
-        codes = self.transform(X)
-        return codes if isinstance(codes, pd.DataFrame) else self._like(X, codes, self.get_feature_names_out())
-
-    def transform(self, X: ArrayLike) -> Floats:
-        """`embed`, under the name that pipelines call."""
-        return self._apply(self._fitted().embed, self._rows(X))
-
-    def decode(self, Z: ArrayLike) -> Floats | pd.DataFrame:
-        """Latent codes ``(n, latent_dim)`` -> the rows they stand for ``(n, n_features)``, in the units of ``X``."""
-        network = self._fitted()
-        z = np.array(Z, dtype=np.float64)
-        if z.ndim != 2 or z.shape[1] != network.latent_dim:
-            raise ValueError(
-                f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
-            )
-        return self._table(Z, self._apply(network.decode_units, z))
-
-    def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
-        """What the network makes of each row, missing cells included, ``(n_samples, n_features)``, as in ``X``."""
-        network = self._fitted()
-        return self._table(X, self._apply(lambda x: network.decode_units(network.embed(x)), self._rows(X)))
-
-    # Density and samples
-
-    def log_density(self, X: ArrayLike, *, samples: int = 1000) -> Floats:
-        """How dense the model is at each row, in the units of ``X``: an estimate of log p(x) that ``samples`` tighten.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-        samples : int, default=1000
-            Codes that are weighed for each row, rounded up to a multiple of three; `score_terms` does with 64.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            The importance-weighted bound [1]_ in nats, high = normal: per unit of each number that was observed, and
-            of the probability of each category. What it gains over the standardised row is the log of the slope of
-            the scaling at each cell. The same row gets the same number in any call, batch or order.
-
-        Notes
-        -----
-        In expectation over codes it is at most the log-density of the model, rises with ``samples``, and reaches it in
-        the limit. What then is left to the truth is the model's. The prior is N(0, I), as in all scores.
-
-        References
-        ----------
-        .. [1] Y. Burda, R. Grosse, R. Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519.
-        """
-        network = self._with_density()
-        if samples < 1:
-            raise ValueError(f"Got samples={samples}, expected at least 1. Pass more for a tighter bound.")
-        points = even_points(samples, network.latent_dim).to(next(network.parameters()).device)
-        return self._apply(lambda x: log_density(network, x, points), self._rows(X))
-
-    def sample(
-        self, n: int = 1, *, prior: str | None = None, random_state: int | np.random.RandomState | None = None
-    ) -> Floats | pd.DataFrame:
-        """Draw new rows from the model: a code from a prior, then a row given the code.
-
-        Parameters
-        ----------
-        n : int
-        prior : {"aggregate", "standard"}, optional
-            ``"aggregate"`` draws codes where those of training rows lie (see
-            `anomalyvae.nets.generation.AggregatePosterior`), with variances of the rows given such codes: closer to
-            the real rows. It is the default where the model has it, which takes ``objective="elbo"``.
-            ``"standard"`` draws codes from N(0, I): it is the density that the scores state.
-        random_state : int, RandomState instance or None
-            By default the detector's own, so that an integer there gives the same rows at every call.
-
-        Returns
-        -------
-        ndarray or DataFrame of shape (n, n_features)
-            In the units of ``X``; a DataFrame if the detector was fitted to one.
-        """
-        network = self._fitted()
-        if not network.generative:
-            raise ValueError(
-                "Got objective='reconstruction', expected a model with a prior to draw from. Use objective='elbo'."
-            )
-        aggregate = network.aggregate if isinstance(network, Elbo) and prior != "standard" else None
-        if prior not in (None, "aggregate", "standard") or (prior == "aggregate" and aggregate is None):
-            raise ValueError(
-                f"Got prior={prior!r} with objective={self.objective!r}, expected 'standard' or, for a model with "
-                "objective='elbo' that this version fitted, 'aggregate'. Leave prior out for what there is."
-            )
-        rng = check_random_state(self.random_state if random_state is None else random_state)
-        device = next(network.parameters()).device
-        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim))).to(device)
-        noise = torch.from_numpy(rng.standard_normal((n, np.prod(network.input_shape)))).to(device)
-        likelihood = network.likelihood
-        with torch.no_grad():
-            if aggregate is not None and isinstance(network, Elbo):
-                z = aggregate.codes(torch.from_numpy(rng.random_sample(n)).to(device), z)
-                likelihood = drawing_likelihood(network)
-            rows = network.scaling.inverse(likelihood.draw(network.decode(z), noise)).cpu().numpy()
-        return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
-
-    def impute(
-        self, X: ArrayLike, *, draws: int | None = None, random_state: int | np.random.RandomState | None = None
-    ) -> Floats | pd.DataFrame | list[Floats | pd.DataFrame]:
-        """Fill in missing cells by what the observed ones say of them.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            NaN where a cell is to be filled in, as many in a row as there are.
-        draws : int, optional
-            By default each missing cell gets its best guess: the mean of a number, the likeliest level of a category.
-            That is the same at every call, and shrinks what varies. With ``draws``, cells are drawn from
-            p(missing | observed), those of a row together, as often as asked: for figures that have to bear how
-            unsure a cell is (multiple imputation), and to draw rows of which some columns are given.
-        random_state : int, RandomState instance or None
-            Of the draws; by default the detector's own.
-
-        Returns
-        -------
-        ndarray or DataFrame of shape (n_samples, n_features), or with ``draws`` a list of so many
-            Observed cells are as they came.
-
-        Raises
-        ------
-        ValueError
-            For a model without a density of rows, such as ``objective="reconstruction"``; `reconstruct` fills in there.
-        """
-        network = self._with_density()
-        if draws is not None and draws < 1:
-            raise ValueError(f"Got draws={draws}, expected at least 1, or None for the best guess.")
-        x = self._rows(X)
-        holed = np.isnan(x).any(axis=1)
-        device = next(network.parameters()).device
-
-        def filled(values: Floats) -> Floats | pd.DataFrame:
-            rows = x.copy()
-            rows[holed] = np.where(np.isnan(x[holed]), values, x[holed])
-            return self._filled(X, rows)
-
-        if draws is None:
-            points = even_points(CANDIDATES, network.latent_dim).to(device)
-            return filled(self._apply(lambda part: expected_rows(network, network.scaling(part), points), x[holed]))
-        rng = check_random_state(self.random_state if random_state is None else random_state)
-        generator = torch.Generator().manual_seed(int(rng.randint(2**31 - 1)))
-        with torch.no_grad():
-            s = network.scaling(torch.from_numpy(x[holed]).to(device))
-        return [filled(drawn.cpu().numpy()) for drawn in drawn_rows(network, s, draws, generator)]
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """``latent0``, ``latent1``, ...: the names of the columns that `transform` gives."""
-        return np.array([f"latent{i}" for i in range(self._fitted().latent_dim)], dtype=object)
-
     # Inside
 
     def _rows(self, X: Any, new: Categories | None = None) -> Floats:
@@ -809,46 +643,8 @@ class VAEOutlierDetector(OutlierMixin, TransformerMixin, BaseEstimator):
         refuse_infinite(x, getattr(outliers, "columns", None), type(self).__name__)
         return np.array(x[~np.isnan(x).all(axis=1)])
 
-    def _fitted(self) -> Reconstruction:
-        check_is_fitted(self, "network_")
-        return self.network_
-
-    def _with_density(self) -> Elbo:
-        network = self._fitted()
-        if not isinstance(network, Elbo):
-            raise ValueError(
-                f"Got objective={self.objective!r}, expected a model that gives rows a density. Use objective='elbo'."
-            )
-        return network
-
-    def _filled(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
-        """The rows as they came, with what was drawn where a cell is missing."""
-        if not isinstance(X, pd.DataFrame):
-            return rows
-        table = self._table(X, rows)
-        assert isinstance(table, pd.DataFrame)  # noqa: S101
-        return fill_cells(X, table, self.categories_)
-
     def _anomaly_score(self, x: Floats) -> Floats:
         return self._apply(self.network_, x)
-
-    def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], x: Floats) -> Floats:
-        return in_blocks(self.network_, function, torch.from_numpy(x)).numpy()
-
-    def _like(self, X: Any, values: Floats, columns: Any = None) -> Floats | pd.DataFrame:
-        """A DataFrame for a DataFrame, an array for an array."""
-        if not isinstance(X, pd.DataFrame):
-            return values
-        if columns is None:
-            columns = getattr(self, "feature_names_in_", range(self.n_features_in_))
-        return pd.DataFrame(values, index=X.index, columns=columns)
-
-    def _table(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
-        """Rows in the units of training, with its categories: always a DataFrame if there are any."""
-        if not self.categories_:
-            return self._like(X, rows)
-        table = pd.DataFrame(rows, index=getattr(X, "index", None), columns=self.feature_names_in_)
-        return decode_categories(table, self.categories_, self.category_dtypes_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from anomalyvae import __version__
+from anomalyvae.cli.auditing import audit, audit_arguments
 from anomalyvae.cli.comparing import compare, compare_arguments
+from anomalyvae.cli.health import health, health_arguments
 from anomalyvae.cli.jobs import data, data_arguments, run, run_arguments
 from anomalyvae.cli.loop import (
     flag,
@@ -28,6 +30,7 @@ from anomalyvae.cli.loop import (
 from anomalyvae.cli.models import export, export_arguments, fit, fit_arguments, track, track_arguments
 from anomalyvae.cli.scoring import score, score_arguments
 from anomalyvae.cli.talking import DEBUG, DONE, FAILED, INTERRUPTED, command_of, one_line, said_by, tell
+from anomalyvae.cli.watching import watch, watch_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +81,21 @@ VERBS = {
         "  anomalyvae score today.csv scores.parquet --model models/pump\n\n"
         "exit codes: 0 all is scored, 3 some files failed (they are named), 1 nothing is scored",
     ),
+    "health": Verb(
+        "say which sensors of recordings can be trusted, and when",
+        health_arguments,
+        health,
+        "anomalyvae health drives/ --model models/road --out health.csv\n"
+        "  anomalyvae health drive.MF4 --dbc car.dbc --model models/road --range 'Altitude=[-100,4000]'",
+    ),
+    "watch": Verb(
+        "score a growing CSV file, or lines on stdin, as they come",
+        watch_arguments,
+        watch,
+        "anomalyvae watch today.csv --model models/road --alarms per_hour=6\n"
+        "  logger | anomalyvae watch - --model models/road --json\n\n"
+        "exit codes: 0 stdin ended, or Ctrl-C, 5 nothing came for --timeout, 1 an error",
+    ),
     "export": Verb(
         "write a fitted model as one ONNX file, checked against it",
         export_arguments,
@@ -90,6 +108,13 @@ VERBS = {
         compare,
         "anomalyvae compare rows.csv --label is_fault --against knn,iforest,lunar\n"
         "  anomalyvae compare rows.csv --label state --positive broken --out figures.csv",
+    ),
+    "audit": Verb(
+        "find what is uneven in a table: thin regions, copies, groups",
+        audit_arguments,
+        audit,
+        "anomalyvae audit rows.csv --weights weights.csv\n"
+        "  anomalyvae audit rows.csv --group region --split split --recording drive --out audit.html",
     ),
     "run": Verb(
         "run a job: train, evaluate, flag, report",

@@ -3,9 +3,25 @@
 import argparse
 import os
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from anomalyvae.cli.talking import DATABASES, DONE, FAILED, QUIET, REFUSED, bundle_at, hush_mlflow, setting
+from anomalyvae.cli.talking import (
+    DATABASES,
+    DONE,
+    FAILED,
+    QUIET,
+    REFUSED,
+    bundle_at,
+    hush_mlflow,
+    one_line,
+    setting,
+    tell,
+)
 
+if TYPE_CHECKING:
+    from anomalyvae.review.queue import Queue
+
+_NAMED = 5  # events, of those that something is said of
 _OR_MLFLOW = ", or MLflow's: models:/NAME@champion"
 
 
@@ -21,7 +37,15 @@ def flag_arguments(parser: argparse.ArgumentParser) -> None:
         help="pick from what keeps a promise on false alarms, not from the flags in SCORES: fdr=0.1 (share of the "
         "flagged windows), per_hour=6, alpha=0.01 (share of normal windows)",
     )  # fmt: skip
-    parser.add_argument("--load", metavar="FILE", help="first, add the events and verdicts that a queue has exported")
+    parser.add_argument(
+        "--load", metavar="FILE",
+        help="first, add the events and verdicts that a queue has exported; or, from .json, the verdicts given in "
+        "Label Studio on what --export has written",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reviewer", type=setting, action="append", default=[], metavar="ID=NAME",
+        help="who a user of Label Studio is here, by number or e-mail address; may be given often",
+    )  # fmt: skip
     parser.add_argument(
         "--export", metavar="FILE",
         help="last, write the whole queue: .parquet or .csv, or .json for Label Studio (needs --model)",
@@ -38,9 +62,10 @@ def flag(args: argparse.Namespace) -> int:
     if args.model is None and (args.scores is not None or str(args.export).endswith(".json")):
         raise ValueError("Got no --model, expected the folder of the model that gave the scores. Pass it.")
     opened = nullcontext() if args.model is None else bundle_at(args.model)
-    with opened as model, Queue(args.queue, create=args.scores is not None or args.load is not None) as queue:
+    brings_events = args.scores is not None or not str(args.load or ".json").endswith(".json")
+    with opened as model, Queue(args.queue, create=brings_events) as queue:
         if args.load is not None:
-            queue.load(args.load)
+            _load(queue, args)
         if args.scores is not None and model is not None:
             flagged = flag_folder(
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
@@ -51,6 +76,20 @@ def flag(args: argparse.Namespace) -> int:
         if args.export is not None:
             export(queue, args.export, model, args.source)
     return DONE
+
+
+def _load(queue: "Queue", args: argparse.Namespace) -> None:
+    if not args.load.endswith(".json"):
+        queue.load(args.load)
+        return
+    from anomalyvae.review.label_studio import read_label_studio
+
+    loaded = read_label_studio(args.load, queue, {name: str(value) for name, value in args.reviewer})
+    if not args.quiet:
+        print(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} that the queue had")
+    for reason, events in loaded.left_out.items():
+        some = ", ".join(events[:_NAMED]) + (", …" if len(events) > _NAMED else "")
+        tell(one_line(f"left out {len(events):,}: {reason} (on {some})"))
 
 
 def review_arguments(parser: argparse.ArgumentParser) -> None:

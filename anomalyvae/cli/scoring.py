@@ -33,6 +33,11 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
         "--tail", choices=("conformal", "pareto"), default="conformal",
         help="pareto extrapolates p-values below what the calibration rows can show",
     )  # fmt: skip
+    parser.add_argument(
+        "--per-tick", choices=("offline", "causal"),
+        help="of recordings, a score per tick of the clock in place of one per window: the mean over the windows that "
+        "cover it (offline), or that of the window that ends there and knows only the past (causal)",
+    )  # fmt: skip
     parser.add_argument("--dbc", nargs="+", default=[], metavar="FILE", help=DATABASES)
     parser.add_argument("--quiet", action="store_true", help=QUIET)
     many = parser.add_argument_group("a folder of scores")
@@ -57,7 +62,7 @@ def _score_files(args: argparse.Namespace) -> int:
             args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
             alarms=None if args.alarms is None else dict([args.alarms]), tail=args.tail, strict=args.strict,
             feature_scores=args.feature_scores, overwrite=args.overwrite, databases=args.dbc,
-            progress=progress,
+            per_tick=args.per_tick, progress=progress,
         )  # fmt: skip
     for file in summary["files"]:
         if file["error"] is not None:
@@ -82,20 +87,25 @@ def _score_table(args: argparse.Namespace) -> int:
     from anomalyvae.deploy.batch import score_folder
 
     write = writer(args.target)
+    # Before windows are folded, each has its p-value and flag; of rows and windows, the promise is kept on all of them.
+    folded: dict[str, Any] = {"per_tick": args.per_tick, "tail": args.tail} if args.per_tick else {}
+    if args.per_tick and args.alarms is not None:
+        folded["alarms"] = dict([args.alarms])
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
         summary = score_folder(
-            args.model, args.source, scratch, workers=args.workers, strict=True, databases=args.dbc, progress=progress
-        )
+            args.model, args.source, scratch, workers=args.workers, strict=True, databases=args.dbc, progress=progress,
+            **folded,
+        )  # fmt: skip
         tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in summary["files"]]
     if len(tables) > 1 and "row" in tables[0]:
         for file, table in zip(summary["files"], tables, strict=True):
             table.insert(0, "file", file["file"])
     table = pd.concat(tables, ignore_index=True)
-    if args.alarms is not None or args.tail != "conformal":
+    if not args.per_tick and (args.alarms is not None or args.tail != "conformal"):
         _keep_promise(table, args)
     write(table)
     if not args.quiet:
-        what = "rows" if "row" in table else "windows"
+        what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
         print(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
     return DONE
 

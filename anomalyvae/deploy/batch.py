@@ -51,6 +51,7 @@ def score_folder(
     alarms: dict[str, float] | None = None,
     tail: str = "conformal",
     feature_scores: bool = False,
+    per_tick: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -86,6 +87,11 @@ def score_folder(
         Of p-values; see `Calibration.p_values`. ``"pareto"`` takes a bundle.
     feature_scores : bool, default=False
         For flagged rows, add a column ``feature_score.NAME`` per feature (summed over a window, per signal), in nats.
+    per_tick : {"offline", "causal"}, optional
+        For recordings, write a row per tick of the clock in place of a row per window: the windows folded back, as
+        :mod:`anomalyvae.logs.folding` has it. ``start_s`` is the tick, ``end_s`` the next. ``"offline"``: the mean
+        score of the windows that cover the tick, and twice the mean of their p-values, which is a p-value again.
+        ``"causal"``: score and p-value of the window that ended there; missing until the first has ended.
     strict : bool, default=False
         Stop at the first file that fails, with its error, instead of going on with the others.
     overwrite : bool, default=False
@@ -122,11 +128,18 @@ def score_folder(
     metadata = Scorer(graph, providers=["CPUExecutionProvider"]).metadata
     folder = Path(target).resolve()
     root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
-    rate = None if alarms is None else _rate(alarms, metadata, tail)
+    rate = None if alarms is None else promised_rate(alarms, metadata, tail)
     staging = str(folder / _STAGING / uuid4().hex)
     given = [databases] if isinstance(databases, str | os.PathLike) else databases
     known = tuple((os.path.abspath(database), sha256_of(Path(database))) for database in given)
-    made_with = (rate, tail, feature_scores, known)
+    if per_tick is not None and metadata["windowing"] is None:
+        raise ValueError(
+            f"Got per_tick={per_tick!r} with a model of plain rows, expected one of windows. Leave it out: a row is "
+            "scored by itself."
+        )
+    if per_tick not in (None, "offline", "causal"):
+        raise ValueError(f"Got per_tick={per_tick!r}, expected 'offline' or 'causal'. Pass one of them.")
+    made_with = (rate, tail, feature_scores, known, per_tick)
     work = Work(os.path.abspath(model), sha256_of(graph), str(root), str(folder), staging, *made_with)
     with _locked(folder):
         _begin(folder, work, metadata["model_id"], overwrite)
@@ -198,8 +211,16 @@ class _Tally:
         )
 
 
-def _rate(alarms: dict[str, float], metadata: dict[str, Any], tail: str) -> float:
-    """The p-value up to which rows are flagged under a promise."""
+def promised_rate(alarms: dict[str, float], metadata: dict[str, Any], tail: str) -> float:
+    """The p-value up to which rows are flagged under a promise that holds for each of them.
+
+    Parameters
+    ----------
+    alarms, tail
+        As for `score_folder`.
+    metadata : dict
+        Of the scorer.
+    """
     rates = {"alpha": 1.0}
     if metadata["windowing"] is not None:
         rates["per_hour"] = 3600 / metadata["windowing"]["stride_s"]

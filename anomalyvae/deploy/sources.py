@@ -209,17 +209,21 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], databases: Sequenc
     from anomalyvae.logs.stream import stream_windows
 
     recipe = WindowRecipe.from_dict(metadata["windowing"])
-    size, units = path.stat().st_size, metadata["units"]
+    size = path.stat().st_size
     recording = Path(name).with_suffix("").as_posix()
     _refuse_empty(path)
     for windows in stream_windows(path, recipe, recording=recording, databases=databases):
-        for signal, unit in windows.units.items():
-            if units.get(signal, unit) != unit:
-                raise ValueError(
-                    f"Got signal {signal!r} in {unit}, expected {units[signal]}, as in training. Convert it."
-                )
+        refuse_units(windows.units, metadata)
         if len(windows):
             yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy(), size)
+
+
+def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:
+    """Refuse signals that a recording has in another unit than the model has learned."""
+    for signal, unit in units.items():
+        learned = metadata["units"].get(signal, unit)
+        if learned != unit:
+            raise ValueError(f"Got signal {signal!r} in {unit}, expected {learned}, as in training. Convert it.")
 
 
 def _refuse_empty(path: Path) -> None:

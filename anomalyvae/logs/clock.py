@@ -101,10 +101,6 @@ def resample_pieces(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Put signals on one even clock while their samples come piece by piece.
 
-    A tick is given out when no sample to come can change it: when a signal begins, after the ticks that tell how fast
-    it is, later after ``max_gap_s`` or one tick. What is held of the recording is the last piece and the samples of
-    about twice ``max_gap_s`` before it.
-
     Parameters
     ----------
     pieces : iterable of dict of str to Signal
@@ -122,32 +118,59 @@ def resample_pieces(
     dict of str to numpy.ndarray, shape (ticks,)
         The columns of :func:`resample`; joined, they are the same to the last bit.
     """
-    nothing = np.empty(0)
-    held = {name: Signal(name, nothing, nothing) for name in signals}
-    averaged_from: dict[str, float] = {}
-    newest: list[np.ndarray] = []  # the last stamp so far of all signals
-    origin = began_s = 0.0
-    following: int | None = None  # the number of the next tick in the stretch that may go on
+    resampler = Resampler(signals, clock, most)
     for piece, last in _with_end(pieces):
-        new = [piece[name].time_s for name in signals if name in piece]
-        stretches = _stretches([*newest, *new], clock.max_gap_s)
+        yield from resampler.add(piece, last=last)
+
+
+class Resampler:
+    """Puts signals on one even clock while their samples come piece by piece.
+
+    A tick is given out when no sample to come can change it: when a signal begins, after the ticks that tell how fast
+    it is; later, after the next sample of each signal or ``max_gap_s``, or one tick where signals are averaged. What
+    is held of the recording is the last piece and the samples of about twice ``max_gap_s`` before it.
+
+    Parameters
+    ----------
+    signals, clock, most
+        As for :func:`resample_pieces`.
+    prompt : bool, default=False
+        Whether samples to come are clearly newer than those that came: then a tick at the newest sample need not wait
+        for the next.
+    """
+
+    def __init__(self, signals: list[str], clock: Clock, most: int, *, prompt: bool = False) -> None:
+        nothing = np.empty(0)
+        self._clock, self._most = clock, most
+        self._reach_s = SAME_S if prompt else -2 * SAME_S  # up to where a tick may lie from what is settled
+        self._held = {name: Signal(name, nothing, nothing) for name in signals}
+        self._averaged_from: dict[str, float] = {}
+        self._newest: list[np.ndarray] = []  # the last stamp so far of all signals
+        self._origin = self._began_s = 0.0
+        self._following: int | None = None  # the number of the next tick in the stretch that may go on
+
+    def add(self, piece: Mapping[str, Signal], *, last: bool = False) -> Iterator[dict[str, np.ndarray]]:
+        """Take the next samples, and yield the ticks that are settled."""
+        clock, held = self._clock, self._held
+        new = [piece[name].time_s for name in held if name in piece]
+        stretches = _stretches([*self._newest, *new], clock.max_gap_s)
         if not len(stretches):
-            continue
+            return
         held = _followed_by(held, piece)
-        if following is None:
-            origin = began_s = stretches[0, 0]
-        stretches[0, 0] = began_s
-        first, count = _tick_ranges(stretches, origin, clock.rate_hz, following)
-        began_s, newest_s = stretches[-1]
-        newest = [stretches[-1, 1:]]
-        settled_s = newest_s if last else _settled(held.values(), newest_s, clock, averaged_from)
+        if self._following is None:
+            self._origin = self._began_s = stretches[0, 0]
+        origin, stretches[0, 0] = self._origin, self._began_s
+        first, count = _tick_ranges(stretches, origin, clock.rate_hz, self._following)
+        self._began_s, newest_s = stretches[-1]
+        self._newest = [stretches[-1, 1:]]
+        settled_s = newest_s if last else _settled(held.values(), newest_s, clock, self._averaged_from)
         if not last:
-            count[-1] = max(int((settled_s - origin - 2 * SAME_S) * clock.rate_hz // 1) + 1 - first[-1], 0)
-        following = int(first[-1] + count[-1])
-        for begin in range(0, int(count.sum()), most):
-            ticks = _numbered(stretches, first, count, origin, clock.rate_hz, begin, begin + most)
-            yield at_ticks(held.values(), ticks, clock, averaged_from)
-        held = _since(held, settled_s - 2 * (clock.max_gap_s + SAME_S), clock)
+            count[-1] = max(int((settled_s - origin + self._reach_s) * clock.rate_hz // 1) + 1 - first[-1], 0)
+        self._following = int(first[-1] + count[-1])
+        self._held = _since(held, settled_s - 2 * (clock.max_gap_s + SAME_S), clock)
+        for begin in range(0, int(count.sum()), self._most):
+            ticks = _numbered(stretches, first, count, origin, clock.rate_hz, begin, begin + self._most)
+            yield at_ticks(held.values(), ticks, clock, self._averaged_from)
 
 
 def check_rate(rate_hz: float, max_gap_s: float) -> None:
@@ -217,7 +240,8 @@ def _settled(held: Iterable[Signal], newest_s: float, clock: Clock, averaged_fro
         if not len(taken) or newest_s - taken[-1] > clock.max_gap_s + SAME_S:
             continue  # a gap follows
         if signal.name not in averaged_from:
-            settled_s = min(settled_s, float(taken[runs(taken, clock.max_gap_s)[0][-1]]))
+            begun_s = float(taken[runs(taken, clock.max_gap_s)[0][-1]])
+            settled_s = min(settled_s, begun_s - 3 * SAME_S)  # not even the tick there: it may be averaged, too
         elif averaged_from[signal.name] < np.inf:
             settled_s = min(settled_s, float(taken[-1]), newest_s - 1 / clock.rate_hz)
         else:

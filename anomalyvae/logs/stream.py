@@ -17,8 +17,9 @@ import pyarrow as pa
 from anomalyvae.logs.clock import resample_pieces
 from anomalyvae.logs.log import Signal
 from anomalyvae.logs.messages import Databases
-from anomalyvae.logs.stamps import FIRST_ROWS, Timeline, first_stamps
+from anomalyvae.logs.stamps import FIRST_ROWS, first_stamps
 from anomalyvae.logs.tabular import Tables, csv_tables, parquet_tables, time_column, unsorted_log
+from anomalyvae.logs.timeline import Timeline
 from anomalyvae.logs.windows import WindowRecipe, Windows
 
 # Formats that are read in pieces; called as open(path, signals, rows).

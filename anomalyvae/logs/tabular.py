@@ -37,7 +37,6 @@ import pyarrow as pa
 from anomalyvae.logs.log import Log, Signal, nearest
 from anomalyvae.logs.stamps import (
     Column,
-    Timeline,
     find_time_column,
     first_stamps,
     first_text,
@@ -45,6 +44,7 @@ from anomalyvae.logs.stamps import (
     numbers_in_text,
     split_unit,
 )
+from anomalyvae.logs.timeline import Timeline
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 UNIT_KEY = b"unit"  # Parquet metadata of a column
@@ -69,7 +69,7 @@ def read_csv(path: Path, *, recording: str, time: str | None = None, signals: It
         table = _without_rows(path, names, error)
     wanted = None if signals is None else list(signals)
     stamp, columns = _choose(table.schema, str(path), time, wanted)
-    table = _with_numbers(table, stamp, columns)
+    table = with_numbers(table, stamp, columns)
     return _log(table, str(path), recording, stamp, columns, wanted)
 
 
@@ -101,14 +101,14 @@ def csv_tables(path: Path, signals: list[str], rows: int) -> Tables:
                 for batch in reader:
                     table = pa.Table.from_batches([batch])
                     for begin in range(0, len(table), rows):
-                        yield _with_numbers(table[begin : begin + rows], stamp, columns)
+                        yield with_numbers(table[begin : begin + rows], stamp, columns)
         except pa.ArrowInvalid as error:
             yield _without_rows(path, [c.raw for c in columns], error)
 
     return Tables(stamp, columns, pieces())
 
 
-def _with_numbers(table: pa.Table, stamp: Column, columns: list[Column]) -> pa.Table:
+def with_numbers(table: pa.Table, stamp: Column, columns: list[Column]) -> pa.Table:
     """Make numbers of text where it is numbers or truth values, of which Arrow makes text if it meets both."""
     for column in columns:
         if column.name and column.raw != stamp.raw and is_text(table[column.raw].type):
@@ -122,19 +122,72 @@ def _csv_options(path: Path) -> tuple[list[str], dict[str, Any]]:
     from pyarrow import csv as arrow_csv
 
     with path.open("rb") as file:
-        header = file.readline(1 << 20).split(b"\r")[0]
+        names, delimiter, encoding = _csv_format(file.readline(1 << 20), str(path))
+    return names, {
+        "read_options": arrow_csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
+        "parse_options": arrow_csv.ParseOptions(delimiter=delimiter),
+    }
+
+
+def _csv_format(line: bytes, source: str) -> tuple[list[str], str, str]:
+    """Return what a header line tells: the names of the columns, what stands between them, and the encoding."""
+    header = line.split(b"\r")[0]
     if not header.strip():
-        raise ValueError(f"Got {path}, which begins with no header line, expected the columns' names. Add them.")
+        raise ValueError(f"Got {source}, which begins with no header line, expected the columns' names. Add them.")
     try:
         text, encoding = header.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:  # loggers that write °C in the code page of their Windows
         text, encoding = header.decode("latin-1"), "latin-1"
     delimiter = max(",;\t", key=text.count)
-    names = next(csv.reader([text.rstrip("\n")], delimiter=delimiter))
-    return names, {
-        "read_options": arrow_csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
-        "parse_options": arrow_csv.ParseOptions(delimiter=delimiter),
-    }
+    return next(csv.reader([text.rstrip("\n")], delimiter=delimiter)), delimiter, encoding
+
+
+class CsvLines:
+    """A CSV file of which the lines come one by one.
+
+    Parameters
+    ----------
+    header : bytes
+        Its first line.
+    source : str
+        How errors name the file.
+    signals : list of str
+        Read these columns.
+
+    Attributes
+    ----------
+    stamp : Column
+    columns : list of Column
+        As of `Tables`.
+    left_out : int
+        Lines that had more or fewer cells than the header.
+    """
+
+    def __init__(self, header: bytes, source: str, signals: list[str]) -> None:
+        from pyarrow import csv as arrow_csv
+
+        names, self._delimiter, self._encoding = _csv_format(header, source)
+        self.stamp, self.columns = _choose(pa.schema([(name, pa.string()) for name in names]), source, None, signals)
+        self._width, self._places = len(names), [names.index(column.raw) for column in self.columns]
+        self._missing = set(arrow_csv.ConvertOptions().null_values)
+        self.left_out = 0
+
+    def table(self, lines: bytes) -> pa.Table:
+        """Return whole lines as an Arrow table of text.
+
+        Arrow's own reader hands each piece to a thread, which takes longer than reading a line.
+        """
+        text = (line.rstrip("\r") for line in lines.decode(self._encoding, "replace").split("\n"))
+        rows = [self._cells(line) for line in text if line]
+        whole = [row for row in rows if len(row) == self._width]
+        self.left_out += len(rows) - len(whole)
+        columns = [[None if row[at] in self._missing else row[at] for row in whole] for at in self._places]
+        return pa.table([pa.array(cells, pa.string()) for cells in columns], [column.raw for column in self.columns])
+
+    def _cells(self, line: str) -> list[str]:
+        if '"' not in line:
+            return line.split(self._delimiter)
+        return next(csv.reader([line], delimiter=self._delimiter))  # by itself: a quote left open ends with its line
 
 
 def _without_rows(path: Path, names: list[str], error: pa.ArrowInvalid) -> pa.Table:

@@ -1,7 +1,8 @@
 """One clock becomes rows, and a row keeps the way back to (recording, start, end).
 
 A window is ``length_s`` of some signals on one clock, laid out as one row, signal by signal:
-``acc_x_g@0 … acc_x_g@9, acc_y_g@0 …``, so that what is said of a column can be told of a signal at a time.
+``acc_x_g@0 … acc_x_g@9, acc_y_g@0 …``, so that what is said of a column can be told of a signal at a time. Or it is
+laid out by its shape, ``acc_x_g~0 acc_x_g~1 acc_x_g~2 acc_y_g~0 …``: a few numbers for what moves slowly.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.logs.clock import check_rate, resample
+from anomalyvae.logs.cutting import Cutter
 from anomalyvae.logs.log import Log, nearest
 from anomalyvae.logs.messages import Databases
 from anomalyvae.logs.sampling import Clock
+from anomalyvae.logs.shape import coefficients_at, cosines
 from anomalyvae.logs.where import parse_where
 
 Ticks = Mapping[str, np.ndarray]  # the columns that resample gives, time_s among them
@@ -31,7 +34,7 @@ class Windows:
 
     Attributes
     ----------
-    rows : pandas.DataFrame of float64, shape (n, signals * samples)
+    rows : pandas.DataFrame of float64, shape (n, signals * samples) or (n, signals * coefficients)
         One window per row; the columns are the recipe's.
     spans : pandas.DataFrame, shape (n, 3)
         Where each row comes from: ``recording``, ``start_s`` (its first sample) and ``end_s`` (``start_s``
@@ -81,6 +84,10 @@ class WindowRecipe:
     missing : float
         The share of a window's cells, in [0, 1), that may be missing; they are NaN in its row. By default a window
         is complete.
+    coefficients : int, optional
+        Describe each signal of a window by so many numbers, from 1 to its samples, in place of the samples: its lowest
+        cosine coefficients (:mod:`anomalyvae.logs.shape`), of which the first three are level, slope and bend. What is
+        faster is left out. A signal with a missing cell in the window has no coefficients: they are NaN.
 
     Examples
     --------
@@ -106,6 +113,7 @@ class WindowRecipe:
     counts: tuple[str, ...] = ()
     antialias: bool = True
     missing: float = 0.0
+    coefficients: int | None = None
 
     def __post_init__(self) -> None:
         for option in ("signals", "states", "counts"):
@@ -155,6 +163,15 @@ class WindowRecipe:
         if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share < 1:
             raise ValueError(f"Got missing={share!r}, expected a share from 0 to below 1. Correct it.")
         object.__setattr__(self, "missing", float(share))
+        kept = self.coefficients
+        if kept is not None and (
+            isinstance(kept, bool) or not isinstance(kept, (int, np.integer)) or not 1 <= kept <= self.samples
+        ):
+            raise ValueError(
+                f"Got coefficients={kept!r}, expected a whole number from 1 to {self.samples}, the samples of a "
+                "window, or nothing. Correct it."
+            )
+        object.__setattr__(self, "coefficients", None if kept is None else int(kept))
 
     @property
     def clock(self) -> Clock:
@@ -168,13 +185,17 @@ class WindowRecipe:
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """The (channels, samples) into which a row folds: ``rows.reshape(n, channels, samples)``."""
-        return len(self.signals), self.samples
+        """The (signals, samples) or (signals, coefficients) into which a row folds: ``rows.reshape(n, *input_shape)``.
+
+        Neighbouring samples are near in time; coefficients are no sequence, so they are for ``body="mlp"``.
+        """
+        return len(self.signals), self.samples if self.coefficients is None else self.coefficients
 
     @property
     def columns(self) -> list[str]:
-        """Names of a row's columns: ``signal@sample``, signal by signal."""
-        return [f"{signal}@{sample}" for signal in self.signals for sample in range(self.samples)]
+        """Names of a row's columns, signal by signal: ``signal@sample``, or ``signal~coefficient``."""
+        mark, (_, width) = "@" if self.coefficients is None else "~", self.input_shape
+        return [f"{signal}{mark}{place}" for signal in self.signals for place in range(width)]
 
     @property
     def needed(self) -> list[str]:
@@ -203,6 +224,22 @@ class WindowRecipe:
             raise ValueError(f"Got a window recipe without {', '.join(missing)}, expected them. Add them.")
         return cls(**{"antialias": False, **values})
 
+    def over_time(self, rows: np.ndarray) -> np.ndarray:
+        """Unfold rows to signals over time, in the signals' own units.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, d)
+            With the recipe's columns: windows, or what a model made of them.
+
+        Returns
+        -------
+        ndarray of shape (n, signals, samples)
+            Of coefficients, the smooth curve that has them: a window without what is faster.
+        """
+        folded = rows.reshape(len(rows), *self.input_shape)
+        return folded if self.coefficients is None else folded @ cosines(self.samples, self.coefficients)
+
     def ticks(self, log: Log) -> pd.DataFrame:
         """Put the needed signals of a recording on the clock, as :func:`~anomalyvae.logs.resample` does."""
         return resample(log, signals=self.needed, **self.clock._asdict())
@@ -225,12 +262,17 @@ class WindowRecipe:
         ValueError
             The recording lacks a signal; the nearest name is given.
         """
-        ticks, starts = _Cutter(self).add(self.ticks(log))
+        ticks, starts = Cutter(self).add(self.ticks(log))
         units = {name: log[name].unit for name in self.needed if log[name].unit}
         return self._cut(ticks, starts, log.recording, units)
 
     def slabs(
-        self, pieces: Iterable[Ticks | pd.DataFrame], recording: str, units: dict[str, str], most: int
+        self,
+        pieces: Iterable[Ticks | pd.DataFrame],
+        recording: str,
+        units: dict[str, str],
+        most: int,
+        cutter: Cutter | None = None,
     ) -> Iterator[Windows]:
         """Cut a clock that comes piece by piece into windows, a slab of them at a time.
 
@@ -246,13 +288,15 @@ class WindowRecipe:
             Units of its signals.
         most : int
             Windows in a slab: so many at most, and fewer where they are wide, so that 8 MB are not exceeded.
+        cutter : Cutter, optional
+            What took the pieces before these, where these are not the first.
 
         Yields
         ------
         Windows
             In order, together those of the whole recording. If there are none, one slab without rows.
         """
-        cutter = _Cutter(self)
+        cutter = cutter or Cutter(self)
         most = max(min(most, _SLAB_CELLS // len(self.columns)), 1)
         empty = True
         for piece in pieces:
@@ -306,13 +350,9 @@ class WindowRecipe:
         return Windows(self._table(rows), spans, {signal: unit for signal, (unit, _) in units.items()})
 
     def _cut(self, ticks: Ticks, starts: np.ndarray, recording: str, units: dict[str, str]) -> Windows:
-        channels, samples = self.input_shape
-        rows = np.empty((len(starts), channels, samples))
-        start_s = np.empty(0)
+        start_s, rows = np.empty(0), np.empty((0, *self.input_shape))
         if len(starts):
-            start_s = ticks["time_s"][starts]
-            for channel, name in enumerate(self.signals):
-                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], samples)[starts]
+            start_s, rows = ticks["time_s"][starts], self._rows(ticks, starts)
         spans = pd.DataFrame(
             {
                 "recording": pd.Series(recording, index=range(len(starts)), dtype="str"),
@@ -320,65 +360,18 @@ class WindowRecipe:
                 "end_s": start_s + self.length_s,
             }
         )
-        return Windows(self._table(rows.reshape(len(starts), channels * samples)), spans, units)
+        return Windows(self._table(rows.reshape(len(starts), len(self.columns))), spans, units)
+
+    def _rows(self, ticks: Ticks, starts: np.ndarray) -> np.ndarray:
+        """Windows that begin at these ticks, in order, shape ``(n, *input_shape)``."""
+        if self.coefficients is None:
+            rows = np.empty((len(starts), *self.input_shape))
+            for channel, name in enumerate(self.signals):
+                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], self.samples)[starts]
+            return rows
+        first, last = starts[0], starts[-1] + self.samples
+        values = np.column_stack([ticks[name][first:last] for name in self.signals])
+        return coefficients_at(values, starts - first, cosines(self.samples, self.coefficients))
 
     def _table(self, rows: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=self.columns, copy=False)
-
-
-class _Cutter:
-    """Finds the windows in a clock that comes piece by piece.
-
-    Of a stretch that may go on, it remembers as many ticks as a window has.
-    """
-
-    def __init__(self, recipe: WindowRecipe) -> None:
-        self._recipe, self._conditions = recipe, parse_where(recipe.where)
-        self._ticks: dict[str, np.ndarray] = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
-        self._gone = self._made = 0  # of the stretch that may go on: ticks before those remembered, and windows
-
-    def add(self, piece: Ticks | pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return the ticks remembered and new, and the place in them at which each new window begins."""
-        ticks = {name: np.concatenate((old, np.asarray(piece[name]))) for name, old in self._ticks.items()}
-        time_s = ticks["time_s"]
-        if not len(time_s):
-            return ticks, np.empty(0, dtype=np.int64)
-        recipe = self._recipe
-        lacking = np.zeros(len(time_s), dtype=np.int64)  # signals that are missing at a tick
-        for name in recipe.signals:
-            lacking += ~np.isfinite(ticks[name])
-        present = lacking < len(recipe.signals) if recipe.missing else lacking == 0
-        even = np.diff(time_s) * recipe.rate_hz < 1.5  # the next row is the next tick
-        begins = present & np.concatenate(([True], ~(present[:-1] & even)))
-        ends = present & np.concatenate((~(present[1:] & even), [True]))
-        first, last = np.flatnonzero(begins), np.flatnonzero(ends)
-        gone, made = np.zeros_like(first), np.zeros_like(first)
-        if len(self._ticks["time_s"]):
-            gone[0], made[0] = self._gone, self._made
-
-        length = gone + last - first + 1
-        room = length - recipe.samples  # how far a stretch's last window may begin from its first
-        stride = recipe.stride_s * recipe.rate_hz
-        count = np.where(room >= 0, np.ceil((room + 1 - 1e-6) / stride), 0).astype(np.int64)
-        new = count - made
-        number = np.arange(new.sum()) + np.repeat(made - (np.cumsum(new) - new), new)
-        starts = np.repeat(first - gone, new) + np.floor(number * stride + 1e-6).astype(np.int64)
-
-        kept = min(int(last[-1] - first[-1]) + 1, recipe.samples) if present[-1] else 0
-        self._ticks = {name: values[len(values) - kept :].copy() for name, values in ticks.items()}
-        self._gone, self._made = (int(length[-1]) - kept, int(count[-1])) if kept else (0, 0)
-        cells = len(recipe.signals) * recipe.samples
-        enough = self._total(lacking, starts) <= recipe.missing * cells + 1e-6
-        return ticks, starts[enough & self._holds(ticks, starts)]
-
-    def _holds(self, ticks: Ticks, starts: np.ndarray) -> np.ndarray:
-        """Return whether the condition holds at every sample of the windows that begin there."""
-        fails = np.zeros(len(ticks["time_s"]), dtype=bool)
-        for comparison in self._conditions:
-            fails |= ~comparison.holds(ticks[comparison.signal])
-        return self._total(fails, starts) == 0
-
-    def _total(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Return the sum of whole numbers over the windows that begin there."""
-        before = np.concatenate(([0], np.cumsum(values)))
-        return before[starts + self._recipe.samples] - before[starts]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalyvae.logs import PIECES, READERS, Log, Signal, WindowRecipe, clock, read_log, stamps, stream_windows
+from anomalyvae.logs import PIECES, READERS, Log, Signal, WindowRecipe, clock, read_log, stream_windows, timeline
 from anomalyvae.logs.windows import Windows
 
 UNIX_S = 1_492_638_964
@@ -325,14 +325,14 @@ def test_windows_that_overlap_are_not_made_all_at_once(tmp_path):
 
 def test_what_is_held_does_not_grow_with_the_recording(tmp_path, monkeypatch):
     held = []
-    settled, in_order = clock._settled, stamps._Samples.in_order
+    settled, in_order = clock._settled, timeline._Samples.in_order
 
     def watched(signals, *rest):
         held.append(max(len(signal.time_s) for signal in signals))
         return settled(signals, *rest)
 
     monkeypatch.setattr(clock, "_settled", watched)
-    monkeypatch.setattr(stamps._Samples, "in_order", lambda self: (held.append(len(self.ticks)), in_order(self))[1])
+    monkeypatch.setattr(timeline._Samples, "in_order", lambda self: (held.append(len(self.ticks)), in_order(self))[1])
     recipe = WindowRecipe(("x", "y", "z"), 50, length_s=1, stride_s=0.5, max_gap_s=0.5, states=("z",))
     most = []
     for count in (20_000, 200_000):

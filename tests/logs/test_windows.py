@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.fft import dct, idct
 
 from anomalyvae.logs import Log, Signal, WindowRecipe, Windows, log_from_frame, resample
 
@@ -198,6 +199,10 @@ GOOD = {"signals": ["x"], "rate_hz": 5, "length_s": 2, "stride_s": 1, "max_gap_s
         ({"antialias": 1}, r"antialias=1, expected true or false"),
         ({"missing": 1.0}, r"missing=1\.0, expected a share from 0 to below 1"),
         ({"missing": "0.1"}, r"missing='0\.1', expected a share"),
+        ({"coefficients": 0}, r"coefficients=0, expected a whole number from 1 to 10, the samples of a window"),
+        ({"coefficients": 11}, r"coefficients=11, expected a whole number from 1 to 10"),
+        ({"coefficients": True}, r"coefficients=True, expected a whole number"),
+        ({"coefficients": 2.0}, r"coefficients=2\.0, expected a whole number"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, message):
@@ -285,3 +290,76 @@ def test_a_long_recording_is_cut_in_one_piece():
     assert windows.rows.shape == ((count - 100) // 50 + 1 - 200, 200)
     assert windows.spans["start_s"].iloc[0] == pytest.approx(100.0)
     assert windows.rows.to_numpy().base is not None  # the table is the array itself, not a copy of it
+
+
+SHAPE = replace(RECIPE, length_s=1.0, coefficients=3)
+
+
+def noisy_log(count=60, seed=0):
+    x, y = np.random.default_rng(seed).normal(size=(2, count))
+    return log_from_frame(pd.DataFrame({"time_s": np.arange(count) / 10, "x": x, "y": y}), "drive")
+
+
+def test_coefficients_are_the_lowest_of_the_orthonormal_cosine_transform():
+    plain, shape = replace(SHAPE, coefficients=None).windows(noisy_log()), SHAPE.windows(noisy_log())
+    assert (list(shape.rows), SHAPE.input_shape) == ([f"{s}~{i}" for s in "xy" for i in range(3)], (2, 3))
+    pd.testing.assert_frame_equal(shape.spans, plain.spans)
+    samples = plain.rows.to_numpy().reshape(-1, 2, 10)
+    expected = dct(samples, axis=2, norm="ortho")
+    np.testing.assert_allclose(shape.rows, expected[:, :, :3].reshape(-1, 6), atol=1e-12)
+    whole = replace(SHAPE, coefficients=10)
+    np.testing.assert_allclose(whole.over_time(whole.windows(noisy_log()).rows.to_numpy()), samples, atol=1e-12)
+    expected[:, :, 3:] = 0
+    np.testing.assert_allclose(SHAPE.over_time(shape.rows.to_numpy()), idct(expected, axis=2, norm="ortho"), atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_a_window_s_coefficients_are_the_same_bits_in_any_slab_and_piece(most):
+    ticks, whole = SHAPE.ticks(noisy_log()), SHAPE.windows(noisy_log())
+    pieces = [ticks[:13], ticks[13:14], ticks[14:47], ticks[47:]]
+    slabs = list(SHAPE.slabs(pieces, "drive", {}, most))
+    np.testing.assert_array_equal(np.vstack([slab.rows for slab in slabs]), whole.rows)
+    assert max(map(len, slabs)) <= most
+
+
+def test_a_signal_with_a_missing_cell_has_no_coefficients_and_leaves_the_others_theirs():
+    recipe = replace(RECIPE, missing=0.3, coefficients=2)
+    cells, rows = replace(recipe, coefficients=None).windows(gappy_log()).rows, recipe.windows(gappy_log()).rows
+    assert rows.filter(like="x~").notna().all(axis=None)
+    lacking = cells.filter(like="y@").isna().any(axis=1)
+    assert 0 < lacking.sum() < len(rows)
+    assert rows["y~0"].isna().equals(lacking)
+    assert rows["y~1"].isna().equals(lacking)
+
+
+def test_a_recipe_of_coefficients_survives_json_and_an_old_one_has_none():
+    again = WindowRecipe.from_dict(json.loads(json.dumps(SHAPE.to_dict())))
+    assert again == SHAPE
+    old = {key: value for key, value in RECIPE.to_dict().items() if key != "coefficients"}
+    assert WindowRecipe.from_dict(old) == RECIPE
+    assert WindowRecipe.from_dict({**GOOD, "coefficients": np.int64(2)}).to_dict()["coefficients"] == 2
+
+
+def test_a_model_of_coefficients_scores_files_and_gives_reasons(tmp_path):
+    from anomalyvae import VAEOutlierDetector, save, score_folder
+    from anomalyvae.review.flags import window_view
+    from anomalyvae.review.reasons import Reasons
+
+    windows = SHAPE.windows(noisy_log(400, seed=1))
+    model = VAEOutlierDetector(max_epochs=5, random_state=0).fit(windows.rows)
+    save(model, tmp_path / "model", recipe=SHAPE.to_dict())
+    frame = pd.DataFrame({"time_s": np.arange(60) / 10, **{s: noisy_log()[s].values for s in "xy"}})
+    frame.loc[30:, "y"] += 9.0
+    (tmp_path / "drives").mkdir()
+    frame.to_csv(tmp_path / "drives" / "drive.csv", index=False)
+    score_folder(tmp_path / "model", tmp_path / "drives", tmp_path / "scores")
+    scores = pd.concat(map(pd.read_parquet, (tmp_path / "scores").glob("*.parquet")))
+    found = SHAPE.windows(log_from_frame(frame, "drive"))
+    np.testing.assert_allclose(scores["anomaly_score"], model.anomaly_score(found.rows), rtol=1e-6)
+
+    reasons = Reasons(tmp_path / "model").explain(found.rows.to_numpy())
+    assert reasons["signals"].iloc[-1][0] == "y"
+    assert next(iter(reasons["outside"].iloc[-1])) == "y"
+    view = window_view(model, SHAPE, found, len(found) - 1, 1.0, False, np.array([0.0, 1.0]))
+    assert (view.reconstruction.shape, view.around.shape[0]) == ((2, 10), 2)
+    assert view.around[1, -5:].mean() == pytest.approx(9, abs=1)
