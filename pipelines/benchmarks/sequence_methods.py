@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.fft import dct
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.baselines import BASELINES
+from anomalyvae.logs.shape import cosines
 from anomalyvae.peers import OURS, peer
 
 SETTINGS: dict[str, Any] = {"masking": 0.0, "scaling": "standard", "validation_fraction": 0.0}
+LINEAR: dict[str, Any] = {"hidden": ()}  # code and reconstruction are linear: a factor analysis
 COEFFICIENTS = 3
 STEPS = 1000
 
@@ -32,19 +33,19 @@ def raw(windows: Array) -> Array:
 
 
 def shape(windows: Array) -> Array:
-    """Level, slope and bend of each signal of a window: its lowest cosine coefficients (DCT-II), three a signal.
+    """Level, slope and bend of each signal of a window, as `WindowRecipe` with ``coefficients=3`` gives them.
 
     Windows of few recordings are few rows for many columns, most of them noise; this keeps what moves slowly.
     """
-    return raw(dct(windows, axis=2, norm="ortho")[:, :, :COEFFICIENTS])
+    return raw(windows @ cosines(windows.shape[2], COEFFICIENTS).T)
 
 
-def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp") -> Fit:
+def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp", **changed: Any) -> Fit:
     """Our detector with each of its scores that rank."""
 
     def fit(learned: Array, seed: int) -> Callable[[Array], Scores]:
         folded: dict[str, Any] = {} if body == "mlp" else {"body": body, "input_shape": learned.shape[1:]}
-        detector = VAEOutlierDetector(random_state=seed, **SETTINGS, **folded).fit(rows(learned))
+        detector = VAEOutlierDetector(random_state=seed, **SETTINGS | changed, **folded).fit(rows(learned))
 
         def score(windows: Array) -> Scores:
             terms = detector.score_terms(rows(windows))
@@ -83,7 +84,12 @@ def kmeans(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
 
 def matrix_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
-    """Distance from the nearest training window, each signal of a window standardised by itself (an AB join)."""
+    """Distance from the nearest training window, each signal of a window standardised by itself (an AB join).
+
+    So the profile is defined, and so it does not see how large a movement is. It takes a quiet window for strange:
+    standardised noise is far from all else (De Paepe, Janssens & Van Hoecke 2019, Eliminating noise in the matrix
+    profile), while large movements are smooth and resemble one another.
+    """
 
     def standardised(windows: Array) -> Array:
         spread = windows.std(axis=2, keepdims=True)
@@ -91,6 +97,17 @@ def matrix_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
     nearest = NearestNeighbors(n_neighbors=1).fit(standardised(learned))
     return lambda windows: {"matrix profile": nearest.kneighbors(standardised(windows))[0][:, 0]}
+
+
+def plain_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """The same without that, signals in standard deviations of the training part (AAMP, Akbarinia & Cloez 2019)."""
+    center, spread = learned.mean(axis=(0, 2)), learned.std(axis=(0, 2))
+
+    def scaled(windows: Array) -> Array:
+        return raw((windows - center[:, None]) / np.where(spread > 0, spread, 1)[:, None])
+
+    nearest = NearestNeighbors(n_neighbors=1).fit(scaled(learned))
+    return lambda windows: {"matrix profile, plain": nearest.kneighbors(scaled(windows))[0][:, 0]}
 
 
 def lstm(learned: Array, seed: int) -> Callable[[Array], Scores]:
@@ -120,6 +137,8 @@ def lstm(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
 METHODS: dict[str, Fit] = {
     OURS: ours(f"{OURS}, shape", shape),
+    "linear": ours(f"{OURS}, linear shape", shape, **LINEAR),
+    "linear-raw": ours(f"{OURS}, linear", raw, **LINEAR),
     "mlp": ours(f"{OURS}, mlp", raw),
     "conv1d": ours(f"{OURS}, conv1d", raw, "conv1d"),
     "gru": ours(f"{OURS}, gru", raw, "gru"),
@@ -129,9 +148,10 @@ METHODS: dict[str, Fit] = {
     "iforest": iforest,
     "kmeans": kmeans,
     "matrix_profile": matrix_profile,
+    "plain_profile": plain_profile,
     "lstm": lstm,
 }
-OWN = (OURS, "mlp", "conv1d", "gru")
+OWN = (OURS, "linear", "linear-raw", "mlp", "conv1d", "gru")
 SLOW = ("conv1d", "gru", "lstm")
-SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), "lagged", "matrix_profile"}
-QUICK = [OURS, "row_norm", "row_norm-shape", "knn", "knn-shape", "mahalanobis", "lagged", "kmeans"]
+SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), "lagged", "matrix_profile", "plain_profile"}
+QUICK = ["linear", OURS, "row_norm", "row_norm-shape", "knn", "knn-shape", "mahalanobis", "lagged", "kmeans"]

@@ -1,6 +1,6 @@
 """Detection on recordings: ours beside the plain methods and PyOD's, on the same windows.
 
-    python pipelines/benchmarks/sequences.py            # 45 minutes on one core; --quick a minute or two
+    python pipelines/benchmarks/sequences.py            # 50 minutes on one core; --quick a minute or two
 
 Sets
     skab      34 experiments, each learned from its first 400 rows. Windows of 20 rows, one at each row. The threshold
@@ -17,9 +17,10 @@ Sets
               potholes.
 
 A row of skab or smap has the mean score of the windows that cover it (offline), or (``causal_...``) the score of the
-window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. No label reaches a
-detector or a threshold, nor does a row that is to be scored. Each result is kept as soon as it is there, by set, case,
-seed, method and version of the code, so that a run can be stopped and goes on where it was.
+window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. ``linear`` is our
+detector with ``hidden=()``; `SETTINGS` in sequence_methods.py says where ours differs from its defaults. No label
+reaches a detector or a threshold, nor does a row that is to be scored. Each result is kept as soon as it is there, by
+set, case, seed, method and version of the code, so that a run can be stopped and goes on where it was.
 """
 
 import argparse
@@ -35,16 +36,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import sequence_methods
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from sequence_methods import COEFFICIENTS, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, Array, Scores
+from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, Array, Scores
 from tabular import ROOT, code_version, kept_results, made_at, markdown
 
 from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
 from anomalyvae.jobs import find_recordings, read_job
 from anomalyvae.logs import WindowRecipe
+from anomalyvae.logs.folding import fold
 from anomalyvae.peers import OURS
 
 LENGTH = 20  # rows in a window of SKAB and SMAP
@@ -81,12 +84,10 @@ def rolling(x: Array) -> Array:
 
 
 def of_points(scores: Array) -> dict[str, Array]:
-    """Scores of rolling windows -> scores of the rows: mean over the windows that cover it, and the last of these."""
-    padded = np.pad(scores, LENGTH - 1, constant_values=np.nan)
-    return {
-        "": np.nanmean(sliding_window_view(padded, LENGTH), axis=1),
-        "causal_": np.concatenate([np.full(LENGTH - 1, scores[0]), scores]),
-    }
+    """Scores of rolling windows -> scores of the rows, offline and causal; until a window ends, the first has its."""
+    starts, rows = np.arange(len(scores)), len(scores) + LENGTH - 1
+    offline, causal = (fold(scores, starts, LENGTH, rows, mode=mode) for mode in ("offline", "causal"))
+    return {"": offline, "causal_": np.where(np.isnan(causal), scores[0], causal)}
 
 
 def skab() -> Iterator[Case]:
@@ -237,8 +238,8 @@ def _held_out_scores(learned: Array, method: str, seed: int) -> Scores:
     """Scores of rolling training windows by what was learned without their stretch and all windows that touch it."""
     part = np.arange(len(learned)) * FOLDS // len(learned)
     pieces: list[Scores] = []
-    for fold in range(FOLDS):
-        inside = np.flatnonzero(part == fold)
+    for number in range(FOLDS):
+        inside = np.flatnonzero(part == number)
         apart = np.ones(len(learned), dtype=bool)
         apart[max(inside[0] - LENGTH + 1, 0) : inside[-1] + LENGTH] = False
         pieces.append(METHODS[method](learned[apart], seed)(learned[inside]))
@@ -246,9 +247,9 @@ def _held_out_scores(learned: Array, method: str, seed: int) -> Scores:
 
 
 def tasks(
-    sets: Iterable[str], methods: list[str] | None, seeds: int, quick: bool
+    sets: Iterable[str], methods: list[str] | None, seeds: int | None, quick: bool
 ) -> Iterator[tuple[str, Case, str, int]]:
-    """What is to be done: sets of a few cases with all seeds and all methods, those of many with one seed."""
+    """What is to be done; unless told, sets of few cases with three seeds and all methods, those of many with one."""
     for name in sets:
         large = name in ("skab", "smap")
         chosen = methods or (QUICK if quick else [method for method in METHODS if not (large and method in SLOW)])
@@ -256,14 +257,16 @@ def tasks(
             if quick and number % 6:
                 continue
             for method in chosen:
-                for seed in range(1 if large or quick or method in SEEDLESS else seeds):
+                for seed in range(1 if quick or method in SEEDLESS else seeds or (1 if large else 3)):
                     yield name, case, method, seed
 
 
 def version_of(method: str) -> str:
     """What a result depends on besides its data."""
-    settings = f"{FOLDS} parts, {COEFFICIENTS} coefficients"
-    return f"{code_version(OURS)} {SETTINGS} {settings}" if method in OWN else f"{code_version('iforest')} {settings}"
+    settings = f"{FOLDS} parts, {sequence_methods.COEFFICIENTS} coefficients"
+    if method not in OWN:
+        return f"{code_version('iforest')} {settings}"
+    return f"{code_version(OURS)} {SETTINGS} {LINEAR if method.startswith('linear') else ''} {settings}"
 
 
 def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> None:
@@ -274,29 +277,40 @@ def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> N
             file.write("\n")
     done = {(r["set"], r["case"], r["asked"], r["seed"], r["version"]) for r in kept_results(store)}
     versions = {method: version_of(method) for method in METHODS}
-    with store.open("a", encoding="utf-8") as file, ProcessPoolExecutor(jobs, initializer=_quietly) as pool:
-        running = {}
-        for name, case, method, seed in todo:
-            asked = {"set": name, "case": case.name, "asked": method, "seed": seed, "version": versions[method]}
-            if tuple(asked.values()) not in done:
-                running[pool.submit(_work, name, case.name, method, seed)] = asked
-        for number, future in enumerate(as_completed(running), start=1):
-            asked = running[future]
-            print(f"{number}/{len(running)} {asked['set']} {asked['case']}, {asked['asked']}", flush=True)
-            file.write("".join(json.dumps(asked | result) + "\n" for result in future.result()))
+    asked = [
+        {"set": name, "case": case.name, "asked": method, "seed": seed, "version": versions[method]}
+        for name, case, method, seed in todo
+    ]
+    asked = [one for one in asked if tuple(one.values()) not in done]
+    with store.open("a", encoding="utf-8") as file:
+        for number, (one, results) in enumerate(_answered(asked, jobs), start=1):
+            print(f"{number}/{len(asked)} {one['set']} {one['case']}, {one['asked']}", flush=True)
+            file.write("".join(json.dumps(one | result) + "\n" for result in results))
             file.flush()
+
+
+def _answered(asked: list[dict[str, Any]], jobs: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Results as they come, in this process or in several."""
+    if jobs == 1:
+        yield from ((one, _work(one)) for one in asked)
+        return
+    with ProcessPoolExecutor(jobs, initializer=_quietly, initargs=(sequence_methods.COEFFICIENTS,)) as pool:
+        running = {pool.submit(_work, one): one for one in asked}
+        yield from ((running[future], future.result()) for future in as_completed(running))
 
 
 _CASES: dict[str, dict[str, Case]] = {}  # of a worker: a set is read once
 
 
-def _work(name: str, case: str, method: str, seed: int) -> list[dict[str, Any]]:
+def _work(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    name = asked["set"]
     if name not in _CASES:
         _CASES[name] = {one.name: one for one in SETS[name]()}
-    return results_of(_CASES[name][case], method, seed)
+    return results_of(_CASES[name][asked["case"]], asked["asked"], asked["seed"])
 
 
-def _quietly() -> None:
+def _quietly(coefficients: int) -> None:
+    sequence_methods.COEFFICIENTS = coefficients
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
@@ -332,15 +346,19 @@ def main() -> None:
         metavar="METHOD",
         help="default: all, but for skab and smap the quick ones",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="on sets of few recordings; default: 3")
+    parser.add_argument("--seeds", type=int, help="default: 1 on skab and smap, 3 on the others")
+    parser.add_argument(
+        "--coefficients", type=int, default=3, help="of a signal, where a window is its shape; default: 3"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--quick", action="store_true", help="a sixth of the recordings and some of the methods")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "sequences")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    _quietly()
+    _quietly(options.coefficients)
     out = options.out / "quick" if options.quick else options.out
-    run(tasks(options.sets, options.methods, options.seeds, options.quick), out / "results.jsonl", options.jobs)
+    todo = tasks(options.sets, options.methods, options.seeds, options.quick)
+    run(todo, out / "results.jsonl", options.jobs)
     versions = {method: version_of(method) for method in METHODS}
     kept = [
         r
