@@ -40,6 +40,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
     windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
     windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
+    windows.add_argument("--coefficients", type=int, metavar="K", help="describe each signal of a window by K numbers")
     windows.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
     tracking = parser.add_argument_group("MLflow", "Given any of these, the fit is recorded as a run.")
     tracking.add_argument("--track", action="store_true", help="as MLflow's own settings say")
@@ -49,7 +50,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 def fit(args: argparse.Namespace) -> int:
     from anomalyvae.jobs import detector_arguments, read_job
 
-    options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where")
+    options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where", "coefficients")
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None

@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
 from anomalyvae.metrics import auroc
+from anomalyvae.study.groups import wilson
 
 _FOLDS = 5
 _NEIGHBOURS = 5  # of Naeem et al.
@@ -212,7 +213,7 @@ def _told_apart(
     right = np.where(probability == 0.5, 0.5, (probability > 0.5) == label).sum()
     return {
         "auroc": _more_often(probability[label == 1], probability[label == 0]),
-        "accuracy": (float(right / len(x)), *_wilson(float(right), len(x))),
+        "accuracy": (float(right / len(x)), *wilson(right / len(x), len(x))),
     }
 
 
@@ -227,14 +228,6 @@ def _more_often(a: Floats, b: Floats) -> _Figure:
     return value, max(0.0, value - margin), min(1.0, value + margin)
 
 
-def _wilson(successes: float, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share."""
-    z = float(norm.ppf(0.5 + _LEVEL / 2))
-    center = (successes + z**2 / 2) / (n + z**2)
-    margin = z / (n + z**2) * np.sqrt(successes * (n - successes) / n + z**2 / 4)
-    return float(center - margin), float(center + margin)
-
-
 def _neighbourhoods(drawn: Floats, real: Floats) -> dict[str, _Figure]:
     """Precision, recall, density and coverage: who lies in whose surroundings."""
     apart = cdist(real, drawn)  # written out, not by products: the distance of copies is zero
@@ -245,7 +238,7 @@ def _neighbourhoods(drawn: Floats, real: Floats) -> dict[str, _Figure]:
         "recall": around_drawn.any(axis=1),
         "coverage": around_real.any(axis=1),
     }
-    figures = {name: (float(hit.mean()), *_wilson(float(hit.sum()), len(hit))) for name, hit in shares.items()}
+    figures = {name: (float(hit.mean()), *wilson(hit.mean(), len(hit))) for name, hit in shares.items()}
     return {
         "precision": figures["precision"],
         "recall": figures["recall"],
