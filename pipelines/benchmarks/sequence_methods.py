@@ -49,7 +49,8 @@ def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp", **changed
 
         def score(windows: Array) -> Scores:
             terms = detector.score_terms(rows(windows))
-            return {name: terms["memory"].to_numpy(), f"{name}: elbo": terms["elbo"].to_numpy()}
+            density = "elbo" if "elbo" in terms else "energy"
+            return {name: terms["memory"].to_numpy(), f"{name}: {density}": terms[density].to_numpy()}
 
         return score
 
@@ -139,6 +140,7 @@ METHODS: dict[str, Fit] = {
     OURS: ours(f"{OURS}, shape", shape),
     "linear": ours(f"{OURS}, linear shape", shape, **LINEAR),
     "linear-raw": ours(f"{OURS}, linear", raw, **LINEAR),
+    "adversarial": ours(f"{OURS}, adversarial shape", shape, objective="adversarial"),
     "mlp": ours(f"{OURS}, mlp", raw),
     "conv1d": ours(f"{OURS}, conv1d", raw, "conv1d"),
     "gru": ours(f"{OURS}, gru", raw, "gru"),
@@ -151,7 +153,7 @@ METHODS: dict[str, Fit] = {
     "plain_profile": plain_profile,
     "lstm": lstm,
 }
-OWN = (OURS, "linear", "linear-raw", "mlp", "conv1d", "gru")
+OWN = (OURS, "linear", "linear-raw", "adversarial", "mlp", "conv1d", "gru")
 SLOW = ("conv1d", "gru", "lstm")
 SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), "lagged", "matrix_profile", "plain_profile"}
 QUICK = ["linear", OURS, "row_norm", "row_norm-shape", "knn", "knn-shape", "mahalanobis", "lagged", "kmeans"]
