@@ -27,4 +27,16 @@ def test_links_lead_somewhere():
 
 def test_every_extra_is_named_for_what_it_gives():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert set(extras) == {"all", "compare", "dask", "dev", "docs", "logs", "mlflow", "report", "review", "umap"}
+    assert set(extras) == {
+        "all",
+        "compare",
+        "dask",
+        "dev",
+        "docs",
+        "logs",
+        "mlflow",
+        "postgres",
+        "report",
+        "review",
+        "umap",
+    }

@@ -79,7 +79,11 @@ def test_each_round_is_reviewed_by_the_known_events_and_judged_on_the_hold_out(j
 
 
 def test_a_recording_met_again_is_asked_for_what_was_not_flagged_before(job):
-    text = job.read_text(encoding="utf-8").replace('["d1", "d2"]', '["d1", "d1"]').replace("[rehearsal]", "[rehearsal]\nbudget = 2")
+    text = (
+        job.read_text(encoding="utf-8")
+        .replace('["d1", "d2"]', '["d1", "d1"]')
+        .replace("[rehearsal]", "[rehearsal]\nbudget = 2")
+    )
     job.write_text(text, encoding="utf-8")
     table = rehearse(read_job(job))
     assert table[["novel", "fault"]].sum(axis=1).tolist() == [0, 2, 2, 4, 4]

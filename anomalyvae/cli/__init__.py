@@ -134,13 +134,15 @@ VERBS = {
         flag_arguments,
         flag,
         "anomalyvae flag scores/ --model models/road --queue queue.db --budget 50\n"
-        "  anomalyvae flag --queue queue.db --export verdicts.csv",
+        "  anomalyvae flag --queue queue.db --export verdicts.csv\n"
+        "  anomalyvae flag --queue queue.db --load export.json --reviewer 7=ann     # verdicts given in Label Studio",
     ),
     "review": Verb(
         "look at flagged events in the browser, and say what they are",
         review_arguments,
         review,
-        "anomalyvae review --queue queue.db --model models/road --scores scores/",
+        "anomalyvae review --queue queue.db --model models/road --scores scores/\n"
+        "  anomalyvae review --queue queue.db --model models/car --dbc car.dbc",
     ),
     "retrain": Verb(
         "make a challenger from verdicts: learn novel, not faults",

@@ -30,6 +30,7 @@ def flag_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, for the events")
     parser.add_argument("--model", metavar="BUNDLE", help="folder of the model that gave the scores" + _OR_MLFLOW)
     parser.add_argument("--source", metavar="FOLDER", help="of the recordings, where it is another than was scored")
+    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
     parser.add_argument("--budget", type=int, default=50, metavar="N", help="events to pick at most (default: 50)")
     parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and of a recording (default: 5)")
     parser.add_argument(
@@ -69,12 +70,12 @@ def flag(args: argparse.Namespace) -> int:
         if args.scores is not None and model is not None:
             flagged = flag_folder(
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
-                alarms=None if args.alarms is None else dict([args.alarms]),
+                databases=args.dbc, alarms=None if args.alarms is None else dict([args.alarms]),
             )  # fmt: skip
             if not args.quiet:
                 print(in_words(flagged))
         if args.export is not None:
-            export(queue, args.export, model, args.source)
+            export(queue, args.export, model, args.source, args.dbc)
     return DONE
 
 
@@ -98,6 +99,7 @@ def review_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, metavar="BUNDLE", help="folder of the model that flagged them" + _OR_MLFLOW
     )
     parser.add_argument("--source", metavar="FOLDER", help="of the recordings (default: as the events name it)")
+    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
     parser.add_argument("--scores", metavar="FOLDER", help="of the scores, to show them over each recording")
     parser.add_argument("--host", default="127.0.0.1", help="listen here; other machines need the token it prints")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
@@ -109,8 +111,8 @@ def review(args: argparse.Namespace) -> int:
 
     with bundle_at(args.model) as model:
         serve(
-            args.queue, model, source=args.source, scores=args.scores, host=args.host, port=args.port,
-            reviewer=args.reviewer or os.environ.get("USER", ""),
+            args.queue, model, source=args.source, scores=args.scores, databases=args.dbc, host=args.host,
+            port=args.port, reviewer=args.reviewer or os.environ.get("USER", ""),
             ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
         )  # fmt: skip
     return DONE

@@ -12,12 +12,13 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from anomalyvae.logs.canbus import can_pieces
 from anomalyvae.logs.clock import resample
 from anomalyvae.logs.log import Log, Signal, joined, nearest
-from anomalyvae.logs.mdf import mdf_pieces
+from anomalyvae.logs.mdf import mdf_counts, mdf_pieces
 from anomalyvae.logs.messages import Databases
 from anomalyvae.logs.stream import stream_windows
 from anomalyvae.logs.tabular import log_from_frame, read_csv, read_parquet
@@ -72,6 +73,7 @@ READERS: dict[str, Callable[..., Log]] = {
     **dict.fromkeys((".mcap", ".bag", ".db3"), read_topics),
 }
 _WITHOUT_DATABASES = {".csv", ".parquet"}
+_PACKED = {".zstd", ".zst", ".gz", ".bz2", ".xz", ".lz4", ".zip"}
 
 
 def read_log(
@@ -85,8 +87,9 @@ def read_log(
     """Read a recording from a file; the suffix chooses the reader.
 
     The rules by which a file becomes samples stand in :mod:`anomalyvae.logs.tabular` (CSV, Parquet),
-    :mod:`anomalyvae.logs.mdf` (MF4), :mod:`anomalyvae.logs.canbus` and :mod:`anomalyvae.logs.decode` (CAN logs), and
-    :mod:`anomalyvae.logs.topics` (MCAP, ROS bags; the folder of a ROS 2 bag counts as one file with suffix ``.db3``).
+    :mod:`anomalyvae.logs.mdf` (MF4), :mod:`anomalyvae.logs.canbus`, :mod:`anomalyvae.logs.decode` and
+    :mod:`anomalyvae.logs.transport` (CAN logs), and :mod:`anomalyvae.logs.topics` (MCAP, ROS bags; the folder of a
+    ROS 2 bag counts as one file with suffix ``.db3``).
 
     Parameters
     ----------
@@ -119,7 +122,8 @@ def read_log(
     Warns
     -----
     UserWarning
-        Some frames of a vehicle bus are in no database, or a message has several senders.
+        Some frames of a vehicle bus are in no database, packets of longer messages are missing, a message has several
+        senders, or a recording has no end.
     """
     path = Path(path)
     reader = _reader_of(path)
@@ -132,6 +136,8 @@ def read_log(
 
 def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> pd.DataFrame:
     """Tell which signals a file holds, in memory that does not grow with it.
+
+    Of the measured channels of MF4 files the headers tell; other files are read through.
 
     Parameters
     ----------
@@ -153,19 +159,27 @@ def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> p
     """
     path = Path(path)
     _reader_of(path)
-    pieces = PIECES.get(kind_of(path))
-    logs = [read_log(path, databases=databases)] if pieces is None else pieces(path, None, databases=databases)
     found: dict[str, tuple[Signal, int, float, float]] = {}
-    for log in logs:
-        for name, signal in log.signals.items():
-            if len(signal.time_s):
-                _, samples, first_s, _ = found.get(name, (signal, 0, signal.time_s[0], 0.0))
-                found[name] = (signal, samples + len(signal.time_s), first_s, signal.time_s[-1])
+    for signal, more, begin_s, last_s in _counts(path, databases):
+        _, samples, first_s, _ = found.get(signal.name, (signal, 0, begin_s, last_s))
+        found[signal.name] = (signal, samples + more, first_s, last_s)
     rows = [
-        (name, signal.unit, samples, (samples - 1) / (last_s - first_s) if samples > 1 else float("nan"), signal.source)
+        (name, signal.unit, samples, (samples - 1) / (last_s - first_s) if last_s > first_s else np.nan, signal.source)
         for name, (signal, samples, first_s, last_s) in found.items()
     ]
     return pd.DataFrame(rows, columns=["signal", "unit", "samples", "rate_hz", "source"])
+
+
+def _counts(path: Path, databases: Databases) -> Iterator[tuple[Signal, int, float, float]]:
+    """Yield signals, how many more samples each has, and when the first and the last of these are, in seconds."""
+    pieces = PIECES.get(kind_of(path))
+    if pieces is mdf_pieces:
+        yield from mdf_counts(path, databases=databases)
+        return
+    for log in [read_log(path, databases=databases)] if pieces is None else pieces(path, None, databases=databases):
+        for signal in log.signals.values():
+            if len(signal.time_s):
+                yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
 
 
 def kind_of(path: Path) -> str:
@@ -182,6 +196,11 @@ def _reader_of(path: Path) -> Callable[..., Log]:
     reader = READERS.get(kind_of(path))
     if path.is_dir() and kind_of(path) != ".db3":
         raise IsADirectoryError(f"Got the folder {path}, expected one recording. Pass the files in it one by one.")
+    if reader is None and path.suffix.lower() in _PACKED:
+        raise ValueError(
+            f"Got {path.name!r}, a compressed file, expected one that is not. Unpack it, or pass the folder of the ROS "
+            f"bag that it is a part of."
+        )
     if reader is None:
         raise ValueError(
             f"Got {path.name!r}, expected a file with suffix {' or '.join(READERS)}. "

@@ -62,9 +62,10 @@ def decoded(source: Source, path: Path, wanted: Callable[[str], bool]) -> Iterat
 
 def _broken(path: Path, error: Exception) -> ValueError:
     kind = "MCAP" if path.suffix.lower() == ".mcap" else "a ROS bag"
-    return ValueError(
-        f"Got {path}, which cannot be read as {kind} ({str(error) or type(error).__name__}). Mend the file."
-    )
+    advice = "Mend the file."
+    if (path.parent / "metadata.yaml").is_file():  # which tells of compression, as a file of the bag does not
+        advice = f"Pass the folder {path.parent}, the bag that it is a part of; if that is refused too, mend the file."
+    return ValueError(f"Got {path}, which cannot be read as {kind} ({str(error) or type(error).__name__}). {advice}")
 
 
 class _Mcap:
@@ -135,8 +136,8 @@ class _Mcap:
                 raise
         if self._killed:
             warnings.warn(
-                f"{self._path} has no end, as if its recorder had been killed: read as far as it goes, "
-                f"{count} messages.",
+                f"Got {self._path}, which has no end, as if its recorder had been killed, expected a whole file. It is "
+                f"read as far as it goes, {count:,} messages; to mend it: mcap recover.",
                 stacklevel=2,
             )
 

@@ -35,6 +35,7 @@ from anomalyvae.logs.stamps import LATE_S, UNIX_FROM_S
 
 _ROWS = 1 << 15  # frames that are held at once
 _LONGEST_LINE = 1 << 16
+_BLF_HEAD = 144  # bytes
 _CONTAINER, _DEFLATED = 10, 2  # of BLF: an object that holds others, and how it is compressed
 _CANDUMP = re.compile(r"\s*\(\d+(\.\d+)?\)\s+\S+\s+[0-9A-Fa-f]{1,8}#")
 
@@ -242,9 +243,11 @@ def _check_blf(path: Path) -> None:
     """Refuse a BLF file that is cut or damaged, which python-can would read in part without a word."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        if size < 144 or view[:4] != b"LOGG":
-            raise ValueError(f"Got {path}, which does not begin like a BLF file, expected LOGG. Export it again.")
-        place, told = struct.unpack_from("<L", view, 4)[0], struct.unpack_from("<Q", view, 16)[0]
+        if view[:4] != b"LOGG":
+            begin = view[:4]
+            raise ValueError(f"Got {path}, which begins with {begin!r}, expected a BLF file (LOGG). Export it again.")
+        whole = size >= _BLF_HEAD
+        place, told = struct.unpack_from("<L8xQ", view, 4) if whole else (0, _BLF_HEAD)
         cut = told > size
         while not cut and place + 16 <= size:
             signature, _, _, length, kind = struct.unpack_from("<4sHHLL", view, place)

@@ -6,6 +6,8 @@ Rules:
   databases the first one that knows it decides. A 29-bit frame that none knows belongs to the J1939 message with its
   parameter group number, whatever its priority, source and destination (SAE J1939-21). What is then left and is a
   reply of on-board diagnostics is read as that, see :mod:`anomalyvae.logs.obd`.
+- **Longer messages** are joined from the packets of J1939's transport protocol, if a database describes J1939 (a DBC
+  file can say that it does), and from those of diagnostics, see :mod:`anomalyvae.logs.transport`.
 - **Names.** A signal keeps its name if it is the only one of that name in all databases given, else it is called
   ``Message.Signal``. So a name depends on the databases and never on the file.
 - **Senders.** The frames of a message are one signal, whichever bus and sender they come from. If there are several,
@@ -21,18 +23,31 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from anomalyvae.logs import obd
+from anomalyvae.logs.fields import samples
 from anomalyvae.logs.log import Signal, nearest
-from anomalyvae.logs.messages import EXTENDED, Bits, Databases, Field, Message, load_messages
+from anomalyvae.logs.messages import EXTENDED, Databases, Field, Message, load_messages
+from anomalyvae.logs.transport import Transport, Whole, are_segments, each_frame, is_packet
 
 # A CAN frame: seconds from the recording's start, the identifier, and the bytes that were sent; those after them mean
 # nothing.
 FRAME = np.dtype(
     [("time_s", "f8"), ("id", "u4"), ("extended", "?"), ("bus", "u1"), ("length", "u1"), ("data", "u1", (64,))]
 )
+
+
+class _Taken(NamedTuple):
+    """What is to be decoded as one message."""
+
+    message: Message
+    fields: list[Field]
+    rows: list[np.ndarray]  # which of the frames
+    wholes: list[Whole]  # what was joined or split from others
 
 
 class Decoder:
@@ -57,8 +72,9 @@ class Decoder:
         groups = [message for message in reversed(self._messages) if message.j1939]
         self._by_group = {_parameter_group(message.key): message for message in groups}
         self._senders: dict[str, set[tuple[int, int]]] = {}
+        self._transport = Transport()
         self._unknown: Counter[int] = Counter()
-        self._frames = self._requests = 0
+        self._frames = self._read = self._joined = 0
         self._sampled: set[str] = set()
 
     @property
@@ -91,44 +107,88 @@ class Decoder:
         if not len(frames):
             return {}
         self._frames += len(frames)
-        keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0))
-        distinct, place = np.unique(keys, return_inverse=True)
-        # Counting sort is what numpy does with 16 bits.
-        order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
-        bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
-        rows_of: dict[int, tuple[Message, list[Field], list[np.ndarray]]] = {}
-        for key, rows in zip(distinct.tolist(), np.split(order, bounds), strict=True):
-            message, rows = self._message_of(key, rows, frames)
-            fields = [f for f in message.fields if self._wanted is None or f.name in self._wanted] if message else []
-            if message is not None and fields and len(rows):
-                buses = np.unique(frames["bus"][rows]).tolist()
-                self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
-                rows_of.setdefault(message.key, (message, fields, []))[2].append(rows)
+        taken: dict[int, _Taken] = {}
+        packets = []
+        for key, rows in _by_identifier(frames):
+            message = self._message_of(key)
+            packed = bool(self._by_group) and is_packet(key)
+            if packed:
+                packets.append(rows)
+            if message is not None:
+                self._take_frames(taken, message, key, rows, frames)
+            elif obd.is_sender(key):
+                self._take_replies(taken, key, rows, frames)
+            elif not packed and not obd.is_request(key):
+                self._unknown[key] += len(rows)
+        if packets:
+            for whole in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
+                self._take_whole(taken, self._by_group.get(_parameter_group(whole.key)), whole, [whole.data])
+        self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
-        for message, fields, parts in rows_of.values():
-            rows = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
-            found |= _decoded(message.name, fields, frames, rows)
+        for message, fields, parts, wholes in taken.values():
+            found |= samples(message.name, fields, frames, parts, wholes)
         self._sampled |= set(found)
         return found
 
-    def _message_of(self, key: int, rows: np.ndarray, frames: np.ndarray) -> tuple[Message | None, np.ndarray]:
-        """Return the message of an identifier, and those of its frames that belong to it."""
+    def _message_of(self, key: int) -> Message | None:
         message = self._by_key.get(key)
-        if message is None and key & EXTENDED:
-            message = self._by_group.get(_parameter_group(key))
-        if message is not None:
-            return message, rows
-        if obd.is_request(key):
-            self._requests += len(rows)
-            return None, rows
+        return self._by_group.get(_parameter_group(key)) if message is None and key & EXTENDED else message
+
+    def _carried(self, key: int, start: bytes) -> Message | None:
+        """Return the message whose packets were left out, by its identifier and first byte."""
         if obd.is_sender(key):
-            is_reply = obd.replies(frames["data"][rows])
-            message, unknown, rows = obd.message(key), rows[~is_reply], rows[is_reply]
-        else:
-            unknown = rows
-        if len(unknown):
-            self._unknown[key] += len(unknown)
-        return message, rows
+            return obd.message(key) if obd.is_reply(start) else None
+        return self._by_group.get(_parameter_group(key))
+
+    def _asked(self, message: Message) -> list[Field]:
+        return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
+
+    def _room(self, taken: dict[int, _Taken], message: Message) -> _Taken | None:
+        """Return where to put what belongs to a message; None if nobody asked for its signals."""
+        if message.key not in taken and (fields := self._asked(message)):
+            taken[message.key] = _Taken(message, fields, [], [])
+        return taken.get(message.key)
+
+    def _take_frames(
+        self, taken: dict[int, _Taken], message: Message, key: int, rows: np.ndarray, frames: np.ndarray
+    ) -> None:
+        self._read += len(rows)
+        room = self._room(taken, message) if len(rows) else None
+        if room is not None:
+            buses = np.unique(frames["bus"][rows]).tolist()
+            self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
+            room.rows.append(rows)
+
+    def _take_whole(self, taken: dict[int, _Taken], message: Message | None, whole: Whole, parts: list[bytes]) -> None:
+        """Take a message that was joined, in the parts that are to be decoded each for itself."""
+        if message is None or not parts:
+            self._unknown[whole.key] += whole.packets
+            return
+        self._read += whole.packets
+        room = self._room(taken, message)
+        if room is not None:
+            self._joined += whole.packets if whole.packets > 1 else 0
+            self._senders.setdefault(message.name, set()).add((whole.key, whole.bus))
+            room.wholes.extend(whole._replace(data=part) for part in parts)
+
+    def _take_replies(self, taken: dict[int, _Taken], key: int, rows: np.ndarray, frames: np.ndarray) -> None:
+        """Take what a control unit sends: replies with one parameter or several, in one frame or several."""
+        sent = frames["data"][rows]
+        single, segment = obd.replies(sent), are_segments(sent, frames["length"][rows])
+        several = single & obd.hold_more(sent)
+        message = obd.message(key)
+        self._take_frames(taken, message, key, rows[single & ~several], frames)
+        wholes = [
+            Whole(time_s, key, bus, data[1 : 1 + data[0]], 1)
+            for time_s, _, bus, data in each_frame(frames[rows[several]])
+        ]
+        if segment.any():
+            wholes += self._transport.join_diagnostics(frames[rows])
+        for whole in wholes:
+            self._take_whole(taken, message, whole, obd.parameters(whole.data))
+        unknown = int((~single & ~segment).sum())
+        if unknown:
+            self._unknown[key] += unknown
 
     def finish(self, *, others: bool) -> None:
         """Say which frames nobody could read and which signals never came, once the recording is at its end.
@@ -143,31 +203,22 @@ class Decoder:
         ValueError
             Not one frame could be read, and there is nothing else.
         """
-        unread = sum(self._unknown.values())
-        read = self._frames - self._requests - unread
-        most = ", ".join(f"{_shown(key)} ({count:,})" for key, count in self._unknown.most_common(5))
-        help_ = (
-            "Check that the database is the one of this vehicle and bus."
-            if self._with_databases
-            else "Pass the vehicle's database: databases='car.dbc'."
-        )
-        if unread and not read and not others:
-            raise ValueError(
-                f"Got {self._source}, none of whose {unread:,} frames is in a database, expected some; the most "
-                f"frequent identifiers are {most}. {help_}"
-            )
-        if unread and (self._wanted is None or not read):
-            share = f"{unread / self._frames:.1%}" if unread < self._frames else "all"
-            warnings.warn(
-                f"Got {self._source}, of whose {self._frames:,} frames {share} are in no database; the most frequent "
-                f"identifiers are {most}. {help_}",
-                stacklevel=2,
-            )
+        self._transport.finish()
+        torn: Counter[int] = Counter()
+        for (key, start), packets in self._transport.torn.items():
+            message = self._carried(key, start)
+            if message is None:
+                self._unknown[key] += packets
+            elif self._asked(message):
+                torn[key] += packets
+        self._tell_unknown(others)
+        if torn:
+            self._tell_torn(torn)
         silent = sorted(name for name in (self._wanted or set()) - self._sampled if self.empty(name) is not None)
         if silent:
             warnings.warn(
                 f"Got no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''} in {self._source}, "
-                f"expected some. {help_}",
+                f"expected some. {self._help}",
                 stacklevel=2,
             )
         for name, senders in self._senders.items():
@@ -179,6 +230,38 @@ class Decoder:
                     stacklevel=2,
                 )
 
+    @property
+    def _help(self) -> str:
+        if self._with_databases:
+            return "Check that the database is the one of this vehicle and bus."
+        return "Pass the vehicle's database: databases='car.dbc'."
+
+    def _tell_unknown(self, others: bool) -> None:
+        unread = sum(self._unknown.values())
+        most = _most(self._unknown)
+        if unread and not self._read and not others:
+            raise ValueError(
+                f"Got {self._source}, none of whose {unread:,} frames is in a database, expected some; the most "
+                f"frequent identifiers are {most}. {self._help}"
+            )
+        if unread and (self._wanted is None or not self._read):
+            share = f"{unread / self._frames:.1%}" if unread < self._frames else "all"
+            warnings.warn(
+                f"Got {self._source}, {share} of whose {self._frames:,} frames are in no database; the most frequent "
+                f"identifiers are {most}. {self._help}",
+                stacklevel=3,
+            )
+
+    def _tell_torn(self, torn: Counter[int]) -> None:
+        left_out = sum(torn.values())
+        packets = left_out + self._joined
+        warnings.warn(
+            f"Got {self._source}, {left_out / packets:.1%} of whose {packets:,} packets of longer messages lack others "
+            f"({_most(torn)}), expected each packet once and in turn. Those messages are left out; record with a "
+            f"logger that loses no frame.",
+            stacklevel=3,
+        )
+
     def check(self, others: dict[str, str] | list[str]) -> None:
         """Refuse a wanted signal that is neither known nor among the ``others`` of the recording."""
         for name in self._wanted or ():
@@ -189,9 +272,24 @@ class Decoder:
                     f"Got signal {name!r} of {self._source}, which has {self.left_out[name]}, expected a number of "
                     f"64 bits at most. Leave it out."
                 )
-            known = [*others, *self.names]
-            where = "of the databases" if self._with_databases else "of on-board diagnostics, for no database is given"
-            raise ValueError(f"Got signal {name!r}, expected one {where} or {self._source}. {nearest(name, known)}")
+            raise ValueError(self._unheard_of(name, others))
+
+    def _unheard_of(self, name: str, others: dict[str, str] | list[str]) -> str:
+        known = [*others, *self.names]
+        if known:
+            where = " and ".join(["the databases"] * bool(self.names) + [self._source] * bool(others))
+            more = "" if self._with_databases else f" If frames hold it: {self._help}"
+            return f"Got signal {name!r}, expected one of the {len(known)} of {where}. {nearest(name, known)}{more}"
+        databases = "databases without a signal" if self._with_databases else "no database"
+        help_ = nearest(name, obd.names()) if name.startswith("obd_") else self._help
+        return (
+            f"Got signal {name!r} of {self._source} and {databases}, expected one of on-board diagnostics, such as "
+            f"'obd_engine_speed'. {help_}"
+        )
+
+
+def _most(counts: Counter[int]) -> str:
+    return ", ".join(f"{_shown(key)} ({count:,})" for key, count in counts.most_common(5))
 
 
 def _shown(key: int) -> str:
@@ -204,66 +302,11 @@ def _parameter_group(key: int) -> int:
     return group if group >> 8 & 0xFF >= 0xF0 else group & 0x3FF00
 
 
-def _decoded(source: str, fields: list[Field], frames: np.ndarray, rows: np.ndarray) -> dict[str, Signal]:
-    """Decode the frames of one message."""
-    time_s, length = frames["time_s"][rows], frames["length"][rows]
-    asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
-    width = max(bits.end for bits in asked)
-    data = np.zeros((len(rows), width + 8), dtype=np.uint8)
-    data[:, :width] = frames["data"][:, :width][rows]
-    raw = {bits: bits.raw(data) for bits in set(asked)}
-    apart = bool((time_s[1:] > time_s[:-1]).all())
-    found = {}
-    for field in fields:
-        holds = _holds(field, length, raw)
-        if not holds.any():
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
-        holds &= ~np.isnan(values)
-        if apart and holds.all():
-            found[field.name] = Signal(field.name, time_s, values, field.unit, source)
-        elif holds.any():
-            found[field.name] = Signal(field.name, *means(time_s[holds], values[holds]), field.unit, source)
-    return found
-
-
-def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.ndarray:
-    """Return which frames have a value of the field."""
-    holds = length >= field.bits.end
-    for bits, ranges in field.conditions:
-        holds &= length >= bits.end
-        value = raw[bits]
-        holds &= np.logical_or.reduce([(value >= first) & (value <= last) for first, last in ranges])
-        if not holds.any():
-            break
-    if field.missing_from is not None:
-        holds &= raw[field.bits] < field.missing_from
-    return holds
-
-
-def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one sample, the mean, of those with the same stamp.
-
-    Parameters
-    ----------
-    time_s : numpy.ndarray of float64, shape (n,)
-        Sorted stamps.
-    values : numpy.ndarray of float64, shape (n,)
-
-    Returns
-    -------
-    time_s, values : numpy.ndarray of float64, shape (m,)
-        Strictly increasing stamps, and their samples.
-
-    Examples
-    --------
-    >>> means(np.array([0.0, 1.0, 1.0]), np.array([5.0, 6.0, 8.0]))
-    (array([0., 1.]), array([5., 7.]))
-    """
-    begins = np.flatnonzero(np.concatenate((np.full(min(len(time_s), 1), True), time_s[1:] > time_s[:-1])))
-    if len(begins) == len(time_s):
-        return time_s, values
-    counts = np.diff(np.append(begins, len(time_s)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return time_s[begins], np.add.reduceat(values, begins) / counts
+def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the identifiers (with EXTENDED) of frames, and which of them have it."""
+    keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0))
+    distinct, place = np.unique(keys, return_inverse=True)
+    # Counting sort is what numpy does with 16 bits.
+    order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
+    bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
+    return zip(distinct.tolist(), np.split(order, bounds), strict=True)

@@ -35,7 +35,8 @@ import pandas as pd
 
 from anomalyvae.logs.blocks import check_blocks
 from anomalyvae.logs.canbus import complete, in_order
-from anomalyvae.logs.decode import FRAME, Decoder, means
+from anomalyvae.logs.decode import FRAME, Decoder
+from anomalyvae.logs.fields import means
 from anomalyvae.logs.log import Log, Signal
 from anomalyvae.logs.messages import Databases, missing_extra
 from anomalyvae.logs.stamps import UNIX_FROM_S
@@ -101,6 +102,37 @@ def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: D
                 found |= decoder.decode(_in_one(stretch[len(groups) :]))
             yield Log(path.stem, start, complete(found, decoder, wanted), {**decoder.left_out, **left_out})
     decoder.finish(others=bool(names))
+
+
+def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
+    """Tell how many samples the signals of a measurement file have, those of measured channels from its headers alone.
+
+    Yields
+    ------
+    signal, samples, first_s, last_s : Signal, int, float, float
+        A signal (of measured channels without samples), how many more samples it has, and the stamps of the first and
+        the last of these.
+
+    Raises
+    ------
+    ValueError
+        As :func:`mdf_pieces` does, but for what only the values of measured channels would tell.
+    """
+    decoder = Decoder(databases, None, str(path))
+    with _opened(path) as mdf:
+        groups, _ = _guarded(path, _channels, mdf, set(decoder.names))
+        for group in groups:
+            if group.rows:
+                first_s, last_s = (_stamp(path, mdf, group, row) for row in (0, group.rows - 1))
+                yield from ((signal, group.rows, first_s, last_s) for _, signal in group.channels)
+        frames = [
+            in_order(_frames(path, mdf, number, parts), f"group {number} of {path}")
+            for number, parts in _guarded(path, _frame_groups, mdf)
+        ]
+        for stretch in in_step(frames) if frames else ():
+            for signal in decoder.decode(_in_one(stretch)).values():
+                yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
+    decoder.finish(others=bool(groups))
 
 
 def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
@@ -237,6 +269,16 @@ def _steps(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
     step = max(1, min(_ROWS, _BYTES // max(row_bytes, 1)))
     for first in range(0, max(rows, 1), step):
         yield first, min(step, max(rows - first, 0))
+
+
+def _stamp(path: Path, mdf: Any, group: _Group, row: int) -> float:
+    found = _guarded(path, mdf.get_master, group.number, None, row, 1)
+    if not len(found):
+        raise ValueError(
+            f"Got {path}, whose group {group.number} ends before its row {row:,}, expected {group.rows:,} rows as its "
+            f"header tells. Mend the file."
+        )
+    return float(found[0])
 
 
 def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from os import PathLike, stat
 from pathlib import Path
@@ -13,7 +16,9 @@ import numpy as np
 
 Databases = str | PathLike[str] | Iterable[str | PathLike[str]] | None
 EXTENDED = 1 << 31  # set in keys of 29-bit identifiers, so that they differ from those of 11 bits
+MOST_JOINED = 1785  # bytes of a message that J1939 sends in packets
 _MOST_BYTES = 64  # in a frame of CAN FD
+_SUFFIXES = (".dbc", ".arxml", ".kcd", ".sym")
 
 
 class Bits(NamedTuple):
@@ -98,6 +103,11 @@ def load_messages(databases: Databases) -> list[Message]:
         There is no such file, or it is no database; the message names the file and the line.
     ImportError
         The extra ``logs`` is not installed.
+
+    Warns
+    -----
+    UserWarning
+        An ARXML file has conversions that are neither linear nor of one piece.
     """
     if databases is None:
         return []
@@ -105,29 +115,70 @@ def load_messages(databases: Databases) -> list[Message]:
     first: dict[int, Message] = {}
     for path in map(Path, paths):
         if not path.is_file():
-            raise FileNotFoundError(f"Got the database {path}, which is no file, expected DBC, ARXML or KCD. Check it.")
+            raise FileNotFoundError(
+                f"Got the database {path}, which is no file, expected a DBC, ARXML, KCD or SYM file. Check the path."
+            )
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ValueError(
+                f"Got the database {path}, expected a file with suffix {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}. "
+                f"Export it as one of these."
+            )
         state = stat(path)
-        for message in _load(path, state.st_mtime_ns, state.st_size):
+        messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
+        if remarks:
+            warnings.warn(
+                f"Got the database {path} with conversions that are not read as they stand ({'; '.join(remarks)}), "
+                f"expected linear ones of one piece. Compare the signals with those of another tool.",
+                stacklevel=2,
+            )
+        for message in messages:
             first.setdefault(message.key, message)
     return _renamed(list(first.values()))
 
 
 @lru_cache(maxsize=16)
-def _load(path: Path, changed_ns: int, size: int) -> tuple[Message, ...]:
+def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """Return the messages of a database, and which of its conversions cantools does not follow."""
     try:
         from cantools.database import can, load_file
     except ImportError as error:
         raise missing_extra(error) from error
     try:
-        database = load_file(path, strict=False)
+        with _remarks() as remarks:
+            database = load_file(path, strict=False)
     except Exception as error:  # cantools raises what its parsers raise
+        line = _line_of(path, str(error))
         raise ValueError(
-            f"Got the database {path}, which cannot be read{_line_of(path, str(error))} "
-            f"({' '.join(str(error).split())[:300]}). Mend that line."
+            f"Got the database {path}, which cannot be read{line} ({' '.join(str(error).split())[:300]}). "
+            f"{'Mend that line' if line or 'line' in str(error) else 'Mend the file, or export it again'}."
         ) from error
     if not isinstance(database, can.Database):
         raise ValueError(f"Got {path}, a database of diagnostics, expected one of messages. Pass a DBC, ARXML or KCD.")
-    return tuple(_message(message) for message in database.messages)
+    return tuple(_message(message) for message in database.messages), tuple(dict.fromkeys(remarks))
+
+
+@contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """Collect what cantools says of conversions that it does not follow, and keep that from standard error."""
+    found: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if "segments" in text or "not yet implemented" in text:
+                found.append(text.split(".")[0])
+
+    logger, listener = logging.getLogger("cantools.database.can.formats.arxml"), Listener()
+    before, propagate = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(before)
+        logger.propagate = propagate
 
 
 def missing_extra(error: ImportError) -> ImportError:
@@ -153,7 +204,7 @@ def _message(message: Any) -> Message:
     signals = {signal.name: signal for signal in message.signals}
     fields, left_out = [], {}
     for signal in message.signals:
-        reason = _why_not(signal, message)
+        reason = _why_not(signal, message, MOST_JOINED if j1939 else _MOST_BYTES)
         if reason:
             left_out[signal.name] = reason
         else:
@@ -161,13 +212,13 @@ def _message(message: Any) -> Message:
     return Message(message.name, key, j1939, tuple(fields), left_out)
 
 
-def _why_not(signal: Any, message: Any) -> str:
+def _why_not(signal: Any, message: Any, most: int) -> str:
     if message.is_container:
         return "a part of a container of messages"
     if signal.length > 64 or (signal.is_float and signal.length not in (16, 32, 64)):
         return f"{signal.length} bits{' as a float' if signal.is_float else ''}"
-    if _bits(signal).end > _MOST_BYTES:
-        return f"bytes after the {_MOST_BYTES} of a frame"
+    if _bits(signal).end > most:
+        return f"bytes after the {most:,} that a message can have"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Replies of on-board diagnostics: what the control units of a car answer to "show current data".
 
 The parameters, their units and scales are those of SAE J1979 (ISO 15031-5), service 01; the addresses are those of
-ISO 15765-4. Of a reply that holds several parameters the first is read; replies of more than one frame are not.
+ISO 15765-4. A reply holds one parameter or several in turn; if their sizes do not fill it, only the first is read.
 """
 
 from __future__ import annotations
@@ -76,6 +76,15 @@ _PARAMETERS: dict[int, tuple[str, str, int, float, float]] = {
     0xA6: ("odometer", "km", 4, 1 / 10, 0),
 }
 
+# How many bytes a parameter has in a reply: those of its number, and of what is no signal here.
+_SIZES = {number: size for number, (_, _, size, _, _) in _PARAMETERS.items()} | {
+    **dict.fromkeys((0x00, 0x01, 0x20, 0x40, 0x41, 0x4F, 0x50, 0x60, 0x80, 0xA0, 0xC0), 4),
+    **dict.fromkeys((*range(0x24, 0x2C), *range(0x34, 0x3C)), 4),
+    **dict.fromkeys((0x02, 0x03, *range(0x14, 0x1C), 0x32, 0x53, 0x54), 2),
+    **dict.fromkeys((0x12, 0x13, 0x1C, 0x1D, 0x1E, 0x51, 0x5F), 1),
+}
+_SIZE = np.array([_SIZES.get(number, 0) for number in range(256)])
+
 
 def is_sender(key: int) -> bool:
     """Return whether frames with this identifier (and EXTENDED) come from a control unit that answers."""
@@ -93,6 +102,40 @@ def replies(data: np.ndarray) -> np.ndarray:
     return (data[:, 0] >= 3) & (data[:, 0] <= 7) & (data[:, 1] == _SERVICE_01)
 
 
+def is_reply(reply: bytes) -> bool:
+    """Return whether what was sent, without the bytes that say how, is a reply to service 01."""
+    return reply[:1] == bytes([_SERVICE_01])
+
+
+def hold_more(data: np.ndarray) -> np.ndarray:
+    """Return which of such replies have bytes after their first parameter."""
+    size = _SIZE[data[:, 2]]
+    return (size > 0) & (data[:, 0] > 2 + size)
+
+
+def parameters(reply: bytes) -> list[bytes]:
+    """Split a reply, without the bytes that say how it was sent, into replies with one parameter each.
+
+    Returns
+    -------
+    list of bytes
+        As they stand in a frame, their length first. Only the first if the parameters do not fill the reply; none if
+        it is no reply to service 01.
+
+    Examples
+    --------
+    >>> [part.hex() for part in parameters(bytes.fromhex("410C1AF80D50"))]
+    ['04410c1af8', '03410d50']
+    """
+    if not is_reply(reply):
+        return []
+    parts, place = [], 1
+    while place < len(reply) and (size := _SIZES.get(reply[place], 0)) and place + 1 + size <= len(reply):
+        parts.append(bytes([2 + size]) + reply[:1] + reply[place : place + 1 + size])
+        place += 1 + size
+    return parts if place == len(reply) else parts[:1]
+
+
 @cache
 def message(key: int) -> Message:
     """Return what the replies of a control unit hold: ``obd_engine_speed``, from others ``obd_engine_speed.7E9``."""
@@ -108,6 +151,11 @@ def message(key: int) -> Message:
         )
         fields.append(Field(f"obd_{name}{address}", unit, bits, scale, offset, is_this))
     return Message(f"OBD{address}", key, False, tuple(fields), {})
+
+
+def names() -> list[str]:
+    """Return the signals that replies of the first control unit may hold."""
+    return [field.name for field in message(0x7E8).fields]
 
 
 def sender_of(name: str) -> int | None:

@@ -4,6 +4,9 @@ Rules, the same for all of them:
 
 - **Formats.** MCAP (``.mcap``) with messages in JSON, Protobuf, ROS 1 or ROS 2 (CDR); ROS 1 bags (``.bag``); ROS 2
   bags: the folder that holds ``metadata.yaml``, or one ``.db3`` file of it. A topic in any other encoding is left out.
+- **Compression and splits.** ROS 1 bags with chunks in BZ2 or LZ4, ROS 2 bags compressed by zstd as files (unpacked to
+  a temporary folder first) or message by message, and ROS 2 bags in several files are read, the latter two and files
+  compressed as a whole by their folder. Each file of a split ROS 1 bag is a recording of its own.
 - **Names.** The topic, then the way to the field: ``/imu.linear_acceleration.x``, ``/joints.position[2]``.
 - **Numbers.** Numbers and truth values (0 and 1) are signals, those of a list by their place in it if it has at most
   64. Longer lists (images, scans, point clouds), bytes, text and lists of messages are left out. A field that a

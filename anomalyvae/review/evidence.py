@@ -18,6 +18,7 @@ from anomalyvae.deploy.card import read_card
 from anomalyvae.deploy.parts import output_of
 from anomalyvae.deploy.preprocessing import split
 from anomalyvae.logs import WindowRecipe, read_log
+from anomalyvae.logs.messages import Databases
 from anomalyvae.review.reasons import like_training
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,8 @@ class Evidence:
         the one that the event names. Nothing outside is read, links that lead outside included.
     scores : path, optional
         What `score_folder` wrote of the recordings.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class Evidence:
         model: str | os.PathLike[str],
         sources: list[str | os.PathLike[str]],
         scores: str | os.PathLike[str] | None = None,
+        databases: Databases = None,
     ) -> None:
         card = read_card(model)
         if card["windowing"] is None:
@@ -62,6 +66,8 @@ class Evidence:
         self._before, self._detector = split(bundle.load(model))
         self._sources = [Path(source).resolve() for source in sources]
         self._scores = None if scores is None else Path(scores).resolve()
+        given = [databases] if isinstance(databases, str | os.PathLike) else databases
+        self._databases = None if given is None else tuple(map(Path, given))
         self._training = np.asarray(self._detector.embed(like_training(self._detector)), dtype=np.float64)
 
     def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
@@ -92,7 +98,7 @@ class Evidence:
         path = self._recording(event)
         if around_s is None:
             around_s = 3 * self.recipe.length_s
-        ticks, units = _clock(path, path.stat().st_mtime_ns, self.recipe)
+        ticks, units = _clock(path, path.stat().st_mtime_ns, self.recipe, self._databases)
         time_s = ticks["time_s"].to_numpy()
         low, high = event["start_s"] - around_s, event["end_s"] + around_s
         first, last = np.searchsorted(time_s, [low, high])
@@ -198,12 +204,12 @@ class Evidence:
 
     def _reconstruction(self, ticks: pd.DataFrame, shown: slice) -> Floats:
         """Mean over the windows that cover each tick, shape ``(n_signals, ticks shown)``; NaN where none does."""
-        n_signals, samples = self.recipe.input_shape
+        n_signals, samples = len(self.recipe.signals), self.recipe.samples
         length = shown.stop - shown.start
         rows, starts = self._windows(ticks, shown)
         total, count = np.zeros((n_signals, length + 2 * samples)), np.zeros(length + 2 * samples)
         if len(rows) and (self._before is None or hasattr(self._before, "inverse_transform")):
-            rebuilt = self._reconstruct(rows).reshape(-1, n_signals, samples)
+            rebuilt = self.recipe.over_time(self._reconstruct(rows))
             places = starts[:, None] - shown.start + samples + np.arange(samples)
             np.add.at(count, places, 1)
             for signal in range(n_signals):
@@ -259,9 +265,11 @@ def plain(value: Any) -> Any:
 
 
 @lru_cache(maxsize=2)  # going through events of one recording reads it once
-def _clock(path: Path, changed: int, recipe: WindowRecipe) -> tuple[pd.DataFrame, dict[str, str]]:
+def _clock(
+    path: Path, changed: int, recipe: WindowRecipe, databases: tuple[Path, ...] | None
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """The recording on the recipe's clock, and its units."""
-    log = read_log(path, signals=recipe.needed)
+    log = read_log(path, signals=recipe.needed, databases=databases)
     units = {name: log[name].unit for name in recipe.signals}
     return recipe.ticks(log), units
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe
+from anomalyvae.logs import WindowRecipe, read_log
+from anomalyvae.logs.messages import Databases
 from anomalyvae.metrics import touches
+from anomalyvae.review.health import Sensors, told_of_events, watched
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, choose, flagged_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
@@ -25,7 +27,8 @@ class Flagged(NamedTuple):
     Attributes
     ----------
     picked : DataFrame
-        The events as `Queue.add` takes them, in the order of picking.
+        The events as `Queue.add` takes them, in the order of picking; and, where the model's card says what healthy
+        signals look like, ``cause`` and ``sensors`` (see `anomalyvae.review.health.told_of_events`).
     events : int
         How many there were to pick from.
     known : int
@@ -49,6 +52,7 @@ def flag_folder(
     per_recording: int = 5,
     alarms: dict[str, float] | None = None,
     source: str | os.PathLike[str] | None = None,
+    databases: Databases = None,
     near: float = NEAR,
     pool: int = POOL,
 ) -> Flagged:
@@ -72,6 +76,8 @@ def flag_folder(
         0.01}``.
     source : path, optional
         Folder of the recordings, where it is no longer the one that was scored.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
 
     Returns
     -------
@@ -89,7 +95,7 @@ def flag_folder(
     UserWarning
         If known events of another model cannot be encoded by this one, since their recordings are not there.
     """
-    reasons = Reasons(model)
+    reasons = Reasons(model, databases)
     summary = _summary(Path(scores), reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
     files = {file["file"]: Path(scores, file["scores"]) for file in summary["files"] if file["error"] is None}
@@ -109,6 +115,8 @@ def flag_folder(
     )  # fmt: skip
     if len(picked):
         picked = picked.join(reasons.explain(reasons.windows(picked)))
+        if read_card(model).get("health") is not None:
+            picked = picked.join(_causes(picked, model, databases))
         added = queue.add(picked)
     else:
         added = 0
@@ -120,10 +128,12 @@ def export(
     path: str | os.PathLike[str],
     model: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
+    databases: Databases = None,
 ) -> None:
     """Write a whole queue by suffix: Parquet or CSV (`Queue.export`), or tasks for Label Studio (.json).
 
-    The latter show recordings, so they need the bundle ``model`` and, if they were moved, the folder ``source``.
+    The latter show recordings, so they need the bundle ``model`` and, if they were moved, the folder ``source``; and
+    ``databases`` for those of a vehicle bus.
     """
     if Path(path).suffix.lower() != ".json":
         queue.export(path)
@@ -137,6 +147,7 @@ def export(
         path,
         events if source is None else events.assign(source=os.fspath(source)),
         WindowRecipe.from_dict(read_card(model)["windowing"]),
+        databases=databases,
     )
 
 
@@ -150,9 +161,13 @@ def in_words(flagged: Flagged) -> str:
     for event in picked.to_dict("records"):
         top = [f"{name} {share:.0%}" for name, share in zip(event["signals"][:3], event["shares"], strict=False)]
         far = [f"{name} {widths:.2g} widths outside" for name, widths in list(event["outside"].items())[:1]]
+        bad = [f"bad: {', '.join(event['sensors'])}"] if event.get("sensors") else []
+        cause = [event["cause"], *bad] if "cause" in event else []
         like = [] if event["nearest"] is None else [f"{event['nearest_distance']:.1f} from {event['nearest']}"]
         span = f"{event['recording']}  {event['start_s']:.1f} to {event['end_s']:.1f} s"
-        lines.append(f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*top, *far, *like])}")
+        lines.append(
+            f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*cause, *top, *far, *like])}"
+        )
     # A name of a file or signal must not steer the terminal.
     return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
 
@@ -188,6 +203,21 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     return events.sort_values(
         ["peak_score", "file", "start_s"], ascending=[False, True, True], kind="stable", ignore_index=True
     )
+
+
+def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Databases) -> pd.DataFrame:
+    """Whether picked events are novel, or a sensor is bad; their recordings are read whole, one at a time."""
+    sensors = Sensors.of(model)
+    if not sensors.scores:
+        return pd.DataFrame(index=picked.index)
+    parts = []
+    recipe = watched(sensors.recipe)
+    for _, events in picked.groupby(["source", "file"], sort=False):
+        path = Path(events["source"].iloc[0], events["file"].iloc[0])
+        windows = recipe.windows(read_log(path, signals=recipe.needed, databases=databases))
+        causes = sensors.causes(windows, sensors.grade(windows))
+        parts.append(told_of_events(events, windows.spans, causes))
+    return pd.concat(parts)
 
 
 def _encoded(known: pd.DataFrame, reasons: Reasons) -> pd.DataFrame:

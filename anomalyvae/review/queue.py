@@ -15,20 +15,16 @@ from typing import Any, Self
 
 import pandas as pd
 
-from anomalyvae.review.database import EVENTS, LOG, SCHEMA, open_engine, sa, standing, told
+from anomalyvae.review import database
+from anomalyvae.review.database import EVENTS, LOG, SCHEMA, agreed, sa, standing, told
 
 VERDICTS = ("novel", "fault", "noise", "unsure")
-_STATUSES = ("all", "open", "reviewed")
+_STATUSES = ("all", "open", "reviewed", "unconfirmed")
 
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
 LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
 
 _TOLD = ("verdict", "note", "reviewer", "reviewed_at")
-_DTYPES: dict[str, Any] = {
-    **{column.name: "float64" for column in EVENTS.columns if isinstance(column.type, sa.Double)},
-    # As objects: pandas would turn a None among text into NaN, which is a number.
-    **dict.fromkeys(("nearest", *_TOLD, "takes_back"), object),
-}
 
 
 def event_id_of(model_id: str, recording: str, start_s: float, end_s: float) -> str:
@@ -53,6 +49,10 @@ class Queue:
         If there is no such file and ``create`` is false.
     ValueError
         If the file is something other than a database.
+    ConnectionError
+        If the database's server does not answer.
+    ImportError
+        If the driver of the URL's database is not installed.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Queue:
     """
 
     def __init__(self, url: str | os.PathLike[str], *, create: bool = True) -> None:
-        self._engine = open_engine(os.fspath(url), create)
+        self._engine = database.open_engine(os.fspath(url), create)
         self.url = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._writing() as connection:
@@ -74,6 +74,12 @@ class Queue:
             if "not a database" in str(error):
                 raise ValueError(
                     f"Got {os.fspath(url)}, which is no database, expected a review queue. Check the path."
+                ) from None
+            if isinstance(error, sa.exc.OperationalError) and self._engine.name != "sqlite":
+                why = " ".join(str(error.orig).split())
+                raise ConnectionError(
+                    f"Got {self.url}, which cannot be used ({why}), expected a database that answers. Check the "
+                    "address, and that its server runs."
                 ) from None
             raise
 
@@ -120,7 +126,8 @@ class Queue:
 
         Parameters
         ----------
-        status : {"all", "open", "reviewed"}, default="all"
+        status : {"all", "open", "reviewed", "unconfirmed"}, default="all"
+            The last are those that stand as novel on the word of one reviewer alone; see `confirmed`.
         verdict : str, optional
             Only events of which this is the standing verdict.
         recording : str, optional
@@ -138,13 +145,18 @@ class Queue:
         if status != "all":
             stands = query.selected_columns.verdict
             query = query.where(stands.is_(None) if status == "open" else stands.is_not(None))
+        if status == "unconfirmed":
+            query = query.where(query.selected_columns.verdict == "novel")
         if verdict is not None:
             query = query.where(query.selected_columns.verdict == _known(verdict))
         if recording is not None:
             query = query.where(EVENTS.c.recording == recording)
         with self._engine.connect() as connection:
             rows = [row._asdict() for row in connection.execute(query)]
-        return _table(rows, (*EVENT_COLUMNS, *_TOLD))
+        if status == "unconfirmed":
+            confirmed = self.confirmed("novel")
+            rows = [row for row in rows if row["event_id"] not in confirmed]
+        return database.table_of(rows, (*EVENT_COLUMNS, *_TOLD))
 
     def event(self, event_id: str) -> dict[str, Any]:
         """One event, as a row of `events`.
@@ -226,20 +238,43 @@ class Queue:
             For an unknown event.
         """
         self.event(event_id)
-        return _table(self._entries(LOG.c.event_id == event_id), LOG_COLUMNS)
+        return database.table_of(self._entries(LOG.c.event_id == event_id), LOG_COLUMNS)
 
     def confirmed(self, verdict: str) -> set[str]:
         """Events, by id, of which this verdict stands, and is the last word of two reviewers or more."""
-        entries = self._entries()
-        back = {entry["takes_back"] for entry in entries}
-        last_words: dict[str, dict[str, str]] = {}
+        told = agreed(self._entries())
+        return {name for name, (stands, who) in told.items() if stands == _known(verdict) and len(who) > 1}
+
+    def agreeing(self) -> dict[str, list[str]]:
+        """The reviewers whose last word is the verdict that stands, of each event that has one; the last one last."""
+        return {event_id: who for event_id, (_, who) in agreed(self._entries()).items()}
+
+    def append(self, entries: list[dict[str, Any]]) -> int:
+        """Add what was said elsewhere, with who and when; of each event, the latest verdict stands.
+
+        Parameters
+        ----------
+        entries : list of dict
+            As `history` gives them; ``at`` is UTC, as ISO 8601 with microseconds and ``+00:00``.
+
+        Returns
+        -------
+        int
+            How many were new: what goes by the same ``entry_id`` is the same.
+
+        Raises
+        ------
+        ValueError
+            For an unknown event or verdict; nothing is added.
+        """
+        with self._engine.connect() as connection:
+            there = set(connection.scalars(sa.select(EVENTS.c.event_id)))
         for entry in entries:
-            if entry["verdict"] is not None and entry["entry_id"] not in back:
-                said = last_words.setdefault(entry["event_id"], {})
-                said.pop(entry["reviewer"], None)  # so that the last of them is what stands
-                said[entry["reviewer"]] = entry["verdict"]
-        told = {event_id: list(said.values()) for event_id, said in last_words.items()}
-        return {event_id for event_id, said in told.items() if said[-1] == _known(verdict) and said.count(verdict) > 1}
+            if entry["verdict"] is not None:
+                _known(entry["verdict"])
+            if entry["event_id"] not in there:
+                raise _unknown(entry["event_id"])
+        return self._insert(LOG, "entry_id", sorted(entries, key=lambda entry: entry["at"]))
 
     # Files
 
@@ -281,7 +316,7 @@ class Queue:
             if entry["verdict"] is not None:
                 _known(entry["verdict"])
         new = self.add(pd.DataFrame(rows, dtype=object)) if rows else 0
-        return new + self._insert(LOG, "entry_id", sorted(entries, key=lambda entry: entry["at"]))
+        return new + self.append(entries)
 
     # The database
 
@@ -332,8 +367,8 @@ def _append(
         "entry_id": uuid.uuid4().hex,
         "event_id": event_id,
         "verdict": verdict,
-        "note": _storable(note),
-        "reviewer": _storable(reviewer),
+        "note": database.storable(note),
+        "reviewer": database.storable(reviewer),
         "at": max(_now(), last or ""),
         "takes_back": takes_back,
     }
@@ -341,25 +376,9 @@ def _append(
 
 
 def _event_record(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """An event as plain Python values; what is missing is None."""
-    record: dict[str, Any] = {name: str(row[name]) for name in ("model_id", "source", "file", "recording")}
-    for name in ("start_s", "end_s", "peak_start_s", "peak_end_s", "peak_score", "p_value", "nearest_distance"):
-        record[name] = None if pd.isna(row[name]) else float(row[name])
-    record["windows"] = int(row["windows"])
-    record["signals"] = [str(name) for name in row["signals"]]
-    record["shares"] = [float(share) for share in row["shares"]]
-    record["outside"] = {str(name): float(widths) for name, widths in dict(row["outside"]).items()}
-    record["latent"] = [float(value) for value in row["latent"]]
-    record["nearest"] = None if pd.isna(row["nearest"]) else str(row["nearest"])
-    record["event_id"] = row.get("event_id") or event_id_of(
-        record["model_id"], record["recording"], record["start_s"], record["end_s"]
-    )
-    record["added_at"] = row.get("added_at") or _now()
-    return record
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=_DTYPES.get(name)) for name in columns})
+    record = database.record_of(row)
+    named = event_id_of(record["model_id"], record["recording"], record["start_s"], record["end_s"])
+    return record | {"event_id": row.get("event_id") or named, "added_at": row.get("added_at") or _now()}
 
 
 def _known(verdict: str) -> str:
@@ -370,11 +389,6 @@ def _known(verdict: str) -> str:
 
 def _unknown(event_id: str) -> ValueError:
     return ValueError(f"Got event {event_id!r}, expected one that is in the queue. Check the name.")
-
-
-def _storable(text: str) -> str:
-    """Text without what databases refuse: NUL, and halves of a character pair."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
 from anomalyvae.deploy.preprocessing import split
 from anomalyvae.logs import WindowRecipe, stream_windows
+from anomalyvae.logs.messages import Databases
 from anomalyvae.review.flags import excess_shares
 from anomalyvae.review.picking import spread_of
 
@@ -32,6 +33,8 @@ class Reasons:
     ----------
     model : path
         A bundle with a windowing recipe.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
 
     Attributes
     ----------
@@ -46,7 +49,7 @@ class Reasons:
         If there is no such bundle, or its model takes rows that are no windows.
     """
 
-    def __init__(self, model: str | os.PathLike[str]) -> None:
+    def __init__(self, model: str | os.PathLike[str], databases: Databases = None) -> None:
         card = read_card(model)
         if card["windowing"] is None:
             raise ValueError(
@@ -55,6 +58,7 @@ class Reasons:
             )
         self.model_id: str = card["model_id"]
         self.recipe = WindowRecipe.from_dict(card["windowing"])
+        self._databases = databases
         self._before, self._detector = split(bundle.load(model))
         if self._detector.n_features_in_ != len(self.recipe.columns):
             raise ValueError(
@@ -139,7 +143,7 @@ class Reasons:
     def _read(self, path: Path, starts: Floats) -> Floats:
         rows = np.empty((len(starts), len(self.recipe.columns)))
         waiting = np.ones(len(starts), dtype=bool)
-        for slab in stream_windows(path, self.recipe):
+        for slab in stream_windows(path, self.recipe, databases=self._databases):
             at = slab.spans["start_s"].to_numpy()
             for i in np.flatnonzero(waiting & np.isin(starts, at)):
                 rows[i] = slab.rows.iloc[np.flatnonzero(at == starts[i])[0]]
@@ -159,13 +163,11 @@ class Reasons:
         return pd.DataFrame(np.asarray(self._before.transform(table)), columns=names)
 
     def _signal_scores(self, table: pd.DataFrame) -> Floats:
-        return self._folded(np.asarray(self._detector.feature_scores(table))).sum(axis=2)
+        parts = np.asarray(self._detector.feature_scores(table))
+        return parts.reshape(len(parts), *self.recipe.input_shape).sum(axis=2)
 
     def _by_signal(self, table: pd.DataFrame) -> Floats:
-        return self._folded(table.to_numpy(dtype=np.float64))
-
-    def _folded(self, rows: Floats) -> Floats:
-        return rows.reshape(len(rows), *self.recipe.input_shape)
+        return self.recipe.over_time(table.to_numpy(dtype=np.float64))
 
 
 def like_training(detector: Any) -> pd.DataFrame:
@@ -178,7 +180,7 @@ def like_training(detector: Any) -> pd.DataFrame:
 
     if network.memorised is not None:
         return in_units(network.memorised.rows[:, : detector.n_features_in_])  # row, code, residual
-    if detector.objective == "elbo":
+    if detector.network_.generative:
         return pd.DataFrame(detector.sample(_DRAWN, random_state=0), columns=columns)
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_DRAWN, detector.n_features_in_)))
     return pd.DataFrame(detector.reconstruct(in_units(noise.to(network.missing.device))), columns=columns)

@@ -23,6 +23,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
+from anomalyvae.logs.messages import Databases
 from anomalyvae.review.evidence import Evidence, plain
 from anomalyvae.review.queue import VERDICTS, Queue
 
@@ -65,6 +66,7 @@ def serve(
     *,
     source: str | os.PathLike[str] | None = None,
     scores: str | os.PathLike[str] | None = None,
+    databases: Databases = None,
     host: str = "127.0.0.1",
     port: int = 8765,
     reviewer: str = "",
@@ -82,6 +84,8 @@ def serve(
         Folder of the recordings; by default the folders that the events in the queue name.
     scores : path, optional
         Folder of the scores, for the timelines.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
     host : str, default="127.0.0.1"
         Address to listen on. Where other machines can reach it, the page wants a token, which is made anew each time;
         it travels as plain HTTP, so across a network that is not trusted, take a tunnel (``ssh -L``) to loopback.
@@ -104,7 +108,7 @@ def serve(
         sources = [source] if source is not None else sorted(opened.events()["source"].unique())
         token = None if _is_loopback(host) else secrets.token_urlsafe(32)
         proposed = reviewer if token is None else ""  # who comes from elsewhere is somebody else
-        app = create_app(opened, Evidence(model, sources, scores), host=host, token=token, reviewer=proposed)
+        app = create_app(opened, Evidence(model, sources, scores, databases), host=host, token=token, reviewer=proposed)
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(address if token is None else f"{address}?token={token}")
@@ -140,9 +144,13 @@ def create_app(
         return pages[request.url.path]
 
     def events(request: Request) -> Response:
+        agreeing = queue.agreeing()
         return JSONResponse(
             {
-                "events": [_listed(row) for row in queue.events().to_dict("records")],
+                "events": [
+                    _listed(row) | {"agreeing": agreeing.get(row["event_id"], [])}
+                    for row in queue.events().to_dict("records")
+                ],
                 "verdicts": VERDICTS,
                 "model_id": evidence.model_id,
                 "reviewer": reviewer,

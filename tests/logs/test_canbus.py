@@ -224,7 +224,7 @@ def test_what_is_no_can_log_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"server.log, which begins with '2026-01-01 INFO started', .* candump"):
         read_log(tmp_path / "server.log")
     (tmp_path / "other.blf").write_bytes(b"PK" * 100)
-    with pytest.raises(ValueError, match=r"other.blf, which does not begin like a BLF file"):
+    with pytest.raises(ValueError, match=r"other.blf, which begins with b.PKPK., expected a BLF file"):
         read_log(tmp_path / "other.blf")
     (tmp_path / "bad.log").write_text("(0.1) can0 123#00\n(0.2) can0 12Z#00\n")
     with pytest.raises(ValueError, match=r"bad.log, which cannot be read as LOG in line 2 \(ValueError"):
@@ -262,6 +262,6 @@ def test_real_logs_are_read(tmp_path, capfd):
         read_log(FIXTURES / "issue_1905.blf", databases=FIXTURES / "broken_toyota_rav4_2020.dbc")
     database = tmp_path / "own.dbc"
     database.write_text('VERSION ""\nNS_ :\nBS_:\nBU_: E\nBO_ 17 M: 8 E\n SG_ ramp : 0|16@1+ (1,0) [0|0] "" E\n')
-    with pytest.warns(UserWarning, match="of whose 1,457 frames 81.8% are in no database"):
+    with pytest.warns(UserWarning, match="81.8% of whose 1,457 frames are in no database"):
         ramp = read_log(FIXTURES / "issue_1256.asc", databases=database)["ramp"]
     assert (len(ramp.values), ramp.time_s[0], ramp.values[:2].tolist()) == (265, 0.039977, [0x284A, 0x2984])

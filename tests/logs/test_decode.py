@@ -202,7 +202,7 @@ def test_the_first_database_that_knows_a_message_decides(database):
     assert list(Decoder([second, first], None, "a log").decode(frames((0, 5, b"\x01")))) == ["b"]
 
 
-@pytest.mark.filterwarnings("ignore:Got a log, of whose 4 frames 25.0% are in no database")
+@pytest.mark.filterwarnings("ignore:Got a log, 25.0% of whose 4 frames are in no database")
 def test_j1939_is_found_by_group_from_any_sender_and_to_any_destination(database):
     speed = bytes([0, 0, 130, 0x40, 0x1F, 0, 0, 0])
     decoder = Decoder(database(J1939), None, "a log")
@@ -282,7 +282,7 @@ def test_the_share_of_unknown_frames_is_told_with_the_most_frequent(database):
     path = database(HEAD + 'BO_ 5 M: 1 ECU\n SG_ a : 0|8@1+ (1,0) [0|0] "" ECU\n')
     decoder = Decoder(path, None, "drive.asc")
     decoder.decode(frames((0, 5, b"\x01"), (1, 6, b"\x01"), (2, 7, b"\x01"), (3, 6, b"")))
-    message = r"drive.asc, of whose 4 frames 75.0% are in no database; .* 0x006 \(2\), 0x007 \(1\). Check that"
+    message = r"drive.asc, 75.0% of whose 4 frames are in no database; .* 0x006 \(2\), 0x007 \(1\). Check that"
     with pytest.warns(UserWarning, match=message):
         decoder.finish(others=False)
 
@@ -306,15 +306,19 @@ def test_a_log_of_which_nothing_can_be_read_is_refused(database):
     decoder.decode(unread)
     with pytest.raises(ValueError, match="Check that the database is the one of this vehicle and bus"):
         decoder.finish(others=False)
-    with pytest.warns(UserWarning, match="2 frames all are in no database"):
+    with pytest.warns(UserWarning, match="all of whose 2 frames are in no database"):
         decoder.finish(others=True)
 
 
 def test_an_unknown_signal_is_refused_with_the_nearest(database):
     with pytest.raises(ValueError, match=r"Got signal 'sped', expected .*databases.*Did you mean 'speed'"):
         Decoder(database(J1939), ["sped"], "drive.asc").check([])
-    with pytest.raises(ValueError, match=r"Got signal 'speed', expected .*no database is given"):
+    with pytest.raises(ValueError, match=r"Got signal 'speed' of drive.asc and no database, .* Pass the vehicle's"):
         Decoder(None, ["speed"], "drive.asc").check([])
+    with pytest.raises(ValueError, match=r"no database, expected one of on-board .* mean 'obd_engine_speed'"):
+        Decoder(None, ["obd_engine_sped"], "drive.asc").check([])
+    with pytest.raises(ValueError, match=r"of the 1 of drive.mf4\. Use one of 'acc'\. If frames hold it: Pass the"):
+        Decoder(None, ["speed"], "drive.mf4").check(["acc"])
 
 
 def test_a_signal_that_is_no_number_is_left_out_with_the_reason(database):

@@ -95,6 +95,31 @@ def test_channels_of_every_version_are_signals_with_the_stamps_of_their_group(tm
         read_log(tmp_path / ("drive.mf4" if version > "4" else "drive.mdf"), signals=["words"])
 
 
+@pytest.mark.parametrize(("version", "compression"), [("2.14", 0), ("3.30", 0), ("4.00", 0), ("4.11", 2)])
+def test_measured_channels_are_listed_without_reading_them(tmp_path, monkeypatch, version, compression):
+    path = measured(tmp_path / "drive.mf4", version, compression)
+    log = read_log(path)
+    monkeypatch.setattr(mdf, "_table", None)
+    table = list_signals(path).set_index("signal")
+    assert set(table.index) == set(log.signals)
+    for name, signal in log.signals.items():
+        rate_hz = (len(signal.values) - 1) / (signal.time_s[-1] - signal.time_s[0])
+        assert table.loc[name].tolist() == [signal.unit, len(signal.values), pytest.approx(rate_hz), signal.source]
+
+
+def test_channels_and_frames_of_one_file_are_listed_together(tmp_path, database):
+    from asammdf import MDF, Signal
+
+    with MDF(recorded(tmp_path / "frames.mf4")) as file:
+        file.append([Signal(np.arange(50.0), np.arange(50) / 10, name="acc", unit="m/s^2")])
+        file.append([Signal(np.array([1.0]), np.array([3.0]), name="once")])
+        path = file.save(tmp_path / "drive.mf4")
+    log, table = read_log(path, databases=database), list_signals(path, databases=database).set_index("signal")
+    assert table["samples"].to_dict() == {name: len(signal.values) for name, signal in log.signals.items()}
+    assert table.loc["speed", "rate_hz"] == pytest.approx(100, rel=0.01)
+    assert np.isnan(table.loc["once", "rate_hz"])
+
+
 def test_the_start_is_a_moment_in_utc(tmp_path):
     assert read_log(measured(tmp_path / "drive.mf4")).start == pd.Timestamp("2024-05-01T08:00:00Z")
 
@@ -259,7 +284,7 @@ def test_a_closed_file_that_was_cut_is_refused_at_every_length(tmp_path, databas
 FUZZ = """
 import random, resource, signal, sys, warnings
 from pathlib import Path
-from anomalyvae.logs import read_log
+from anomalyvae.logs import list_signals, read_log
 
 warnings.simplefilter("ignore")
 database, *files = map(Path, sys.argv[1:])
@@ -277,13 +302,14 @@ for file in files:
                 link = rng.choice([0, 64, 1 << 32, (1 << 63) + 8, rng.randrange(len(data)) // 8 * 8])
                 changed[place // 8 * 8 : place // 8 * 8 + 8] = link.to_bytes(8, "little")
         damaged.write_bytes(changed)
-        signal.alarm(10)
-        try:
-            read_log(damaged, databases=database)
-            print("read")
-        except ValueError as error:
-            print("refused" if "MemoryError" not in str(error) else f"{file} {seed} {error}")
-        signal.alarm(0)
+        for read in (read_log, list_signals):
+            signal.alarm(10)
+            try:
+                read(damaged, databases=database)
+                print("read")
+            except ValueError as error:
+                print("refused" if "MemoryError" not in str(error) else f"{file} {seed} {error}")
+            signal.alarm(0)
 """
 
 
@@ -300,7 +326,7 @@ def test_damaged_files_neither_hang_nor_crash_nor_take_all_memory(tmp_path, data
     )
     assert (run.returncode, run.stderr) == (0, "")
     outcomes = run.stdout.splitlines()
-    assert len(outcomes) == 60 * len(files)
+    assert len(outcomes) == 2 * 60 * len(files)
     assert set(outcomes) == {"read", "refused"}
 
 

@@ -1,6 +1,7 @@
 """MCAP files and ROS bags give back what was written to them, and broken ones an error of ours."""
 
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 from mcap.writer import CompressionType, IndexType, Writer
 from mcap_protobuf.writer import Writer as ProtobufWriter
 from rosbags.rosbag1 import Writer as Bag1Writer
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Bag2Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -77,9 +78,11 @@ def plain_messages(frame, stamps):
             yield "/speed", row.ns, {"data": row.gps_speed_mps}
 
 
-def write_bag(path, frame, stamps):
-    store = ROS["bag"]
-    with Bag1Writer(path) as bag:
+def write_bag(path, frame, stamps, compression=None):
+    store, bag = ROS["bag"], Bag1Writer(path)
+    if compression:
+        bag.set_compression(Bag1Writer.CompressionFormat[compression])
+    with bag:
         connections = {}
         for topic, kind, log_ns, message in ros_messages(store, frame, stamps):
             if topic not in connections:
@@ -87,14 +90,25 @@ def write_bag(path, frame, stamps):
             bag.write(connections[topic], log_ns, store.serialize_ros1(message, kind))
 
 
-def write_folder(path, frame, stamps, storage=StoragePlugin.SQLITE3):
-    store = ROS["ros2"]
-    with Bag2Writer(path, version=9, storage_plugin=storage) as bag:
+def write_folder(path, frame, stamps, storage=StoragePlugin.SQLITE3, compression=None):
+    store, bag = ROS["ros2"], Bag2Writer(path, version=9, storage_plugin=storage)
+    if compression:
+        bag.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
+    with bag:
         connections = {}
         for topic, kind, log_ns, message in ros_messages(store, frame, stamps):
             if topic not in connections:
                 connections[topic] = bag.add_connection(topic, kind, typestore=store)
             bag.write(connections[topic], log_ns, store.serialize_cdr(message, kind))
+
+
+def write_split(path, frame, stamps):
+    """One ROS 2 bag in two files."""
+    write_folder(path, frame[:170], stamps)
+    write_folder(path.with_name("rest"), frame[170:].reset_index(drop=True), stamps[170:])
+    (path.with_name("rest") / "rest.db3").rename(path / "rest.db3")
+    text, name = (path / "metadata.yaml").read_text(), f"{path.name}.db3"
+    (path / "metadata.yaml").write_text(text.replace(f"  - {name}\n", f"  - {name}\n  - rest.db3\n", 1))
 
 
 def write_ros_mcap(path, frame, stamps, ros1=False):
@@ -179,6 +193,12 @@ FORMATS = {
     "drive.bag": write_bag,
     "folder": write_folder,
     "mcap_folder": lambda *args: write_folder(*args, storage=StoragePlugin.MCAP),
+    "bz2.bag": lambda *args: write_bag(*args, compression="BZ2"),
+    "lz4.bag": lambda *args: write_bag(*args, compression="LZ4"),
+    "packed_files": lambda *args: write_folder(*args, compression="FILE"),
+    "packed_messages": lambda *args: write_folder(*args, compression="MESSAGE"),
+    "packed_mcap": lambda *args: write_folder(*args, storage=StoragePlugin.MCAP, compression="FILE"),
+    "split": write_split,
 }
 
 
@@ -353,7 +373,7 @@ def test_an_mcap_file_whose_recorder_was_killed_is_read_as_far_as_it_goes(files,
     content = files[name].read_bytes()
     path = tmp_path / "drive.mcap"
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.warns(UserWarning, match=r"drive\.mcap has no end.*read as far as it goes, \d+ messages"):
+    with pytest.warns(UserWarning, match=r"drive\.mcap, which has no end.*read as far as it goes, \d+ messages"):
         log = read_log(path)
     whole = read_log(files[name])
     signal, full = log["/imu.linear_acceleration.x"], whole["/imu.linear_acceleration.x"]
@@ -378,6 +398,37 @@ def test_what_is_no_such_file_is_refused(files, tmp_path):
         read_log(tmp_path)
 
 
+def test_a_part_of_a_bag_that_only_the_folder_explains_is_refused_with_its_name(files, tmp_path, drive):
+    with pytest.raises(ValueError, match=r"packed_messages.db3, which cannot be read .* Pass the folder .*messages, "):
+        read_log(files["packed_messages"] / "packed_messages.db3")
+    with pytest.raises(ValueError, match=r"'packed_files.db3.zstd', a compressed file, .* pass the folder of the ROS"):
+        read_log(files["packed_files"] / "packed_files.db3.zstd")
+    part = read_log(files["split"] / "rest.db3")["/imu.linear_acceleration.x"]
+    np.testing.assert_array_equal(part.values, drive["acc_x"][170:])
+    write_split(tmp_path / "drive", drive, drive["ns"].to_numpy())
+    (tmp_path / "drive" / "rest.db3").unlink()
+    with pytest.raises(ValueError, match=r"drive, which cannot be read as a ROS bag \(Some database files are missing"):
+        read_log(tmp_path / "drive")
+
+
+def test_unpacked_files_are_removed(tmp_path, monkeypatch, drive):
+    write_folder(tmp_path / "drive", drive, drive["ns"].to_numpy(), compression="FILE")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    read_log(tmp_path / "drive")
+    pieces = topics.topic_pieces(tmp_path / "drive", None)
+    next(pieces)
+    pieces.close()
+    packed = tmp_path / "drive" / "drive.db3.zstd"
+    content = packed.read_bytes()
+    for share in (0.2, 0.9):
+        packed.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(ValueError, match=r"drive, which cannot be read as a ROS bag .* Mend the file"):
+            read_log(tmp_path / "drive")
+    assert list(scratch.iterdir()) == []
+
+
 def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path):
     path = tmp_path / "drive.mcap"
     for chunked in (True, False):
@@ -395,7 +446,10 @@ def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path
                 read_log(path)
 
 
-@pytest.mark.parametrize("name", ["json.mcap", "unchunked.mcap", "protobuf.mcap", "cdr.mcap", "drive.bag", "file.db3"])
+@pytest.mark.parametrize(
+    "name",
+    ["json.mcap", "unchunked.mcap", "protobuf.mcap", "cdr.mcap", "drive.bag", "bz2.bag", "lz4.bag", "file.db3"],
+)
 def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, name):
     rng = np.random.default_rng(0)
     small = tmp_path / f"small_{name}"

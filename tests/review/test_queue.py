@@ -162,6 +162,45 @@ def test_filters_tell_open_from_reviewed(queue):
     assert ids(queue, verdict="novel") == set()
 
 
+def test_what_needs_a_second_reviewer_is_novel_by_one_alone(queue):
+    queue.add(events(5))
+    alone, twice, taken_back, fault, still_open = sorted(ids(queue))
+    for name, verdict, reviewer in (
+        (alone, "novel", "ann"),
+        (alone, "novel", "ann"),
+        (twice, "novel", "ann"),
+        (twice, "novel", "bob"),
+        (taken_back, "novel", "bob"),
+        (taken_back, "novel", "ann"),
+        (fault, "novel", "ann"),
+        (fault, "fault", "bob"),
+    ):
+        queue.give(name, verdict, reviewer)
+    queue.undo(taken_back, "ann")
+    assert ids(queue, status="unconfirmed") == {alone, taken_back}
+    assert ids(queue, status="unconfirmed", recording="b") == set()
+    assert queue.agreeing() == {alone: ["ann"], twice: ["ann", "bob"], taken_back: ["bob"], fault: ["bob"]}
+    assert still_open in ids(queue, status="open")
+
+
+def test_what_was_said_elsewhere_is_added_once_in_its_order_of_time(queue):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "fault", "ann")
+    own = queue.history(name).to_dict("records")[0]
+    before = own | {"entry_id": "b", "verdict": "novel", "reviewer": "bob", "at": "2020-01-01T00:00:00.000000+00:00"}
+    after = before | {"entry_id": "a", "verdict": "noise", "at": "2999-01-01T00:00:00.000000+00:00"}
+    assert queue.append([before, own]) == 1
+    assert queue.event(name)["verdict"] == "fault"
+    assert queue.append([after, before]) == 1
+    assert list(queue.history(name)["verdict"]) == ["novel", "fault", "noise"]
+    assert queue.append([]) == 0
+    for wrong, said in (({"event_id": "x"}, "Got event 'x'"), ({"verdict": "new"}, "Got verdict 'new'")):
+        with pytest.raises(ValueError, match=said):
+            queue.append([after | {"entry_id": "c"}, after | {"entry_id": "d"} | wrong])
+    assert len(queue.history(name)) == 3
+
+
 def test_what_is_not_known_is_refused(queue):
     queue.add(events(1))
     [name] = ids(queue)
@@ -172,7 +211,7 @@ def test_what_is_not_known_is_refused(queue):
     for call in (lambda: queue.give("x", "novel", "ann"), lambda: queue.undo("x", "ann"), lambda: queue.history("x")):
         with pytest.raises(ValueError, match="Got event 'x', expected one that is in the queue"):
             call()
-    with pytest.raises(ValueError, match="Got status='done', expected one of 'all', 'open', 'reviewed'"):
+    with pytest.raises(ValueError, match="Got status='done', expected one of 'all', 'open', 'reviewed', 'unconf"):
         queue.events("done")
     with pytest.raises(ValueError, match="Got events without 'latent', expected"):
         queue.add(events(1).drop(columns="latent"))
@@ -186,6 +225,16 @@ def test_what_is_no_queue_is_said_so(tmp_path):
     (tmp_path / "notes.db").write_text("these are notes, " * 100)
     with pytest.raises(ValueError, match=r"notes.db, which is no database, expected a review queue"):
         Queue(tmp_path / "notes.db")
+
+
+def test_a_url_of_no_known_database_and_a_driver_that_is_missing_are_said_so(monkeypatch):
+    for url in ("postgres://ann:hidden@host/drives", "postgresql://ann:hidden@host:port/drives", "://"):
+        with pytest.raises(ValueError, match=r"Got a queue at \w*://…, .*, expected a file, or one as in") as refused:
+            Queue(url)
+        assert "hidden" not in str(refused.value)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError, match=r"Got no psycopg, expected .* Run: pip install 'psycopg\[binary\]'"):
+        Queue("postgresql://host/drives")
 
 
 # --- several at once ------------------------------------------------------------------------------------
@@ -207,9 +256,10 @@ with Queue({path!r}) as queue:
 """
 
 
-def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
-    path, rounds, people = tmp_path / "queue.db", 15, ["ann", "bob", "cid"]
-    script = REVIEWER.format(tests=__file__.rsplit("/", 1)[0], path=str(path), rounds=rounds)
+def review_at_once(url, rounds=15):
+    """Three processes make the same queue and add to it and review it together; what each said must be there."""
+    people = ["ann", "bob", "cid"]
+    script = REVIEWER.format(tests=__file__.rsplit("/", 1)[0], path=url, rounds=rounds)
     running = [
         subprocess.Popen([sys.executable, "-c", script, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for who in people
@@ -222,16 +272,20 @@ def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sum(added) == 3
 
-    with Queue(path) as queue:
+    with Queue(url) as queue:
         for name in ids(queue):
             log = queue.history(name)
             given = log[log["verdict"].notna()]
             for who in people:
                 assert list(given.loc[given["reviewer"] == who, "note"]) == [str(i) for i in range(rounds)]
             back = log["takes_back"].dropna()
-            assert len(back) == back.nunique() == 3 * len(people)
+            assert len(back) == back.nunique() == rounds // 5 * len(people)
             standing = given[~given["entry_id"].isin(back)]
             assert queue.event(name)["note"] == standing["note"].iloc[-1]
+
+
+def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
+    review_at_once(str(tmp_path / "queue.db"))
 
 
 WRITER = """

@@ -196,6 +196,7 @@ def test_verdicts_are_kept_with_name_and_note_and_can_be_taken_back(house, servi
     event = page.queue.event(page.ids[0])
     assert (event["verdict"], event["reviewer"], event["note"]) == ("fault", "ada", HOSTILE)
     assert standing["reviewed_at"] == event["reviewed_at"]
+    assert [listed["agreeing"] for listed in ask(page, "/api/events")[2]["events"]] == [["ada"], [], [], []]
     assert [entry["note"] for entry in ask(page, place)[2]["history"]] == [HOSTILE]
     assert ask(page, f"{place}/undo", {"reviewer": "ada", "reviewed_at": standing["reviewed_at"]})[0] == 200
     assert page.queue.event(page.ids[0])["verdict"] is None
@@ -470,6 +471,38 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, bro
     told = page.queue.events().set_index("event_id")["verdict"]
     assert [told[name] for name in page.ids] == ["fault", "novel", None, "noise", None, None]
     assert browser.console == []
+
+
+@in_chromium
+def test_a_second_reviewer_finds_what_one_alone_has_called_novel(house, serving, browse):
+    page = serving(events_of(house, 6))
+    for name, verdict, reviewer in zip(
+        page.ids, ("novel", "novel", "fault", "novel", "novel"), ("ada", "ada", "ada", "bob", "ada"), strict=False
+    ):
+        page.queue.give(name, verdict, reviewer)
+    page.queue.give(page.ids[4], "novel", "bob")
+    tab = meet(browse(), page, "bob")
+    button = "document.querySelector('[data-status=second]').textContent"
+    assert tab.run(button) == "2nd look 2"
+    tab.click("[data-status=second]")
+    tab.until("document.querySelectorAll('.item').length === 2")
+    assert shown(tab) == page.ids[:2]  # neither his own, nor what two have said
+    tab.until(f"{SELECTED} === '{page.ids[0]}'")
+    tab.press("n")
+    tab.until(f"{SELECTED} === '{page.ids[1]}'")
+    tab.press("f")
+    tab.until("document.querySelectorAll('.item').length === 0")
+    deadline = time.monotonic() + 30
+    while page.queue.event(page.ids[1])["verdict"] != "fault" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert page.queue.confirmed("novel") == {page.ids[0], page.ids[4]}
+    assert set(page.queue.events("unconfirmed")["event_id"]) == {page.ids[3]}
+    tab.until(f"{button} === '2nd look'")
+    tab.click("#reviewer")  # another person sits down
+    tab.run("document.querySelector('#reviewer').select()")
+    tab.write("eve")
+    tab.until(f"{button} === '2nd look 1'")
+    assert shown(tab) == [page.ids[3]]
 
 
 @in_chromium

@@ -5,8 +5,13 @@ import { MEANING, at, chip, score, state } from "./state.js";
 
 const LISTED = 400;
 
+// Novel by one reviewer alone, who is somebody else: one's own word again would confirm nothing.
+const isForSecondLook = ({ verdict, agreeing }) =>
+  verdict === "novel" && agreeing.length === 1 && agreeing[0] !== at("reviewer").value.trim();
+
 function passes(event) {
   const { status, text, verdict, recording } = state.filter;
+  if (status === "second" && !isForSecondLook(event)) return false;
   if (status === "open" ? event.verdict : status === "reviewed" && !event.verdict) return false;
   if ((verdict && event.verdict !== verdict) || (recording && event.recording !== recording)) return false;
   const said = [event.recording, event.verdict, event.note, event.reviewer, ...event.signals.slice(0, 3)];
@@ -35,6 +40,8 @@ export function showList() {
   const part = shown.length < events.length ? `, ${shown.length} listed` : "";
   at("shown").textContent = `${events.length} of ${state.events.length} events${part}`;
   at("nothing").hidden = Boolean(state.byId.get(state.current)) || events.length > 0;
+  const waiting = state.events.filter(isForSecondLook).length;
+  at("status").querySelector("[data-status=second]").textContent = `2nd look${waiting ? ` ${waiting}` : ""}`;
   showProgress();
 }
 

@@ -49,7 +49,7 @@ async function poll() {
 
 function refilter() {
   const [status, verdict] = [state.filter.status, at("verdict-filter").value];
-  if (verdict && status === "open") state.filter.status = "reviewed";
+  if (verdict && (status === "open" || status === "second")) state.filter.status = "reviewed";
   state.filter.verdict = verdict;
   state.filter.recording = at("recording-filter").value;
   state.filter.text = at("search").value.trim().toLowerCase();
@@ -197,7 +197,7 @@ function reviewer() {
 function following(id) {
   const events = filtered();
   const here = events.findIndex((event) => event.event_id === id);
-  const open = (event) => !event.verdict && event.event_id !== id;
+  const open = (event) => event.event_id !== id && (!event.verdict || state.filter.status === "second");
   return (events.slice(here + 1).find(open) ?? events.slice(0, Math.max(here, 0)).findLast(open))?.event_id ?? id;
 }
 
@@ -209,7 +209,8 @@ function give(verdict) {
   const [next, seen] = [following(id), event.reviewed_at ?? ""];
   const entry = { id, reviewed_at: null };
   state.given.push(entry);
-  Object.assign(event, { verdict, note, reviewer: name, reviewed_at: new Date().toISOString() });
+  const agreeing = [...(verdict === event.verdict ? event.agreeing.filter((other) => other !== name) : []), name];
+  Object.assign(event, { verdict, note, reviewer: name, reviewed_at: new Date().toISOString(), agreeing });
   at("note").value = note;
   state.drafts.delete(id);
   save(id, async () => {
@@ -323,7 +324,7 @@ function build() {
   for (const button of at("status").children) {
     button.addEventListener("click", () => {
       state.filter.status = button.dataset.status;
-      if (state.filter.status === "open") at("verdict-filter").value = "";
+      if (["open", "second"].includes(state.filter.status)) at("verdict-filter").value = "";
       button.blur();
       refilter();
     });
@@ -333,7 +334,10 @@ function build() {
   }
   at("search").addEventListener("input", refilter);
   at("list").addEventListener("click", (click) => open(click.target.closest("[data-event]")?.dataset.event));
-  at("reviewer").addEventListener("input", () => localStorage.setItem("reviewer", at("reviewer").value));
+  at("reviewer").addEventListener("input", () => {
+    localStorage.setItem("reviewer", at("reviewer").value);
+    showList();
+  });
   at("undo").addEventListener("click", () => { at("undo").blur(); undo(); });
   at("wider").addEventListener("click", () => { at("wider").blur(); widen(2); });
   at("narrower").addEventListener("click", () => { at("narrower").blur(); widen(0.5); });

@@ -1,0 +1,116 @@
+"""The review queue on a PostgreSQL server: what SQLite promises holds there, too.
+
+It runs where ANOMALYVAE_POSTGRES_URL names a database whose user may make schemas (each test takes one of its own and
+drops it), as in postgresql://postgres@127.0.0.1/postgres, and psycopg is installed.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+
+import pytest
+import sqlalchemy as sa
+from test_queue import (  # noqa: F401 - tests of a queue, with the queue below
+    events,
+    ids,
+    review_at_once,
+    test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back,
+    test_a_note_that_no_database_could_store_is_stored_without_what_it_refuses,
+    test_an_event_is_confirmed_by_the_last_word_of_two_reviewers,
+    test_an_event_that_is_there_stays_as_it_is_with_its_verdict,
+    test_an_export_loads_to_the_same_queue_and_loading_it_again_changes_nothing,
+    test_events_come_back_as_they_were_added_strangest_first,
+    test_filters_tell_open_from_reviewed,
+    test_hostile_text_is_text,
+    test_queues_that_were_reviewed_apart_become_one,
+    test_the_latest_verdict_stands_and_undo_brings_the_one_before_back,
+    test_threads_may_share_a_queue,
+    test_what_is_not_known_is_refused,
+)
+
+from anomalyvae.review import database
+from anomalyvae.review.queue import Queue
+
+URL = os.environ.get("ANOMALYVAE_POSTGRES_URL")
+if URL is None:
+    pytest.skip("ANOMALYVAE_POSTGRES_URL names no PostgreSQL server", allow_module_level=True)
+
+
+@pytest.fixture
+def url():
+    """A schema of its own, as a URL."""
+    schema = f"review_{uuid.uuid4().hex}"
+    engine = sa.create_engine(URL)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema))
+    own = sa.make_url(URL).update_query_dict({"options": f"-csearch_path={schema}", "application_name": schema})
+    yield own.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.execute(sa.schema.DropSchema(schema, cascade=True))
+    engine.dispose()
+
+
+@pytest.fixture
+def queue(url):
+    with Queue(url) as queue:
+        yield queue
+
+
+def test_processes_that_review_at_the_same_time_lose_nothing_on_a_server(url):
+    review_at_once(url, rounds=5)
+
+
+ADDER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_queue import event, events
+from anomalyvae.review.queue import Queue
+with Queue({url!r}) as queue:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(sum(queue.add(events(60)[::{step}].assign(recording=str(i))) for i in range(8)))
+"""
+
+
+def test_processes_that_add_the_same_events_in_another_order_do_not_wait_for_each_other_without_end(queue, url):
+    scripts = [ADDER.format(tests=os.path.dirname(__file__), url=url, step=step) for step in (1, -1)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for script in scripts
+    ]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * 2
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert sum(int(process.communicate(timeout=100)[0]) for process in running) == len(ids(queue)) == 480
+
+
+def test_a_writer_that_does_not_end_is_not_waited_for_without_end(queue, monkeypatch):
+    queue.add(events(1))
+    monkeypatch.setattr(database, "_PATIENCE_S", 0.05)
+    with queue._writing(), pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+        queue.give(*ids(queue), "novel", "ann")
+    queue.give(*ids(queue), "fault", "ann")
+
+
+def test_a_server_that_has_hung_up_meanwhile_is_called_again(queue, url):
+    queue.add(events(2))
+    hang_up = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name")
+    engine = sa.create_engine(URL)
+    with engine.begin() as connection:
+        name = sa.make_url(url).query["application_name"]
+        assert connection.execute(hang_up, {"name": name}).rowcount >= 1
+    engine.dispose()
+    queue.give(sorted(ids(queue))[0], "novel", "ann")
+    assert len(ids(queue, status="reviewed")) == 1
+
+
+def test_a_server_that_does_not_answer_is_said_without_the_password():
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        port = unheard.getsockname()[1]
+        with pytest.raises(ConnectionError, match=r"which cannot be used \(.*, expected a database that answers") as no:
+            Queue(f"postgresql://ann:hidden@127.0.0.1:{port}/drives")
+    assert "hidden" not in str(no.value)
