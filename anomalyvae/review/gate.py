@@ -340,7 +340,8 @@ def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd
 def _doubt(events: pd.DataFrame) -> str:
     named = [f"{event.recording} at {event.start_s:g} s" for event in events.head(5).itertuples()]
     more = f" and {len(events) - len(named)} more" if len(events) > len(named) else ""
-    return f"Judged novel by one reviewer alone: {', '.join(named)}{more}. Have another look: they stand under 2nd look in the review page."
+    told = f"Judged novel by one reviewer alone: {', '.join(named)}{more}."
+    return f"{told} Have another look (2nd look, in the review page)."
 
 
 def _recipe(folder: Paths) -> WindowRecipe:

@@ -247,8 +247,7 @@ def test_some_faults_among_novel_events_wait_for_a_second_reviewer(world, champi
     alone = decide(champion, confirmed=novel - {wrong})
     assert not alone.promoted
     assert alone.reasons[0] == (
-        "Judged novel by one reviewer alone: broken0 at 40 s. Have another look: they stand under 2nd look in the review "
-        "page."
+        "Judged novel by one reviewer alone: broken0 at 40 s. Have another look (2nd look, in the review page)."
     )
     assert alone.doubtful == (wrong,)
     everybody = decide(champion, confirmed=set())
