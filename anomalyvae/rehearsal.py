@@ -19,7 +19,7 @@ from anomalyvae.deploy.batch import score_folder
 from anomalyvae.deploy.scorer import Scorer
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.folders import replacing
-from anomalyvae.jobs import Job, Progress, find_recordings, refuse_foreign
+from anomalyvae.jobs import Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.logs import Windows
 from anomalyvae.review import charts, gate
 from anomalyvae.review.flagging import flag_folder
@@ -71,7 +71,7 @@ def rehearse(job: Job, progress: Progress = lambda done, steps, what: None) -> p
     with replacing(folder) as out:
         champion = out / "champion"
         _begin(job, learn, events, champion)
-        windows = job.windows.windows_of(held)
+        windows = job.windows.windows_of(held, databases_of(job.data))
         holdout = begin_manifest(held, windows.spans, events, job.data.tolerance_s)
         rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
         progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
@@ -112,8 +112,8 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
 
 def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
     """Fit the first champion to the normal windows."""
-    manifest = manifest_of(learn, job.windows, events, job.data.tolerance_s)
-    windows, role = windows_by_role(manifest, job.windows)
+    manifest = manifest_of(learn, job.windows, events, job.data.tolerance_s, databases_of(job.data))
+    windows, role = windows_by_role(manifest, job.windows, databases=databases_of(job.data))
     normal = role == "normal"
     model = VAEOutlierDetector(**job.detector).fit(windows.rows[normal], groups=groups_of(windows.spans[normal]))
     save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units)
@@ -122,11 +122,11 @@ def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> N
 def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
     """Score a recording, flag its strangest events, and give the verdicts that the known events suggest."""
     assert job.rehearsal is not None  # noqa: S101
-    score_folder(champion, path, out / "scores")
+    score_folder(champion, path, out / "scores", databases=databases_of(job.data) or ())
     budget = job.rehearsal.budget
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*known events that other models have flagged")
-        flag_folder(out / "scores", champion, queue, budget, per_recording=budget)
+        flag_folder(out / "scores", champion, queue, budget, per_recording=budget, databases=databases_of(job.data))
     waiting = queue.events("open")
     near = metrics.touches(waiting, events, job.data.tolerance_s)
     for event, fault in zip(waiting["event_id"], near, strict=True):
@@ -139,9 +139,11 @@ def _challenge(
     """Retrain on verdicts, and let the gate decide; only what was reviewed can be promoted."""
     verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="novel")
     challenger = out / told.replace(" ", "-")
-    retrain(verdicts, champion, challenger)
+    retrain(verdicts, champion, challenger, databases=databases_of(job.data))
     rate = job.evaluation.alarms_per_hour
-    decision = gate.judge(challenger, champion, verdicts, holdout, alarms_per_hour=rate)
+    decision = gate.judge(
+        challenger, champion, verdicts, holdout, alarms_per_hour=rate, databases=databases_of(job.data)
+    )
     promote(challenger, champion, decision, holdout, dry_run=told != "as reviewed")
     said = {name: int((verdicts["verdict"] == name).sum()) for name in ("novel", "fault")}
     return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}
