@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomalyvae.cli import main
 from anomalyvae.deploy.card import read_card
 from anomalyvae.jobs import find_recordings, read_job
 from anomalyvae.rehearsal import rehearse
@@ -104,6 +105,12 @@ def test_parts_that_do_not_fit_and_foreign_folders_are_refused(job):
     (job.parent / "out" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match=r"thesis\.txt"):
         rehearse(read_job(job))
+
+
+def test_a_rehearsal_is_no_run_of_mlflow(job, capsys):
+    assert main(["run", str(job), "--track"]) == 1
+    assert "expected a job that trains one model" in capsys.readouterr().err
+    assert not (job.parent / "out").exists()
 
 
 def test_kinds_say_which_events_count(job):

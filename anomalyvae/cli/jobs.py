@@ -27,6 +27,11 @@ def run(args: argparse.Namespace) -> int:
             job = replace(job, output=Output(args.out))
         if args.track and job.tracking is None:
             job = replace(job, tracking=Tracking())
+        if job.tracking is not None and (job.rehearsal is not None or job.faults is not None):
+            raise ValueError(
+                "Got --track or [tracking] for a job with [rehearsal] or [faults], expected a job that trains one model. "
+                "Leave it out, and record a model afterwards: anomalyvae track FOLDER."
+            )
         if job.tracking is not None:
             hush_mlflow()
         if job.rehearsal is not None:
