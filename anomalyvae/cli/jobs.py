@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
             job = replace(job, tracking=Tracking())
         if job.tracking is not None and (job.rehearsal is not None or job.faults is not None):
             raise ValueError(
-                "Got --track or [tracking] for a job with [rehearsal] or [faults], expected a job that trains one model. "
+                "Got --track or [tracking] with [rehearsal] or [faults], expected a job that trains one model. "
                 "Leave it out, and record a model afterwards: anomalyvae track FOLDER."
             )
         if job.tracking is not None:
