@@ -82,7 +82,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         magnitude faster, and is a density estimate. Every objective has ``"memory"`` and ``"reconstruction"``; the
         others are of ``"elbo"``, the last two of ``"adversarial"``.
     memory_size : int, default=2048
-        Number of training rows, drawn at random, that ``score="memory"`` keeps to measure new ones against.
+        Number of training rows, drawn at random by their weights, that ``score="memory"`` keeps to measure new ones
+        against. Where all are kept, a row of weight w counts as if w such rows lay around it.
     scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
         How columns are brought to a common unit, as the first layer of the network: mean and standard deviation
         with the tails drawn in, without that, median and interquartile range, normal scores, or not at all. A
