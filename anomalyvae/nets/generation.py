@@ -67,9 +67,8 @@ class AggregatePosterior(nn.Module):
 
         Where training took some rows for outliers (``trimming``), the same share is left out, the least likely first.
         """
-        chosen = drawn(weight, _KEPT, generator)
-        whole = len(chosen) == len(weight)
-        s, share = s[chosen.to(s.device)], (weight[chosen] if whole else torch.ones(len(chosen))).to(s)
+        chosen, share = drawn(weight, _KEPT, generator)
+        s, share = s[chosen.to(s.device)], share.to(s)
         mean, log_var = network.posterior(s)
         if network.trimming:
             surprise = network.row_nll(s, mean) + 0.5 * (mean.square() - log_var + log_var.exp()).sum(1)

@@ -59,17 +59,24 @@ class Memory(nn.Module):
         return _beyond_the_nearest(squared)
 
 
-def drawn(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """At most ``count`` rows, drawn by their weights, none twice, as indices.
+def drawn(weight: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """At most ``count`` rows, drawn by their weights, none twice: their indices, and how many rows each stands for.
 
     Rows come at the rate of their weights, and the first are taken (Efraimidis & Spirakis 2006, Weighted random
-    sampling with a reservoir).
+    sampling with a reservoir). A row that is sure to be drawn stands for its weight; the others are drawn about in
+    proportion to theirs, and stand for as many rows each (after Horvitz & Thompson 1952).
     """
     order = torch.randperm(len(weight), generator=generator)
-    if len(weight) > count and bool((weight != weight[0]).any()):
-        waits = -torch.rand(len(weight), generator=generator, dtype=torch.float64).log() / weight
-        order = waits.argsort(stable=True)
-    return order[:count]
+    if len(weight) <= count or bool((weight == weight[0]).all()):
+        chosen = order[:count]
+        return chosen, weight[chosen]
+    waits = -torch.rand(len(weight), generator=generator, dtype=torch.float64).log() / weight
+    chosen = waits.argsort(stable=True)[:count]
+    falling = weight.sort(descending=True).values
+    rest = falling.sum() - falling.cumsum(0) + falling  # from each on
+    each = rest / (count - torch.arange(len(falling)).clamp(max=count - 1))  # if all heavier ones are sure
+    sure = int((falling[:count] >= each[:count]).long().cumprod(0).sum())
+    return chosen, weight[chosen].clamp(min=float(each[min(sure, count - 1)]))
 
 
 def dimension(squared: Tensor) -> float:

@@ -145,14 +145,13 @@ class Reconstruction(nn.Module):
     ) -> None:
         """Keep at most ``size`` of these standardised rows as the memory, the densest where outliers are among them.
 
-        Where there are more, they are drawn by ``weight``, and else stand for so many rows. Rows like known
-        ``outliers`` are left out.
+        Where there are more, they are drawn by ``weight``; each stands for as many rows as its weight says. Rows like
+        known ``outliers`` are left out.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         weight = torch.ones(len(s)) if weight is None else weight
-        chosen = drawn(weight, round(size / kept), generator).to(s.device)
+        chosen, count = (part.to(s.device) for part in drawn(weight, round(size / kept), generator))
         u = self.joint(s[chosen])
-        count = weight.to(s)[chosen] if len(chosen) == len(s) else torch.ones_like(s[chosen, 0])
         if outliers is not None:
             unlike = apart(u, self.joint(outliers))
             u, count = (u[unlike], count[unlike]) if unlike.sum() > 1 else (u, count)

@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalyvae.nets.memory import Memory, dimension, squared_distances
+from anomalyvae.nets.memory import Memory, dimension, drawn, squared_distances
 
 
 def rows(n, seed, dimensions=3):
@@ -35,3 +35,20 @@ def test_dimensions_are_those_that_rows_fill():
     for fills in (1, 2, 4):
         u = rows(2000, 3, fills) @ rows(fills, 4, 8)
         assert abs(dimension(squared_distances(u, u)) - fills) < 0.15 * fills + 0.1
+
+
+def test_rows_that_are_drawn_stand_for_all_whatever_their_weights():
+    """A sum over the rows drawn, each as often as it stands for, is that of all rows on average."""
+    weight = torch.cat([torch.full((10,), 30.0), torch.rand(190, generator=torch.Generator().manual_seed(0)) + 0.5])
+    value = torch.rand(200, generator=torch.Generator().manual_seed(1))
+    sums = []
+    for seed in range(300):
+        chosen, stands = drawn(weight, 100, torch.Generator().manual_seed(seed))
+        assert len(set(chosen.tolist())) == 100
+        assert set(range(10)) <= set(chosen.tolist())  # too heavy to be left out
+        assert torch.equal(stands[chosen < 10], weight[chosen[chosen < 10]])
+        sums.append((stands * value[chosen]).sum().item())
+    whole = (weight * value).sum().item()
+    assert abs(sum(sums) / len(sums) / whole - 1) < 0.02
+    chosen, stands = drawn(weight, 200, torch.Generator().manual_seed(0))
+    assert torch.equal(stands, weight[chosen])  # all are kept, and stand for themselves

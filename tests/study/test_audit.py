@@ -91,7 +91,7 @@ def test_weights_are_even_bounded_and_inverse():
 
 def test_the_memory_is_drawn_by_weight_and_as_before_without():
     def draw(weight, seed):
-        return drawn(torch.from_numpy(weight), 20, torch.Generator().manual_seed(seed))
+        return drawn(torch.from_numpy(weight), 20, torch.Generator().manual_seed(seed))[0]
 
     even = np.full(200, 2.0)
     assert torch.equal(draw(even, 7), torch.randperm(200, generator=torch.Generator().manual_seed(7))[:20])
