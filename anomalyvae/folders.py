@@ -1,5 +1,6 @@
 """Folders and files that are replaced as a whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -42,16 +43,24 @@ def replacing(folder: Path) -> Iterator[Path]:
         yield new
         with suppress(FileNotFoundError):
             os.replace(folder, scratch / "old")
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, and what it made is as good
-                raise
+        _put(new, folder)
     finally:
         if not folder.exists():
             with suppress(OSError):
                 os.replace(scratch / "old", folder)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(new: Path, folder: Path) -> None:
+    """Move a folder to a place, unless another process was faster: what it made is as good."""
+    while True:
+        try:
+            return os.replace(new, folder)
+        except OSError as error:
+            if folder.is_dir():
+                return None
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else it was there, and has just been moved aside
+                raise
 
 
 @contextmanager

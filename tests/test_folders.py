@@ -1,5 +1,6 @@
 """What is replaced is replaced as a whole, whatever happens on the way."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -69,3 +70,35 @@ def test_what_a_killed_process_left_is_cleared_in_time(folder):
     os.utime(left, (0, 0))
     with replacing(folder):
         assert not left.exists()
+
+
+def test_a_place_that_is_taken_and_moved_aside_at_that_moment_is_tried_again(folder, monkeypatch):
+    """Two others swap their folders in between: one has put its own there, the next has just moved that aside."""
+    whole, met = os.replace, []
+
+    def meeting(source, target):
+        if target == folder and not met:
+            met.append(source)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        whole(source, target)
+
+    monkeypatch.setattr(os, "replace", meeting)
+    with replacing(folder) as new:
+        (new / "text").write_text("second")
+    assert met
+    assert (folder / "text").read_text() == "second"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_cannot_be_put_in_place_is_told(folder, monkeypatch):
+    whole = os.replace
+
+    def refused(source, target):
+        if target == folder and source.name == "new":
+            raise OSError(errno.EACCES, "Permission denied")
+        whole(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PermissionError), replacing(folder) as new:
+        (new / "text").write_text("second")
+    assert (folder / "text").read_text() == "first"
