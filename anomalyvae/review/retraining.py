@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.deploy import bundle
 from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe, Windows
+from anomalyvae.logs import WindowRecipe
 from anomalyvae.logs.messages import Databases
 from anomalyvae.review.manifest import (
     Paths,
@@ -106,12 +106,13 @@ def retrain(
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, databases=databases)
     manifest = next_manifest(old, events, source)
     model = _unfitted(champion, old, manifest, warm_start)
-    windows, strange = _learn(model, manifest, recipe, source, databases)
+    lesson = _read(manifest, recipe, source, databases)
+    lesson.teach(model)
     card = read_card(champion)
-    units = card["units"] | windows.units
+    units = card["units"] | lesson.units
     save_traced(model, out, manifest, recipe=recipe.to_dict(), units=units, health=card.get("health"))
     said = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
-    return Retrained(Path(out), read_card(out)["model_id"], len(windows), strange, said)
+    return Retrained(Path(out), read_card(out)["model_id"], len(lesson.rows), len(lesson.faults), said)
 
 
 def refitted(
@@ -132,10 +133,11 @@ def refitted(
     VAEOutlierDetector
         Of the champion's settings but for ``random_state``.
     """
-    recipe, manifest = _recipe(champion), read_manifest(champion)
+    manifest = read_manifest(champion)
+    lesson = _read(manifest, _recipe(champion), source, databases)
     for number in range(count):
         model = _unfitted(champion, manifest, manifest, warm_start=False).set_params(random_state=_OTHERS + number)
-        _learn(model, manifest, recipe, source, databases)
+        lesson.teach(model)
         yield model
 
 
@@ -149,15 +151,28 @@ def _recipe(champion: Paths) -> WindowRecipe:
     return WindowRecipe.from_dict(card["windowing"])
 
 
-def _learn(
-    model: Any, manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None, databases: Databases
-) -> tuple[Windows, int]:
-    """Fit a model to what a manifest names; the windows that it learned, and how many were pushed away."""
+@dataclass(frozen=True)
+class _Lesson:
+    """What a manifest has to teach: rows to learn, which of them set the threshold, and rows to push away."""
+
+    rows: pd.DataFrame
+    groups: NDArray[Any]
+    begun: NDArray[np.bool_]
+    faults: pd.DataFrame
+    units: dict[str, str]
+
+    def teach(self, model: Any) -> None:
+        outliers = self.faults if len(self.faults) else None
+        model.fit(self.rows, groups=self.groups, outliers=outliers, selected=~self.begun)
+
+
+def _read(manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None, databases: Databases) -> _Lesson:
+    """Read the windows that a manifest names."""
     windows, role = windows_by_role(manifest, recipe, source, databases=databases)
     normal, fault = role == "normal", role == "fault"
     if not normal.any():
         raise ValueError("Got no normal window to learn from. Review more events, or pass learned recordings.")
-    strange, rows, spans = windows.rows[fault], windows.rows[normal], windows.spans[normal]
+    rows, spans = windows.rows[normal], windows.spans[normal]
     begun = begun_with(spans, manifest)
     if not begun.any():
         raise ValueError(
@@ -165,8 +180,7 @@ def _learn(
         )
     groups = np.full(len(rows), -1)
     groups[begun] = groups_of(spans[begun])
-    model.fit(rows, groups=groups, outliers=strange if len(strange) else None, selected=~begun)
-    return Windows(rows, spans, windows.units), len(strange)
+    return _Lesson(rows, groups, begun, windows.rows[fault], windows.units)
 
 
 def groups_of(spans: pd.DataFrame) -> NDArray[Any]:
