@@ -9,6 +9,7 @@ name                          what it is
 ``VAEOutlierDetector``        the scikit-learn outlier detector: fit, score, predict, sample
 ``read_log``                  a recording file -> its signals, each with its own time stamps
 ``WindowRecipe``              how recordings become rows, and a row back to (recording, time)
+``read_windows``              recording files -> their windows, one row each
 ``save``, ``load``            a fitted model as a folder that holds no pickle
 ``export_onnx``               a fitted detector as one ONNX file, checked before it is written
 ``Scorer``                    that file at work: rows in, scores out, without torch and scikit-learn
@@ -27,18 +28,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Scorer": "anomalyvae.deploy.scorer",
+    "Scorer": "anomalyvae.scoring.scorer",
     "VAEOutlierDetector": "anomalyvae.detector",
-    "WindowRecipe": "anomalyvae.logs",
-    "as_pyod": "anomalyvae.peers",
-    "autolog": "anomalyvae.deploy.tracking.autologging",
-    "export_onnx": "anomalyvae.deploy.export",
-    "load": "anomalyvae.deploy.bundle",
-    "read_log": "anomalyvae.logs",
-    "save": "anomalyvae.deploy.bundle",
-    "score_folder": "anomalyvae.deploy.batch",
-    "track": "anomalyvae.deploy.tracking",
-    "tracked_run": "anomalyvae.deploy.tracking",
+    "WindowRecipe": "anomalyvae.recordings",
+    "as_pyod": "anomalyvae.pyod_adapter",
+    "autolog": "anomalyvae.tracking.autologging",
+    "export_onnx": "anomalyvae.models",
+    "load": "anomalyvae.models",
+    "read_log": "anomalyvae.recordings",
+    "read_windows": "anomalyvae.recordings",
+    "save": "anomalyvae.models",
+    "score_folder": "anomalyvae.scoring.batch",
+    "track": "anomalyvae.tracking",
+    "tracked_run": "anomalyvae.tracking",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "export_onnx",
     "load",
     "read_log",
+    "read_windows",
     "save",
     "score_folder",
     "track",
@@ -58,15 +61,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from anomalyvae.deploy.batch import score_folder
-    from anomalyvae.deploy.bundle import load, save
-    from anomalyvae.deploy.export import export_onnx
-    from anomalyvae.deploy.scorer import Scorer
-    from anomalyvae.deploy.tracking import track, tracked_run
-    from anomalyvae.deploy.tracking.autologging import autolog
     from anomalyvae.detector import VAEOutlierDetector
-    from anomalyvae.logs import WindowRecipe, read_log
-    from anomalyvae.peers import as_pyod
+    from anomalyvae.models import export_onnx, load, save
+    from anomalyvae.pyod_adapter import as_pyod
+    from anomalyvae.recordings import WindowRecipe, read_log, read_windows
+    from anomalyvae.scoring.batch import score_folder
+    from anomalyvae.scoring.scorer import Scorer
+    from anomalyvae.tracking import track, tracked_run
+    from anomalyvae.tracking.autologging import autolog
 
 
 def __getattr__(name: str) -> Any:

@@ -38,8 +38,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.folders import replacing
-from anomalyvae.logs.log import nearest
-from anomalyvae.logs.tabular import START_KEY, UNIT_KEY
+from anomalyvae.recordings.log import nearest
+from anomalyvae.recordings.tabular import START_KEY, UNIT_KEY
 
 _LAYOUT = 1  # raised when prepared folders look different, so that old ones are made anew
 

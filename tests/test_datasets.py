@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae import datasets
-from anomalyvae.logs import WindowRecipe, read_log
+from anomalyvae.recordings import WindowRecipe, read_log, read_windows
 
 IMU = ("acc_x_g", "acc_y_g", "acc_z_g", "gyro_x_radps", "gyro_y_radps", "gyro_z_radps")
 
@@ -243,7 +243,7 @@ def test_potholes_hold_no_position(potholes):
 
 def test_pothole_windows_of_moving_cars(potholes):
     recipe = WindowRecipe(IMU, rate_hz=5, length_s=2, stride_s=1, max_gap_s=0.5, where="speed_mps > 2")
-    windows = recipe.windows_of(sorted((potholes / "recordings").iterdir()))
+    windows = read_windows(sorted((potholes / "recordings").iterdir()), recipe)
     assert windows.spans.groupby("recording").size().to_dict() == {
         "trip1": 287,
         "trip2": 262,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from anomalyvae import __version__
 from anomalyvae.cli.auditing import audit, audit_arguments
 from anomalyvae.cli.comparing import compare, compare_arguments
+from anomalyvae.cli.console import DEBUG, DONE, FAILED, INTERRUPTED, command_of, one_line, said_by, tell
 from anomalyvae.cli.health import health, health_arguments
 from anomalyvae.cli.jobs import data, data_arguments, run, run_arguments
 from anomalyvae.cli.loop import (
@@ -29,7 +30,6 @@ from anomalyvae.cli.loop import (
 )
 from anomalyvae.cli.models import export, export_arguments, fit, fit_arguments, track, track_arguments
 from anomalyvae.cli.scoring import score, score_arguments
-from anomalyvae.cli.talking import DEBUG, DONE, FAILED, INTERRUPTED, command_of, one_line, said_by, tell
 from anomalyvae.cli.watching import watch, watch_arguments
 
 

@@ -5,13 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.cli.console import DONE, QUIET, bundle_at, names, setting
 from anomalyvae.cli.tables import read_table, writer
-from anomalyvae.cli.talking import DONE, QUIET, bundle_at, names, setting
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.study.audit import Audit
+    from anomalyvae.audit.audit import Audit
 
 _NAMED = ("group", "split", "label", "recording")
 
@@ -54,24 +54,24 @@ def audit(args: argparse.Namespace) -> int:
     if out is not None:
         _write(found, out)
     if not args.quiet:
-        from anomalyvae.study.findings import as_text
+        from anomalyvae.audit.findings import as_text
 
         print(as_text(found))
     return DONE
 
 
 def _found(args: argparse.Namespace) -> "Audit":
-    from anomalyvae.jobs import detector_arguments
+    from anomalyvae.evaluate.job import detector_arguments
 
     settings = detector_arguments(dict(args.settings), "--set")
     with nullcontext() if args.model is None else bundle_at(args.model) as bundle:
+        from anomalyvae.audit.audit import audit
         from anomalyvae.detector import VAEOutlierDetector
-        from anomalyvae.study.audit import audit
 
         if bundle is None:
             detector, columns = VAEOutlierDetector(**{"random_state": 0, **settings}), args.columns
         else:
-            from anomalyvae.deploy.bundle import load
+            from anomalyvae.models import load
 
             detector = load(bundle)
             columns = args.columns or getattr(detector, "feature_names_in_", None)
@@ -108,7 +108,7 @@ def _table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame, dict[
 
 
 def _write(found: "Audit", out: Path) -> None:
-    from anomalyvae.study.findings import as_html, as_markdown
+    from anomalyvae.audit.findings import as_html, as_markdown
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomalyvae.cli.console import DONE, QUIET, names, setting, steps_shown
 from anomalyvae.cli.tables import read_table, writer
-from anomalyvae.cli.talking import DONE, QUIET, names, setting, steps_shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from anomalyvae.jobs import detector_arguments
+    from anomalyvae.evaluate.job import detector_arguments
 
     write = None if args.out is None else writer(args.out)
     settings = detector_arguments(dict(args.settings), "--set")
@@ -42,7 +42,7 @@ def compare(args: argparse.Namespace) -> int:
     rows = read_table(Path(args.file), columns)
     with steps_shown(args.quiet) as progress:
         from anomalyvae.detector import VAEOutlierDetector
-        from anomalyvae.peers import compare
+        from anomalyvae.pyod_adapter import compare
 
         found = compare(
             rows, args.label, args.against, positive=args.positive, detector=VAEOutlierDetector(**settings),

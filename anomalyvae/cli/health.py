@@ -3,15 +3,13 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from anomalyvae.cli.console import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, setting, tell
 from anomalyvae.cli.tables import writer
-from anomalyvae.cli.talking import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, setting, tell
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from anomalyvae.drill import Drilled
 
 _LINES = 40
 
@@ -36,10 +34,10 @@ def health_arguments(parser: argparse.ArgumentParser) -> None:
 def health(args: argparse.Namespace) -> int:
     import pandas as pd
 
-    from anomalyvae.deploy.sources import inputs_of
-    from anomalyvae.logs import read_log
-    from anomalyvae.logs.health import stretches
-    from anomalyvae.review.health import Sensors, watched
+    from anomalyvae.health.grades import stretches
+    from anomalyvae.health.sensors import Sensors, watched
+    from anomalyvae.recordings import read_log
+    from anomalyvae.scoring.inputs import inputs_of
 
     write = None if args.out is None else writer(args.out)
     ranges = dict(args.ranges)
@@ -86,18 +84,3 @@ def in_words(table: "pd.DataFrame", recordings: int) -> str:
         lines.append(f"and {len(table) - _LINES:,} more; --out TABLE has all")
     # A name of a file or signal must not steer the terminal.
     return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
-
-
-def drilled_in_words(drilled: "Drilled") -> str:
-    """What a drill has shown, as tables for a terminal."""
-
-    def laid_out(table: "pd.DataFrame", **options: Any) -> str:
-        return table.to_string(index=False, float_format="{:.2f}".format, na_rep="–", **options)
-
-    return "\n\n".join(
-        [
-            "Recordings as they are; stretches and alarms per hour:\n" + laid_out(drilled.untouched),
-            "Faults of one signal; shares of the faults:\n" + laid_out(drilled.faults),
-            "Unusual driving; share that raises a flag, not put down to a sensor:\n" + laid_out(drilled.manoeuvres),
-        ]
-    )

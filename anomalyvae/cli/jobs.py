@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anomalyvae.cli.talking import DEBUG, DONE, QUIET, command_of, hush_mlflow, steps_shown
+from anomalyvae.cli.console import DEBUG, DONE, QUIET, command_of, hush_mlflow, steps_shown
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from anomalyvae.jobs import Output, Tracking, read_job
+    from anomalyvae.evaluate.job import Output, Tracking, read_job
+    from anomalyvae.evaluate.leave_out import run_job
 
     began = time.monotonic()
     with steps_shown(args.quiet) as progress:
@@ -27,30 +28,10 @@ def run(args: argparse.Namespace) -> int:
             job = replace(job, output=Output(args.out))
         if args.track and job.tracking is None:
             job = replace(job, tracking=Tracking())
-        if job.tracking is not None and (job.rehearsal is not None or job.faults is not None):
-            raise ValueError(
-                "Got --track or [tracking] with [rehearsal] or [faults], expected a job that trains one model. "
-                "Leave it out, and record a model afterwards: anomalyvae track FOLDER."
-            )
         if job.tracking is not None:
             hush_mlflow()
-        if job.rehearsal is not None:
-            from anomalyvae.rehearsal import rehearse
-
-            rounds = rehearse(job, progress).drop(columns="reason")
-            said = rounds.to_string(index=False, float_format="{:.3f}".format, na_rep="–")
-            said += f"\n\nResult     {job.output.folder}"
-        elif job.faults is not None:
-            from anomalyvae.cli.health import drilled_in_words
-            from anomalyvae.drill import drill
-
-            said = drilled_in_words(drill(job, progress))
-            said += f"\n\nResult     {job.output.folder}"
-        else:
-            from anomalyvae.runs import run_job
-
-            said = _summary(run_job(job, progress))
-            said += f"\n\nReport     {Path(job.output.folder) / 'report.html'}"
+        said = _summary(run_job(job, progress))
+        said += f"\n\nReport     {Path(job.output.folder) / 'report.html'}"
     if not args.quiet:
         print(said)
         print(f"Wall time  {time.monotonic() - began:.0f} s")

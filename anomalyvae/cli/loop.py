@@ -5,7 +5,7 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.talking import (
+from anomalyvae.cli.console import (
     DATABASES,
     DONE,
     FAILED,
@@ -186,7 +186,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def promote(args: argparse.Namespace) -> int:
-    from anomalyvae.deploy.tracking.registry import champion_name
+    from anomalyvae.tracking.registry import champion_name
 
     registered = champion_name(args.champion)
     if registered is not None and args.register not in (None, registered):
@@ -228,7 +228,7 @@ def promote(args: argparse.Namespace) -> int:
 
 def _roll_back(champion: str, registered: str | None, name: str | None) -> int:
     if registered is not None:
-        from anomalyvae.deploy.tracking.registry import roll_back
+        from anomalyvae.tracking.registry import roll_back
 
         print(f"Rolled back to version {roll_back(registered)} of {registered}.")
         return DONE

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.cli.console import DATABASES, DONE, QUIET, hush_mlflow, names, setting
 from anomalyvae.cli.tables import read_rows
-from anomalyvae.cli.talking import DATABASES, DONE, QUIET, hush_mlflow, names, setting
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.deploy.tracking import TrackedRun
-    from anomalyvae.jobs import Health
-    from anomalyvae.logs import WindowRecipe, Windows
+    from anomalyvae.evaluate.job import Health
+    from anomalyvae.recordings import WindowRecipe, Windows
+    from anomalyvae.tracking import TrackedRun
 
 
 def fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +48,14 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(args: argparse.Namespace) -> int:
-    from anomalyvae.jobs import detector_arguments, read_job
+    from anomalyvae.evaluate.job import detector_arguments, read_job
 
     options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where", "coefficients")
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
     if args.recipe is not None or given:
-        from anomalyvae.logs import WindowRecipe
+        from anomalyvae.recordings import WindowRecipe
 
         if args.recipe is not None:
             job = read_job(args.recipe)
@@ -73,16 +73,16 @@ def _fit_and_save(
     health: "Health | None",
     run: "TrackedRun | None",
 ) -> int:
-    from anomalyvae.deploy import bundle
-    from anomalyvae.deploy.card import read_card
+    from anomalyvae import models as bundle
+    from anomalyvae.bundle.card import read_card
 
     with _processes() as first:
         rows, where, units = read_rows(args.files, recipe, args.columns, args.dbc)
         if recipe is not None:
             samples = _samples(args, recipe, rows, where, units)
             if health is not None and health.range:
-                from anomalyvae.logs.health import within
-                from anomalyvae.review.health import rows_of
+                from anomalyvae.health.grades import within
+                from anomalyvae.health.sensors import rows_of
 
                 samples = within(samples, health.range)
                 rows = rows_of(recipe, samples)
@@ -96,8 +96,9 @@ def _fit_and_save(
     if recipe is None:
         bundle.save(model, args.model)
     else:  # with the intervals of recordings that it learned, so that `retrain` can go on from them
-        from anomalyvae.review.health import learn_health, unlearned_gaps
-        from anomalyvae.review.manifest import begin_manifest, save_traced
+        from anomalyvae.bundle.manifest import begin_manifest
+        from anomalyvae.health.sensors import learn_health, unlearned_gaps
+        from anomalyvae.train import save_traced
 
         gaps = unlearned_gaps(model, recipe, samples) if health is not None and health.drift else None
         known = learn_health(recipe, samples, None if health is None else health.range, gaps)
@@ -118,11 +119,11 @@ def _samples(
     args: argparse.Namespace, recipe: "WindowRecipe", rows: "pd.DataFrame", where: "pd.DataFrame", units: dict[str, str]
 ) -> "Windows":
     """The windows as samples, from which health is learned: the rows themselves, unless they are coefficients."""
-    from anomalyvae.logs import Windows
+    from anomalyvae.recordings import Windows, read_windows
 
     if recipe.coefficients is None:
         return Windows(rows, where, units)
-    return replace(recipe, coefficients=None).windows_of(args.files, args.dbc)
+    return read_windows(args.files, replace(recipe, coefficients=None), databases=args.dbc)
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
@@ -139,7 +140,7 @@ def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
         yield None
         return
     hush_mlflow()
-    from anomalyvae.deploy.tracking import tracked_run
+    from anomalyvae.tracking import tracked_run
 
     with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
         yield run
@@ -154,7 +155,7 @@ def track_arguments(parser: argparse.ArgumentParser) -> None:
 
 def track(args: argparse.Namespace) -> int:
     hush_mlflow()
-    from anomalyvae.deploy.tracking import track
+    from anomalyvae.tracking import track
 
     where = track(
         args.folder, experiment=args.experiment, run_name=args.run_name, uri=args.uri, registered_model=args.register,
@@ -194,13 +195,13 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    from anomalyvae.deploy.export import export_onnx
+    from anomalyvae.models import export_onnx
 
     path = export_onnx(
         args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision
     )
     if not args.quiet:
-        from anomalyvae.deploy.scorer import Scorer
+        from anomalyvae.scoring.scorer import Scorer
 
         metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
         parity = metadata["parity"]

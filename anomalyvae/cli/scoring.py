@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.cli.console import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, files_shown, setting, tell
 from anomalyvae.cli.tables import WRITERS, writer
-from anomalyvae.cli.talking import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, files_shown, setting, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def _score_files(args: argparse.Namespace) -> int:
-    from anomalyvae.deploy.batch import score_folder
+    from anomalyvae.scoring.batch import score_folder
 
     with files_shown(args.quiet) as progress:
         summary = score_folder(
@@ -84,7 +84,7 @@ def _score_table(args: argparse.Namespace) -> int:
 
     import pandas as pd
 
-    from anomalyvae.deploy.batch import score_folder
+    from anomalyvae.scoring.batch import score_folder
 
     write = writer(args.target)
     # Before windows are folded, each has its p-value and flag; of rows and windows, the promise is kept on all of them.
@@ -112,8 +112,8 @@ def _score_table(args: argparse.Namespace) -> int:
 
 def _keep_promise(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     """Replace p-values and flags by those that were asked for."""
-    from anomalyvae.deploy.bundle import read_calibration
-    from anomalyvae.deploy.card import read_card
+    from anomalyvae.bundle.arrays import read_calibration
+    from anomalyvae.bundle.card import read_card
 
     calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
     score = table["anomaly_score"].to_numpy()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.logs import WindowRecipe
+    from anomalyvae.recordings import WindowRecipe
 
 
 def read_rows(
@@ -21,7 +21,9 @@ def read_rows(
     import pandas as pd
 
     if recipe is not None:
-        windows = recipe.windows_of(files, databases)
+        from anomalyvae.recordings import read_windows
+
+        windows = read_windows(files, recipe, databases=databases)
         return windows.rows, windows.spans, windows.units
     tables = {}
     for file in files:
@@ -36,7 +38,7 @@ def read_table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
     """Read a table."""
     import pandas as pd
 
-    from anomalyvae.logs.log import nearest
+    from anomalyvae.recordings.log import nearest
 
     readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
     if path.suffix.lower() not in readers:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.talking import DONE, QUIET, bundle_at, setting, tell
+from anomalyvae.cli.console import DONE, QUIET, bundle_at, setting, tell
 
 if TYPE_CHECKING:
-    from anomalyvae.deploy.watching import Watcher, WindowScore
+    from anomalyvae.scoring.watch import Watcher, WindowScore
 
 SILENT = 5  # exit code: the writer fell silent
 _SIGNALS = 3  # that a line of CSV names
@@ -43,7 +43,7 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def watch(args: argparse.Namespace) -> int:
-    from anomalyvae.deploy.watching import Watcher
+    from anomalyvae.scoring.watch import Watcher
 
     with bundle_at(args.model) as model:
         watcher = Watcher(

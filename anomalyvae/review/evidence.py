@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.deploy import bundle
-from anomalyvae.deploy.card import read_card
-from anomalyvae.deploy.parts import output_of
-from anomalyvae.deploy.preprocessing import split
-from anomalyvae.logs import WindowRecipe, read_log
-from anomalyvae.logs.messages import Databases
-from anomalyvae.review.reasons import like_training
+from anomalyvae import models as bundle
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.preprocessing import split
+from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.recordings import WindowRecipe, read_log
+from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.scoring.one_file import output_of
 
 Floats = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Evidence:
         self._scores = None if scores is None else Path(scores).resolve()
         given = [databases] if isinstance(databases, str | os.PathLike) else databases
         self._databases = None if given is None else tuple(map(Path, given))
-        self._training = np.asarray(self._detector.embed(like_training(self._detector)), dtype=np.float64)
+        self._training = np.asarray(self._detector.embed(rows_like_training(self._detector)), dtype=np.float64)
 
     def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
         """The signals of an event over time, with what lies before and after, and their reconstruction.

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe, read_log
-from anomalyvae.logs.messages import Databases
+from anomalyvae.bundle.card import read_card
+from anomalyvae.health.sensors import Sensors, told_of_events, watched
 from anomalyvae.metrics import touches
-from anomalyvae.review.health import Sensors, told_of_events, watched
+from anomalyvae.recordings import WindowRecipe, read_log
+from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, choose, flagged_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
@@ -28,7 +28,7 @@ class Flagged(NamedTuple):
     ----------
     picked : DataFrame
         The events as `Queue.add` takes them, in the order of picking; and, where the model's card says what healthy
-        signals look like, ``cause`` and ``sensors`` (see `anomalyvae.review.health.told_of_events`).
+        signals look like, ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.told_of_events`).
     events : int
         How many there were to pick from.
     known : int

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.logs import WindowRecipe, Windows
 from anomalyvae.metrics import merge_alarms
+from anomalyvae.recordings import WindowRecipe, Windows
 
 _AROUND_S = 4.0  # seconds drawn before and after a window
 

@@ -16,12 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae import metrics
-from anomalyvae.deploy.card import CARD, read_card
-from anomalyvae.deploy.scorer import Scorer
-from anomalyvae.logs import WindowRecipe, Windows
-from anomalyvae.logs.messages import Databases
-from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
-from anomalyvae.review.manifest import (
+from anomalyvae.bundle.card import CARD, read_card
+from anomalyvae.bundle.manifest import (
     MANIFEST,
     Paths,
     manifest_of,
@@ -29,7 +25,11 @@ from anomalyvae.review.manifest import (
     reviewed_manifest,
     windows_by_role,
 )
+from anomalyvae.recordings import WindowRecipe, Windows
+from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
 from anomalyvae.review.retraining import refitted
+from anomalyvae.scoring.scorer import Scorer
 
 _AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate, over which recall is averaged: at one rate it is luck
 _FEWEST, _STRETCHES = 5, 9  # recordings that can be drawn again; stretches of fewer

@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.folders import replacing_file
-from anomalyvae.logs import WindowRecipe, stream_windows
-from anomalyvae.logs.messages import Databases
+from anomalyvae.recordings import WindowRecipe, stream_windows
+from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.database import storable
 from anomalyvae.review.queue import VERDICTS, Queue
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from anomalyvae.deploy.card import CARD, read_card
+from anomalyvae.bundle.card import CARD, read_card
+from anomalyvae.bundle.manifest import Paths, read_manifest, write_manifest
 from anomalyvae.folders import replacing
 from anomalyvae.review.gate import Decision
-from anomalyvae.review.manifest import Paths, read_manifest, write_manifest
 
 GATE, HOLDOUT = "gate.json", "holdout.json"
 
@@ -64,7 +64,7 @@ def promote(
         _copy(Path(challenger), Path(champion))
     if register is None:
         return True
-    from anomalyvae.deploy.tracking.registry import record
+    from anomalyvae.tracking.registry import record
 
     remedy = again or (f"Run later: {_command(champion, register)}" if decision.promoted else "Promote it again later.")
     return record(register, challenger, decision.to_dict(), rival, remedy=remedy)
@@ -75,7 +75,7 @@ def record_champion(champion: Paths, register: str) -> bool:
 
     What the gate said of it goes along. It is the way to begin with a registry, and to catch up with one that was down.
     """
-    from anomalyvae.deploy.tracking.registry import record
+    from anomalyvae.tracking.registry import record
 
     gate = _decision(champion)
     earned = gate.get("promoted") is True and gate.get("challenger") == read_card(champion)["model_id"]

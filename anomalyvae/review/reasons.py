@@ -2,22 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from anomalyvae.deploy import bundle
-from anomalyvae.deploy.card import read_card
-from anomalyvae.deploy.preprocessing import split
-from anomalyvae.logs import WindowRecipe, stream_windows
-from anomalyvae.logs.messages import Databases
+from anomalyvae import models as bundle
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.preprocessing import split
+from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.recordings import WindowRecipe, stream_windows
+from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.flags import excess_shares
 from anomalyvae.review.picking import spread_of
 
-_DRAWN = 2048  # rows drawn from a model that remembers none
 _OUTSIDE = 0.01  # widths of the training range; less is rounding, or the luck of which rows are remembered
 
 Floats = NDArray[np.float64]
@@ -65,7 +63,7 @@ class Reasons:
                 f"Got the bundle {os.fspath(model)} with {self._detector.n_features_in_} features behind its "
                 f"transformers and {len(self.recipe.columns)} before, expected as many, to tell signals apart."
             )
-        learned = like_training(self._detector)
+        learned = rows_like_training(self._detector)
         self.spread = spread_of(np.asarray(self._detector.embed(learned)))
         self._usual = self._signal_scores(learned).mean(axis=0)
         values = self._by_signal(learned)
@@ -168,19 +166,3 @@ class Reasons:
 
     def _by_signal(self, table: pd.DataFrame) -> Floats:
         return self.recipe.over_time(table.to_numpy(dtype=np.float64))
-
-
-def like_training(detector: Any) -> pd.DataFrame:
-    """Rows as the detector has learned them, in its own units."""
-    network, columns = detector.network_, getattr(detector, "feature_names_in_", None)
-
-    def in_units(s: torch.Tensor) -> pd.DataFrame:
-        with torch.no_grad():
-            return pd.DataFrame(network.scaling.inverse(s).cpu().numpy(), columns=columns)
-
-    if network.memorised is not None:
-        return in_units(network.memorised.rows[:, : detector.n_features_in_])  # row, code, residual
-    if detector.network_.generative:
-        return pd.DataFrame(detector.sample(_DRAWN, random_state=0), columns=columns)
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_DRAWN, detector.n_features_in_)))
-    return pd.DataFrame(detector.reconstruct(in_units(noise.to(network.missing.device))), columns=columns)

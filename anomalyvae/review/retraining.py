@@ -9,19 +9,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.deploy import bundle
-from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe
-from anomalyvae.logs.messages import Databases
-from anomalyvae.review.manifest import (
+from anomalyvae import models as bundle
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.manifest import (
     Paths,
     begun_with,
     manifest_of,
     next_manifest,
     read_manifest,
-    save_traced,
     windows_by_role,
 )
+from anomalyvae.recordings import WindowRecipe
+from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.train import save_traced
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector

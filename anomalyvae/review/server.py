@@ -23,7 +23,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-from anomalyvae.logs.messages import Databases
+from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.evidence import Evidence, plain
 from anomalyvae.review.queue import VERDICTS, Queue
 

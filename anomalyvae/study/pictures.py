@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from anomalyvae.calibration import AUTO_FALSE_ALARMS
-from anomalyvae.drawing import INK, MODEL, MUTED, RULE, STRANGE, VERDICTS, drawn
+from anomalyvae.evaluate.style import INK, MODEL, MUTED, RULE, STRANGE, VERDICTS, drawn
 from anomalyvae.study.latent import LatentSpace
 from anomalyvae.study.maps import LatentMap
 

@@ -15,8 +15,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
+from anomalyvae.audit.groups import wilson
 from anomalyvae.metrics import auroc
-from anomalyvae.study.groups import wilson
 
 _FOLDS = 5
 _NEIGHBOURS = 5  # of Naeem et al.

@@ -15,7 +15,7 @@ from sklearn.utils import _safe_indexing
 
 from anomalyvae.calibration import AUTO_FALSE_ALARMS
 from anomalyvae.detector import VAEOutlierDetector
-from anomalyvae.drawing import INK, MODEL, MUTED, RULE, STRANGE, drawn
+from anomalyvae.evaluate.style import INK, MODEL, MUTED, RULE, STRANGE, drawn
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.study.latent import LatentSpace
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 import anomalyvae
 from anomalyvae import metrics
-from anomalyvae.jobs import find_recordings, read_job
+from anomalyvae.evaluate.job import find_recordings, read_job
 from anomalyvae.nets.memory import Memory, squared_distances
 from anomalyvae.nets.scaling import asinh
+from anomalyvae.recordings import read_windows
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "masking=0": {"masking": 0.0},
@@ -41,7 +42,7 @@ def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray
     """Windows of the pothole drives ``(n, d)``, the recording of each, and whether it lies near a pothole."""
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
-    windows = job.windows.windows_of(paths)
+    windows = read_windows(paths, job.windows)
     strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
     return windows.rows.to_numpy(), windows.spans["recording"].to_numpy(), strange
 

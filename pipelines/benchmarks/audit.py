@@ -5,7 +5,7 @@
 In each set, one group of normal rows is thinned to 3 % of the training rows and kept whole among the test rows:
 gravel roads among simulated drives (2 s windows as they are, or mean, standard deviation and range of each signal),
 the smaller of two clusters (k-means) of three ADBench sets, one of eight digits.
-A detector learns the training rows as they are and with the weights of `anomalyvae.study.audit`, which is not told the
+A detector learns the training rows as they are and with the weights of `anomalyvae.audit.audit`, which is not told the
 groups; with ``--all``, also with those of the debiasing VAE (a product of histograms of the latent units), and with
 weights that know the groups and give both the same say: what could be reached at best. Columns: the false-alarm rates
 of others and of the starved group and the recall of strange rows, at the detector's own threshold, and (``at .05``) at
@@ -29,9 +29,9 @@ from sklearn.preprocessing import scale
 from tabular import ROOT, made_at, markdown
 
 from anomalyvae import VAEOutlierDetector, metrics
+from anomalyvae.audit.audit import audit
+from anomalyvae.audit.weights import effective_rows, histogram_density
 from anomalyvae.datasets import load_recipe
-from anomalyvae.study.audit import audit
-from anomalyvae.study.weights import effective_rows, histogram_density
 
 THINNED = 0.03
 MOST_ROWS = 7000  # normal rows of a set

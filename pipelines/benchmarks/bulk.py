@@ -23,8 +23,8 @@ import torch
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.datasets import get_dataset
-from anomalyvae.jobs import Data, find_recordings
-from anomalyvae.logs import list_signals
+from anomalyvae.evaluate.job import Data, find_recordings
+from anomalyvae.recordings import list_signals, read_windows
 
 LEFT_OUT = {  # signals that count up, and those of which most drives have nothing
     "carobd": {"engine_run_time", "time_since_trouble_codes_cleared", "warm_ups_since_codes_cleared"},
@@ -70,7 +70,7 @@ def scored(paths: list[Path], left_out: set[str]) -> Scored:
     for half in (0, 1):
         learned, others = paths[half::2], paths[1 - half :: 2]
         begin = time.perf_counter()
-        known = recipe.windows_of(learned)
+        known = read_windows(learned, recipe)
         model = VAEOutlierDetector(random_state=0).fit(known.rows, groups=known.spans["recording"])
         fit_s += time.perf_counter() - begin
         with tempfile.TemporaryDirectory() as scratch:

@@ -23,7 +23,7 @@ import can
 import cantools
 import numpy as np
 
-from anomalyvae.logs import read_log
+from anomalyvae.recordings import read_log
 
 CSS_DRIVE = Path(__file__).parents[3] / "shared" / "data" / "css_drive"
 Values = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -5,7 +5,7 @@
 
 Of the pothole drives (pipelines/retrain.toml), the first model learns one, meets two others, and the last two are held
 out; of the trips with manoeuvres (pipelines/manoeuvres.toml), it learns one, meets another twice, and the last is held
-out. `anomalyvae.rehearsal` says what a row of the table means.
+out. `loop_simulation` says what a row of the table means.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from loop_simulation import Simulation, simulate_loop
 
-from anomalyvae.jobs import Output, read_job
-from anomalyvae.rehearsal import rehearse
+from anomalyvae.evaluate.job import Output, read_job
 
 ROOT = Path(__file__).parents[2]
 JOBS = {"retrain": ("trip1", "trip2", "trip3", "trip4", "trip5"), "manoeuvres": ("trip17", "trip20", "trip21")}
@@ -25,15 +25,14 @@ FIGURES = ["event_recall", "false_alarms_per_hour", "recall_at_rate"]
 
 def in_every_order(name: str, folder: Path) -> pd.DataFrame:
     """Rehearse a job with each recording as the first that is learned."""
-    job = read_job(ROOT / "pipelines" / f"{name}.toml")
-    assert job.rehearsal is not None  # noqa: S101
+    job = read_job(ROOT / "pipelines" / f"{name}.toml", {"simulation": Simulation})
     recordings, tables = JOBS[name], []
     for shift in range(len(recordings)):
         order = recordings[shift:] + recordings[:shift]
         meet, held = (order[1:3], order[3:]) if len(order) > 3 else (order[1:2] * 2, order[2:])
-        parts = replace(job.rehearsal, learn=order[:1], meet=meet, holdout=held)
+        parts = replace(job.extra["simulation"], learn=order[:1], meet=meet, holdout=held)
         out = Output(str(folder / name / order[0]))
-        tables.append(rehearse(replace(job, rehearsal=parts, output=out)).assign(first=order[0]))
+        tables.append(simulate_loop(replace(job, extra={"simulation": parts}, output=out)).assign(first=order[0]))
         print(tables[-1].drop(columns="reason").to_string(index=False, float_format="{:.3f}".format), flush=True)
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(folder / f"{name}.csv", index=False)

@@ -119,7 +119,7 @@ def simulate(day: Day, workers: int, costs: Costs, lost_per_day: float, seed: in
 
 def measured() -> Costs:
     """Score drives of a minute and of three hours, and tell a file's cost from a window's."""
-    from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
+    from anomalyvae import VAEOutlierDetector, WindowRecipe, read_windows, save, score_folder
 
     names = [f"signal_{i}" for i in range(SIGNALS)]
     recipe = WindowRecipe(tuple(names), RATE_HZ, LENGTH_S, STRIDE_S, max_gap_s=1.0)
@@ -138,7 +138,7 @@ def measured() -> Costs:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         short, long = drives(Path(scratch, "short"), 200, 1 / 60), drives(Path(scratch, "long"), 10, 3.0)
-        rows = recipe.windows_of(sorted(long.iterdir())[:2]).rows
+        rows = read_windows(sorted(long.iterdir())[:2], recipe).rows
         model = save(VAEOutlierDetector(random_state=0).fit(rows), Path(scratch, "model"), recipe=recipe.to_dict())
         seconds: list[float] = []
         windows, files = [], []

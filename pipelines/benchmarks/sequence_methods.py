@@ -13,9 +13,9 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.baselines import BASELINES
-from anomalyvae.logs.shape import cosines
-from anomalyvae.peers import OURS, peer
+from anomalyvae.evaluate.baselines import BASELINES
+from anomalyvae.pyod_adapter import OURS, peer
+from anomalyvae.recordings.dct import cosines
 
 SETTINGS: dict[str, Any] = {"masking": 0.0, "scaling": "standard", "validation_fraction": 0.0}
 LINEAR: dict[str, Any] = {"hidden": ()}  # code and reconstruction are linear: a factor analysis
@@ -58,7 +58,7 @@ def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp", **changed
 
 
 def plain(name: str, rows: Callable[[Array], Array]) -> Fit:
-    """One of `anomalyvae.baselines`."""
+    """One of `anomalyvae.evaluate.baselines`."""
     label = name if rows is raw else f"{name}, shape"
     return lambda learned, seed: lambda windows: {label: BASELINES[name](rows(learned), rows(windows))}
 

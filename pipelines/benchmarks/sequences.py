@@ -45,10 +45,10 @@ from tabular import ROOT, code_version, kept_results, made_at, markdown
 
 from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
-from anomalyvae.jobs import find_recordings, read_job
-from anomalyvae.logs import WindowRecipe
-from anomalyvae.logs.folding import fold
-from anomalyvae.peers import OURS
+from anomalyvae.evaluate.job import find_recordings, read_job
+from anomalyvae.pyod_adapter import OURS
+from anomalyvae.recordings import WindowRecipe, read_windows
+from anomalyvae.recordings.folding import fold
 
 LENGTH = 20  # rows in a window of SKAB and SMAP
 FIRST, FOLDS, QUANTILE = 400, 5, 0.95  # SKAB: training rows, parts of them, and the threshold
@@ -141,7 +141,7 @@ def jair_jr() -> Iterator[Case]:
     """Each trip, scored by what was learned from the others without their manoeuvres."""
     folder = get_dataset("jair_jr")
     events = pd.read_parquet(folder / "events.parquet")
-    windows = JAIR.windows_of(sorted((folder / "recordings").glob("*.parquet")))
+    windows = read_windows(sorted((folder / "recordings").glob("*.parquet")), JAIR)
     aggressive = events[events["kind"].str.startswith("aggressive")]
     strange = {"": _half_inside(windows.spans, aggressive), "any_": _half_inside(windows.spans, events)}
     yield from _left_out(
@@ -163,7 +163,7 @@ def potholes() -> Iterator[Case]:
     """Each drive, scored by what was learned from the others without their potholes."""
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
-    windows = job.windows.windows_of(paths)
+    windows = read_windows(paths, job.windows)
     strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
     rows = windows.rows.to_numpy()
     yield from _left_out(rows, windows.spans, job.windows, strange, {"": strange}, events, job.data.tolerance_s)

@@ -36,7 +36,7 @@ from sklearn.base import clone
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
-from anomalyvae.peers import OURS, PEERS, peer
+from anomalyvae.pyod_adapter import OURS, PEERS, peer
 
 ROOT = Path(__file__).parents[2]
 MOST_ROWS = 2500

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save
+from anomalyvae.recordings import read_windows
 
 RATE_HZ = 100
 SIGNALS = [f"x{i}" for i in range(6)]
@@ -77,7 +78,7 @@ def fitted(recipe: WindowRecipe, folder: Path) -> Path:
     for seed in range(3):
         paths.append(folder / f"{seed}.parquet")
         frame_of(3000, seed).to_parquet(paths[-1])
-    windows = recipe.windows_of(paths)
+    windows = read_windows(paths, recipe)
     detector = VAEOutlierDetector(random_state=0, max_epochs=5).fit(windows.rows)
     return save(detector, folder / "model", recipe=recipe.to_dict())
 

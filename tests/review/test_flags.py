@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae import WindowRecipe
-from anomalyvae.logs import log_from_frame
+from anomalyvae.recordings import log_from_frame
 from anomalyvae.review.flags import excess_shares, explained_flags, signal_scores, window_view
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector, load, save
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.manifest import manifest_of, read_manifest, windows_by_role
 from anomalyvae.cli import main
-from anomalyvae.deploy.card import read_card
-from anomalyvae.logs import WindowRecipe
+from anomalyvae.recordings import WindowRecipe
 from anomalyvae.review import gate, promotion
 from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
-from anomalyvae.review.manifest import manifest_of, read_manifest, save_traced, windows_by_role
 from anomalyvae.review.queue import EVENT_COLUMNS, Queue
 from anomalyvae.review.retraining import groups_of, retrain
+from anomalyvae.train import save_traced
 
 RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
 SETTINGS = {"hidden": (16,), "max_epochs": 40, "random_state": 0}

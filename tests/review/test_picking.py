@@ -11,8 +11,8 @@ import pytest
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
 from anomalyvae.calibration import false_discovery
 from anomalyvae.cli import main
-from anomalyvae.logs import log_from_frame, read_log
 from anomalyvae.metrics import merge_alarms
+from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review.flagging import flag_folder
 from anomalyvae.review.flags import excess_shares, signal_scores
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
@@ -230,7 +230,7 @@ def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for seed in range(6):
         drive(seed).to_parquet(folder / f"normal{seed}.parquet")
-    windows = RECIPE.windows_of(sorted(folder.glob("*.parquet")))
+    windows = read_windows(sorted(folder.glob("*.parquet")), RECIPE)
     options = {"random_state": 0, "max_epochs": 15}
     for name, score in [("memory", "memory"), ("elbo", "elbo")]:
         model = VAEOutlierDetector(score=score, **options).fit(windows.rows)
@@ -326,7 +326,7 @@ def test_what_touches_a_known_event_is_known_whatever_its_code(night, bundles, q
 
 def test_reasons_are_measured_against_the_training_windows(bundles):
     reasons, model = Reasons(bundles / "memory"), load(bundles / "memory")
-    learned = RECIPE.windows_of(sorted(bundles.glob("*.parquet"))).rows
+    learned = read_windows(sorted(bundles.glob("*.parquet")), RECIPE).rows
     assert len(learned) < model.memory_size  # so all of them are remembered
     rows = RECIPE.windows(log_from_frame(drive(21, faults=[(30, 4.0), (50, -4.0)]), "x")).rows
     expected = excess_shares(signal_scores(model, rows, RECIPE) - signal_scores(model, learned, RECIPE).mean(axis=0))
@@ -347,7 +347,7 @@ def test_reasons_are_measured_against_the_training_windows(bundles):
 
 @pytest.mark.parametrize("options", [{"score": "elbo"}, {"objective": "reconstruction", "score": "reconstruction"}])
 def test_a_model_that_remembers_nothing_gives_reasons_too(options, bundles, tmp_path):
-    windows = RECIPE.windows_of(sorted(bundles.glob("*.parquet")))
+    windows = read_windows(sorted(bundles.glob("*.parquet")), RECIPE)
     model = VAEOutlierDetector(random_state=0, max_epochs=15, **options).fit(windows.rows)
     reasons = Reasons(save(model, tmp_path / "model", recipe=RECIPE.to_dict()))
     normal, strange = drive(21), drive(21, faults=[(0, 9.0)])

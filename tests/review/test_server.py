@@ -20,6 +20,7 @@ from browser import CHROMIUM, Browser
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
 from anomalyvae.cli import main
+from anomalyvae.recordings import read_windows
 from anomalyvae.review.evidence import Evidence
 from anomalyvae.review.queue import Queue
 from anomalyvae.review.server import create_app, serve
@@ -44,7 +45,7 @@ def house(tmp_path_factory):
         pd.DataFrame({**drive, HOSTILE: np.cos(time_s)}).to_csv(path, index=False)
     pd.DataFrame({"time_s": time_s, "speed": 42.0, HOSTILE: 42.0}).to_csv(root / "secret.csv", index=False)
     (root / "drives/link.csv").symlink_to(root / "secret.csv")
-    rows = RECIPE.windows_of([root / "drives" / file for file in FILES]).rows
+    rows = read_windows([root / "drives" / file for file in FILES], RECIPE).rows
     model = VAEOutlierDetector(latent_dim=2, max_epochs=2, hidden=(16,), random_state=0).fit(rows)
     save(model, root / "model", recipe=RECIPE.to_dict(), units={"speed": "m/s"})
     score_folder(root / "model", [str(root / "drives" / file) for file in FILES], root / "scores")
@@ -136,7 +137,7 @@ def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(ho
     for told in view["signals"]:
         assert told["values"] == pytest.approx(shown[told["name"]])
 
-    windows = RECIPE.windows_of(house / "drives" / FILES[which])
+    windows = read_windows(house / "drives" / FILES[which], RECIPE)
     rebuilt = np.asarray(load(house / "model").reconstruct(windows.rows)).reshape(-1, 2, 10)
     at_s, begins = start_s + 0.4, windows.spans["start_s"].to_numpy()
     cover = [(i, round((at_s - begin) * 5)) for i, begin in enumerate(begins) if 0 <= round((at_s - begin) * 5) < 10]

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from anomalyvae import read_log
+from anomalyvae.bundle.manifest import read_manifest
 from anomalyvae.cli import main
 from anomalyvae.review.evidence import Evidence
 from anomalyvae.review.label_studio import read_label_studio
-from anomalyvae.review.manifest import read_manifest
 from anomalyvae.review.queue import Queue
 
 DRIVES = Path(__file__).parents[3] / "shared" / "data" / "css_drive"

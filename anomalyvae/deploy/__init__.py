@@ -1,1 +1,0 @@
-"""A fitted model at work: saved, loaded, exported and run over folders of files."""

@@ -1,0 +1,195 @@
+"""The charts of a report, each an SVG inside a data URI, for an ``<img>``: no script runs there."""
+
+import base64
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomalyvae.evaluate.style import INK, MODEL, MUTED, SHADE, STRANGE, STYLE
+from anomalyvae.metrics import event_spans, touches
+from anomalyvae.review.flags import WindowView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FONTS = b"'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+_TICKS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
+_POINTS = 1500  # per timeline: more would only paint over one another
+
+
+def timeline(
+    scores: pd.DataFrame, flags: pd.DataFrame, events: pd.DataFrame, threshold: float, tolerance_s: float
+) -> str:
+    """Draw a recording's score over time, its flags, and beneath them the known events, found or missed.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Windows of one recording: ``start_s``, ``end_s``, ``anomaly_score``.
+    flags : DataFrame
+        Its flags: ``recording``, ``start_s``, ``end_s``.
+    events : DataFrame
+        Its known events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``.
+    threshold : float
+    tolerance_s : float
+        An event is found if a flag comes this near.
+
+    Returns
+    -------
+    str
+        Data URI.
+    """
+    known = event_spans(events)
+    found = touches(known, flags, tolerance_s)
+    middle = known[["start_s", "end_s"]].mean(axis=1).to_numpy()
+    time_s, score = _thinned(scores)
+    low, high = np.nanmin(score), max(np.nanmax(score), threshold)
+    height = (high - low) or 1.0
+    floor, margin = low - 0.15 * height, 0.07 * height
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_axes((0.045, 0.18, 0.95, 0.8))
+        for start_s, end_s in zip(flags["start_s"], flags["end_s"], strict=True):
+            axes.axvspan(start_s, end_s, color=STRANGE, alpha=0.13, linewidth=0)
+        axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(time_s, score, color=MUTED, linewidth=0.9)
+        above = np.where(score >= threshold, score, np.nan)
+        axes.plot(time_s, above, color=STRANGE, linewidth=1.4, marker="o", markersize=1.6)
+        for chosen, face in ((found, INK), (~found, "white")):
+            marks: dict[str, Any] = {
+                "color": INK,
+                "markerfacecolor": face,
+                "markersize": 5,
+                "markeredgewidth": 0.8,
+            }
+            axes.plot(middle[chosen], np.full(chosen.sum(), floor), "^", **marks)
+        axes.set_ylim(floor - margin, high + margin)
+        axes.set_xlim(scores["start_s"].min(), scores["end_s"].max())
+        axes.locator_params(axis="y", nbins=4)
+        _clock_axis(axes, ticks=12)
+
+    return _svg(draw, 11.0, 1.7)
+
+
+def window(view: WindowView) -> str:
+    """Draw a window signal by signal, with its surroundings and what the model took it for.
+
+    Returns
+    -------
+    str
+        Data URI.
+    """
+    n_signals = len(view.signals)
+    height = 0.3 + 0.68 * n_signals
+    inside = (view.around_time_s > view.start_s - 1e-6) & (view.around_time_s < view.end_s - 1e-6)
+    blamed = int(np.argmax(view.shares)) if view.shares.any() else -1
+
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import FixedLocator
+
+        layout = {"left": 0.115, "right": 0.96, "bottom": 0.26 / height, "top": 1.0, "hspace": 0.14}
+        panels = figure.subplots(n_signals, 1, sharex=True, squeeze=False, gridspec_kw=layout)[:, 0]
+        for index, axes in enumerate(panels):
+            to_blame, last = index == blamed, index == n_signals - 1
+            values = view.around[index]
+            axes.axvspan(view.start_s, view.end_s, color=SHADE, linewidth=0)
+            axes.plot(*_broken(view.around_time_s, values), color="#a9b2bc", linewidth=0.9)
+            axes.plot(view.time_s, view.reconstruction[index], color=MODEL, linewidth=1.2, linestyle=(0, (3, 1.5)))
+            own = {"color": STRANGE if to_blame else INK, "linewidth": 1.6, "marker": "o", "markersize": 2}
+            axes.plot(view.around_time_s[inside], values[inside], **own)
+
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high + 0.4 * (high - low))  # room for the name
+            words = {
+                "color": own["color"],
+                "weight": "bold" if to_blame else "normal",
+                "transform": axes.transAxes,
+            }
+            axes.text(0.01, 0.95, _short(view.signals[index]), va="top", **words)
+            axes.text(0.99, 0.95, f"{100 * view.shares[index]:.0f} %", va="top", ha="right", **words)
+            axes.yaxis.set_major_locator(FixedLocator(_inner_ticks(low, high)))
+            axes.spines["bottom"].set_visible(last)
+            axes.tick_params(axis="x", length=3 if last else 0)
+        panels[0].set_xlim(view.around_time_s[0], view.around_time_s[-1])
+        _clock_axis(panels[-1], ticks=6)
+
+    return _svg(draw, 3.7, height)
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as people read a recording's time, to a tenth where it is no whole second.
+
+    Examples
+    --------
+    >>> clock(271), clock(3871), clock(3.52)
+    ('4:31', '1:04:31', '0:03.5')
+    """
+    tenths = round(seconds * 10)
+    hours, minutes, rest = tenths // 36000, tenths // 600 % 60, tenths % 600
+    text = f"{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")
+    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
+
+
+def _clock_axis(axes: "Axes", ticks: int) -> None:
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    first, last = axes.get_xlim()
+    step = next((step for step in _TICKS_S if (last - first) / step <= ticks), _TICKS_S[-1])
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
+
+
+def _inner_ticks(low: float, high: float) -> list[float]:
+    """Two or three round numbers, none so near the edge that it meets the next panel's."""
+    from matplotlib.ticker import MaxNLocator
+
+    edge = 0.12 * (high - low)
+    return [tick for tick in MaxNLocator(3).tick_values(low, high) if low + edge <= tick <= high - edge]
+
+
+def _thinned(scores: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score over the middle of each window; of many windows the highest in each stretch of time."""
+    ordered = scores.sort_values("start_s", kind="stable")
+    time_s = ordered[["start_s", "end_s"]].mean(axis=1).to_numpy()
+    score = ordered["anomaly_score"].to_numpy()
+    if time_s.size > _POINTS:
+        stretch = np.floor((time_s - time_s[0]) / (np.ptp(time_s) + 1e-9) * _POINTS)
+        firsts = np.flatnonzero(np.diff(stretch, prepend=-1.0))
+        time_s, score = time_s[firsts], np.maximum.reduceat(score, firsts)
+    return _broken(time_s, score)
+
+
+def _broken(
+    time_s: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Break a line where nothing was measured: in steps longer than usual."""
+    steps = np.diff(time_s)
+    gaps = np.flatnonzero(steps > 1.5 * np.median(steps)) + 1 if steps.size else np.empty(0, dtype=int)
+    return np.insert(time_s, gaps, time_s[gaps - 1]), np.insert(values, gaps, np.nan)
+
+
+def _short(name: str, longest: int = 32) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _svg(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> str:
+    """A drawing as the address of an image, for a page that holds all that it shows."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_of(draw, width_in, height_in)).decode()
+
+
+def svg_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> bytes:
+    """Draw in the style of the report."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    drawn = io.BytesIO()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width_in, height_in))
+        draw(figure)
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return drawn.getvalue().replace(b"'DejaVu Sans'", _FONTS)

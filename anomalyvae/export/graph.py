@@ -1,0 +1,161 @@
+"""A fitted detector written out as an ONNX graph, from the network's own tensors.
+
+A tracer would have to be led around the network's choices (rows with and without missing cells), would need an
+operator of each layer in double, which runtimes do not have, and would record whatever it saw. Here each operator is
+one that onnxruntime has in double. Rows, their scaling and the scores are double in any case; what lies between may be
+single, which is twice as fast.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from anomalyvae.export.likelihoods import feature_nll
+from anomalyvae.export.network import SCORES, decode, encode
+from anomalyvae.export.nodes import Graph, Value, cast, double
+from anomalyvae.export.scaling import standardise
+
+if TYPE_CHECKING:
+    from anomalyvae.detector import VAEOutlierDetector
+
+OPSET = {"": 20, "ai.onnx.ml": 3}
+OUTPUTS = ("label", "scores", "anomaly_score", "p_value", "feature_scores")
+_IR_VERSION = 9  # of that opset
+_ROUNDING = (1e-9, 2e-6)  # relative, double and single: two scores that close are one score, added up in two ways
+_BRANCHES = 4096  # of the tree that looks up p-values; beyond, halving takes over
+Floats = NDArray[np.float64]
+
+
+def model_proto(
+    model: "VAEOutlierDetector",
+    enter: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
+    feature_scores: bool,
+    single: bool = False,
+) -> "onnx.ModelProto":
+    """The whole model, checked by ONNX's own checker; ``enter`` adds its inputs and gives the rows that they make."""
+    graph = Graph(single)
+    inputs, x = enter(graph)
+    outputs = detector_outputs(x, model, feature_scores)
+    for name, value in outputs.items():
+        graph.nodes.append(helper.make_node("Identity", [value.name], [name]))
+    infos = [
+        helper.make_tensor_value_info(
+            name,
+            TensorProto.INT64 if name == "label" else TensorProto.DOUBLE,
+            ["n", model.n_features_in_] if name == "feature_scores" else ["n"],
+        )
+        for name in outputs
+    ]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "anomalyvae", inputs, infos, list(graph.constants.values())),
+        opset_imports=[helper.make_opsetid(domain, number) for domain, number in OPSET.items()],
+        ir_version=_IR_VERSION,
+        producer_name="anomalyvae",
+        producer_version=version("anomalyvae"),
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool = False) -> dict[str, Value]:
+    """Add a detector to a graph.
+
+    Parameters
+    ----------
+    x : Value of shape (n, d), double
+        Rows; of a category the number of its level, -1 where it is another; NaN where a cell is missing.
+    model : VAEOutlierDetector
+    feature_scores : bool
+
+    Returns
+    -------
+    dict of Value
+        The outputs by name.
+    """
+    network = model.network_
+    s = standardise(network.scaling, x)
+    rounding = _ROUNDING[x.graph.single]
+    slack = _slack(model, rounding)
+    anomaly_score = double(SCORES[network.score](network, s).op("Squeeze", [1]))
+    scores = anomaly_score.op("Neg") - model.offset_
+    on_the_line = scores.op("Abs").op("LessOrEqual", max(rounding * abs(model.offset_), slack))
+    scores = on_the_line.op("Where", 0.0, scores)  # as are, for the detector, rows that resemble those that drew it
+    outputs = {
+        "label": scores.op("Less", 0.0).op("Where", -1, 1),
+        "scores": scores,
+        "anomaly_score": anomaly_score,
+        "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack),
+    }
+    if feature_scores:
+        outputs["feature_scores"] = double(feature_nll(network.likelihood, s, decode(network, encode(network, s))))
+    return outputs
+
+
+def typical(model: "VAEOutlierDetector") -> float:
+    """The size that scores of this model have."""
+    return float(np.median(np.abs(model.calibration_.scores)))
+
+
+def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
+    """How far two roundings of one score may lie apart."""
+    size = typical(model)
+    if model.network_.score == "memory" and model.network_.memorised is not None:
+        summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such
+        noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
+        if noise >= size:  # of rows that are all the same
+            return noise
+    return rounding * size
+
+
+def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float) -> Value:
+    """`Calibration.p_values`: a tree finds the number of calibration scores below each score, and a table the rest.
+
+    A score equal to one of them but for rounding is tied with it, as it is for the detector.
+    """
+    graph, m = anomaly_score.graph, len(calibration.scores)
+    scores = calibration.scores + np.maximum(rounding * np.abs(calibration.scores), slack)
+    halvings = max(0, (m // _BRANCHES).bit_length())
+    stride = 2**halvings
+    table = np.full((m // stride + 1) * stride, np.inf)  # table[i] is the i-th score, from 1
+    table[1 : m + 1] = scores
+    below = cast(_branch(anomaly_score, table[stride::stride]), TensorProto.INT64) * stride
+    for step in (2**i for i in reversed(range(halvings))):
+        passes = graph.value(table).op("Gather", below + step).op("Less", anomaly_score)
+        below = cast(passes, TensorProto.INT64) * step + below
+    reached = np.append(np.cumsum(calibration.weight[::-1])[::-1], 0.0)
+    p = (1 + reached) / (1 + reached[0])
+    return graph.value(np.maximum(p, np.finfo(np.float64).tiny)).op("Gather", below)
+
+
+def _branch(value: Value, limits: Floats) -> Value:
+    """How many of some sorted limits lie below each value ``(n,)``, as float: a balanced tree, in one operator."""
+    nodes: list[tuple[int, int, int]] = []  # the limit that is asked for (-1 at a leaf), next if value <= limit, if not
+    counts: list[int] = []
+
+    def grow(first: int, last: int) -> int:
+        place = len(nodes)
+        nodes.append((-1, 0, 0))
+        counts.append(first)
+        if first < last:
+            middle = (first + last) // 2
+            nodes[place] = (middle, grow(first, middle), grow(middle + 1, last))
+        return place
+
+    grow(0, len(limits))
+    leaves = [i for i, (limit, _, _) in enumerate(nodes) if limit < 0]
+    asked = np.append(limits, 0.0)[[limit for limit, _, _ in nodes]]
+    return value.op("Unsqueeze", [1]).op(
+        "TreeEnsembleRegressor", domain="ai.onnx.ml", n_targets=1, aggregate_function="SUM", post_transform="NONE",
+        nodes_treeids=[0] * len(nodes), nodes_nodeids=list(range(len(nodes))), nodes_featureids=[0] * len(nodes),
+        nodes_modes=["LEAF" if limit < 0 else "BRANCH_LEQ" for limit, _, _ in nodes],
+        nodes_values_as_tensor=numpy_helper.from_array(asked, "limits"),
+        nodes_truenodeids=[yes for _, yes, _ in nodes], nodes_falsenodeids=[no for _, _, no in nodes],
+        target_treeids=[0] * len(leaves), target_nodeids=leaves, target_ids=[0] * len(leaves),
+        target_weights_as_tensor=numpy_helper.from_array(np.array([float(counts[i]) for i in leaves]), "counts"),
+    ).op("Squeeze", [1])  # fmt: skip

@@ -1,0 +1,160 @@
+"""The bodies of `anomalyvae.nets.bodies` as operators of an ONNX graph, each of which exists in double.
+
+Runtimes convolve in single precision alone, and so do their recurrent units compute. Here a convolution gathers what
+lies around each place, by a table that the body's own function is asked for, and is one matrix product; recurrent
+units are a loop of the graph. Between layers rows are flat, the last of the body's axes running fastest.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anomalyvae.export.nodes import Value
+from anomalyvae.nets.bodies import (
+    BODIES,
+    MLP,
+    ChannelsFirst,
+    ChannelsLast,
+    Convolutional,
+    Doubling,
+    Halving,
+    Recurrent,
+    doubled,
+    neighbours,
+)
+
+
+def encode(body: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
+    """Rows ``(n, d)``, which the body sees in this shape, -> features ``(n, k)``."""
+    if isinstance(body, Recurrent):
+        return _read(body, shape, x)
+    if isinstance(body, MLP | Convolutional):
+        return in_turn(body.encoder, shape, x)
+    raise no_form(body)
+
+
+def decode(body: nn.Module, shape: tuple[int, ...], z: Value) -> Value:
+    """Codes ``(n, latent_dim)`` -> rows ``(n, d)``."""
+    if isinstance(body, Recurrent):
+        return _write(body, shape, z)
+    if isinstance(body, MLP | Convolutional):
+        return in_turn(body.decoder, shape, z)
+    raise no_form(body)
+
+
+def linear(x: Value, weight: Tensor, bias: Tensor) -> Value:
+    """A linear layer by its weights."""
+    return x.op("Gemm", weight, bias, transB=1)
+
+
+def no_form(part: Any) -> TypeError:
+    """The refusal of a part of the network that cannot be written down here."""
+    return TypeError(
+        f"Got a network with {type(part).__name__}, which has no form in ONNX here, expected the layers of "
+        f"body={', '.join(map(repr, BODIES))} and the scalings of the package. Score with the detector itself, or fit "
+        "one with these."
+    )
+
+
+def in_turn(layers: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
+    """Layers one after the other, on rows ``(n, k)``, each of this shape where its places count."""
+    channels, *sides = shape
+    cells, sixfold = math.prod(sides), False  # a hard swish in double leaves its division by 6 to the next weights
+    for layer in layers.children():
+        if isinstance(layer, nn.Linear | Halving | Doubling):
+            product = layer if isinstance(layer, nn.Linear) else layer.linear
+            weight, bias, sixfold = product.weight / 6 if sixfold else product.weight, product.bias, False
+        if isinstance(layer, nn.Linear):
+            x = linear(x, weight, bias)
+        elif isinstance(layer, Halving):
+            x = _convolution(x, weight, bias, sides, 2)
+            sides = [-(-side // 2) for side in sides]
+        elif isinstance(layer, Doubling):
+            halves = [-(-side // 2) for side in layer.sides]
+            x = _in_order(_convolution(x, weight, bias, halves, 1), halves, layer.sides, len(bias) // 2 ** len(halves))
+        elif isinstance(layer, nn.Hardswish) and x.single:
+            x = x * x.op("HardSigmoid", alpha=1 / 6, beta=0.5)
+        elif isinstance(layer, nn.Hardswish):
+            x, sixfold = x * (x + 3.0).op("Clip", 0.0, 6.0), True
+        elif isinstance(layer, ChannelsLast):
+            x = _folded(_folded(x, channels, cells).op("Transpose", perm=[0, 2, 1]), channels * cells)
+        elif isinstance(layer, ChannelsFirst):
+            x = _folded(_folded(x, cells, channels).op("Transpose", perm=[0, 2, 1]), channels * cells)
+        elif not isinstance(layer, nn.Flatten | nn.Unflatten):
+            raise no_form(layer)
+    return x / 6.0 if sixfold else x
+
+
+def _folded(x: Value, *shape: int) -> Value:
+    return x.op("Reshape", [-1, *shape])
+
+
+# Convolutions
+
+
+def _convolution(x: Value, weight: Tensor, bias: Tensor, sides: list[int], step: int) -> Value:
+    """A linear layer of each place, at every ``step`` along each axis, together with those beside it."""
+    channels, places = weight.shape[1] // 3 ** len(sides), math.prod(sides)
+    table = neighbours(torch.arange(1, places + 1).view(1, *sides, 1), step).flatten()  # 0 is beyond the edge
+    padded = _folded(x.op("Pad", [0, channels, 0, 0]), places + 1, channels)
+    seen = _folded(padded.op("Gather", table, axis=1), weight.shape[1])
+    return _folded(linear(seen, weight, bias), len(table) // 3 ** len(sides) * len(bias))
+
+
+def _in_order(x: Value, halves: list[int], sides: tuple[int, ...], channels: int) -> Value:
+    """What was made of each place into two per axis, where it belongs; what is beyond the edge is cut off."""
+    parts = 2 ** len(sides)
+    made = torch.arange(math.prod(halves) * parts)
+    table = doubled(made.view(1, *halves, parts), sides).flatten()
+    if torch.equal(table, made):
+        return x
+    return _folded(_folded(x, len(made), channels).op("Gather", table, axis=1), len(table) * channels)
+
+
+# Recurrent units: steps of all rows, shape (length, n, k)
+
+
+def _read(body: Recurrent, shape: tuple[int, ...], x: Value) -> Value:
+    steps = _folded(x, *shape).op("Transpose", perm=[2, 0, 1])
+    for layer in body.reading:
+        state, steps = _recurrent(layer, _at_every_step(steps, layer.seen, body.length))
+    return state
+
+
+def _write(body: Recurrent, shape: tuple[int, ...], z: Value) -> Value:
+    first: Any = body.writing[0]
+    seen = linear(z, first.seen.weight, first.seen.bias).op("Expand", [body.length, 1, 1])
+    _, steps = _recurrent(first, seen)
+    for layer in [*body.writing][1:]:
+        _, steps = _recurrent(layer, _at_every_step(steps, layer.seen, body.length))
+    cells = _at_every_step(steps, body.cells, body.length)
+    return _folded(cells.op("Transpose", perm=[1, 2, 0]), math.prod(shape))
+
+
+def _at_every_step(steps: Value, layer: Any, length: int) -> Value:
+    made = linear(_folded(steps, layer.in_features), layer.weight, layer.bias)
+    return made.op("Reshape", [length, -1, layer.out_features])
+
+
+def _recurrent(layer: Any, seen: Value) -> tuple[Value, Value]:
+    """The last state ``(n, size)`` and all states ``(length, n, size)``."""
+    size = layer.size
+
+    def step(state: Value, seen: Value) -> Value:
+        gates, candidate = seen.split([2 * size, size])
+        gates_again, remembered = linear(state, layer.state.weight, layer.state.bias).split([2 * size, size])
+        reset, update = _sigmoid(gates + gates_again).split([size, size])
+        candidate = (candidate + reset * remembered).op("Tanh")
+        return candidate + update * (state - candidate)
+
+    rows = seen.op("Shape", start=1, end=2)
+    nothing = seen.graph.value(0.0, seen.single).op("Expand", rows.op("Concat", [size], axis=0))
+    return seen.graph.scan(step, nothing, seen)
+
+
+def _sigmoid(x: Value) -> Value:
+    if x.single:
+        return x.op("Sigmoid")
+    return (x * 0.5).op("Tanh") * 0.5 + 0.5  # in double the runtime's own takes twice as long

@@ -1,0 +1,124 @@
+"""The network as operators of an ONNX graph: codes of rows, and the scores.
+
+Every function mirrors the one of its name in `anomalyvae.nets`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from anomalyvae.export import layers
+from anomalyvae.export.likelihoods import expected, residual, row_nll
+from anomalyvae.export.nodes import Value, concat
+from anomalyvae.export.scaling import Cells, asinh
+from anomalyvae.nets.adversarial import Adversarial
+from anomalyvae.nets.likelihoods import LOG_2PI
+from anomalyvae.nets.memory import NEIGHBOURS
+from anomalyvae.nets.objectives import Elbo
+from anomalyvae.nets.reconstruction import REACH, Reconstruction
+
+_CANDIDATES = 2 * (NEIGHBOURS + 1)  # remembered rows whose distance single precision measures once more, exactly
+
+
+def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
+    """Posterior means, or the codes of an autoencoder (part 0), or log variances (part 1), ``(n, latent_dim)``."""
+    whole = Cells(cells.s.op("Clip", -REACH, REACH), cells.missing)
+    features = layers.encode(network.body, network.input_shape, whole.filled(network.missing))
+    rows = slice(part * network.latent_dim, (part + 1) * network.latent_dim)
+    return layers.linear(features, network.to_code.weight[rows], network.to_code.bias[rows])
+
+
+def encode(network: Reconstruction, cells: Cells) -> Value:
+    """Codes, or posterior means, ``(n, latent_dim)``."""
+    return _codes(network, cells)
+
+
+def _posterior(network: Reconstruction, cells: Cells) -> tuple[Value, Value]:
+    return _codes(network, cells), _codes(network, cells, 1).op("Clip", -12.0, 12.0)
+
+
+def decode(network: Reconstruction, z: Value) -> Value:
+    """Codes ``(n, latent_dim)`` -> what the decoder makes of them, ``(n, cells)``."""
+    return layers.decode(network.body, network.input_shape, z)
+
+
+# The scores, each of shape (n, 1)
+
+
+def _reconstruction(network: Reconstruction, cells: Cells) -> Value:
+    return row_nll(network.likelihood, cells, decode(network, encode(network, cells)))
+
+
+def _kl(network: Elbo, cells: Cells) -> Value:
+    mean, log_var = _posterior(network, cells)
+    return ((log_var.op("Exp") + mean * mean - log_var).sum() - float(network.latent_dim)) * 0.5
+
+
+def _elbo(network: Elbo, cells: Cells) -> Value:
+    return _reconstruction(network, cells) + _kl(network, cells)
+
+
+def _log_likelihood(network: Elbo, cells: Cells) -> Value:
+    mean, log_var = _posterior(network, cells)
+    std = (log_var * 0.5).op("Exp")
+
+    def log_weight(_: Value, noise: Value) -> Value:
+        z = mean + std * noise
+        log_ratio = ((log_var - z * z + noise * noise) * 0.5).sum()
+        return log_ratio - row_nll(network.likelihood, cells, decode(network, z))
+
+    points = mean.graph.value(network.noise, mean.single)
+    _, log_weights = mean.graph.scan(log_weight, mean.sum(), points)  # (points, n, 1), each without regard to the last
+    highest = log_weights.op("ReduceMax", [0], keepdims=0)
+    total = (log_weights - highest).op("Exp").op("ReduceSum", [0], keepdims=0).op("Log") + highest
+    return total.op("Neg") + math.log(len(network.noise))
+
+
+def _critic(network: Adversarial, cells: Cells) -> Value:
+    return _rarity(network, encode(network, cells))
+
+
+def _energy(network: Adversarial, cells: Cells) -> Value:
+    z = encode(network, cells)
+    return row_nll(network.likelihood, cells, decode(network, z)) + _rarity(network, z)
+
+
+def _rarity(network: Adversarial, z: Value) -> Value:
+    logit = layers.in_turn(network.discriminator, (network.latent_dim,), z)
+    return logit + ((z * z).sum() + network.latent_dim * LOG_2PI) * 0.5
+
+
+def _memory(network: Reconstruction, cells: Cells) -> Value:
+    whole = Cells(cells.filled(expected(network.likelihood, decode(network, encode(network, cells)))), None)
+    z = encode(network, whole)
+    u = concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
+    assert network.memorised is not None  # noqa: S101 - fit has seen to it
+    keys = network.memorised.keys
+    weight, count = keys[-2], keys.shape[1]
+    nearest = min(NEIGHBOURS + 1, count)
+    squared = concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
+    if u.single:  # a difference of large squares: good enough to find the nearest, not to measure them
+        _, near = _smallest(squared, min(_CANDIDATES, count))
+        apart = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", near)
+        square = (apart * apart).op("ReduceSum", [2], keepdims=0)
+        squared = square * u.graph.value(weight, True).op("Gather", near)
+    distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
+    passed = min(1, nearest - 1)
+    return distances.split([passed, nearest - passed])[-1].op("ReduceMean", [1], keepdims=1)
+
+
+def _smallest(values: Value, number: int) -> tuple[Value, Value]:
+    """The smallest values of each row, in order, and their columns, each ``(n, number)``."""
+    smallest, columns = values.graph.add("TopK", [values, [number]], count=2, axis=1, largest=0, sorted=1)
+    return smallest, columns
+
+
+SCORES: dict[str, Callable[[Any, Cells], Value]] = {
+    "reconstruction": _reconstruction,
+    "kl": _kl,
+    "elbo": _elbo,
+    "log_likelihood": _log_likelihood,
+    "critic": _critic,
+    "energy": _energy,
+    "memory": _memory,
+}

@@ -1,0 +1,66 @@
+"""The scalings of `anomalyvae.nets.scaling` as operators of an ONNX graph: rows in the user's units -> cells.
+
+A missing cell is 0 in s, and true in ``missing``: what is no number never enters the arithmetic.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from anomalyvae.export.layers import no_form
+from anomalyvae.export.nodes import Value, concat, working
+from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Standardised cells ``(n, d)``, and which are missing; None where a row is known to be whole."""
+
+    s: Value
+    missing: Value | None
+
+    def split(self, sizes: list[int]) -> list["Cells"]:
+        """Blocks of columns."""
+        missing = [None] * len(sizes) if self.missing is None else self.missing.split(sizes)
+        return [Cells(*pair) for pair in zip(self.s.split(sizes), missing, strict=True)]
+
+    def filled(self, filling: Any) -> Value:
+        """The cells, with something else in place of those that are missing."""
+        return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
+
+
+def standardise(scaling: Any, x: Value) -> Cells:
+    """Rows in the user's units ``(n, d)``, double, as the network sees them."""
+    if not isinstance(scaling, Mixed):
+        missing = x.op("IsNaN")
+        return Cells(_scale(scaling, missing.op("Where", 0.0, x)), missing)
+    cells = x.op("Gather", scaling.source, axis=1)
+    missing = cells.op("IsNaN")
+    sizes = [len(scaling.numbers), sum(scaling.sizes)]
+    numbers, codes = missing.op("Where", 0.0, cells).split(sizes)
+    known = missing.split(sizes)[1].op("Not")
+    one_hot = working(codes.op("Equal", scaling.code).op("And", known))
+    return Cells(concat([_scale(scaling.numeric, numbers), one_hot]), missing)
+
+
+def _scale(scaling: Any, x: Value) -> Value:
+    if isinstance(scaling, Quantile):
+        knots, values = scaling.x, scaling.y
+        slopes = torch.cat([scaling.slope[None], values.diff(dim=0) / knots.diff(dim=0), scaling.slope[None]])
+        y = (x - knots[0]) * scaling.slope + values[0]
+        for knot, bend in zip(knots, slopes.diff(dim=0), strict=True):
+            y = y + (x - knot).op("Relu") * bend
+        return working(y.op("Clip", -LIMIT, LIMIT))
+    if not isinstance(scaling, Affine | Asinh):
+        raise no_form(scaling)
+    u = working(((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT))
+    if isinstance(scaling, Affine):
+        return u
+    inside = u.op("Max", scaling.low).op("Min", scaling.high)
+    return asinh(inside / scaling.gain) + (u - inside)
+
+
+def asinh(x: Value) -> Value:
+    """Inverse hyperbolic sine, which runtimes have in single precision alone."""
+    return x.op("Sign") * (x.op("Abs") + (x * x + 1.0).op("Sqrt")).op("Log")

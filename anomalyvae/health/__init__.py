@@ -1,0 +1,1 @@
+"""Sensor health: each signal of each window graded good, suspect or bad, with the reason."""

@@ -1,0 +1,166 @@
+"""What the checks of sensor health look at: one number per signal, window and check, always so that high is worse.
+
+The noise of a window is the standard deviation of white noise that would have its mean absolute second difference: for
+white noise of deviation s that mean is s sqrt(6) sqrt(2 / pi), and a straight line has none (after J. von Neumann et
+al. 1941, The mean square successive difference, for the first difference). It counts by the floor that a whole stretch
+keeps, so that a pothole or a manoeuvre of a few seconds is no noise of the sensor.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomalyvae.recordings.windows import Windows
+
+Floats = NDArray[np.float64]
+
+_FLOOR_S, _DRIFT_S = 10.0, 30.0  # stretches over which noise and drift must last
+_SAME = 1e-9  # of the largest value: averages of equal numbers differ in the last bits
+_DIGITS = 9
+_SLACK_S = 1e-6
+
+
+def signals_of(windows: Windows) -> tuple[str, ...]:
+    """The signals of windows, in the order of their columns."""
+    return tuple(dict.fromkeys(str(column).rpartition("@")[0] for column in windows.rows.columns))
+
+
+def cells_of(windows: Windows) -> Floats:
+    """The cells of windows, shape ``(n, signals, samples)``."""
+    return windows.rows.to_numpy(dtype=np.float64).reshape(len(windows), len(signals_of(windows)), -1)
+
+
+def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[str, Floats]:
+    """What the checks look at, each of shape ``(n, signals)``, minus infinity where there is nothing to look at.
+
+    Parameters
+    ----------
+    windows : Windows
+    rest : ndarray of shape (signals,)
+        As `rest_of` gives it.
+    gaps : ndarray of shape (n, signals), optional
+        How far each signal lies over its reconstruction.
+    """
+    cells, run = cells_of(windows), runs_of(windows.spans)
+    stuck_s, held = _held(windows, cells, run)
+    with np.errstate(invalid="ignore"):
+        resting = np.abs(held - rest) <= _SAME * np.maximum(np.abs(rest), 1.0)
+    missing = np.isnan(cells)
+    noise = np.log10(np.maximum(_noise(cells), 1e-300))
+    gap = np.full(noise.shape, np.nan) if gaps is None else gaps
+    starts = windows.spans["start_s"].to_numpy()
+    lasting, drift = np.full((2, *noise.shape), -np.inf), np.full(noise.shape, np.nan)
+    for begin, end in pairwise([*np.flatnonzero(np.diff(run, prepend=-1)), len(run)]):
+        own = slice(begin, end)
+        step = float(np.median(np.diff(starts[own]))) if end - begin > 1 else 1.0
+        lasting[:, own] = [_sustained(sign * noise[own], round(_FLOOR_S / step)) for sign in (1, -1)]
+        drift[own] = _rolling_median(gap[own], round(_DRIFT_S / step))
+    nothing = missing.all(axis=2)
+    return {
+        "missing": missing.mean(axis=2),
+        "above": np.where(nothing, -np.inf, np.where(missing, -np.inf, cells).max(axis=2)),
+        "below": np.where(nothing, -np.inf, np.where(missing, -np.inf, -cells).max(axis=2)),
+        "stuck": np.where(resting, -np.inf, stuck_s),
+        "resting": np.where(resting, stuck_s, -np.inf),
+        "quiet": lasting[1],
+        "noisy": lasting[0],
+        "high": np.where(np.isnan(drift), -np.inf, drift),
+        "low": np.where(np.isnan(drift), -np.inf, -drift),
+    }
+
+
+def rest_of(windows: Windows) -> Floats:
+    """The value that each signal most often has throughout a window, NaN where it always moves, shape ``(signals,)``.
+
+    A car that stands reads no speed for minutes, and is healthy; at 50 km/h no healthy sensor does. So being the same
+    is measured apart at this value and at all others.
+    """
+    held = pd.DataFrame(_held(windows, cells_of(windows), runs_of(windows.spans))[1]).round(_DIGITS)
+    return held.mode().reindex([0]).to_numpy(dtype=np.float64)[0]
+
+
+def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:
+    """Number the runs of windows of one recording that touch one another in time."""
+    recording, starts, ends = (spans[name].to_numpy() for name in ("recording", "start_s", "end_s"))
+    begins = np.ones(len(spans), dtype=bool)
+    begins[1:] = (recording[1:] != recording[:-1]) | (starts[1:] > ends[:-1] + _SLACK_S) | (starts[1:] < starts[:-1])
+    return np.cumsum(begins) - 1
+
+
+def _noise(cells: Floats) -> Floats:
+    """Standard deviation of the white noise in each signal of each window, NaN where too little is there."""
+    bends = np.abs(np.diff(cells, n=2, axis=2))
+    known = ~np.isnan(bends)
+    count = known.sum(axis=2)
+    mean = np.where(known, bends, 0.0).sum(axis=2) / np.maximum(count, 1)
+    return np.where(count >= 1, mean * math.sqrt(math.pi / 2 / 6), np.nan)
+
+
+def _sustained(values: Floats, windows: int) -> Floats:
+    """The value that all windows of some stretch around each window reach, minus infinity in runs that are shorter."""
+    width = max(windows, 1)
+    if len(values) < width:
+        return np.full(values.shape, -np.inf)
+    known = np.where(np.isnan(values), -np.inf, values)
+    least = np.lib.stride_tricks.sliding_window_view(known, width, axis=0).min(axis=-1)
+    padded = np.pad(least, ((width - 1, width - 1), (0, 0)), constant_values=-np.inf)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).max(axis=-1))
+
+
+def _rolling_median(values: Floats, windows: int) -> Floats:
+    """Median over the stretch around each window, at the ends that of the last stretch; NaN in runs that are shorter.
+
+    Where more than half of a stretch is missing, it is NaN, too.
+    """
+    width = max(windows, 1)
+    if len(values) < width or np.isnan(values).all():
+        return np.full(values.shape, np.nan)
+    middle = pd.DataFrame(values).rolling(width, min_periods=-(-width // 2)).median().to_numpy()[width - 1 :]
+    first = np.clip(np.arange(len(values)) - width // 2, 0, len(values) - width)
+    return np.asarray(middle[first])
+
+
+def _held(windows: Windows, cells: Floats, run: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """How long each signal stays the same, and the value that it has throughout a window.
+
+    Returns
+    -------
+    stuck_s : ndarray of shape (n, signals)
+        Seconds: of windows throughout which it is the same, those of all that follow one another; else within one.
+    held : ndarray of shape (n, signals)
+        NaN where it moves.
+    """
+    samples, length_s = cells.shape[2], length_of(windows)
+    with np.errstate(invalid="ignore"):
+        size = np.where(np.isnan(cells), 0.0, np.abs(cells)).max(axis=2, keepdims=True)
+        same = np.abs(np.diff(cells, axis=2)) <= _SAME * size
+    longest = now = np.zeros(cells.shape[:2])
+    for sample in range(samples - 1):
+        now = np.where(same[:, :, sample], now + 1, 0)
+        longest = np.maximum(longest, now)
+    stuck_s = longest * length_s / samples
+    constant = longest == samples - 1 if samples > 1 else ~np.isnan(cells[:, :, 0])
+    starts, ends = windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
+    for i in range(cells.shape[1]):
+        held = np.flatnonzero(constant[:, i])
+        if not len(held):
+            continue
+        value = cells[held, i, 0]
+        goes_on = (np.diff(held) == 1) & (run[held[1:]] == run[held[:-1]])
+        goes_on &= np.abs(np.diff(value)) <= _SAME * np.abs(value[1:])
+        chain = np.concatenate(([0], np.cumsum(~goes_on)))
+        first = np.concatenate(([True], ~goes_on))
+        last = np.concatenate((~goes_on, [True]))
+        stuck_s[held, i] = (ends[held[last]] - starts[held[first]])[chain]
+    return stuck_s, np.where(constant, cells[:, :, 0], np.nan)
+
+
+def length_of(windows: Windows) -> float:
+    """Return the length of a window in seconds."""
+    first = windows.spans.iloc[0]
+    return float(first["end_s"] - first["start_s"])

@@ -1,0 +1,312 @@
+"""CAN frames become signals, by what databases say of them.
+
+Rules:
+
+- **Which message.** A frame belongs to the message with its identifier (11 and 29 bits are told apart); of several
+  databases the first one that knows it decides. A 29-bit frame that none knows belongs to the J1939 message with its
+  parameter group number, whatever its priority, source and destination (SAE J1939-21). What is then left and is a
+  reply of on-board diagnostics is read as that, see :mod:`anomalyvae.recordings.bus.obd`.
+- **Longer messages** are joined from the packets of J1939's transport protocol, if a database describes J1939 (a DBC
+  file can say that it does), and from those of diagnostics, see :mod:`anomalyvae.recordings.bus.transport`.
+- **Names.** A signal keeps its name if it is the only one of that name in all databases given, else it is called
+  ``Message.Signal``. So a name depends on the databases and never on the file.
+- **Senders.** The frames of a message are one signal, whichever bus and sender they come from. If there are several,
+  a warning says so.
+- **Numbers.** ``raw * scale + offset``, of 64 bits at most; texts that stand for values are left aside. A frame that
+  ends before a signal does gives no value, and neither does one whose multiplexer has another value.
+- **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: of whole bytes those from 0xFE… on, of two
+  bits 2 and 3, of other widths all ones) give no value, unless the database's own range includes them.
+- **Same stamp.** Frames of a message with the same stamp become one sample: the mean.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from anomalyvae.recordings.bus import obd
+from anomalyvae.recordings.bus.fields import samples
+from anomalyvae.recordings.bus.messages import EXTENDED, Databases, Field, Message, load_messages
+from anomalyvae.recordings.bus.transport import Transport, Whole, are_segments, each_frame, is_packet
+from anomalyvae.recordings.log import Signal, nearest
+
+# A CAN frame: seconds from the recording's start, the identifier, and the bytes that were sent; those after them mean
+# nothing.
+FRAME = np.dtype(
+    [("time_s", "f8"), ("id", "u4"), ("extended", "?"), ("bus", "u1"), ("length", "u1"), ("data", "u1", (64,))]
+)
+
+
+class _Taken(NamedTuple):
+    """What is to be decoded as one message."""
+
+    message: Message
+    fields: list[Field]
+    rows: list[np.ndarray]  # which of the frames
+    wholes: list[Whole]  # what was joined or split from others
+
+
+class Decoder:
+    """Turns the frames of a recording into signals, piece by piece.
+
+    Parameters
+    ----------
+    databases : path-like, iterable of path-like, or None
+        DBC, ARXML, KCD or SYM files. Without any, only replies of on-board diagnostics are understood.
+    wanted : list of str or None
+        The signals to decode; None for all.
+    source : str
+        How errors and warnings name the recording.
+    """
+
+    def __init__(self, databases: Databases, wanted: list[str] | None, source: str) -> None:
+        self._messages = load_messages(databases)
+        self._with_databases = databases is not None
+        self._wanted = None if wanted is None else set(wanted)
+        self._source = source
+        self._by_key = {message.key: message for message in self._messages}
+        groups = [message for message in reversed(self._messages) if message.j1939]
+        self._by_group = {_parameter_group(message.key): message for message in groups}
+        self._senders: dict[str, set[tuple[int, int]]] = {}
+        self._transport = Transport()
+        self._unknown: Counter[int] = Counter()
+        self._frames = self._read = self._joined = 0
+        self._sampled: set[str] = set()
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Signals of the databases that cannot be numbers, with the reason."""
+        return {name: reason for message in self._messages for name, reason in message.left_out.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the databases' signals."""
+        return [field.name for message in self._messages for field in message.fields]
+
+    def empty(self, name: str) -> Signal | None:
+        """Return a signal without samples by name; None if no frame can hold it."""
+        sender = obd.sender_of(name)
+        for message in [*self._messages, *([] if sender is None else [obd.message(sender)])]:
+            for field in message.fields:
+                if field.name == name:
+                    return Signal(name, np.empty(0), np.empty(0), field.unit, message.name)
+        return None
+
+    def decode(self, frames: np.ndarray) -> dict[str, Signal]:
+        """Return what frames hold, by name; only signals that have a sample.
+
+        Parameters
+        ----------
+        frames : numpy.ndarray of ``FRAME``, shape (n,)
+            Sorted by time; two calls never share a stamp.
+        """
+        if not len(frames):
+            return {}
+        self._frames += len(frames)
+        taken: dict[int, _Taken] = {}
+        packets = []
+        for key, rows in _by_identifier(frames):
+            message = self._message_of(key)
+            packed = bool(self._by_group) and is_packet(key)
+            if packed:
+                packets.append(rows)
+            if message is not None:
+                self._take_frames(taken, message, key, rows, frames)
+            elif obd.is_sender(key):
+                self._take_replies(taken, key, rows, frames)
+            elif not packed and not obd.is_request(key):
+                self._unknown[key] += len(rows)
+        if packets:
+            for whole in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
+                self._take_whole(taken, self._by_group.get(_parameter_group(whole.key)), whole, [whole.data])
+        self._transport.expire(frames["time_s"][-1])
+        found: dict[str, Signal] = {}
+        for message, fields, parts, wholes in taken.values():
+            found |= samples(message.name, fields, frames, parts, wholes)
+        self._sampled |= set(found)
+        return found
+
+    def _message_of(self, key: int) -> Message | None:
+        message = self._by_key.get(key)
+        return self._by_group.get(_parameter_group(key)) if message is None and key & EXTENDED else message
+
+    def _carried(self, key: int, start: bytes) -> Message | None:
+        """Return the message whose packets were left out, by its identifier and first byte."""
+        if obd.is_sender(key):
+            return obd.message(key) if obd.is_reply(start) else None
+        return self._by_group.get(_parameter_group(key))
+
+    def _asked(self, message: Message) -> list[Field]:
+        return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
+
+    def _room(self, taken: dict[int, _Taken], message: Message) -> _Taken | None:
+        """Return where to put what belongs to a message; None if nobody asked for its signals."""
+        if message.key not in taken and (fields := self._asked(message)):
+            taken[message.key] = _Taken(message, fields, [], [])
+        return taken.get(message.key)
+
+    def _take_frames(
+        self, taken: dict[int, _Taken], message: Message, key: int, rows: np.ndarray, frames: np.ndarray
+    ) -> None:
+        self._read += len(rows)
+        room = self._room(taken, message) if len(rows) else None
+        if room is not None:
+            buses = np.unique(frames["bus"][rows]).tolist()
+            self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
+            room.rows.append(rows)
+
+    def _take_whole(self, taken: dict[int, _Taken], message: Message | None, whole: Whole, parts: list[bytes]) -> None:
+        """Take a message that was joined, in the parts that are to be decoded each for itself."""
+        if message is None or not parts:
+            self._unknown[whole.key] += whole.packets
+            return
+        self._read += whole.packets
+        room = self._room(taken, message)
+        if room is not None:
+            self._joined += whole.packets if whole.packets > 1 else 0
+            self._senders.setdefault(message.name, set()).add((whole.key, whole.bus))
+            room.wholes.extend(whole._replace(data=part) for part in parts)
+
+    def _take_replies(self, taken: dict[int, _Taken], key: int, rows: np.ndarray, frames: np.ndarray) -> None:
+        """Take what a control unit sends: replies with one parameter or several, in one frame or several."""
+        sent = frames["data"][rows]
+        single, segment = obd.replies(sent), are_segments(sent, frames["length"][rows])
+        several = single & obd.hold_more(sent)
+        message = obd.message(key)
+        self._take_frames(taken, message, key, rows[single & ~several], frames)
+        wholes = [
+            Whole(time_s, key, bus, data[1 : 1 + data[0]], 1)
+            for time_s, _, bus, data in each_frame(frames[rows[several]])
+        ]
+        if segment.any():
+            wholes += self._transport.join_diagnostics(frames[rows])
+        for whole in wholes:
+            self._take_whole(taken, message, whole, obd.parameters(whole.data))
+        unknown = int((~single & ~segment).sum())
+        if unknown:
+            self._unknown[key] += unknown
+
+    def finish(self, *, others: bool) -> None:
+        """Say which frames nobody could read and which signals never came, once the recording is at its end.
+
+        Parameters
+        ----------
+        others : bool
+            Whether the recording holds signals beside its frames.
+
+        Raises
+        ------
+        ValueError
+            Not one frame could be read, and there is nothing else.
+        """
+        self._transport.finish()
+        torn: Counter[int] = Counter()
+        for (key, start), packets in self._transport.torn.items():
+            message = self._carried(key, start)
+            if message is None:
+                self._unknown[key] += packets
+            elif self._asked(message):
+                torn[key] += packets
+        self._tell_unknown(others)
+        if torn:
+            self._tell_torn(torn)
+        silent = sorted(name for name in (self._wanted or set()) - self._sampled if self.empty(name) is not None)
+        if silent:
+            warnings.warn(
+                f"Got no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''} in {self._source}, "
+                f"expected some. {self._help}",
+                stacklevel=2,
+            )
+        for name, senders in self._senders.items():
+            if len(senders) > 1:
+                shown = ", ".join(f"{_shown(key)} on bus {bus}" for key, bus in sorted(senders)[:5])
+                warnings.warn(
+                    f"Got message {name} of {self._source} from {len(senders)} senders ({shown}), expected one. Their "
+                    f"samples are joined.",
+                    stacklevel=2,
+                )
+
+    @property
+    def _help(self) -> str:
+        if self._with_databases:
+            return "Check that the database is the one of this vehicle and bus."
+        return "Pass the vehicle's database: databases='car.dbc'."
+
+    def _tell_unknown(self, others: bool) -> None:
+        unread = sum(self._unknown.values())
+        most = _most(self._unknown)
+        if unread and not self._read and not others:
+            raise ValueError(
+                f"Got {self._source}, none of whose {unread:,} frames is in a database, expected some; the most "
+                f"frequent identifiers are {most}. {self._help}"
+            )
+        if unread and (self._wanted is None or not self._read):
+            share = f"{unread / self._frames:.1%}" if unread < self._frames else "all"
+            warnings.warn(
+                f"Got {self._source}, {share} of whose {self._frames:,} frames are in no database; the most frequent "
+                f"identifiers are {most}. {self._help}",
+                stacklevel=3,
+            )
+
+    def _tell_torn(self, torn: Counter[int]) -> None:
+        left_out = sum(torn.values())
+        packets = left_out + self._joined
+        warnings.warn(
+            f"Got {self._source}, {left_out / packets:.1%} of whose {packets:,} packets of longer messages lack others "
+            f"({_most(torn)}), expected each packet once and in turn. Those messages are left out; record with a "
+            f"logger that loses no frame.",
+            stacklevel=3,
+        )
+
+    def check(self, others: dict[str, str] | list[str]) -> None:
+        """Refuse a wanted signal that is neither known nor among the ``others`` of the recording."""
+        for name in self._wanted or ():
+            if name in others or self.empty(name) is not None:
+                continue
+            if name in self.left_out:
+                raise ValueError(
+                    f"Got signal {name!r} of {self._source}, which has {self.left_out[name]}, expected a number of "
+                    f"64 bits at most. Leave it out."
+                )
+            raise ValueError(self._unheard_of(name, others))
+
+    def _unheard_of(self, name: str, others: dict[str, str] | list[str]) -> str:
+        known = [*others, *self.names]
+        if known:
+            where = " and ".join(["the databases"] * bool(self.names) + [self._source] * bool(others))
+            more = "" if self._with_databases else f" If frames hold it: {self._help}"
+            return f"Got signal {name!r}, expected one of the {len(known)} of {where}. {nearest(name, known)}{more}"
+        databases = "databases without a signal" if self._with_databases else "no database"
+        help_ = nearest(name, obd.names()) if name.startswith("obd_") else self._help
+        return (
+            f"Got signal {name!r} of {self._source} and {databases}, expected one of on-board diagnostics, such as "
+            f"'obd_engine_speed'. {help_}"
+        )
+
+
+def _most(counts: Counter[int]) -> str:
+    return ", ".join(f"{_shown(key)} ({count:,})" for key, count in counts.most_common(5))
+
+
+def _shown(key: int) -> str:
+    return f"{key & ~EXTENDED:#010x}" if key & EXTENDED else f"{key:#05x}"
+
+
+def _parameter_group(key: int) -> int:
+    """Return the parameter group number (SAE J1939-21): 18 bits, without a destination address."""
+    group = key >> 8 & 0x3FFFF
+    return group if group >> 8 & 0xFF >= 0xF0 else group & 0x3FF00
+
+
+def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the identifiers (with EXTENDED) of frames, and which of them have it."""
+    keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0))
+    distinct, place = np.unique(keys, return_inverse=True)
+    # Counting sort is what numpy does with 16 bits.
+    order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
+    bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
+    return zip(distinct.tolist(), np.split(order, bounds), strict=True)

@@ -1,0 +1,111 @@
+"""The bytes of a message become samples of its signals, all frames at once; the rules stand in ``decode``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anomalyvae.recordings.bus.messages import Bits, Field
+from anomalyvae.recordings.bus.transport import Whole
+from anomalyvae.recordings.log import Signal
+
+
+def samples(
+    source: str, fields: list[Field], frames: np.ndarray, parts: list[np.ndarray], wholes: list[Whole]
+) -> dict[str, Signal]:
+    """Decode what belongs to one message.
+
+    Parameters
+    ----------
+    source : str
+        Name of the message.
+    fields : list of Field
+        Which of its signals to decode, one at least.
+    frames : numpy.ndarray of ``FRAME``, shape (n,)
+        Sorted by time.
+    parts : list of numpy.ndarray of int
+        Which of the frames belong to the message, in ascending order each.
+    wholes : list of Whole
+        What belongs to it beside frames.
+
+    Returns
+    -------
+    dict of str to Signal
+        By name; only signals that have a sample.
+    """
+    asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
+    time_s, length, data = _in_one(frames, parts, wholes, max(bits.end for bits in asked))
+    raw = {bits: bits.raw(data) for bits in set(asked)}
+    apart = bool((time_s[1:] > time_s[:-1]).all())
+    found = {}
+    for field in fields:
+        holds = _holds(field, length, raw)
+        if not holds.any():
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
+        holds &= ~np.isnan(values)
+        if apart and holds.all():
+            found[field.name] = Signal(field.name, time_s, values, field.unit, source)
+        elif holds.any():
+            found[field.name] = Signal(field.name, *means(time_s[holds], values[holds]), field.unit, source)
+    return found
+
+
+def _in_one(
+    frames: np.ndarray, parts: list[np.ndarray], wholes: list[Whole], width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return when the frames and joined messages came, how many bytes each has, and ``width`` bytes with 8 to spare."""
+    rows = parts[0] if len(parts) == 1 else np.sort(np.concatenate([np.empty(0, dtype=np.intp), *parts]))
+    data = np.zeros((len(rows) + len(wholes), width + 8), dtype=np.uint8)
+    held = min(width, frames["data"].shape[1])
+    data[: len(rows), :held] = frames["data"][:, :held][rows]
+    if not wholes:
+        return frames["time_s"][rows], frames["length"][rows], data
+    for place, whole in enumerate(wholes, len(rows)):
+        first = whole.data[:width]
+        data[place, : len(first)] = np.frombuffer(first, dtype=np.uint8)
+    time_s = np.concatenate([frames["time_s"][rows], [whole.time_s for whole in wholes]])
+    length = np.concatenate([frames["length"][rows], [len(whole.data) for whole in wholes]])
+    order = np.argsort(time_s, kind="stable")
+    return time_s[order], length[order], data[order]
+
+
+def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.ndarray:
+    """Return which frames have a value of the field."""
+    holds = length >= field.bits.end
+    for bits, ranges in field.conditions:
+        holds &= length >= bits.end
+        value = raw[bits]
+        holds &= np.logical_or.reduce([(value >= first) & (value <= last) for first, last in ranges])
+        if not holds.any():
+            break
+    if field.missing_from is not None:
+        holds &= raw[field.bits] < field.missing_from
+    return holds
+
+
+def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make one sample, the mean, of those with the same stamp.
+
+    Parameters
+    ----------
+    time_s : numpy.ndarray of float64, shape (n,)
+        Sorted stamps.
+    values : numpy.ndarray of float64, shape (n,)
+
+    Returns
+    -------
+    time_s, values : numpy.ndarray of float64, shape (m,)
+        Strictly increasing stamps, and their samples.
+
+    Examples
+    --------
+    >>> means(np.array([0.0, 1.0, 1.0]), np.array([5.0, 6.0, 8.0]))
+    (array([0., 1.]), array([5., 7.]))
+    """
+    begins = np.flatnonzero(np.concatenate((np.full(min(len(time_s), 1), True), time_s[1:] > time_s[:-1])))
+    if len(begins) == len(time_s):
+        return time_s, values
+    counts = np.diff(np.append(begins, len(time_s)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return time_s[begins], np.add.reduceat(values, begins) / counts

@@ -1,0 +1,388 @@
+"""Measurement files (MDF 3 and 4: ``.mf4``, ``.mdf``, ``.dat``), read with asammdf.
+
+Rules:
+
+- **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; of those to
+  text the number is kept. A sample that its invalidation bit marks is NaN. Text, bytes, arrays, and channels
+  of a group without stamps are left out.
+- **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of
+  LIN, FlexRay and other buses are passed over.
+- **Names.** A channel keeps its name if it is the only one of that name in the file and no signal of the databases has
+  it, else it is called ``Group.Channel``, and ``group 3.Channel`` if that is not unique or the group has no name.
+- **Time.** Zero is the file's start time (UTC where it names no zone). Samples up to a second late are sorted in; a
+  clock that jumps back further is an error. Samples with the same stamp become one: the mean.
+- **Cut files.** A file that its logger did not close ("unfinalized") is read as far as it goes; one that was cut or
+  damaged otherwise is refused, see :mod:`anomalyvae.recordings.bus.blocks`.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import shutil
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from anomalyvae.recordings.bus.blocks import check_blocks
+from anomalyvae.recordings.bus.canbus import complete, in_order
+from anomalyvae.recordings.bus.decode import FRAME, Decoder
+from anomalyvae.recordings.bus.fields import means
+from anomalyvae.recordings.bus.messages import Databases, missing_extra
+from anomalyvae.recordings.log import Log, Signal
+from anomalyvae.recordings.stamps import UNIX_FROM_S
+
+_FRAMES = "CAN_DataFrame"
+_PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
+_VARYING = {1, 7}  # channels whose values have lengths of their own
+_MOST_BYTES = 64  # in a frame
+_TIME = 1  # what synchronises a group: time, not angle or distance
+_BUS_EVENT = 2  # flag of a group that holds what happened on a bus
+_ROWS, _BYTES = 1 << 16, 1 << 23  # that are read at once
+_FD_LENGTHS = np.array([*range(9), 12, 16, 20, 24, 32, 48, 64], dtype=np.uint8)  # bytes by data length code
+
+
+class _Group(NamedTuple):
+    """Channels that share their stamps."""
+
+    number: int  # in the file
+    rows: int
+    row_bytes: int
+    channels: list[tuple[int, Signal]]  # the place in the group, and a signal without samples
+
+
+def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
+    """Read a measurement file piece by piece.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file with suffix ``.mf4``, ``.mdf`` or ``.dat``.
+    signals : iterable of str, optional
+        The signals to read; each piece holds all of them. By default, all.
+    databases : path-like, or iterable of path-like, optional
+        DBC, ARXML, KCD or SYM files.
+
+    Yields
+    ------
+    Log
+        The next stretch of time, about 65,000 rows of the fastest group, or 8 MB.
+    """
+    wanted = None if signals is None else list(signals)
+    decoder = Decoder(databases, wanted, str(path))
+    with _opened(path) as mdf:
+        start = _guarded(path, _start, mdf)
+        groups, left_out = _guarded(path, _channels, mdf, set(decoder.names))
+        names = [signal.name for group in groups for _, signal in group.channels]
+        decoder.check([*names, *left_out])
+        for name in wanted or ():
+            if name in left_out:
+                Log(str(path), None, {}, left_out)[name]  # refused, with the reason
+        if wanted is not None:
+            groups = [group._replace(channels=[c for c in group.channels if c[1].name in wanted]) for group in groups]
+            groups = [group for group in groups if group.channels]
+        sources = [in_order(_table(path, mdf, group), f"group {group.number} of {path}") for group in groups]
+        if wanted is None or not set(wanted) <= set(names):
+            for number, parts in _guarded(path, _frame_groups, mdf):
+                sources.append(in_order(_frames(path, mdf, number, parts), f"group {number} of {path}"))
+        for stretch in in_step(sources):
+            found: dict[str, Signal] = {}
+            for group, rows in zip(groups, stretch, strict=False):
+                found |= _measured(group, rows)
+            if len(stretch) > len(groups):
+                found |= decoder.decode(_in_one(stretch[len(groups) :]))
+            yield Log(path.stem, start, complete(found, decoder, wanted), {**decoder.left_out, **left_out})
+    decoder.finish(others=bool(names))
+
+
+def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
+    """Tell how many samples the signals of a measurement file have, those of measured channels from its headers alone.
+
+    Yields
+    ------
+    signal, samples, first_s, last_s : Signal, int, float, float
+        A signal (of measured channels without samples), how many more samples it has, and the stamps of the first and
+        the last of these.
+
+    Raises
+    ------
+    ValueError
+        As :func:`mdf_pieces` does, but for what only the values of measured channels would tell.
+    """
+    decoder = Decoder(databases, None, str(path))
+    with _opened(path) as mdf:
+        groups, _ = _guarded(path, _channels, mdf, set(decoder.names))
+        for group in groups:
+            if group.rows:
+                first_s, last_s = (_stamp(path, mdf, group, row) for row in (0, group.rows - 1))
+                yield from ((signal, group.rows, first_s, last_s) for _, signal in group.channels)
+        frames = [
+            in_order(_frames(path, mdf, number, parts), f"group {number} of {path}")
+            for number, parts in _guarded(path, _frame_groups, mdf)
+        ]
+        for stretch in in_step(frames) if frames else ():
+            for signal in decoder.decode(_in_one(stretch)).values():
+                yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
+    decoder.finish(others=bool(groups))
+
+
+def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+    """Advance through several sources of rows together.
+
+    Parameters
+    ----------
+    sources : list of iterator of numpy.ndarray
+        Each yields at least once: structured arrays with a field ``time_s`` that never decreases; rows with the same
+        stamp come together.
+
+    Yields
+    ------
+    list of numpy.ndarray
+        The next rows of each source, up to the moment that all of them have reached: none that comes later is older.
+        At least once.
+    """
+    held = [next(source) for source in sources]
+    running = set(range(len(sources)))
+    while True:
+        for place in sorted(running):
+            while not len(held[place]) and place in running:
+                rows = next(sources[place], None)
+                if rows is None:
+                    running.discard(place)
+                else:
+                    held[place] = rows
+        until = min((held[place]["time_s"][-1] for place in running), default=np.inf)
+        counts = [int(np.searchsorted(rows["time_s"], until, side="right")) for rows in held]
+        yield [rows[:count] for rows, count in zip(held, counts, strict=True)]
+        held = [rows[count:] for rows, count in zip(held, counts, strict=True)]
+        if not running:
+            return
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a measurement file, and leave nothing open or lying about."""
+    try:
+        from asammdf import MDF
+    except ImportError as error:
+        raise missing_extra(error) from error
+    if not path.stat().st_size:
+        raise ValueError(f"Got {path}, which is empty, expected a measurement file. Record it again.")
+    check_blocks(path)
+    with tempfile.TemporaryDirectory(prefix="anomalyvae-") as folder:
+        source, mode = path, "rb"
+        with path.open("rb") as file:
+            if file.read(8) == b"UnFinMF ":  # asammdf completes it in place: in a copy
+                source, mode = Path(shutil.copyfile(path, Path(folder) / path.name)), "r+b"
+        with source.open(mode) as file:
+            mdf = _guarded(path, MDF, file, temporary_folder=folder, process_bus_logging=False, use_display_names=False)
+            try:
+                yield mdf
+            finally:
+                _guarded(path, mdf.close)
+
+
+def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call asammdf without the lines that it prints, and say of any exception that the file is broken."""
+    logger = logging.getLogger("asammdf")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+            return call(*args, **kwargs)
+    except Exception as error:  # asammdf raises whatever its blocks lead to
+        traceback.clear_frames(error.__traceback__)  # they hold files, as do circles of asammdf's objects,
+        gc.collect()  # and the folder of those is about to be removed
+        raise ValueError(
+            f"Got {path}, which cannot be read as MDF ({type(error).__name__}: {str(error)[:200]}). Mend the file."
+        ) from error
+    finally:
+        logger.disabled = disabled
+
+
+def _start(mdf: Any) -> pd.Timestamp | None:
+    start = pd.Timestamp(mdf.header.start_time)
+    start = start.tz_localize("UTC") if start.tzinfo is None else start.tz_convert("UTC")
+    return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
+
+
+def _channels(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
+    """Return the measured channels by group, and those that cannot be signals, with the reason."""
+    found: list[tuple[int, str, int, str, str, str]] = []  # group, its name, place, name, unit, reason
+    for index, group in enumerate(mdf.groups):
+        if getattr(group.channel_group, "flags", 0) & _BUS_EVENT and mdf.version >= "4.10":
+            continue
+        if any(channel.name == _FRAMES for channel in group.channels):
+            continue
+        master = mdf.masters_db.get(index)
+        places = [place for place in range(len(group.channels)) if place != master]
+        varying = {p for p in places if mdf.version >= "4.00" and group.channels[p].channel_type in _VARYING}
+        reason = _without_stamps(mdf, index, master)
+        asked = [] if reason else [place for place in places if place not in varying]
+        probes = dict(zip(asked, mdf.select([(None, index, p) for p in asked], 0, False, True, True, 1), strict=True))
+        label = str(getattr(group.channel_group, "acq_name", None) or f"group {index}")
+        for place in places:
+            probe = probes.get(place)
+            why = reason or (_why_not(probe) if probe else "text or bytes of varying length")
+            found.append((index, label, place, group.channels[place].name, probe.unit if probe else "", why))
+    short = Counter(name for _, _, _, name, _, _ in found)
+    long = Counter((label, name) for _, label, _, name, _, _ in found)
+    groups: dict[int, _Group] = {}
+    left_out: dict[str, str] = {}
+    for index, label, place, name, unit, why in found:
+        group = mdf.groups[index].channel_group
+        if short[name] > 1 or name in taken:
+            name = f"{label}.{name}" if long[label, name] == 1 else f"group {index}.{name}"
+        if why:
+            left_out[name] = why
+            continue
+        signal = Signal(name, np.empty(0), np.empty(0), unit or "", label)
+        rows = _Group(index, group.cycles_nr, group.samples_byte_nr, [])
+        groups.setdefault(index, rows).channels.append((place, signal))
+    return list(groups.values()), left_out
+
+
+def _without_stamps(mdf: Any, index: int, master: int | None) -> str:
+    if master is None:
+        return "samples without time stamps"
+    if mdf.version >= "4.00" and mdf.groups[index].channels[master].sync_type != _TIME:
+        return "samples by angle, distance or number, not by time"
+    return "" if mdf.groups[index].channel_group.samples_byte_nr else "no stored values"
+
+
+def _why_not(probe: Any) -> str:
+    if probe.samples.ndim > 1 or probe.samples.dtype.names:
+        return "arrays or structures"
+    return "" if probe.samples.dtype.kind in "iufb" else "text or bytes"
+
+
+def _steps(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield which rows to read at once, at least once: the first, and how many."""
+    step = max(1, min(_ROWS, _BYTES // max(row_bytes, 1)))
+    for first in range(0, max(rows, 1), step):
+        yield first, min(step, max(rows - first, 0))
+
+
+def _stamp(path: Path, mdf: Any, group: _Group, row: int) -> float:
+    found = _guarded(path, mdf.get_master, group.number, None, row, 1)
+    if not len(found):
+        raise ValueError(
+            f"Got {path}, whose group {group.number} ends before its row {row:,}, expected {group.rows:,} rows as its "
+            f"header tells. Mend the file."
+        )
+    return float(found[0])
+
+
+def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
+    """Yield the rows of measured channels: ``time_s`` and ``values``."""
+    kind = np.dtype([("time_s", "f8"), ("values", "f8", (len(group.channels),))])
+    asked = [(None, group.number, place) for place, _ in group.channels]
+    for first, count in _steps(group.rows, group.row_bytes):
+        found = _guarded(path, mdf.select, asked, first, False, False, True, count) if count else []
+        rows = np.zeros(len(found[0].timestamps) if found else 0, dtype=kind)
+        for column, signal in enumerate(found):
+            if len(signal.samples) != len(rows) or _why_not(signal):
+                raise ValueError(
+                    f"Got {path}, whose channel {signal.name!r} has {len(signal.samples)} values of type "
+                    f"{signal.samples.dtype} for {len(rows)} stamps, expected a number each. Mend the file."
+                )
+            rows["time_s"], rows["values"][:, column] = signal.timestamps, signal.samples
+            if signal.invalidation_bits is not None:
+                rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
+        yield rows
+
+
+def _measured(group: _Group, rows: np.ndarray) -> dict[str, Signal]:
+    time_s = np.ascontiguousarray(rows["time_s"])
+    apart = bool((time_s[1:] > time_s[:-1]).all())
+    found = {}
+    for column, (_, empty) in enumerate(group.channels):
+        values = np.ascontiguousarray(rows["values"][:, column])
+        if apart:
+            found[empty.name] = replace(empty, time_s=time_s, values=values)
+        else:
+            taken = ~np.isnan(values)
+            stamps, samples = means(time_s[taken], values[taken])
+            found[empty.name] = replace(empty, time_s=stamps, values=samples)
+    return found
+
+
+def _in_one(frames: list[np.ndarray]) -> np.ndarray:
+    """Join the frames of several groups in order of time."""
+    if len(frames) == 1:
+        return frames[0]
+    every = np.concatenate(frames)
+    return every[np.argsort(every["time_s"], kind="stable")]
+
+
+def _frame_groups(mdf: Any) -> list[tuple[int, dict[str, int]]]:
+    """Return the groups of recorded CAN frames: their number, and the places of the channels that a frame has."""
+    found = []
+    for number, group in enumerate(mdf.groups):
+        parts = {
+            channel.name.rpartition(".")[2]: place
+            for place, channel in enumerate(group.channels)
+            if channel.name.startswith(f"{_FRAMES}.")
+        }
+        if {"ID", "DataBytes"} <= set(parts) and {"DataLength", "DLC"} & set(parts) and group.channel_group.cycles_nr:
+            found.append((number, {name: parts[name] for name in _PARTS if name in parts}))
+    return found
+
+
+def _frames(path: Path, mdf: Any, number: int, parts: dict[str, int]) -> Iterator[np.ndarray]:
+    """Yield recorded frames as ``FRAME``."""
+    group = mdf.groups[number]
+    varying = group.channels[parts["DataBytes"]].channel_type in _VARYING
+    asked = {name: (None, number, place) for name, place in parts.items() if name != "DataBytes" or not varying}
+    for first, count in _steps(group.channel_group.cycles_nr, group.channel_group.samples_byte_nr):
+        found = _guarded(path, mdf.select, list(asked.values()), first, True, False, True, count)
+        columns = {name: signal.samples for name, signal in zip(asked, found, strict=True)}
+        if varying:
+            columns |= _guarded(path, _varying_bytes, mdf, number, parts["DataBytes"], first, count)
+        yield _guarded(path, _as_frames, columns, found[0].timestamps)
+
+
+def _varying_bytes(mdf: Any, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
+    """Return the bytes of frames that are stored outside of their records, and how many each has.
+
+    asammdf's own way trusts lengths and offsets, so that a damaged file ends the process. Here a frame whose bytes are
+    not where its record says has none.
+    """
+    group, store = mdf.groups[number], mdf._mdf
+    size = group.channel_group.samples_byte_nr + group.channel_group.invalidation_bytes_nr
+    at = group.channels[place].byte_offset
+    records = [
+        np.frombuffer(fragment.data, dtype=np.uint8).reshape(-1, size)[:, at : at + 8].copy()
+        for fragment in store._load_data(group, record_offset=first, record_count=count)
+    ]
+    offsets = np.concatenate(records).view("<u8")[:, 0]
+    least = offsets.min()
+    stored = store._load_signal_data(group, place, (int(least), int(offsets.max())))
+    length_at = np.minimum(offsets - least, np.uint64(len(stored))).astype(np.int64)
+    padded = np.frombuffer(bytes(stored) + bytes(_MOST_BYTES + 4), dtype=np.uint8)
+    lengths = np.ascontiguousarray(padded[length_at[:, None] + np.arange(4)]).view("<u4")[:, 0].astype(np.int64)
+    lengths[(lengths > _MOST_BYTES) | (length_at + 4 + lengths > len(stored))] = 0
+    data = padded[length_at[:, None] + np.arange(4, 4 + lengths.max())]
+    return {"DataBytes": data, "StoredLength": lengths}
+
+
+def _as_frames(columns: dict[str, np.ndarray], time_s: np.ndarray) -> np.ndarray:
+    data = columns["DataBytes"][:, :_MOST_BYTES]
+    length = columns["DataLength"] if "DataLength" in columns else _FD_LENGTHS[columns["DLC"] & 15]
+    frames = np.zeros(len(time_s), dtype=FRAME)
+    frames["time_s"] = time_s
+    frames["id"] = columns["ID"] & 0x1FFFFFFF
+    frames["extended"] = (columns["IDE"] == 1) if "IDE" in columns else columns["ID"] > 0x7FF
+    frames["bus"] = columns.get("BusChannel", 0)
+    stored = columns["StoredLength"] if "StoredLength" in columns else data.shape[1]
+    frames["length"] = np.minimum(length, stored)
+    frames["data"][:, : data.shape[1]] = data
+    return frames

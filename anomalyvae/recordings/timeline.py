@@ -1,0 +1,198 @@
+"""Rows in the order of a file become samples in order of time.
+
+The rules are stated in :mod:`anomalyvae.recordings.tabular`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from anomalyvae.recordings.sampling import SAME_S
+from anomalyvae.recordings.stamps import UNIX_FROM_S, Column, Scale, stamped
+
+
+class JumpBackError(ValueError):
+    """The clock jumps back at ``row``, one of those that were to be added; none of them has been."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class Timeline:
+    """Rows in the order of the file become samples in order of time, piece by piece.
+
+    In how many pieces the rows come makes no difference to a bit of the samples. A sample is given out when
+    no row may come any more that is as old; until then at most ``late_s`` of samples wait.
+
+    Parameters
+    ----------
+    first : pyarrow.ChunkedArray
+        The recording's first stamps.
+    column : Column
+        Name and unit of the time column.
+    where : str
+        How errors name it.
+    prompt : bool, default=False
+        Give every sample out at once, and leave out rows that are not newer than all before them.
+
+    Attributes
+    ----------
+    left_out : int
+        How many were.
+    """
+
+    def __init__(self, first: pa.ChunkedArray, column: Column, where: str, *, prompt: bool = False) -> None:
+        self._scale, self._where, self._prompt = Scale(first, column, where), where, prompt
+        self._rows = self._stamped = self.left_out = 0
+        self._origin: float | None = None  # the first tick; an int where ticks are
+        self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
+        self._waiting: _Samples | None = None
+
+    @property
+    def start(self) -> pd.Timestamp | None:
+        """Moment (UTC) of the first sample; None where the stamps do not tell."""
+        per_second = self._scale.per_second
+        if not self._scale.absolute or self._origin is None or self._origin / per_second < UNIX_FROM_S:
+            return None  # the last: a time of day, or a clock that was never set
+        return pd.Timestamp(self._origin / per_second, unit="s", tz="UTC").round("us")
+
+    def add(
+        self, cells: pa.ChunkedArray, columns: list[np.ndarray], *, last: bool
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Take the next rows, and return the samples that are complete.
+
+        Parameters
+        ----------
+        cells : pyarrow.ChunkedArray, length n
+            The stamps of the rows.
+        columns : list of numpy.ndarray of float64, each of shape (n,)
+            Their values, NaN where a cell is empty.
+        last : bool
+            Whether these rows are the last.
+
+        Returns
+        -------
+        time_s : numpy.ndarray of float64, shape (m,)
+            Strictly increasing, and later than all samples before.
+        columns : list of numpy.ndarray of float64, each of shape (m,)
+
+        Raises
+        ------
+        JumpBackError
+            The clock jumps back.
+        ValueError
+            A stamp cannot be read, or there was none in any row.
+        """
+        count = len(cells)
+        cells = self._scale.numbers(cells)
+        mask = stamped(cells)
+        rows = np.arange(count) if mask is None else np.flatnonzero(mask.to_numpy())
+        if mask is not None:
+            cells, columns = cells.filter(mask), [values[rows] for values in columns]
+        ticks = self._scale.ticks(cells)
+        newer = self._newer(ticks, rows)
+        self._rows += count
+        self._stamped += len(ticks)
+        if self._prompt and not newer.all():
+            self.left_out += int(np.sum(~newer))
+            ticks, columns = ticks[newer], [values[newer] for values in columns]
+        if last and self._rows and not self._stamped:
+            raise ValueError(
+                f"Got no time stamp in {self._where}, expected one per row. Mend the file, or "
+                f"name another column: read_log(path, time=...)."
+            )
+        samples = _Samples(ticks, columns)
+        samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
+        complete = len(samples.ticks)
+        if complete and not (last or self._prompt):
+            complete = int(np.sum((self._newest - samples.ticks) / self._scale.per_second > self._scale.late_s))
+        self._waiting = samples.part(slice(complete, None))
+        return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
+
+    def _newer(self, ticks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return which ticks are newer than all before them; refuse a clock that jumps back."""
+        if not len(ticks):
+            return np.ones(0, dtype=bool)
+        so_far = np.concatenate((self._newest, ticks))
+        step_s = np.diff(so_far) / self._scale.per_second
+        if (step_s > 2 * SAME_S).all():
+            self._newest = so_far[-1:]
+            return np.ones(len(ticks), dtype=bool)
+        newest = np.maximum.accumulate(so_far)
+        back_s = (newest - so_far)[len(self._newest) :] / self._scale.per_second
+        if back_s.max() > self._scale.late_s:
+            row = int(np.argmax(back_s > self._scale.late_s))
+            raise JumpBackError(
+                f"Got a clock that jumps back by {back_s[row]:g} s after {self._stamped + row} rows in {self._where}, "
+                f"expected one recording in order of time. Split the file there, or sort its rows if they were "
+                f"shuffled.",
+                int(rows[row]),
+            )
+        newer = (so_far[1:] - newest[:-1]) / self._scale.per_second > 2 * SAME_S
+        newer = newer if len(self._newest) else np.concatenate(([True], newer))
+        self._newest = newest[-1:]
+        return newer
+
+    def _seconds(self, ticks: np.ndarray) -> np.ndarray:
+        if self._origin is None and len(ticks):
+            self._origin = ticks[0]
+        if not self._scale.absolute or not len(ticks):
+            return ticks / self._scale.per_second
+        # Integers are subtracted as integers; a float64 unix time is good to a quarter of a microsecond.
+        time_s = (ticks - self._origin) / self._scale.per_second
+        return np.round(time_s, 6) if ticks.dtype == np.float64 else time_s
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Rows by their ticks: of each column the sum of the cells there are, and how many (None: each is one row)."""
+
+    ticks: np.ndarray
+    sums: list[np.ndarray]
+    counts: list[np.ndarray] | None = None
+
+    def part(self, rows: slice | np.ndarray) -> _Samples:
+        counts = None if self.counts is None else [count[rows] for count in self.counts]
+        return _Samples(self.ticks[rows], [values[rows] for values in self.sums], counts)
+
+    def counted(self) -> list[np.ndarray]:
+        return [(~np.isnan(values)).astype(float) for values in self.sums] if self.counts is None else self.counts
+
+    def followed_by(self, more: _Samples) -> _Samples:
+        sums = [np.concatenate(pair) for pair in zip(self.sums, more.sums, strict=True)]
+        counts = None
+        if self.counts is not None:
+            counts = [np.concatenate(pair) for pair in zip(self.counts, more.counted(), strict=True)]
+        return _Samples(np.concatenate((self.ticks, more.ticks)), sums, counts)
+
+    def in_order(self) -> _Samples:
+        """Sort by tick, and add up what has the same."""
+        ticks = self.ticks
+        if (ticks[1:] > ticks[:-1]).all():
+            return self
+        if (ticks[1:] < ticks[:-1]).any():
+            return self.part(np.argsort(ticks, kind="stable")).in_order()
+        begins = np.concatenate(([True], ticks[1:] > ticks[:-1]))
+        group = np.cumsum(begins) - 1
+        sums, counts = [], []
+        for values, count in zip(self.sums, self.counted(), strict=True):
+            counts.append(np.bincount(group, weights=count))
+            # One by one from the neutral -0.0, so that a sum does not depend on where pieces end.
+            total = np.full(len(counts[-1]), -0.0)
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.add.at(total, group, np.where(count > 0, values, -0.0))
+            sums.append(total)
+        return _Samples(ticks[begins], sums, counts)
+
+    def means(self) -> list[np.ndarray]:
+        if self.counts is None:
+            return self.sums
+        return [
+            np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+            for total, count in zip(self.sums, self.counts, strict=True)
+        ]

@@ -1,0 +1,286 @@
+"""One file in, one file of scores out: written under another name, and renamed when it is whole.
+
+Reading, scoring and writing overlap: while the threads of a pool score some slabs of rows, the next are read and the
+last are written.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anomalyvae.bundle.arrays import read_calibration
+from anomalyvae.bundle.card import sha256_of
+from anomalyvae.scoring.inputs import Slab, slabs_of
+from anomalyvae.scoring.scorer import Floats, Scorer, file_of
+
+NOTE = b"anomalyvae"  # in the metadata of a file of scores: what it was made from
+_AHEAD = 4  # slabs of a file that are read before they are scored
+_ENDS = 65536  # bytes at either end of an input that its fingerprint looks at
+
+Scored = TypeVar("Scored")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all files of a run have in common: plain values, so that it can travel to other machines.
+
+    Parameters
+    ----------
+    model : str
+        Bundle or ONNX file.
+    graph : str
+        The sha256 of that file: a model that changes on the way is noticed.
+    source, target : str
+        Folders that names of files are relative to.
+    staging : str
+        Folder of this run alone, for files that are not whole yet: what a run that is over still writes goes nowhere.
+    rate : float or None
+        Rows with a p-value of at most this are flagged; None for the model's own threshold.
+    tail : {"conformal", "pareto"}
+    feature_scores : bool
+    databases : tuple of (str, str)
+        Files that say what the messages of a vehicle bus mean, with the sha256 of each.
+    per_tick : {"offline", "causal"} or None
+        Scores per tick of the clock in place of windows, and how they are folded.
+    """
+
+    model: str
+    graph: str
+    source: str
+    target: str
+    staging: str
+    rate: float | None = None
+    tail: str = "conformal"
+    feature_scores: bool = False
+    databases: tuple[tuple[str, str], ...] = ()
+    per_tick: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores of a file, besides the file."""
+        settings = {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
+        settings |= {"databases": sorted(digest for _, digest in self.databases)} if self.databases else {}
+        return settings | ({"per_tick": self.per_tick} if self.per_tick else {})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has come of a file so far.
+
+    Parameters
+    ----------
+    file : str
+        Relative to the source.
+    status : {"reading", "scored", "kept", "failed"}
+        ``"kept"``: its scores were there from an earlier run.
+    rows, flagged : int
+    read : int
+        Bytes of the file.
+    error : str or None
+    """
+
+    file: str
+    status: str
+    rows: int = 0
+    flagged: int = 0
+    read: int = 0
+    error: str | None = None
+
+
+def output_of(name: str) -> str:
+    """The name of the scores of a file, relative to the target; no two files share it."""
+    return name if name.lower().endswith(".parquet") else f"{name}.parquet"
+
+
+def kept(work: Work, name: str) -> Outcome | None:
+    """The outcome of an earlier run, if its scores are whole and were made from this very file and model."""
+    try:
+        note = json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
+        if note["made_from"] == _made_from(work, name):
+            return Outcome(name, "kept", note["rows"], note["flagged"], note["made_from"]["size"])
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        pass
+    return None
+
+
+def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
+    """Score a file and tell how far it is; the last outcome is ``"scored"`` or ``"failed"``, and never an error."""
+    fresh = Path(work.staging, uuid4().hex)
+    rows = flagged = 0
+    try:
+        session = open_session(work)
+        made_from = _made_from(work, name)
+        slabs = slabs_of(Path(work.source), name, session.metadata, [path for path, _ in work.databases] or None)
+        with session.writer(fresh) as writer:
+            for read, table, outliers in _tables(work, session, pool, slabs):
+                writer.write_table(table)
+                rows, flagged = rows + len(table), flagged + outliers
+                yield Outcome(name, "reading", rows, flagged, read)
+            if _made_from(work, name) != made_from:
+                raise ValueError("It changed while it was read. Score it again when it is complete.")
+            note = json.dumps({"made_from": made_from, "rows": rows, "flagged": flagged})
+            writer.add_key_value_metadata({NOTE: note.encode()})
+        output = Path(work.target, output_of(name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(fresh, output)
+        yield Outcome(name, "scored", rows, flagged, made_from["size"])
+    except Exception as error:  # whatever is wrong with one file, the others go on
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        yield Outcome(name, "failed", error=kind + " ".join(str(error).split()))
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _tables(
+    work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab]
+) -> Iterator[tuple[int, pa.Table, int]]:
+    """Tables of scores, with the bytes read so far and how many rows are flagged."""
+    if work.per_tick is None:
+        for slab, (table, flagged) in _in_order(pool, session.score, slabs):
+            yield slab.read, table, flagged
+        return
+    from anomalyvae.recordings import WindowRecipe
+    from anomalyvae.recordings.folding import Folding
+
+    folding = Folding(WindowRecipe.from_dict(session.metadata["windowing"]), work.per_tick)
+    newest: Slab | None = None
+    for newest, figures in _in_order(pool, session.figures, slabs):
+        yield newest.read, *session.ticks(newest.where, *folding.add(newest.where["start_s"], figures))
+    if newest is not None:
+        yield newest.read, *session.ticks(newest.where, *folding.add([], figures[:0], last=True))
+
+
+def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[Slab]) -> Iterator[tuple[Slab, Scored]]:
+    """Score slabs in a pool, a few at the same time, and give them back in their order."""
+    waiting: deque[tuple[Slab, Future[Scored]]] = deque()
+    try:
+        for slab in slabs:
+            waiting.append((slab, pool.submit(score, slab)))
+            if len(waiting) == _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for slab, future in waiting:
+            yield slab, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _made_from(work: Work, name: str) -> dict[str, Any]:
+    """What decides the scores of a file: model, settings, and which file it is, by its size, time and ends."""
+    path = Path(work.source, name)
+    stat = path.stat()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(_ENDS))
+        file.seek(max(0, stat.st_size - _ENDS))
+        digest.update(file.read(_ENDS))
+    return {**work.settings(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ends": digest.hexdigest()}
+
+
+def open_session(work: Work) -> "Session":
+    """The opened model of a run; a process opens it once."""
+    with _opening:
+        return _open_session(work)
+
+
+@lru_cache(maxsize=1)
+def _open_session(work: Work) -> "Session":
+    return Session(work)
+
+
+_opening = threading.Lock()
+
+
+class Session:
+    """A model ready to turn slabs of rows into tables of scores."""
+
+    def __init__(self, work: Work) -> None:
+        graph = file_of(Path(work.model))
+        if sha256_of(graph) != work.graph:
+            raise ValueError(f"Got {graph}, which is not the file that the run began with. Start the run again.")
+        self.scorer = Scorer(graph, threads=1)
+        self.metadata = self.scorer.metadata
+        self._work = work
+        self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
+        self._outputs = ["anomaly_score", "p_value", "label"]
+        self._features: list[str] = []
+        if work.feature_scores:
+            self._outputs.append("feature_scores")
+            self._features = _features(self.metadata)
+        self._calibration = None if work.tail == "conformal" else read_calibration(work.model)
+
+    def writer(self, path: Path) -> pq.ParquetWriter:
+        """A writer of tables of scores."""
+        text = pa.dictionary(pa.int32(), pa.string())  # text that repeats, stored once
+        spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
+        where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
+        scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
+        features = [(f"feature_score.{name}", pa.float64()) for name in self._features]
+        schema = pa.schema([*where, *scores, *features, ("model_id", text)])
+        # Without Arrow's own schema, a reader finds plain text.
+        return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
+
+    def score(self, slab: Slab) -> tuple[pa.Table, int]:
+        """The scores of a slab, and how many of its rows are flagged."""
+        return self._table(slab.where, self.figures(slab))
+
+    def figures(self, slab: Slab) -> Floats:
+        """What is known of each row: anomaly score, p-value, 1 if flagged and, if asked for, a score per feature."""
+        found = self.scorer.score(slab.rows, self._outputs)
+        score, p_value = found["anomaly_score"], found["p_value"]
+        if self._calibration is not None:
+            p_value = self._calibration.p_values(score, self._work.tail)
+        flagged = found["label"] < 0 if self._rate is None else p_value <= self._rate
+        columns = [score, p_value, flagged]
+        if self._features:
+            columns += list(found["feature_scores"].reshape(len(score), len(self._features), -1).sum(axis=2).T)
+        return np.column_stack(columns)
+
+    def ticks(self, where: dict[str, Any], time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
+        """The scores of ticks, folded from what `figures` said of windows, and how many are flagged.
+
+        Where p-values were averaged, twice their mean is one again, however much the windows overlap: V. Vovk and
+        R. Wang, Combining p-values via averaging, Biometrika 107 (2020), proposition 3.
+        """
+        if self._work.per_tick == "offline":
+            score, p_value, flagged = folded.T[:3]  # views
+            np.minimum(2 * p_value, 1, out=p_value)
+            flagged[:] = score > -self.metadata["offset"] if self._rate is None else p_value <= self._rate
+        spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
+        return self._table(where | spans, folded)
+
+    def _table(self, where: dict[str, Any], figures: Floats) -> tuple[pa.Table, int]:
+        score, p_value, flag, *features = figures.T
+        flagged = flag > 0
+        columns: dict[str, Any] = dict(where)
+        if "recording" in columns:
+            columns["recording"] = _repeated(columns["recording"].iloc[0], len(score))
+        columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}
+        for name, part in zip(self._features, features, strict=True):
+            columns[f"feature_score.{name}"] = pa.array(part, mask=~flagged)
+        columns["model_id"] = _repeated(self.metadata["model_id"], len(score))
+        return pa.table(columns), int(flagged.sum())
+
+
+def _repeated(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), [text])
+
+
+def _features(metadata: dict[str, Any]) -> list[str]:
+    """What feature scores are told of: signals, where rows are windows, or columns."""
+    if metadata["windowing"] is not None:
+        return list(metadata["windowing"]["signals"])
+    return list(metadata["features"])

@@ -1,0 +1,311 @@
+"""``Scorer``: rows in, scores out, from the one file that `export_onnx` or `save` wrote.
+
+onnxruntime and numpy only: neither torch nor scikit-learn nor pandas is imported, so that a worker starts at once.
+Tables of pandas, polars and pyarrow are read by `anomalyvae.scoring.columns`, which imports none of them.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anomalyvae.bundle.card import GRAPH, read_card
+from anomalyvae.scoring.columns import READ, Cut, lacks, listed, matrix, refuse_infinite, refuse_missing, table_of
+
+try:
+    import onnxruntime
+except ModuleNotFoundError as error:
+    raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install onnxruntime.") from error
+
+FORMAT = 2  # of the metadata: it rises when an older version of the package could no longer read the file
+METADATA = "anomalyvae"  # under which the file carries them, as JSON
+MATRIX = "rows"  # the input that takes all columns at once
+
+_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
+_SLAB = 16384  # rows of a table that a thread converts at once: memory stays bounded, however long the table
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+
+Floats = NDArray[np.float64]
+Feeds = dict[str, NDArray[Any]]
+
+
+class Scorer:
+    """Score rows with a detector that `export_onnx` wrote, without the packages that trained it.
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file, or the bundle that holds it.
+    providers : "auto" or sequence of str, default="auto"
+        Where it runs, in onnxruntime's names. ``"auto"`` takes CUDA where present, and says so in one line where it
+        should be but cannot be used.
+    threads : int, default=None
+        Of one call on the CPU; by default one per core.
+
+    Attributes
+    ----------
+    metadata : dict
+        What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``units``,
+        ``windowing`` (how recordings become rows, None if rows are rows), ``score``, ``objective``, ``offset``,
+        ``calibration``, ``training``, ``precision``, ``parity`` with the detector at the time of export, ``versions``.
+    outputs : list of str
+        What the file gives per row.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For a path without a file, and for a file that is not one of ours or of a newer format.
+
+    Notes
+    -----
+    A row is a row of a 2-D array, of a DataFrame (pandas or polars), of an Arrow table, or of a dict of columns. Where
+    the model has column names, those of a table must be the same; their order does not matter. Missing cells are NaN,
+    None or null, where the detector takes them.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
+    ) -> None:
+        path = file_of(Path(path))
+        if threads is not None and threads < 1:
+            raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
+        self._session = _open(path, providers)
+        self.metadata = _read_metadata(self._session, path)
+        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._columns: list[str] | None = self.metadata["columns"]
+        self._width: int = self.metadata["n_features"]
+        self._kinds: dict[str, str] = self.metadata["kinds"]
+        self._ignored = set(self.metadata.get("ignored", ()))
+        self._required = list(self.metadata.get("required", ()))
+        self._block = _MEMORY_BLOCK if self.metadata["score"] == "memory" else _BLOCK
+        self._threads = threads or os.cpu_count() or 1
+        if _CUDA in self._session.get_providers():
+            self._block, self._threads = _CUDA_BLOCK, 1
+
+    def __repr__(self) -> str:
+        model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
+        return f"Scorer(model_id={model!r}, {width} columns, score={self.metadata['score']!r}, {where})"
+
+    def score(self, rows: Any, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Everything that the file gives, by its name.
+
+        Parameters
+        ----------
+        rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
+        outputs : sequence of str, optional
+            Some of `outputs`; by default all.
+
+        Returns
+        -------
+        dict of ndarray
+            ``label`` (int64, +1 for normal rows, -1 for outliers), ``scores`` (`decision_function`, low = strange),
+            ``anomaly_score`` (high = strange) and ``p_value``, each of shape ``(n,)``; ``feature_scores`` of shape
+            ``(n, d)``, if they were exported.
+
+        Raises
+        ------
+        ValueError
+            For other columns than the model's, or cells of another kind or infinite.
+        """
+        return self._run(self.outputs if outputs is None else list(outputs), rows)
+
+    def anomaly_score(self, rows: Any) -> Floats:
+        """How strange each row is, high = strange, shape ``(n,)``."""
+        return self._only("anomaly_score", rows)
+
+    def decision_function(self, rows: Any) -> Floats:
+        """Negative for outliers, as scikit-learn has it, shape ``(n,)``."""
+        return self._only("scores", rows)
+
+    def predict(self, rows: Any) -> NDArray[np.int64]:
+        """+1 for normal rows, -1 for outliers, shape ``(n,)``."""
+        return self._only("label", rows)
+
+    def p_values(self, rows: Any) -> Floats:
+        """How often a normal row would be at least as strange, in (0, 1], shape ``(n,)``."""
+        return self._only("p_value", rows)
+
+    def feature_scores(self, rows: Any) -> Floats:
+        """The part of each column in the reconstruction term, in nats, shape ``(n, d)``."""
+        if "feature_scores" not in self.outputs:
+            raise ValueError(
+                "Got a file without feature scores, expected one with them. Export it by "
+                "export_onnx(..., feature_scores=True)."
+            )
+        return self._only("feature_scores", rows)
+
+    def _only(self, output: str, rows: Any) -> NDArray[Any]:
+        return self._run([output], rows)[output]
+
+    def _run(self, outputs: list[str], rows: Any) -> dict[str, NDArray[Any]]:
+        count, part = self._parts(rows)
+        share = -(-count // (2 * self._threads * self._block)) * self._block  # in whole blocks, for all threads
+        step = min(max(share, self._block), max(_SLAB, self._block))
+
+        def slab(start: int) -> list[list[NDArray[Any]]]:
+            feeds, size = part(start, min(start + step, count)), min(step, count - start)
+            return [
+                self._session.run(outputs, {name: cells[i : i + self._block] for name, cells in feeds.items()})
+                for i in range(0, max(size, 1), self._block)
+            ]
+
+        starts = range(0, max(count, 1), step)
+        if self._threads == 1 or len(starts) == 1:
+            slabs = list(map(slab, starts))
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                slabs = list(pool.map(slab, starts))
+        blocks = [block for blocks in slabs for block in blocks]
+        return {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
+
+    # From whatever holds rows to what the graph takes
+
+    def _parts(self, rows: Any) -> tuple[int, Callable[[int, int], Feeds]]:
+        """How many rows there are, and what gives those from one to another as the graph takes them."""
+        table = table_of(rows)
+        if table is None:
+            return self._array(rows)
+        names, count, cut = table
+        return count, self._by_name(names, cut) if self._columns else self._by_place(names, cut)
+
+    def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
+        if self._kinds:
+            raise ValueError(
+                f"Got {type(rows).__name__} rows, expected a table: the columns {listed(list(self._kinds))} are "
+                "categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
+            )
+        x = np.asarray(rows)
+        if x.ndim != 2 or x.shape[1] != self._width:
+            raise ValueError(
+                f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass one row per row of the array, with "
+                "the columns of the training rows."
+            )
+        if x.dtype.kind not in "fiub":
+            raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
+        return len(x), lambda start, stop: self._numbers(np.ascontiguousarray(x[start:stop], dtype=np.float64))
+
+    def _by_place(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:
+        if len(names) != self._width:
+            raise ValueError(
+                f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows in their "
+                "order: the model has no names to tell them by."
+            )
+        return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
+
+    def _by_name(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:
+        columns = self._columns or []
+        names = [name for name in names if name not in self._ignored]
+        if sorted(map(str, names)) != sorted(columns):
+            missing = [name for name in columns if name not in names]
+            unknown = [name for name in names if name not in columns]
+            differences = [
+                f"{what} {listed(which)}" for what, which in (("without", missing), ("with", unknown)) if which
+            ] or ["with some names twice"]
+            raise ValueError(
+                f"Got a table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
+                "Rename or select them: their names are in Scorer.metadata['columns']."
+            )
+        if self._kinds:
+            return lambda start, stop: self._cells(cut(start, stop))
+        return lambda start, stop: self._numbers(matrix(columns, cut(start, stop), stop - start))
+
+    def _numbers(self, x: Floats) -> Feeds:
+        """The rows as one matrix or column by column, as the graph takes them; infinite cells are refused."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = bool(np.isfinite(x.sum()))  # the common case costs one pass
+        if not finite and np.isinf(x).any():
+            refuse_infinite([(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))])
+        if not finite and self._required:
+            places = [name if self._columns is None else self._columns.index(name) for name in self._required]
+            refuse_missing([name for i, name in zip(places, self._required, strict=True) if np.isnan(x[:, i]).any()])
+        if self.metadata["inputs"] == "matrix":
+            return {MATRIX: x}
+        return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}
+
+    def _cells(self, column: Callable[[Any], Any]) -> Feeds:
+        """A table with text or booleans, column by column."""
+        feeds = {
+            name: READ[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
+        }
+        infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
+        if infinite:
+            refuse_infinite(infinite)
+        refuse_missing([name for name in self._required if lacks(feeds[name])])
+        return feeds
+
+
+def file_of(path: Path) -> Path:
+    """The ONNX file itself, or that of a bundle."""
+    if not path.exists():
+        raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote, or a bundle: there is none.")
+    if path.is_file():
+        return path
+    if GRAPH not in read_card(path)["parts"]:
+        raise ValueError(
+            f"Got the bundle {path}, which has no ONNX file, expected one. Score with load({str(path)!r})."
+        )
+    return path / GRAPH
+
+
+def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnxruntime.InferenceSession":
+    available = onnxruntime.get_available_providers()
+    wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
+    unknown = [provider for provider in wanted if provider not in available]
+    if isinstance(providers, str) and providers != "auto":
+        raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list of names such as ['{_CPU}'].")
+    if unknown:
+        raise ValueError(
+            f"Got the providers {listed(unknown)}, expected some of {listed(available)}. Install an onnxruntime that "
+            "has them, or pass providers='auto'."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said here, in one line
+    options.intra_op_num_threads = 1  # threads score blocks of their own: to share operators this small does not pay
+
+    def start(chosen: list[str]) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen, disable_fallback=True)
+
+    try:
+        try:
+            session = start(wanted)
+        except Exception:
+            if _CUDA not in wanted:
+                raise
+            session = start([_CPU])
+    except Exception as error:  # onnxruntime has a class of its own for every failure
+        raise ValueError(
+            f"Got {path}, which onnxruntime cannot read, expected a file that export_onnx() wrote: {error}"
+        ) from error
+    if _CUDA in wanted and _CUDA not in session.get_providers():
+        warnings.warn(
+            "Got an onnxruntime for CUDA but no CUDA device that it can use, expected one. Scoring runs on the CPU.",
+            stacklevel=3,
+        )
+    return session
+
+
+def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    try:
+        metadata = json.loads(text or "")
+        number = metadata["format"]
+        if not isinstance(number, int):
+            raise TypeError("format")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"Got {path}, an ONNX file without the description of an anomalyvae model. Pass one that export_onnx() "
+            "wrote."
+        ) from error
+    if number != FORMAT:
+        remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
+        raise ValueError(f"Got {path} of format {number}, expected {FORMAT}. {remedy}.")
+    if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score", "units", "windowing"}:
+        raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
+    return metadata

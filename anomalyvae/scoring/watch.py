@@ -1,0 +1,180 @@
+"""``watch``: lines that are still being written in, the score of each window out as soon as it is complete.
+
+Scores are causal: that of a window is said when its last sample is there, and knows nothing later. They are those that
+`score_folder` gives for the finished file. Neither torch nor scikit-learn is imported.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from anomalyvae.bundle.card import sha256_of
+from anomalyvae.recordings import WindowRecipe, Windows
+from anomalyvae.recordings.following import Feed, Following, GrowingFile, Pipe
+from anomalyvae.recordings.live import LiveWindows
+from anomalyvae.scoring.batch import promised_rate
+from anomalyvae.scoring.inputs import Slab, refuse_units
+from anomalyvae.scoring.one_file import Session, Work
+from anomalyvae.scoring.scorer import Scorer, file_of
+
+
+class WindowScore(NamedTuple):
+    """The score of a window.
+
+    Attributes
+    ----------
+    recording : str
+    start_s, end_s : float
+        Its first sample, and its end: when its last sample is due plus one step of the clock.
+    anomaly_score, p_value : float
+    is_outlier : bool
+    signals : dict of str to float
+        The share of each signal in what the reconstruction term has above zero, the greatest first; empty where it has
+        nothing, and where the model's file has no feature scores.
+    """
+
+    recording: str
+    start_s: float
+    end_s: float
+    anomaly_score: float
+    p_value: float
+    is_outlier: bool
+    signals: dict[str, float]
+
+
+class Watcher:
+    """Scores windows of a growing CSV file, or of CSV lines that come through a pipe.
+
+    Parameters
+    ----------
+    model : path
+        A bundle with a windowing recipe, or its ONNX file.
+    alarms : dict, optional
+        What ``is_outlier`` means in place of the model's threshold: ``{"per_hour": 6}`` or ``{"alpha": 0.01}``.
+    tail : {"conformal", "pareto"}, default="conformal"
+        Of p-values, as for `score_folder`.
+    late : bool, default=False
+        Wait for rows that come late, as `score_folder` sorts them in; see `LiveWindows`.
+    timeout_s : float, optional
+        End when nothing has come for so long; by default never.
+    tell : callable, optional
+        Told in a sentence of a backlog, of rows that were left out, and of a file that was replaced.
+
+    Attributes
+    ----------
+    windows, flagged : int
+        So far: windows scored, and those flagged.
+    timed_out : bool
+        Whether the end came because nothing else did.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no model, if its rows are no windows, or for a promise that cannot be kept.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        alarms: dict[str, float] | None = None,
+        tail: str = "conformal",
+        late: bool = False,
+        timeout_s: float | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        graph = file_of(Path(model))
+        scorer = Scorer(graph, providers=["CPUExecutionProvider"], threads=1)
+        if scorer.metadata["windowing"] is None:
+            raise ValueError(
+                f"Got {os.fspath(model)}, a model of plain rows, expected one of windows. Score tables with it: "
+                "anomalyvae score."
+            )
+        rate = None if alarms is None else promised_rate(alarms, scorer.metadata, tail)
+        explains = "feature_scores" in scorer.outputs
+        work = Work(os.path.abspath(model), sha256_of(graph), "", "", "", rate, tail, feature_scores=explains)
+        self._session = Session(work)
+        self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
+        self._late, self._timeout_s, self._tell = late, timeout_s, tell
+        self._following: Following | None = None
+        self._recordings = self._left_out = 0  # of files that were cut or replaced
+        self.windows = self.flagged = 0
+        self.timed_out = False
+
+    def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
+        """Score the windows of a file that grows, for ever or until nothing has come for ``timeout_s``.
+
+        What is in the file already is read through without being scored. Then its newest window is scored, and so are
+        those to come as they come; those before them whenever there is time. A file that is cut, or replaced by
+        another of its name, is begun anew.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, if it is no CSV file, or if its header lacks what the model needs.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".parquet":
+            raise ValueError(f"Got {path}, expected CSV: a Parquet file does not grow. Use anomalyvae score.")
+        while not self.timed_out:
+            with GrowingFile(path) as file:
+                yield from self._follow(file, path.stem, str(path))
+
+    def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
+        """Score the windows of lines that come through a pipe, until it ends or nothing has come for ``timeout_s``.
+
+        Of the windows that come at once, the newest is scored first.
+
+        Raises
+        ------
+        ValueError
+            If the header lacks what the model needs.
+        """
+        yield from self._follow(Pipe(descriptor), recording, "the lines")
+
+    @property
+    def left_out(self) -> int:
+        """How many rows were left out."""
+        live = None if self._following is None else self._following.live
+        return self._left_out + (0 if live is None else live.left_out)
+
+    @property
+    def waiting(self) -> int:
+        """How many windows were passed over and are not scored yet."""
+        return 0 if self._following is None else self._following.waiting
+
+    def _follow(self, feed: Feed, recording: str, source: str) -> Iterator[WindowScore]:
+        before = self._recordings
+
+        def begin(header: bytes) -> LiveWindows:
+            live = LiveWindows(header, self._recipe, recording=recording, source=source, before=before, late=self._late)
+            refuse_units(live.units, self._session.metadata)
+            return live
+
+        self._following = Following(feed, begin, timeout_s=self._timeout_s, tell=self._tell)
+        for windows in self._following:
+            yield from self._scored(windows)
+        if self._following.change:
+            self._tell(f"{source} was {self._following.change}: it is begun anew")
+        self.timed_out = self._following.timed_out
+        live = self._following.live
+        if live is not None:
+            self._recordings, self._left_out = live.recordings, self._left_out + live.left_out
+        self._following = None
+
+    def _scored(self, windows: Windows) -> Iterator[WindowScore]:
+        figures = self._session.figures(Slab({}, windows.rows.to_numpy(), 0))
+        signals = self._recipe.signals if figures.shape[1] > 3 else ()
+        spans = (windows.spans[name].tolist() for name in ("recording", "start_s", "end_s"))
+        for recording, start_s, end_s, (score, p_value, flag, *parts) in zip(*spans, figures.tolist(), strict=True):
+            self.windows, self.flagged = self.windows + 1, self.flagged + (flag > 0)
+            shares = _shares(dict(zip(signals, parts, strict=True)))
+            yield WindowScore(recording, start_s, end_s, score, p_value, flag > 0, shares)
+
+
+def _shares(parts: dict[str, float]) -> dict[str, float]:
+    """The share of each in the sum of those above zero, the greatest first."""
+    above = sorted(((part, name) for name, part in parts.items() if part > 0), reverse=True)
+    total = sum(part for part, _ in above)
+    return {name: part / total for part, name in above}

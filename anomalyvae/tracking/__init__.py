@@ -1,0 +1,5 @@
+"""Fits and jobs as runs of MLflow."""
+
+from anomalyvae.tracking.runs import TrackedRun, track, tracked_run
+
+__all__ = ["TrackedRun", "track", "tracked_run"]

@@ -1,0 +1,336 @@
+"""A drill: faults are put into recordings at known times, and it is counted which of them are found, and as what.
+
+A model learns some recordings. Into the others go, one kind at a time, the faults and the unusual driving of
+`faults`, and the same driving while another sensor is dead. Signals, times and noise come from the
+seed; thresholds are those of the model and of its health profile, learned from normal windows alone.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from faults import FAULTS, MANOEUVRES, Fault, inject
+from numpy.typing import NDArray
+
+from anomalyvae.bundle.manifest import begin_manifest
+from anomalyvae.cli.console import steps_shown
+from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.evaluate.job import (
+    Health,
+    Job,
+    Output,
+    Progress,
+    databases_of,
+    find_recordings,
+    read_job,
+    refuse_foreign,
+)
+from anomalyvae.folders import replacing
+from anomalyvae.health.grades import FLAT, Profile, stretches, within
+from anomalyvae.health.measures import cells_of
+from anomalyvae.health.sensors import Sensors, learn_health, rows_of, unlearned_gaps, watched
+from anomalyvae.metrics import covered_hours, merge_alarms
+from anomalyvae.recordings import Log, Windows, read_log, read_windows
+from anomalyvae.review.retraining import groups_of
+from anomalyvae.train import save_traced
+
+RIGHT = {  # what a fault may rightly be called
+    "stuck": {"stuck", FLAT},
+    "dropout": {"dropout"},
+    "offset": {"drifted", "out of range"},
+    "noise": {"noisy"},
+    "spikes": {"out of range"},
+}
+_RESULTS = ("model", "untouched.csv", "faults.csv", "manoeuvres.csv", "injected.csv", "grades.csv")
+_EVERY_S, _FAULT_S, _MANOEUVRE_S = 60.0, 30.0, 4.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which recordings get faults, and how: the section [faults] of a job.
+
+    Parameters
+    ----------
+    holdout : str or tuple of str
+        Patterns of the recordings that faults are put into; the model learns the others.
+    moving : str or tuple of str
+        Patterns of the signals that harsh driving and swerving change.
+    rounds : int
+        How often each kind is put into each recording, at other times.
+    size : float
+        Of offsets, noise, spikes and harsh driving; see `faults.Fault`.
+    seed : int
+    """
+
+    holdout: str | tuple[str, ...]
+    moving: str | tuple[str, ...]
+    rounds: int = 3
+    size: float = 1.0
+    seed: int = 0
+
+
+class Injected(NamedTuple):
+    """What a drill has shown.
+
+    Attributes
+    ----------
+    untouched : DataFrame
+        Per held-out recording as it is: ``hours``; per hour, stretches of a signal with a ``dropout`` (which is a fact)
+        and those that are ``suspect`` and ``bad`` for other reasons; and ``novel`` alarms per hour.
+    faults : DataFrame
+        Per kind, how many were put in (``faults``), and of these the share in which the signal was not good
+        (``found``), was bad (``bad``), and was mostly given a right reason (``right``, of all); how many other signals
+        turned bad (``others``, per fault); the share of faults that were also taken for something ``novel``.
+    manoeuvres : DataFrame
+        Per kind, how many, and the share of them that raise a flag that is not put down to a sensor (``novel`` or
+        ``unclear``), ``alone`` and ``with a dead sensor``.
+    """
+
+    untouched: pd.DataFrame
+    faults: pd.DataFrame
+    manoeuvres: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A recording, graded and scored."""
+
+    windows: Windows
+    grades: pd.DataFrame
+    causes: pd.DataFrame
+
+    def about(self, start_s: float, end_s: float) -> NDArray[np.bool_]:
+        """Which windows touch this time."""
+        spans = self.windows.spans
+        return ((spans["end_s"] > start_s) & (spans["start_s"] < end_s)).to_numpy()
+
+    def of(self, column: str) -> NDArray[Any]:
+        """A column of the grades, shape ``(n, signals)``."""
+        return self.grades[column].to_numpy().reshape(len(self.windows), -1)
+
+
+def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None) -> Injected:
+    """Run the drill of a job that has a section [faults], and put what it made in the output folder.
+
+    The folder then holds ``model/`` (a bundle), what is returned as CSV, ``injected.csv`` (each fault, and what became
+    of it) and ``grades.csv`` (each stretch of the untouched recordings in which a signal is not good). It is replaced
+    as a whole or not at all.
+
+    Parameters
+    ----------
+    job : Job
+    progress : callable, optional
+        Told of each step: steps done, steps in all, and what has been done.
+
+    Returns
+    -------
+    Injected
+
+    Raises
+    ------
+    ValueError
+        If a pattern of [faults] fits no recording or signal, or none is left to learn.
+    FileExistsError
+        If the output folder holds other things than an earlier drill.
+    """
+    folder = Path(job.output.folder)
+    refuse_foreign(folder, _RESULTS)
+    paths, _ = find_recordings(job.data)
+    learn, held, moving = _parts(job, paths)
+    with replacing(folder) as out:
+        sensors = _begin(job, learn, out / "model")
+        progress(1, 1 + len(held), f"learned {', '.join(path.stem for path in learn)}")
+        untouched, grades, injected = [], [], []
+        for number, path in enumerate(held):
+            log = read_log(path, signals=job.windows.needed, databases=databases_of(job.data))
+            before = _see(sensors, log)
+            untouched.append(_as_it_is(log.recording, before))
+            grades.append(stretches(before.grades))
+            injected += list(_befall(job, sensors, log, before, moving, number))
+            progress(2 + number, 1 + len(held), f"{path.stem}: {len(injected)} faults so far")
+        everything = pd.DataFrame(injected)
+        drilled = Injected(pd.DataFrame(untouched), _by_fault(everything), _by_manoeuvre(everything))
+        for name, table in drilled._asdict().items():
+            table.to_csv(out / f"{name}.csv", index=False)
+        everything.to_csv(out / "injected.csv", index=False)
+        pd.concat(grades, ignore_index=True).to_csv(out / "grades.csv", index=False)
+    return drilled
+
+
+def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+    """The recordings to learn, those that get faults, and the signals that harsh driving moves."""
+    settings: Faults = job.extra["faults"]
+    held = [path for path in paths if _fits(path.stem, settings.holdout)]
+    learn = [path for path in paths if path not in held]
+    moving = tuple(name for name in job.windows.signals if _fits(name, settings.moving))
+    if not held or not learn or not moving:
+        raise ValueError(
+            f"Got holdout = {settings.holdout!r} and moving = {settings.moving!r} in [faults], expected patterns "
+            f"of some of the recordings {', '.join(path.stem for path in paths)} and of signals. Correct them."
+        )
+    return learn, held, moving
+
+
+def _fits(name: str, patterns: str | tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in ((patterns,) if isinstance(patterns, str) else patterns))
+
+
+def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:
+    """Fit the model and learn what is healthy, without the recordings that get faults."""
+    health = job.health or Health()
+    samples = read_windows(learn, replace(job.windows, coefficients=None), databases=databases_of(job.data))
+    windows = within(samples, health.range)
+    model = VAEOutlierDetector(**job.detector).fit(rows_of(job.windows, windows), groups=groups_of(windows.spans))
+    gaps = unlearned_gaps(model, job.windows, windows) if health.drift else None
+    known = learn_health(job.windows, samples, health.range, gaps)
+    manifest = begin_manifest(learn, windows.spans)
+    save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units, health=known)
+    return Sensors(model, job.windows, Profile.from_dict(known))
+
+
+def _see(sensors: Sensors, log: Log) -> _Seen:
+    windows = watched(sensors.recipe).windows(log)
+    grades = sensors.grade(windows)
+    return _Seen(windows, grades, sensors.causes(windows, grades))
+
+
+def _as_it_is(recording: str, seen: _Seen) -> dict[str, Any]:
+    hours = covered_hours(seen.windows.spans)
+    found = stretches(seen.grades)
+    lost = found["reason"] == "dropout"
+    counts = found.loc[~lost, "grade"].value_counts()
+    novel = merge_alarms(seen.windows.spans, seen.causes["cause"] == "novel")
+    per_hour = {name: int(counts.get(name, 0)) / hours for name in ("suspect", "bad")}
+    alarms = {"dropout": int(lost.sum()) / hours, **per_hour, "novel": len(novel) / hours}
+    return {"recording": recording, "hours": hours, **alarms}
+
+
+# --- what is put in, and what becomes of it -------------------------------------------------------------
+
+
+def _befall(
+    job: Job, sensors: Sensors, log: Log, before: _Seen, moving: tuple[str, ...], number: int
+) -> Iterator[dict[str, Any]]:
+    """Put each kind into the recording, as often as there is room, and say what became of each."""
+    settings: Faults = job.extra["faults"]
+    for turn in range(settings.rounds):
+        for kind, name in enumerate(FAULTS):
+            rng = np.random.default_rng((settings.seed, number, turn, kind))
+            faults = list(_places(rng, before, name, job.windows.signals, settings.size))
+            after = _see(sensors, inject(log, faults, seed=turn))
+            yield from (_fate(fault, before, after, sensors.profile.signals) for fault in faults)
+        for kind, name in enumerate(MANOEUVRES):
+            rng = np.random.default_rng((settings.seed, number, turn, 100 + kind))
+            dead = list(_places(rng, before, ("stuck", "dropout")[turn % 2], job.windows.signals, 1.0))
+            driven = [_manoeuvre(name, fault, job.windows.signals, moving, settings.size) for fault in dead]
+            alone = _see(sensors, inject(log, driven, seed=turn))
+            together = _see(sensors, inject(log, [*driven, *dead], seed=turn))
+            for fault, fact in zip(dead, driven, strict=True):
+                inside = before.about(fact.start_s, fact.end_s)
+                if inside.any() and not _flagged(before, inside):
+                    row = {"recording": log.recording, "kind": name, "start_s": fact.start_s, "end_s": fact.end_s}
+                    row |= {"dead": fault.signals[0], "alone": _flagged(alone, inside)}
+                    yield row | {"with a dead sensor": _flagged(together, together.about(fact.start_s, fact.end_s))}
+
+
+def _places(
+    rng: np.random.Generator, before: _Seen, kind: str, signals: tuple[str, ...], size: float
+) -> Iterator[Fault]:
+    """One fault a minute, of a signal drawn at random, where that signal is good and moves."""
+    spans, good = before.windows.spans, before.of("grade") == "good"
+    cells = cells_of(before.windows)
+    for begin in np.arange(spans["start_s"].min() + 5, spans["end_s"].max() - _EVERY_S, _EVERY_S):
+        start_s = float(begin + rng.uniform(0, _EVERY_S - _FAULT_S - 5))
+        signal = int(rng.integers(len(signals)))
+        inside = before.about(start_s, start_s + _FAULT_S)
+        if inside.any() and good[inside, signal].all() and np.ptp(cells[inside, signal]) > 0:
+            yield Fault(kind, start_s, start_s + _FAULT_S, (signals[signal],), size)
+
+
+def _manoeuvre(kind: str, around: Fault, signals: tuple[str, ...], moving: tuple[str, ...], size: float) -> Fault:
+    start_s = (around.start_s + around.end_s - _MANOEUVRE_S) / 2
+    befallen = signals if kind == "hurried" else moving
+    return Fault(kind, start_s, start_s + _MANOEUVRE_S, befallen, size)
+
+
+def _flagged(seen: _Seen, inside: NDArray[np.bool_], *causes: str) -> bool:
+    """Whether a window raises a flag that is not put down to a sensor."""
+    return bool(seen.causes["cause"][inside].isin(causes or ("novel", "unclear")).any())
+
+
+def _fate(fault: Fault, before: _Seen, after: _Seen, signals: tuple[str, ...]) -> dict[str, Any]:
+    """What became of a fault: how its signal is graded, and what else happened."""
+    inside, signal = after.about(fault.start_s, fault.end_s), signals.index(fault.signals[0])
+    grades, reasons = after.of("grade")[inside], after.of("reason")[inside, signal]
+    named = pd.Series(reasons[reasons != ""]).mode()
+    reason = str(named.iloc[0]) if len(named) else ""
+    others = (grades == "bad").any(axis=0)
+    others &= ~(before.of("grade")[before.about(fault.start_s, fault.end_s)] == "bad").any(axis=0)
+    others[signal] = False
+    return {
+        "recording": after.windows.spans["recording"].iloc[0],
+        "kind": fault.kind,
+        "start_s": fault.start_s,
+        "end_s": fault.end_s,
+        "signal": fault.signals[0],
+        "found": bool(len(named)),
+        "bad": bool((grades[:, signal] == "bad").any()),
+        "reason": reason,
+        "right": reason in RIGHT[fault.kind],
+        "others": int(others.sum()),
+        "novel": _flagged(after, inside, "novel")
+        and not _flagged(before, before.about(fault.start_s, fault.end_s), "novel"),
+    }
+
+
+def _by_fault(injected: pd.DataFrame) -> pd.DataFrame:
+    own = injected[injected["kind"].isin(FAULTS)]
+    columns = ["found", "bad", "right", "others", "novel"]
+    table = own[["kind", *columns]].astype(dict.fromkeys(columns, float)).groupby("kind").mean()
+    table.insert(0, "faults", own.groupby("kind").size())
+    return table.reindex([kind for kind in FAULTS if kind in table.index]).reset_index()
+
+
+def _by_manoeuvre(injected: pd.DataFrame) -> pd.DataFrame:
+    own = injected[injected["kind"].isin(MANOEUVRES)]
+    columns = ["alone", "with a dead sensor"]
+    table = own[["kind", *columns]].astype(dict.fromkeys(columns, float)).groupby("kind").mean()
+    table.insert(0, "manoeuvres", own.groupby("kind").size())
+    return table.reset_index()
+
+
+def in_words(injected: Injected) -> str:
+    """The result, as tables for a terminal."""
+
+    def laid_out(table: pd.DataFrame, **options: Any) -> str:
+        return table.to_string(index=False, float_format="{:.2f}".format, na_rep="–", **options)
+
+    return "\n\n".join(
+        [
+            "Recordings as they are; stretches and alarms per hour:\n" + laid_out(injected.untouched),
+            "Faults of one signal; shares of the faults:\n" + laid_out(injected.faults),
+            "Unusual driving; share that raises a flag, not put down to a sensor:\n" + laid_out(injected.manoeuvres),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", metavar="JOB.toml", help="a job file with a section [faults]")
+    parser.add_argument("--out", metavar="FOLDER", help="write here instead of to the folder of [output]")
+    options = parser.parse_args()
+    job = read_job(options.job, {"faults": Faults})
+    if options.out is not None:
+        job = replace(job, output=Output(options.out))
+    with steps_shown(False) as progress:
+        print(in_words(inject_faults(job, progress)))
+    print(f"\nResult     {job.output.folder}")
+
+
+if __name__ == "__main__":
+    main()

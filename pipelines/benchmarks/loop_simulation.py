@@ -1,0 +1,227 @@
+"""The loop simulated: score, flag, review, retrain, promote, on recordings whose events are known already.
+
+The first champion learns some recordings without their events. Each round it meets another, or one once more for what
+it flags next: what it flags is judged by the known events in place of a person (a *fault* where one is near, *novel*
+elsewhere), a challenger learns from these verdicts, and the gate decides on recordings that are held out. Beside it
+stands a control that was lied to: a challenger for which all flagged events are novel, faults included, which the gate
+should refuse.
+"""
+
+import argparse
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from anomalyvae import metrics
+from anomalyvae.bundle.manifest import begin_manifest, manifest_of, windows_by_role
+from anomalyvae.cli.console import steps_shown
+from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.evaluate import charts
+from anomalyvae.evaluate.job import Job, Output, Progress, databases_of, find_recordings, read_job, refuse_foreign
+from anomalyvae.folders import replacing
+from anomalyvae.recordings import Windows, read_windows
+from anomalyvae.review import gate
+from anomalyvae.review.flagging import flag_folder
+from anomalyvae.review.promotion import promote
+from anomalyvae.review.queue import Queue
+from anomalyvae.review.retraining import groups_of, retrain
+from anomalyvae.scoring.batch import score_folder
+from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.train import save_traced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RESULTS = ("champion", "champion-former", "queue.db", "round*")
+_TOLD = ("as reviewed", "poisoned")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Which recordings play which part in the simulated loop: the section [simulation] of a job.
+
+    Parameters
+    ----------
+    learn, meet, holdout : tuple of str
+        Recordings that the first champion learns, those that it meets, one a round, and those by which the gate judges.
+    budget : int
+        Events to review in a round.
+    """
+
+    learn: tuple[str, ...]
+    meet: tuple[str, ...]
+    holdout: tuple[str, ...]
+    budget: int = 60
+
+
+def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None) -> pd.DataFrame:
+    """Run the loop of a job that has a section [simulation], and put what it made in the output folder.
+
+    The folder then holds ``rounds.csv`` (what is returned), ``rounds.svg`` (the same, drawn), ``champion/``,
+    ``queue.db`` and, per round, the scores and both challengers. It is replaced as a whole or not at all.
+
+    Parameters
+    ----------
+    job : Job
+    progress : callable, optional
+        Told of each step: steps done, steps in all, and what has been done.
+
+    Returns
+    -------
+    DataFrame
+        A row per model: the first champion as round 0, then each round's challengers. ``novel`` and ``fault`` count the
+        verdicts so far; ``event_recall`` and ``false_alarms_per_hour`` are those of its own threshold on the held-out
+        recordings, ``recall_at_rate`` is the recall at the alarm rate of [evaluation]; ``promoted``, and ``reason``,
+        the first that the gate gives.
+
+    Raises
+    ------
+    ValueError
+        If a pattern of [simulation] fits no recording, or one recording has two parts to play.
+    FileExistsError
+        If the output folder holds other things than an earlier simulation.
+    """
+    folder = Path(job.output.folder)
+    refuse_foreign(folder, _RESULTS)
+    paths, events = find_recordings(job.data)
+    learn, meet, held = _parts(job, paths)
+    steps = 1 + len(_TOLD) * len(meet)
+    with replacing(folder) as out:
+        champion = out / "champion"
+        _begin(job, learn, events, champion)
+        windows = read_windows(held, job.windows, databases=databases_of(job.data))
+        holdout = begin_manifest(held, windows.spans, events, job.data.tolerance_s)
+        rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
+        progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
+        with Queue(out / "queue.db") as queue:
+            for number, path in enumerate(meet, start=1):
+                _review(job, queue, champion, path, out / f"round{number}", events)
+                reviewed = queue.events()
+                for told in reversed(_TOLD):  # the one that may be promoted comes last
+                    row = _challenge(job, out / f"round{number}", champion, reviewed, told, holdout)
+                    row |= _figures(job, out / f"round{number}" / told.replace(" ", "-"), windows, events)
+                    rows.append({"round": number, "model": told, **row})
+                    progress(
+                        len(rows), steps, f"met {path.stem}, {told}: {'promoted' if row['promoted'] else 'refused'}"
+                    )
+        table = pd.DataFrame(rows)
+        table.to_csv(out / "rounds.csv", index=False)
+        _draw(table, out / "rounds.svg", job.evaluation.alarms_per_hour)
+    return table
+
+
+def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    simulation: Simulation = job.extra["simulation"]
+    place = {path.stem: path for path in paths}
+    parts = []
+    for name in ("learn", "meet", "holdout"):
+        wanted = getattr(simulation, name)
+        unknown = [recording for recording in wanted if recording not in place]
+        if unknown or not wanted:
+            raise ValueError(
+                f"Got {name} = {list(wanted)} in [simulation], expected recordings of [data]: {', '.join(place)}."
+            )
+        parts.append([place[recording] for recording in wanted])
+    together = [path for part in (parts[0], set(parts[1]), parts[2]) for path in part]  # to be met twice is one part
+    if len(set(together)) < len(together):
+        raise ValueError("Got a recording with two parts to play in [simulation], expected each once. Correct it.")
+    return parts[0], parts[1], parts[2]
+
+
+def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
+    """Fit the first champion to the normal windows."""
+    manifest = manifest_of(learn, job.windows, events, job.data.tolerance_s, databases_of(job.data))
+    windows, role = windows_by_role(manifest, job.windows, databases=databases_of(job.data))
+    normal = role == "normal"
+    model = VAEOutlierDetector(**job.detector).fit(windows.rows[normal], groups=groups_of(windows.spans[normal]))
+    save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units)
+
+
+def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
+    """Score a recording, flag its strangest events, and give the verdicts that the known events suggest."""
+    simulation: Simulation = job.extra["simulation"]
+    score_folder(champion, path, out / "scores", databases=databases_of(job.data) or ())
+    budget = simulation.budget
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*known events that other models have flagged")
+        flag_folder(out / "scores", champion, queue, budget, per_recording=budget, databases=databases_of(job.data))
+    waiting = queue.events("open")
+    near = metrics.touches(waiting, events, job.data.tolerance_s)
+    for event, fault in zip(waiting["event_id"], near, strict=True):
+        queue.give(event, "fault" if fault else "novel", "known events")
+
+
+def _challenge(
+    job: Job, out: Path, champion: Path, reviewed: pd.DataFrame, told: str, holdout: pd.DataFrame
+) -> dict[str, Any]:
+    """Retrain on verdicts, and let the gate decide; only what was reviewed can be promoted."""
+    verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="novel")
+    challenger = out / told.replace(" ", "-")
+    retrain(verdicts, champion, challenger, databases=databases_of(job.data))
+    rate = job.evaluation.alarms_per_hour
+    decision = gate.judge(
+        challenger, champion, verdicts, holdout, alarms_per_hour=rate, databases=databases_of(job.data)
+    )
+    promote(challenger, champion, decision, holdout, dry_run=told != "as reviewed")
+    said = {name: int((verdicts["verdict"] == name).sum()) for name in ("novel", "fault")}
+    return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}
+
+
+def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> dict[str, float]:
+    """How a model does on the held-out recordings."""
+    found = Scorer(folder).score(windows.rows)
+    known = (windows.spans, events, job.data.tolerance_s)
+    threshold = metrics.alarm_threshold(found["anomaly_score"], *known[:2], job.evaluation.alarms_per_hour, known[2])
+    return {
+        "event_recall": metrics.found_share(found["label"] == -1, *known),
+        "false_alarms_per_hour": metrics.false_alarms_per_hour(found["label"] == -1, *known),
+        "recall_at_rate": metrics.found_share(found["anomaly_score"] >= threshold, *known),
+    }
+
+
+def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
+    """Draw the figures by round; without matplotlib, the table alone has to do."""
+    titles = {
+        "event_recall": "Event recall, own threshold",
+        "false_alarms_per_hour": "False alarms per hour, own threshold",
+        "recall_at_rate": f"Event recall at {rate:g} false alarms/h",
+    }
+
+    def draw(figure: "Figure") -> None:
+        figure.set_layout_engine("constrained")
+        for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+            for told, colour in zip(_TOLD, (charts.MODEL, charts.STRANGE), strict=True):
+                line = table[table["model"].isin(["first", told])]
+                axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=told)
+                kept = line[line["promoted"].astype(bool)]
+                axes.plot(kept["round"], kept[name], color=colour, marker="o", linestyle="")
+            axes.set_title(title)
+            axes.set_xticks(sorted(table["round"].unique()))
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel("round")
+        figure.axes[0].legend(frameon=False, title="filled: promoted")
+
+    with suppress(ModuleNotFoundError):
+        path.write_bytes(charts.svg_of(draw, 9.6, 3.2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", metavar="JOB.toml", help="a job file with a section [simulation]")
+    parser.add_argument("--out", metavar="FOLDER", help="write here instead of to the folder of [output]")
+    options = parser.parse_args()
+    job = read_job(options.job, {"simulation": Simulation})
+    if options.out is not None:
+        job = replace(job, output=Output(options.out))
+    with steps_shown(False) as progress:
+        rounds = simulate_loop(job, progress).drop(columns="reason")
+    print(rounds.to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+    print(f"\nResult     {job.output.folder}")
+
+
+if __name__ == "__main__":
+    main()

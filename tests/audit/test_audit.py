@@ -1,0 +1,334 @@
+"""The audit of a data set: thin regions are named and weighed up, copies and leaks found, groups compared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from anomalyvae import VAEOutlierDetector, metrics, save
+from anomalyvae.audit.audit import audit
+from anomalyvae.audit.duplicates import Twins, standardised
+from anomalyvae.audit.findings import as_html, as_markdown, as_text
+from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
+from anomalyvae.audit.weights import effective_rows, evening_weights, histogram_density, neighbour_density
+from anomalyvae.cli import main
+from anomalyvae.nets.memory import drawn
+
+RECIPE = VAEOutlierDetector(random_state=0, max_epochs=15, hidden=(16,), latent_dim=2)
+NAMES = ["speed", "load", "heat", "noise"]
+
+
+def towns(city, rural, seed):
+    """Rows of two kinds, each with two hidden causes of its own."""
+    causes = np.random.default_rng(0)
+    mixing, centre = causes.normal(size=(2, 2, 4)), np.array([[0.0, 0, 0, 0], [0, 2, 3, 0]])
+    rng = np.random.default_rng(seed)
+    parts = [
+        centre[kind] + rng.normal(size=(count, 2)) @ mixing[kind] + 0.2 * rng.normal(size=(count, 4))
+        for kind, count in enumerate((city, rural))
+    ]
+    table = pd.DataFrame(np.concatenate(parts), columns=NAMES)
+    return table.assign(place=np.repeat(["city", "rural"], [city, rural]))
+
+
+@pytest.fixture(scope="module")
+def lopsided():
+    return towns(490, 30, seed=1)
+
+
+@pytest.fixture(scope="module")
+def found(lopsided):
+    return audit(lopsided, RECIPE, group="place", reweighted=True)
+
+
+# Density and weights
+
+
+def test_a_thin_group_is_thin_and_an_outlier_is_no_group():
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(600, 3)), rng.normal(size=(20, 3)) + 15, [[-25.0, -25.0, -25.0]]])
+    density = neighbour_density(points)
+    assert np.median(density[600:620]) < 0.1
+    assert density[620] > 3 * np.median(density[600:620])
+
+
+def test_density_counts_rows_that_are_there_several_times():
+    points = np.random.default_rng(0).normal(size=(300, 2))
+    east = points[:, 0] > 0
+    density = neighbour_density(points)
+    thick = neighbour_density(np.concatenate([points, points[east], points[east]]))[:300]
+    ratio = (thick / density)[np.abs(points[:, 0]) > 1]
+    side = east[np.abs(points[:, 0]) > 1]
+    assert np.median(ratio[side]) / np.median(ratio[~side]) == pytest.approx(3, rel=0.05)
+
+
+def test_density_of_uniform_points_is_even_in_any_dimension():
+    for width in (1, 3):
+        density = neighbour_density(np.random.default_rng(0).uniform(size=(2000, width)))
+        assert np.quantile(density, 0.9) / np.quantile(density, 0.1) < 3
+
+
+def test_histograms_multiply():
+    codes = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    first, second = np.array([1.5, 1.5, 1.5, 0.5]), np.array([0.5, 1.5, 1.5, 1.5])  # of two bins of half a unit
+    expected = (first + 0.1) * (second + 0.1)
+    density = histogram_density(codes, bins=2, alpha=0.1)
+    np.testing.assert_allclose(density / density[0], expected / expected[0])
+
+
+def test_weights_are_even_bounded_and_inverse():
+    density = np.exp(np.random.default_rng(0).normal(0, 5, size=500))
+    weight = evening_weights(density, bound=10)
+    assert weight.mean() == pytest.approx(1)
+    assert weight.max() / weight.min() <= 100 * (1 + 1e-9)
+    assert (np.diff(weight[np.argsort(density)]) <= 0).all()
+    assert len(np.unique(weight[density < np.median(density)])) > 200  # the thin and the thinner stay apart
+    assert (evening_weights(density, bound=1) == 1).all()
+    assert effective_rows([1, 1, 1, 0]) == pytest.approx(3)
+    with pytest.raises(ValueError, match=r"Got bound=0.5, expected 1 or more. Pass"):
+        evening_weights(density, bound=0.5)
+
+
+def test_the_memory_is_drawn_by_weight_and_as_before_without():
+    def draw(weight, seed):
+        return drawn(torch.from_numpy(weight), 20, torch.Generator().manual_seed(seed))[0]
+
+    even = np.full(200, 2.0)
+    assert torch.equal(draw(even, 7), torch.randperm(200, generator=torch.Generator().manual_seed(7))[:20])
+    assert torch.equal(draw(even[:15], 7), torch.randperm(15, generator=torch.Generator().manual_seed(7)))
+    heavy = np.where(np.arange(200) < 20, 9.0, 1.0)  # as heavy together as all others
+    share = np.mean([(draw(heavy, seed) < 20).double().mean().item() for seed in range(200)])
+    assert 0.35 < share < 0.5  # half of the first draw, less as they run out
+    assert len(draw(heavy, 0).unique()) == 20
+
+
+# Regions
+
+
+def test_the_starved_group_is_named(found, lopsided):
+    thinnest = found.regions[found.regions["kind"] == "thin"].iloc[0]
+    assert (thinnest["group"], thinnest["group_share"]) == ("rural", 1.0)
+    assert lopsided["place"][thinnest["medoid"]] == "rural"
+    apart = found.columns[found.columns["region"] == thinnest.name]
+    assert {"load", "heat"} & set(apart["column"][:2])
+    assert (apart["direction"] == np.where(apart["difference"] > 0, "higher", "lower")).all()
+    assert found.regions["rows"].sum() == len(lopsided)
+    assert (found.region.value_counts().sort_index() == found.regions["rows"].sort_index()).all()
+
+
+def test_weights_follow_the_index_and_favour_the_starved(lopsided):
+    labelled = lopsided.set_axis([f"r{i}" for i in range(len(lopsided))], axis=0).drop(columns="place")
+    first, second = (audit(labelled, RECIPE) for _ in range(2))
+    pd.testing.assert_series_equal(first.weights, second.weights)
+    assert first.weights.index.equals(labelled.index)
+    assert first.weights[490:].mean() > 3 * first.weights[:490].mean()
+    assert first.groups is first.leaks is first.reweighted is None
+
+
+def test_weights_close_most_of_the_gap(found):
+    def gap(figures):
+        rate = figures[figures["figure"] == "alarm rate"].set_index("group")["value"]
+        return rate["rural"] - rate["city"]
+
+    assert gap(found.groups) > 0.15
+    assert abs(gap(found.reweighted)) < 0.5 * gap(found.groups)
+
+
+def test_a_group_is_learned_only_if_asked(lopsided):
+    copied = lopsided[440:].copy()
+    copied.loc[519, NAMES] = copied.loc[440, NAMES]  # equal but for the place
+    assert audit(copied, RECIPE, split="place").duplicates["kind"].tolist() == ["exact"]
+    assert audit(copied, RECIPE, split=copied["place"]).duplicates.empty
+
+
+# Duplicates and leaks
+
+
+def twins_of(table):
+    return Twins.of(table, standardised(table))
+
+
+def test_equal_and_nearly_equal_rows_are_found_and_no_others():
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=NAMES)
+    table["heat"] = table["heat"].mask(np.arange(400) % 10 == 0)
+    table["kind"] = np.where(np.arange(400) % 2, "a", "b")
+    assert twins_of(table).duplicates().empty
+    table.loc[30] = table.loc[10]  # one cell of both is missing
+    table.iloc[31, :4] = table.iloc[11, :4].to_numpy() + 1e-4
+    table.iloc[32, :4] = table.iloc[13, :4]  # of the other kind
+    pairs = twins_of(table).duplicates()
+    assert pairs[["row", "twin", "kind"]].to_numpy().tolist() == [[30, 10, "exact"], [31, 11, "near"]]
+    assert 0 < pairs["distance"][1] < 0.01
+
+
+def test_leaks_are_twins_across_the_split():
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 4)), columns=NAMES)
+    split = pd.Series(np.where(np.arange(300) < 200, "train", "test"))
+    table.loc[[250, 20]] = table.loc[[10, 10]].to_numpy()  # one on the other side, one on the same
+    table.loc[251] = table.loc[11] + 1e-4
+    leaks = twins_of(table).leaks(split)
+    test = leaks[leaks["split"] == "test"]
+    assert test[["row", "twin", "kind", "twin_split"]].to_numpy().tolist() == [
+        [250, 10, "exact", "train"],
+        [251, 11, "near", "train"],
+    ]
+    assert set(leaks["row"][leaks["split"] == "train"]) == {10, 11, 20}
+
+
+def test_recordings_on_both_sides_are_named(lopsided):
+    given = {"split": np.where(np.arange(520) < 300, "train", "test"), "recording": np.arange(520) // 80}
+    shared = audit(lopsided.drop(columns="place"), RECIPE, **given).shared_recordings
+    assert shared.to_numpy().tolist() == [["3", "test, train"]]
+
+
+# Groups
+
+
+def test_intervals_are_the_published_ones():
+    group = pd.Series(np.repeat(["a", "b"], [70, 80]))
+    alarm = np.concatenate([np.arange(70) < 56, np.arange(80) < 48])
+    figures = group_figures(np.where(alarm, 1.0, -1.0), group).set_index("group").loc["a"]
+    # Newcombe (1998), Statistics in Medicine 17, 873-890, table II: 56/70 against 48/80, method 10
+    assert figures["difference"] == pytest.approx(0.2)
+    assert figures["difference_low"] == pytest.approx(0.0524, abs=5e-5)
+    assert figures["difference_high"] == pytest.approx(0.3339, abs=5e-5)
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # there, part one, table I
+
+
+def test_alarms_that_come_by_the_recording_are_less_evidence():
+    group = pd.Series(np.repeat(["a", "b"], 200))
+    recording = pd.Series(np.arange(400) // 20)
+    bursts = np.where(recording % 5 == 0, 1.0, -1.0)
+
+    def width(excess, **known):
+        figures = group_figures(excess, group, **known).iloc[0]
+        return figures["high"] - figures["low"]
+
+    assert width(bursts, recording=recording) > 2 * width(bursts)
+    assert width(-np.ones(400), recording=recording) > 2 * width(-np.ones(400))  # not one alarm in ten recordings
+
+
+def test_quality_by_group_is_that_of_its_rows():
+    rng = np.random.default_rng(0)
+    group, strange = pd.Series(np.repeat(["a", "b"], 150)), np.arange(300) % 3 == 0
+    excess = rng.normal(size=300) + np.where(strange, np.repeat([3.0, 0.0], 150), 0)
+    figures = group_figures(excess, group, strange=strange).set_index(["figure", "group"])
+    for name, inside in (("a", slice(0, 150)), ("b", slice(150, 300))):
+        auroc = figures.loc["auroc", name]
+        assert auroc["value"] == metrics.auroc(strange[inside], excess[inside])
+        assert auroc["low"] < auroc["value"] < auroc["high"]
+    assert figures.loc[("auroc", "a"), "difference_low"] > 0.2
+    assert figures.loc[("recall", "b"), "rows"] == 50
+    assert figures.loc[("false alarm rate", "b"), "value"] == (excess[150:][~strange[150:]] > 0).mean()
+
+
+def test_rows_are_judged_by_what_others_taught(lopsided, monkeypatch):
+    learned = []
+
+    def spy(self, X, y=None, sample_weight=None, groups=None):
+        learned.append((set(X.index), sample_weight, groups))
+        return self
+
+    monkeypatch.setattr(VAEOutlierDetector, "fit", spy)
+    monkeypatch.setattr(VAEOutlierDetector, "decision_function", lambda self, X: -np.asarray(X.index, dtype=float))
+    recording, strange, weight = pd.Series(np.arange(520) // 40), np.arange(520) % 7 == 0, np.arange(520.0)
+    excess = held_out_excess(lopsided, RECIPE, strange=strange, recording=recording, weight=weight)
+    np.testing.assert_array_equal(excess, np.arange(520))
+    for rows, weights, groups in learned:
+        left = set(range(520)) - rows - set(np.flatnonzero(strange))
+        assert rows.isdisjoint(np.flatnonzero(strange))
+        assert set(recording[list(rows)]).isdisjoint(recording[list(left)])
+        assert sorted(weights) == sorted(rows)
+        assert set(groups) == set(recording[list(rows)])
+    assert len(learned) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"group": "town"}, r"Got group='town', expected one of the columns speed, .*place. Correct it."),
+        ({"y": "speed"}, r"Got labels .*, expected 0 or 1 \(False or True\), 1 for strange rows. Compare"),
+        ({"reweighted": True}, r"Got reweighted=True without group, expected groups to judge. Pass group."),
+        ({"group": np.zeros(520)}, r"Got one group, '0.0', expected several to compare. Leave group out."),
+        (
+            {"group": "place", "recording": np.arange(520) // 260},
+            r"Got 2 recordings, expected at least 3, .* Leave group out, or bring more.",
+        ),
+        ({"split": np.zeros(3)}, "inconsistent numbers of samples"),
+    ],
+)
+def test_errors_say_what_to_do(lopsided, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        audit(lopsided if "y" not in arguments else lopsided.drop(columns="place"), RECIPE, **arguments)
+
+
+# What a person sees
+
+
+def test_a_page_says_it_all_and_runs_nothing(found):
+    table = found.groups.replace({"rural": "<script>|"})
+    told = type(found)(**{**found.__dict__, "groups": table})
+    assert "rural: alarm rate" in as_text(found)
+    assert "<script>" not in as_html(told)
+    assert "&lt;script&gt;" in as_html(told)
+    assert r"| <script>\| | alarm rate" in as_markdown(told)
+
+
+@pytest.fixture(scope="module")
+def rows_csv(lopsided, tmp_path_factory):
+    path = tmp_path_factory.mktemp("audit") / "rows.csv"
+    lopsided.to_csv(path, index=False)
+    return path
+
+
+SETTINGS = ["--set", "max_epochs=2", "--set", "hidden=[8]"]
+
+
+def run(capsys, *arguments):
+    code = main(["audit", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_tells_and_writes(rows_csv, tmp_path, capsys):
+    weights, out = tmp_path / "weights.csv", tmp_path / "audit"
+    code, said, _ = run(
+        capsys, rows_csv, "--label", "place", "--positive", "rural", "--weights", weights, "--out", out, *SETTINGS
+    )
+    assert code == 0
+    assert "REGIONS" in said
+    assert "DUPLICATES" in said
+    written = pd.read_csv(weights)
+    assert list(written) == ["row", "sample_weight"]
+    assert written["sample_weight"].mean() == pytest.approx(1)
+    assert {path.name for path in out.iterdir()} == {
+        "regions.csv", "columns.csv", "rows.csv", "duplicates.csv", "report.md"
+    }  # fmt: skip
+    assert len(pd.read_csv(out / "rows.csv")) == 520
+    assert "place" not in (out / "columns.csv").read_text()
+
+
+def test_the_command_looks_through_a_model(rows_csv, lopsided, tmp_path, capsys):
+    save(RECIPE.__sklearn_clone__().set_params(max_epochs=2).fit(lopsided[NAMES[:3]]), tmp_path / "model")
+    code, said, _ = run(
+        capsys, rows_csv, "--model", tmp_path / "model", "--split", "place", "--out", tmp_path / "report.html"
+    )
+    assert code == 0
+    assert "LEAKS" in said
+    assert "noise" not in said  # which the model has not learned
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--group", "town"], "without town, expected one of its columns: speed, load, heat, noise, place."),
+        (["--out", "audit.pdf"], "expected a folder, or a name that ends in .html or .md. Rename it."),
+        (["--label", "place", "--positive", "sea"], "expected a value of place: city, rural."),
+        (["--positive", "sea"], "Got --positive without --label, expected both."),
+        (["--weights", "weights.txt"], "expected a name that ends in .parquet or .csv. Rename it."),
+    ],
+)
+def test_the_command_says_what_is_wrong(rows_csv, capsys, arguments, said):
+    code, _, error = run(capsys, rows_csv, *arguments, *SETTINGS)
+    assert code == 1
+    assert said in error

@@ -1,0 +1,182 @@
+"""A bundle gives back what went in, and refuses whatever is not what was saved."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from anomalyvae import VAEOutlierDetector, load, save
+from anomalyvae.bundle.card import read_card
+
+
+@pytest.fixture
+def folder(detector, tmp_path):
+    return save(detector, tmp_path / "bundle", recipe={"rate_hz": 5}, figures={"auroc": 0.9})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"objective": "reconstruction"},
+        {"score": "log_likelihood"},
+        {"contamination": 0.1},
+        {"scaling": "quantile"},
+        {"scaling": None},
+    ],
+)
+def test_scores_are_bit_equal(settings, normal, fresh, tmp_path):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3, **settings).fit(normal)
+    again = load(save(detector, tmp_path / "bundle"))
+    np.testing.assert_array_equal(again.score_samples(fresh), detector.score_samples(fresh))
+    np.testing.assert_array_equal(again.predict(fresh), detector.predict(fresh))
+    np.testing.assert_array_equal(again.p_values(fresh), detector.p_values(fresh))
+    assert again.get_params() == detector.get_params()
+    assert again.history_.equals(detector.history_)
+    assert list(again.feature_scores(fresh)) == list(fresh)
+
+
+def test_the_card_says_what_the_model_is(folder, detector):
+    card = read_card(folder)
+    assert card["format"] == 3
+    assert card["columns"] == list(detector.feature_names_in_)
+    assert card["windowing"] == {"rate_hz": 5}
+    assert card["figures"] == {"auroc": 0.9}
+    assert card["versions"].keys() >= {"anomalyvae", "torch"}
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "model.safetensors"]
+
+
+def test_the_card_knows_the_rows_that_were_learned(normal, tmp_path):
+    def training(rows, **settings):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=1).fit(rows, **settings)
+        return read_card(save(detector, tmp_path / "bundle"))["training"]
+
+    known = training(normal)
+    assert known["rows"] == len(normal)
+    assert training(normal[::-1]) == known
+    assert training(normal, sample_weight=np.full(len(normal), 2.0))["sha256"] != known["sha256"]
+    changed = normal.copy()
+    changed.iloc[7, 3] += 1e-12
+    assert training(changed)["sha256"] != known["sha256"]
+
+
+def test_models_are_told_apart(folder, normal, tmp_path):
+    other = save(VAEOutlierDetector(random_state=1, max_epochs=1).fit(normal), tmp_path / "other")
+    assert read_card(other)["model_id"] != read_card(folder)["model_id"]
+
+
+def test_saving_again_replaces(folder, autoencoder, fresh):
+    save(autoencoder, folder)
+    np.testing.assert_array_equal(load(folder).score_samples(fresh), autoencoder.score_samples(fresh))
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_other_peoples_files_are_not_overwritten(detector, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"holds other files than a bundle\. Choose another folder"):
+        save(detector, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_callable_body_is_refused(normal, tmp_path):
+    from anomalyvae.nets.bodies import MLP
+
+    with pytest.raises(TypeError, match="A callable cannot be stored without pickling"):
+        save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
+
+
+def read_card_unchecked(folder):
+    return json.loads((folder / "card.json").read_text())
+
+
+def edit(folder, **changes):
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | changes))
+
+
+def sign(folder):
+    """What somebody would do who forges a bundle with care: make the checksum fit."""
+    import hashlib
+
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    parts = read_card_unchecked(folder)["parts"]
+    edit(folder, parts=parts | {"model.safetensors": digest})
+
+
+def test_no_bundle(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder that save\(\) wrote"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(4, "Update anomalyvae, or save"), (2, "Fit the model again")])
+def test_another_format(folder, number, remedy):
+    edit(folder, format=number)
+    with pytest.raises(ValueError, match=rf"format {number} .* expected 3\. {remedy}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "one", "parts": {}}', "null"])
+def test_a_damaged_card(folder, text):
+    (folder / "card.json").write_text(text)
+    with pytest.raises(ValueError, match="no card of a bundle"):
+        load(folder)
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:-9] + b"\0" * 9, lambda b: b""])
+def test_damaged_arrays(folder, spoil):
+    path = folder / "model.safetensors"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match="missing or not the file that the card describes"):
+        load(folder)
+
+
+def test_a_part_outside_the_folder(folder):
+    edit(folder, parts={"../../etc/passwd": "0"})
+    with pytest.raises(ValueError, match="names the parts"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda a: {name: array for name, array in a.items() if "log_variance" not in name},
+        lambda a: a | {"network.extra": np.zeros(1)},
+        lambda a: a | {"network.likelihood.log_variance": np.zeros(7)},
+        lambda a: a | {"network.likelihood.log_variance": np.full(6, np.nan)},
+        lambda a: {name: array for name, array in a.items() if "memorised" not in name},
+        lambda a: a | {"network.memorised.keys": a["network.memorised.keys"][:, :0]},
+        lambda a: a | {"network.memorised.keys": a["network.memorised.keys"][1:]},
+        lambda a: a | {"calibration.weight": -a["calibration.weight"]},
+        lambda a: a | {"calibration.scores": a["calibration.scores"][:-1]},
+        lambda a: {name: array.astype(np.float32) for name, array in a.items()},
+    ],
+)
+def test_forged_arrays(folder, forge):
+    arrays = forge(load_file(folder / "model.safetensors"))
+    save_file(arrays, folder / "model.safetensors")
+    sign(folder)
+    with pytest.raises(ValueError, match="card and arrays do not fit together"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters": {"objective": "gan"}},
+        {"parameters": {"no_such": 1}},
+        {"offset": "low"},
+        {"architecture": {}},
+    ],
+)
+def test_a_forged_card(folder, changes):
+    edit(folder, **changes)
+    with pytest.raises(ValueError, match="card and arrays do not fit together"):
+        load(folder)
+
+
+def test_a_huge_architecture_allocates_nothing(folder):
+    architecture = read_card(folder)["architecture"] | {"hidden": [10**9, 10**9]}
+    edit(folder, architecture=architecture)
+    with pytest.raises(ValueError, match="do not fit together"):
+        load(folder)

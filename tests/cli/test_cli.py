@@ -1,0 +1,482 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import WindowRecipe, __version__, cli, load
+from anomalyvae.bundle.card import read_card
+from anomalyvae.cli import main
+from anomalyvae.evaluate import leave_out as runs
+from anomalyvae.recordings import read_windows
+
+TINY = ["--set", "max_epochs=3", "--set", "hidden=[8]", "--set", "random_state=0"]
+WINDOWS = ["--signals", "a,b", "--rate-hz", "5", "--length-s", "2", "--stride-s", "1", "--max-gap-s", "1"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "rows.csv"
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    pd.DataFrame(values, columns=["a", "b"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def drives(tmp_path):
+    paths = []
+    for number in range(3):
+        values = np.random.default_rng(number).normal(size=(100, 2))
+        frame = pd.DataFrame(values, columns=["a", "b"])
+        frame.insert(0, "time_s", np.arange(100) * 0.2)
+        paths.append(tmp_path / f"drive{number}.parquet")
+        frame.to_parquet(paths[-1])
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def job(drives, tmp_path):
+    path = tmp_path / "bumps.toml"
+    path.write_text(
+        f'[data]\nrecordings = "{tmp_path}/drive*.parquet"\n'
+        '[windows]\nsignals = ["a", "b"]\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 1\n'
+        "[detector]\nmax_epochs = 3\nhidden = [8]\nrandom_state = 0\n"
+        f'[output]\nfolder = "{tmp_path}/out"\n'
+    )
+    return path
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of a command."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["fit"],
+        ["score"],
+        ["health"],
+        ["watch"],
+        ["export"],
+        ["compare"],
+        ["run"],
+        ["track"],
+        ["flag"],
+        ["review"],
+        ["data"],
+        ["data", "list"],
+        ["data", "get"],
+    ],
+)
+def test_help_at_every_level_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: anomalyvae")
+    example = out.split("example:")[1]
+    assert "anomalyvae " + " ".join(command) in example
+    assert max(map(len, out.splitlines())) < 110
+
+
+def test_every_verb_is_in_the_table(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    verbs = "fit score health watch export compare audit run track flag review retrain promote data"
+    assert list(cli.VERBS) == verbs.split()
+    assert all(verb.what in out for verb in cli.VERBS.values())
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"anomalyvae {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], ["foresee"], ["run"], ["fit", "x.csv"], ["fit", "x.csv", "--model", "m", "--set", "beta"]]
+)
+def test_wrong_usage_is_exit_code_2(wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(wrong)
+    assert exit_.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy():
+    heavy = ["torch", "sklearn", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "rich"]
+    script = f"""
+import sys
+from anomalyvae.cli import main
+try:
+    main(["run", "--help"])
+except SystemExit:
+    loaded = [name for name in {heavy} if name in sys.modules]
+    sys.exit(f"loaded {{loaded}}" if loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Tables
+
+
+def test_a_table_is_fitted_and_scored_row_by_row(table, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    code, said, _ = run(capsys, "score", table, out, "--model", model)
+    assert code == 0
+    scores, detector = pd.read_parquet(out), load(model)
+    assert list(scores) == ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
+    assert scores["row"].tolist() == list(range(60))
+    np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(pd.read_csv(table)), rtol=1e-5)
+    np.testing.assert_array_equal(scores["is_outlier"], detector.predict(pd.read_csv(table)) == -1)
+    assert set(scores["model_id"]) == {read_card(model)["model_id"]}
+    assert said == f"Scored 60 rows, {scores['is_outlier'].sum()} flagged: {out}\n"
+    fine = detector.p_values(pd.read_csv(table))
+    assert np.mean(np.abs(scores["p_value"] - fine) < 1e-12) > 0.9  # training rows may tie with the calibration's
+    assert np.abs(scores["p_value"] - fine).max() < 2 / 60
+
+
+@pytest.mark.parametrize("promise", ["alpha=0.2", "fdr=0.5"])
+def test_rows_are_flagged_under_a_promise(table, tmp_path, capsys, promise):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    assert run(capsys, "score", table, out, "--model", model, "--alarms", promise, "--tail", "pareto")[0] == 0
+    name, rate = promise.split("=")
+    expected = load(model).alarms(pd.read_csv(table), tail="pareto", **{name: float(rate)})
+    np.testing.assert_array_equal(pd.read_parquet(out)["is_outlier"], expected)
+
+
+def test_alarms_per_hour_need_windows(table, drives, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    run(capsys, "fit", table, "--model", model, *TINY)
+    code, _, err = run(capsys, "score", table, out, "--model", model, "--alarms", "per_hour=6")
+    assert code == 1
+    assert "per_hour= with a model of plain rows, expected one of windows. Use alpha=." in err
+    code, _, err = run(capsys, "score", table, out, "--model", model, "--alarms", "often=6")
+    assert "Got --alarms often=6, expected alpha=, fdr= or per_hour= and a number." in err
+    run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
+    assert run(capsys, "score", drives[0], out, "--model", model, "--alarms", "per_hour=1800")[0] == 0
+    scores = pd.read_parquet(out)
+    np.testing.assert_array_equal(scores["is_outlier"], scores["p_value"] <= 0.5)
+
+
+def test_several_tables_keep_their_names(table, tmp_path, capsys):
+    other = tmp_path / "more.parquet"
+    pd.read_csv(table)[["b", "a"]].assign(note=1.0).to_parquet(other)  # another order, and a column too many
+    model, out = tmp_path / "model", tmp_path / "scores.csv"
+    assert run(capsys, "fit", table, other, "--model", model, *TINY)[0] == 0
+    assert run(capsys, "score", table, other, out, "--model", model)[0] == 0
+    scores = pd.read_csv(out)
+    assert list(scores)[:2] == ["file", "row"]
+    assert scores["file"].tolist() == ["more.parquet"] * 60 + ["rows.csv"] * 60
+    np.testing.assert_array_equal(scores["anomaly_score"][:60], scores["anomaly_score"][60:])
+
+
+def test_columns_can_be_chosen(table, tmp_path, capsys):
+    pd.read_csv(table).assign(name="x").to_csv(table, index=False)
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", "--columns", "a, b", *TINY)[0] == 0
+    assert read_card(tmp_path / "model")["columns"] == ["a", "b"]
+
+
+def test_settings_reach_the_detector(table, tmp_path, capsys):
+    settings = [*TINY, "--set", "beta=0.5", "--set", "objective=elbo", "--set", "latent_dim=1"]
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", *settings)[0] == 0
+    detector = load(tmp_path / "model")
+    assert (detector.beta, detector.objective, detector.latent_dim) == (0.5, "elbo", 1)
+
+
+# Recordings
+
+
+def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.parquet"
+    code, said, _ = run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
+    assert code == 0
+    assert said.startswith("Learned 57 windows: model ")
+    from anomalyvae.bundle.manifest import read_manifest
+
+    learned = read_manifest(model)
+    assert learned["recording"].tolist() == ["drive0", "drive1", "drive2"]
+    assert set(learned["role"]) == {"normal"}
+    assert run(capsys, "score", drives[0], out, "--model", model)[0] == 0
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
+    windows, scores = read_windows(drives[0], recipe), pd.read_parquet(out)
+    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "model_id"]
+    pd.testing.assert_frame_equal(scores[["recording", "start_s", "end_s"]], windows.spans)
+    np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5)
+
+
+def test_a_recording_without_a_window_gives_an_empty_table(drives, tmp_path, capsys):
+    model, out, short = tmp_path / "model", tmp_path / "scores.parquet", tmp_path / "short.parquet"
+    pd.read_parquet(drives[0]).head(5).to_parquet(short)
+    assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
+    code, said, _ = run(capsys, "score", short, out, "--model", model)
+    assert code == 0
+    assert "Scored 0 windows, 0 flagged" in said
+    assert pd.read_parquet(out)["anomaly_score"].dtype == float
+
+
+def test_a_job_lends_its_windows_and_its_detector(drives, job, tmp_path, capsys):
+    fit = ["fit", *drives, "--model", tmp_path / "model", "--recipe", job, "--stride-s", "0.4", "--set", "beta=2"]
+    assert run(capsys, *fit)[0] == 0
+    card = read_card(tmp_path / "model")
+    assert card["windowing"]["stride_s"] == 0.4
+    assert card["windowing"]["length_s"] == 2.0
+    assert (card["parameters"]["max_epochs"], card["parameters"]["beta"]) == (3, 2)
+
+
+def test_a_folder_of_recordings_gives_a_folder_of_scores(drives, tmp_path, capsys):
+    model, source, target = tmp_path / "model", tmp_path / "in", tmp_path / "scores"
+    assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
+    for i, drive in enumerate(drives):
+        (source / f"car {i}").mkdir(parents=True)
+        pd.read_parquet(drive).to_parquet(source / f"car {i}" / "drive.parquet")
+    code, said, _ = run(capsys, "score", source, target, "--model", model, "--alarms", "per_hour=1800")
+    assert code == 0
+    assert re.match(rf"{len(drives)} files scored, at [\d,]+ rows/s\n57 rows, \d+ flagged by model \w+: ", said)
+    scores = pd.read_parquet(target / "car 1" / "drive.parquet")
+    assert set(scores["recording"]) == {"car 1/drive"}
+    np.testing.assert_array_equal(scores["is_outlier"], scores["p_value"] <= 0.5)
+    (source / "broken.csv").write_text("time_s,a\n0,1\n")
+    code, said, err = run(capsys, "score", source, target, "--model", model, "--alarms", "per_hour=1800")
+    assert code == 3
+    assert f"0 files scored, {len(drives)} kept from before, 1 failed" in said
+    assert "anomalyvae: failed: broken.csv: " in err
+
+
+def test_recordings_in_another_unit_are_refused(drives, tmp_path, capsys):
+    model, other = tmp_path / "model", tmp_path / "other.csv"
+    frames = [pd.read_parquet(drive).rename(columns={"a": "a [m/s]"}) for drive in drives]
+    for drive, frame in zip(drives, frames, strict=True):
+        frame.to_parquet(drive)
+    assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
+    assert read_card(model)["units"] == {"a": "m/s"}
+    frames[0].rename(columns={"a [m/s]": "a [km/h]"}).to_csv(other, index=False)
+    code, _, err = run(capsys, "score", other, tmp_path / "s.csv", "--model", model)
+    assert code == 1
+    assert "Got signal 'a' in km/h, expected m/s, as in training. Convert it." in err
+    frames[0].rename(columns={"a [m/s]": "a"}).to_csv(other, index=False)  # no unit, no quarrel
+    assert run(capsys, "score", other, tmp_path / "s.csv", "--model", model)[0] == 0
+
+
+# Export
+
+
+def test_a_bundle_gives_an_onnx_file_of_the_same_model(table, tmp_path, capsys):
+    from anomalyvae import Scorer
+
+    model, file = tmp_path / "model", tmp_path / "new" / "m.onnx"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    code, said, _ = run(capsys, "export", model, file, "--precision", "double", "--feature-scores")
+    assert code == 0
+    identity = read_card(model)["model_id"]
+    assert said.startswith(f"Model {identity} in double precision: {file}\nScores within ")
+    scorer = Scorer(file)
+    assert scorer.metadata["model_id"] == identity
+    assert "feature_scores" in scorer.outputs
+    np.testing.assert_allclose(
+        scorer.anomaly_score(pd.read_csv(table)), load(model).anomaly_score(pd.read_csv(table)), rtol=1e-9
+    )
+
+
+# Comparison
+
+
+@pytest.fixture
+def labelled(table):
+    rows = pd.read_csv(table)
+    rows.loc[50:, ["a", "b"]] += 6
+    rows.assign(state=np.repeat(["ok", "broken"], [50, 10])).to_csv(table, index=False)
+    return table
+
+
+def test_a_comparison_is_a_table_with_the_best_first_and_says_what_was_done(labelled, tmp_path, capsys):
+    pytest.importorskip("pyod")
+    options = ["--label", "state", "--positive", "broken", "--against", "knn,ecod", "--seeds", "2"]
+    code, out, err = run(capsys, "compare", labelled, *options, *TINY, "--out", tmp_path / "figures.csv")
+    assert code == 0
+    figures = pd.read_csv(tmp_path / "figures.csv", index_col="detector")
+    assert sorted(figures.index) == ["anomalyvae", "ecod", "knn"]
+    head, *lines = out.split("\n\n")[0].splitlines()
+    assert head.split() == ["AUROC", "AP", "fit", "s", "score", "s"]
+    assert [line.split()[:2] for line in lines] == [[name, f"{best:.3f}"] for name, best in figures["auroc"].items()]
+    assert figures["auroc"].is_monotonic_decreasing
+    assert out.endswith("\nMean of seeds 0 to 1: 25 of 50 normal rows learned; the other 25 and 10 outliers scored.\n")
+    assert err.startswith("anomalyvae: 1/6 anomalyvae, seed 0\n")
+    assert run(capsys, "compare", labelled, *options, *TINY, "--quiet") == (0, "", "")
+
+
+def test_a_comparison_without_a_label_tells_agreement_and_speed(labelled, capsys):
+    pytest.importorskip("pyod")
+    options = ["--columns", "a,b", "--against", "knn", "--seeds", "1"]
+    code, out, _ = run(capsys, "compare", labelled, *options, *TINY)
+    assert code == 0
+    assert out.splitlines()[0].split("  ")[-4:] == ["rank correlation", "top 5 % shared", " fit s", "score s"]
+    assert "AUROC" not in out
+    assert "all 60 rows learned, unlabelled, and scored." in out
+
+
+def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, capsys):
+    pytest.importorskip("pyod")
+    few = tmp_path / "few.csv"
+    pd.read_csv(labelled).tail(16).to_csv(few, index=False)  # three rows are learned; knn wants five neighbours
+    options = ["--label", "state", "--positive", "broken", "--against", "knn,pca", "--seeds", "1"]
+    code, out, _ = run(capsys, "compare", few, *options, *TINY)
+    assert code == 0
+    assert out.split("\n\n")[0].splitlines()[-1].startswith("knn             ValueError: Expected n_neighbors")
+
+
+def test_help_names_every_detector_to_compare_with(capsys):
+    from anomalyvae.pyod_adapter import PEERS
+
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert f"some of {', '.join(PEERS)} (" in " ".join(capsys.readouterr().out.split())
+
+
+# Jobs and data
+
+
+def test_a_run_ends_with_a_table_and_says_where_the_report_lies(job, tmp_path, capsys):
+    code, out, err = run(capsys, "run", job)
+    assert code == 0
+    for shown in ("AUROC", "AP", "event recall", "anomalyvae", "mahalanobis", f"{tmp_path}/out/report.html"):
+        assert shown in out
+    assert out.splitlines()[-1].startswith("Wall time")
+    assert "1/6 57 windows of 3 recordings" in err
+    assert "\x1b" not in out + err  # no terminal, no colours
+
+
+def test_quiet_is_quiet_and_out_moves_the_result(job, tmp_path, capsys):
+    assert run(capsys, "run", job, "--quiet", "--out", tmp_path / "elsewhere") == (0, "", "")
+    assert (tmp_path / "elsewhere" / "metrics.json").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ANOMALYVAE_CACHE", str(tmp_path))
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    assert "potholes\n" in out
+    assert "licence: none stated" in out
+    code, out, _ = run(capsys, "data", "get", "simulated")
+    assert code == 0
+    assert any(tmp_path.rglob("recordings/*.parquet"))
+    assert str(tmp_path) in out
+    assert f"prepared in {tmp_path}" in run(capsys, "data", "list")[1]
+
+
+# Failing
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run", "nowhere.toml"], "Got nowhere.toml, expected a job file"),
+        (["data", "get", "pothole"], "Did you mean 'potholes'?"),
+        (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory"),
+        (["fit", "image.png", "--model", "m"], "Got image.png, expected a table: .parquet or .csv"),
+        (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
+        (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "without bb, expected these columns. "),
+        (["fit", "{table}", "--model", "m", "--signals", "a"], "Got a window recipe without rate_hz"),
+        (["compare", "{table}", "--label", "c"], "Got label='c', expected a column: a, b. Choose one of those."),
+        (["compare", "{table}", "--label", "c", "--columns", "a"], "without c, expected these columns."),
+        (["compare", "{table}", "--against", "knnn"], "Got 'knnn', expected one of PyOD's detectors: knn, lof, "),
+        (["compare", "{table}", "--out", "figures.txt"], "expected a name that ends in .parquet or .csv"),
+        (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
+        (["score", "{table}", "s.parquet", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
+        (["score", "{table}", "scores", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
+        (["export", "nowhere", "m.onnx"], "Got nowhere, expected a folder that save() wrote"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_and_exit_code_1(command, said, table, capsys):
+    code, out, err = run(capsys, *[part.format(table=table) for part in command])
+    assert (code, out) == (1, "")
+    assert err.startswith("anomalyvae: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_table_without_the_model_s_columns_is_refused(table, tmp_path, capsys):
+    assert run(capsys, "fit", table, "--model", tmp_path / "model", *TINY)[0] == 0
+    pd.read_csv(table).rename(columns={"b": "bee"}).to_csv(table, index=False)
+    code, _, err = run(capsys, "score", table, tmp_path / "s.csv", "--model", tmp_path / "model")
+    assert code == 1
+    assert "rows.csv: Got no 'b', expected these columns. It has a, bee." in err
+    assert not list(tmp_path.glob("*s.csv*.*[0-9]"))
+
+
+def test_debug_shows_the_traceback(capsys):
+    code, _, err = run(capsys, "run", "nowhere.toml", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert "FileNotFoundError" in err
+
+
+def test_a_bug_is_told_from_a_mistake(job, monkeypatch, capsys):
+    def broken(job, progress):
+        raise KeyError("left_out")
+
+    monkeypatch.setattr(runs, "run_job", broken)
+    code, _, err = run(capsys, "run", job)
+    assert code == 1
+    assert "error: KeyError: 'left_out'. This should not happen; --debug shows where it did." in err
+
+
+def test_an_interrupt_is_exit_code_130(job, monkeypatch, capsys):
+    def interrupted(job, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_job", interrupted)
+    code, out, err = run(capsys, "run", job)
+    assert (code, out) == (130, "")
+    assert err.endswith("anomalyvae: interrupted\n")
+
+
+def test_a_warning_is_one_line(job, monkeypatch, capsys):
+    import warnings
+
+    def warned(job, progress):
+        warnings.warn("two\nlines", stacklevel=1)
+        raise ValueError("end")
+
+    monkeypatch.setattr(runs, "run_job", warned)
+    assert "anomalyvae: warning: two lines\n" in run(capsys, "run", job)[2]
+
+
+def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, monkeypatch, capsys):
+    model, out = tmp_path / "model", tmp_path / "scores.csv"
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    out.write_text("old")
+
+    def full(self, path, **_):
+        path.write_text("half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    code, _, err = run(capsys, "score", table, out, "--model", model)
+    assert code == 1
+    assert "No space left on device" in err
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.csv", "scores.csv"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m anomalyvae.cli data list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n"
+    assert done.stderr == ""

@@ -1,0 +1,423 @@
+"""What the detector promises beyond scikit-learn's contract."""
+
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+from anomalyvae import VAEOutlierDetector
+from anomalyvae.detector.fitting import Conductor
+
+SCORES = ("memory", "elbo", "reconstruction", "kl", "log_likelihood")
+
+
+def auroc(detector, fresh, strange):
+    scores = np.concatenate([detector.anomaly_score(fresh), detector.anomaly_score(strange)])
+    return roc_auc_score(np.repeat([0, 1], [len(fresh), len(strange)]), scores)
+
+
+# Detection
+
+
+def test_broken_dependence_is_found(detector, fresh, strange):
+    assert auroc(detector, fresh, strange) > 0.85
+
+
+def test_autoencoder_finds_it_too(autoencoder, fresh, strange):
+    assert auroc(autoencoder, fresh, strange) > 0.85
+
+
+def test_likelihood_learns_how_precise_each_feature_is(normal):
+    x = normal.to_numpy().copy()
+    x[:, 3] = np.random.default_rng(0).normal(size=len(x))  # nothing explains this column
+    network = VAEOutlierDetector(random_state=0, max_epochs=60, latent_dim=2, masking=0).fit(x).network_
+    noise = network.likelihood.variance().sqrt().detach().numpy()
+    assert noise[3] > 2 * np.delete(noise, 3).max()
+
+
+def test_beta_changes_what_is_learned(normal):
+    kl = {
+        beta: VAEOutlierDetector(beta=beta, random_state=0, max_epochs=40).fit(normal).score_terms(normal)["kl"].mean()
+        for beta in (0.0, 1.0, 20.0)
+    }
+    assert kl[0.0] > 2 * kl[1.0] > 4 * kl[20.0]
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.0, -1013.25, 1e9])
+@pytest.mark.parametrize("jitter", [0.0, 1e-9])
+@pytest.mark.parametrize("scaling", ["asinh", "standard", "robust", "quantile"])
+def test_a_constant_column_neither_fails_nor_dominates(normal, fresh, constant, jitter, scaling):
+    rng = np.random.default_rng(0)
+    column = constant * (1 + jitter * rng.normal(size=len(normal)))
+    detector = VAEOutlierDetector(random_state=0, max_epochs=30, scaling=scaling).fit(normal.assign(constant=column))
+    ordinary = fresh.assign(constant=constant)
+    moved = fresh.assign(constant=constant + 1e-4 * abs(constant) if constant else 1e-4)
+    outlier = ordinary.copy()
+    outlier["signal 0"] = normal["signal 0"].mean() + 8 * normal["signal 0"].std()
+    assert detector.anomaly_score(moved).max() < np.median(detector.anomaly_score(outlier))
+    far = fresh.assign(constant=constant + 0.5 * abs(constant) if constant else 0.5)
+    assert detector.anomaly_score(far).min() > np.median(detector.anomaly_score(ordinary))
+
+
+@pytest.mark.parametrize("scaling", ["asinh", "standard", "robust", "quantile"])
+def test_units_do_not_matter(normal, fresh, scaling):
+    settings = {"random_state": 0, "max_epochs": 10, "scaling": scaling}
+    factor = 2.0 ** np.arange(-3, 3)
+    here = VAEOutlierDetector(**settings, validation_fraction=0).fit(normal).anomaly_score(fresh)
+    there = VAEOutlierDetector(**settings, validation_fraction=0).fit(normal * factor).anomaly_score(fresh * factor)
+    assert np.corrcoef(here, there)[0, 1] > 0.9
+
+
+# Scores
+
+
+def test_terms_add_up(detector, fresh):
+    terms = detector.score_terms(fresh)
+    assert tuple(sorted(terms)) == tuple(sorted(SCORES))
+    assert (terms["kl"] >= 0).all()
+    np.testing.assert_allclose(terms["reconstruction"] + terms["kl"], terms["elbo"])
+    np.testing.assert_allclose(detector.feature_scores(fresh).sum(axis=1), terms["reconstruction"])
+    np.testing.assert_array_equal(detector.anomaly_score(fresh), terms["memory"])
+    assert (terms.index == fresh.index).all()
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_score_names_the_column_that_scores(normal, fresh, score):
+    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=5).fit(normal)
+    np.testing.assert_array_equal(detector.anomaly_score(fresh), detector.score_terms(fresh)[score])
+    np.testing.assert_array_equal(detector.score_samples(fresh), -detector.score_terms(fresh)[score])
+
+
+def test_importance_weighted_bound_recovers_a_known_density():
+    rng = np.random.default_rng(0)
+    loading = rng.normal(size=(1, 4))
+    x = rng.normal(size=(4000, 1)) @ loading + 0.5 * rng.normal(size=(4000, 4))
+    detector = VAEOutlierDetector(
+        scaling=None, latent_dim=2, score="log_likelihood", random_state=0, validation_fraction=0.2
+    ).fit(x)
+    covariance = loading.T @ loading + 0.25 * np.eye(4)
+    inverse = np.linalg.inv(covariance)
+    truth = -0.5 * (np.einsum("ij,jk,ik->i", x, inverse, x) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    estimate = detector.score_samples(x)
+    assert abs(np.mean(truth - estimate)) < 0.15  # nats, of about 4.6
+    assert np.corrcoef(truth, estimate)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_same_row_same_score_bit_for_bit(normal, fresh, score):
+    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=3).fit(normal)
+    many = pd.concat([fresh] * 12, ignore_index=True)
+    whole = detector.anomaly_score(many)
+    np.testing.assert_array_equal(whole, detector.anomaly_score(many))
+    np.testing.assert_array_equal(whole[:400], whole[-400:])
+    order = np.random.default_rng(0).permutation(len(many))
+    np.testing.assert_array_equal(detector.anomaly_score(many.iloc[order]), whole[order])
+    for size in (1, 7, 33, 1025):
+        np.testing.assert_array_equal(detector.anomaly_score(many[:size]), whole[:size])
+
+
+@pytest.mark.slow
+def test_same_score_in_another_process(detector, fresh, tmp_path):
+    np.save(tmp_path / "fresh.npy", fresh.to_numpy())
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(detector))
+    code = (
+        "import pickle, sys, warnings, numpy as np; warnings.simplefilter('ignore');"
+        "d = pickle.load(open('model.pkl', 'rb'));"
+        "np.save('scores.npy', d.anomaly_score(np.load('fresh.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), detector.anomaly_score(fresh))
+
+
+def test_scores_do_not_depend_on_threads(detector, fresh):
+    many = pd.concat([fresh] * 30, ignore_index=True)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = detector.anomaly_score(many)
+        torch.set_num_threads(2)
+        np.testing.assert_array_equal(detector.anomaly_score(many), one)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# Fitting
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_global_seeds_alone(normal, fresh):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    first = VAEOutlierDetector(random_state=0, max_epochs=3).fit(normal)
+    drawn = torch.rand(1), np.random.rand()  # noqa: NPY002
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    assert (torch.rand(1), np.random.rand()) == drawn  # noqa: NPY002
+    second = VAEOutlierDetector(random_state=0, max_epochs=3).fit(normal)
+    np.testing.assert_array_equal(first.anomaly_score(fresh), second.anomaly_score(fresh))
+    other = VAEOutlierDetector(random_state=1, max_epochs=3).fit(normal)
+    assert not np.array_equal(first.anomaly_score(fresh), other.anomaly_score(fresh))
+
+
+def test_the_order_of_rows_does_not_matter(normal, fresh):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3)
+    straight = clone(detector).fit(normal).anomaly_score(fresh)
+    np.testing.assert_array_equal(clone(detector).fit(normal[::-1]).anomaly_score(fresh), straight)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 1), (40, 1), (12, 300), (1000, 2)])
+@pytest.mark.parametrize("objective", ["elbo", "reconstruction"])
+def test_any_size_works(shape, objective):
+    x = np.random.default_rng(0).normal(size=shape)
+    detector = VAEOutlierDetector(objective=objective, random_state=0, max_epochs=2).fit(x)
+    assert np.isfinite(detector.anomaly_score(x)).all()
+    assert np.isfinite(detector.anomaly_score(1e300 * x)).all()
+
+
+@pytest.mark.slow
+def test_two_thousand_features_and_a_hundred_thousand_rows():
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(200, 2000))
+    assert np.isfinite(VAEOutlierDetector(random_state=0, max_epochs=2).fit(wide).score_samples(wide)).all()
+    long = rng.normal(size=(100_000, 4))
+    assert np.isfinite(VAEOutlierDetector(random_state=0, max_epochs=1).fit(long).score_samples(long)).all()
+
+
+def test_rows_that_are_all_the_same():
+    x = np.full((50, 3), 4.2)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=5).fit(x)
+    assert (detector.predict(x) == 1).all()
+    assert detector.anomaly_score([[8.4, 4.2, 4.2]])[0] > detector.anomaly_score(x)[0]
+
+
+def test_zero_weight_takes_a_row_out(normal, strange, fresh):
+    both = pd.concat([normal, strange], ignore_index=True)
+    weight = np.repeat([1.0, 0.0], [len(normal), len(strange)])
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3)
+    weighted = clone(detector).fit(both, sample_weight=weight).anomaly_score(fresh)
+    np.testing.assert_array_equal(weighted, clone(detector).fit(normal).anomaly_score(fresh))
+
+
+def test_training_stops_early_and_restores_the_best_epoch(normal):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2000, patience=5).fit(normal)
+    history = detector.history_
+    assert detector.stop_reason_ == "patience"
+    assert len(history) < 2000
+    assert history["held_out_loss"].idxmin() < len(history) - 5
+    assert {"epoch", "seconds", "loss", "held_out_loss", "held_out_reconstruction", "held_out_kl"} <= set(history)
+
+
+def test_max_time_stops_cleanly(normal):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=100_000, patience=100_000, max_time=0.5)
+    started = time.monotonic()
+    detector.fit(normal)
+    assert detector.stop_reason_ == "max_time"
+    assert time.monotonic() - started < 20
+
+
+def test_an_interrupt_keeps_the_best_model_so_far(normal, fresh):
+    # A process started in the background ignores SIGINT, and this test would never end.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=100_000, patience=100_000)
+    timer = threading.Timer(1.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.warns(UserWarning, match=r"interrupted in epoch .* best weights so far are kept"):
+        detector.fit(normal)
+    timer.join()
+    signal.signal(signal.SIGINT, before)
+    assert detector.stop_reason_ == "interrupted"
+    assert np.isfinite(detector.score_samples(fresh)).all()
+
+
+def test_max_time_bounds_the_whole_fit(normal):
+    detector = VAEOutlierDetector(random_state=0, max_time=60, max_epochs=2).fit(normal)
+    assert len(detector.calibration_.scores) == 60  # one split, one training
+
+
+def test_an_interrupt_while_the_threshold_is_set_is_told(normal, monkeypatch):
+    learn, calls = Conductor._learn, []
+
+    def interrupted_in_the_second(self, *arguments):
+        calls.append(arguments)
+        history, reason = learn(self, *arguments)
+        return history, "interrupted" if len(calls) == 2 else reason
+
+    monkeypatch.setattr(Conductor, "_learn", interrupted_in_the_second)
+    with pytest.warns(UserWarning, match=r"interrupted while it set the threshold.*Fit again"):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=2).fit(normal)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(detector.calibration_.scores, np.sort(detector.anomaly_score(normal)))
+
+
+def test_warm_start_goes_on(normal):
+    settings = {"random_state": 0, "max_epochs": 15, "validation_fraction": 0.2}
+    detector = VAEOutlierDetector(**settings, warm_start=True).fit(normal)
+    before = detector.history_["held_out_loss"].iloc[-1]
+    again = detector.fit(normal).history_["held_out_loss"].iloc[-1]
+    cold = VAEOutlierDetector(**settings).fit(normal).fit(normal)
+    assert again < before
+    assert cold.history_["held_out_loss"].iloc[-1] == before
+
+
+def test_warm_start_refuses_another_shape(normal):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2, warm_start=True).fit(normal)
+    with pytest.raises(ValueError, match=r"warm_start=True .*'latent_dim': 5.* expected the fitted one"):
+        detector.set_params(latent_dim=5).fit(normal)
+    with pytest.raises(ValueError, match=r"'input_shape': \[5\]"):
+        VAEOutlierDetector(max_epochs=2, warm_start=True).fit(normal).fit(normal.iloc[:, :5])
+
+
+def test_verbose_shows_progress(normal, capsys):
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
+    shown = capsys.readouterr().out
+    assert "learning, 1 of 4" in shown
+    assert "threshold, 4 of 4" in shown
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
+    assert "held out" in capsys.readouterr().out
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("contamination", [0.01, 0.1, 0.5])
+def test_contamination_is_the_share_of_training_rows_flagged(normal, contamination):
+    detector = VAEOutlierDetector(contamination=contamination, random_state=0, max_epochs=3).fit(normal)
+    assert (detector.predict(normal) == -1).sum() == round(contamination * len(normal))
+
+
+def test_a_split_sets_the_line_on_rows_that_were_not_trained_on(normal):
+    detector = VAEOutlierDetector(validation_fraction=0.2, random_state=0, max_epochs=5).fit(normal)
+    assert len(detector.calibration_.scores) == 60
+    assert -detector.offset_ == detector.calibration_.scores[57]  # the 58th of 60: ceil(61 x 0.95)
+
+
+def test_few_rows_are_all_learned_and_all_set_the_line(normal, detector):
+    assert len(detector.calibration_.scores) == len(normal)
+    learned = np.sort(detector.anomaly_score(normal))
+    assert np.median(detector.calibration_.scores) > np.median(learned)  # unlearned rows score higher
+    many = pd.concat([normal + shift for shift in np.linspace(0, 1e-6, 10)])
+    assert len(clone(detector).set_params(max_epochs=1).fit(many).calibration_.scores) == 600
+
+
+@pytest.mark.parametrize("fraction", ["auto", 0.2])
+def test_auto_keeps_its_false_alarm_rate(fraction):
+    rng = np.random.default_rng(0)
+    rates = []
+    for seed in range(8):
+        x = rng.normal(size=(1500, 3))
+        detector = VAEOutlierDetector(validation_fraction=fraction, random_state=seed, max_epochs=20).fit(x)
+        rates.append((detector.predict(rng.normal(size=(5000, 3))) == -1).mean())
+    assert 0.03 < np.mean(rates) < 0.065  # 5 % promised
+
+
+def test_cross_fitting_holds_where_training_rows_would_fail():
+    rng = np.random.default_rng(0)
+    rates = {}
+    for fraction in ("auto", 0):
+        detector = VAEOutlierDetector(validation_fraction=fraction, random_state=0).fit(rng.normal(size=(150, 20)))
+        rates[fraction] = (detector.predict(rng.normal(size=(5000, 20))) == -1).mean()
+    assert rates["auto"] < 0.1 < rates[0]
+
+
+def test_groups_change_sides_whole(normal):
+    groups = np.arange(len(normal)) // 60
+    rng = np.random.default_rng(0)
+    places = 20 * rng.normal(size=(10, 6))  # each group lies somewhere else: no group foretells another
+    apart = pd.DataFrame(rng.normal(size=(600, 6)) + places[groups])
+    by_group = VAEOutlierDetector(random_state=0, max_epochs=30, validation_fraction=0.2).fit(apart, groups=groups)
+    by_row = VAEOutlierDetector(random_state=0, max_epochs=30, validation_fraction=0.2).fit(apart)
+    assert len(by_group.calibration_.scores) == 60
+    assert by_group.calibration_.scores.min() > by_row.calibration_.scores.max()
+    few = VAEOutlierDetector(random_state=0, max_epochs=30).fit(apart[groups < 5], groups=groups[groups < 5])
+    assert len(few.calibration_.scores) == 300
+    assert np.median(few.calibration_.scores) > 3 * np.median(few.anomaly_score(apart[groups < 5]))
+
+
+# Out in the user's own terms
+
+
+def test_dataframes_in_dataframes_out(detector, fresh):
+    z = detector.embed(fresh)
+    assert list(z) == [f"latent{i}" for i in range(z.shape[1])]
+    for frame in (detector.reconstruct(fresh), detector.decode(z), detector.feature_scores(fresh), detector.sample(3)):
+        assert list(frame) == list(fresh)
+    assert (detector.reconstruct(fresh[5:9]).index == fresh[5:9].index).all()
+    np.testing.assert_array_equal(detector.decode(z), detector.reconstruct(fresh))
+
+
+def test_set_output(detector, fresh):
+    framed = clone(detector).set_params(max_epochs=1).set_output(transform="pandas").fit(fresh)
+    assert list(framed.transform(fresh)) == list(framed.get_feature_names_out())
+    assert isinstance(detector.transform(fresh), np.ndarray)
+
+
+def test_samples_look_like_the_data(detector, normal):
+    sample = detector.sample(4000, random_state=1)
+    np.testing.assert_allclose((sample.mean() - normal.mean()) / normal.std(), 0, atol=0.15)
+    np.testing.assert_allclose(sample.std() / normal.std(), 1, atol=0.15)
+    np.testing.assert_allclose(sample.corr(), normal.corr(), atol=0.2)
+    np.testing.assert_array_equal(detector.sample(5), detector.sample(5))
+
+
+def test_reconstructions_are_close(detector, fresh):
+    error = (detector.reconstruct(fresh) - fresh).std() / fresh.std()
+    assert (error < 0.5).all()
+
+
+def test_reconstruction_objective_has_no_prior(autoencoder, fresh):
+    with pytest.raises(ValueError, match="Use objective='elbo'"):
+        autoencoder.sample(2)
+    assert list(autoencoder.score_terms(fresh)) == ["reconstruction", "memory"]
+
+
+# Inside scikit-learn
+
+
+def test_grid_search_compares_by_held_out_density(normal):
+    search = GridSearchCV(
+        VAEOutlierDetector(random_state=0, max_epochs=10, validation_fraction=0), {"latent_dim": [1, 3]}, cv=3
+    ).fit(normal)
+    assert search.best_params_ == {"latent_dim": 3}
+
+
+def test_score_is_a_parameter_and_a_method(detector, fresh):
+    named = clone(detector).set_params(score="kl")
+    assert named.get_params()["score"] == clone(named).get_params()["score"] == "kl"
+    assert "score='kl'" in repr(named)
+    assert detector.score(fresh) == pytest.approx(-detector.score_terms(fresh)["elbo"].mean())
+
+
+def test_pipeline(normal, fresh):
+    pipeline = make_pipeline(MinMaxScaler(), VAEOutlierDetector(random_state=0, max_epochs=3)).fit(normal)
+    assert set(pipeline.predict(fresh)) <= {-1, 1}
+    assert pipeline.score_samples(fresh).shape == (len(fresh),)
+
+
+def test_a_body_of_ones_own(normal, fresh):
+    detector = VAEOutlierDetector(body=LinearBody, random_state=0, max_epochs=20).fit(normal)
+    copied = pickle.loads(pickle.dumps(detector))  # noqa: S301
+    np.testing.assert_array_equal(copied.anomaly_score(fresh), detector.anomaly_score(fresh))
+
+
+class LinearBody(torch.nn.Module):
+    def __init__(self, input_shape, latent_dim):
+        super().__init__()
+        self.out = torch.nn.Linear(latent_dim, input_shape[0])
+
+    def encode(self, x):
+        return x
+
+    def decode(self, z):
+        return self.out(z)

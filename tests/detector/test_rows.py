@@ -1,0 +1,58 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from anomalyvae.detector.rows import cross_folds, distinct_rows, hold_out
+
+shapes = st.tuples(st.integers(1, 40), st.integers(1, 3))
+small = arrays(float, shapes, elements=st.sampled_from([-1.0, -0.0, 0.0, 2.5]))
+
+
+@given(small, st.randoms(use_true_random=False))
+def test_rows_are_merged_by_value_in_an_order_of_their_own(x, random):
+    rows = distinct_rows(x, np.ones(len(x)))
+    values, counts = np.unique(x, axis=0, return_counts=True)
+    assert sorted(map(tuple, rows.x)) == sorted(map(tuple, values + 0.0))
+    assert rows.weight.sum() == counts.sum()
+    order = list(range(len(x)))
+    random.shuffle(order)
+    shuffled = distinct_rows(x[order], np.ones(len(x)))
+    np.testing.assert_array_equal(shuffled.x, rows.x)
+    np.testing.assert_array_equal(shuffled.weight, rows.weight)
+
+
+def test_equal_rows_of_two_groups_stay_apart():
+    rows = distinct_rows(np.zeros((4, 2)), np.ones(4), ["a", "b", "b", "b"])
+    assert sorted(rows.weight) == [1, 3]
+    assert sorted(rows.group) == [0, 1]
+
+
+@given(st.integers(2, 300), st.floats(0, 0.9), st.integers(0, 9))
+def test_held_out_rows_are_disjoint_and_complete(n, fraction, seed):
+    rows = distinct_rows(np.arange(float(n))[:, None], np.ones(n))
+    learned, stopping, calibration = hold_out(rows, fraction, np.random.RandomState(seed))
+    parts = [part for part in (learned, stopping, calibration) if part is not None]
+    together = np.concatenate([part.x.ravel() for part in parts])
+    assert sorted(together) == list(range(n))
+    assert (stopping is None) == (calibration is None)
+
+
+def test_groups_never_straddle():
+    group = np.arange(500) // 25
+    rows = distinct_rows(np.random.default_rng(0).normal(size=(500, 2)), np.ones(500), group)
+    parts = hold_out(rows, 0.2, np.random.RandomState(0))
+    seen = [set(part.group) for part in parts]
+    assert [len(groups) for groups in seen] == [16, 2, 2]
+    assert len(set.union(*seen)) == 20
+
+
+def test_folds_are_of_one_size_and_keep_groups_whole():
+    x = np.random.default_rng(0).normal(size=(900, 2))
+    rows = distinct_rows(x, np.ones(900))
+    assert sorted(np.bincount(cross_folds(rows, np.random.RandomState(0)))) == [300, 300, 300]
+    grouped = distinct_rows(x, np.ones(900), np.arange(900) // 150)
+    fold = cross_folds(grouped, np.random.RandomState(0))
+    assert all(len(set(fold[grouped.group == group])) == 1 for group in range(6))
+    assert cross_folds(distinct_rows(x, np.ones(900), np.arange(900) % 10), np.random.RandomState(0)) is None
+    assert cross_folds(rows.take(np.arange(9)), np.random.RandomState(0)) is None

@@ -1,0 +1,58 @@
+"""What every baseline promises."""
+
+import numpy as np
+import pytest
+
+from anomalyvae.evaluate.baselines import BASELINES, knn
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Correlated normal rows, in units far apart, and a test set whose last row breaks the correlation."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(2, 6))
+    train = rng.normal(size=(400, 2)) @ mixing + 0.1 * rng.normal(size=(400, 6))
+    test = rng.normal(size=(50, 2)) @ mixing + 0.1 * rng.normal(size=(50, 6))
+    test[-1] = 6 * rng.normal(size=6)
+    units = np.array([1e-3, 1, 1e4, 1, 10, 1e2])
+    return train * units + 5 * units, test * units + 5 * units
+
+
+@pytest.fixture(params=BASELINES)
+def baseline(request):
+    return BASELINES[request.param]
+
+
+def test_the_four_names():
+    assert list(BASELINES) == ["row_norm", "pca", "knn", "mahalanobis"]
+
+
+def test_the_strange_row_scores_highest(baseline, rows):
+    scores = baseline(*rows)
+    assert scores.shape == (50,)
+    assert np.argmax(scores) == 49
+    assert (scores >= 0).all()
+
+
+def test_scores_do_not_depend_on_units(baseline, rows):
+    train, test = rows
+    units = np.array([7.0, 1e-4, 3.0, 1e5, 1.0, 0.2])
+    np.testing.assert_allclose(baseline(train * units - 3, test * units - 3), baseline(train, test), rtol=1e-6)
+
+
+def test_a_row_scores_the_same_alone_and_twice(baseline, rows):
+    train, test = rows
+    together = baseline(train, test)
+    np.testing.assert_allclose(baseline(train, test[7:8]), together[7:8], rtol=1e-9)
+    np.testing.assert_array_equal(baseline(train, test), together)
+
+
+def test_a_constant_column_neither_fails_nor_dominates(baseline, rows):
+    train, test = (np.column_stack([table, np.full(len(table), 3.0)]) for table in rows)
+    scores = baseline(train, test)
+    assert np.isfinite(scores).all()
+    assert np.argmax(scores) == 49
+
+
+def test_knn_uses_the_rows_there_are():
+    np.testing.assert_allclose(knn([[0.0], [2.0]], [[1.0]], k=5), [1.0])  # standardised: both lie one away

@@ -1,0 +1,382 @@
+"""Job files are read strictly, and a run keeps its promises: nothing leaks, nothing is half written."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import Scorer, load, metrics
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.manifest import read_manifest, windows_by_role
+from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.evaluate import leave_out as runs
+from anomalyvae.evaluate import report
+from anomalyvae.evaluate.job import Data, find_recordings, read_job
+from anomalyvae.evaluate.leave_out import run_job
+from anomalyvae.recordings import WindowRecipe, read_windows
+from anomalyvae.review.retraining import retrain
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+
+JOB = """
+[data]
+recordings = "{folder}/drive*.csv"
+events = "{folder}/events.csv"
+
+[windows]
+signals = ["bump", "sway"]
+rate_hz = 5
+length_s = 2
+stride_s = 1
+max_gap_s = 1
+where = "speed > 2"
+
+[detector]
+max_epochs = 3
+hidden = [8]
+contamination = 0.1
+random_state = 0
+
+[evaluation]
+alarms_per_hour = 60
+
+[output]
+folder = "{folder}/out"
+"""
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    """Three short drives at 5 Hz, each with two bumps that somebody marked, and a stop in the middle."""
+    folder = tmp_path_factory.mktemp("drives")
+    marks = []
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        time_s = np.arange(0, 80, 0.2)
+        table = pd.DataFrame({"time_s": time_s, "bump": rng.normal(size=400), "sway": rng.normal(size=400)})
+        table["speed"] = np.where((time_s > 40) & (time_s < 50), 0.0, 8.0)
+        for mark in (20.0 + number, 65.0):
+            table.loc[np.abs(time_s - mark) < 0.7, "bump"] += 12.0
+            marks.append((f"drive{number}", mark, "bump"))
+        table.to_csv(folder / f"drive{number}.csv", index=False)
+    pd.DataFrame(marks, columns=["recording", "time_s", "kind"]).to_csv(folder / "events.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def job_file(drives, tmp_path):
+    path = tmp_path / "bumps.toml"
+    path.write_text(JOB.format(folder=drives).replace(f"{drives}/out", f"{tmp_path}/out"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(drives, tmp_path_factory):
+    """A job that has run: its result, and the folder that it left."""
+    folder = tmp_path_factory.mktemp("done")
+    path = folder / "bumps.toml"
+    path.write_text(JOB.format(folder=drives).replace(f"{drives}/out", f"{folder}/out"))
+    steps = []
+    result = run_job(read_job(path), lambda *step: steps.append(step))
+    return result, folder / "out", steps
+
+
+def edited(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+# Reading
+
+
+def test_a_job_becomes_plain_values(job_file):
+    job = read_job(job_file)
+    assert job.name == "bumps"
+    assert job.windows.signals == ("bump", "sway")
+    assert job.windows.length_s == 2.0
+    assert job.detector == {"max_epochs": 3, "hidden": (8,), "contamination": 0.1, "random_state": 0}
+    assert (job.data.tolerance_s, job.evaluation.leave_out) == (0.5, "*")  # defaults
+
+
+def test_the_output_folder_has_a_default(job_file, tmp_path):
+    edited(job_file, f'[output]\nfolder = "{tmp_path}/out"', "")
+    assert read_job(job_file).output.folder == "runs/bumps"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[evaluation]", "[evaluatoin]", r"Got section evaluatoin in .*bumps.toml, .*Did you mean 'evaluation'\?"),
+        ("events =", "event =", r"Got key event in \[data\] of .*Did you mean 'events'\?"),
+        ("stride_s", "stride", r"Got key stride in \[windows\] of .*Did you mean 'stride_s'\?"),
+        ("max_epochs", "maxepochs", r"Got key maxepochs in \[detector\] of .*Did you mean 'max_epochs'\?"),
+        ("alarms_per_hour = 60", 'alarms_per_hour = "60"', r"Got alarms_per_hour = '60' in \[evaluation\]"),
+        ("rate_hz = 5", "rate_hz = true", r"Got rate_hz = True in \[windows\] .* expected a number"),
+        ('["bump", "sway"]', '["bump", 3]', r"Got signals = \['bump', 3\] in \[windows\] .* a list of texts"),
+        ("rate_hz = 5\n", "", r"Got \[windows\] of .*bumps.toml without rate_hz"),
+        ("length_s = 2", "length_s = 2.05", r"In \[windows\] of .*Got length_s=2.05"),
+        ("max_epochs = 3", 'max_epochs = "many"', r"In \[detector\] of .*max_epochs"),
+        ("[output]", "[output", r"expected TOML"),
+    ],
+)
+def test_a_mistake_in_a_job_file_is_named_with_its_remedy(job_file, old, new, said):
+    with pytest.raises(ValueError, match=said):
+        read_job(edited(job_file, old, new))
+
+
+@pytest.mark.parametrize("path", [PIPELINES / "potholes.toml"], ids=lambda path: path.name)
+def test_the_project_s_own_jobs_are_in_order(path):
+    assert read_job(path).output.folder == f"runs/{path.stem}"
+
+
+def test_a_job_needs_windows(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text('[data]\nname = "potholes"\n')
+    with pytest.raises(ValueError, match=r"Got \[windows\] of .*job.toml without signals, rate_hz"):
+        read_job(path)
+    path.write_text('data = "potholes"\n')
+    with pytest.raises(ValueError, match=r"Got data = 'potholes' in .* expected a section"):
+        read_job(path)
+
+
+def test_a_missing_job_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.toml, expected a job file"):
+        read_job(tmp_path / "nowhere.toml")
+
+
+def test_recordings_are_found_by_pattern(drives):
+    paths, events = find_recordings(Data(recordings=(f"{drives}/drive[01].csv", f"{drives}/drive1.csv")))
+    assert [path.name for path in paths] == ["drive0.csv", "drive1.csv"]
+    assert events.empty
+
+
+def test_what_cannot_be_found_is_named(drives, tmp_path):
+    with pytest.raises(ValueError, match="fits no file"):
+        find_recordings(Data(recordings=f"{drives}/lorry*.csv"))
+    with pytest.raises(ValueError, match=r"Got neither name nor recordings in \[data\]"):
+        find_recordings(Data())
+    bare = tmp_path / "events.csv"
+    bare.write_text("drive,when\na,1\n")
+    with pytest.raises(ValueError, match=r"Got columns drive, when in .*events.csv, expected recording and time_s"):
+        find_recordings(Data(recordings=f"{drives}/drive0.csv", events=str(bare)))
+
+
+# Running
+
+
+def test_a_run_leaves_what_it_says(done):
+    result, folder, _ = done
+    assert {entry.name for entry in folder.iterdir()} == {
+        "scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds",
+    }  # fmt: skip
+    assert json.loads((folder / "metrics.json").read_text()) == result
+    assert list(folder.parent.glob(".out*")) == []
+
+
+def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
+    result, folder, _ = done
+    scores = pd.read_parquet(folder / "scores.parquet")
+    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "model_id"]
+    assert scores.groupby("recording")["model_id"].nunique().eq(1).all()
+    assert scores["model_id"].nunique() == 3
+    assert result["model_id"] not in set(scores["model_id"])
+    recipe = read_job(folder.parent / "bumps.toml").windows
+    for name, own in scores.groupby("recording"):
+        again = load(folder / "folds" / name)
+        rows = read_windows(drives / f"{name}.csv", recipe).rows
+        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-5)
+        through_file = Scorer(folder / "folds" / name).score(rows)
+        np.testing.assert_array_equal(through_file["anomaly_score"], own["anomaly_score"])
+        np.testing.assert_array_equal(through_file["p_value"], own["p_value"])
+        np.testing.assert_array_equal(again.predict(rows) == -1, own["is_outlier"])
+
+
+def test_only_normal_windows_of_the_other_recordings_are_learned(job_file, monkeypatch):
+    seen = []
+    original = VAEOutlierDetector.fit
+
+    def spy(self, X, y=None, sample_weight=None, groups=None):
+        seen.append((X.copy(), set(groups)))
+        return original(self, X, groups=groups)
+
+    monkeypatch.setattr(VAEOutlierDetector, "fit", spy)
+    run_job(read_job(job_file))
+    drives = {"drive0", "drive1", "drive2"}
+    assert [groups for _, groups in seen] == [drives - {name} for name in sorted(drives)] + [drives]
+    assert all(rows.to_numpy().max() < 7 for rows, _ in seen)  # bumps reach 12
+
+
+def test_figures_are_those_of_the_scores(done, drives):
+    result, folder, _ = done
+    scores, events = pd.read_parquet(folder / "scores.parquet"), pd.read_csv(drives / "events.csv")
+    own = scores[scores["recording"] == "drive1"]
+    strange = metrics.touches(own, events, 0.5)
+    fold = result["folds"]["drive1"]
+    assert fold["auroc"] == metrics.auroc(strange, own["anomaly_score"])
+    assert fold["average_precision"] == metrics.average_precision(strange, own["anomaly_score"])
+    assert fold["event_recall"] == metrics.event_recall(own["anomaly_score"], own, events, 60, 0.5)
+    assert (fold["windows"], fold["strange"], fold["events"]) == (len(own), strange.sum(), 2)
+    assert result["mean"]["auroc"] == pytest.approx(np.mean([f["auroc"] for f in result["folds"].values()]))
+    assert set(result["baselines"]) == {"row_norm", "pca", "knn", "mahalanobis"}
+    for baseline in result["baselines"].values():
+        assert set(baseline["folds"]) == set(result["folds"])
+        assert set(baseline["mean"]) == {"auroc", "average_precision", "event_recall", "alarms_per_hour"}
+    assert result["seed"] == 0
+    assert result["mean"]["auroc"] > 0.9  # twelve standard deviations: even three epochs must see that
+
+
+def test_each_model_says_what_it_learned_and_can_begin_the_loop(done, tmp_path):
+    _, folder, _ = done
+    for model, recordings in (("model", ["drive0", "drive1", "drive2"]), ("folds/drive1", ["drive0", "drive2"])):
+        card, manifest = read_card(folder / model), read_manifest(folder / model)
+        assert sorted(manifest["recording"].unique()) == recordings
+        windows, role = windows_by_role(manifest, WindowRecipe.from_dict(card["windowing"]))
+        assert set(role) == {"normal", "excluded"}  # the bumps are neither learned nor pushed away
+        assert (role == "normal").sum() == card["training"]["rows"]
+        assert windows.rows[role == "normal"].to_numpy().max() < 7  # bumps reach 12
+    nothing = pd.DataFrame(columns=["event_id", "source", "file", "recording", "start_s", "end_s", "verdict"])
+    made = retrain(nothing, folder / "model", tmp_path / "challenger")
+    assert made.normal == read_card(folder / "model")["training"]["rows"]
+
+
+def test_flags_are_events_with_reasons_strangest_first(done):
+    _, folder, _ = done
+    flags, scores = pd.read_parquet(folder / "flags.parquet"), pd.read_parquet(folder / "scores.parquet")
+    assert flags["peak_score"].is_monotonic_decreasing
+    assert flags["windows"].sum() == scores["is_outlier"].sum()
+    assert flags["peak_score"].iloc[0] == scores["anomaly_score"].max()
+    top = flags[flags["near_event"]].iloc[0]
+    assert top["signals"][0] == "bump"
+    assert sum(top["shares"]) == pytest.approx(1)
+
+
+def test_no_window_stands_where_the_condition_fails(done):
+    scores = pd.read_parquet(done[1] / "scores.parquet")
+    assert not ((scores["end_s"] > 41) & (scores["start_s"] < 50)).any()
+
+
+def test_progress_counts_to_the_end(done):
+    _, _, steps = done
+    assert [done for done, _, _ in steps] == list(range(1, 7))
+    assert {total for _, total, _ in steps} == {6}
+
+
+def test_a_second_run_gives_the_same_and_takes_the_place_of_the_first(done, job_file, tmp_path):
+    first, folder, _ = done
+    shutil.copytree(folder, tmp_path / "out")
+    (tmp_path / "out" / "scores.parquet").write_bytes(b"old")
+    again = run_job(read_job(job_file))
+    for key in ("mean", "baselines", "model_id"):
+        assert again[key] == first[key]
+    ours = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    pd.testing.assert_frame_equal(ours, pd.read_parquet(folder / "scores.parquet"))
+
+
+def test_only_named_recordings_are_left_out(job_file):
+    edited(job_file, "[evaluation]", '[evaluation]\nleave_out = ["*0", "drive2"]')
+    assert list(run_job(read_job(job_file))["folds"]) == ["drive0", "drive2"]
+
+
+def test_without_events_nothing_is_measured_and_everything_else_works(job_file, drives, tmp_path):
+    edited(job_file, f'events = "{drives}/events.csv"\n', "")
+    result = run_job(read_job(job_file))
+    assert result["mean"]["auroc"] is None
+    assert result["mean"]["event_recall"] is None
+    assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
+    assert "nothing can be measured" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[evaluation]", '[evaluation]\nleave_out = "lorry*"', r"leave_out = 'lorry\*', which fits none of 3"),
+        ("drive*.csv", "drive0.csv", "Got windows of one recording"),
+        ('"speed > 2"', '"speed > 99"', "fits none of 0 recordings with windows"),
+        ("events.csv\"", 'events.csv"\ntolerance_s = 99', "Got no normal window to learn from"),
+    ],
+)  # fmt: skip
+def test_a_job_that_cannot_run_says_why(job_file, old, new, said):
+    with pytest.raises(ValueError, match=said):
+        run_job(read_job(edited(job_file, old, new)))
+
+
+def test_a_folder_that_holds_other_things_is_never_replaced(job_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.docx").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"out, which holds thesis.docx, expected an earlier result"):
+        run_job(read_job(job_file))
+    assert (tmp_path / "out" / "thesis.docx").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
+def test_a_run_that_fails_leaves_the_earlier_result(done, job_file, tmp_path, monkeypatch, fault):
+    def render(*_, **__):
+        raise fault
+
+    shutil.copytree(done[1], tmp_path / "out")
+    before = (tmp_path / "out" / "metrics.json").read_text()
+    monkeypatch.setattr(report, "render_report", render)
+    with pytest.raises(fault):
+        run_job(read_job(job_file))
+    assert (tmp_path / "out" / "metrics.json").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bumps.toml", "out"]
+
+
+def test_an_interrupt_during_training_ends_the_run(job_file, tmp_path, monkeypatch):
+    original = VAEOutlierDetector.fit
+
+    def fit(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        self.stop_reason_ = "interrupted"
+        return self
+
+    monkeypatch.setattr(VAEOutlierDetector, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(read_job(job_file))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_extra_is_asked_for_before_the_work(job_file, monkeypatch):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr(runs, "find_recordings", lambda data: pytest.fail("work began"))
+    with pytest.raises(ImportError, match=r"pip install 'anomalyvae\[report\]'"):
+        run_job(read_job(job_file))
+
+
+@pytest.mark.slow
+def test_a_kill_while_writing_leaves_the_earlier_result(done, job_file, tmp_path):
+    shutil.copytree(done[1], tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+    script = f"""
+        import time
+        from anomalyvae.evaluate.job import read_job
+        from anomalyvae.evaluate import report
+        from anomalyvae.evaluate.leave_out import run_job
+
+        def hang(*_, **__):
+            open({str(tmp_path / "writing")!r}, "w").close()
+            time.sleep(60)
+
+        report.render_report = hang
+        run_job(read_job({str(job_file)!r}))
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    try:
+        while not (tmp_path / "writing").exists():
+            assert child.poll() is None
+            time.sleep(0.05)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
+    run_job(read_job(job_file))  # and what the kill left behind does not matter

@@ -1,0 +1,241 @@
+"""Signals are graded by what normal windows show: faults are found and named, healthy signals left alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from faults import Fault, inject
+
+from anomalyvae.health.grades import GRADES, Profile, grade, graded, learn_profile, stretches, within
+from anomalyvae.health.measures import cells_of, signals_of
+from anomalyvae.recordings import WindowRecipe, log_from_frame, read_windows
+
+SIGNALS = ("speed", "shake", "gear", "door")
+RECIPE = WindowRecipe(SIGNALS, rate_hz=10, length_s=2, stride_s=1, max_gap_s=0.5, missing=0.99)
+
+
+def drive(seed, seconds=240):
+    """A car that goes and stands: its speed, a noisy accelerometer, a gear that changes, a door that never opens."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(0, seconds, 0.1)
+    speed = np.maximum(12 * np.sin(time_s / 15 + seed), 0) + np.where(
+        np.sin(time_s / 15 + seed) > 0, 0.1, 0
+    ) * rng.normal(size=len(time_s))
+    frame = {"time_s": time_s, "speed": speed, "shake": rng.normal(size=len(time_s)), "door": 0.0}
+    frame["gear"] = np.round(np.maximum(speed, 0) / 4)
+    return log_from_frame(pd.DataFrame(frame), f"drive{seed}")
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return learn_profile(read_windows([drive(seed) for seed in range(5)], RECIPE), states=["gear"])
+
+
+def reading(log, signal, as_what):
+    """The recording, but from 100 to 140 s one of its signals reads something else."""
+    old = log[signal]
+    inside = (old.time_s >= 100) & (old.time_s < 140)
+    new = replace(old, values=np.where(inside, as_what(old.values), old.values))
+    return replace(log, signals=log.signals | {signal: new})
+
+
+def graded_stretches(log, profile):
+    """The grades of a recording's windows, and the stretches that are not good."""
+    grades = grade(RECIPE.windows(log), profile)
+    return grades, stretches(grades)
+
+
+def found(profile, *faults):
+    return graded_stretches(inject(drive(9), faults), profile)
+
+
+# What is left alone
+
+
+def test_a_healthy_drive_is_good(profile):
+    """The promise is one in a thousand per check; here are 239 windows of four signals and nine checks."""
+    grades, _ = found(profile)
+    assert (grades["grade"] == "good").mean() > 0.98
+    assert not (grades["grade"] == "bad").any()
+    assert (grades.loc[grades["grade"] == "good", "reason"] == "").all()
+
+
+def test_suspects_are_as_rare_as_promised():
+    """White noise, so that windows are exchangeable: at a rate of 1 %, about 1 % of new windows per check."""
+    rng = np.random.default_rng(0)
+
+    def noise(name, seconds):
+        time_s = np.arange(0, seconds, 0.1)
+        return log_from_frame(pd.DataFrame({"time_s": time_s, "x": rng.normal(size=len(time_s))}), name)
+
+    recipe = WindowRecipe(("x",), rate_hz=10, length_s=2, stride_s=2, max_gap_s=0.5)
+    learned = read_windows([noise(f"n{i}", 600) for i in range(6)], recipe)
+    known = learn_profile(learned, suspect_rate=0.01)
+    grades = grade(recipe.windows(noise("new", 12000)), known)
+    for reason in ("out of range", "noisy"):
+        assert (grades["reason"] == reason).mean() < 0.03
+    assert 0.002 < (grades["grade"] == "suspect").mean() < 0.05
+    assert (grades["grade"] == "bad").mean() < 0.002
+
+
+@pytest.mark.parametrize("signal", ["gear", "door"])
+def test_what_is_constant_or_a_state_is_never_stuck(profile, signal):
+    _, stretch = found(profile, Fault("stuck", 60, 180, (signal,)))
+    assert not stretch["reason"].isin(["stuck", "flat-lined", "noise gone"]).any()
+
+
+def test_a_car_that_stands_has_no_dead_speedometer(profile):
+    """Its speed rests at zero for half a minute again and again; at 8 m/s it never does."""
+    _, stretch = graded_stretches(reading(drive(9), "speed", lambda values: 8.0), profile)
+    assert set(stretch.loc[stretch["grade"] == "bad", "reason"]) == {"stuck"}
+    assert not found(profile)[1]["reason"].isin(["stuck", "flat-lined"]).any()
+
+
+# What is found
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "worst", "reason"),
+    [
+        ("stuck", 1, "bad", "stuck"),
+        ("dropout", 1, "bad", "dropout"),
+        ("noise", 1.0, "bad", "noisy"),
+        ("spikes", 3, "suspect", "out of range"),
+        ("offset", 3, "suspect", "out of range"),
+    ],
+)
+def test_each_fault_is_found_where_it_is_and_has_its_name(profile, kind, size, worst, reason):
+    grades, stretch = found(profile, Fault(kind, 100, 140, ("shake",), size))
+    own = stretch[(stretch["grade"] == worst) & (stretch["signal"] == "shake")]
+    assert not (stretch.loc[stretch["signal"] != "shake", "grade"] == "bad").any()
+    assert reason in set(own["reason"])
+    assert own["start_s"].min() >= 100 - RECIPE.length_s
+    assert own["end_s"].max() <= 140 + RECIPE.length_s
+    inside = (grades["start_s"] >= 100) & (grades["end_s"] <= 140) & (grades["signal"] == "shake")
+    assert (grades.loc[inside, "grade"] != "good").mean() > 0.35  # spikes leave windows between them alone
+
+
+def test_noise_that_is_gone_is_told_from_a_signal_that_is_stuck(profile):
+    _, stretch = graded_stretches(reading(drive(9), "shake", lambda values: 0.01 * values), profile)
+    assert set(stretch.loc[stretch["grade"] == "bad", "reason"]) == {"noise gone"}
+
+
+def test_a_short_shake_is_no_noise_of_the_sensor(profile):
+    _, stretch = found(profile, Fault("noise", 100, 104, ("shake",), 0.3))
+    assert not (stretch["reason"] == "noisy").any()
+
+
+def test_a_sensor_that_reads_zero_is_flat_lined(profile):
+    _, stretch = graded_stretches(reading(drive(9), "shake", lambda values: 0.0), profile)
+    assert set(stretch.loc[stretch["grade"] == "bad", "reason"]) == {"flat-lined"}
+
+
+def test_gaps_from_a_model_tell_a_slow_drift_and_not_a_passing_one():
+    windows = read_windows([drive(seed) for seed in range(5)], RECIPE)
+    rng = np.random.default_rng(0)
+    known = learn_profile(windows, gaps=rng.normal(size=(len(windows), 4)))
+    new = RECIPE.windows(drive(9))
+    gaps = rng.normal(size=(len(new), 4))
+    gaps[100:104, 0] += 6  # four windows
+    gaps[150:200, 1] -= 3
+    grades = grade(new, known, gaps)
+    drifted = grades[grades["reason"] == "drifted"]
+    bad = drifted[drifted["grade"] == "bad"]
+    assert set(bad["signal"]) == {"shake"}
+    assert bad["start_s"].between(130, 220).all()
+    assert not ((drifted["signal"] == "speed") & drifted["start_s"].between(70, 135)).any()
+    assert not (grade(new, known)["reason"] == "drifted").any()
+
+
+# What is known beforehand
+
+
+def test_a_stated_range_takes_the_place_of_what_was_learned():
+    """A sensor that reads -5400 in every recording looks normal, until somebody says that it cannot."""
+    windows = read_windows([inject(drive(seed), []) for seed in range(5)], RECIPE)
+    cells = cells_of(windows).copy()
+    cells[np.arange(len(cells)) % 10 == 0, 1] = -5400
+    windows = type(windows)(pd.DataFrame(cells.reshape(len(cells), -1), columns=windows.rows.columns), windows.spans)
+    broken = reading(drive(9), "shake", lambda values: -5400)
+    assert not (graded_stretches(broken, learn_profile(windows))[1]["reason"] == "out of range").any()
+    stretch = graded_stretches(broken, learn_profile(windows, ranges={"shake": (-50, 50)}))[1]
+    outside = stretch[stretch["reason"] == "out of range"]
+    assert set(outside["grade"]) == {"bad"}
+    assert outside["start_s"].between(98, 100).all()
+    assert np.isnan(cells_of(within(windows, {"shake": (-50, 50)}))[::10, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ({"shak": (0, 1)}, r"Got a range of 'shak', expected a signal .*Did you mean 'shake'\?"),
+        ({"shake": (1, 0)}, r"Got the range \[1, 0\] of 'shake', expected \[low, high\]"),
+        ({"shake": (1,)}, r"Got the range \[1\] of 'shake'"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(profile, ranges, said):
+    with pytest.raises(ValueError, match=said):
+        profile.stating(ranges)
+
+
+# What is kept
+
+
+def test_a_profile_survives_json_and_grades_alike(profile):
+    again = Profile.from_dict(json.loads(json.dumps(profile.to_dict(), allow_nan=False)))
+    windows = RECIPE.windows(inject(drive(9), [Fault("stuck", 100, 140, ("shake",))]))
+    columns = ["signal", "grade", "reason"]
+    assert grade(windows, again)[columns].equals(grade(windows, profile)[columns])
+    assert len(json.dumps(profile.to_dict())) < 4000
+
+
+def test_nonsense_is_no_profile():
+    with pytest.raises(ValueError, match=r"Got a health profile that cannot be read .* Learn it again"):
+        Profile.from_dict({"levels": {"x": {"above": 3}}})
+
+
+def test_windows_of_other_signals_are_refused(profile):
+    windows = WindowRecipe(("speed",), rate_hz=10, length_s=2, stride_s=1, max_gap_s=0.5).windows(drive(0))
+    with pytest.raises(ValueError, match=r"Got windows of speed, expected the signals of the profile: speed, shake"):
+        grade(windows, profile)
+
+
+def test_one_window_teaches_nothing():
+    windows = RECIPE.windows(drive(0, seconds=2.5))
+    with pytest.raises(ValueError, match=r"Got 1 windows, expected at least two"):
+        learn_profile(windows)
+
+
+def test_grades_are_laid_out_window_by_window(profile):
+    windows = RECIPE.windows(inject(drive(9), [Fault("dropout", 100, 140, ("shake",))]))
+    grades = grade(windows, profile)
+    bad = graded(grades, signals_of(windows), "bad")
+    assert bad.shape == (len(windows), 4)
+    assert set(np.flatnonzero(bad.any(axis=0))) == {1}
+    assert set(grades["grade"]) <= set(GRADES)
+    severity = grades.groupby("grade")["severity"].min()
+    assert severity["bad"] >= 2
+    assert (grades.loc[grades["grade"] == "good", "severity"] == 0).all()
+
+
+# Faults that are put in
+
+
+@pytest.mark.parametrize("kind", ["stuck", "dropout", "offset", "noise", "spikes", "harsh", "swerve", "hurried"])
+def test_a_fault_changes_its_own_time_and_signal_alone(kind):
+    log = drive(3)
+    after = inject(log, [Fault(kind, 50, 60, ("shake",))], seed=1)
+    changed = ~np.isclose(after["shake"].values, log["shake"].values, atol=1e-12)
+    assert changed.any()
+    assert log["shake"].time_s[changed].min() >= 50
+    assert log["shake"].time_s[changed].max() < 60
+    assert after["speed"] is log["speed"]
+    again = inject(log, [Fault(kind, 50, 60, ("shake",))], seed=1)["shake"].values
+    assert np.array_equal(again, after["shake"].values, equal_nan=True)
+
+
+def test_an_unknown_fault_is_refused():
+    with pytest.raises(ValueError, match=r"Got the fault 'rust', expected one of stuck, dropout"):
+        inject(drive(3), [Fault("rust", 0, 1, ("shake",))])

@@ -1,0 +1,164 @@
+"""The benchmark of recordings holds back what it says, counts as it says, and goes on where it stopped."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("pyod")
+import sequence_methods
+import sequences
+
+from anomalyvae import WindowRecipe
+from anomalyvae.recordings import log_from_frame
+
+FAST = [*sequence_methods.SEEDLESS, "iforest", "kmeans"]
+
+
+def series(rows=200, strange=slice(150, 170)):
+    """Two signals and a stretch in which one of them stands apart."""
+    x = np.random.default_rng(0).normal(size=(rows, 2))
+    x[strange, 1] += 8
+    label = np.zeros(rows, dtype=bool)
+    label[strange] = True
+    return x, label
+
+
+def toy():
+    """A set of one case in the manner of SKAB, and one in the manner of the drives."""
+    x, label = series()
+    windows, learned = sequences.rolling(x), sequences.rolling(x[:100])
+    yield sequences.Case("parted", learned, windows, True, partial(sequences._counts, label))
+
+
+def toy_drives():
+    x, _ = series()
+    windows, learned = sequences.rolling(x), sequences.rolling(x[:100])
+    start = np.arange(len(windows), dtype=float)
+    spans = pd.DataFrame({"recording": "trip", "start_s": start, "end_s": start + sequences.LENGTH})
+    events = pd.DataFrame({"recording": ["trip"], "start_s": [150.0], "end_s": [170.0]})
+    strange = {"": sequences._half_inside(spans, events)}
+    yield sequences.Case("trip", learned, windows, False, partial(sequences._ranked, strange, spans, events, 0.0))
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setattr(sequences, "SETS", {"skab": toy, "jair_jr": toy_drives})
+    monkeypatch.setattr(sequences, "FIRST", 100)
+    monkeypatch.setattr(sequences, "_CASES", {})
+
+
+def test_a_row_has_the_mean_of_its_windows_or_the_last_that_ended():
+    scores = np.random.default_rng(0).normal(size=30)
+    rows = sequences.of_points(scores)
+    for row in range(49):
+        covering = [scores[begin] for begin in range(30) if begin <= row < begin + sequences.LENGTH]
+        assert rows[""][row] == pytest.approx(np.mean(covering))
+    np.testing.assert_array_equal(rows["causal_"], [*[scores[0]] * 19, *scores])
+
+
+def test_held_out_windows_share_no_row_with_those_that_are_learned(monkeypatch):
+    meetings = []
+
+    def spying(learned, seed):
+        def score(windows):
+            meetings.append(len(np.intersect1d(learned, windows)))
+            return {"spy": windows[:, 0, 0]}
+
+        return score
+
+    monkeypatch.setitem(sequences.METHODS, "spy", spying)
+    numbered = sequences.rolling(np.arange(200.0)[:, None])  # each row has its own value
+    scores = sequences._held_out_scores(numbered, "spy", 0)["spy"]
+    assert meetings == [0] * sequences.FOLDS
+    np.testing.assert_array_equal(scores, np.arange(len(numbered)))  # each window once, in order
+
+
+def test_counts_are_of_all_rows_and_of_those_after_the_training_rows(monkeypatch):
+    monkeypatch.setattr(sequences, "FIRST", 30)
+    label = np.arange(60) >= 50
+    scores = np.where(np.arange(41) >= 31, 9.0, 0.0)  # windows that touch the last ten rows
+    scores[15] = 50.0  # one loud window: with those that begin to touch the last rows, it flags rows 15 to 49
+    counts = sequences._counts(label, scores, np.linspace(0, 1, 100))
+    assert [counts[f"all_{kind}"] for kind in ("tp", "fp", "fn", "tn")] == [10, 35, 0, 15]
+    assert counts["tp"] + counts["fn"] == label[30:].sum()
+    assert counts["fp"] + counts["tn"] == (~label[30:]).sum()
+    assert counts["causal_tp"] == 10
+    assert counts["all_causal_fp"] == 1
+
+
+def test_a_window_counts_as_inside_when_half_of_it_is():
+    spans = pd.DataFrame({"recording": ["a", "a", "a", "b"], "start_s": [0.0, 1, 2, 0], "end_s": [2.0, 3, 4, 2]})
+    events = pd.DataFrame({"recording": ["a", "a"], "start_s": [0.0, 3.5], "end_s": [1.0, 9.0]})
+    assert sequences._half_inside(spans, events).tolist() == [True, False, False, False]
+
+
+def test_shape_is_what_a_recipe_with_coefficients_gives():
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), columns=["x", "y"])
+    log = log_from_frame(table.assign(time_s=np.arange(20.0)), "drive")
+    recipe = WindowRecipe(("x", "y"), 1, 20, 1, 1, coefficients=sequence_methods.COEFFICIENTS)
+    np.testing.assert_allclose(
+        sequence_methods.shape(sequences.rolling(table.to_numpy())), recipe.windows(log).rows, atol=1e-12
+    )
+
+
+def test_the_matrix_profile_is_blind_to_size_and_the_plain_one_is_not():
+    rng = np.random.default_rng(0)
+    noise, wave = rng.normal(size=(300, 1, 20)), np.sin(np.arange(20) / 3)
+    learned = np.concatenate([noise[:250], rng.normal(0, 0.1, (50, 1, 20)) + wave])
+    scored = np.concatenate([noise[250:], 9 * (rng.normal(0, 0.1, (5, 1, 20)) + wave)])
+    scores = {
+        name: next(iter(sequences.METHODS[name](learned, 0)(scored).values()))
+        for name in ("matrix_profile", "plain_profile")
+    }
+    assert scores["matrix_profile"][50:].max() < scores["matrix_profile"][:50].min()
+    assert scores["plain_profile"][50:].min() > scores["plain_profile"][:50].max()
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_plain_methods_find_what_stands_apart(method, toys):
+    (case,) = toy_drives()
+    (result,) = sequences.results_of(case, method, 0)
+    if method != "matrix_profile":  # a step in noise is noise to it
+        assert result["auroc"] > 0.8
+
+
+@pytest.mark.parametrize("method", sequence_methods.OWN)
+def test_ours_gives_two_scores_and_finds_it(method, toys, monkeypatch):
+    monkeypatch.setitem(sequence_methods.SETTINGS, "max_epochs", 30)
+    (case,) = toy_drives()
+    found = {result["method"]: result["auroc"] for result in sequences.results_of(case, method, 0)}
+    assert [name.partition(": ")[2] for name in found] == ["", "energy" if method == "adversarial" else "elbo"]
+    assert min(found.values()) > 0.8
+
+
+def test_a_run_goes_on_where_it_stopped_and_sums_up(toys, tmp_path, capsys):
+    store = tmp_path / "results.jsonl"
+    methods = ["knn", "row_norm"]
+    todo = list(sequences.tasks(["skab", "jair_jr"], methods, None, False))
+    assert len(todo) == 4
+    sequences.run(todo[:3], store, 1)
+    with store.open("a") as file:
+        file.write('{"set": "skab", "ca')  # a kill while writing
+    capsys.readouterr()
+    sequences.run(todo, store, 1)
+    assert capsys.readouterr().out == "1/1 jair_jr trip, row_norm\n"
+    results = pd.DataFrame(sequences.kept_results(store))
+    skab, drives = (sequences.summary(results, name) for name in ("skab", "jair_jr"))
+    assert sorted(skab.index) == sorted(drives.index) == methods
+    (counts,) = results[(results["set"] == "skab") & (results["method"] == "knn")].to_dict("records")
+    assert skab.loc["knn", "all_missed"] == counts["all_fn"] / 20
+    assert skab.loc["knn", "all_f1"] == pytest.approx(
+        2 * counts["all_tp"] / (2 * counts["all_tp"] + counts["all_fp"] + counts["all_fn"])
+    )
+    assert drives["auroc"].notna().all()
+
+
+def test_seeds_go_where_they_matter(toys):
+    def count(name, method, seeds):
+        return len(list(sequences.tasks([name], [method], seeds, False)))
+
+    assert [count("skab", "linear", seeds) for seeds in (None, 3)] == [1, 3]
+    assert [count("jair_jr", "linear", seeds) for seeds in (None, 1)] == [3, 1]
+    assert count("jair_jr", "knn", 3) == 1

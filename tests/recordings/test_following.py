@@ -1,0 +1,180 @@
+"""A file that grows: its windows come once each, the newest first, whatever happens to the file."""
+
+import os
+import re
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae.recordings import WindowRecipe, following, log_from_frame
+from anomalyvae.recordings.following import Following, GrowingFile, Pipe
+from anomalyvae.recordings.live import LiveWindows
+
+RECIPE = WindowRecipe(("x",), 10, length_s=1, stride_s=0.1, max_gap_s=0.5)
+
+
+def lines_of(rows, begin=0):
+    numbers = np.arange(begin, begin + rows)
+    return "".join(f"{number / 10},{(number * 37) % 101}\n" for number in numbers).encode()
+
+
+def starts_of(rows, begin=0):
+    table = pd.DataFrame({"time_s": np.arange(begin, begin + rows) / 10, "x": 1.0})
+    return RECIPE.windows(log_from_frame(table, "drive")).spans["start_s"].tolist()
+
+
+def follow(feed, **options):
+    def begin(header):
+        return LiveWindows(header, RECIPE, recording="drive", source="drive.csv")
+
+    return Following(feed, begin, **options)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "drive.csv"
+    path.write_bytes(b"time_s,x\n")
+    return path
+
+
+def append(path, data):
+    with path.open("ab") as file:
+        file.write(data)
+
+
+class Script:
+    """Runs a step whenever the file is found not to have grown, and ends it after the last."""
+
+    def __init__(self, file, *steps):
+        self.file, self.steps = file, list(steps)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def read(self):
+        data = self.file.read()
+        return data if data or self.steps else None
+
+    def wait(self):
+        self.steps.pop(0)()
+
+
+def starts(windows):
+    return [start_s for slab in windows for start_s in slab.spans["start_s"]]
+
+
+def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
+    monkeypatch.setattr(following, "CHUNK", 500)
+    append(path, lines_of(400))
+    told = []
+    more = [lambda: append(path, lines_of(1, begin=400)), lambda: append(path, lines_of(2, begin=401))]
+    with GrowingFile(path) as file:
+        watched = follow(Script(file, *more), tell=told.append)
+        found = []
+        for slab in watched:
+            found += slab.spans["start_s"].tolist()
+            assert watched.waiting == max(390 - max(len(found) - 1, 0), 0)
+    assert found[0] == pytest.approx(39.0)  # the newest of 391
+    assert found[1:391] == pytest.approx(starts_of(399))
+    assert found[391:] == pytest.approx([39.1, 39.3, 39.2])
+    assert told == ["390 windows are passed over for the newest, and follow when there is time"]
+
+
+def test_what_comes_goes_before_what_was_passed_over(path, monkeypatch):
+    monkeypatch.setattr(following, "CHUNK", 500)
+    append(path, lines_of(400))
+    with GrowingFile(path) as file:
+        windows = iter(follow(Script(file)))
+        assert starts(islice(windows, 1)) == pytest.approx([39.0])
+        assert starts(islice(windows, 1))[0] == 0.0
+        append(path, lines_of(1, begin=400))
+        assert starts(islice(windows, 1)) == pytest.approx([39.1])
+        rest = starts(windows)
+    assert sorted(rest) == rest
+    assert rest[-1] == pytest.approx(38.9)
+
+
+def test_it_may_fall_behind_later_too(path, monkeypatch):
+    monkeypatch.setattr(following, "CHUNK", 500)
+    more = [lambda: append(path, lines_of(30)), lambda: append(path, lines_of(300, begin=30))]
+    with GrowingFile(path) as file:
+        found = starts(follow(Script(file, *more)))
+    assert sorted(found) == pytest.approx(starts_of(330))
+    assert found[0] == pytest.approx(2.0)  # of the first 30 rows at once, the newest
+    assert found[21] == pytest.approx(32.0)
+
+
+def test_a_line_waits_for_its_end(path):
+    whole = lines_of(40)
+    steps = [lambda at=at: append(path, whole[at : at + 7]) for at in range(0, len(whole), 7)]
+    with GrowingFile(path) as file:
+        found = starts(follow(Script(file, *steps)))
+    assert sorted(found) == pytest.approx(starts_of(40))
+    assert sorted(found[8:]) == found[8:]  # after those that waited for the 16 ticks of a beginning
+
+
+def test_a_header_alone_has_no_window(path):
+    with GrowingFile(path) as file:
+        assert starts(follow(Script(file))) == []
+    path.write_bytes(b"")
+    with GrowingFile(path) as file:
+        assert starts(follow(Script(file))) == []
+
+
+def test_a_file_that_is_cut_is_told(path, monkeypatch):
+    monkeypatch.setattr(following, "CHUNK", 500)
+    append(path, lines_of(400))
+    told = []
+    with GrowingFile(path) as file:
+        watched = follow(file, tell=told.append)
+        windows = iter(watched)
+        assert len(starts(islice(windows, 2))) < 100
+        path.write_bytes(b"time_s,x\n")
+        assert starts(windows) == []
+    assert watched.change == "cut"
+    assert re.fullmatch(r"3\d\d windows that were passed over are lost: the file was cut", told[-1])
+
+
+def test_of_a_file_that_is_replaced_nothing_is_missed(path):
+    append(path, lines_of(30))
+
+    def replace():
+        append(path, lines_of(5, begin=30))
+        os.rename(path, path.with_suffix(".1"))
+        path.write_bytes(b"time_s,x\n")
+
+    with GrowingFile(path) as file:
+        watched = follow(Script(file, replace, lambda: None))
+        assert sorted(starts(watched)) == pytest.approx(starts_of(35))
+    assert watched.change == "replaced"
+
+
+def test_silence_is_an_end_if_it_lasts(path):
+    append(path, lines_of(30) + b"3.0,1")  # the writer may have died in the middle of a number
+    with GrowingFile(path) as file:
+        watched = follow(file, timeout_s=0.05)
+        assert sorted(starts(watched)) == pytest.approx(starts_of(30))
+    assert watched.timed_out
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+def test_a_pipe_ends(size):
+    data = b"time_s,x\n" + lines_of(40)[:-1]  # its last line need not
+    read, write = os.pipe()
+    windows = iter(follow(Pipe(read)))
+    for at in range(0, len(data), size):
+        os.write(write, data[at : at + size])
+    os.close(write)
+    assert sorted(starts(windows)) == pytest.approx(starts_of(40))
+    os.close(read)
+
+
+def test_bytes_without_a_line_are_refused(tmp_path):
+    (tmp_path / "drive.csv").write_bytes(bytes(1 << 21))
+    with (
+        GrowingFile(tmp_path / "drive.csv") as file,
+        pytest.raises(ValueError, match="Got a line of more than 1,048,576 bytes, expected lines of a CSV file"),
+    ):
+        list(follow(file))

@@ -1,0 +1,238 @@
+"""A table in a file becomes signals, or an error that names the file and the column."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalyvae.recordings import log_from_frame, read_log
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text, name="drive.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write_file
+
+
+def times(log):
+    (signal,) = {id(signal.time_s): signal for signal in log.signals.values()}.values()
+    return signal.time_s.tolist()
+
+
+def test_csv_gives_signals_with_names_units_and_one_clock(write):
+    log = read_log(write("time_s,speed [m/s],rpm\n0.0,1.5,800\n0.2,,810\n"))
+    assert log.recording == "drive"
+    assert log.start is None
+    assert list(log.signals) == ["speed", "rpm"]
+    assert [signal.unit for signal in log.signals.values()] == ["m/s", ""]
+    assert times(log) == [0.0, 0.2]
+    np.testing.assert_array_equal(log["speed"].values, [1.5, np.nan])
+    assert log["rpm"].values.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "second", "start"),
+    [
+        ("time_s", "12.5", "12.75", None),  # counts from the recording's start already
+        ("Time", "0", "0.25", None),
+        ("time_ms", "1000", "1250", None),
+        ("t [us]", "0", "250000", None),
+        ("timestamp", "1492638964.5", "1492638964.75", "2017-04-19T21:56:04.5Z"),
+        ("timestamp", "1492638964500", "1492638964750", "2017-04-19T21:56:04.5Z"),
+        ("timestamp", "1492638964500000", "1492638964750000", "2017-04-19T21:56:04.5Z"),
+        ("timestamp", "1492638964500000000", "1492638964750000000", "2017-04-19T21:56:04.5Z"),
+        ("datetime", "2017-04-19 21:56:04.5", "2017-04-19 21:56:04.75", "2017-04-19T21:56:04.5Z"),
+        ("datetime", "2017-04-19T23:56:04.5+02:00", "2017-04-19T23:56:04.75+02:00", "2017-04-19T21:56:04.5Z"),
+        ("Logged at", "2017-04-19T21:56:04.500", "2017-04-19T21:56:04.750", "2017-04-19T21:56:04.5Z"),
+        ("time", "21:56:04.500", "21:56:04.750", None),
+    ],
+)
+def test_every_way_of_writing_time_is_understood(write, header, first, second, start):
+    log = read_log(write(f"{header},x\n{first},1\n{second},2\n"))
+    assert np.diff(times(log)).tolist() == [0.25]
+    assert log.start == (None if start is None else pd.Timestamp(start))
+
+
+def test_a_relative_clock_keeps_its_zero_and_an_absolute_one_starts_at_zero(write):
+    assert times(read_log(write("time_s,x\n12.5,1\n12.75,2\n"))) == [12.5, 12.75]
+    assert times(read_log(write("time_s,x\n1492638964.5,1\n1492638964.75,2\n"))) == [0.0, 0.25]
+
+
+def test_the_caller_can_say_which_column_is_time_and_in_which_unit(write):
+    path = write("ticks,time,x\n0,5.0,1\n500,6.0,2\n")
+    assert times(read_log(path)) == [5.0, 6.0]
+    assert times(read_log(path, time="ticks [ms]")) == [0.0, 0.5]
+    with pytest.raises(ValueError, match=r"time column 'tick'.*Did you mean 'ticks'"):
+        read_log(path, time="tick")
+
+
+def test_rows_that_come_late_are_sorted_in(write):
+    log = read_log(write("time_s,x\n0.0,0\n0.4,2\n0.2,1\n0.6,3\n"))
+    assert times(log) == [0.0, 0.2, 0.4, 0.6]
+    assert log["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_clock_that_jumps_back_is_refused_with_the_place(write):
+    rows = "".join(f"{t},1\n" for t in [*range(10), *range(5)])
+    with pytest.raises(ValueError, match=r"jumps back by 9 s after 10 rows in column 'time_s' of .*drive.csv"):
+        read_log(write("time_s,x\n" + rows))
+
+
+def test_rows_with_one_stamp_become_their_mean_signal_by_signal(write):
+    log = read_log(write("time_s,x,y\n0,1,\n1,2,5\n1,4,\n1,,9\n2,7,8\n"))
+    assert times(log) == [0.0, 1.0, 2.0]
+    np.testing.assert_array_equal(log["x"].values, [1.0, 3.0, 7.0])
+    np.testing.assert_array_equal(log["y"].values, [np.nan, 7.0, 8.0])
+
+
+def test_rows_without_a_stamp_are_left_out(write):
+    log = read_log(write("time_s,x\n0,1\n,2\nnan,3\n1,4\n"))
+    assert log["x"].values.tolist() == [1.0, 4.0]
+
+
+def test_columns_of_text_are_left_out_until_somebody_asks_for_one(write):
+    path = write("time_s,x,gear,on\n0,1,P,true\n1,2,D,false\n")
+    log = read_log(path)
+    assert list(log.signals) == ["x", "on"]
+    assert log["on"].values.tolist() == [1.0, 0.0]
+    assert log.left_out == {"gear": "text such as 'P'"}
+    with pytest.raises(ValueError, match=r"signal 'gear' of recording 'drive', which holds text such as 'P'"):
+        read_log(path, signals=["gear"])
+
+
+def test_asking_for_signals_reads_only_them_and_names_the_nearest(write, tmp_path):
+    path = write("time_s,speed_mps,rpm\n0,1,2\n")
+    assert list(read_log(path, signals=["rpm"]).signals) == ["rpm"]
+    parquet = tmp_path / "drive.parquet"
+    pd.DataFrame({"acc.x": [1.0], "time_s": [0.0], "speed_mps": [2.0]}).to_parquet(parquet)
+    assert list(read_log(parquet, signals=["acc.x"]).signals) == ["acc.x"]
+    for file in (path, parquet):
+        with pytest.raises(ValueError, match=r"signal 'sped_mps'.*drive\..*Did you mean 'speed_mps'"):
+            read_log(file, signals=["sped_mps"])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_a_byte_order_mark_and_an_old_code_page(write, delimiter):
+    header = delimiter.join(["time_s", "temp [°C]"])
+    row = delimiter.join(["0.5", "21.25"])
+    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+        log = read_log(write(f"{header}\r\n{row}\r\n", encoding=encoding))
+        assert (times(log), log["temp"].unit, log["temp"].values.tolist()) == ([0.5], "°C", [21.25])
+
+
+def test_a_header_without_rows_is_a_recording_without_samples(write, tmp_path):
+    pd.DataFrame({"time_s": pd.Series(dtype=float), "x": pd.Series(dtype=float)}).to_parquet(tmp_path / "drive.parquet")
+    for path in (write("time_s,x"), write("time_s,x\n"), tmp_path / "drive.parquet"):
+        log = read_log(path)
+        assert list(log.signals) == ["x"]
+        assert times(log) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"drive\.csv, which begins with no header line"),
+        ("\n\n", r"drive\.csv, which begins with no header line"),
+        ("a,b\n1,2\n", r"no time column in .*drive\.csv \(it has 'a', 'b'\).*read_log\(path, time="),
+        ("time_s,x,x\n0,1,2\n", r"2 columns named 'x' in .*drive\.csv"),
+        ("time_s,x [m],x [s]\n0,1,2\n", r"2 columns named 'x' in .*drive\.csv"),
+        ("time_s,x\n0,1\n1,2,3\n", r"drive\.csv, which cannot be read as CSV"),
+        ("time_s,x\nyesterday,1\n", r"the text 'yesterday' in column 'time_s' of .*drive\.csv"),
+        ("time_s,x\n10:00:01.5,1\n25 o'clock,1\n", r"the text \"25 o'clock\" in column 'time_s'"),
+        ("time [fortnights],x\n1,1\n", r"unit 'fortnights' in column 'time \[fortnights\]'"),
+        ("time_s,x\n,1\n,2\n", r"no time stamp in column 'time_s' of .*drive\.csv"),
+        ("time_s,x\ntrue,1\n", r"Got bool in column 'time_s'"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_file_and_column(write, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_log(write(text))
+
+
+def test_paths_that_are_no_recording(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv, which does not exist"):
+        read_log(tmp_path / "gone.csv")
+    with pytest.raises(ValueError, match=r"'drive.xlsx', expected a file with suffix \.csv or \.parquet"):
+        read_log(tmp_path / "drive.xlsx")
+    with pytest.raises(IsADirectoryError, match="expected one recording"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not really", b"PAR1" + bytes(64) + b"PAR1"])
+def test_a_damaged_parquet_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "drive.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"drive\.parquet, which cannot be read as Parquet"):
+        read_log(path)
+
+
+def test_a_truncated_parquet_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "drive.parquet"
+    pd.DataFrame({"time_s": np.arange(1000.0), "x": 1.0}).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"drive\.parquet, which cannot be read as Parquet"):
+        read_log(path)
+
+
+@given(edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.binary(max_size=4)), min_size=1, max_size=6))
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_damaged_file_gives_an_ordered_recording_or_an_error_of_ours(tmp_path_factory, suffix, edits):
+    frame = pd.DataFrame({"time_s": np.arange(20) / 5, "x": np.arange(20), "gear": "P"})
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    content = path.read_bytes()
+    for place, removed, inserted in edits:
+        at = int(place * len(content))
+        content = content[:at] + inserted + content[at + removed :]
+    path.write_bytes(content)
+    signals, complaint = {}, ""
+    try:
+        signals = read_log(path).signals
+    except ValueError as error:
+        complaint = str(error)
+    assert not complaint or complaint.startswith("Got ")
+    for signal in signals.values():
+        assert len(signal.time_s) == len(signal.values)
+        assert (np.diff(signal.time_s) > 0).all()
+
+
+def test_parquet_metadata_gives_units_and_start(tmp_path):
+    fields = [pa.field("time_s", pa.float64()), pa.field("v", pa.int16(), metadata={b"unit": b"m/s"})]
+    schema = pa.schema(fields, metadata={b"start_unix_s": b"1492638964.55"})
+    pq.write_table(pa.table([[0.0, 0.2], [3, None]], schema=schema), tmp_path / "drive.parquet")
+    log = read_log(tmp_path / "drive.parquet")
+    assert log["v"].unit == "m/s"
+    assert log.start == pd.Timestamp("2017-04-19T21:56:04.55Z")
+    np.testing.assert_array_equal(log["v"].values, [3.0, np.nan])
+
+
+def test_a_frame_with_an_index_of_times_reads_as_it_was_written(tmp_path):
+    index = pd.date_range("2026-05-01T10:00", periods=3, freq="100ms")
+    pd.DataFrame({"x": [1, 2, 3]}, index=index).to_parquet(tmp_path / "drive.parquet")
+    log = read_log(tmp_path / "drive.parquet")
+    assert log.start == pd.Timestamp("2026-05-01T10:00Z")
+    np.testing.assert_allclose(log["x"].time_s, [0.0, 0.1, 0.2], rtol=0, atol=1e-12)
+
+
+def test_nanosecond_stamps_lose_nothing():
+    ticks = np.int64(1_700_000_000_000_000_000) + np.array([0, 1, 1001], dtype=np.int64)
+    log = log_from_frame(pd.DataFrame({"timestamp": ticks, "x": [1, 2, 3]}), "drive")
+    assert log["x"].time_s.tolist() == [0.0, 1e-9, 1.001e-6]
+
+
+def test_an_index_in_a_name_is_no_unit():
+    log = log_from_frame(pd.DataFrame({"t": [0.0], "wheel [0]": [1.0], "wheel[1]": [2.0]}), "drive")
+    assert list(log.signals) == ["wheel [0]", "wheel[1]"]
+
+
+def test_an_unknown_signal_is_refused_with_the_nearest():
+    log = log_from_frame(pd.DataFrame({"t": [0.0], "Speed_mps": [1.0]}), "drive")
+    with pytest.raises(ValueError, match=r"Got signal 'speed_mps'.*recording 'drive'\. Did you mean 'Speed_mps'"):
+        log["speed_mps"]

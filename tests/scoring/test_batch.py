@@ -1,0 +1,657 @@
+"""A folder of files becomes a folder of scores: each row once, whatever happens on the way."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer
+
+from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
+from anomalyvae.recordings import read_windows
+from anomalyvae.scoring import inputs as sources
+
+COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
+
+
+@pytest.fixture(scope="module")
+def bundle(detector, tmp_path_factory):
+    return save(detector, tmp_path_factory.mktemp("model") / "bundle", precision="double")
+
+
+def thirds(rows):
+    return rows[:134], rows[134:267], rows[267:]
+
+
+@pytest.fixture
+def drives(fresh, tmp_path):
+    """Tables in two formats, in folders, one of them named like a partition, with a column more than the model has."""
+    source = tmp_path / "drives"
+    for name, rows in zip(["b.parquet", "day=1/a b.csv", "day=1/ü.parquet"], thirds(fresh), strict=True):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        table = rows.assign(note="x")
+        table.to_csv(source / name, index=False) if name.endswith("csv") else table.to_parquet(source / name)
+    (source / "readme.txt").write_text("not a table")
+    (source / "day=1" / "_SUCCESS").touch()
+    (source / ".hidden.parquet").write_text("neither")
+    return source
+
+
+def scores_in(target):
+    return {path.relative_to(target).as_posix(): pq.read_table(path) for path in sorted(target.rglob("*.parquet"))}
+
+
+def summary_of(target):
+    return json.loads((target / "summary.json").read_text())
+
+
+def edit(table, **changes):
+    return pd.read_parquet(table).assign(**changes).to_parquet(table)
+
+
+# What it gives
+
+
+def test_each_row_gets_the_detector_s_score(bundle, drives, detector, fresh, tmp_path):
+    summary = score_folder(bundle, drives, tmp_path / "out")
+    tables = scores_in(tmp_path / "out")
+    assert list(tables) == ["b.parquet", "day=1/a b.csv.parquet", "day=1/ü.parquet"]
+    for table, rows in zip(tables.values(), thirds(fresh), strict=True):
+        got = table.to_pandas()
+        assert list(got) == COLUMNS
+        np.testing.assert_array_equal(got["row"], np.arange(len(rows)))
+        np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(rows), rtol=1e-9)
+        np.testing.assert_allclose(got["p_value"], detector.p_values(rows), rtol=1e-9)
+        np.testing.assert_array_equal(got["is_outlier"], detector.predict(rows) == -1)
+        assert got["model_id"].unique().tolist() == [summary["model_id"]]
+        assert table.schema.field("model_id").type == pa.string()
+    assert summary["rows"] == len(fresh)
+    assert summary["flagged"] == np.sum(detector.predict(fresh) == -1)
+    assert (summary["scored"], summary["kept"], summary["failed"], summary["passed_over"]) == (3, 0, 0, 1)
+    assert summary == summary_of(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "b.parquet", "day=1", "run.json", "summary.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cells", [6 * 7, 6 * 1024])
+def test_slabs_leave_no_trace(bundle, drives, detector, fresh, tmp_path, monkeypatch, cells):
+    monkeypatch.setattr(sources, "_CELLS", cells)
+    monkeypatch.setattr(sources, "_LEAST", 7)
+    monkeypatch.setattr(sources, "_CSV_BLOCK", 1000)
+    score_folder(bundle, drives, tmp_path / "out")
+    got = pd.concat([table.to_pandas() for table in scores_in(tmp_path / "out").values()])
+    np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(fresh), rtol=1e-9)
+    np.testing.assert_array_equal(got["row"], np.concatenate([np.arange(len(r)) for r in thirds(fresh)]))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["drives/b.parquet", "drives/*.parquet", "drives/b*", ["drives/b.parquet"], "drives/[ab].parquet"],
+    ids=str,
+)
+def test_a_file_or_a_pattern(bundle, drives, tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    summary = score_folder(bundle, source, "out")
+    assert [file["file"] for file in summary["files"]] == ["b.parquet"]
+    assert (tmp_path / "out" / "b.parquet").exists()
+
+
+def test_several_sources_are_named_from_the_folder_that_holds_them(bundle, drives, tmp_path):
+    summary = score_folder(bundle, [drives / "b.parquet", drives / "day=1" / "*.csv"], tmp_path / "out")
+    assert [file["file"] for file in summary["files"]] == ["b.parquet", "day=1/a b.csv"]
+
+
+def test_an_onnx_file_is_as_good_as_its_bundle(bundle, drives, tmp_path):
+    score_folder(bundle, drives, tmp_path / "out")
+    score_folder(bundle / "model.onnx", drives, tmp_path / "same")
+    assert scores_in(tmp_path / "out") == scores_in(tmp_path / "same")
+
+
+def test_missing_cells_text_and_partitions(normal, tmp_path):
+    def rows(x):
+        return x.assign(road=np.where(x["signal 0"] > 0, "NA-road", "2"), wet=x["signal 1"] > 4.99, day=1.0)
+
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(rows(normal))
+    model = save(detector, tmp_path / "bundle", precision="double")
+    table = rows(normal[:50])
+    table.loc[3:9, ["road", "signal 2"]] = None
+    folder = tmp_path / "in" / "day=1"
+    folder.mkdir(parents=True)
+    table.drop(columns="day").to_parquet(folder / "a.parquet")
+    table.drop(columns="day").to_csv(folder / "b.csv", index=False)
+    score_folder(model, tmp_path / "in", tmp_path / "out")
+    for scores in scores_in(tmp_path / "out").values():
+        np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(table), rtol=1e-9)
+
+
+def test_a_model_without_names_takes_columns_in_their_order(normal, fresh, tmp_path):
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(normal.to_numpy())
+    model = save(detector, tmp_path / "bundle", precision="double")
+    fresh.to_csv(tmp_path / "rows.csv", index=False)
+    score_folder(model, tmp_path / "rows.csv", tmp_path / "out")
+    scores = pq.read_table(tmp_path / "out" / "rows.csv.parquet")
+    np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(fresh.to_numpy()), rtol=1e-9)
+
+
+def test_a_column_of_a_csv_may_change_its_looks_late(bundle, fresh, detector, tmp_path, monkeypatch):
+    """A reader that guesses types from the first block would stumble over the first fraction."""
+    monkeypatch.setattr(sources, "_CSV_BLOCK", 256)
+    rows = fresh.assign(**{"signal 5": np.where(np.arange(len(fresh)) < 200, 7, fresh["signal 5"])})
+    text = rows.to_csv(index=False).replace(",7.0\n", ",7\n")
+    (tmp_path / "a.csv").write_text(text)
+    assert score_folder(bundle, tmp_path / "a.csv", tmp_path / "out")["failed"] == 0
+    scores = pq.read_table(tmp_path / "out" / "a.csv.parquet")
+    np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(rows), rtol=1e-9)
+
+
+def test_flags_under_a_promise(bundle, drives, detector, fresh, tmp_path):
+    with pytest.warns(UserWarning, match="this model's calibration gives none below"):
+        score_folder(bundle, drives, tmp_path / "none", alarms={"alpha": 1e-6})
+    assert summary_of(tmp_path / "none")["flagged"] == 0
+    expected = detector.alarms(fresh, alpha=0.02)
+    assert score_folder(bundle, drives, tmp_path / "some", alarms={"alpha": 0.02})["flagged"] == expected.sum() > 0
+    score_folder(bundle, drives, tmp_path / "tail", alarms={"alpha": 1e-6}, tail="pareto")
+    got = pd.concat([table.to_pandas() for table in scores_in(tmp_path / "tail").values()])
+    np.testing.assert_allclose(got["p_value"], detector.p_values(fresh, tail="pareto"), rtol=1e-6)
+    for wrong in ({"per_hour": 6}, {"fdr": 0.1}, {"alpha": 0.1, "per_hour": 6}, {}):
+        with pytest.raises(ValueError, match=r"expected one of 'alpha' with this model: files are scored one by one"):
+            score_folder(bundle, drives, tmp_path / "wrong", alarms=wrong)
+    with pytest.raises(ValueError, match=r"Got alpha=2, expected a number above 0 and below 1"):
+        score_folder(bundle, drives, tmp_path / "wrong", alarms={"alpha": 2})
+
+
+def test_flagged_rows_say_why(bundle, drives, detector, fresh, tmp_path):
+    score_folder(bundle, drives, tmp_path / "out", feature_scores=True)
+    got = pd.concat([table.to_pandas() for table in scores_in(tmp_path / "out").values()], ignore_index=True)
+    parts = got[[f"feature_score.{name}" for name in fresh]]
+    flagged = got["is_outlier"].to_numpy()
+    assert parts[~flagged].isna().all(axis=None)
+    np.testing.assert_allclose(parts[flagged], detector.feature_scores(fresh)[flagged], rtol=1e-9, atol=1e-9)
+
+
+def test_features_of_a_pipeline_that_does_not_name_them(normal, fresh, tmp_path):
+    """Six columns go in, twelve come out of a function: a name for each, not six for pairs of them."""
+    twice = make_union(FunctionTransformer(np.square), FunctionTransformer(np.tanh))
+    model = make_pipeline(twice, VAEOutlierDetector(random_state=0, max_epochs=3)).fit(normal)
+    fresh.to_parquet(tmp_path / "rows.parquet")
+    score_folder(
+        save(model, tmp_path / "m", precision="double"),
+        tmp_path / "rows.parquet",
+        tmp_path / "out",
+        feature_scores=True,
+    )
+    got = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    parts = got[[f"feature_score.{i}" for i in range(12)]][got["is_outlier"]]
+    expected = model[-1].feature_scores(model[:-1].transform(fresh[got["is_outlier"].to_numpy()]))
+    np.testing.assert_allclose(parts, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_progress_ends_where_it_should(bundle, drives, tmp_path):
+    told = []
+    score_folder(bundle, drives, tmp_path / "out", progress=told.append)
+    assert told[0].files_done == told[0].bytes_done == 0
+    assert [p.bytes_done for p in told] == sorted(p.bytes_done for p in told)
+    last = told[-1]
+    assert (last.files_done, last.bytes_done, last.rows_scored) == (3, last.bytes, 400)
+    score_folder(bundle, drives, tmp_path / "out", progress=told.append)
+    assert (told[-1].files_done, told[-1].bytes_kept, told[-1].rows_scored) == (3, last.bytes, 0)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Drives in two formats, of which the last is too short for a window."""
+    source = tmp_path / "recordings"
+    for number, (name, ticks) in enumerate([("car a/1.parquet", 900), ("car a/2.csv", 700), ("short.parquet", 5)]):
+        rng = np.random.default_rng(number)
+        frame = pd.DataFrame(rng.normal(size=(ticks, 2)), columns=["a", "b"])
+        frame.insert(0, "time_s", 3.0 + np.arange(ticks) * 0.1 + 20.0 * (np.arange(ticks) >= 400))
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(source / name, index=False) if name.endswith("csv") else frame.to_parquet(source / name)
+    return source
+
+
+def test_recordings_are_cut_as_in_training(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_CELLS", 4000)
+    monkeypatch.setattr(sources, "_LEAST", 7)
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
+    windows = read_windows(recordings / "car a" / "1.parquet", recipe)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(windows.rows)
+    model = save(detector, tmp_path / "model", recipe=recipe.to_dict(), precision="double")
+    summary = score_folder(model, recordings, tmp_path / "out", alarms={"per_hour": 72}, feature_scores=True)
+    assert [file["rows"] > 0 for file in summary["files"]] == [True, True, False]
+    assert summary["failed"] == 0
+    tables = scores_in(tmp_path / "out")
+    assert list(tables) == ["car a/1.parquet", "car a/2.csv.parquet", "short.parquet"]
+    for name, path in [("car a/1.parquet", "car a/1.parquet"), ("car a/2.csv.parquet", "car a/2.csv")]:
+        got, windows = tables[name].to_pandas(), read_windows(recordings / path, recipe)
+        assert list(got)[:3] == ["recording", "start_s", "end_s"]
+        assert set(got["recording"]) == {path.rpartition(".")[0]}
+        np.testing.assert_array_equal(got[["start_s", "end_s"]], windows.spans[["start_s", "end_s"]])
+        np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(windows.rows), rtol=1e-9)
+        np.testing.assert_array_equal(got["is_outlier"], got["p_value"] <= 0.01 * (1 + 1e-9))  # 72 of 7,200 an hour
+        parts = detector.feature_scores(windows.rows).to_numpy().reshape(-1, 2, 10).sum(axis=2)
+        flagged = got["is_outlier"].to_numpy()
+        np.testing.assert_allclose(got.loc[flagged, ["feature_score.a", "feature_score.b"]], parts[flagged], rtol=1e-6)
+
+
+def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(
+        read_windows(recordings / "car a/2.csv", recipe).rows
+    )
+    model = save(detector, tmp_path / "model", recipe=recipe.to_dict())
+    frame = pd.read_csv(recordings / "car a" / "2.csv")
+    pd.concat([frame, frame]).to_parquet(recordings / "again.parquet")
+    frame.drop(columns="b").to_csv(recordings / "lacks.csv", index=False)
+    frame[:0].to_parquet(recordings / "none.parquet")
+    (recordings / "header.csv").write_text("time_s,a,b\n")
+    (recordings / "bytes.parquet").write_bytes(b"PAR1" + bytes(100))
+    summary = score_folder(model, recordings, tmp_path / "out")
+    said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
+    assert said.keys() == {"again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet"}
+    assert "jumps back" in said["again.parquet"]
+    assert "Got signal 'b', expected a column of" in said["lacks.csv"]
+    assert said["none.parquet"] == said["header.csv"] == "Got no row, expected some."
+    assert summary["scored"] == 3
+
+
+# Again, and again
+
+
+def test_what_is_done_is_not_done_again(bundle, drives, fresh, tmp_path):
+    target = tmp_path / "out"
+    score_folder(bundle, drives, target)
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*.parquet")}
+    fresh[:9].to_parquet(drives / "new.parquet")
+    summary = score_folder(bundle, drives, target)
+    assert (summary["scored"], summary["kept"], summary["rows"]) == (1, 3, 409)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_changed_input_is_scored_again(bundle, drives, tmp_path):
+    target, table = tmp_path / "out", drives / "b.parquet"
+    score_folder(bundle, drives, target)
+    before, stat = scores_in(target), table.stat()
+    content = bytearray(table.read_bytes())
+    rows = pd.read_parquet(table)
+    at = content.find(np.float64(rows["signal 5"].iloc[0]).tobytes())
+    content[at : at + 8] = np.float64(rows["signal 5"].iloc[0] + 50).tobytes()
+    table.write_bytes(content)
+    os.utime(table, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # neither size nor time tells
+    summary = score_folder(bundle, drives, target)
+    assert (summary["scored"], summary["kept"]) == (1, 2)
+    assert scores_in(target)["b.parquet"] != before["b.parquet"]
+
+
+def test_scores_of_an_input_that_is_gone_stay_and_are_told(bundle, drives, tmp_path):
+    score_folder(bundle, drives, tmp_path / "out")
+    (drives / "b.parquet").unlink()
+    summary = score_folder(bundle, drives, tmp_path / "out")
+    assert summary["orphans"] == ["b.parquet"]
+    assert summary["rows"] == 400 - 134
+    assert (tmp_path / "out" / "b.parquet").exists()
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b""])
+def test_a_damaged_output_is_made_again(bundle, drives, tmp_path, spoil):
+    target = tmp_path / "out"
+    score_folder(bundle, drives, target)
+    before = scores_in(target)
+    output = target / "b.parquet"
+    output.write_bytes(spoil(output.read_bytes()))
+    assert score_folder(bundle, drives, target)["scored"] == 1
+    assert scores_in(target) == before
+
+
+def test_models_are_never_mixed(bundle, drives, autoencoder, tmp_path):
+    target = tmp_path / "out"
+    first = score_folder(bundle, drives, target)
+    before = scores_in(target)
+    other = save(autoencoder, tmp_path / "other")
+    with pytest.raises(FileExistsError, match=rf"scores of model {first['model_id']}, expected those of model.*Choose"):
+        score_folder(other, drives, target)
+    with pytest.raises(FileExistsError, match="with scores of other settings"):
+        score_folder(bundle, drives, target, feature_scores=True)
+    assert scores_in(target) == before
+    (drives / "b.parquet").unlink()
+    second = score_folder(other, drives, target, overwrite=True)
+    assert {model for table in scores_in(target).values() for model in table["model_id"].to_pylist()} == {
+        second["model_id"]
+    }
+    assert second["orphans"] == []
+
+
+def test_a_model_that_changes_on_the_way_is_noticed(bundle, drives, autoencoder, tmp_path):
+    from anomalyvae.scoring.one_file import Work, score_file
+
+    model = shutil.copytree(bundle, tmp_path / "model")
+    work = Work(str(model), "0" * 64, str(drives), str(tmp_path), str(tmp_path))
+    [outcome] = score_file(work, "b.parquet", None)
+    assert "not the file that the run began with" in outcome.error
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def troubled(drives, fresh):
+    """Good files beside some of each kind of bad one, by what is said of it."""
+    (drives / "corrupt.parquet").write_bytes(b"PAR1" + b"\0" * 100 + b"PAR1")
+    (drives / "empty.csv").touch()
+    (drives / "header.csv").write_text(",".join(fresh) + "\n")
+    fresh[:0].to_parquet(drives / "no rows.parquet")
+    fresh.drop(columns="signal 3").to_parquet(drives / "lacks.parquet")
+    fresh.astype({"signal 1": str}).to_parquet(drives / "text.parquet")
+    fresh.replace({"signal 1": fresh["signal 1"].iloc[300]}, np.inf).to_parquet(drives / "infinite.parquet")
+    (drives / "words.csv").write_text(",".join(fresh) + "\n" + "1,2,3,4,5,six\n")
+    (drives / "ragged.csv").write_text(",".join(fresh) + "\n1,2,3,4,5,6\n1,2\n")
+    (drives / "binary.csv").write_bytes(bytes(range(256)) * 20)
+    (drives / "gone.parquet").symlink_to("nowhere")
+    whole = (drives / "b.parquet").read_bytes()
+    (drives / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    return {
+        "binary.csv": "", "corrupt.parquet": "cannot be read", "cut.parquet": "cannot be read",
+        "empty.csv": "no header line", "gone.parquet": "No such file", "header.csv": "no row",
+        "infinite.parquet": "infinite", "lacks.parquet": "Got no 'signal 3', expected these columns. It has signal 0",
+        "no rows.parquet": "no row", "ragged.csv": "cannot be read", "text.parquet": "signal 1",
+        "words.csv": "cannot be read",
+    }  # fmt: skip
+
+
+def test_a_bad_file_is_told_and_the_others_go_on(bundle, drives, troubled, tmp_path):
+    summary = score_folder(bundle, drives, tmp_path / "out")
+    failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
+    assert failed.keys() == troubled.keys()
+    for name, said in troubled.items():
+        assert said in failed[name]
+        assert failed[name].strip()
+    assert (summary["scored"], summary["failed"]) == (3, len(troubled))
+    assert len(scores_in(tmp_path / "out")) == 3
+    assert not (tmp_path / "out" / ".staging").exists()
+    again = score_folder(bundle, drives, tmp_path / "out")
+    assert (again["kept"], again["failed"]) == (3, len(troubled))
+
+
+def test_strict_stops(bundle, drives, troubled, tmp_path):
+    with pytest.raises(ValueError, match=r"^(binary|corrupt|cut|empty|header)\.\w+: "):
+        score_folder(bundle, drives, tmp_path / "out", strict=True, workers=1)
+    assert not (tmp_path / "out" / "summary.json").exists()
+    assert not (tmp_path / "out" / ".staging").exists()
+
+
+def test_a_file_that_grows_while_it_is_read(bundle, drives, tmp_path, monkeypatch):
+    honest = sources.slabs_of
+
+    def slabs(root, name, *given):
+        yield from honest(root, name, *given)
+        if name == "b.parquet":
+            with (root / name).open("ab") as file:
+                file.write(b"more")
+
+    monkeypatch.setattr("anomalyvae.scoring.one_file.slabs_of", slabs)
+    summary = score_folder(bundle, drives, tmp_path / "out")
+    assert [f["error"][:32] for f in summary["files"] if f["error"]] == ["It changed while it was read. Sc"]
+
+
+def test_a_full_disk(bundle, drives, fresh, tmp_path):
+    """No file may grow beyond 20 kB: a real failure to write, without a disk to fill."""
+    pd.concat([fresh] * 20).to_parquet(drives / "large.parquet")
+    script = (
+        "import resource, signal, sys; from anomalyvae import score_folder\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "summary = score_folder(*sys.argv[1:])\n"
+        "print([(f['file'], f['error']) for f in summary['files'] if f['error']])"
+    )
+    target = tmp_path / "out"
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(bundle), str(drives), str(target)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "large.parquet" in said
+    assert "File too large" in said
+    assert list(scores_in(target)) == ["b.parquet", "day=1/a b.csv.parquet", "day=1/ü.parquet"]
+    assert score_folder(bundle, drives, target)["scored"] == 1  # once there is room
+
+
+@pytest.mark.parametrize("inside", ["", "out", "day=1/out"])
+def test_a_target_inside_of_the_source_is_refused(bundle, drives, inside):
+    with pytest.raises(ValueError, match="inside of the source"):
+        score_folder(bundle, drives, drives / inside)
+
+
+def test_a_target_with_other_things_is_refused(bundle, drives, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="which holds other things than scores"):
+        score_folder(bundle, drives, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+def test_nothing_to_score(bundle, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"with 1 files, expected some that end in \.csv, \.parquet"):
+        score_folder(bundle, tmp_path, tmp_path.parent / "out")
+    for source in ("nowhere", "nowhere/*.csv"):
+        with pytest.raises(FileNotFoundError, match="expected"):
+            score_folder(bundle, source, tmp_path / "out")
+    with pytest.raises(ValueError, match="Got engine='spark', expected one of 'local', 'dask'"):
+        score_folder(bundle, tmp_path, tmp_path / "out", engine="spark")
+
+
+def test_two_runs_at_once_are_refused(bundle, drives, tmp_path):
+    def meddle(progress):
+        with pytest.raises(BlockingIOError, match="another run is writing"):
+            score_folder(bundle, drives, tmp_path / "out")
+
+    score_folder(bundle, drives, tmp_path / "out", progress=meddle)
+
+
+def test_a_worker_needs_neither_torch_nor_pandas(bundle, drives, tmp_path):
+    script = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.split('.')[0] in ('torch', 'sklearn', 'scipy', 'pandas', 'mlflow', 'onnx', 'safetensors', "
+        "'rich', 'dask', 'distributed', 'joblib', 'skops'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from anomalyvae.cli import main\n"
+        "sys.exit(main(['score', *sys.argv[1:3], '--model', sys.argv[3]]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(drives), str(tmp_path / "out"), str(bundle)], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "400 rows" in result.stdout
+
+
+# Kills
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, normal):
+    """Enough rows that a run takes a second or two."""
+    source = tmp_path_factory.mktemp("many") / "in"
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (source / f"day={i % 4}").mkdir(parents=True, exist_ok=True)
+        rows = normal.sample(3000, replace=True, random_state=i) + 0.01 * rng.normal(size=(3000, 6))
+        rows.to_parquet(source / f"day={i % 4}" / f"{i}.parquet", row_group_size=500)
+    return source
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bundle, many, tmp_path_factory):
+    target = tmp_path_factory.mktemp("undisturbed") / "out"
+    score_folder(bundle, many, target)
+    return scores_in(target)
+
+
+def start(bundle, source, target, engine):
+    command = [
+        sys.executable, "-m", "anomalyvae", "score", source, target, "--model", bundle,
+        "--engine", engine, "--workers", "2",
+    ]  # fmt: skip
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_all(process):
+    """The process, and the children it started, at once and without a word."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("engine", "kills", "first", "last"), [("local", 10, 0.2, 1.6), ("dask", 3, 2.5, 6.0)])
+def test_a_kill_at_any_moment_loses_and_doubles_nothing(
+    engine, kills, first, last, bundle, many, undisturbed, tmp_path
+):
+    target, moments, seen = tmp_path / "out", np.random.default_rng(0), {}
+    for _ in range(kills):
+        process = start(bundle, many, target, engine)
+        time.sleep(moments.uniform(first, last))
+        kill_all(process)
+        done = {path: path.stat().st_mtime_ns for path in target.rglob("*.parquet") if ".staging" not in path.parts}
+        assert {path: done.get(path) for path in seen} == seen  # what was whole is not made again
+        for path in done.keys() - seen.keys():
+            assert pq.read_table(path) == undisturbed[path.relative_to(target).as_posix()]  # nor ever seen half made
+        seen = done
+        if len(done) == len(undisturbed):
+            shutil.rmtree(target)
+            seen = {}
+    process = start(bundle, many, target, engine)
+    assert process.wait(120) == 0
+    assert scores_in(target) == undisturbed
+    assert summary_of(target)["kept"] >= len(seen)
+    assert {path.name for path in target.iterdir()} == {"run.json", "summary.json", *(f"day={i}" for i in range(4))}
+
+
+def test_a_lost_dask_worker_costs_nothing_but_time(bundle, many, undisturbed, tmp_path):
+    process = start(bundle, many, tmp_path / "out", "dask")
+    mother, killed = psutil.Process(process.pid), 0
+    while process.poll() is None and killed < 3:
+        if len(list((tmp_path / "out").glob("day=*/*.parquet"))) > 8 * killed:
+            workers = [c for c in mother.children(recursive=True) if "spawn_main" in " ".join(c.cmdline())]
+            workers[killed % len(workers)].kill()
+            killed += 1
+        time.sleep(0.02)
+    assert process.wait(120) == 0
+    assert killed == 3
+    assert scores_in(tmp_path / "out") == undisturbed
+
+
+def test_what_outlives_its_run_writes_nothing(bundle, drives, autoencoder, tmp_path):
+    """A worker that goes on after its run was killed, and is done when the next one, with another model, has begun."""
+    import pyarrow.parquet
+
+    from anomalyvae.scoring import batch
+    from anomalyvae.scoring import one_file as parts
+
+    target, other = tmp_path / "out", save(autoencoder, tmp_path / "other")
+    score_folder(bundle, drives, target)
+    late = []
+
+    def killed(work, names, workers, scheduler):
+        with ThreadPoolExecutor(1) as pool:
+            steps = parts.score_file(work, "b.parquet", pool)
+            late.append((steps, next(steps)))  # it has read something, and has not finished
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(batch.ENGINES, "local", killed)
+        (drives / "b.parquet").touch()
+        with pytest.raises(KeyboardInterrupt):
+            score_folder(bundle, drives, target)
+    score_folder(other, drives, target, overwrite=True)
+    before = scores_in(target)
+    [(steps, _)] = late
+    assert [outcome.status for outcome in steps] == ["failed"]
+    assert scores_in(target) == before
+    assert pyarrow.parquet.read_table(target / "b.parquet")["model_id"][0].as_py() == summary_of(target)["model_id"]
+
+
+def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drives, fresh, tmp_path):
+    """A worker that runs out of memory dies without a word, and so do those that try again."""
+    script = (
+        "import os, sys\n"
+        "from anomalyvae.scoring import one_file as parts; from anomalyvae.scoring import inputs as sources\n"
+        "honest = sources.slabs_of\n"
+        "def slabs(root, name, *given):\n"
+        "    if name == 'b.parquet':\n"
+        "        os._exit(1)\n"
+        "    return honest(root, name, *given)\n"
+        "parts.slabs_of = slabs\n"
+        "if __name__ == '__main__':\n"
+        "    from anomalyvae import score_folder\n"
+        "    print([(f['file'], f['error']) for f in score_folder(*sys.argv[1:], engine='dask', workers=1)['files']])\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, tmp_path / "script.py", bundle, drives, tmp_path / "out"]
+    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"\('([^']*)', None\)", said) == ["day=1/a b.csv", "day=1/ü.parquet"]
+    assert "It ended every worker that took it" in said
+    assert len(scores_in(tmp_path / "out")) == 2
+
+
+def test_dask_gives_the_same_bytes(bundle, drives, troubled, tmp_path):
+    score_folder(bundle, drives, tmp_path / "local")
+    summary = score_folder(bundle, drives, tmp_path / "dask", engine="dask", workers=1)
+    local = {path.relative_to(tmp_path / "local"): path for path in (tmp_path / "local").rglob("*.parquet")}
+    for name, path in local.items():
+        assert (tmp_path / "dask" / name).read_bytes() == path.read_bytes()
+    assert summary["failed"] == len(troubled)
+
+
+def test_a_scheduler_of_one_s_own(bundle, drives, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        address = cluster.scheduler_address
+        summary = score_folder(bundle, drives, tmp_path / "out", engine="dask", scheduler=address)
+    assert summary["scored"] == 3
+    with pytest.raises(ValueError, match=r"expected engine='dask'"):
+        score_folder(bundle, drives, tmp_path / "other", scheduler="tcp://127.0.0.1:1")
+
+
+def test_logs_of_a_vehicle_bus_are_scored_with_their_database(tmp_path):
+    from anomalyvae.cli import main
+
+    drives = Path(__file__).parents[3] / "shared" / "data" / "css_drive"
+    if not drives.is_dir():
+        pytest.skip("needs ../shared/data/css_drive")
+    log, database = drives / "LOG" / "00000165" / "00000003-60FEBB3B.MF4", drives / "canmod-gps.dbc"
+    model, scores = tmp_path / "model", tmp_path / "scores"
+    windows = ["--signals=AccelerationX,Speed", "--rate-hz=10", "--length-s=2", "--stride-s=1", "--max-gap-s=2"]
+    fit = ["fit", str(log), "--model", str(model), "--dbc", str(database), *windows, "--set", "max_epochs=1", "--quiet"]
+    score = ["score", str(log), str(scores), "--model", str(model), "--quiet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some frames are in no database
+        assert main(fit) == 0
+        assert main(score) == 3  # without the database there is no such signal
+        shutil.rmtree(scores)
+        assert main([*score, "--dbc", str(database)]) == 0
+    [found] = [pd.read_parquet(path) for path in scores.rglob("*.parquet")]
+    assert len(found) > 500
+    assert found["anomaly_score"].notna().all()
+    other = tmp_path / "other.dbc"
+    other.write_bytes(database.read_bytes() + b"\n")
+    with pytest.raises(FileExistsError, match="other settings"):  # whose scores these would be is no guess
+        score_folder(model, log, scores, databases=other)
