@@ -195,9 +195,9 @@ def export_onnx(
     Returns
     -------
     Path
-        The file. Its outputs are ``label`` (int64: +1, -1), ``scores`` (`decision_function`), ``anomaly_score`` and
-        ``p_value`` (conformal), each of shape ``(n,)`` and, but for the label, double. Its metadata, under the key
-        ``anomalyvae``, say which model it is, its columns, and how close graph and detector came.
+        The file. Its outputs are ``anomaly_score`` and ``p_value`` (conformal), double, and ``is_outlier``, bool,
+        each of shape ``(n,)``. Its metadata, under the key ``anomalyvae``, say which model it is, its columns, and how
+        close graph and detector came.
 
     Raises
     ------

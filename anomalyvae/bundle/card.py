@@ -1,8 +1,9 @@
 """The card of a bundle: what a folder holds, and what a fitted model is, as JSON.
 
 A bundle is a folder with ``card.json`` and the parts that it names, each with its sha256. The card carries a format
-number: it rises when an older version of the package could no longer read the folder, and a folder with another number
-than ours is refused. Reading it takes nothing but Python, so that a scoring worker can.
+number: it rises when an older version of the package could no longer read the folder. Folders of earlier formats, from
+3 on, are brought into the present form when they are read. Reading a card takes nothing but Python, so that a scoring
+worker can.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
-FORMAT = 3
+FORMAT = 4
 CARD = "card.json"
 ARRAYS = "model.safetensors"
 GRAPH = "model.onnx"
@@ -46,12 +47,14 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise TypeError("format or parts")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Got {path}, which is no card of a bundle ({error}). Save the model again.") from error
-    if number != FORMAT:
+    if number not in (3, FORMAT):
         remedy = "Update anomalyvae, or save" if number > FORMAT else "Fit the model again and save"
         raise ValueError(
             f"Got a bundle of format {number} in {folder}, expected {FORMAT}. {remedy} it with the version that is "
             f"installed here ({version('anomalyvae')})."
         )
+    if number == 3:
+        card = _from_3(card)
     if not {ARRAYS} <= set(parts) <= PARTS:
         raise ValueError(f"Got a card that names the parts {sorted(parts)}, expected {sorted(PARTS)}: it was changed.")
     for name, digest in parts.items():
@@ -59,6 +62,15 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
         if not part.is_file() or sha256_of(part) != digest:
             raise ValueError(f"Got {part}, which is missing or not the file that the card describes. Save it again.")
     return card
+
+
+def _from_3(card: dict[str, Any]) -> dict[str, Any]:
+    """A card of format 3 in the present form: the parameter ``criterion`` was called ``score``."""
+    renamed = {
+        part: {"criterion" if name == "score" else name: value for name, value in card[part].items()}
+        for part in ("parameters", "architecture")
+    }
+    return {**card, **renamed}
 
 
 def write_card(card: dict[str, Any], folder: Path) -> None:

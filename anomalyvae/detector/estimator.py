@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -76,13 +75,13 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     masking : float in [0, 1), default=0.5
         In training, half of the rows hide up to this share of their cells from the encoder, and have to be
         reconstructed whole. It is what makes missing cells nothing new, and sharpens the default score. 0 hides none.
-    score : {"memory", "elbo", "reconstruction", "kl", "log_likelihood", "critic", "energy"},
+    criterion : {"memory", "elbo", "reconstruction", "kl", "log_likelihood", "critic", "energy"},
             default="memory"
         What makes a row strange; see `score_terms`. ``"memory"`` detects best; ``"elbo"`` scores an order of
         magnitude faster, and is a density estimate. Every objective has ``"memory"`` and ``"reconstruction"``; the
         others are of ``"elbo"``, the last two of ``"adversarial"``.
     memory_size : int, default=2048
-        Number of training rows, drawn at random by their weights, that ``score="memory"`` keeps to measure new ones
+        Number of training rows, drawn at random by their weights, that ``criterion="memory"`` keeps to measure new ones
         against. Where all are kept, a row of weight w counts as if w such rows lay around it.
     scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
         How columns are brought to a common unit, as the first layer of the network: mean and standard deviation
@@ -180,7 +179,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         "beta": [Interval(Real, 0, None, closed="left")],
         "likelihood": [StrOptions({"auto", "gaussian", "isotropic", "bernoulli"})],
         "masking": [Interval(Real, 0, 1, closed="left")],
-        "score": [StrOptions({score for objective in OBJECTIVES.values() for score in objective.scores})],
+        "criterion": [StrOptions({score for objective in OBJECTIVES.values() for score in objective.scores})],
         "memory_size": [Interval(Integral, 2, None, closed="left")],
         "scaling": [StrOptions({"asinh", "standard", "robust", "quantile"}), None],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
@@ -207,7 +206,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         beta: float = 1.0,
         likelihood: str = "auto",
         masking: float = 0.5,
-        score: str = "memory",
+        criterion: str = "memory",
         memory_size: int = 2048,
         scaling: str | None = "asinh",
         contamination: float | str = "auto",
@@ -230,7 +229,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         self.beta = beta
         self.likelihood = likelihood
         self.masking = masking
-        self.score = score
+        self.criterion = criterion
         self.memory_size = memory_size
         self.scaling = scaling
         self.contamination = contamination
@@ -398,12 +397,11 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
                 f"Got input_shape={shape} ({np.prod(shape)} cells), expected {width} cells as X has {width} features. "
                 "Give a shape whose product is the number of features."
             )
-        score = self.__dict__["score"]
-        if score not in OBJECTIVES[self.objective].scores:
-            having = next(name for name, objective in OBJECTIVES.items() if score in objective.scores)
+        if self.criterion not in OBJECTIVES[self.objective].scores:
+            having = next(name for name, objective in OBJECTIVES.items() if self.criterion in objective.scores)
             raise ValueError(
-                f"Got score={score!r} with objective={self.objective!r}, expected one of "
-                f"{OBJECTIVES[self.objective].scores}. Use objective={having!r} for that score."
+                f"Got criterion={self.criterion!r} with objective={self.objective!r}, expected one of "
+                f"{OBJECTIVES[self.objective].scores}. Use objective={having!r} for that criterion."
             )
         return {
             "objective": self.objective,
@@ -415,7 +413,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             "likelihood": self._cell_likelihood(x, cells),
             "masking": float(self.masking),
             "trimming": 0.0 if self.contamination == "auto" else float(self.contamination),
-            "score": score,
+            "criterion": self.criterion,
         }
 
     def _cell_likelihood(self, x: Floats, cells: list[int]) -> str:
@@ -454,7 +452,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
-            For ``score="memory"`` the negative distance from the remembered rows, a rank of density without a unit.
+            For ``criterion="memory"`` the negative distance from the remembered rows, a rank of density without a unit.
             For the other scores an estimate of the log-density, or a term of it, in nats of the standardised row
             (subtract the log of the column scales for the density in input units; ``likelihood="bernoulli"`` has no
             others). The same row gets the same number,
@@ -462,30 +460,25 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         """
         return -self.anomaly_score(X)
 
-    @property
-    def score(self) -> Callable[..., float]:
-        """``score(X)``: the mean log-density of rows, by which `GridSearchCV` compares models (high = better fit).
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Mean log-density of rows, by which `GridSearchCV` compares models; high = better fit.
 
-        It is the evidence lower bound, or for other objectives the log-likelihood of the reconstruction, whatever makes
-        the anomaly score: distances of different models cannot be compared.
+        It is the evidence lower bound or, for other objectives, the log-likelihood of the reconstruction, whatever
+        the ``criterion``: distances of different models cannot be compared.
 
-        scikit-learn calls a method of this name, and the field calls the parameter so. Both work: the name passed
-        to the constructor is in ``get_params()["score"]``.
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+            In nats.
         """
-        return self._mean_score
-
-    @score.setter
-    def score(self, name: str) -> None:
-        self.__dict__["score"] = name
-
-    def _mean_score(self, X: ArrayLike, y: Any = None) -> float:
         network = self._fitted()
         bound = network.elbo if isinstance(network, Elbo) else network.reconstruction
         return -float(self._apply(bound, self._rows(X)).mean())
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters by name."""
-        return {**super().get_params(deep), "score": self.__dict__["score"]}
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """``score_samples(X) - offset_``: negative for outliers, shape ``(n,)``."""

@@ -173,7 +173,7 @@ class Conductor:
         network.in_precision(torch.float64).eval()
         network.outliers = None
         weight = torch.from_numpy(learned.weight)
-        if network.score == "memory":
+        if network.criterion == "memory":
             network.remember(s, self.memory_size, torch.Generator().manual_seed(seed), strange, weight)
         if isinstance(network, Elbo) and not like:  # a network that only sets the threshold draws no rows
             network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(seed))

@@ -199,7 +199,7 @@ def _leave_out(
     seconds = time.monotonic() - began
 
     found, parity = _through_onnx(model, own)
-    score, flagged = found["anomaly_score"], found["label"] == -1
+    score, flagged = found["anomaly_score"], found["is_outlier"]
     excess = signal_scores(model, own.rows, job.windows)
     excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)

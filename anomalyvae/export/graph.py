@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 OPSET = {"": 20, "ai.onnx.ml": 3}
-OUTPUTS = ("label", "scores", "anomaly_score", "p_value", "feature_scores")
+OUTPUTS = ("anomaly_score", "p_value", "is_outlier", "feature_scores")
 _IR_VERSION = 9  # of that opset
 _ROUNDING = (1e-9, 2e-6)  # relative, double and single: two scores that close are one score, added up in two ways
 _BRANCHES = 4096  # of the tree that looks up p-values; beyond, halving takes over
@@ -47,7 +47,7 @@ def model_proto(
     infos = [
         helper.make_tensor_value_info(
             name,
-            TensorProto.INT64 if name == "label" else TensorProto.DOUBLE,
+            TensorProto.BOOL if name == "is_outlier" else TensorProto.DOUBLE,
             ["n", model.n_features_in_] if name == "feature_scores" else ["n"],
         )
         for name in outputs
@@ -82,15 +82,13 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     s = standardise(network.scaling, x)
     rounding = _ROUNDING[x.graph.single]
     slack = _slack(model, rounding)
-    anomaly_score = double(SCORES[network.score](network, s).op("Squeeze", [1]))
-    scores = anomaly_score.op("Neg") - model.offset_
-    on_the_line = scores.op("Abs").op("LessOrEqual", max(rounding * abs(model.offset_), slack))
-    scores = on_the_line.op("Where", 0.0, scores)  # as are, for the detector, rows that resemble those that drew it
+    anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
+    decision = anomaly_score.op("Neg") - model.offset_
+    at_threshold = max(rounding * abs(model.offset_), slack)  # closer is equal but for rounding, and no outlier
     outputs = {
-        "label": scores.op("Less", 0.0).op("Where", -1, 1),
-        "scores": scores,
         "anomaly_score": anomaly_score,
         "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack),
+        "is_outlier": decision.op("Less", -at_threshold),
     }
     if feature_scores:
         outputs["feature_scores"] = double(feature_nll(network.likelihood, s, decode(network, encode(network, s))))
@@ -105,7 +103,7 @@ def typical(model: "VAEOutlierDetector") -> float:
 def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
     """How far two roundings of one score may lie apart."""
     size = typical(model)
-    if model.network_.score == "memory" and model.network_.memorised is not None:
+    if model.network_.criterion == "memory" and model.network_.memorised is not None:
         summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such
         noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
         if noise >= size:  # of rows that are all the same

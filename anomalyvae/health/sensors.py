@@ -256,7 +256,7 @@ def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats
     rows = _rows(recipe, cells)
     gaps = np.empty(cells.shape[:2])
     for own in (half, ~half):
-        other = clone(model).set_params(validation_fraction=0.0, score="reconstruction").fit(rows[~own])
+        other = clone(model).set_params(validation_fraction=0.0, criterion="reconstruction").fit(rows[~own])
         gaps[own] = _gaps(other, recipe, cells[own])
     return gaps
 

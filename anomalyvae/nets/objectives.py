@@ -167,7 +167,7 @@ def build(architecture: dict[str, Any], scaling: Scaling, seed: int = 0) -> Reco
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = OBJECTIVES[architecture["objective"]](body, shape, architecture["latent_dim"], scaling, **options)
-    network.score = architecture["score"]
+    network.criterion = architecture["criterion"]
     return network
 
 
@@ -183,7 +183,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     scaling = restore_scaling(parts)
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
-    if network.score == "memory":
+    if network.criterion == "memory":
         keys = state.get("memorised.keys", torch.empty(0))
         width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
         if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:

@@ -65,7 +65,7 @@ class Reconstruction(nn.Module):
         self.latent_dim = latent_dim
         self.masking = masking
         self.trimming = trimming
-        self.score = self.scores[-1]
+        self.criterion = self.scores[-1]
         self.scaling = scaling
         self.body = body(input_shape, latent_dim)
         with torch.no_grad():
@@ -213,7 +213,7 @@ class Reconstruction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Anomaly score of each row, shape ``(n,)``: the term that ``score`` names."""
-        return getattr(self, self.score)(x)
+        return getattr(self, self.criterion)(x)
 
     def reconstruction(self, x: Tensor) -> Tensor:
         """``-log p(x | z)`` at the code of each row, shape ``(n,)``."""

@@ -36,7 +36,7 @@ _FEWEST, _STRETCHES = 5, 9  # recordings that can be drawn again; stretches of f
 
 
 class _Model(Protocol):
-    """What scores rows: `score` gives ``anomaly_score`` and ``label``."""
+    """What scores rows: `score` gives ``anomaly_score`` and ``is_outlier``."""
 
     def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]: ...
 
@@ -272,7 +272,7 @@ class _Work:
         rates = self.alarms_per_hour * _AROUND
         thresholds = [metrics.alarm_threshold(score, spans, faults, rate) for rate in rates]
         share = np.mean([metrics.touches(faults, spans[score >= threshold]) for threshold in thresholds], axis=0)
-        at_work = (found["label"] == -1) & (score > np.quantile(score[normal], 1 - PROMISED))
+        at_work = found["is_outlier"] & (score > np.quantile(score[normal], 1 - PROMISED))
 
         judged, _ = self._windows("reviewed", recipe, self.source)
         strangeness = model.score(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
@@ -280,7 +280,7 @@ class _Work:
         known, novel = (_alarmed(_events_in(self.reviewed, role), loud) for role in ("fault", "normal"))
         part_of = self._parts()
         faults = faults.assign(part=part_of(faults), found=share, at_work=metrics.touches(faults, spans[at_work]))
-        quiet = spans[normal].assign(flagged=found["label"][normal] == -1)
+        quiet = spans[normal].assign(flagged=found["is_outlier"][normal])
         quiet["part"] = part_of(quiet)
         parts = {
             "held_faults": faults.groupby("part").size(),
@@ -326,7 +326,7 @@ class _Detector:
 
     def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         strangeness = self._model.anomaly_score(rows)
-        return {"anomaly_score": strangeness, "label": np.where(-strangeness < self._model.offset_, -1, 1)}
+        return {"anomaly_score": strangeness, "is_outlier": -strangeness < self._model.offset_}
 
 
 def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd.DataFrame:

@@ -215,7 +215,7 @@ class Session:
         self.metadata = self.scorer.metadata
         self._work = work
         self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
-        self._outputs = ["anomaly_score", "p_value", "label"]
+        self._outputs = ["anomaly_score", "p_value", "is_outlier"]
         self._features: list[str] = []
         if work.feature_scores:
             self._outputs.append("feature_scores")
@@ -243,7 +243,7 @@ class Session:
         score, p_value = found["anomaly_score"], found["p_value"]
         if self._calibration is not None:
             p_value = self._calibration.p_values(score, self._work.tail)
-        flagged = found["label"] < 0 if self._rate is None else p_value <= self._rate
+        flagged = found["is_outlier"] if self._rate is None else p_value <= self._rate
         columns = [score, p_value, flagged]
         if self._features:
             columns += list(found["feature_scores"].reshape(len(score), len(self._features), -1).sum(axis=2).T)

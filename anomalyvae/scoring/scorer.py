@@ -23,11 +23,15 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install onnxruntime.") from error
 
-FORMAT = 2  # of the metadata: it rises when an older version of the package could no longer read the file
+FORMAT = 3  # of the metadata: it rises when an older version of the package could no longer read the file
 METADATA = "anomalyvae"  # under which the file carries them, as JSON
 MATRIX = "rows"  # the input that takes all columns at once
 
 _BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
+_KEYS = {"model_id", "columns", "n_features", "kinds", "inputs", "criterion", "units", "windowing", "offset"}
+_OUTPUTS_OF_2 = {
+    "anomaly_score": "anomaly_score", "p_value": "p_value", "is_outlier": "label", "feature_scores": "feature_scores"
+}  # fmt: skip
 _SLAB = 16384  # rows of a table that a thread converts at once: memory stays bounded, however long the table
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -53,7 +57,7 @@ class Scorer:
     ----------
     metadata : dict
         What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``units``,
-        ``windowing`` (how recordings become rows, None if rows are rows), ``score``, ``objective``, ``offset``,
+        ``windowing`` (how recordings become rows, None if rows are rows), ``criterion``, ``objective``, ``offset``,
         ``calibration``, ``training``, ``precision``, ``parity`` with the detector at the time of export, ``versions``.
     outputs : list of str
         What the file gives per row.
@@ -78,20 +82,22 @@ class Scorer:
             raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
         self._session = _open(path, providers)
         self.metadata = _read_metadata(self._session, path)
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
+        self._source = _OUTPUTS_OF_2 if "label" in names else {name: name for name in names}
+        self.outputs = [name for name, source in self._source.items() if source in names]
         self._columns: list[str] | None = self.metadata["columns"]
         self._width: int = self.metadata["n_features"]
         self._kinds: dict[str, str] = self.metadata["kinds"]
         self._ignored = set(self.metadata.get("ignored", ()))
         self._required = list(self.metadata.get("required", ()))
-        self._block = _MEMORY_BLOCK if self.metadata["score"] == "memory" else _BLOCK
+        self._block = _MEMORY_BLOCK if self.metadata["criterion"] == "memory" else _BLOCK
         self._threads = threads or os.cpu_count() or 1
         if _CUDA in self._session.get_providers():
             self._block, self._threads = _CUDA_BLOCK, 1
 
     def __repr__(self) -> str:
         model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
-        return f"Scorer(model_id={model!r}, {width} columns, score={self.metadata['score']!r}, {where})"
+        return f"Scorer(model_id={model!r}, {width} columns, criterion={self.metadata['criterion']!r}, {where})"
 
     def score(self, rows: Any, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Everything that the file gives, by its name.
@@ -105,9 +111,8 @@ class Scorer:
         Returns
         -------
         dict of ndarray
-            ``label`` (int64, +1 for normal rows, -1 for outliers), ``scores`` (`decision_function`, low = strange),
-            ``anomaly_score`` (high = strange) and ``p_value``, each of shape ``(n,)``; ``feature_scores`` of shape
-            ``(n, d)``, if they were exported.
+            ``anomaly_score`` (high = anomalous), ``p_value`` and ``is_outlier`` (bool), each of shape ``(n,)``;
+            ``feature_scores`` of shape ``(n, d)``, if they were exported.
 
         Raises
         ------
@@ -122,11 +127,14 @@ class Scorer:
 
     def decision_function(self, rows: Any) -> Floats:
         """Negative for outliers, as scikit-learn has it, shape ``(n,)``."""
-        return self._only("scores", rows)
+        found = self._run(["anomaly_score", "is_outlier"], rows)
+        decision = -found["anomaly_score"] - self.metadata["offset"]
+        at_threshold = (decision < 0) != found["is_outlier"]  # equal to it but for rounding
+        return np.where(at_threshold, 0.0, decision)
 
     def predict(self, rows: Any) -> NDArray[np.int64]:
         """+1 for normal rows, -1 for outliers, shape ``(n,)``."""
-        return self._only("label", rows)
+        return np.where(self._only("is_outlier", rows), -1, 1)
 
     def p_values(self, rows: Any) -> Floats:
         """How often a normal row would be at least as strange, in (0, 1], shape ``(n,)``."""
@@ -152,10 +160,11 @@ class Scorer:
         def slab(start: int) -> list[list[NDArray[Any]]]:
             feeds, size = part(start, min(start + step, count)), min(step, count - start)
             return [
-                self._session.run(outputs, {name: cells[i : i + self._block] for name, cells in feeds.items()})
+                self._session.run(sources, {name: cells[i : i + self._block] for name, cells in feeds.items()})
                 for i in range(0, max(size, 1), self._block)
             ]
 
+        sources = [self._source[name] for name in outputs]
         starts = range(0, max(count, 1), step)
         if self._threads == 1 or len(starts) == 1:
             slabs = list(map(slab, starts))
@@ -163,7 +172,10 @@ class Scorer:
             with ThreadPoolExecutor(self._threads) as pool:
                 slabs = list(pool.map(slab, starts))
         blocks = [block for blocks in slabs for block in blocks]
-        return {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
+        found = {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
+        if self._source.get("is_outlier") == "label" and "is_outlier" in found:
+            found["is_outlier"] = found["is_outlier"] < 0
+        return found
 
     # From whatever holds rows to what the graph takes
 
@@ -303,9 +315,11 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
             f"Got {path}, an ONNX file without the description of an anomalyvae model. Pass one that export_onnx() "
             "wrote."
         ) from error
-    if number != FORMAT:
+    if number not in (2, FORMAT):
         remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
         raise ValueError(f"Got {path} of format {number}, expected {FORMAT}. {remedy}.")
-    if not metadata.keys() >= {"model_id", "columns", "n_features", "kinds", "inputs", "score", "units", "windowing"}:
+    if number == 2:
+        metadata["criterion"] = metadata.pop("score", None)
+    if not metadata.keys() >= _KEYS:
         raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
     return metadata

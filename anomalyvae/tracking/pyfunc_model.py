@@ -45,13 +45,13 @@ class ScorerModel(PythonModel):
         DataFrame of n rows
             ``anomaly_score`` (high = strange), ``p_value``, ``is_outlier`` by the model's threshold, ``model_id``.
         """
-        found = self.scorer.score(model_input, ["anomaly_score", "p_value", "label"])
+        found = self.scorer.score(model_input, ["anomaly_score", "p_value", "is_outlier"])
         return pd.DataFrame(
             {
                 "anomaly_score": found["anomaly_score"],
                 "p_value": found["p_value"],
-                "is_outlier": found["label"] == -1,
-                "model_id": np.full(len(found["label"]), self.scorer.metadata["model_id"], dtype=object),
+                "is_outlier": found["is_outlier"],
+                "model_id": np.full(len(found["is_outlier"]), self.scorer.metadata["model_id"], dtype=object),
             },
             index=getattr(model_input, "index", None),
         )

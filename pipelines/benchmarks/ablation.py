@@ -63,7 +63,7 @@ def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
     network = detector.network_
     yield "the default", torch.from_numpy(detector.anomaly_score(given.scored))
     for name, column in detector.score_terms(given.scored).drop(columns="memory").items():
-        yield f"score='{name}'", torch.from_numpy(column.to_numpy())
+        yield f"criterion='{name}'", torch.from_numpy(column.to_numpy())
 
     s, new = network.scaling(torch.from_numpy(given.learned)), network.scaling(torch.from_numpy(given.scored))
     order = torch.randperm(len(s), generator=torch.Generator().manual_seed(seed))[: detector.memory_size]

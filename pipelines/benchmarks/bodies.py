@@ -43,7 +43,7 @@ def measure(body: str, score: str, count: int, rounds: int) -> list[float]:
     """Rows per second of each method, microseconds for a single row, and kB of the file in single precision."""
     learned, x = windows(3000, 0), windows(count, 1)
     detector = VAEOutlierDetector(
-        body=body, input_shape=BODIES[body], score=score, max_epochs=1, validation_fraction=0.2, random_state=0
+        body=body, input_shape=BODIES[body], criterion=score, max_epochs=1, validation_fraction=0.2, random_state=0
     ).fit(learned)
     with tempfile.TemporaryDirectory() as folder:
         files = {

@@ -187,7 +187,7 @@ def gaps(seeds: list[int]) -> pd.DataFrame:
             for seed in seeds:
                 learned, _ = draw(np.random.default_rng(100 + seed), 4000)
                 detector = VAEOutlierDetector(
-                    score="elbo", validation_fraction=0.2, random_state=seed, masking=masking
+                    criterion="elbo", validation_fraction=0.2, random_state=seed, masking=masking
                 ).fit(learned)
                 found = {f"{codes} codes": truth.mean() - bound(detector, test, codes) for codes in REPEATS}
                 given = f"{name}, masking={masking}"

@@ -177,8 +177,8 @@ def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> 
     known = (windows.spans, events, job.data.tolerance_s)
     threshold = metrics.alarm_threshold(found["anomaly_score"], *known[:2], job.evaluation.alarms_per_hour, known[2])
     return {
-        "event_recall": metrics.found_share(found["label"] == -1, *known),
-        "false_alarms_per_hour": metrics.false_alarms_per_hour(found["label"] == -1, *known),
+        "event_recall": metrics.found_share(found["is_outlier"], *known),
+        "false_alarms_per_hour": metrics.false_alarms_per_hour(found["is_outlier"], *known),
         "recall_at_rate": metrics.found_share(found["anomaly_score"] >= threshold, *known),
     }
 

@@ -67,7 +67,7 @@ def drives() -> Iterator[tuple[str, Told]]:
 def figures(given: Told, seed: int, variant: str, score: str) -> dict[str, float]:
     """Fit a variant and measure it."""
     changed = VARIANTS[variant]
-    detector = VAEOutlierDetector(random_state=seed, score=score)
+    detector = VAEOutlierDetector(random_state=seed, criterion=score)
     with patch.multiple(reconstruction, **changed or {"_PUSH": reconstruction._PUSH}):
         detector.fit(given.learned, groups=given.groups, outliers=None if changed is None else given.known)
     anomaly_score = detector.anomaly_score(given.scored)
@@ -100,7 +100,7 @@ def main() -> None:
                 for variant in VARIANTS if score == "memory" else ("not told", "told"):
                     found = figures(given, seed, variant, score)
                     print(f"{name}, seed {seed}, {score}, {variant}: AP {found['ap']:.3f}", flush=True)
-                    results.append({"on": f"{kind}, score='{score}', {variant}", **found})
+                    results.append({"on": f"{kind}, criterion='{score}', {variant}", **found})
     print(f"\n{markdown(pd.DataFrame(results).groupby('on', sort=False).mean())}")
 
 

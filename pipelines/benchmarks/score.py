@@ -7,7 +7,7 @@
 All live on the same cores, so that even with perfect overlap e would be about 1 / (1/r + 1/s). Methods take turns, in
 one process; what counts is the ratio of medians:
 
-    make bench-score                             # 5 million rows of 20 columns, score="elbo"
+    make bench-score                             # 5 million rows of 20 columns, criterion="elbo"
     .venv/bin/python pipelines/benchmarks/score.py --memory   # peak memory as a file grows tenfold
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
 def fitted(score: str, scratch: Path) -> Path:
     x = pd.DataFrame(np.random.default_rng(0).normal(size=(20_000, len(COLUMNS))), columns=COLUMNS)
     detector = VAEOutlierDetector(
-        hidden=HIDDEN, latent_dim=LATENT, score=score, max_epochs=3, validation_fraction=0.1, random_state=0
+        hidden=HIDDEN, latent_dim=LATENT, criterion=score, max_epochs=3, validation_fraction=0.1, random_state=0
     )
     return save(detector.fit(x), scratch / "model")
 
@@ -89,7 +89,7 @@ def speed(model: Path, options: argparse.Namespace, scratch: Path) -> None:
     print(f"writing {options.rows:,} rows of {len(COLUMNS)} columns", flush=True)
     paths = write(scratch / "in", options.rows, options.files)
     scorer = Scorer(model, threads=1)
-    session, outputs = scorer._session, ["anomaly_score", "p_value", "label"]
+    session, outputs = scorer._session, ["anomaly_score", "p_value", "is_outlier"]
     x = np.random.default_rng(2).normal(size=(200_000, len(COLUMNS)))
     theirs = VAE(
         encoder_neuron_list=list(HIDDEN), decoder_neuron_list=list(reversed(HIDDEN)), latent_dim=LATENT,
@@ -147,7 +147,7 @@ def report(rate: dict[str, float], scorer: Scorer, cores: int) -> None:
     best = max((name for name in rate if name.startswith("run")), key=lambda name: rate[name])
     r, s, e = rate["read"], rate[best], rate["score_folder"]
     both = 1 / (1 / r + 1 / s)
-    print(f"\n{cores} cores, score={scorer.metadata['score']!r}, {scorer.metadata['precision']} precision")
+    print(f"\n{cores} cores, criterion={scorer.metadata['criterion']!r}, {scorer.metadata['precision']} precision")
     for text, value in (
         ("r  pyarrow reads", r),
         (f"s  bare onnxruntime, {best[4:]} rows at a time", s),

@@ -50,7 +50,7 @@ def main() -> None:
             batch_size=batch_size,
             max_epochs=epochs,
             validation_fraction=0,  # every row is learned, as in the other
-            score=score,
+            criterion=score,
             random_state=0,
             device="cpu",
         ).fit(x)
@@ -72,7 +72,7 @@ def main() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        elbo, memory, theirs = ours(1), ours(1, score="memory"), pyod(1)
+        elbo, memory, theirs = ours(1), ours(1, criterion="memory"), pyod(1)
         contestants: dict[str, Callable[[], float]] = {
             "epoch, PyOD, batch 32": lambda: epoch_seconds(pyod),
             "epoch, ours, batch 32": lambda: epoch_seconds(lambda epochs: ours(epochs, batch_size=32)),

@@ -20,7 +20,7 @@ def folder(detector, tmp_path):
     [
         {},
         {"objective": "reconstruction"},
-        {"score": "log_likelihood"},
+        {"criterion": "log_likelihood"},
         {"contamination": 0.1},
         {"scaling": "quantile"},
         {"scaling": None},
@@ -39,7 +39,7 @@ def test_scores_are_bit_equal(settings, normal, fresh, tmp_path):
 
 def test_the_card_says_what_the_model_is(folder, detector):
     card = read_card(folder)
-    assert card["format"] == 3
+    assert card["format"] == 4
     assert card["columns"] == list(detector.feature_names_in_)
     assert card["windowing"] == {"rate_hz": 5}
     assert card["figures"] == {"auroc": 0.9}
@@ -109,10 +109,10 @@ def test_no_bundle(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(4, "Update anomalyvae, or save"), (2, "Fit the model again")])
+@pytest.mark.parametrize(("number", "remedy"), [(5, "Update anomalyvae, or save"), (2, "Fit the model again")])
 def test_another_format(folder, number, remedy):
     edit(folder, format=number)
-    with pytest.raises(ValueError, match=rf"format {number} .* expected 3\. {remedy}"):
+    with pytest.raises(ValueError, match=rf"format {number} .* expected 4\. {remedy}"):
         load(folder)
 
 

@@ -79,7 +79,10 @@ def test_unfitted(method):
     [
         ({"contamination": 0.6}, r"'contamination' parameter.*Got 0.6 instead"),
         ({"objective": "gan"}, r"'objective' parameter.*'elbo'.*Got 'gan' instead"),
-        ({"score": "kl", "objective": "reconstruction"}, r"Got score='kl'.*expected one of.*Use objective='elbo'"),
+        (
+            {"criterion": "kl", "objective": "reconstruction"},
+            r"Got criterion='kl'.*expected.*Use objective='elbo'",
+        ),
         ({"input_shape": (2, 2)}, r"Got input_shape=\(2, 2\) \(4 cells\), expected 3 cells.*Give a shape"),
         ({"device": "cuda:99"}, r"Got device='cuda:99'"),
         ({"hidden": (0,)}, r"Got hidden=\(0,\), expected"),

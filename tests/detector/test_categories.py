@@ -255,7 +255,7 @@ def test_terms_add_up(detector, fresh):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_same_row_same_score_bit_for_bit(normal, fresh, score):
-    detector = fit(normal, score=score, max_epochs=3)
+    detector = fit(normal, criterion=score, max_epochs=3)
     many = pd.concat([fresh] * 8, ignore_index=True)
     many.loc[::7, "road"] = None
     many.loc[::11, "gear"] = None
@@ -423,7 +423,7 @@ def test_codes_become_one_hot_cells_and_codes_again(table):
 def test_a_category_is_hidden_as_a_whole(table):
     x, scaling = table
     architecture = {"objective": "elbo", "body": "mlp", "hidden": [4], "input_shape": [6], "latent_dim": 1}
-    options = {"beta": 1.0, "masking": 0.9, "trimming": 0.0, "score": "elbo"}
+    options = {"beta": 1.0, "masking": 0.9, "trimming": 0.0, "criterion": "elbo"}
     network = build(architecture | options, scaling)
     s = scaling(x)[:3].repeat(200, 1).float()
     hidden = network._hide(s, torch.Generator().manual_seed(0)).isnan()

@@ -120,7 +120,7 @@ class TestSample:
         rng = np.random.default_rng(0)
         x = np.concatenate([gaussian(600, 1), gaussian(30, 2) + rng.choice([-9, 9], size=(30, 6))])
         detector = VAEOutlierDetector(
-            random_state=0, max_epochs=60, contamination=0.05, score="elbo", validation_fraction=0
+            random_state=0, max_epochs=60, contamination=0.05, criterion="elbo", validation_fraction=0
         ).fit(x)
         normal = np.abs(x[:600]).max()
         assert (np.abs(x[600:]) > normal).any(axis=1).mean() > 0.9

@@ -95,7 +95,7 @@ def test_terms_add_up(detector, fresh):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_score_names_the_column_that_scores(normal, fresh, score):
-    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=5).fit(normal)
+    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=5).fit(normal)
     np.testing.assert_array_equal(detector.anomaly_score(fresh), detector.score_terms(fresh)[score])
     np.testing.assert_array_equal(detector.score_samples(fresh), -detector.score_terms(fresh)[score])
 
@@ -105,7 +105,7 @@ def test_importance_weighted_bound_recovers_a_known_density():
     loading = rng.normal(size=(1, 4))
     x = rng.normal(size=(4000, 1)) @ loading + 0.5 * rng.normal(size=(4000, 4))
     detector = VAEOutlierDetector(
-        scaling=None, latent_dim=2, score="log_likelihood", random_state=0, validation_fraction=0.2
+        scaling=None, latent_dim=2, criterion="log_likelihood", random_state=0, validation_fraction=0.2
     ).fit(x)
     covariance = loading.T @ loading + 0.25 * np.eye(4)
     inverse = np.linalg.inv(covariance)
@@ -117,7 +117,7 @@ def test_importance_weighted_bound_recovers_a_known_density():
 
 @pytest.mark.parametrize("score", SCORES)
 def test_same_row_same_score_bit_for_bit(normal, fresh, score):
-    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=3).fit(normal)
+    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=3).fit(normal)
     many = pd.concat([fresh] * 12, ignore_index=True)
     whole = detector.anomaly_score(many)
     np.testing.assert_array_equal(whole, detector.anomaly_score(many))
@@ -393,9 +393,9 @@ def test_grid_search_compares_by_held_out_density(normal):
 
 
 def test_score_is_a_parameter_and_a_method(detector, fresh):
-    named = clone(detector).set_params(score="kl")
-    assert named.get_params()["score"] == clone(named).get_params()["score"] == "kl"
-    assert "score='kl'" in repr(named)
+    named = clone(detector).set_params(criterion="kl")
+    assert named.get_params()["criterion"] == clone(named).get_params()["criterion"] == "kl"
+    assert "criterion='kl'" in repr(named)
     assert detector.score(fresh) == pytest.approx(-detector.score_terms(fresh)["elbo"].mean())
 
 

@@ -10,7 +10,7 @@ from anomalyvae import VAEOutlierDetector
 DETECTORS = [
     VAEOutlierDetector(max_epochs=20),  # few epochs: the contract does not depend on them
     VAEOutlierDetector(objective="reconstruction", max_epochs=20, validation_fraction=0.2),
-    VAEOutlierDetector(score="log_likelihood", scaling="quantile", max_epochs=20, validation_fraction=0.2),
+    VAEOutlierDetector(criterion="log_likelihood", scaling="quantile", max_epochs=20, validation_fraction=0.2),
 ]
 
 

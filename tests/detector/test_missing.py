@@ -17,7 +17,7 @@ def riddled(x, share, seed=0):
 
 @pytest.mark.parametrize("score", ["memory", "elbo", "log_likelihood"])
 def test_a_row_scores_the_same_beside_rows_with_missing_cells(normal, fresh, score):
-    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=5).fit(riddled(normal, 0.1))
+    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=5).fit(riddled(normal, 0.1))
     alone, holed = detector.anomaly_score(fresh), riddled(fresh, 0.3)
     np.testing.assert_array_equal(detector.anomaly_score(pd.concat([fresh, holed]))[: len(fresh)], alone)
     together = detector.anomaly_score(pd.concat([fresh[:7], holed, fresh]))[7 : 7 + len(holed)]
@@ -40,7 +40,7 @@ def test_missing_cells_are_learned_with(normal, fresh, strange, scaling):
 
 @pytest.mark.parametrize("score", ["memory", "elbo"])
 def test_scores_stay_comparable_as_cells_go_missing(normal, fresh, strange, score):
-    detector = VAEOutlierDetector(score=score, random_state=0, max_epochs=60).fit(normal)
+    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=60).fit(normal)
     labels = np.repeat([0, 1], len(fresh))
 
     def auroc(*tables):

@@ -29,8 +29,8 @@ def faults(n, seed):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"score": "memory"}, {"score": "elbo"}, {"objective": "reconstruction", "score": "reconstruction"},
-     {"objective": "reconstruction", "score": "memory"}],
+    [{"criterion": "memory"}, {"criterion": "elbo"}, {"objective": "reconstruction", "criterion": "reconstruction"},
+     {"objective": "reconstruction", "criterion": "memory"}],
     ids=lambda settings: "-".join(settings.values()),
 )  # fmt: skip
 def test_rows_like_known_outliers_get_stranger_and_normal_rows_keep_their_promise(settings):

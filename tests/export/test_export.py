@@ -17,8 +17,8 @@ from anomalyvae.export import graph as graphs
 from anomalyvae.export.scaling import Cells
 
 EVERY = [
-    *({"score": score} for score in ("memory", "elbo", "reconstruction", "kl", "log_likelihood")),
-    *({"objective": "reconstruction", "score": score} for score in ("memory", "reconstruction")),
+    *({"criterion": score} for score in ("memory", "elbo", "reconstruction", "kl", "log_likelihood")),
+    *({"objective": "reconstruction", "criterion": score} for score in ("memory", "reconstruction")),
     *({"scaling": scaling} for scaling in ("standard", "robust", "quantile", None)),
     {"input_shape": (2, 3), "hidden": (16,)},
     {"hidden": (), "latent_dim": 1},
@@ -63,15 +63,16 @@ def test_the_graph_gives_what_the_detector_gives(settings, normal, fresh, strang
         center, unit = normal.mean(), normal.std()
         normal, rows = (normal - center) / unit, (rows - center) / unit
     detector = fit(normal, **settings)
-    got = run(exactly(detector, tmp_path / "m.onnx", feature_scores=True), {"rows": rows.to_numpy()})
+    scorer = Scorer(exactly(detector, tmp_path / "m.onnx", feature_scores=True))
+    got = scorer.score(rows)
     expected = detector.anomaly_score(rows)
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-9)
-    np.testing.assert_allclose(got["scores"], detector.decision_function(rows), rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(got["label"], detector.predict(rows))
-    assert got["label"].dtype == np.int64
+    np.testing.assert_allclose(scorer.decision_function(rows), detector.decision_function(rows), rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(got["is_outlier"], detector.predict(rows) < 0)
+    assert got["is_outlier"].dtype == bool
     np.testing.assert_allclose(got["p_value"], detector.p_values(rows), rtol=1e-12)
     np.testing.assert_allclose(got["feature_scores"], detector.feature_scores(rows), rtol=1e-9, atol=1e-9)
-    assert 0 < np.mean(got["label"] == -1) < 1  # both kinds were there to tell apart
+    assert 0 < np.mean(got["is_outlier"]) < 1  # both kinds were there to tell apart
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=str)
@@ -86,8 +87,8 @@ def test_single_precision_is_close(settings, normal, fresh, strange, tmp_path):
     got, expected, features = scorer.score(rows), detector.anomaly_score(rows), detector.feature_scores(rows)
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-4, atol=1e-4 * np.median(np.abs(expected)))
     away = np.abs(detector.decision_function(rows)) > 1e-4 * np.abs(expected)
-    np.testing.assert_array_equal(got["label"][away], detector.predict(rows)[away])
-    np.testing.assert_array_equal(got["label"] < 0, got["scores"] < 0)
+    np.testing.assert_array_equal(got["is_outlier"][away], detector.predict(rows)[away] < 0)
+    np.testing.assert_array_equal(got["is_outlier"], scorer.decision_function(rows) < 0)
     np.testing.assert_allclose(got["feature_scores"], features, rtol=1e-4, atol=1e-4)
 
 
@@ -115,9 +116,9 @@ def test_precision_falls_back_where_single_is_not_enough(detector, tmp_path, mon
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"score": score} for score in ("memory", "elbo", "log_likelihood")),
+        *({"criterion": score} for score in ("memory", "elbo", "log_likelihood")),
         {"objective": "reconstruction"},
-        {"objective": "adversarial", "score": "energy"},
+        {"objective": "adversarial", "criterion": "energy"},
         {"scaling": "quantile"},
     ],
     ids=str,
@@ -135,7 +136,7 @@ def test_categories_go_in_as_text(settings, normal, fresh, tmp_path):
     feeds["wet"] = rows[["wet"]].to_numpy(dtype=float, na_value=np.nan)
     got = run(file, feeds)
     np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(rows), rtol=1e-9)
-    np.testing.assert_array_equal(got["label"], detector.predict(rows))
+    np.testing.assert_array_equal(got["is_outlier"], detector.predict(rows) < 0)
     np.testing.assert_allclose(got["p_value"], detector.p_values(rows), rtol=1e-12)
     np.testing.assert_allclose(got["feature_scores"], detector.feature_scores(rows), rtol=1e-9, atol=1e-9)
 
@@ -183,10 +184,11 @@ def test_p_values_count_ties_as_the_calibration_does(branches, count, monkeypatc
 def test_rows_that_are_the_threshold_are_on_the_same_side_of_it(score, normal, tmp_path):
     """Of few rows, or few kinds of rows, many tie with the calibration, and some are where the line is drawn."""
     for rows in (normal[:12], np.round(normal / normal.std()), pd.concat([normal[:20]] * 20)):
-        detector = VAEOutlierDetector(random_state=0, max_epochs=3, score=score).fit(rows)
-        got = Scorer(exactly(detector, tmp_path / "m.onnx")).score(rows)
-        np.testing.assert_array_equal(got["label"], detector.predict(rows))
-        np.testing.assert_array_equal(got["label"] < 0, got["scores"] < 0)
+        detector = VAEOutlierDetector(random_state=0, max_epochs=3, criterion=score).fit(rows)
+        scorer = Scorer(exactly(detector, tmp_path / "m.onnx"))
+        got = scorer.score(rows)
+        np.testing.assert_array_equal(got["is_outlier"], detector.predict(rows) < 0)
+        np.testing.assert_array_equal(got["is_outlier"], scorer.decision_function(rows) < 0)
         scores = detector.anomaly_score(rows)
         tied = detector.calibration_.p_values(scores - 1e-10 * np.abs(scores))  # its own last bit may break a tie
         np.testing.assert_allclose(got["p_value"], tied, rtol=1e-12)
@@ -220,9 +222,10 @@ def test_what_the_file_is(file):
 def test_any_number_of_rows(file, detector, fresh, count):
     rows = pd.concat([fresh] * 5)[:count].to_numpy()
     got = run(file, {"rows": rows})
-    assert got["label"].shape == got["p_value"].shape == (count,)
+    assert got["is_outlier"].shape == got["p_value"].shape == (count,)
     if count:
-        np.testing.assert_allclose(got["scores"], detector.decision_function(pd.DataFrame(rows, columns=fresh.columns)))
+        expected = detector.anomaly_score(pd.DataFrame(rows, columns=fresh.columns))
+        np.testing.assert_allclose(got["anomaly_score"], expected)
 
 
 def test_the_metadata_say_what_the_model_is(file, detector, tmp_path):
@@ -251,8 +254,7 @@ def test_one_input_per_column(detector, fresh, tmp_path):
     ("output", "spoil"),
     [
         ("anomaly_score", lambda v: v * 1.001),
-        ("scores", lambda v: v + 0.01),
-        ("label", lambda v: v.op("Neg")),
+        ("is_outlier", lambda v: v.op("Not")),
         ("p_value", lambda v: v * 0.9),
         ("feature_scores", lambda v: v + 0.01),
         ("anomaly_score", lambda v: v / 0.0 * 0.0),
@@ -343,7 +345,7 @@ def test_an_unfitted_detector_is_refused(tmp_path):
     [
         (lambda x: x, "table", r"Got inputs='table', expected 'auto', 'matrix' or 'columns'"),
         (lambda x: x.to_numpy(), "columns", r"fitted to rows without names, expected 'matrix'"),
-        (lambda x: x.rename(columns={"signal 0": "label"}), "columns", r"names 'label'.*or pass inputs='matrix'"),
+        (lambda x: x.rename(columns={"signal 0": "p_value"}), "columns", r"names 'p_value'.*or pass inputs='matrix'"),
         (with_categories, "matrix", r"with the categories 'road', 'wet', 'gear', expected 'columns'"),
         (lambda x: x.assign(road=["<missing>", "dry"] * 300), "auto", r"level '<missing>' in column 'road'.*Replace"),
     ],

@@ -58,7 +58,7 @@ def fit(body, score="elbo", **settings):
     settings = (
         SETTINGS[body] | {"body": body, "max_epochs": 2, "validation_fraction": 0.3, "random_state": 0} | settings
     )
-    return VAEOutlierDetector(score=score, **settings).fit(rows(settings.get("input_shape", (8,)), 300, 0))
+    return VAEOutlierDetector(criterion=score, **settings).fit(rows(settings.get("input_shape", (8,)), 300, 0))
 
 
 @pytest.mark.parametrize(("body", "objective", "score"), FAMILY)
@@ -72,7 +72,7 @@ def test_the_graph_gives_what_the_detector_gives(body, objective, score, tmp_pat
         got = scorer.score(x)
         np.testing.assert_allclose(got["anomaly_score"], expected, rtol=tolerance, atol=tolerance * typical)
         away = np.abs(detector.decision_function(x)) > 2 * tolerance * (np.abs(expected) + typical)
-        np.testing.assert_array_equal(got["label"][away], label[away])
+        np.testing.assert_array_equal(got["is_outlier"][away], label[away] < 0)
         np.testing.assert_allclose(got["feature_scores"], features, rtol=tolerance, atol=tolerance)
         if precision == "double":
             np.testing.assert_allclose(got["p_value"], detector.p_values(x), rtol=1e-12)
@@ -87,7 +87,7 @@ def test_likelihoods_of_pixels(kind, score, tmp_path):
     x = np.round(x) if kind == "binary" else x
     likelihood = "isotropic" if kind == "isotropic" else "bernoulli"
     settings = SETTINGS["conv2d"] | {"input_shape": (1, 3, 5), "max_epochs": 20, "validation_fraction": 0.3}
-    detector = VAEOutlierDetector(body="conv2d", likelihood=likelihood, score=score, random_state=0, **settings)
+    detector = VAEOutlierDetector(body="conv2d", likelihood=likelihood, criterion=score, random_state=0, **settings)
     detector.fit(x[:300])
     new = np.concatenate([x[300:], 1 - x[300:], x[300:] + 0.5, 0.5 + 0 * x[:1]])
     new[::2, ::4] = np.nan

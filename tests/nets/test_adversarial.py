@@ -90,7 +90,7 @@ def test_samples_are_like_the_training_rows(adversarial, normal):
 
 
 def test_it_stops_early_goes_on_and_is_stored(normal, fresh, tmp_path):
-    settings = SETTINGS | {"max_epochs": 20, "patience": 3, "warm_start": True, "score": "energy"}
+    settings = SETTINGS | {"max_epochs": 20, "patience": 3, "warm_start": True, "criterion": "energy"}
     detector = VAEOutlierDetector(**settings).fit(normal)
     assert {"held_out_loss", "held_out_reconstruction"} <= set(detector.history_)
     first = detector.history_["held_out_loss"].iloc[0]
@@ -110,5 +110,5 @@ def test_categories_holes_and_outliers_among_the_rows(normal):
 
 @pytest.mark.parametrize(("score", "having"), [("critic", "adversarial"), ("elbo", "elbo"), ("energy", "adversarial")])
 def test_a_score_of_another_objective_is_refused_with_the_one_that_has_it(normal, score, having):
-    with pytest.raises(ValueError, match=f"Got score='{score}'.*Use objective='{having}'"):
-        VAEOutlierDetector(objective="reconstruction", score=score).fit(normal)
+    with pytest.raises(ValueError, match=f"Got criterion='{score}'.*Use objective='{having}'"):
+        VAEOutlierDetector(objective="reconstruction", criterion=score).fit(normal)

@@ -41,7 +41,7 @@ def network(objective, body):
         "likelihood": "gaussian",
         "masking": 0.5,
         "trimming": 0.0,
-        "score": "reconstruction",
+        "criterion": "reconstruction",
     }
     return build(architecture, fit_scaling("standard", x, torch.ones(200, dtype=x.dtype))), architecture
 
@@ -95,7 +95,7 @@ class TestFamily:
         net, architecture = network(objective, body)
         fit(net, 2)
         net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
-        net.score = architecture["score"] = "memory"
+        net.criterion = architecture["criterion"] = "memory"
         again = restore(architecture, net.state_dict())
         assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
 

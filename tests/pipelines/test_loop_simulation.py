@@ -23,7 +23,7 @@ max_gap_s = 0.5
 [detector]
 random_state = 0
 max_epochs = 30
-score = "elbo"
+criterion = "elbo"
 [simulation]
 learn = ["d0"]
 meet = ["d1", "d2"]

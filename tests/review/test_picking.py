@@ -233,7 +233,7 @@ def bundles(tmp_path_factory):
     windows = read_windows(sorted(folder.glob("*.parquet")), RECIPE)
     options = {"random_state": 0, "max_epochs": 15}
     for name, score in [("memory", "memory"), ("elbo", "elbo")]:
-        model = VAEOutlierDetector(score=score, **options).fit(windows.rows)
+        model = VAEOutlierDetector(criterion=score, **options).fit(windows.rows)
         save(model, folder / name, recipe=RECIPE.to_dict(), units=windows.units)
     return folder
 
@@ -345,7 +345,9 @@ def test_reasons_are_measured_against_the_training_windows(bundles):
     assert reasons.spread == pytest.approx(spread_of(model.embed(learned).to_numpy()))
 
 
-@pytest.mark.parametrize("options", [{"score": "elbo"}, {"objective": "reconstruction", "score": "reconstruction"}])
+@pytest.mark.parametrize(
+    "options", [{"criterion": "elbo"}, {"objective": "reconstruction", "criterion": "reconstruction"}]
+)
 def test_a_model_that_remembers_nothing_gives_reasons_too(options, bundles, tmp_path):
     windows = read_windows(sorted(bundles.glob("*.parquet")), RECIPE)
     model = VAEOutlierDetector(random_state=0, max_epochs=15, **options).fit(windows.rows)

@@ -53,7 +53,7 @@ def mixed_scorer(mixed_detector, tmp_path_factory):
 def test_it_gives_what_the_detector_gives(scorer, detector, fresh, strange):
     rows = pd.concat([fresh, strange])
     got = scorer.score(rows)
-    assert list(got) == scorer.outputs == ["label", "scores", "anomaly_score", "p_value", "feature_scores"]
+    assert list(got) == scorer.outputs == ["anomaly_score", "p_value", "is_outlier", "feature_scores"]
     np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(rows), rtol=1e-9)
     for method in ("anomaly_score", "predict", "decision_function", "p_values", "feature_scores"):
         np.testing.assert_allclose(getattr(scorer, method)(rows), getattr(detector, method)(rows), rtol=1e-9, atol=1e-9)
@@ -143,7 +143,7 @@ def test_blocks_are_bounded(scorer, fresh, monkeypatch):
 def test_no_rows(scorer, fresh, rows):
     got = scorer.score(fresh[:0] if isinstance(rows, str) else rows)
     assert {name: len(values) for name, values in got.items()} == dict.fromkeys(scorer.outputs, 0)
-    assert got["label"].dtype == np.int64
+    assert got["is_outlier"].dtype == bool
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_what_is_no_file_of_ours(file, tmp_path):
         (lambda m: "{", r"without the description"),
         (lambda m: "[]", r"without the description"),
         (lambda m: m | {"format": "one"}, r"without the description"),
-        (lambda m: m | {"format": 3}, r"of format 3, expected 2\. Update anomalyvae\."),
-        (lambda m: m | {"format": 1}, r"of format 1, expected 2\. Export the model again\."),
-        (lambda m: {"format": 2}, r"whose description of the model is not whole\. Export the model again"),
+        (lambda m: m | {"format": 4}, r"of format 4, expected 3\. Update anomalyvae\."),
+        (lambda m: m | {"format": 1}, r"of format 1, expected 3\. Export the model again\."),
+        (lambda m: {"format": 3}, r"whose description of the model is not whole\. Export the model again"),
     ],
 )
 def test_another_description(file, tmp_path, change, message):
@@ -229,7 +229,7 @@ def test_a_bundle_is_as_good_as_its_file(detector, fresh, tmp_path):
     scorer = Scorer(folder)
     np.testing.assert_allclose(scorer.anomaly_score(fresh), detector.anomaly_score(fresh), rtol=1e-9)
     assert scorer.metadata["model_id"] == read_card(folder)["model_id"]
-    assert scorer.outputs == ["label", "scores", "anomaly_score", "p_value", "feature_scores"]
+    assert scorer.outputs == ["anomaly_score", "p_value", "is_outlier", "feature_scores"]
     with (folder / "model.onnx").open("ab") as graph:
         graph.write(b"more")
     with pytest.raises(ValueError, match=r"model\.onnx, which is missing or not the file that the card describes"):

@@ -140,7 +140,7 @@ def scores_of(bundle, rows):
         {
             "anomaly_score": found["anomaly_score"],
             "p_value": found["p_value"],
-            "is_outlier": found["label"] == -1,
+            "is_outlier": found["is_outlier"],
             "model_id": scorer.metadata["model_id"],
         }
     )
@@ -163,7 +163,7 @@ def tracked(rows, template, tmp_path_factory):
         subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
         with tracked_run(experiment="pumps", run_name="first", registered_model="pump") as run:
-            detector = a_detector(validation_fraction=0.3, score="elbo").fit(rows)
+            detector = a_detector(validation_fraction=0.3, criterion="elbo").fit(rows)
             save(detector, "models/pump", figures={"auroc": 0.75, "own threshold": {"recall": 0.5}})
             assert run.log("models/pump", source="pumps.csv")
         yield mlflow.get_run(run.run_id), detector, folder / "models" / "pump", commit

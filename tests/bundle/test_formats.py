@@ -1,0 +1,50 @@
+"""A bundle of any format from 3 on opens, and scores as it did when it was written.
+
+Each folder ``format-N`` holds tiny bundles written by the version that wrote that format, rows, and their scores.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import Scorer, load, score_folder
+from anomalyvae.bundle.card import FORMAT, read_card
+from anomalyvae.bundle.manifest import read_manifest
+
+FOLDERS = sorted(Path(__file__).parent.glob("format-*"))
+
+
+def rows_of(folder, name):
+    table = pd.read_json(folder / f"{name}_rows.json", orient="records", dtype=False)
+    known = ["anomaly_score", "p_value", "is_outlier"]
+    return table.drop(columns=known, errors="ignore"), table[[name for name in known if name in table]]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("name", ["detector", "pipeline"])
+def test_a_bundle_of_each_format_scores_as_it_did(folder, name):
+    rows, expected = rows_of(folder, name)
+    model, scorer = load(folder / name), Scorer(folder / name)
+    np.testing.assert_allclose(-model.score_samples(rows), expected["anomaly_score"], rtol=1e-12)
+    np.testing.assert_array_equal(model.predict(rows) < 0, expected["is_outlier"])
+    found = scorer.score(rows)
+    assert list(found) == ["anomaly_score", "p_value", "is_outlier", "feature_scores"]
+    for column in expected:
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-4)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_model_of_recordings_of_each_format_scores_a_folder_as_it_did(folder, tmp_path):
+    score_folder(folder / "windows", folder / "d0.csv", tmp_path / "scores")
+    (file,) = (tmp_path / "scores").glob("d0*")
+    expected = pd.read_json(folder / "windows_scores.json", orient="records")
+    got = pd.read_parquet(file).drop(columns="model_id")
+    pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=1e-6)
+    assert read_manifest(folder / "windows")["role"].eq("normal").all()
+    assert read_card(folder / "windows")["health"] is not None
+
+
+def test_the_present_format_is_among_them():
+    assert f"format-{FORMAT}" in [folder.name for folder in FOLDERS]
