@@ -72,7 +72,7 @@ def main() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        elbo, memory, theirs = ours(1), ours(1, criterion="memory"), pyod(1)
+        elbo, memory, theirs = ours(1), ours(1, score="memory"), pyod(1)
         contestants: dict[str, Callable[[], float]] = {
             "epoch, PyOD, batch 32": lambda: epoch_seconds(pyod),
             "epoch, ours, batch 32": lambda: epoch_seconds(lambda epochs: ours(epochs, batch_size=32)),
