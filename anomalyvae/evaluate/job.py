@@ -25,6 +25,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
+from anomalyvae.metrics import read_events
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.recordings.log import nearest
 
@@ -294,7 +295,10 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
             events_file = home / "events.parquet"
     if not paths:
         raise ValueError(f"Got recordings = {data.recordings!r}, which fits no file. Correct [data].")
-    events = _read_events(events_file)
+    if events_file is None:
+        events = pd.DataFrame({"recording": pd.Series(dtype=str), "time_s": pd.Series(dtype=float)})
+    else:
+        events = read_events(events_file)
     if data.kinds is not None:
         kinds = (data.kinds,) if isinstance(data.kinds, str) else data.kinds
         if "kind" not in events:
@@ -312,18 +316,6 @@ def databases_of(data: Data) -> list[Path] | None:
 
         home = get_dataset(data.name)
     return [home / name for name in names] or None
-
-
-def _read_events(path: Path | None) -> pd.DataFrame:
-    if path is None:
-        return pd.DataFrame({"recording": pd.Series(dtype=str), "time_s": pd.Series(dtype=float)})
-    events = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    if "recording" not in events or not ("time_s" in events or {"start_s", "end_s"} <= set(events)):
-        raise ValueError(
-            f"Got columns {', '.join(map(str, events.columns))} in {path}, expected recording and time_s "
-            "(or start_s and end_s). Rename them."
-        )
-    return events
 
 
 # --- the result -----------------------------------------------------------------------------------------

@@ -108,10 +108,7 @@ def holdout(
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix == ".json":
         return read_manifest(paths[0])
-    table = None
-    if events is not None:
-        table = pd.read_parquet(events) if Path(events).suffix == ".parquet" else pd.read_csv(events)
-        table["recording"] = table["recording"].astype(str)
+    table = None if events is None else metrics.read_events(events)
     return manifest_of(paths, _recipe(model), table, tolerance_s, databases)
 
 

@@ -9,7 +9,7 @@ Sets
               anomalous rows missed, over the rows of all experiments together: of those after the first 400, as the
               leaderboard counts, or (``all_...``) of all of them, as it did before.
     smap      54 channels, learned from their train part. Windows of 20 rows, one at each row. Mean VUS-PR and VUS-ROC
-              of the test parts, the buffer by `anomalyvae.metrics.evaluation_window`.
+              of the test parts, the buffer by `volume.evaluation_window`.
     jair_jr   3 trips, each scored by what was learned from the two others without their manoeuvres. Windows of 2 s at
               10 Hz, all nine signals, every 0.4 s. A window is strange if half of it lies in an aggressive manoeuvre,
               or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a minute.
@@ -42,6 +42,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, Array, Scores
 from tabular import ROOT, code_version, kept_results, made_at, markdown
+from volume import evaluation_window, vus
 
 from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
@@ -125,13 +126,13 @@ def smap() -> Iterator[Case]:
     for path in sorted((folder / "recordings").glob("*.test.parquet")):
         x, label = _series(path, events)
         learned = pd.read_parquet(path.with_name(path.name.replace(".test.", ".train."))).drop(columns="time_s")
-        window = metrics.evaluation_window(np.concatenate([learned.to_numpy()[:, 0], x[:, 0]]))
+        window = evaluation_window(np.concatenate([learned.to_numpy()[:, 0], x[:, 0]]))
         judge = partial(_volumes, label, window)
         yield Case(path.stem.removesuffix(".test"), rolling(learned.to_numpy(dtype=float)), rolling(x), False, judge)
 
 
 def _volumes(label: NDArray[np.bool_], window: int, scores: Array, held_out: Array) -> dict[str, float]:
-    volumes = {kind: metrics.vus(label, points, window) for kind, points in of_points(scores).items()}
+    volumes = {kind: vus(label, points, window) for kind, points in of_points(scores).items()}
     return {
         f"{kind}{name}": value for kind, v in volumes.items() for name, value in [("vus_pr", v.pr), ("vus_roc", v.roc)]
     }

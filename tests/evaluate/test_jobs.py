@@ -167,7 +167,7 @@ def test_what_cannot_be_found_is_named(drives, tmp_path):
         find_recordings(Data())
     bare = tmp_path / "events.csv"
     bare.write_text("drive,when\na,1\n")
-    with pytest.raises(ValueError, match=r"Got columns drive, when in .*events.csv, expected recording and time_s"):
+    with pytest.raises(ValueError, match=r"events.csv has the columns drive, when; .* needs recording and time_s"):
         find_recordings(Data(recordings=f"{drives}/drive0.csv", events=str(bare)))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.metrics.ranking import one_label_and_score_each
+from anomalyvae.metrics import check_ranking
 
 _ACF_POINTS, _ACF_LAGS = 20_000, 400
 _SHORTEST, _LONGEST = 6, 303  # lags that count as a period
@@ -23,31 +23,31 @@ def vus(labels: ArrayLike, scores: ArrayLike, window: int, thresholds: int = 250
     """Volumes under the ROC and precision-recall surfaces, VUS-ROC and VUS-PR [1]_, of points in time.
 
     A detector that looks at windows is rarely right to the sample at the edges of an event. So each event gets a
-    buffer of up to ``window // 2`` points on both sides, in which a point counts as partly strange; all buffers from
-    none to that are averaged, so that none has to be chosen.
+    buffer of up to ``window // 2`` points on both sides, in which a point counts as partly anomalous; the volume is the
+    mean over all buffers from 0 to that.
 
     Parameters
     ----------
     labels : array-like of bool, shape (n,)
-        True where the point is strange. A run of such points is an event.
+        True where the point is anomalous. A run of such points is an event.
     scores : array-like of float, shape (n,)
-        High = strange. In the order of time.
+        High = anomalous. In the order of time.
     window : int
         Largest buffer, both sides together, in points; 0 for none. It belongs to the *evaluation* and must be the
-        same for all methods that are compared, whatever windows they look at: larger values flatter every one of
-        them. `evaluation_window` is the rule of the field.
+        same for all methods compared, whatever windows they use: larger values raise the figures of all of them.
+        `evaluation_window` is the usual rule.
     thresholds : int, default=250
         Number of points on each curve: scores at even ranks, as in the authors' implementation.
 
     Returns
     -------
     Volume
-        ``roc`` and ``pr``; NaN where only one class is present.
+        ``roc`` and ``pr``; NaN if all points are of one class.
 
     Raises
     ------
     ValueError
-        If lengths differ, a score is not a number, or ``window`` is negative.
+        If lengths differ, a score is NaN, or ``window`` is negative.
 
     Notes
     -----
@@ -79,11 +79,11 @@ def vus(labels: ArrayLike, scores: ArrayLike, window: int, thresholds: int = 250
     >>> bool(with_buffer.pr > auroc_like.pr)
     True
     """
-    wanted, given = one_label_and_score_each(labels, scores)
+    wanted, given = check_ranking(labels, scores)
     if window < 0:
-        raise ValueError(f"Got window={window}, expected a number of points, 0 or more. Give the largest buffer.")
-    n, strange = wanted.size, int(wanted.sum())
-    if not 0 < strange < n:
+        raise ValueError(f"window={window} is negative; it is a number of points. Pass 0 for no buffer.")
+    n, anomalous = wanted.size, int(wanted.sum())
+    if not 0 < anomalous < n:
         return Volume(float("nan"), float("nan"))
     order = np.argsort(-given, kind="stable")
     ranked = given[order]
@@ -99,7 +99,7 @@ def vus(labels: ArrayLike, scores: ArrayLike, window: int, thresholds: int = 250
         soft = np.where(near <= w // 2, np.sqrt(1 - np.minimum(near, w // 2) / max(w, 1)), 0.0)
         soft[(near == 0) | (second <= w // 2)] = 1.0
         hit = np.cumsum(soft)[flagged - 1]
-        counted = strange + (hit - np.cumsum(near == 0)[flagged - 1]) / 2
+        counted = anomalous + (hit - np.cumsum(near == 0)[flagged - 1]) / 2
         opens = np.concatenate([[True], begins[1:] - ends[:-1] > gap])  # events whose buffers do not meet
         found = _found(given, begins[opens] - w // 2, ends[np.append(opens[1:], True)] + w // 2, at)
         recall = np.minimum(hit / counted, 1) * found
@@ -111,10 +111,9 @@ def vus(labels: ArrayLike, scores: ArrayLike, window: int, thresholds: int = 250
 def evaluation_window(signal: ArrayLike) -> int:
     """The largest buffer of `vus` by the rule of the TSB-AD benchmark [1]_: the period of a signal.
 
-    The rule, spelled out: of the *first* signal of a recording, training part included, the autocorrelation of the
-    first 20,000 points is taken up to lag 400. Among its local maxima beyond lag 3 the highest is the period. If
-    there is none, or it lies at a lag below 6 or above 303, the window is 125 points. It is chosen once per recording
-    and serves all methods; it has nothing to do with the length of the windows that a detector looks at.
+    The rule takes the *first* signal of a recording, training part included, and the autocorrelation of its first
+    20,000 points up to lag 400. The period is the highest local maximum beyond lag 3. Without one, or if its lag is
+    below 6 or above 303, the window is 125 points. One window serves all methods on a recording.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Affiliation: how near in time alarms and events are, against alarms raised at random."""
+"""Affiliation: how near in time alarms and events are, compared with random alarms."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.metrics.alarms import event_spans, merge_alarms
+from anomalyvae.metrics import event_spans, merge_alarms
 
 Intervals = NDArray[np.float64]  # (k, 2): starts and ends, disjoint, in order
 
@@ -22,28 +22,27 @@ class Affiliation(NamedTuple):
 def affiliation(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> Affiliation:
     """Affiliation precision and recall [1]_: how close alarms are to events, and events to alarms.
 
-    The time of a recording is divided among its events, each moment to the nearest. In the zone of an event, a moment
-    of alarm is worth the chance that a moment drawn at random in that zone lies further from the event; a moment of
-    the event is worth the chance that such a draw lies further from it than the nearest alarm does. So being a little
-    late costs little, and random alarms get about one half.
+    Each moment of a recording belongs to the zone of its nearest event. A moment of alarm is worth the probability
+    that a random moment of its zone lies further from the event. A moment of the event is worth the probability that
+    a random moment of the zone lies further from it than the nearest alarm does. A small delay costs little; random
+    alarms get about one half.
 
     Parameters
     ----------
     flagged : array-like of bool, shape (n,)
-        The windows that raised a flag.
+        The flagged windows.
     spans : DataFrame, n rows
         Windows: ``recording``, ``start_s``, ``end_s``. A recording lasts from its first start to its last end.
     events : DataFrame
         Events: ``recording`` and ``start_s``, ``end_s``, or ``time_s``.
     tolerance_s : float
-        By how much, in seconds, events are made longer on both sides; marks in time need it.
+        Seconds added on both sides of each event; events that are moments need it.
 
     Returns
     -------
     Affiliation
-        ``precision``: mean over the events in whose zone there is an alarm; NaN if there is none. ``recall``: mean
-        over all events, those without an alarm in their zone counted as 0; NaN if there is no event. Recordings
-        without an event have no zone and do not count.
+        ``precision``: mean over the events with an alarm in their zone; NaN without any. ``recall``: mean over all
+        events, 0 for those without an alarm in their zone; NaN without events. Recordings without events do not count.
 
     Raises
     ------
@@ -80,8 +79,8 @@ def affiliation(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, t
         marks = _joined(np.clip(marks + np.array([-tolerance_s, tolerance_s]), *reach))
         if (marks[:, 1] <= marks[:, 0]).any():
             raise ValueError(
-                f"Got an event of recording {name!r} without a length inside {reach[0]:g} to {reach[1]:g} s, expected "
-                "one that lasts. Give tolerance_s, or leave it out."
+                f"An event of recording {name!r} has no length within {reach[0]:g} to {reach[1]:g} s; "
+                "affiliation needs events that last. Pass tolerance_s, or drop the event."
             )
         raised = alarms.loc[alarms["recording"] == name, ["start_s", "end_s"]].to_numpy(dtype=float)
         borders = np.concatenate([[reach[0]], (marks[:-1, 1] + marks[1:, 0]) / 2, [reach[1]]])
