@@ -5,7 +5,9 @@ Numpy only. Everything here takes anomaly scores (high = strange).
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -269,44 +271,107 @@ class Calibration:
             Where nothing is flagged and the promise asks for smaller p-values than this calibration gives (with
             ``fdr``, for a strange row that is alone in a batch of this size): silence then says nothing.
         """
-        promises = {
-            name: rate for name, rate in [("alpha", alpha), ("fdr", fdr), ("per_hour", per_hour)] if rate is not None
-        }
-        if len(promises) != 1:
-            raise ValueError(
-                f"Got {' and '.join(promises) or 'no promise'}, expected exactly one of alpha, fdr and per_hour. "
-                "Pass the one that alarms shall keep."
-            )
-        [(name, promised)] = promises.items()
+        target = AlarmTarget.of({"alpha": alpha, "fdr": fdr, "per_hour": per_hour})
         if (per_hour is None) != (rows_per_hour is None):
             raise ValueError(
-                f"Got {name}={promised} with rows_per_hour={rows_per_hour}, expected per_hour and rows_per_hour "
-                "together or neither. Pass rows_per_hour = 3600 / (step between rows in seconds) with per_hour alone."
+                f"Got {target} with rows_per_hour={rows_per_hour}, expected per_hour and rows_per_hour together or "
+                "neither. Pass rows_per_hour = 3600 / (step between rows in seconds) with per_hour alone."
             )
         if storey and fdr is None:
-            raise ValueError(
-                f"Got storey=True with {name}={promised}, expected it with fdr. Pass fdr, or storey=False."
-            )
-        most = 1.0 if rows_per_hour is None else rows_per_hour
-        if not 0 < promised < most:
-            raise ValueError(
-                f"Got {name}={promised}, expected a number above 0 and below {most:g}. Pass one in between."
-            )
-        rate = promised / most
+            raise ValueError(f"Got storey=True with {target}, expected it with fdr. Pass fdr, or storey=False.")
         p = self.p_values(scores, tail)
-        flagged = p <= rate * (1 + _SLACK) if fdr is None else false_discovery(p, rate, storey)
-        wanted = rate if fdr is None else rate / max(p.size, 1)
+        flagged = p <= target.cut(p, rows_per_hour, storey)
+        wanted = target.needed(p.size, rows_per_hour)
         smallest = float(self.p_values(np.inf, tail))
         if not flagged.any() and smallest > wanted * (1 + _SLACK):
-            batch, victim = (f" for {p.size} rows", "a strange row on its own") if name == "fdr" else ("", "any row")
+            batch, row = (f" for {p.size} rows", "one anomalous row") if target.kind == "fdr" else ("", "any row")
             warnings.warn(
-                f"Got {name}={promised}{batch}, which takes p-values of {wanted:.2g} to flag {victim}, but "
-                f"{self.evidence:g} calibration rows (or groups) give none below {smallest:.2g}: nothing is flagged. "
-                f"Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
+                f"The alarm target {target}{batch} needs p-values of {wanted:.2g} to flag {row}, but "
+                f"{self.evidence:g} calibration rows (or groups) give none below {smallest:.2g}, so nothing is "
+                f"flagged. Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
                 + (", or pass tail='pareto', which extrapolates." if tail == "conformal" else "."),
                 stacklevel=2,
             )
         return flagged
+
+
+@dataclass(frozen=True)
+class AlarmTarget:
+    """How many false alarms are allowed: one of the three rates of `Calibration.alarms`.
+
+    Parameters
+    ----------
+    kind : {"alpha", "fdr", "per_hour"}
+    value : float
+    """
+
+    kind: str
+    value: float
+
+    def __post_init__(self) -> None:
+        _refuse_outside(self, math.inf if self.kind == "per_hour" else 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value}"
+
+    @classmethod
+    def of(cls, alarms: Mapping[str, Any]) -> Self:
+        """Read ``{"alpha": 0.01}``, ``{"fdr": 0.1}`` or ``{"per_hour": 6}``; entries that are None do not count.
+
+        Raises
+        ------
+        ValueError
+            Unless there is exactly one, with a number in its range.
+        """
+        given = {name: value for name, value in alarms.items() if value is not None}
+        known = given.keys() <= {"alpha", "fdr", "per_hour"} and all(isinstance(v, Real) for v in given.values())
+        if len(given) != 1 or not known:
+            said = " and ".join(f"{name}={value}" for name, value in given.items()) or "nothing"
+            raise ValueError(
+                f"Got {said} as alarm target, expected exactly one of alpha, fdr and per_hour, with a number. Set one, "
+                "for example alpha=0.01."
+            )
+        [(kind, value)] = given.items()
+        return cls(kind, value)
+
+    def rate(self, rows_per_hour: float | None = None) -> float:
+        """The target as a share of the rows (``fdr``: of the flagged rows)."""
+        if self.kind != "per_hour":
+            return self.value
+        if rows_per_hour is None:
+            raise ValueError(
+                f"Got the alarm target {self} for plain rows, which have no time, expected it for windows of "
+                "recordings. Use alpha, the share of normal rows."
+            )
+        _refuse_outside(self, rows_per_hour)
+        return self.value / rows_per_hour
+
+    def row_rate(self, rows_per_hour: float | None = None) -> float:
+        """As `rate`, where rows are flagged one by one; ``fdr`` is then refused."""
+        if self.kind == "fdr":
+            raise ValueError(
+                f"Got the alarm target {self} where rows are scored piece by piece, expected alpha or per_hour: fdr "
+                "needs all rows at once. Use alpha (or per_hour, for windows), or score all files into one table."
+            )
+        return self.rate(rows_per_hour)
+
+    def cut(self, p_values: Floats, rows_per_hour: float | None = None, storey: bool = False) -> float:
+        """The largest p-value that is flagged, 0 if none is; ``fdr`` depends on the p-values of the whole batch."""
+        rate = self.rate(rows_per_hour)
+        if self.kind == "fdr":
+            return float(p_values[false_discovery(p_values, rate, storey)].max(initial=0.0))
+        return rate * (1 + _SLACK)
+
+    def needed(self, rows: int, rows_per_hour: float | None = None) -> float:
+        """The p-value that a single anomalous row in a batch needs to be flagged."""
+        rate = self.rate(rows_per_hour)
+        return rate / max(rows, 1) if self.kind == "fdr" else rate
+
+
+def _refuse_outside(target: AlarmTarget, most: float) -> None:
+    if not 0 < target.value < most:
+        upper = "" if most == math.inf else f" and below {most:g}"
+        raise ValueError(f"Got {target} as alarm target, expected a number above 0{upper}. Set one in that range.")
 
 
 def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> Flags:

@@ -102,7 +102,7 @@ def _score_table(args: argparse.Namespace) -> int:
             table.insert(0, "file", file["file"])
     table = pd.concat(tables, ignore_index=True)
     if not args.per_tick and (args.alarms is not None or args.tail != "conformal"):
-        _keep_promise(table, args)
+        _flag_all(table, args)
     write(table)
     if not args.quiet:
         what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
@@ -110,22 +110,20 @@ def _score_table(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _keep_promise(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+def _flag_all(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     """Replace p-values and flags by those that were asked for."""
     from anomalyvae.bundle.arrays import read_calibration
     from anomalyvae.bundle.card import read_card
+    from anomalyvae.calibration import AlarmTarget
 
     calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
     score = table["anomaly_score"].to_numpy()
     table["p_value"] = calibration.p_values(score, args.tail)
     if args.alarms is None:
         return
-    name, rate = args.alarms
-    if name not in ("alpha", "fdr", "per_hour") or not isinstance(rate, int | float):
-        raise ValueError(f"Got --alarms {name}={rate}, expected alpha=, fdr= or per_hour= and a number. Correct it.")
-    promise: dict[str, Any] = {name: rate}
-    if name == "per_hour":
-        if windowing is None:
-            raise ValueError("Got --alarms per_hour= with a model of plain rows, expected one of windows. Use alpha=.")
-        promise["rows_per_hour"] = 3600 / windowing["stride_s"]
-    table["is_outlier"] = calibration.alarms(score, tail=args.tail, **promise)
+    target = AlarmTarget.of(dict([args.alarms]))
+    wanted: dict[str, Any] = {target.kind: target.value}
+    if target.kind == "per_hour":
+        wanted["rows_per_hour"] = rows_per_hour = None if windowing is None else 3600 / windowing["stride_s"]
+        target.rate(rows_per_hour)  # refuses plain rows
+    table["is_outlier"] = calibration.alarms(score, tail=args.tail, **wanted)

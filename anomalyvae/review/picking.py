@@ -10,13 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from anomalyvae.calibration import false_discovery
+from anomalyvae.calibration import AlarmTarget
 from anomalyvae.metrics import merge_alarms, touches
 
 NEAR = 0.5  # training spreads: two events closer than this are of a kind
 POOL = 2  # events considered for each one that is picked
 _READ = 4096  # codes that are asked for at once, at most
-_SLACK = 1e-9  # relative: a p-value that equals its promise keeps it, as in calibration
 
 Floats = NDArray[np.float64]
 Codes = Callable[[pd.DataFrame], Floats]
@@ -150,29 +149,20 @@ def alarm_cut(
     """
     if alarms is None:
         return None
-    if len(alarms) != 1 or not alarms.keys() <= {"alpha", "fdr", "per_hour"}:
-        raise ValueError(f"Got alarms={alarms!r}, expected one of 'alpha', 'fdr' and 'per_hour'. Pass one promise.")
+    target = AlarmTarget.of(alarms)
     _need(scores, ("p_value",))
     p = scores["p_value"].to_numpy(dtype=np.float64)
-    [(name, promised)] = alarms.items()
-    most = 1.0
-    if name == "per_hour":
-        most = rows_per_hour or 3600 / _step_s(scores)
-    if not 0 < promised < most:
-        raise ValueError(f"Got {name}={promised}, expected a number above 0 and below {most:g}. Pass one in between.")
-    if name == "fdr":
-        flagged = p[false_discovery(p, promised)]
-        cut, wanted = (flagged.max() if flagged.size else 0.0), promised / max(p.size, 1)
-    else:
-        cut = wanted = promised / most * (1 + _SLACK)
+    if target.kind == "per_hour":
+        rows_per_hour = rows_per_hour or 3600 / _step_s(scores)
+    cut = target.cut(p, rows_per_hour)
     if p.size and not (p <= cut).any():
         warnings.warn(
-            f"Got {name}={promised}, which takes p-values of {wanted:.2g}, but the smallest of {p.size:,} is "
-            f"{p.min():.2g}: nothing is flagged. Score with a model that was calibrated on more rows or recordings, or "
-            "with tail='pareto', or leave the model's own flags.",
+            f"The alarm target {target} needs p-values of {target.needed(p.size, rows_per_hour):.2g}, but the smallest "
+            f"of {p.size:,} is {p.min():.2g}, so nothing is flagged. Score with a model that was calibrated on more "
+            "rows or recordings, or with the tail 'pareto', or leave out the target.",
             stacklevel=3,
         )
-    return float(cut)
+    return cut
 
 
 def flagged_events(scores: pd.DataFrame, cut: float | None = None) -> pd.DataFrame:

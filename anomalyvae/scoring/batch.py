@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from anomalyvae.bundle.card import sha256_of
+from anomalyvae.calibration import AlarmTarget
 from anomalyvae.folders import replacing_file
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
@@ -48,7 +49,7 @@ def score_folder(
     *,
     engine: str = "local",
     scheduler: str | None = None,
-    alarms: dict[str, float] | None = None,
+    alarms: Mapping[str, float] | None = None,
     tail: str = "conformal",
     feature_scores: bool = False,
     per_tick: str | None = None,
@@ -128,7 +129,7 @@ def score_folder(
     metadata = Scorer(graph, providers=["CPUExecutionProvider"]).metadata
     folder = Path(target).resolve()
     root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
-    rate = None if alarms is None else promised_rate(alarms, metadata, tail)
+    rate = None if alarms is None else flag_rate(alarms, metadata, tail)
     staging = str(folder / _STAGING / uuid4().hex)
     given = [databases] if isinstance(databases, str | os.PathLike) else databases
     known = tuple((os.path.abspath(database), sha256_of(Path(database))) for database in given)
@@ -211,8 +212,8 @@ class _Tally:
         )
 
 
-def promised_rate(alarms: dict[str, float], metadata: dict[str, Any], tail: str) -> float:
-    """The p-value up to which rows are flagged under a promise that holds for each of them.
+def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) -> float:
+    """The p-value up to which each row is flagged, under an alarm target.
 
     Parameters
     ----------
@@ -221,23 +222,14 @@ def promised_rate(alarms: dict[str, float], metadata: dict[str, Any], tail: str)
     metadata : dict
         Of the scorer.
     """
-    rates = {"alpha": 1.0}
-    if metadata["windowing"] is not None:
-        rates["per_hour"] = 3600 / metadata["windowing"]["stride_s"]
-    if len(alarms) != 1 or not alarms.keys() <= rates.keys():
-        raise ValueError(
-            f"Got alarms={alarms!r}, expected one of {' and '.join(map(repr, rates))} with this model: files are "
-            "scored one by one, so a promise must hold for each row."
-        )
-    [(name, promised)] = alarms.items()
-    if not 0 < promised < rates[name]:
-        raise ValueError(f"Got {name}={promised}, expected a number above 0 and below {rates[name]:g}. Pass that.")
-    rate = promised / rates[name]
+    windowing = metadata["windowing"]
+    target = AlarmTarget.of(alarms)
+    rate = target.row_rate(None if windowing is None else 3600 / windowing["stride_s"])
     smallest = 1 / (1 + metadata["calibration"]["evidence"])
     if tail == "conformal" and rate < smallest * (1 - 1e-9):
         warnings.warn(
-            f"Got {name}={promised}, which takes p-values of {rate:.2g}, but this model's calibration gives none below "
-            f"{smallest:.2g}: nothing is flagged. Calibrate with more rows or groups, or pass tail='pareto'.",
+            f"The alarm target {target} needs p-values of {rate:.2g}, but this model's calibration gives none below "
+            f"{smallest:.2g}, so nothing is flagged. Calibrate with more rows or groups, or use the tail 'pareto'.",
             stacklevel=3,
         )
     return rate

@@ -13,7 +13,7 @@ from anomalyvae.bundle.card import sha256_of
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.following import Feed, Following, GrowingFile, Pipe
 from anomalyvae.recordings.live import LiveWindows
-from anomalyvae.scoring.batch import promised_rate
+from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.inputs import Slab, refuse_units
 from anomalyvae.scoring.one_file import Session, Work
 from anomalyvae.scoring.scorer import Scorer, file_of
@@ -91,7 +91,7 @@ class Watcher:
                 f"Got {os.fspath(model)}, a model of plain rows, expected one of windows. Score tables with it: "
                 "anomalyvae score."
             )
-        rate = None if alarms is None else promised_rate(alarms, scorer.metadata, tail)
+        rate = None if alarms is None else flag_rate(alarms, scorer.metadata, tail)
         explains = "feature_scores" in scorer.outputs
         work = Work(os.path.abspath(model), sha256_of(graph), "", "", "", rate, tail, feature_scores=explains)
         self._session = Session(work)

@@ -165,9 +165,9 @@ def test_alarms_per_hour_need_windows(table, drives, tmp_path, capsys):
     run(capsys, "fit", table, "--model", model, *TINY)
     code, _, err = run(capsys, "score", table, out, "--model", model, "--alarms", "per_hour=6")
     assert code == 1
-    assert "per_hour= with a model of plain rows, expected one of windows. Use alpha=." in err
+    assert "the alarm target per_hour=6 for plain rows, which have no time" in err
     code, _, err = run(capsys, "score", table, out, "--model", model, "--alarms", "often=6")
-    assert "Got --alarms often=6, expected alpha=, fdr= or per_hour= and a number." in err
+    assert "Got often=6 as alarm target, expected exactly one of alpha, fdr and per_hour, with a number." in err
     run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
     assert run(capsys, "score", drives[0], out, "--model", model, "--alarms", "per_hour=1800")[0] == 0
     scores = pd.read_parquet(out)

@@ -282,7 +282,7 @@ def test_the_tail_is_refused_where_there_is_too_little_to_read_it_from():
 # --- alarms ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:Got fdr=0.1")  # of a batch in which no row stands out enough
+@pytest.mark.filterwarnings("ignore:The alarm target fdr=0.1")  # of a batch in which no row stands out enough
 @pytest.mark.parametrize("storey", [False, True])
 def test_the_false_discovery_rate_stays_below_the_promise(storey):
     rng = np.random.default_rng(9)
@@ -355,13 +355,13 @@ def test_alarms_per_hour_are_as_many_as_promised():
 def test_a_promise_finer_than_the_calibration_warns_that_silence_says_nothing():
     calibration = Calibration.from_rows(np.arange(99.0))
     new = np.array([50.0, 1e6])
-    with pytest.warns(UserWarning, match=r"Got alpha=0\.001, .* at least 999, or pass tail='pareto'"):
+    with pytest.warns(UserWarning, match=r"The alarm target alpha=0\.001 needs .* at least 999, or pass tail='pareto'"):
         assert not calibration.alarms(new, alpha=0.001).any()
-    with pytest.warns(UserWarning, match=r"Got per_hour=1, .* at least 3,599"):
+    with pytest.warns(UserWarning, match=r"target per_hour=1 needs .* at least 3,599"):
         calibration.alarms(new, per_hour=1, rows_per_hour=3600)
-    with pytest.warns(UserWarning, match=r"Got fdr=0\.01 for 2 rows, .* at least 199"):
+    with pytest.warns(UserWarning, match=r"target fdr=0\.01 for 2 rows needs .* at least 199"):
         calibration.alarms(new, fdr=0.01)
-    with pytest.warns(UserWarning, match=r"Got alpha=0\.001, .* at least 999\.$"):
+    with pytest.warns(UserWarning, match=r"The alarm target alpha=0\.001 needs .* at least 999\.$"):
         Calibration.from_rows(np.zeros(99)).alarms(new, alpha=0.001, tail="pareto")  # nothing to extrapolate
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -374,13 +374,13 @@ def test_a_promise_finer_than_the_calibration_warns_that_silence_says_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "Got no promise, expected exactly one of alpha, fdr and per_hour"),
-        ({"alpha": 0.1, "fdr": 0.1}, "Got alpha and fdr, expected exactly one"),
-        ({"alpha": 0}, "Got alpha=0, expected a number above 0 and below 1"),
-        ({"fdr": 1.5}, "Got fdr=1.5, expected a number above 0 and below 1"),
+        ({}, "Got nothing as alarm target, expected exactly one of alpha, fdr and per_hour"),
+        ({"alpha": 0.1, "fdr": 0.1}, "Got alpha=0.1 and fdr=0.1 as alarm target, expected exactly one"),
+        ({"alpha": 0}, "Got alpha=0 as alarm target, expected a number above 0 and below 1"),
+        ({"fdr": 1.5}, "Got fdr=1.5 as alarm target, expected a number above 0 and below 1"),
         ({"per_hour": 1}, "Got per_hour=1 with rows_per_hour=None, .*together.* Pass rows_per_hour = 3600"),
         ({"alpha": 0.1, "rows_per_hour": 10}, "Got alpha=0.1 with rows_per_hour=10, .*together"),
-        ({"per_hour": 20, "rows_per_hour": 10}, "Got per_hour=20, expected a number above 0 and below 10"),
+        ({"per_hour": 20, "rows_per_hour": 10}, "Got per_hour=20 as alarm target.* above 0 and below 10"),
         ({"alpha": 0.1, "storey": True}, "Got storey=True with alpha=0.1, expected it with fdr"),
         ({"alpha": 0.1, "tail": "fat"}, "Got tail='fat', expected 'conformal' or 'pareto'"),
     ],

@@ -184,7 +184,7 @@ def test_alarms_replace_the_flags():
 
 def test_a_promise_that_the_p_values_cannot_keep_is_told():
     scores, _ = scored()
-    with pytest.warns(UserWarning, match=r"Got alpha=0.0001, .* the smallest of 300 is 0.0033: nothing is flagged"):
+    with pytest.warns(UserWarning, match=r"target alpha=0.0001 needs .* the smallest of 300 is 0.0033, so nothing"):
         assert pick_novel(scores, 5, alarms={"alpha": 1e-4}).empty
 
 
@@ -194,8 +194,8 @@ def test_a_promise_that_the_p_values_cannot_keep_is_told():
         ({"budget": 0}, "Got budget=0, expected 1 or more"),
         ({"per_recording": 0}, "Got per_recording=0, expected 1 or more"),
         ({"latent": np.zeros((2, 3))}, r"Got latent codes of shape \(2, 3\) for 300 windows, expected \(n, k\)"),
-        ({"alarms": {"fdr": 2.0}}, "Got fdr=2.0, expected a number above 0 and below 1"),
-        ({"alarms": {"sigma": 3.0}}, "Got alarms={'sigma': 3.0}, expected one of 'alpha', 'fdr' and 'per_hour'"),
+        ({"alarms": {"fdr": 2.0}}, "Got fdr=2.0 as alarm target, expected a number above 0 and below 1"),
+        ({"alarms": {"sigma": 3.0}}, "Got sigma=3.0 as alarm target, expected exactly one of alpha, fdr and per_hour"),
         ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known ones of 1"),
     ],
 )

@@ -168,11 +168,15 @@ def test_flags_under_a_promise(bundle, drives, detector, fresh, tmp_path):
     score_folder(bundle, drives, tmp_path / "tail", alarms={"alpha": 1e-6}, tail="pareto")
     got = pd.concat([table.to_pandas() for table in scores_in(tmp_path / "tail").values()])
     np.testing.assert_allclose(got["p_value"], detector.p_values(fresh, tail="pareto"), rtol=1e-6)
-    for wrong in ({"per_hour": 6}, {"fdr": 0.1}, {"alpha": 0.1, "per_hour": 6}, {}):
-        with pytest.raises(ValueError, match=r"expected one of 'alpha' with this model: files are scored one by one"):
+    for wrong, message in (
+        ({"per_hour": 6}, "for plain rows, which have no time"),
+        ({"fdr": 0.1}, "where rows are scored piece by piece, expected alpha or per_hour"),
+        ({"alpha": 0.1, "per_hour": 6}, "expected exactly one of alpha, fdr and per_hour"),
+        ({}, "Got nothing as alarm target"),
+        ({"alpha": 2}, "Got alpha=2 as alarm target, expected a number above 0 and below 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
             score_folder(bundle, drives, tmp_path / "wrong", alarms=wrong)
-    with pytest.raises(ValueError, match=r"Got alpha=2, expected a number above 0 and below 1"):
-        score_folder(bundle, drives, tmp_path / "wrong", alarms={"alpha": 2})
 
 
 def test_flagged_rows_say_why(bundle, drives, detector, fresh, tmp_path):

@@ -122,4 +122,4 @@ def test_from_the_command_line(model, drives, tmp_path, capsys):
     assert (
         main(["score", *source, str(tmp_path / "x.csv"), *options, "--per-tick", "causal", "--alarms", "fdr=0.1"]) == 1
     )
-    assert "Got alarms={'fdr': 0.1}, expected one of 'alpha' and 'per_hour'" in capsys.readouterr().err
+    assert "Got the alarm target fdr=0.1 where rows are scored piece by piece" in capsys.readouterr().err

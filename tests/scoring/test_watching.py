@@ -142,7 +142,7 @@ def test_what_cannot_be_watched_is_refused(model, detector, tmp_path):
     plain = save(detector, tmp_path / "plain")
     with pytest.raises(ValueError, match=r"a model of plain rows, expected one of windows\. Score tables with it"):
         Watcher(plain)
-    with pytest.raises(ValueError, match=r"expected one of 'alpha' and 'per_hour'"):
+    with pytest.raises(ValueError, match="expected alpha or per_hour: fdr needs all rows at once"):
         Watcher(model, alarms={"fdr": 0.1})
     watcher = Watcher(model)
     with pytest.raises(ValueError, match=r"expected CSV: a Parquet file does not grow\. Use anomalyvae score\."):
