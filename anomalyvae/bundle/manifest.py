@@ -28,7 +28,7 @@ from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_wi
 from anomalyvae.recordings.bus.messages import Databases
 
 MANIFEST = "manifest.json"
-ROLES = {"novel": "normal", "fault": "fault", "noise": "excluded"}
+ROLES = {"new_normal": "normal", "fault": "fault", "noise": "excluded"}
 """What becomes of an event by its verdict; one that is open or ``unsure`` is left as if it had never been flagged."""
 COLUMNS = ("source", "file", "recording", "start_s", "end_s", "role", "sha256", "event_id", "verdict")
 _FORMAT = 1
@@ -111,7 +111,7 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.D
 
 
 def next_manifest(old: pd.DataFrame, events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
-    """What is to be learned next: the old intervals, with novel events, without faults and noise.
+    """What is to be learned next: the old intervals and the new normals, without faults and noise.
 
     A verdict takes the place of an earlier one on the same event; an event whose verdict was taken back, or is
     ``unsure`` now, is no longer learned. Nothing else of the events is.
@@ -260,6 +260,7 @@ def read_manifest(path: Paths) -> pd.DataFrame:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
-        return _in_form(pd.DataFrame(content["intervals"], columns=list(COLUMNS)))
+        table = _in_form(pd.DataFrame(content["intervals"], columns=list(COLUMNS)))
+        return table.assign(verdict=table["verdict"].replace("novel", "new_normal"))  # as an earlier version called it
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Got {file}, which is no manifest ({error}). Write it again.") from error

@@ -145,7 +145,7 @@ VERBS = {
         "  anomalyvae review --queue queue.db --model models/car --dbc car.dbc",
     ),
     "retrain": Verb(
-        "make a challenger from verdicts: learn novel, not faults",
+        "make a challenger from verdicts: learn new normals, not faults",
         retrain_arguments,
         retrain,
         "anomalyvae retrain --queue queue.db --champion models/road --out models/challenger",

@@ -179,7 +179,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--two-reviewers", action="store_true",
-        help="refuse what has learned an event as novel on the word of one reviewer alone",
+        help="refuse a challenger that learned new normals which only one reviewer has confirmed",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--rollback", action="store_true", help="put the champion before this one back")
@@ -211,7 +211,7 @@ def promote(args: argparse.Namespace) -> int:
             given = gate.holdout(challenger, args.holdout, args.events, args.near_s, args.dbc)
         holdout = promotion.frozen_holdout(champion, given)
         with Queue(args.queue, create=False) as queue:
-            events, confirmed = queue.events(), queue.confirmed("novel") if args.two_reviewers else None
+            events, confirmed = queue.events(), queue.confirmed("new_normal") if args.two_reviewers else None
         decision = gate.judge(
             challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
             source=args.source, databases=args.dbc, confirmed=confirmed, refits=args.refits,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 # Blue and vermilion are Okabe and Ito's, which colour-blind readers tell apart; the pages have the same.
 INK, MUTED, RULE, SHADE = "#1f2a35", "#66727f", "#d5dbe1", "#f0f2f5"
 STRANGE, MODEL = "#d55e00", "#0072b2"
-VERDICTS = {"novel": "#009e73", "fault": STRANGE, "noise": "#8a949e", "unsure": "#8f4f9f"}
+VERDICTS = {"new_normal": "#009e73", "fault": STRANGE, "noise": "#8a949e", "unsure": "#8f4f9f"}
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib; the reader's own takes its place

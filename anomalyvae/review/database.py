@@ -15,6 +15,8 @@ except ImportError as error:
 _PATIENCE_S = 30.0  # to wait for another process that is writing
 _WRITERS = 0x616E6F6D616C7976  # of all of a server's advisory locks, the one that writers to a queue take
 
+RENAMED = {"novel": "new_normal"}  # verdicts of queues and exports that an earlier version wrote
+
 SCHEMA = sa.MetaData()
 EVENTS = sa.Table(
     "events",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.folders import replacing_file
+from anomalyvae.review.database import RENAMED
 
 _TEXT, _NUMBER, _NAMES, _NUMBERS = pa.string(), pa.float64(), pa.list_(pa.string()), pa.list_(pa.float64())
 _ENTRY = pa.struct(
@@ -71,11 +72,20 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     try:
         if _known(path).suffix.lower() == ".parquet":
             rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
-            return [{**row, "outside": dict(row["outside"])} for row in rows]
+            return [_renamed({**row, "outside": dict(row["outside"])}) for row in rows]
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return [{field.name: _value(field, row[field.name]) for field in _SCHEMA} for row in frame.to_dict("records")]
+        return [
+            _renamed({field.name: _value(field, row[field.name]) for field in _SCHEMA})
+            for row in frame.to_dict("records")
+        ]
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Got {path}, which cannot be read ({error}), expected an exported queue.") from error
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    for said in (row, *row["history"]):
+        said["verdict"] = RENAMED.get(said["verdict"], said["verdict"])
+    return row
 
 
 def _known(path: Path) -> Path:

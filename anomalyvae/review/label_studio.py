@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from anomalyvae.folders import replacing_file
 from anomalyvae.recordings import WindowRecipe, stream_windows
 from anomalyvae.recordings.bus.messages import Databases
-from anomalyvae.review.database import storable
+from anomalyvae.review.database import RENAMED, storable
 from anomalyvae.review.queue import VERDICTS, Queue
 
 _STOOD = ("verdict", "note", "reviewer", "reviewed_at")
@@ -237,7 +237,7 @@ def _said(annotation: dict[str, Any], span: tuple[float, float]) -> tuple[str, s
     }
     if not labels:
         raise ValueError("what is labelled does not touch the event")
-    foreign = sorted(labels.difference(VERDICTS))
+    foreign = sorted(labels.difference(VERDICTS, RENAMED))
     if foreign:
         raise ValueError(f"labelled {', '.join(map(repr, foreign))}, which is none of {', '.join(VERDICTS)}")
     if len(labels) > 1:
@@ -251,7 +251,10 @@ def _repeats(annotation: dict[str, Any], said: tuple[str, str], data: dict[str, 
     """Whether this is the annotation that the task was written with, as it was."""
     stood = data.get("stood") or {}
     regions = {region.get("id") for region in annotation["result"] if region.get("type") == "timeserieslabels"}
-    return regions == {data["event_id"]} and said == (stood.get("verdict"), str(stood.get("note")).strip())
+    said = RENAMED.get(said[0], said[0]), said[1]
+    before = str(stood.get("verdict"))
+    before_note = str(stood.get("note")).strip()
+    return regions == {data["event_id"]} and said == (RENAMED.get(before, before), before_note)
 
 
 def _entry(
@@ -273,7 +276,7 @@ def _entry(
     return {
         "entry_id": hashlib.sha256(what.encode()).hexdigest()[:32],
         "event_id": event_id,
-        "verdict": verdict,
+        "verdict": RENAMED.get(verdict, verdict),
         "note": note,
         "reviewer": storable(known[0] if known else unknown),
         "at": when,

@@ -18,7 +18,7 @@ import pandas as pd
 from anomalyvae.review import database
 from anomalyvae.review.database import EVENTS, LOG, SCHEMA, agreed, sa, standing, told
 
-VERDICTS = ("novel", "fault", "noise", "unsure")
+VERDICTS = ("new_normal", "fault", "noise", "unsure")
 _STATUSES = ("all", "open", "reviewed", "unconfirmed")
 
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
@@ -69,6 +69,8 @@ class Queue:
         try:
             with self._writing() as connection:
                 SCHEMA.create_all(connection)
+                for old, new in database.RENAMED.items():
+                    connection.execute(LOG.update().where(LOG.c.verdict == old).values(verdict=new))
         except sa.exc.DatabaseError as error:
             self.close()
             if "not a database" in str(error):
@@ -127,7 +129,7 @@ class Queue:
         Parameters
         ----------
         status : {"all", "open", "reviewed", "unconfirmed"}, default="all"
-            The last are those that stand as novel on the word of one reviewer alone; see `confirmed`.
+            ``"unconfirmed"``: new normals that only one reviewer has called so; see `confirmed`.
         verdict : str, optional
             Only events of which this is the standing verdict.
         recording : str, optional
@@ -146,7 +148,7 @@ class Queue:
             stands = query.selected_columns.verdict
             query = query.where(stands.is_(None) if status == "open" else stands.is_not(None))
         if status == "unconfirmed":
-            query = query.where(query.selected_columns.verdict == "novel")
+            query = query.where(query.selected_columns.verdict == "new_normal")
         if verdict is not None:
             query = query.where(query.selected_columns.verdict == _known(verdict))
         if recording is not None:
@@ -154,7 +156,7 @@ class Queue:
         with self._engine.connect() as connection:
             rows = [row._asdict() for row in connection.execute(query)]
         if status == "unconfirmed":
-            confirmed = self.confirmed("novel")
+            confirmed = self.confirmed("new_normal")
             rows = [row for row in rows if row["event_id"] not in confirmed]
         return database.table_of(rows, (*EVENT_COLUMNS, *_TOLD))
 
@@ -180,8 +182,8 @@ class Queue:
         Parameters
         ----------
         event_id : str
-        verdict : {"novel", "fault", "noise", "unsure"}
-            Normal but new (to be learned), a true outlier (never to be learned), nothing of interest, or not known.
+        verdict : {"new_normal", "fault", "noise", "unsure"}
+            Normal, but new (it is learned); a fault (never learned as normal); of no interest; not known.
         reviewer : str
             Who says so.
         note : str, default=""

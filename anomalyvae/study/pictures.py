@@ -172,7 +172,7 @@ def draw_map(latent_map: LatentMap, groups: Mapping[str, Any] | None = None) -> 
     latent_map : LatentMap
         See `LatentSpace.map`.
     groups : mapping of str to array-like or DataFrame of rows, optional
-        Rows by what they are, such as ``"flagged"`` (rings) and the verdicts ``"novel"``, ``"fault"``, ``"noise"``
+        Rows by what they are, such as ``"flagged"`` (rings) and the verdicts ``"new_normal"``, ``"fault"``, ``"noise"``
         and ``"unsure"``; any other name will do.
     """
     own = latent_map.coordinates

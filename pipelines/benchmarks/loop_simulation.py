@@ -1,10 +1,10 @@
 """The loop simulated: score, flag, review, retrain, promote, on recordings whose events are known already.
 
 The first champion learns some recordings without their events. Each round it meets another, or one once more for what
-it flags next: what it flags is judged by the known events in place of a person (a *fault* where one is near, *novel*
+it flags next. The known events judge what it flags in place of a person (a *fault* where one is near, *new normal*
 elsewhere), a challenger learns from these verdicts, and the gate decides on recordings that are held out. Beside it
-stands a control that was lied to: a challenger for which all flagged events are novel, faults included, which the gate
-should refuse.
+stands a control that was lied to: a challenger for which all flagged events are new normals, faults included, which
+the gate should refuse.
 """
 
 import argparse
@@ -73,10 +73,10 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
     Returns
     -------
     DataFrame
-        A row per model: the first champion as round 0, then each round's challengers. ``novel`` and ``fault`` count the
-        verdicts so far; ``event_recall`` and ``false_alarms_per_hour`` are those of its own threshold on the held-out
-        recordings, ``recall_at_rate`` is the recall at the alarm rate of [evaluation]; ``promoted``, and ``reason``,
-        the first that the gate gives.
+        A row per model: the first champion as round 0, then each round's challengers. ``new_normal`` and ``fault``
+        count the verdicts so far; ``event_recall`` and ``false_alarms_per_hour`` are those of its own threshold on the
+        held-out recordings, ``recall_at_rate`` is the recall at the alarm rate of [evaluation]; ``promoted``, and
+        ``reason``, the first that the gate gives.
 
     Raises
     ------
@@ -152,14 +152,14 @@ def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, event
     waiting = queue.events("open")
     near = metrics.touches(waiting, events, job.data.tolerance_s)
     for event, fault in zip(waiting["event_id"], near, strict=True):
-        queue.give(event, "fault" if fault else "novel", "known events")
+        queue.give(event, "fault" if fault else "new_normal", "known events")
 
 
 def _challenge(
     job: Job, out: Path, champion: Path, reviewed: pd.DataFrame, told: str, holdout: pd.DataFrame
 ) -> dict[str, Any]:
     """Retrain on verdicts, and let the gate decide; only what was reviewed can be promoted."""
-    verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="novel")
+    verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="new_normal")
     challenger = out / told.replace(" ", "-")
     retrain(verdicts, champion, challenger, databases=databases_of(job.data))
     rate = job.evaluation.alarms_per_hour
@@ -167,7 +167,7 @@ def _challenge(
         challenger, champion, verdicts, holdout, alarms_per_hour=rate, databases=databases_of(job.data)
     )
     promote(challenger, champion, decision, holdout, dry_run=told != "as reviewed")
-    said = {name: int((verdicts["verdict"] == name).sum()) for name in ("novel", "fault")}
+    said = {name: int((verdicts["verdict"] == name).sum()) for name in ("new_normal", "fault")}
     return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}
 
 

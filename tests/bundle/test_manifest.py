@@ -45,7 +45,7 @@ def test_novel_events_are_learned_and_faults_noise_and_what_nobody_judged_are_no
     old = manifest_of([folder / "old.parquet"], RECIPE)
     assert starts(old, "normal") == [*range(19)]
     said = events(
-        folder, ("n", "novel", 2, 6), ("f", "fault", 10, 13), ("x", "noise", 15, 17), ("u", "unsure", 0, 2),
+        folder, ("n", "new_normal", 2, 6), ("f", "fault", 10, 13), ("x", "noise", 15, 17), ("u", "unsure", 0, 2),
         ("open", None, 6, 9),
     )  # fmt: skip
     new = next_manifest(old, said)
@@ -66,17 +66,23 @@ def test_a_fault_is_taken_out_of_what_was_learned_with_all_windows_that_touch_it
 @pytest.mark.parametrize("later", ["fault", "noise", "unsure", None])
 def test_a_later_verdict_takes_the_place_of_an_earlier_one(folder, later):
     old = manifest_of([folder / "old.parquet"], RECIPE)
-    first = next_manifest(old, events(folder, ("e", "novel", 2, 6)))
+    first = next_manifest(old, events(folder, ("e", "new_normal", 2, 6)))
     second = next_manifest(first, events(folder, ("e", later, 2, 6)))
     assert starts(second, "normal") == starts(old, "normal")
 
 
 def test_what_came_from_another_queue_is_kept_and_the_same_queue_adds_nothing_twice(folder):
     old = manifest_of([folder / "old.parquet"], RECIPE)
-    said = events(folder, ("e", "novel", 2, 6))
+    said = events(folder, ("e", "new_normal", 2, 6))
     first = next_manifest(old, said)
     pd.testing.assert_frame_equal(next_manifest(first, said), first)
     assert starts(next_manifest(first, events(folder, ("other", "fault", 12, 14))), "normal") == [*range(19), 2, 3, 4]
+
+
+def test_a_manifest_of_an_earlier_version_is_read_with_the_new_name_of_its_verdicts(folder, tmp_path):
+    new = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "new_normal", 2, 6)))
+    write_manifest(new.replace("new_normal", "novel"), tmp_path / "old.json")
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "old.json"), new)
 
 
 def test_known_events_are_no_normal_windows(folder):
@@ -87,7 +93,7 @@ def test_known_events_are_no_normal_windows(folder):
 
 
 def test_a_recording_that_changed_or_went_is_refused(folder):
-    manifest = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "novel", 2, 6)))
+    manifest = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "new_normal", 2, 6)))
     pd.read_parquet(folder / "new.parquet").assign(a=0.0).to_parquet(folder / "new.parquet")
     with pytest.raises(ValueError, match="not the file that was learned or reviewed"):
         windows_by_role(manifest, RECIPE)
@@ -99,7 +105,7 @@ def test_a_recording_that_changed_or_went_is_refused(folder):
 def test_a_recording_that_is_named_in_two_ways_is_read_once(folder, monkeypatch):
     old = manifest_of([folder / "old.parquet"], RECIPE)
     monkeypatch.chdir(folder)
-    other = old.assign(source=".", event_id="e", verdict="novel")
+    other = old.assign(source=".", event_id="e", verdict="new_normal")
     assert starts(pd.concat([old, other], ignore_index=True), "normal") == [*range(19)]
 
 

@@ -67,7 +67,7 @@ def test_each_round_is_reviewed_by_the_known_events_and_judged_on_the_hold_out(j
     assert (np.abs(middle.to_numpy()[:, None] - [20.2, 50.2, 80.2]).min(axis=1) < 2).all()
     hill = events[(events["start_s"] < 33) & (events["end_s"] > 31)]
     assert set(hill["recording"]) == {"d1", "d2"}
-    assert set(hill["verdict"]) == {"novel"}
+    assert set(hill["verdict"]) == {"new_normal"}
     last = table.iloc[-1]
     assert last["fault"] == len(faults)
     assert faults["recording"].value_counts().min() >= 2  # of three; the third may be a near-duplicate
@@ -90,7 +90,7 @@ def test_a_recording_met_again_is_asked_for_what_was_not_flagged_before(job):
     )
     job.write_text(text, encoding="utf-8")
     table = simulate_loop(read_simulation(job))
-    assert table[["novel", "fault"]].sum(axis=1).tolist() == [0, 2, 2, 4, 4]
+    assert table[["new_normal", "fault"]].sum(axis=1).tolist() == [0, 2, 2, 4, 4]
     with Queue(job.parent / "out" / "queue.db") as queue:
         events = queue.events().sort_values("start_s")
     assert set(events["recording"]) == {"d1"}

@@ -56,7 +56,7 @@ def world(tmp_path_factory):
     windows, _ = windows_by_role(manifest, RECIPE)
     model = VAEOutlierDetector(**SETTINGS).fit(windows.rows, groups=windows.spans["recording"])
     save_traced(model, folder / "first", manifest, recipe=RECIPE.to_dict())
-    judged = [event(folder, f"new{n}", 10.0 * k, 10.0 * k + 9, "novel") for n in range(3) for k in range(20)]
+    judged = [event(folder, f"new{n}", 10.0 * k, 10.0 * k + 9, "new_normal") for n in range(3) for k in range(20)]
     judged += [event(folder, f"broken{n}", start, start + 5.0, "fault") for n in range(3) for start in FAULTS]
     return {"folder": folder, "events": pd.DataFrame(judged), "held": held}
 
@@ -222,7 +222,9 @@ def test_a_rollback_goes_nowhere_but_to_a_former_champion(champion, former):
         promotion.roll_back(champion)
 
 
-@pytest.mark.parametrize("said", [{"fault": "novel"}, {"fault": "novel", "novel": "fault"}], ids=["faults", "swapped"])
+@pytest.mark.parametrize(
+    "said", [{"fault": "new_normal"}, {"fault": "new_normal", "new_normal": "fault"}], ids=["faults", "swapped"]
+)
 def test_a_challenger_that_learned_faults_as_novel_is_refused(world, champion, holdout, tmp_path, said):
     poisoned = world["events"].assign(verdict=world["events"]["verdict"].map(said))
     retrain(poisoned, champion, tmp_path / "poisoned")
@@ -240,11 +242,11 @@ def test_some_faults_among_novel_events_wait_for_a_second_reviewer(world, champi
     """No figure tells that one fault in nine was taken for novel; that one person alone said so does."""
     wrong = f"broken0-{FAULTS[0]:g}"
     taken = world["events"].copy()
-    taken.loc[taken["event_id"] == wrong, "verdict"] = "novel"
+    taken.loc[taken["event_id"] == wrong, "verdict"] = "new_normal"
     retrain(taken, champion, tmp_path / "taken")
     decide = partial(gate.judge, tmp_path / "taken", events=taken, holdout=holdout, alarms_per_hour=RATE)
     assert decide(champion).promoted
-    novel = set(taken.loc[taken["verdict"] == "novel", "event_id"])
+    novel = set(taken.loc[taken["verdict"] == "new_normal", "event_id"])
     alone = decide(champion, confirmed=novel - {wrong})
     assert not alone.promoted
     assert alone.reasons[0] == (

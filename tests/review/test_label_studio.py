@@ -71,13 +71,13 @@ def said(queue, event_id):
 def test_verdicts_come_back_with_who_when_and_note_and_not_twice(queue, export):
     second = sorted(ids(queue))[1]
     by = {"id": 7, "email": "ann@drives.example", "first_name": "Ann", "last_name": ""}
-    file = export(**on(second, annotation("fault", by, ONE, "cable\nloose"), annotation("novel", 8, TWO)))
+    file = export(**on(second, annotation("fault", by, ONE, "cable\nloose"), annotation("new_normal", 8, TWO)))
     assert read_label_studio(file, queue) == (2, 0, {})
     assert said(queue, second) == [
         ["fault", "cable\nloose", "ann@drives.example", "2026-03-01T13:00:00.000250+00:00"],
-        ["novel", "", "Label Studio 8", "2026-03-01T14:00:00.000250+00:00"],
+        ["new_normal", "", "Label Studio 8", "2026-03-01T14:00:00.000250+00:00"],
     ]
-    assert queue.event(second)["verdict"] == "novel"
+    assert queue.event(second)["verdict"] == "new_normal"
     assert len(ids(queue, status="open")) == 2
     for again in (read_label_studio(file, queue), read_label_studio(file, queue, {"7": "ann", "8": "bob"})):
         assert again == (0, 2, {})
@@ -88,23 +88,23 @@ def test_a_person_has_one_name_here_and_there(queue, export):
     """So that nobody confirms himself by using two programs."""
     first, second, third = sorted(ids(queue))
     for name in (first, second, third):
-        queue.give(name, "novel", "ann")
+        queue.give(name, "new_normal", "ann")
     file = export(
-        **on(first, annotation("novel", 7, TWO)),
-        **on(second, annotation("novel", {"id": 7, "email": "ann@drives.example"}, TWO)),
-        **on(third, annotation("novel", 8, TWO)),
+        **on(first, annotation("new_normal", 7, TWO)),
+        **on(second, annotation("new_normal", {"id": 7, "email": "ann@drives.example"}, TWO)),
+        **on(third, annotation("new_normal", 8, TWO)),
     )
     loaded = read_label_studio(file, queue, {"7": "ann", "ann@drives.example": "ann"})
     assert (loaded.new, loaded.known) == (3, 3)
-    assert queue.confirmed("novel") == {third}
+    assert queue.confirmed("new_normal") == {third}
 
 
 def test_the_verdict_that_a_task_was_written_with_is_no_second_opinion(queue, export):
     first, second, third = sorted(ids(queue))
-    queue.give(first, "novel", "ann", "new road")
-    queue.give(second, "novel", "ann")
+    queue.give(first, "new_normal", "ann", "new road")
+    queue.give(second, "new_normal", "ann")
     assert read_label_studio(export(), queue) == (0, 2, {})
-    assert queue.confirmed("novel") == set()
+    assert queue.confirmed("new_normal") == set()
 
     file = export()
     tasks = json.loads(file.read_text())
@@ -122,41 +122,52 @@ def test_of_verdicts_here_and_there_the_later_stands(queue, export):
     queue.give(first, "fault", "ann")
     queue.give(second, "fault", "ann")
     file = export(
-        **on(first, annotation("novel", 7, "2026-03-01T12:00:00+02:00")),  # before today
-        **on(second, annotation("novel", 7, "2999-01-01T00:00:00Z")),
+        **on(first, annotation("new_normal", 7, "2026-03-01T12:00:00+02:00")),  # before today
+        **on(second, annotation("new_normal", 7, "2999-01-01T00:00:00Z")),
     )
     assert read_label_studio(file, queue).new == 2
     assert queue.event(first)["verdict"] == "fault"
-    assert queue.event(second)["verdict"] == "novel"
+    assert queue.event(second)["verdict"] == "new_normal"
     assert said(queue, first)[0][-1] == "2026-03-01T10:00:00.000000+00:00"
     queue.undo(first, "ann")
-    assert queue.event(first)["verdict"] == "novel"  # it was kept
+    assert queue.event(first)["verdict"] == "new_normal"  # it was kept
+
+
+def test_labels_of_an_earlier_version_are_read_under_their_new_name(queue, export):
+    first, second, _ = sorted(ids(queue))
+    queue.give(second, "new_normal", "ann")
+    file = export(**on(first, annotation("novel", 7, ONE)))
+    old = file.read_text().replace("new_normal", "novel")  # also the verdict that the second task was written with
+    file.write_text(old)
+    assert read_label_studio(file, queue) == (1, 1, {})
+    assert queue.event(first)["verdict"] == "new_normal"
+    assert read_label_studio(file, queue) == (0, 2, {})
 
 
 def test_what_is_no_verdict_is_said_and_left_out(queue, export):
     first = sorted(ids(queue))[0]
     span = queue.event(first)["start_s"], queue.event(first)["end_s"]
-    both = annotation("novel", 7, ONE)
+    both = annotation("new_normal", 7, ONE)
     both["result"].append(annotation("fault", 7, ONE)["result"][0])
     file = export(
         **on(
             first,
-            annotation("novel", 7, ONE, result=[]),
-            annotation("novel", 7, ONE, "only a note", result=annotation("", 7, ONE, "only a note")["result"][1:]),
-            annotation("novel", 7, ONE, was_cancelled=True),
+            annotation("new_normal", 7, ONE, result=[]),
+            annotation("new_normal", 7, ONE, "only a note", result=annotation("", 7, ONE, "only a note")["result"][1:]),
+            annotation("new_normal", 7, ONE, was_cancelled=True),
             annotation("pothole", 7, ONE),
             both,
-            annotation("novel", 7, ONE, span=(span[1] + 1, span[1] + 2)),
-            annotation("novel", None, ONE),
-            annotation("novel", 7, None, created_at=None),
-            annotation("novel", 7, "yesterday"),
-            annotation("novel", 7, ONE, result=[{"type": "timeserieslabels", "value": None}]),
+            annotation("new_normal", 7, ONE, span=(span[1] + 1, span[1] + 2)),
+            annotation("new_normal", None, ONE),
+            annotation("new_normal", 7, None, created_at=None),
+            annotation("new_normal", 7, "yesterday"),
+            annotation("new_normal", 7, ONE, result=[{"type": "timeserieslabels", "value": None}]),
             annotation("noise", 7, TWO, span=span),
         )
     )
     tasks = json.loads(file.read_text())
     for event_id in (None, "\x1b[31m", ["a"]):
-        tasks.append({"data": {"event_id": event_id}, "annotations": [annotation("novel", 7, ONE)]})
+        tasks.append({"data": {"event_id": event_id}, "annotations": [annotation("new_normal", 7, ONE)]})
     tasks.append({"data": {}})  # a task of somebody else's that nobody has labelled
     file.write_text(json.dumps(tasks))
     loaded = read_label_studio(file, queue)
@@ -166,8 +177,8 @@ def test_what_is_no_verdict_is_said_and_left_out(queue, export):
     assert loaded.left_out == {
         "nothing is labelled": [first, first],
         "skipped there": [first],
-        "labelled 'pothole', which is none of novel, fault, noise, unsure": [first],
-        "labelled fault and novel at once": [first],
+        "labelled 'pothole', which is none of new_normal, fault, noise, unsure": [first],
+        "labelled fault and new_normal at once": [first],
         "what is labelled does not touch the event": [first],
         "it does not say by whom it is": [first],
         "it does not say when it was made": [first, first],
@@ -194,7 +205,7 @@ def test_from_the_command_line(queue, export, tmp_path, capsys):
     code, out, err = run("queue.db", "--reviewer", "7=ann")
     assert (code, out) == (0, "Label Studio: 1 new verdicts, 0 that the queue had\n")
     assert err == (
-        f"anomalyvae: left out 1: labelled 'bump', which is none of novel, fault, noise, unsure (on {second})\n"
+        f"anomalyvae: left out 1: labelled 'bump', which is none of new_normal, fault, noise, unsure (on {second})\n"
     )
     assert queue.event(first)["reviewer"] == "ann"
     assert run("queue.db", "--quiet")[1] == ""

@@ -91,7 +91,7 @@ def test_a_writer_that_does_not_end_is_not_waited_for_without_end(queue, monkeyp
     queue.add(events(1))
     monkeypatch.setattr(database, "_PATIENCE_S", 0.05)
     with queue._writing(), pytest.raises(sa.exc.OperationalError, match="lock timeout"):
-        queue.give(*ids(queue), "novel", "ann")
+        queue.give(*ids(queue), "new_normal", "ann")
     queue.give(*ids(queue), "fault", "ann")
 
 
@@ -103,7 +103,7 @@ def test_a_server_that_has_hung_up_meanwhile_is_called_again(queue, url):
         name = sa.make_url(url).query["application_name"]
         assert connection.execute(hang_up, {"name": name}).rowcount >= 1
     engine.dispose()
-    queue.give(sorted(ids(queue))[0], "novel", "ann")
+    queue.give(sorted(ids(queue))[0], "new_normal", "ann")
     assert len(ids(queue, status="reviewed")) == 1
 
 

@@ -1,11 +1,13 @@
 """The review queue: nothing that a person said is lost, whoever writes at the same time, and text stays text."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -17,6 +19,7 @@ from anomalyvae.review import database
 from anomalyvae.review import queue as queue_module
 from anomalyvae.review.queue import EVENT_COLUMNS, VERDICTS, Queue, event_id_of
 
+OLD = Path(__file__).parent
 HOSTILE = [
     '=HYPERLINK("http://evil")',
     "'; DROP TABLE events; --",
@@ -101,12 +104,12 @@ def test_an_event_that_is_there_stays_as_it_is_with_its_verdict(queue):
 def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
     queue.add(events(1))
     [name] = ids(queue)
-    queue.give(name, "novel", "ann", "new road")
+    queue.give(name, "new_normal", "ann", "new road")
     queue.give(name, "fault", "bob")
     assert queue.event(name)["verdict"] == "fault"
     queue.undo(name, "cid")
     said = queue.event(name)
-    assert (said["verdict"], said["reviewer"], said["note"]) == ("novel", "ann", "new road")
+    assert (said["verdict"], said["reviewer"], said["note"]) == ("new_normal", "ann", "new road")
     queue.give(name, "noise", "ann")
     queue.undo(name, "ann")
     queue.undo(name, "ann")
@@ -115,7 +118,7 @@ def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
         queue.undo(name, "ann")
 
     log = queue.history(name)
-    assert list(log["verdict"]) == ["novel", "fault", None, "noise", None, None]
+    assert list(log["verdict"]) == ["new_normal", "fault", None, "noise", None, None]
     assert list(log["reviewer"]) == ["ann", "bob", "cid", "ann", "ann", "ann"]
     entries = list(log["entry_id"])
     assert list(log["takes_back"]) == [None, None, entries[1], None, entries[3], entries[0]]
@@ -125,18 +128,18 @@ def test_an_event_is_confirmed_by_the_last_word_of_two_reviewers(queue):
     queue.add(events(1))
     [name] = ids(queue)
     for verdict, reviewer, confirmed in (
-        ("novel", "ann", False),
-        ("novel", "ann", False),  # the same person twice
-        ("novel", "bob", True),
+        ("new_normal", "ann", False),
+        ("new_normal", "ann", False),  # the same person twice
+        ("new_normal", "bob", True),
         ("fault", "ann", False),
-        ("novel", "cid", True),
+        ("new_normal", "cid", True),
         ("fault", "bob", False),
     ):
         queue.give(name, verdict, reviewer)
-        assert queue.confirmed("novel") == ({name} if confirmed else set())
+        assert queue.confirmed("new_normal") == ({name} if confirmed else set())
     assert queue.confirmed("fault") == {name}
     queue.undo(name, "bob")
-    assert queue.confirmed("novel") == {name}
+    assert queue.confirmed("new_normal") == {name}
     with pytest.raises(ValueError, match="Got verdict 'new'"):
         queue.confirmed("new")
 
@@ -144,7 +147,7 @@ def test_an_event_is_confirmed_by_the_last_word_of_two_reviewers(queue):
 def test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back(queue, monkeypatch):
     queue.add(events(1))
     [name] = ids(queue)
-    queue.give(name, "novel", "ann")
+    queue.give(name, "new_normal", "ann")
     monkeypatch.setattr(queue_module, "_now", lambda: "1999-01-01T00:00:00.000000+00:00")
     queue.give(name, "fault", "bob")
     assert queue.event(name)["verdict"] == "fault"
@@ -154,25 +157,25 @@ def test_filters_tell_open_from_reviewed(queue):
     queue.add(pd.concat([events(2), events(1, recording="b")]))
     names = list(queue.events()["event_id"])
     queue.give(names[0], "fault", "ann")
-    queue.give(names[1], "novel", "ann")
+    queue.give(names[1], "new_normal", "ann")
     queue.undo(names[1], "ann")
     assert ids(queue, status="reviewed") == ids(queue, verdict="fault") == {names[0]}
     assert ids(queue, status="open") == set(names[1:])
     assert len(ids(queue, recording="b")) == 1
-    assert ids(queue, verdict="novel") == set()
+    assert ids(queue, verdict="new_normal") == set()
 
 
-def test_what_needs_a_second_reviewer_is_novel_by_one_alone(queue):
+def test_what_needs_a_second_reviewer_is_a_new_normal_by_one_alone(queue):
     queue.add(events(5))
     alone, twice, taken_back, fault, still_open = sorted(ids(queue))
     for name, verdict, reviewer in (
-        (alone, "novel", "ann"),
-        (alone, "novel", "ann"),
-        (twice, "novel", "ann"),
-        (twice, "novel", "bob"),
-        (taken_back, "novel", "bob"),
-        (taken_back, "novel", "ann"),
-        (fault, "novel", "ann"),
+        (alone, "new_normal", "ann"),
+        (alone, "new_normal", "ann"),
+        (twice, "new_normal", "ann"),
+        (twice, "new_normal", "bob"),
+        (taken_back, "new_normal", "bob"),
+        (taken_back, "new_normal", "ann"),
+        (fault, "new_normal", "ann"),
         (fault, "fault", "bob"),
     ):
         queue.give(name, verdict, reviewer)
@@ -188,12 +191,17 @@ def test_what_was_said_elsewhere_is_added_once_in_its_order_of_time(queue):
     [name] = ids(queue)
     queue.give(name, "fault", "ann")
     own = queue.history(name).to_dict("records")[0]
-    before = own | {"entry_id": "b", "verdict": "novel", "reviewer": "bob", "at": "2020-01-01T00:00:00.000000+00:00"}
+    before = own | {
+        "entry_id": "b",
+        "verdict": "new_normal",
+        "reviewer": "bob",
+        "at": "2020-01-01T00:00:00.000000+00:00",
+    }
     after = before | {"entry_id": "a", "verdict": "noise", "at": "2999-01-01T00:00:00.000000+00:00"}
     assert queue.append([before, own]) == 1
     assert queue.event(name)["verdict"] == "fault"
     assert queue.append([after, before]) == 1
-    assert list(queue.history(name)["verdict"]) == ["novel", "fault", "noise"]
+    assert list(queue.history(name)["verdict"]) == ["new_normal", "fault", "noise"]
     assert queue.append([]) == 0
     for wrong, said in (({"event_id": "x"}, "Got event 'x'"), ({"verdict": "new"}, "Got verdict 'new'")):
         with pytest.raises(ValueError, match=said):
@@ -204,11 +212,17 @@ def test_what_was_said_elsewhere_is_added_once_in_its_order_of_time(queue):
 def test_what_is_not_known_is_refused(queue):
     queue.add(events(1))
     [name] = ids(queue)
-    with pytest.raises(ValueError, match="Got verdict 'maybe', expected one of 'novel', 'fault', 'noise', 'unsure'"):
+    with pytest.raises(
+        ValueError, match="Got verdict 'maybe', expected one of 'new_normal', 'fault', 'noise', 'unsure'"
+    ):
         queue.give(name, "maybe", "ann")
     with pytest.raises(ValueError, match="Got an empty reviewer, expected who gives this verdict"):
-        queue.give(name, "novel", " ")
-    for call in (lambda: queue.give("x", "novel", "ann"), lambda: queue.undo("x", "ann"), lambda: queue.history("x")):
+        queue.give(name, "new_normal", " ")
+    for call in (
+        lambda: queue.give("x", "new_normal", "ann"),
+        lambda: queue.undo("x", "ann"),
+        lambda: queue.history("x"),
+    ):
         with pytest.raises(ValueError, match="Got event 'x', expected one that is in the queue"):
             call()
     with pytest.raises(ValueError, match="Got status='done', expected one of 'all', 'open', 'reviewed', 'unconf"):
@@ -237,6 +251,25 @@ def test_a_url_of_no_known_database_and_a_driver_that_is_missing_are_said_so(mon
         Queue("postgresql://host/drives")
 
 
+def test_a_queue_of_an_earlier_version_opens_with_its_verdicts_renamed(tmp_path):
+    """It called new normals "novel"; the database and its export were written by that version."""
+    shutil.copy(OLD / "queue-1.db", tmp_path / "queue.db")
+    with Queue(tmp_path / "queue.db", create=False) as old, Queue(tmp_path / "loaded.db") as loaded:
+        loaded.load(OLD / "queue-1.csv")
+        assert loaded.load(OLD / "queue-1.csv") == 0
+        for mine, theirs in zip(state(old), state(loaded), strict=True):
+            pd.testing.assert_frame_equal(mine, theirs)
+        table, log = state(old)
+        assert table.sort_values("peak_score")["verdict"].tolist() == [None, "fault", "new_normal"]
+        assert log.sort_values("at")["verdict"].tolist() == ["new_normal"] * 2 + ["fault", "new_normal", None]
+        assert log["note"].tolist().count("new road") == 1
+        [confirmed] = old.confirmed("new_normal")
+        assert old.agreeing()[confirmed] == ["ann", "bob"]
+    with Queue(tmp_path / "queue.db") as again:
+        for before, after in zip((table, log), state(again), strict=True):
+            pd.testing.assert_frame_equal(before, after)
+
+
 # --- several at once ------------------------------------------------------------------------------------
 
 REVIEWER = """
@@ -250,7 +283,7 @@ with Queue({path!r}) as queue:
     print(queue.add(events(3)))
     for i in range({rounds}):
         for name in sorted(queue.events()["event_id"]):
-            queue.give(name, ["novel", "fault"][i % 2], sys.argv[1], str(i))
+            queue.give(name, ["new_normal", "fault"][i % 2], sys.argv[1], str(i))
             if i % 5 == 4:
                 queue.undo(name, sys.argv[1])
 """
@@ -340,7 +373,7 @@ def test_threads_may_share_a_queue(queue):
     queue.add(events(1))
     [name] = ids(queue)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: queue.give(name, "novel", "ann", str(i)), range(40)))
+        list(pool.map(lambda i: queue.give(name, "new_normal", "ann", str(i)), range(40)))
     assert set(queue.history(name)["note"]) == {str(i) for i in range(40)}
 
 
@@ -422,7 +455,7 @@ def test_queues_that_were_reviewed_apart_become_one(queue, tmp_path):
     queue.export(tmp_path / "start.csv")
     with Queue(tmp_path / "other.db") as other:
         other.load(tmp_path / "start.csv")
-        queue.give(first, "novel", "ann")
+        queue.give(first, "new_normal", "ann")
         other.give(first, "fault", "bob")
         other.give(second, "noise", "bob")
         queue.give(second, "fault", "ann")
@@ -441,9 +474,9 @@ def test_files_of_another_kind_are_refused_and_leave_the_queue_as_it_was(queue, 
     for name in ("table.csv", "table.parquet"):
         with pytest.raises(ValueError, match=f"{name}, which cannot be read .*, expected an exported queue"):
             queue.load(tmp_path / name)
-    queue.give(*ids(queue), "novel", "ann")
+    queue.give(*ids(queue), "new_normal", "ann")
     queue.export(tmp_path / "out.csv")
-    text = (tmp_path / "out.csv").read_text().replace("novel", "lovely")
+    text = (tmp_path / "out.csv").read_text().replace("new_normal", "lovely")
     (tmp_path / "forged.csv").write_text(text)
     with pytest.raises(ValueError, match="Got verdict 'lovely'"), Queue(tmp_path / "fresh.db") as fresh:
         fresh.load(tmp_path / "forged.csv")

@@ -96,7 +96,9 @@ def test_every_picture_can_be_written(plane, normal, strange, tmp_path):
         draw_plane({"one": plane, "other": plane}),
         draw_traversals(plane, steps=3),
         draw_path(plane, normal.iloc[0], normal.iloc[1]),
-        draw_map(plane.map("latent"), {"flagged": strange[:9], "novel": strange[:2], "mine": normal[:3], "none": []}),
+        draw_map(
+            plane.map("latent"), {"flagged": strange[:9], "new_normal": strange[:2], "mine": normal[:3], "none": []}
+        ),
     ]
     for number, picture in enumerate(pictures):
         assert isinstance(picture, matplotlib.figure.Figure)

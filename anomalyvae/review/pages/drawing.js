@@ -1,5 +1,15 @@
 // What the review page draws, as SVG; and the few words and numbers that it shares with the rest of the page.
 
+// Of each verdict: its key, its name, and what it means.
+export const MEANING = {
+  new_normal: ["n", "New normal", "normal, but new to the model: learn it"],
+  fault: ["f", "Fault", "a real fault: never learn it as normal"],
+  noise: ["x", "Noise", "of no interest: leave it out"],
+  unsure: ["u", "Unsure", "decide later"],
+};
+
+export const nameOf = (verdict) => MEANING[verdict]?.[1] ?? verdict;
+
 export function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -178,7 +188,7 @@ export function drawMap(host, map, events, current, pick) {
     const event = events.get(id);
     const dot = shape("circle", { cx: x(point[0]), cy: y(point[1]), r: 3.4, class: "pick", "stroke-width": 1.2,
       fill: event.verdict ? colour(event.verdict) : "#fff", stroke: colour(event.verdict) });
-    dot.append(shape("title", {}, `${event.recording}, ${span(event)}${event.verdict ? `: ${event.verdict}` : ""}`));
+    dot.append(shape("title", {}, `${event.recording}, ${span(event)}${event.verdict ? `: ${nameOf(event.verdict)}` : ""}`));
     dot.addEventListener("click", () => pick(id));
     svg.append(dot);
     if (id === current) {
@@ -225,7 +235,7 @@ export function drawTimeline(host, timeline, event, others, pick) {
     const mark = shape("rect", { x: x(other.start_s) - 1, width: Math.max(x(other.end_s) - x(other.start_s), 2) + 2,
       y: height - foot - 9, height: 7, rx: 2, class: "pick", "stroke-width": here ? 1.6 : 1,
       fill: other.verdict ? colour(other.verdict) : "#fff", stroke: other.verdict ? colour(other.verdict) : "#1f2a35" });
-    mark.append(shape("title", {}, `${span(other)}${other.verdict ? `: ${other.verdict}` : ""}`));
+    mark.append(shape("title", {}, `${span(other)}${other.verdict ? `: ${nameOf(other.verdict)}` : ""}`));
     mark.addEventListener("click", () => pick(other.event_id));
     svg.append(mark);
   }

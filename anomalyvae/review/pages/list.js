@@ -1,20 +1,20 @@
 // The list of events beside the one that is looked at, and how many are done.
 
-import { colour, make, span } from "./drawing.js";
-import { MEANING, at, chip, score, state } from "./state.js";
+import { MEANING, colour, make, nameOf, span } from "./drawing.js";
+import { at, chip, score, state } from "./state.js";
 
 const LISTED = 400;
 
-// Novel by one reviewer alone, who is somebody else: one's own word again would confirm nothing.
+// New normals by one reviewer only, who is somebody else: repeating one's own verdict confirms nothing.
 const isForSecondLook = ({ verdict, agreeing }) =>
-  verdict === "novel" && agreeing.length === 1 && agreeing[0] !== at("reviewer").value.trim();
+  verdict === "new_normal" && agreeing.length === 1 && agreeing[0] !== at("reviewer").value.trim();
 
 function passes(event) {
   const { status, text, verdict, recording } = state.filter;
   if (status === "second" && !isForSecondLook(event)) return false;
   if (status === "open" ? event.verdict : status === "reviewed" && !event.verdict) return false;
   if ((verdict && event.verdict !== verdict) || (recording && event.recording !== recording)) return false;
-  const said = [event.recording, event.verdict, event.note, event.reviewer, ...event.signals.slice(0, 3)];
+  const said = [event.recording, event.verdict && nameOf(event.verdict), event.note, event.reviewer, ...event.signals.slice(0, 3)];
   return !text || said.some((part) => part?.toLowerCase().includes(text));
 }
 
@@ -50,7 +50,7 @@ function showProgress() {
   for (const event of state.events) if (event.verdict) count[event.verdict] += 1;
   const done = Object.values(count).reduce((sum, part) => sum + part, 0);
   const bars = Object.entries(count).map(([verdict, part]) => {
-    const bar = make("i", { title: `${part} ${verdict}` });
+    const bar = make("i", { title: `${nameOf(verdict)}: ${part}` });
     bar.style.background = colour(verdict);
     bar.style.width = `${(100 * part) / Math.max(state.events.length, 1)}%`;
     return bar;

@@ -1,8 +1,8 @@
 // The review page. What the server says is data: it becomes text nodes and numbers, never markup.
 
-import { clock, drawMap, drawSignals, drawTimeline, figure, make, span } from "./drawing.js";
+import { MEANING, clock, drawMap, drawSignals, drawTimeline, figure, make, nameOf, span } from "./drawing.js";
 import { filtered, offerRecordings, showList } from "./list.js";
-import { MEANING, ask, at, chip, place, score, state, tell, when } from "./state.js";
+import { ask, at, chip, place, score, state, tell, when } from "./state.js";
 
 const KEYS = [
   ...Object.values(MEANING).map(([key, name, what]) => [key, `${name}: ${what}`]),
@@ -146,7 +146,7 @@ function showReasons(event) {
   const near = state.byId.get(event.nearest);
   const nearest = near && make("p", { className: "reason" }, "Nearest reviewed when flagged: ",
     make("button", { type: "button", onclick: () => open(near.event_id) }, `${near.recording}, ${clock(near.start_s)}`),
-    ` ${near.verdict ? `(${near.verdict})` : ""} at ${figure(event.nearest_distance, 2)}`);
+    ` ${near.verdict ? `(${nameOf(near.verdict)})` : ""} at ${figure(event.nearest_distance, 2)}`);
   at("reasons").replaceChildren(...bars, ...outside, ...(nearest ? [nearest] : []));
 }
 

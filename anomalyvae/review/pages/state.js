@@ -1,13 +1,6 @@
 // What the parts of the review page share: what it knows, how it asks the server, and how it tells a person.
 
-import { figure, make } from "./drawing.js";
-
-export const MEANING = {
-  novel: ["n", "Novel", "normal but new: learn it"],
-  fault: ["f", "Fault", "truly strange: never learn it"],
-  noise: ["x", "Noise", "of no interest: ignore it"],
-  unsure: ["u", "Unsure", "look again later"],
-};
+import { figure, make, nameOf } from "./drawing.js";
 
 export const at = (id) => document.getElementById(id);
 export const state = {
@@ -16,7 +9,7 @@ export const state = {
   filter: { status: "open", text: "", verdict: "", recording: "" },
 };
 
-export const chip = (verdict) => make("span", { className: `chip ${verdict}` }, MEANING[verdict]?.[1] ?? verdict);
+export const chip = (verdict) => make("span", { className: `chip ${verdict}` }, nameOf(verdict));
 export const when = (text) => new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 export const score = ({ peak_score: value }) => (Math.abs(value) < 100 ? value.toFixed(2).replace("-", "−") : figure(value));
 
