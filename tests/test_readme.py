@@ -38,5 +38,4 @@ def test_every_extra_is_named_for_what_it_gives():
         "postgres",
         "report",
         "review",
-        "umap",
     }

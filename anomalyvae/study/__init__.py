@@ -1,1 +1,1 @@
-"""What a fitted model says about the data that it learned: its latent space, its samples, its bias."""
+"""Studies of a fitted model: its latent space and its samples."""

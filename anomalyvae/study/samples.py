@@ -1,7 +1,4 @@
-"""How good drawn rows are: told apart from real ones or not, column by column, pair by pair, and as a cloud of points.
-
-Any rows will do, of any model: the figures know nothing of how they were drawn.
-"""
+"""Quality of generated rows of any model, compared with real rows."""
 
 from typing import Any
 
@@ -19,9 +16,9 @@ from anomalyvae.audit.groups import wilson
 from anomalyvae.metrics import auroc
 
 _FOLDS = 5
-_NEIGHBOURS = 5  # of Naeem et al.
-_LEVEL = 0.95  # of the intervals
-_FEWEST = 20  # rows of which anything can be said
+_NEIGHBOURS = 5  # as in Naeem et al.
+_LEVEL = 0.95  # of the confidence intervals
+_FEWEST = 20  # rows
 
 Floats = NDArray[np.float64]
 
@@ -35,52 +32,50 @@ def sample_quality(
     max_rows: int = 2000,
     random_state: int | np.random.RandomState | None = 0,
 ) -> pd.DataFrame:
-    """Measure drawn rows against real ones that their model has not seen.
+    """Compare samples with real rows that their model has not seen.
 
     Parameters
     ----------
     samples : array-like or DataFrame of shape (n_samples, d)
-        Drawn rows.
     test : array-like or DataFrame of shape (n_test, d)
-        Real rows that were not learned.
+        Held-out real rows.
     train : array-like or DataFrame of shape (n_train, d)
-        The rows that were learned: they set the units (one standard deviation of each column), and show copies.
+        The training rows. They set the units (one standard deviation of each column), and reveal copies.
     classifier : scikit-learn classifier, optional
-        Of the two-sample test; by default gradient boosted trees.
+        For the two-sample test; by default gradient boosted trees.
     max_rows : int, default=2000
-        At most so many samples and test rows are compared, as many of the one as of the other.
+        Largest number of samples, and of test rows, that are compared; equally many of both are used.
     random_state : int, RandomState instance or None, default=0
-        Draws them, the folds, and seeds the default classifier.
+        Chooses these rows and the folds, and seeds the default classifier.
 
     Returns
     -------
     DataFrame of shape (10, 3)
-        Columns ``value``, and ``low`` and ``high`` of a 95 % interval where there is one. Rows, with what samples
-        reach that are as good as real rows:
+        Columns ``value``, and ``low`` and ``high`` of a 95 % confidence interval (NaN if there is none). Rows, with the
+        value that perfect samples reach:
 
-        - ``auroc``, .5: of a classifier that tells samples from test rows, each row judged by one that has learned
-          without it and its copies (classifier two-sample test [1]_). Interval after DeLong [2]_.
-        - ``accuracy``, .5: of the same classifier. Interval after Wilson.
-        - ``ks``, 0: mean over columns of the largest difference between the distribution functions (Kolmogorov and
-          Smirnov); for a category the total variation.
+        - ``auroc``, .5: of a classifier that separates samples from test rows, cross-validated with copies of a row in
+          the same fold (classifier two-sample test [1]_). Interval by DeLong [2]_.
+        - ``accuracy``, .5: of the same classifier. Interval by Wilson.
+        - ``ks``, 0: mean over columns of the Kolmogorov-Smirnov statistic; for a category the total variation distance.
         - ``wasserstein``, 0: mean over numeric columns of the Wasserstein-1 distance, in standard deviations.
         - ``correlation``, 0: mean over pairs of columns of the difference between their correlations; a category is a
           column per level.
-        - ``precision``, about 1: share of the samples that lie among test rows, within the distance to the fifth
-          nearest other of one of them; ``recall`` is the reverse [3]_.
-        - ``density``, about 1: in how many such neighbourhoods a sample lies on average, as a share of those
-          expected; ``coverage``, about 1: share of the neighbourhoods that hold a sample [4]_.
-        - ``copying``, .5: how often a sample lies nearer to its nearest training row than a test row does (the
+        - ``precision``, about 1: share of the samples inside the neighbourhood of a test row, whose radius is the
+          distance to its fifth nearest neighbour; ``recall`` is the reverse [3]_.
+        - ``density``, about 1: mean number of neighbourhoods that a sample lies in, over the expected number;
+          ``coverage``, about 1: share of the neighbourhoods that contain a sample [4]_.
+        - ``copying``, .5: probability that a sample is closer to its nearest training row than a test row is (the
           Mann-Whitney statistic of [5]_, over all of space at once); 1 for copies.
 
     Raises
     ------
     ValueError
-        For tables whose columns differ, with missing cells, or with fewer than 20 rows.
+        For tables with different columns, missing cells, or fewer than 20 rows.
 
     Notes
     -----
-    With few rows no figure reaches its ideal. What real rows reach is the measure: pass more of them as ``samples``.
+    With few rows no figure reaches its ideal. For a baseline, pass other real rows as ``samples``.
 
     References
     ----------
@@ -94,64 +89,63 @@ def sample_quality(
        Models, arXiv:2004.05675.
     """
     rng = check_random_state(random_state)
-    tables = _alike(samples, test, train)
-    drawn, real, learned = _cells(tables)
-    count = min(len(drawn), len(real), max_rows)
-    chosen = [rng.permutation(len(part))[:count] for part in (drawn, real)]
+    tables = _check(samples, test, train)
+    fake, real, learned = _standardised(tables)
+    count = min(len(fake), len(real), max_rows)
+    chosen = [rng.permutation(len(part))[:count] for part in (fake, real)]
     columns = _column_distances(tables[0].iloc[chosen[0]], tables[1].iloc[chosen[1]], tables[2])
-    drawn, real = drawn[chosen[0]], real[chosen[1]]
-    figures = _told_apart(drawn, real, classifier, rng)
+    fake, real = fake[chosen[0]], real[chosen[1]]
+    figures = _two_sample_test(fake, real, classifier, rng)
     figures |= {name: (float(columns[name].mean()), *_NO_INTERVAL) for name in ("ks", "wasserstein")}
-    figures["correlation"] = (_correlation_distance(drawn, real), *_NO_INTERVAL)
-    figures |= _neighbourhoods(drawn, real)
-    figures["copying"] = _more_often(-_to_nearest(learned, drawn), -_to_nearest(learned, real))
+    figures["correlation"] = (_correlation_distance(fake, real), *_NO_INTERVAL)
+    figures |= _neighbourhoods(fake, real)
+    figures["copying"] = _auroc(-_to_nearest(learned, fake), -_to_nearest(learned, real))
     return pd.DataFrame.from_dict(figures, orient="index", columns=["value", "low", "high"]).rename_axis("figure")
 
 
 def column_distances(
     samples: ArrayLike | pd.DataFrame, test: ArrayLike | pd.DataFrame, train: ArrayLike | pd.DataFrame
 ) -> pd.DataFrame:
-    """How far the distribution of each column of drawn rows is from that of real ones.
+    """Distance between the distributions of samples and real rows, per column.
 
     Parameters
     ----------
     samples, test, train
-        As `sample_quality` takes them.
+        See `sample_quality`.
 
     Returns
     -------
     DataFrame of shape (d, 2)
-        A row per column, with ``ks`` and ``wasserstein`` as `sample_quality` describes them; a category has no
-        ``wasserstein``.
+        A row per column, with ``ks`` and ``wasserstein`` as in `sample_quality`; ``wasserstein`` is NaN for a category.
 
     Raises
     ------
     ValueError
-        For tables whose columns differ, with missing cells, or with fewer than 20 rows.
+        For tables with different columns, missing cells, or fewer than 20 rows.
     """
-    return _column_distances(*_alike(samples, test, train))
+    return _column_distances(*_check(samples, test, train))
 
 
 _Figure = tuple[float, float, float]  # value, low, high
 _NO_INTERVAL = (np.nan, np.nan)
 
 
-def _alike(*given: Any) -> list[pd.DataFrame]:
+def _check(*given: Any) -> list[pd.DataFrame]:
     """Samples, test and training rows as tables with the same columns and no missing cell."""
     tables = [pd.DataFrame(table) for table in given]
     for name, table in zip(("samples", "test", "train"), tables, strict=True):
         if list(table.columns) != list(tables[2].columns):
             raise ValueError(
-                f"Got {name} with columns {list(table.columns)[:9]}, expected those of train, "
-                f"{list(tables[2].columns)[:9]}. Pass the same columns in the same order."
+                f"The columns of {name} are {list(table.columns)[:9]}, those of train {list(tables[2].columns)[:9]}. "
+                "Pass the same columns in the same order."
             )
         if table.isna().any(axis=None):
             raise ValueError(
-                f"Got {name} with {int(table.isna().any(axis=1).sum())} rows in which a cell is missing, expected "
-                "whole rows. Leave them out, or fill them in, for example by VAEOutlierDetector.impute."
+                f"{int(table.isna().any(axis=1).sum())} rows of {name} have missing cells, which have no distance. "
+                "Drop these rows, or fill the cells, for example by VAEOutlierDetector.impute."
             )
         if len(table) < _FEWEST:
-            raise ValueError(f"Got {len(table)} rows as {name}, expected at least {_FEWEST}. Draw or hold out more.")
+            raise ValueError(f"Got {len(table)} rows of {name}, expected at least {_FEWEST}. Pass more.")
     return tables
 
 
@@ -159,8 +153,8 @@ def _is_number(column: "pd.Series[Any]") -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def _cells(tables: list[pd.DataFrame]) -> list[Floats]:
-    """Numbers in standard deviations of the training rows, then a cell per level, so that all have a distance.
+def _standardised(tables: list[pd.DataFrame]) -> list[Floats]:
+    """Numbers in standard deviations of the training rows, then a 0-or-1 cell per level of a category.
 
     Two rows that differ in a category are as far apart as two standardised numbers are on average.
     """
@@ -188,37 +182,37 @@ def _column_distances(samples: pd.DataFrame, test: pd.DataFrame, train: pd.DataF
     return pd.DataFrame.from_dict(distances, orient="index", columns=["ks", "wasserstein"])
 
 
-def _correlation_distance(drawn: Floats, real: Floats) -> float:
-    """Mean difference between the correlations of all pairs of cells; a constant cell has none, 0."""
+def _correlation_distance(fake: Floats, real: Floats) -> float:
+    """Mean difference between the correlations of all pairs of cells; those of a constant cell count as 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        a, b = (np.nan_to_num(np.atleast_2d(np.corrcoef(part, rowvar=False))) for part in (drawn, real))
+        a, b = (np.nan_to_num(np.atleast_2d(np.corrcoef(part, rowvar=False))) for part in (fake, real))
     pairs = np.triu_indices(len(a), k=1)
     return float(np.abs(a - b)[pairs].mean()) if len(pairs[0]) else 0.0
 
 
-def _told_apart(
-    drawn: Floats, real: Floats, classifier: ClassifierMixin | None, rng: np.random.RandomState
+def _two_sample_test(
+    fake: Floats, real: Floats, classifier: ClassifierMixin | None, rng: np.random.RandomState
 ) -> dict[str, _Figure]:
-    """AUROC and accuracy of a classifier, cross-fitted; copies of a row are all in the same fold."""
-    x, label = np.vstack([drawn, real]), np.repeat([1, 0], [len(drawn), len(real)])
+    """AUROC and accuracy of a classifier, cross-validated; copies of a row are all in the same fold."""
+    x, label = np.vstack([fake, real]), np.repeat([1, 0], [len(fake), len(real)])
     _, row = np.unique(x, axis=0, return_inverse=True)
     fold = rng.permutation(np.arange(row.max() + 1) % _FOLDS)[row.ravel()]
     if classifier is None:
         classifier = HistGradientBoostingClassifier(max_iter=50, random_state=rng.randint(2**31 - 1))
     probability = np.full(len(x), 0.5)
-    for part in range(_FOLDS):
-        learned, judged = fold != part, fold == part
-        if judged.any() and len(np.unique(label[learned])) == 2:
-            probability[judged] = clone(classifier).fit(x[learned], label[learned]).predict_proba(x[judged])[:, 1]
+    for number in range(_FOLDS):
+        train, test = fold != number, fold == number
+        if test.any() and len(np.unique(label[train])) == 2:
+            probability[test] = clone(classifier).fit(x[train], label[train]).predict_proba(x[test])[:, 1]
     right = np.where(probability == 0.5, 0.5, (probability > 0.5) == label).sum()
     return {
-        "auroc": _more_often(probability[label == 1], probability[label == 0]),
+        "auroc": _auroc(probability[label == 1], probability[label == 0]),
         "accuracy": (float(right / len(x)), *wilson(right / len(x), len(x))),
     }
 
 
-def _more_often(a: Floats, b: Floats) -> _Figure:
-    """How often a value of ``a`` is larger than one of ``b``, ties by half: AUROC, with DeLong's interval."""
+def _auroc(a: Floats, b: Floats) -> _Figure:
+    """Probability that a value of ``a`` is larger than one of ``b``, ties counted as half, with DeLong's interval."""
     rank = rankdata(np.concatenate([a, b]))
     larger = (rank[: len(a)] - rankdata(a)) / len(b)  # share of b below each of a
     smaller = 1 - (rank[len(a) :] - rankdata(b)) / len(a)
@@ -228,27 +222,27 @@ def _more_often(a: Floats, b: Floats) -> _Figure:
     return value, max(0.0, value - margin), min(1.0, value + margin)
 
 
-def _neighbourhoods(drawn: Floats, real: Floats) -> dict[str, _Figure]:
-    """Precision, recall, density and coverage: who lies in whose surroundings."""
-    apart = cdist(real, drawn)  # written out, not by products: the distance of copies is zero
-    around_real = _to_neighbour(real)[:, None] >= apart
-    around_drawn = _to_neighbour(drawn)[None] >= apart
+def _neighbourhoods(fake: Floats, real: Floats) -> dict[str, _Figure]:
+    """Precision, recall, density and coverage."""
+    distance = cdist(real, fake)  # exactly zero between copies
+    around_real = _to_neighbour(real)[:, None] >= distance
+    around_fake = _to_neighbour(fake)[None] >= distance
     shares = {
         "precision": around_real.any(axis=0),
-        "recall": around_drawn.any(axis=1),
+        "recall": around_fake.any(axis=1),
         "coverage": around_real.any(axis=1),
     }
     figures = {name: (float(hit.mean()), *wilson(hit.mean(), len(hit))) for name, hit in shares.items()}
     return {
         "precision": figures["precision"],
         "recall": figures["recall"],
-        "density": (float(around_real.sum() / (_NEIGHBOURS * len(drawn))), *_NO_INTERVAL),
+        "density": (float(around_real.sum() / (_NEIGHBOURS * len(fake))), *_NO_INTERVAL),
         "coverage": figures["coverage"],
     }
 
 
 def _to_neighbour(x: Floats) -> Floats:
-    """Distance of each row to its fifth nearest other."""
+    """Distance of each row to its fifth nearest neighbour."""
     return np.partition(cdist(x, x), _NEIGHBOURS, axis=1)[:, _NEIGHBOURS]  # the row itself comes first
 
 

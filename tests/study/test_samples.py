@@ -1,4 +1,4 @@
-"""The figures of drawn rows, on rows of which it is known what they should say."""
+"""Measures of samples, on rows for which the right value is known."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def values(samples, **options):
     return sample_quality(samples, TEST, TRAIN, **options)["value"]
 
 
-def test_real_rows_reach_what_is_ideal():
+def test_real_rows_reach_the_ideal_values():
     table = sample_quality(rows(400, 3), TEST, TRAIN)
     ideal = {"auroc": 0.5, "accuracy": 0.5, "copying": 0.5, "precision": 1, "recall": 1, "density": 1, "coverage": 1}
     for figure, value in ideal.items():
@@ -41,16 +41,16 @@ def test_real_rows_reach_what_is_ideal():
 def test_copies_of_training_rows_are_called_copies():
     found = values(TRAIN.sample(400, replace=True, random_state=0))
     assert found["copying"] > 0.95
-    assert found["auroc"] == pytest.approx(0.5, abs=0.1)  # copies of one row never stand on both sides of a fold
+    assert found["auroc"] == pytest.approx(0.5, abs=0.1)  # copies of a row are always in the same fold
     assert found["coverage"] > 0.85
 
 
-def test_columns_drawn_apart_are_told_by_their_pairs_alone():
+def test_independent_columns_show_in_their_pairs_alone():
     rng = np.random.default_rng(0)
-    apart = pd.DataFrame({name: rng.permutation(rows(400, 3)[name]) for name in TRAIN})
-    found, real = values(apart), values(rows(400, 3))
+    independent = pd.DataFrame({name: rng.permutation(rows(400, 3)[name]) for name in TRAIN})
+    found, real = values(independent), values(rows(400, 3))
     assert found["auroc"] > 0.8
-    assert found["ks"] == real["ks"]  # of each column alone nothing can be told
+    assert found["ks"] == real["ks"]  # each column alone is right
     assert found["correlation"] > real["correlation"] + 0.2
     assert found["precision"] < real["precision"] - 0.2
 
@@ -91,7 +91,7 @@ def test_units_and_order_do_not_matter_and_seeds_repeat():
     pd.testing.assert_frame_equal(sample_quality(*scaled, random_state=4), found)
 
 
-def test_any_classifier_and_arrays_and_fewer_rows():
+def test_arrays_another_classifier_and_fewer_rows():
     x = np.random.default_rng(0).normal(size=(900, 3))
     table = sample_quality(x[:300] + np.eye(3)[0], x[300:600], x[600:], classifier=LogisticRegression(), max_rows=200)
     assert table.loc["auroc", "value"] == pytest.approx(0.76, abs=0.08)  # Phi(1 / sqrt 2)
@@ -101,9 +101,9 @@ def test_any_classifier_and_arrays_and_fewer_rows():
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (rows(50, 3)[["b", "a", "kind", "on"]], r"Got samples with columns \['b', 'a'.*expected those of train.*order"),
-        (rows(50, 3).mask(rows(50, 3)["a"] < 0), r"Got samples with \d+ rows in which a cell is missing.*impute"),
-        (rows(9, 3), r"Got 9 rows as samples, expected at least 20"),
+        (rows(50, 3)[["b", "a", "kind", "on"]], r"The columns of samples are \['b', 'a'.*those of train.*order"),
+        (rows(50, 3).mask(rows(50, 3)["a"] < 0), r"\d+ rows of samples have missing cells.*impute"),
+        (rows(9, 3), r"Got 9 rows of samples, expected at least 20"),
     ],
 )
 def test_tables_that_cannot_be_compared(samples, message):
