@@ -189,7 +189,7 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     rows, plain = driving(), VAEOutlierDetector(validation_fraction=0.2, random_state=0)
     plane = clone(plain).set_params(latent_dim=2)
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "autoencoder": {"objective": "reconstruction"},
         "VAE, beta = 0.001": {"beta": 0.001},
         "VAE, beta = 1": {},
