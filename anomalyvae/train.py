@@ -1,24 +1,317 @@
-"""One way to train a model of recordings."""
+"""One way to train a model of recordings: windows, fit, sensor health, manifest, bundle.
+
+Everything that trains on recordings calls `train`: the command line, evaluation, retraining, the refits of the gate,
+and the simulations. So a model can be fitted again from its bundle: the same recordings, settings and seed give the
+same thresholds and scores, bit for bit.
+"""
 
 import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from anomalyvae.bundle.card import refuse_foreign
-from anomalyvae.bundle.manifest import MANIFEST, Paths, write_manifest
+from anomalyvae.bundle.card import read_card, refuse_foreign
+from anomalyvae.bundle.manifest import (
+    MANIFEST,
+    Paths,
+    begin_manifest,
+    is_base,
+    read_manifest,
+    roles_of,
+    windows_by_role,
+    write_manifest,
+)
 from anomalyvae.folders import replacing
-from anomalyvae.models import save
+from anomalyvae.health.grades import within
+from anomalyvae.health.sensors import learn_health, part_of, rows_of, unlearned_gaps
+from anomalyvae.models import load, save
+from anomalyvae.recordings import WindowRecipe, Windows, read_windows
+from anomalyvae.recordings.bus.messages import Databases
+
+if TYPE_CHECKING:
+    from anomalyvae.detector import VAEOutlierDetector
+
+_FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, none below this share of the average
+_STRETCHES = 9  # groups otherwise
 
 
-def save_traced(model: Any, folder: Paths, manifest: pd.DataFrame, **options: Any) -> Path:
-    """Write a bundle, as `anomalyvae.save` does with the same options, that names the intervals its model learned."""
-    target = Path(folder)
-    refuse_foreign(target)
-    with replacing(target) as fresh:
-        digest = write_manifest(manifest, fresh.parent / MANIFEST)
-        model.training_ = {**model.training_, "manifest": digest}
-        save(model, fresh, **options)
-        os.replace(fresh.parent / MANIFEST, fresh / MANIFEST)
-    return target
+def train(
+    recordings: "Iterable[Paths] | pd.DataFrame | TrainingSet",
+    recipe: WindowRecipe,
+    detector: "VAEOutlierDetector",
+    out: Paths | None = None,
+    *,
+    events: pd.DataFrame | None = None,
+    tolerance_s: float = 0.0,
+    ranges: Mapping[str, Sequence[float]] | None = None,
+    drift: bool = False,
+    figures: dict[str, Any] | None = None,
+    source: Paths | None = None,
+    databases: Databases = None,
+) -> "VAEOutlierDetector":
+    """Cut recordings into windows, fit a detector to the normal ones and, if asked, write the bundle.
+
+    Parameters
+    ----------
+    recordings : iterable of path, DataFrame or TrainingSet
+        Files of recordings; or the manifest of a model, whose intervals say what is learned; or a training set that
+        has been read already, for which ``events`` to ``databases`` have no effect, but for ``drift`` and ``figures``.
+    recipe : WindowRecipe
+    detector : VAEOutlierDetector
+        Its parameters count. It is not fitted itself.
+    out : path, optional
+        The bundle to write, with the manifest of what was learned and what healthy signals look like.
+    events : DataFrame, optional
+        Known anomalies in the files: ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). Windows that touch one
+        are not learned.
+    tolerance_s : float, default=0
+        By how much each event is widened on both sides.
+    ranges : mapping of str to (low, high), optional
+        Physical ranges of signals. Values outside are missing in training.
+    drift : bool, default=False
+        Whether the bundle also says how far signals leave their reconstruction. It takes two more fits.
+    figures : dict, optional
+        Measured figures to keep in the bundle.
+    source : path, optional
+        Where the recordings of a manifest lie now, if they have moved.
+    databases : path or paths, optional
+        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+
+    Returns
+    -------
+    VAEOutlierDetector
+        Fitted.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a recording is missing or has changed, or no normal window is left to learn from.
+    """
+    if isinstance(recordings, TrainingSet):
+        data = recordings
+    elif isinstance(recordings, pd.DataFrame):
+        data = TrainingSet.of_manifest(recordings, recipe, ranges=ranges, source=source, databases=databases)
+    else:
+        data = TrainingSet.of_files(
+            recordings, recipe, events=events, tolerance_s=tolerance_s, ranges=ranges, databases=databases
+        )
+    model = data.fit(detector)
+    if out is not None:
+        data.save(model, out, drift=drift, figures=figures)
+    return model
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Windows, and the part each plays in training.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        The intervals of recordings that are learned, by `anomalyvae.bundle.manifest`.
+    recipe : WindowRecipe
+    samples : Windows
+        All windows that the manifest mentions, as samples; ``recording`` is the sha256 of the file.
+    role : ndarray of str, shape (n,)
+        ``"normal"`` (learned), ``"fault"`` (pushed away) or ``"excluded"`` (neither).
+    ranges : dict of str to (low, high)
+        Physical ranges. Values outside are missing where the detector learns.
+    """
+
+    manifest: pd.DataFrame
+    recipe: WindowRecipe
+    samples: Windows
+    role: NDArray[np.str_]
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of_files(
+        cls,
+        files: Iterable[Paths],
+        recipe: WindowRecipe,
+        *,
+        events: pd.DataFrame | None = None,
+        tolerance_s: float = 0.0,
+        ranges: Mapping[str, Sequence[float]] | None = None,
+        databases: Databases = None,
+    ) -> Self:
+        """Read recordings; windows that touch a known event are excluded. See `train` for the parameters."""
+        paths = sorted(map(Path, files), key=lambda path: path.stem)
+        samples = read_windows(paths, replace(recipe, coefficients=None), databases=databases)
+        manifest = begin_manifest(paths, samples.spans, events, tolerance_s, role="excluded")
+        digest = dict(zip(manifest["recording"], manifest["sha256"], strict=True))
+        copies = {name for name, key in digest.items() if name != next(n for n, k in digest.items() if k == key)}
+        if copies:
+            warnings.warn(
+                f"The recordings {', '.join(sorted(copies))} are copies of others. Each recording is learned once.",
+                stacklevel=3,
+            )
+            manifest = manifest[~manifest["recording"].isin(copies)].reset_index(drop=True)
+            samples = part_of(samples, ~samples.spans["recording"].isin(copies).to_numpy())
+        spans = samples.spans.assign(recording=samples.spans["recording"].map(digest))
+        named = Windows(samples.rows, spans, samples.units)
+        return cls(manifest, recipe, named, roles_of(spans, manifest), dict(ranges or {}))
+
+    @classmethod
+    def of_manifest(
+        cls,
+        manifest: pd.DataFrame,
+        recipe: WindowRecipe,
+        *,
+        ranges: Mapping[str, Sequence[float]] | None = None,
+        source: Paths | None = None,
+        databases: Databases = None,
+    ) -> Self:
+        """Read the windows that a manifest names. See `train` for the parameters."""
+        ordered = manifest.sort_values(["recording", "sha256"], kind="stable", ignore_index=True)
+        samples, role = windows_by_role(ordered, replace(recipe, coefficients=None), source, databases)
+        return cls(manifest, recipe, samples, role, dict(ranges or {}))
+
+    @classmethod
+    def of_bundle(cls, bundle: Paths, *, source: Paths | None = None, databases: Databases = None) -> Self:
+        """Read what the model of a bundle has learned."""
+        return cls.of_manifest(
+            read_manifest(bundle), recipe_of(bundle), ranges=ranges_of(bundle), source=source, databases=databases
+        )
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The windows as the detector takes them, shape ``(n, d)``."""
+        return rows_of(self.recipe, self._within)
+
+    @cached_property
+    def _within(self) -> Windows:
+        return within(self.samples, self.ranges)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The name of each recording by its sha256."""
+        return dict(zip(self.manifest["sha256"], self.manifest["recording"], strict=True))
+
+    @cached_property
+    def named(self) -> Windows:
+        """The windows as the detector takes them; ``recording`` is the name of each recording."""
+        spans = self.samples.spans.assign(recording=self.samples.spans["recording"].map(self.names))
+        return Windows(self.rows, spans, self.samples.units)
+
+    def without(self, recording: str) -> Self:
+        """The training set without one recording, by its name."""
+        kept = (self.samples.spans["recording"].map(self.names) != recording).to_numpy()
+        manifest = self.manifest[self.manifest["recording"] != recording].reset_index(drop=True)
+        return replace(self, manifest=manifest, samples=part_of(self.samples, kept), role=self.role[kept])
+
+    def fit(self, detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
+        """Fit a clone of a detector: normal windows are learned, faults are pushed away.
+
+        Windows that a reviewer called normal are the most anomalous of their recordings: they are learned, and the
+        others alone set the threshold. See `groups_of` for how windows are held out.
+        """
+        from sklearn.base import clone
+
+        normal, fault = self.role == "normal", self.role == "fault"
+        if not normal.any():
+            raise ValueError(
+                "No normal window is left to learn from. Add recordings, review more events, or lower tolerance_s."
+            )
+        spans = self.samples.spans[normal]
+        base = is_base(spans, self.manifest)
+        if not base.any():
+            raise ValueError(
+                "Only windows that reviewers called normal are left to learn from; a threshold needs recordings that "
+                "are normal as a whole. Pass the recordings that the champion learned (--learned)."
+            )
+        groups = np.full(len(spans), -1)
+        groups[base] = groups_of(spans[base].assign(recording=spans["recording"][base].map(self.names)))
+        outliers = self.rows[fault] if fault.any() else None
+        return clone(detector).fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
+
+    def health(self, model: "VAEOutlierDetector | None" = None) -> dict[str, Any]:
+        """What healthy signals look like: a profile as plain values; with a fitted model, drift as well."""
+        normal = self.role == "normal"
+        gaps = None if model is None else unlearned_gaps(model, self.recipe, part_of(self._within, normal))
+        return learn_health(self.recipe, part_of(self.samples, normal), self.ranges, gaps)
+
+    def save(
+        self,
+        model: "VAEOutlierDetector",
+        out: Paths,
+        *,
+        drift: bool = False,
+        figures: dict[str, Any] | None = None,
+        health: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write the bundle of a model that `fit` gave, with its manifest and its health profile."""
+        target = Path(out)
+        refuse_foreign(target)
+        health = health or self.health(model if drift else None)
+        with replacing(target) as fresh:
+            digest = write_manifest(self.manifest, fresh.parent / MANIFEST)
+            kept = {"manifest": digest, "ranges": {name: list(pair) for name, pair in self.ranges.items()}}
+            model.training_ = {**model.training_, **kept, "drift": drift}
+            save(model, fresh, recipe=self.recipe.to_dict(), units=self.samples.units, figures=figures, health=health)
+            os.replace(fresh.parent / MANIFEST, fresh / MANIFEST)
+        return target
+
+
+def recipe_of(bundle: Paths) -> WindowRecipe:
+    """The windowing recipe of a bundle.
+
+    Raises
+    ------
+    ValueError
+        For a model of plain rows, or a Pipeline.
+    """
+    card = read_card(bundle)
+    if card["windowing"] is None or card.get("preprocessing") is not None:
+        raise ValueError(
+            f"The bundle {os.fspath(bundle)} holds a model of plain rows or a Pipeline, expected a model that "
+            "'anomalyvae fit' made from recordings. For rows, call its own fit with outliers=."
+        )
+    return WindowRecipe.from_dict(card["windowing"])
+
+
+def ranges_of(bundle: Paths) -> dict[str, list[float]]:
+    """The physical ranges that a bundle's model was trained with."""
+    return dict(read_card(bundle)["training"].get("ranges", {}))
+
+
+def unfitted(bundle: Paths) -> "VAEOutlierDetector":
+    """A detector with the parameters of a bundle's model, not fitted."""
+    from sklearn.base import clone
+
+    return clone(load(bundle))
+
+
+def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
+    """Groups by which windows are held out: recordings, or stretches of time where recordings differ much in size.
+
+    A network that learned a drive of a minute says little about how unlearned windows of an hour score. If there are
+    fewer than three recordings, or the smallest is below a quarter of the average, long ones are cut and short ones
+    joined to nine stretches of about equal size. Windows overlap across such a cut, which makes the threshold slightly
+    too low.
+
+    Parameters
+    ----------
+    spans : DataFrame, n rows
+        Windows by recording and time; ``recording`` is a name.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+    """
+    recording = spans["recording"].to_numpy()
+    sizes = spans["recording"].value_counts()
+    if len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean():
+        return np.asarray(pd.factorize(recording, sort=True)[0], dtype=np.int64)
+    parts = max(_STRETCHES, len(sizes))
+    place = np.arange(len(recording))
+    middle = spans.assign(place=place).groupby("recording")["place"].transform("mean").to_numpy()
+    long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
+    return np.floor(np.where(long, place, middle) * parts / len(recording)).astype(np.int64)

@@ -41,7 +41,11 @@ Paths = str | os.PathLike[str]
 
 
 def begin_manifest(
-    files: Iterable[Paths], spans: pd.DataFrame, events: pd.DataFrame | None = None, tolerance_s: float = 0.0
+    files: Iterable[Paths],
+    spans: pd.DataFrame,
+    events: pd.DataFrame | None = None,
+    tolerance_s: float = 0.0,
+    role: str = "fault",
 ) -> pd.DataFrame:
     """The manifest of recordings whose windows are normal, but for known events.
 
@@ -55,11 +59,13 @@ def begin_manifest(
         What is known to be strange: ``recording`` and ``start_s``, ``end_s`` (or ``time_s``), in seconds.
     tolerance_s : float, default=0
         By how much events are widened to both sides.
+    role : {"fault", "excluded"}, default="fault"
+        Of the events.
 
     Returns
     -------
     DataFrame
-        One interval per recording that has windows, from its first to its last, and the events in them as ``fault``.
+        One interval per recording that has windows, from its first to its last, and the events in them.
     """
     reach = spans.groupby("recording", sort=False).agg(start_s=("start_s", "min"), end_s=("end_s", "max"))
     strange = pd.DataFrame(columns=["recording", "start_s", "end_s"]) if events is None else event_spans(events)
@@ -69,7 +75,7 @@ def begin_manifest(
         if file.stem not in reach.index:
             continue
         whole = reach.loc[[file.stem]].assign(role="normal")
-        known = strange[strange["recording"] == file.stem].assign(role="fault")
+        known = strange[strange["recording"] == file.stem].assign(role=role)
         part = pd.concat([whole, known[list(whole)]], ignore_index=True)
         digest = sha256_of(file)
         parts.append(part.assign(source=str(file.parent), file=file.name, recording=file.stem, sha256=digest))
@@ -173,17 +179,24 @@ def windows_by_role(
         path = _place(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
         for slab in stream_windows(path, recipe, recording=str(digest), databases=databases):
-            role = _roles(slab.spans, part.assign(recording=digest))
+            role = roles_of(slab.spans, part)
             said = role != ""
             rows.append(slab.rows.to_numpy()[said])
             spans.append(slab.spans[said])
             roles.append(role[said])
-            units |= slab.units
+            for signal, unit in slab.units.items():
+                if units.setdefault(signal, unit) != unit:
+                    raise ValueError(
+                        f"Signal {signal!r} is in {unit} in {path}, expected {units[signal]} as in the recordings "
+                        "before. Convert it."
+                    )
     where = pd.concat(spans, ignore_index=True)
     return Windows(pd.DataFrame(np.concatenate(rows), columns=recipe.columns), where, units), np.concatenate(roles)
 
 
-def _roles(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:
+def roles_of(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:
+    """The role of each window by the intervals of a manifest, "" outside of them; ``recording`` is the sha256."""
+    part = part.assign(recording=part["sha256"])
     role = np.full(len(spans), "", dtype="<U8")
     role[_inside(spans, part[part["role"] == "normal"])] = "normal"
     role[touches(spans, part[part["role"] != "normal"])] = "excluded"
@@ -191,8 +204,8 @@ def _roles(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:
     return role
 
 
-def begun_with(spans: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
-    """Tell which normal windows (of `windows_by_role`) need no verdict to be learned."""
+def is_base(spans: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which normal windows (of `windows_by_role`) belong to a recording that was normal without a verdict."""
     begun = np.zeros(len(spans), dtype=bool)
     for digest, part in manifest[(manifest["role"] == "normal") & (manifest["event_id"] == "")].groupby("sha256"):
         own = (spans["recording"] == digest).to_numpy()

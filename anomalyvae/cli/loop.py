@@ -129,7 +129,6 @@ def retrain_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", metavar="FOLDER", help="where the recordings lie now, if not where they did")
     parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
-    parser.add_argument("--warm-start", action="store_true", help="go on from the champion's weights, to save time")
     parser.add_argument("--quiet", action="store_true", help=QUIET)
 
 
@@ -142,7 +141,6 @@ def retrain(args: argparse.Namespace) -> int:
     with bundle_at(args.champion) as champion:
         made = retrain(
             events, champion, args.out, learned=args.learned, source=args.source, databases=args.dbc,
-            warm_start=args.warm_start,
         )  # fmt: skip
     if not args.quiet:
         print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))

@@ -3,20 +3,16 @@
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.console import DATABASES, DONE, QUIET, hush_mlflow, names, setting
 from anomalyvae.cli.tables import read_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from anomalyvae.evaluate.job import Health
-    from anomalyvae.recordings import WindowRecipe, Windows
+    from anomalyvae.recordings import WindowRecipe
     from anomalyvae.tracking import TrackedRun
 
 
@@ -73,37 +69,20 @@ def _fit_and_save(
     health: "Health | None",
     run: "TrackedRun | None",
 ) -> int:
-    from anomalyvae import models as bundle
     from anomalyvae.bundle.card import read_card
+    from anomalyvae.detector import VAEOutlierDetector
+    from anomalyvae.models import save
+    from anomalyvae.train import TrainingSet, train
 
-    with _processes() as first:
-        rows, where, units = read_rows(args.files, recipe, args.columns, args.dbc)
-        if recipe is not None:
-            samples = _samples(args, recipe, rows, where, units)
-            if health is not None and health.range:
-                from anomalyvae.health.grades import within
-                from anomalyvae.health.sensors import rows_of
-
-                samples = within(samples, health.range)
-                rows = rows_of(recipe, samples)
-
-        from anomalyvae.detector import VAEOutlierDetector
-
-        verbose = sys.stderr.isatty() and not args.quiet
-        model = VAEOutlierDetector(**{"verbose": verbose, **detector}).fit(rows, groups=where.get("recording"))
-    if not first:
-        return DONE
+    unfitted = VAEOutlierDetector(**{"verbose": sys.stderr.isatty() and not args.quiet, **detector})
     if recipe is None:
-        bundle.save(model, args.model)
-    else:  # with the intervals of recordings that it learned, so that `retrain` can go on from them
-        from anomalyvae.bundle.manifest import begin_manifest
-        from anomalyvae.health.sensors import learn_health, unlearned_gaps
-        from anomalyvae.train import save_traced
-
-        gaps = unlearned_gaps(model, recipe, samples) if health is not None and health.drift else None
-        known = learn_health(recipe, samples, None if health is None else health.range, gaps)
-        manifest = begin_manifest(args.files, where)
-        save_traced(model, args.model, manifest, recipe=recipe.to_dict(), units=units, health=known)
+        rows, _, _ = read_rows(args.files, None, args.columns)
+        model = unfitted.fit(rows)
+        save(model, args.model)
+    else:
+        ranges, drift = (None, False) if health is None else (health.range, health.drift)
+        data = TrainingSet.of_files(args.files, recipe, ranges=ranges, databases=args.dbc)
+        rows, model = data.rows, train(data, recipe, unfitted, args.model, drift=drift)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
@@ -113,17 +92,6 @@ def _fit_and_save(
         if run.log(args.model, source=source) and not args.quiet:
             print(f"Tracked: {run.url}")
     return DONE
-
-
-def _samples(
-    args: argparse.Namespace, recipe: "WindowRecipe", rows: "pd.DataFrame", where: "pd.DataFrame", units: dict[str, str]
-) -> "Windows":
-    """The windows as samples, from which health is learned: the rows themselves, unless they are coefficients."""
-    from anomalyvae.recordings import Windows, read_windows
-
-    if recipe.coefficients is None:
-        return Windows(rows, where, units)
-    return read_windows(args.files, replace(recipe, coefficients=None), databases=args.dbc)
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
@@ -136,7 +104,7 @@ def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGro
 def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
     """Open a run of MLflow, if that was asked for."""
     asked = args.track or args.experiment or args.run_name or args.register
-    if not asked or ("TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"):
+    if not asked:
         yield None
         return
     hush_mlflow()
@@ -163,26 +131,6 @@ def track(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"Tracked: {where}")
     return DONE
-
-
-@contextmanager
-def _processes() -> Iterator[bool]:
-    """Join the processes that torchrun started, if it did; yields whether this one speaks for them."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield True
-        return
-    import torch
-    from torch import distributed
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group()  # NCCL between CUDA devices, gloo between CPUs
-    if distributed.get_rank():
-        warnings.simplefilter("ignore")
-    try:
-        yield distributed.get_rank() == 0
-    finally:
-        distributed.destroy_process_group()
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """The plain methods that a detector has to beat, each a few lines over scikit-learn.
 
 ``BASELINES[name](train_rows, test_rows)`` standardises both by the training rows and returns one score per
-test row, high = strange. None of them draws a random number.
+test row, high = anomalous. A missing cell takes the training mean. None of them draws a random number.
 """
 
 from collections.abc import Callable
@@ -96,4 +96,4 @@ BASELINES: dict[str, Baseline] = {"row_norm": row_norm, "pca": pca, "knn": knn, 
 def _standardised(train_rows: ArrayLike, test_rows: ArrayLike) -> tuple[NDArray, NDArray]:
     train, test = np.asarray(train_rows, dtype=float), np.asarray(test_rows, dtype=float)
     scaler = StandardScaler().fit(train)
-    return scaler.transform(train), scaler.transform(test)
+    return np.nan_to_num(scaler.transform(train)), np.nan_to_num(scaler.transform(test))  # missing: the training mean

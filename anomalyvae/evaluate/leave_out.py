@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -26,16 +26,14 @@ from numpy.typing import NDArray
 
 from anomalyvae import metrics
 from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import begin_manifest
 from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import Profile, stretches, within
-from anomalyvae.health.measures import signals_of
-from anomalyvae.health.sensors import Sensors, learn_health, part_of, rows_of, told_of_events
-from anomalyvae.recordings import WindowRecipe, Windows, read_windows
+from anomalyvae.health.grades import Profile, stretches
+from anomalyvae.health.sensors import Sensors, part_of, told_of_events
+from anomalyvae.recordings import Windows
 from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
-from anomalyvae.train import save_traced
+from anomalyvae.train import TrainingSet, train
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
 _RESULTS = {"scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds"}
@@ -100,33 +98,37 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
     refuse_foreign(folder, _RESULTS)
     began = time.monotonic()
     paths, events = find_recordings(job.data)
-    windows, samples = _windows(job, paths)
-    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    data = TrainingSet.of_files(
+        paths,
+        job.windows,
+        events=events,
+        tolerance_s=job.data.tolerance_s,
+        ranges=None if job.health is None else job.health.range,
+        databases=databases_of(job.data),
+    )
+    windows, anomalous = data.named, data.role != "normal"
     left_out = _left_out(windows.spans["recording"].unique(), job.evaluation)
     steps = len(left_out) + 3
-    progress(1, steps, f"{len(windows)} windows of {len(paths)} recordings, {strange.sum()} near an event")
+    progress(1, steps, f"{len(windows)} windows of {len(paths)} recordings, {anomalous.sum()} near an event")
 
     folds: dict[str, _Fold] = {}
     for recording in left_out:
-        folds[recording] = _leave_out(job, windows, samples, events, strange, recording)
+        folds[recording] = _leave_out(job, data, events, recording)
         progress(1 + len(folds), steps, f"{recording} scored by a model of the others")
     with listening():
-        model = _fit(job, windows, ~strange)
-    progress(steps - 1, steps, f"learned from all {(~strange).sum()} normal windows")
+        model = _fit(job, data)
+    progress(steps - 1, steps, f"learned from all {(~anomalous).sum()} normal windows")
 
-    ranges = None if job.health is None else job.health.range
-    known = learn_health(job.windows, part_of(samples, ~strange), ranges, _unlearned(samples, folds)[~strange])
-    result = _summary(job, windows, strange, folds)
+    result = _summary(job, windows, anomalous, folds)
     result["seconds"] = round(time.monotonic() - began, 1)
     with replacing(folder) as fresh:
-        learned = begin_manifest(paths, windows.spans, events, job.data.tolerance_s)
-        learned["role"] = learned["role"].replace("fault", "excluded")  # they are left out here, not pushed away
-        result["model_id"] = _save(model, fresh / "model", job.windows, windows, result["mean"], learned, known)
+        drift = job.health is not None and job.health.drift
+        data.save(model, fresh / "model", drift=drift, figures=result["mean"])
+        result["model_id"] = read_card(fresh / "model")["model_id"]
         for name, fold in folds.items():
-            others = learned[learned["recording"] != name]
-            fold.scores["model_id"] = _save(
-                fold.model, fresh / "folds" / name, job.windows, windows, result["folds"][name], others, fold.known
-            )
+            home = fresh / "folds" / name
+            fold.data.save(fold.model, home, health=fold.health, figures=result["folds"][name])
+            fold.scores["model_id"] = read_card(home)["model_id"]
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
         flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
@@ -141,17 +143,6 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         (fresh / "report.html").write_text(page, encoding="utf-8")
     progress(steps, steps, f"wrote {folder}")
     return result
-
-
-def _windows(job: Job, paths: Sequence[Path]) -> tuple[Windows, Windows]:
-    """The windows as the model takes them, and as samples; what cannot be, by [health], is missing in both."""
-    databases, ranges = databases_of(job.data), None if job.health is None else job.health.range
-    windows = read_windows(paths, job.windows, databases=databases)
-    if job.windows.coefficients is None:
-        windows = within(windows, ranges)
-        return windows, windows
-    samples = within(read_windows(paths, replace(job.windows, coefficients=None), databases=databases), ranges)
-    return (Windows(rows_of(job.windows, samples), samples.spans, samples.units) if ranges else windows), samples
 
 
 def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
@@ -183,19 +174,17 @@ class _Fold:
     flags: pd.DataFrame
     views: list[WindowView]
     figures: dict[str, Any]
-    known: dict[str, Any]
-    gaps: NDArray[np.float64]
+    data: TrainingSet
+    health: dict[str, Any]
     baselines: dict[str, dict[str, float]]
 
 
-def _leave_out(
-    job: Job, windows: Windows, samples: Windows, events: pd.DataFrame, strange: NDArray[np.bool_], recording: str
-) -> _Fold:
+def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str) -> _Fold:
+    windows, anomalous = data.named, data.role != "normal"
     inside = (windows.spans["recording"] == recording).to_numpy()
-    normal = ~inside & ~strange
-    own = Windows(windows.rows[inside].reset_index(drop=True), windows.spans[inside].reset_index(drop=True))
+    normal, own, others = ~inside & ~anomalous, part_of(windows, inside), data.without(recording)
     began = time.monotonic()
-    model = _fit(job, windows, normal)
+    model = _fit(job, others)
     seconds = time.monotonic() - began
 
     found, parity = _through_onnx(model, own)
@@ -204,8 +193,10 @@ def _leave_out(
     excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
     flags["near_event"] = metrics.touches(flags, events, job.data.tolerance_s)
-    known = learn_health(job.windows, part_of(samples, normal), None if job.health is None else job.health.range)
-    sensors, recorded = Sensors(model, job.windows, Profile.from_dict(known)), part_of(samples, inside)
+    health = others.health()
+    sensors = Sensors(model, job.windows, Profile.from_dict(health))
+    recorded = part_of(data.samples, inside)
+    recorded = Windows(recorded.rows, own.spans, recorded.units)
     grades = sensors.grade(recorded)
     flags = flags.join(told_of_events(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
@@ -216,8 +207,8 @@ def _leave_out(
             values, own.spans, events, job.evaluation.alarms_per_hour, job.data.tolerance_s
         )
         return {
-            "auroc": metrics.auroc(strange[inside], values),
-            "average_precision": metrics.average_precision(strange[inside], values),
+            "auroc": metrics.auroc(anomalous[inside], values),
+            "average_precision": metrics.average_precision(anomalous[inside], values),
             **alarms(values >= threshold),
         }
 
@@ -240,14 +231,14 @@ def _leave_out(
             **measured(score),
             "own_threshold": {"threshold": -model.offset_, **alarms(flagged)},
             "windows": len(own),
-            "strange": int(strange[inside].sum()),
+            "strange": int(anomalous[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
             "not_good": stretches(grades).to_dict("records"),
             "onnx": parity,
         },
-        known=known,
-        gaps=sensors.gaps(recorded),
+        data=others,
+        health=health,
         baselines={name: measured(method(windows.rows[normal], own.rows)) for name, method in BASELINES.items()},
     )
 
@@ -263,15 +254,12 @@ def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]]
     return found, {"precision": scorer.metadata["precision"], **scorer.metadata["parity"]}
 
 
-def _fit(job: Job, windows: Windows, chosen: NDArray[np.bool_]) -> Any:
+def _fit(job: Job, data: TrainingSet) -> Any:
     from anomalyvae.detector import VAEOutlierDetector
 
-    if not chosen.any():
-        raise ValueError("Got no normal window to learn from. Add recordings or lower tolerance_s in [data].")
-    groups = windows.spans["recording"].to_numpy()[chosen]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Training was interrupted")
-        model = VAEOutlierDetector(**job.detector).fit(windows.rows[chosen], groups=groups)
+        model = train(data, job.windows, VAEOutlierDetector(**job.detector))
     if model.stop_reason_ == "interrupted":  # alone, it keeps what it has learned so far; a job must not
         raise KeyboardInterrupt
     return model
@@ -280,7 +268,7 @@ def _fit(job: Job, windows: Windows, chosen: NDArray[np.bool_]) -> Any:
 # --- the result -----------------------------------------------------------------------------------------
 
 
-def _summary(job: Job, windows: Windows, strange: NDArray[np.bool_], folds: Mapping[str, _Fold]) -> dict[str, Any]:
+def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Mapping[str, _Fold]) -> dict[str, Any]:
     """Everything in ``metrics.json`` but the identity of the model and the time it all took."""
     own = [fold.figures["own_threshold"] for fold in folds.values()]
     baselines = {name: {recording: fold.baselines[name] for recording, fold in folds.items()} for name in BASELINES}
@@ -294,7 +282,7 @@ def _summary(job: Job, windows: Windows, strange: NDArray[np.bool_], folds: Mapp
             "windows": {
                 **job.windows.to_dict(),
                 "count": len(windows),
-                "strange": int(strange.sum()),
+                "strange": int(anomalous.sum()),
                 "recordings": int(windows.spans["recording"].nunique()),
                 "hours": round(metrics.covered_hours(windows.spans), 4),
             },
@@ -312,15 +300,6 @@ def _summary(job: Job, windows: Windows, strange: NDArray[np.bool_], folds: Mapp
     )
 
 
-def _unlearned(samples: Windows, folds: Mapping[str, _Fold]) -> NDArray[np.float64]:
-    """The gaps of all windows by models that did not learn them, NaN for recordings that were never left out."""
-    recordings = samples.spans["recording"].to_numpy()
-    gaps = np.full((len(samples), len(signals_of(samples))), np.nan)
-    for name, fold in folds.items():
-        gaps[recordings == name] = fold.gaps
-    return gaps
-
-
 def _mean(entries: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
     """Mean of each figure over the entries in which it is defined."""
     table = pd.DataFrame(list(entries))
@@ -334,17 +313,3 @@ def _nan_to_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_nan_to_none(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _save(
-    model: Any,
-    folder: Path,
-    recipe: WindowRecipe,
-    windows: Windows,
-    figures: dict[str, Any],
-    learned: pd.DataFrame,
-    known: dict[str, Any],
-) -> str:
-    units = windows.units
-    save_traced(model, folder, learned, recipe=recipe.to_dict(), units=units, figures=figures, health=known)
-    return read_card(folder)["model_id"]

@@ -238,6 +238,23 @@ class WindowRecipe:
         folded = rows.reshape(len(rows), *self.input_shape)
         return folded if self.coefficients is None else folded @ cosines(self.samples, self.coefficients)
 
+    def coefficients_of(self, samples: np.ndarray) -> np.ndarray:
+        """Cosine coefficients of windows that are given as samples, with the same bits as those cut from a recording.
+
+        Parameters
+        ----------
+        samples : ndarray of shape (n, signals, samples)
+
+        Returns
+        -------
+        ndarray of shape (n, signals, coefficients)
+        """
+        basis = cosines(self.samples, self.coefficients or self.samples)
+        found = np.zeros((*samples.shape[:2], len(basis)))
+        for sample, weights in enumerate(basis.T):  # sample by sample: a matrix product may round otherwise
+            found += samples[:, :, sample, None] * weights
+        return found
+
     def ticks(self, log: Log) -> pd.DataFrame:
         """Put the needed signals of a recording on the clock, as :func:`~anomalyvae.recordings.resample` does."""
         return resample(log, signals=self.needed, **self.clock._asdict())

@@ -28,7 +28,7 @@ from anomalyvae.bundle.manifest import (
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
-from anomalyvae.review.retraining import refitted
+from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring.scorer import Scorer
 
 _AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate, over which recall is averaged: at one rate it is luck
@@ -214,7 +214,7 @@ def judge(
     if _decide(figures)[0] and refits and champion in traced:
         again = [
             work.counts(_Detector(model), _recipe(champion))
-            for model in refitted(champion, refits, source=source, databases=databases)
+            for model in refits_of(champion, refits, source=source, databases=databases)
         ]
         figures = tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
     promoted, reasons = _decide(figures)

@@ -17,7 +17,7 @@ import pandas as pd
 from faults import FAULTS, MANOEUVRES, Fault, inject
 from numpy.typing import NDArray
 
-from anomalyvae.bundle.manifest import begin_manifest
+from anomalyvae.bundle.card import read_card
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate.job import (
@@ -31,13 +31,12 @@ from anomalyvae.evaluate.job import (
     refuse_foreign,
 )
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import FLAT, Profile, stretches, within
+from anomalyvae.health.grades import FLAT, Profile, stretches
 from anomalyvae.health.measures import cells_of
-from anomalyvae.health.sensors import Sensors, learn_health, rows_of, unlearned_gaps, watched
+from anomalyvae.health.sensors import Sensors, watched
 from anomalyvae.metrics import covered_hours, merge_alarms
-from anomalyvae.recordings import Log, Windows, read_log, read_windows
-from anomalyvae.review.retraining import groups_of
-from anomalyvae.train import save_traced
+from anomalyvae.recordings import Log, Windows, read_log
+from anomalyvae.train import TrainingSet, train
 
 RIGHT = {  # what a fault may rightly be called
     "stuck": {"stuck", FLAT},
@@ -183,14 +182,9 @@ def _fits(name: str, patterns: str | tuple[str, ...]) -> bool:
 def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:
     """Fit the model and learn what is healthy, without the recordings that get faults."""
     health = job.health or Health()
-    samples = read_windows(learn, replace(job.windows, coefficients=None), databases=databases_of(job.data))
-    windows = within(samples, health.range)
-    model = VAEOutlierDetector(**job.detector).fit(rows_of(job.windows, windows), groups=groups_of(windows.spans))
-    gaps = unlearned_gaps(model, job.windows, windows) if health.drift else None
-    known = learn_health(job.windows, samples, health.range, gaps)
-    manifest = begin_manifest(learn, windows.spans)
-    save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units, health=known)
-    return Sensors(model, job.windows, Profile.from_dict(known))
+    data = TrainingSet.of_files(learn, job.windows, ranges=health.range, databases=databases_of(job.data))
+    model = train(data, job.windows, VAEOutlierDetector(**job.detector), folder, drift=health.drift)
+    return Sensors(model, job.windows, Profile.from_dict(read_card(folder)["health"]))
 
 
 def _see(sensors: Sensors, log: Log) -> _Seen:

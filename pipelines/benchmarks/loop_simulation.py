@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from anomalyvae import metrics
-from anomalyvae.bundle.manifest import begin_manifest, manifest_of, windows_by_role
+from anomalyvae.bundle.manifest import begin_manifest
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate import charts
@@ -28,10 +28,10 @@ from anomalyvae.review import gate
 from anomalyvae.review.flagging import flag_folder
 from anomalyvae.review.promotion import promote
 from anomalyvae.review.queue import Queue
-from anomalyvae.review.retraining import groups_of, retrain
+from anomalyvae.review.retraining import retrain
 from anomalyvae.scoring.batch import score_folder
 from anomalyvae.scoring.scorer import Scorer
-from anomalyvae.train import save_traced
+from anomalyvae.train import train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,11 +134,9 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
 
 def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
     """Fit the first champion to the normal windows."""
-    manifest = manifest_of(learn, job.windows, events, job.data.tolerance_s, databases_of(job.data))
-    windows, role = windows_by_role(manifest, job.windows, databases=databases_of(job.data))
-    normal = role == "normal"
-    model = VAEOutlierDetector(**job.detector).fit(windows.rows[normal], groups=groups_of(windows.spans[normal]))
-    save_traced(model, folder, manifest, recipe=job.windows.to_dict(), units=windows.units)
+    tolerance_s, databases = job.data.tolerance_s, databases_of(job.data)
+    detector = VAEOutlierDetector(**job.detector)
+    train(learn, job.windows, detector, folder, events=events, tolerance_s=tolerance_s, databases=databases)
 
 
 def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:

@@ -312,4 +312,4 @@ def test_the_job_on_real_logs_is_in_order():
     [database] = databases_of(job.data)
     assert set(job.windows.signals) <= set(read_log(paths[0], databases=[database]).signals)
     assert job.health.range == {"Altitude": [-100, 4000]}
-    assert job.faults.holdout == ("00000001-60FEB68B", "00000003-60FEBB3B")
+    assert job.extra["faults"].holdout == ("00000001-60FEB68B", "00000003-60FEBB3B")

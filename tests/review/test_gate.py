@@ -16,8 +16,8 @@ from anomalyvae.recordings import WindowRecipe
 from anomalyvae.review import gate, promotion
 from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
 from anomalyvae.review.queue import EVENT_COLUMNS, Queue
-from anomalyvae.review.retraining import groups_of, retrain
-from anomalyvae.train import save_traced
+from anomalyvae.review.retraining import retrain
+from anomalyvae.train import train
 
 RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
 SETTINGS = {"hidden": (16,), "max_epochs": 40, "random_state": 0}
@@ -52,10 +52,7 @@ def world(tmp_path_factory):
         columns=["recording", "start_s", "end_s"],
     )
     marks.to_csv(folder / "marks.csv", index=False)
-    manifest = manifest_of(learned, RECIPE)
-    windows, _ = windows_by_role(manifest, RECIPE)
-    model = VAEOutlierDetector(**SETTINGS).fit(windows.rows, groups=windows.spans["recording"])
-    save_traced(model, folder / "first", manifest, recipe=RECIPE.to_dict())
+    train(learned, RECIPE, VAEOutlierDetector(**SETTINGS), folder / "first")
     judged = [event(folder, f"new{n}", 10.0 * k, 10.0 * k + 9, "new_normal") for n in range(3) for k in range(20)]
     judged += [event(folder, f"broken{n}", start, start + 5.0, "fault") for n in range(3) for start in FAULTS]
     return {"folder": folder, "events": pd.DataFrame(judged), "held": held}
@@ -123,29 +120,6 @@ def test_a_model_that_does_not_say_what_it_learned_needs_to_be_told(world, tmp_p
     learned = [world["folder"] / f"old{n}.parquet" for n in range(4)]
     made = retrain(nothing, plain, tmp_path / "out", learned=learned)
     assert made.normal == read_card(plain)["training"]["rows"]
-
-
-def test_weights_are_not_gone_on_from_where_they_would_have_to_forget(world, tmp_path):
-    first = world["folder"] / "first"
-    warm = retrain(world["events"], first, tmp_path / "warm", warm_start=True)
-    assert warm.normal > read_card(first)["training"]["rows"]
-    wrong = pd.DataFrame([event(world["folder"], "old0", 10.0, 20.0, "fault")])
-    with pytest.raises(ValueError, match="cannot forget"):
-        retrain(wrong, first, tmp_path / "refused", warm_start=True)
-    assert not (tmp_path / "refused").exists()
-
-
-def test_groups_are_recordings_where_these_are_alike_and_stretches_of_like_size_elsewhere():
-    alike = pd.DataFrame({"recording": np.repeat(["a", "b", "c"], [50, 40, 60])})
-    assert groups_of(alike).tolist() == pd.factorize(alike["recording"])[0].tolist()
-    unlike = pd.DataFrame({"recording": np.repeat(["a", "b", "c", "d"], [180, 3, 2, 115])})
-    groups = pd.Series(groups_of(unlike))
-    sizes = groups.value_counts()
-    assert len(sizes) == 9
-    assert sizes.max() <= 2 * 300 / 9
-    assert sizes.min() >= 10
-    assert groups[180:183].nunique() == groups[183:185].nunique() == 1
-    assert groups.is_monotonic_increasing
 
 
 def test_a_champion_is_never_overwritten_by_retraining(world):
@@ -359,14 +333,14 @@ def test_few_recordings_are_drawn_in_stretches(world, holdout):
 
 def test_a_champion_is_fitted_again_before_it_gives_way(world, challenger, champion, holdout, monkeypatch):
     made = []
-    whole = gate.refitted
+    whole = gate.refits_of
 
     def counting(*args, **options):
         for model in whole(*args, **options):
             made.append(model)
             yield model
 
-    monkeypatch.setattr(gate, "refitted", counting)
+    monkeypatch.setattr(gate, "refits_of", counting)
     decision = judged(challenger, champion, world, holdout, refits=2)
     assert decision.promoted
     assert len(made) == 2

@@ -14,14 +14,13 @@ from anomalyvae import VAEOutlierDetector, WindowRecipe
 from anomalyvae.bundle.card import read_card
 from anomalyvae.bundle.manifest import manifest_of, read_manifest
 from anomalyvae.cli import main
-from anomalyvae.recordings import read_windows
 from anomalyvae.review import gate
 from anomalyvae.review.gate import Decision
 from anomalyvae.review.promotion import promote, record_champion, roll_back
 from anomalyvae.review.queue import Queue
 from anomalyvae.tracking.reach import import_mlflow
 from anomalyvae.tracking.registry import champion_name, fetched
-from anomalyvae.train import save_traced
+from anomalyvae.train import train
 
 mlflow = import_mlflow()
 
@@ -37,11 +36,9 @@ def house(tmp_path_factory):
     for name in ("drive", "held"):
         drive = {"time_s": time_s, "a": np.sin(time_s), "b": rng.normal(size=time_s.size)}
         pd.DataFrame(drive).to_csv(folder / f"{name}.csv", index=False)
-    manifest = manifest_of([folder / "drive.csv"], RECIPE)
-    rows = read_windows([folder / "drive.csv"], RECIPE).rows
     for seed, name in enumerate(("first", "second", "third")):
-        model = VAEOutlierDetector(max_epochs=2, hidden=(8,), random_state=seed).fit(rows)
-        save_traced(model, folder / name, manifest, recipe=RECIPE.to_dict())
+        detector = VAEOutlierDetector(max_epochs=2, hidden=(8,), random_state=seed)
+        train([folder / "drive.csv"], RECIPE, detector, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()

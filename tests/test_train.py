@@ -1,0 +1,183 @@
+"""There is one way to train: a model can be fitted again from its bundle, whoever made it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from fault_injection import Faults, inject_faults
+from loop_simulation import Simulation, simulate_loop
+
+from anomalyvae import VAEOutlierDetector, WindowRecipe, load
+from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle.manifest import read_manifest
+from anomalyvae.cli import main
+from anomalyvae.evaluate.job import read_job
+from anomalyvae.evaluate.leave_out import run_job
+from anomalyvae.review.retraining import refits, retrain
+from anomalyvae.train import TrainingSet, groups_of, train, unfitted
+
+JOB = """
+[data]
+recordings = "{drives}/*.csv"
+events = "{drives}/events.csv"
+[windows]
+signals = ["x", "y"]
+rate_hz = 5
+length_s = 1.0
+stride_s = 0.6
+max_gap_s = 0.5
+[detector]
+random_state = 7
+max_epochs = 4
+hidden = [8]
+criterion = "elbo"
+[health]
+range.y = [-3.5, 3.5]
+drift = false
+[output]
+folder = "{out}"
+"""
+RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=1.0, stride_s=0.6, max_gap_s=0.5)
+DETECTOR = VAEOutlierDetector(random_state=7, max_epochs=4, hidden=(8,), criterion="elbo")
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    """Five drives, one much shorter than the others; each has an event."""
+    folder = tmp_path_factory.mktemp("drives")
+    marks = []
+    for number, seconds in enumerate((60, 90, 8, 70, 80)):
+        rng = np.random.default_rng(number)
+        time_s = np.arange(0, seconds, 0.2)
+        x, y = rng.normal(size=(2, len(time_s)))
+        x[20:25] += 8.0
+        pd.DataFrame({"time_s": time_s, "x": x, "y": y}).to_csv(folder / f"d{number}.csv", index=False)
+        marks.append((f"d{number}", 4.4))
+    pd.DataFrame(marks, columns=["recording", "time_s"]).to_csv(folder / "events.csv", index=False)
+    return folder
+
+
+def files(drives, count=5):
+    return [drives / f"d{number}.csv" for number in range(count)]
+
+
+def job_file(drives, out, *more):
+    path = out.with_suffix(".toml")
+    text = JOB.format(drives=drives, out=out).replace("/*.csv", "/d*.csv")
+    path.write_text("\n".join([text, *more]), encoding="utf-8")
+    return path
+
+
+def by_fit(drives, out):
+    named = [str(file) for file in files(drives)]
+    assert main(["fit", *named, "--recipe", str(job_file(drives, out)), "--model", str(out), "--quiet"]) == 0
+    return out
+
+
+def by_run(drives, out):
+    run_job(read_job(job_file(drives, out)))
+    return out / "model"
+
+
+def by_run_without_one(drives, out):
+    run_job(read_job(job_file(drives, out)))
+    return out / "folds" / "d1"
+
+
+def by_retrain(drives, out):
+    train(files(drives, 3), RECIPE, DETECTOR, out.with_name("champion"), ranges={"y": (-3.5, 3.5)})
+    verdicts = [("d3", 4.0, 5.0, "fault"), ("d4", 20.0, 30.0, "new_normal"), ("d1", 30.0, 40.0, "noise")]
+    events = pd.DataFrame(verdicts, columns=["recording", "start_s", "end_s", "verdict"])
+    events = events.assign(event_id=events["recording"], source=str(drives), file=events["recording"] + ".csv")
+    retrain(events, out.with_name("champion"), out)
+    return out
+
+
+def by_the_simulated_loop(drives, out):
+    parts = '[simulation]\nlearn = ["d0", "d1"]\nmeet = ["d3"]\nholdout = ["d4"]\nbudget = 3'
+    simulate_loop(read_job(job_file(drives, out, parts), {"simulation": Simulation}))
+    return out / "round1" / "as-reviewed"
+
+
+def by_fault_injection(drives, out):
+    parts = '[faults]\nholdout = "d4"\nmoving = "x"\nrounds = 1'
+    inject_faults(read_job(job_file(drives, out, parts), {"faults": Faults}))
+    return out / "model"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [by_fit, by_run, by_run_without_one, by_retrain, by_the_simulated_loop, by_fault_injection],
+    ids=lambda made: made.__name__,
+)
+def test_a_model_fitted_again_with_its_own_seed_is_the_same_model(made, drives, tmp_path):
+    bundle = made(drives, tmp_path / "out")
+    champion, data = load(bundle), TrainingSet.of_bundle(bundle)
+    again = train(data, data.recipe, unfitted(bundle))
+    assert again.offset_ == champion.offset_
+    np.testing.assert_array_equal(again.calibration_.scores, champion.calibration_.scores)
+    np.testing.assert_array_equal(again.calibration_.weight, champion.calibration_.weight)
+    np.testing.assert_array_equal(again.anomaly_score(data.rows), champion.anomaly_score(data.rows))
+    assert again.training_["sha256"] == champion.training_["sha256"]
+
+
+def test_refits_hold_out_by_the_same_rule_and_differ_by_their_seeds_alone(drives, tmp_path):
+    bundle = by_fit(drives, tmp_path / "out")
+    champion = load(bundle)
+    others = list(refits(bundle, 2))
+    assert len({model.offset_ for model in (champion, *others)}) == 3
+    for other in others:
+        assert other.calibration_.evidence == champion.calibration_.evidence
+        assert other.training_["sha256"] == champion.training_["sha256"]
+        parameters = other.get_params() | {"random_state": 7}
+        assert {k: v for k, v in parameters.items() if k != "verbose"} == {
+            k: v for k, v in champion.get_params().items() if k != "verbose"
+        }
+
+
+def test_a_retrained_model_keeps_ranges_and_health_of_its_champion(drives, tmp_path):
+    bundle = by_retrain(drives, tmp_path / "out")
+    assert read_card(bundle)["training"]["ranges"] == {"y": [-3.5, 3.5]}
+    assert read_card(bundle)["health"]["levels"]["y"]["above"][1:] == [3.5, 3.5]
+
+
+def test_the_order_of_files_does_not_matter(drives):
+    one = train(files(drives), RECIPE, DETECTOR)
+    other = train(files(drives)[::-1], RECIPE, DETECTOR)
+    assert one.offset_ == other.offset_
+
+
+def test_a_copy_of_a_recording_is_learned_once(drives, tmp_path):
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes((drives / "d0.csv").read_bytes())
+    with pytest.warns(UserWarning, match="d0 are copies of others|copy are copies of others"):
+        data = TrainingSet.of_files([*files(drives), copy], RECIPE)
+    assert len(data.rows) == len(TrainingSet.of_files(files(drives), RECIPE).rows)
+
+
+def test_known_events_are_not_learned_and_the_manifest_says_so(drives, tmp_path):
+    events = pd.read_csv(drives / "events.csv")
+    train(files(drives), RECIPE, DETECTOR, tmp_path / "model", events=events, tolerance_s=0.5)
+    manifest = read_manifest(tmp_path / "model")
+    assert manifest["role"].value_counts().to_dict() == {"normal": 5, "excluded": 5}
+    data = TrainingSet.of_bundle(tmp_path / "model")
+    assert data.rows[data.role == "normal"].to_numpy().max() < 6  # the event adds 8
+    assert read_card(tmp_path / "model")["training"]["rows"] == (data.role == "normal").sum()
+
+
+def test_nothing_normal_to_learn_is_refused(drives):
+    events = pd.DataFrame({"recording": [f"d{n}" for n in range(5)], "start_s": 0.0, "end_s": 1e3})
+    with pytest.raises(ValueError, match="No normal window is left to learn from"):
+        train(files(drives), RECIPE, DETECTOR, events=events)
+
+
+def test_windows_are_held_out_by_recordings_of_similar_size_and_by_stretches_otherwise():
+    alike = pd.DataFrame({"recording": np.repeat(["a", "b", "c"], [50, 40, 60])})
+    assert groups_of(alike).tolist() == pd.factorize(alike["recording"])[0].tolist()
+    unlike = pd.DataFrame({"recording": np.repeat(["a", "b", "c", "d"], [180, 3, 2, 115])})
+    groups = pd.Series(groups_of(unlike))
+    sizes = groups.value_counts()
+    assert len(sizes) == 9
+    assert sizes.max() <= 2 * 300 / 9
+    assert sizes.min() >= 10
+    assert groups[180:183].nunique() == groups[183:185].nunique() == 1
+    assert groups.is_monotonic_increasing
