@@ -32,7 +32,10 @@ _DIGEST = 36  # characters that it keeps of a data set's fingerprint
 _EXAMPLE_ROWS = 3
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # what the review loop keeps beside a model
 # What scoring takes of us.
-_WORKER = ("__init__.py", "deploy/__init__.py", "deploy/card.py", "deploy/cells.py", "deploy/scorer.py")
+_WORKER = (
+    "__init__.py", "bundle/__init__.py", "bundle/card.py", "scoring/__init__.py", "scoring/columns.py",
+    "scoring/scorer.py",
+)  # fmt: skip
 
 Record = Mapping[str, float]
 
