@@ -118,5 +118,5 @@ def test_kinds_say_which_events_count(job):
     job.write_text(
         text.replace("budget = 60", "").replace("[simulation]", "[simulation]\nbudget = 2.5"), encoding="utf-8"
     )
-    with pytest.raises(ValueError, match="a whole number"):
+    with pytest.raises(ValueError, match="a valid integer"):
         read_simulation(job)
