@@ -3,10 +3,19 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 from anomalyvae import VAEOutlierDetector
+
+settings.register_profile("quick", max_examples=10, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+
+
+def pytest_configure(config):
+    """Try few examples of a property where slow tests are left out, and many where they run."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "thorough")
 
 
 def correlated(n, seed):

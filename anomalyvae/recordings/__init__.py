@@ -1,14 +1,13 @@
 """A recording becomes rows.
 
-``read_log`` turns a file into signals, ``resample`` puts them on one clock, and a ``WindowRecipe`` cuts
-that clock into windows, one row each, and keeps the way back from a row to (recording, start, end).
-``stream_windows`` does the same with a file larger than memory.
+``read_log`` turns a file into signals, ``resample`` puts them on one clock, and a ``WindowRecipe`` cuts them into
+windows, one row each; every row keeps its way back to (recording, start, end). ``stream_windows`` does the same with a
+file that is larger than memory.
 """
 
 from anomalyvae.recordings.clock import resample
 from anomalyvae.recordings.log import Log, Signal
-from anomalyvae.recordings.reading import READERS, list_signals, read_log
-from anomalyvae.recordings.stream import read_windows, stream_windows
+from anomalyvae.recordings.reading import READERS, list_signals, read_log, read_windows, stream_windows
 from anomalyvae.recordings.tabular import log_from_frame
 from anomalyvae.recordings.windows import WindowRecipe, Windows
 

@@ -1,6 +1,6 @@
-"""MCAP files and ROS bags as what they hold: messages on topics, in order of the time at which they were logged.
+"""MCAP files and ROS bags: messages on topics, in order of the time at which they were logged.
 
-The rules stand in :mod:`anomalyvae.recordings.topics`.
+The rules are in :mod:`anomalyvae.recordings.topics`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Decode = Callable[[bytes], Any]
 
 
 class Raw(NamedTuple):
-    """A message as it stands in the file."""
+    """A message as the file stores it."""
 
     topic: str
     log_ns: int
     data: bytes
-    decode: Decode | str  # or why the topic cannot be read
+    decode: Decode | str  # text: why the topic cannot be read
 
 
 class Source(Protocol):
-    """An open file: its first log time, and its messages in order of log time as far as the file has an index."""
+    """An open file: its first log time, and its messages, in order of log time if the file has an index."""
 
     start_ns: int
-    topics: list[str] | None  # None where only reading all of it would tell
+    topics: list[str] | None  # None if only reading the whole file would show them
 
     def messages(self, wanted: Callable[[str], bool]) -> Iterator[Raw]:
         """Yield the messages of the topics that are wanted."""
@@ -40,19 +40,19 @@ class Source(Protocol):
 
 
 def open_topics(path: Path) -> Source:
-    """Open an MCAP file or a ROS bag; ValueError where it is damaged or empty."""
+    """Open an MCAP file or a ROS bag; ValueError if it is damaged or empty."""
     try:
         return _Mcap(path) if path.suffix.lower() == ".mcap" else _Bag(path)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"Got no {error.name}, expected what reads MCAP files and ROS bags. Run: pip install 'anomalyvae[logs]'."
+            f"{error.name} is not installed; it reads MCAP files and ROS bags. Run: pip install 'anomalyvae[logs]'."
         ) from error
-    except Exception as error:  # of as many types as the libraries have corners
+    except Exception as error:  # the libraries raise errors of any type
         raise _broken(path, error) from error
 
 
 def decoded(source: Source, path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Raw, Any]]:
-    """Yield messages with what they say, or None where they cannot be read; ValueError where the file is damaged."""
+    """Yield messages with their decoded content, None if they cannot be read; ValueError if the file is damaged."""
     try:
         for raw in source.messages(wanted):
             yield raw, (None if isinstance(raw.decode, str) else raw.decode(raw.data))
@@ -62,14 +62,14 @@ def decoded(source: Source, path: Path, wanted: Callable[[str], bool]) -> Iterat
 
 def _broken(path: Path, error: Exception) -> ValueError:
     kind = "MCAP" if path.suffix.lower() == ".mcap" else "a ROS bag"
-    advice = "Mend the file."
-    if (path.parent / "metadata.yaml").is_file():  # which tells of compression, as a file of the bag does not
-        advice = f"Pass the folder {path.parent}, the bag that it is a part of; if that is refused too, mend the file."
-    return ValueError(f"Got {path}, which cannot be read as {kind} ({str(error) or type(error).__name__}). {advice}")
+    advice = "Repair the file, or copy it again."
+    if (path.parent / "metadata.yaml").is_file():  # it describes compression, which the files of a bag do not
+        advice = f"Pass the folder {path.parent}, the bag that it belongs to; if that fails too, repair the file."
+    return ValueError(f"{path} cannot be read as {kind} ({str(error) or type(error).__name__}). {advice}")
 
 
 class _Mcap:
-    """An MCAP file, in order of log time if it has an index, else as it was written."""
+    """An MCAP file, in order of log time if it has an index, otherwise as it was written."""
 
     def __init__(self, path: Path) -> None:
         from mcap.reader import SeekingReader
@@ -81,8 +81,8 @@ class _Mcap:
         self.start_ns, self._indexed = -1, False
         try:
             self._reader = SeekingReader(self._file, validate_crcs=True, record_size_limit=size)
-            self._killed = not self._has_end(size)
-            summary = None if self._killed else self._reader.get_summary()
+            self._cut = not self._has_end(size)
+            summary = None if self._cut else self._reader.get_summary()
             if summary is not None and summary.chunk_indexes:
                 self._indexed, self.topics = True, sorted({channel.topic for channel in summary.channels.values()})
                 self.start_ns = summary.statistics.message_start_time if summary.statistics else -1
@@ -103,7 +103,7 @@ class _Mcap:
                 yield Raw(channel.topic, message.log_time, message.data, self._decoders[channel.id])
 
     def _has_end(self, size: int) -> bool:
-        """Return whether the file has its last record, and refuse it if what that says of the index is wrong."""
+        """Return whether the file has its last record; refuse a file whose index does not match its checksum."""
         tail = struct.Struct("<BQQQI8s")  # the footer: code, length, where summary and offsets begin, checksum, magic
         self._file.seek(max(size - tail.size, 0))
         end = self._file.read()
@@ -132,12 +132,12 @@ class _Mcap:
                 count += 1
                 yield record
         except Exception:
-            if not (self._killed and count):
+            if not (self._cut and count):
                 raise
-        if self._killed:
+        if self._cut:
             warnings.warn(
-                f"Got {self._path}, which has no end, as if its recorder had been killed, expected a whole file. It is "
-                f"read as far as it goes, {count:,} messages; to mend it: mcap recover.",
+                f"{self._path} has no end; its recorder was probably killed. It is read as far as it goes, {count:,} "
+                f"messages. To repair it, run: mcap recover.",
                 stacklevel=2,
             )
 
@@ -149,7 +149,7 @@ class _Bag:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
 
-        # Before Iron, ROS 2 wrote no definitions of messages: those that come with ROS are known all the same.
+        # Before Iron, ROS 2 bags had no definitions of messages; those that come with ROS are known.
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
         self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
@@ -161,7 +161,7 @@ class _Bag:
     def messages(self, wanted: Callable[[str], bool]) -> Iterator[Raw]:
         connections = [connection for connection in self._reader.connections if wanted(connection.topic)]
         decoders = {connection.id: self._decoder(connection.msgtype) for connection in connections}
-        if connections:  # none would mean all
+        if connections:  # an empty list means all
             for connection, log_ns, data in self._reader.messages(connections):
                 yield Raw(connection.topic, log_ns, data, decoders[connection.id])
 
@@ -172,7 +172,7 @@ class _Bag:
 
 
 def _decoder(encoding: str, schema: Any) -> Decode | str:
-    """Return what makes a message of the bytes in an MCAP file, or why nothing does."""
+    """Return the decoder of the messages of an MCAP topic, or why there is no decoder."""
     described = schema.encoding if schema is not None else ""
     if encoding == "json":
         return json.loads

@@ -1,18 +1,18 @@
-"""Many signals with stamps of their own become columns on one even clock.
+"""Signals with stamps of their own are sampled on one even clock.
 
-Rules, by the kind of a signal:
+The rules depend on the kind of a signal:
 
-- **Continuous**, unless said otherwise. Values between two samples are interpolated on a straight line, and only
-  where the two are at most ``max_gap_s`` apart: nothing is invented inside a gap.
-- **States** (a gear, a door). The last value holds until the next sample. A state may be sent only when it changes,
-  so no pause of its own ends it; a pause of all signals does.
-- **Counts** (messages, faults). How many samples came since the tick before; zero where none did.
+- **Continuous**, the default. Values between two samples are interpolated linearly, but only if the samples are at most
+  ``max_gap_s`` apart.
+- **States** (a gear, a door). The last value holds until the next sample. A state may be sent only when it changes, so
+  a pause of its own does not end it; a pause of all signals does.
+- **Counts** (messages, faults). The number of samples since the tick before, which may be zero.
 
-Averaging. A continuous signal that is sampled more than 1.5 times as fast as the clock is averaged, not picked out, so
-that what is too fast for the clock does not show up as something slow. The samples within one tick weigh the more the
-nearer (a triangle): that needs no memory, waits for one tick, leaves 5 % of a tone at 0.8 of the clock's rate (a plain
-mean over one tick: 23 %), none of one at the rate itself, and 81 % of one at a quarter of it. How fast a signal is its
-first 16 ticks without a gap tell.
+Averaging. A continuous signal that is sampled more than 1.5 times as fast as the clock is averaged rather than picked
+out, so that movements too fast for the clock do not appear as slow ones. Samples within one tick are weighted by their
+distance (a triangle). Such a filter needs no memory, waits for one tick, and leaves 5 % of a tone at 0.8 of the clock's
+rate (a plain mean over one tick: 23 %), nothing of one at the rate itself, and 81 % of one at a quarter of it. A
+signal's rate is measured over its first 16 ticks without a gap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.recordings.log import Log, Signal
-from anomalyvae.recordings.sampling import SAME_S, Clock, Ticks, at_ticks, averaging_begins, runs
+from anomalyvae.recordings.sampling import SAME_S, Clock, Sampled, Ticks, at_ticks, averaging_begins, runs
 
 
 def resample(
@@ -38,10 +38,9 @@ def resample(
 ) -> pd.DataFrame:
     """Put signals on one even clock.
 
-    The clock begins at the first sample of these signals and ticks ``rate_hz`` times a second. A sample that is
-    not finite counts as not taken. Pauses longer than ``max_gap_s`` in which none of the signals has a sample are
-    left out, so that a file with two drives a week apart costs no more than the drives; wherever ``time_s``
-    continues without such a pause, its steps are even.
+    The clock begins at the first sample of these signals and ticks ``rate_hz`` times a second. A sample that is not
+    finite is missing. Pauses longer than ``max_gap_s`` in which none of the signals has a sample have no ticks, so two
+    drives a week apart cost no more than the drives; between such pauses, the steps of ``time_s`` are even.
 
     Parameters
     ----------
@@ -50,29 +49,29 @@ def resample(
     rate_hz : float
         Ticks per second.
     max_gap_s : float
-        Two samples further apart than this are not joined; at least one tick.
+        Nothing is interpolated between two samples further apart than this; at least one tick.
     signals : iterable of str, optional
         Signals to put on the clock; by default all.
     states, counts : iterable of str
-        Those of them that are states, and those of which the samples are counted; the others are continuous.
+        Signals that are states, and signals whose samples are counted; the others are continuous.
     antialias : bool
-        Whether continuous signals that are clearly faster than the clock are averaged. Without, they are
-        interpolated like the others.
+        Whether continuous signals that are clearly faster than the clock are averaged. Otherwise they are interpolated
+        like the others.
 
     Returns
     -------
     pandas.DataFrame, shape (ticks, 1 + signals)
-        Column ``time_s``, seconds from the recording's start, and one float64 column per signal, NaN where
-        the signal has no sample near enough.
+        Column ``time_s``, seconds from the recording's start, and one float64 column per signal, NaN if the signal has
+        no sample near enough.
 
     Raises
     ------
     ValueError
-        An unknown signal (the nearest is named), or numbers out of range.
+        An unknown signal (the message suggests the nearest), or numbers out of range.
 
     Examples
     --------
-    >>> from anomalyvae.recordings.reading import log_from_frame
+    >>> from anomalyvae.recordings import log_from_frame
     >>> frame = pd.DataFrame({"time_s": [0.0, 0.5, 1.0, 4.0], "x": [0.0, 1.0, 3.0, 9.0]})
     >>> log = log_from_frame(frame, "drive")
     >>> resample(log, rate_hz=4, max_gap_s=1.0)
@@ -98,25 +97,25 @@ def resample(
 
 def resample_pieces(
     pieces: Iterable[Mapping[str, Signal]], signals: list[str], clock: Clock, most: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Put signals on one even clock while their samples come piece by piece.
+) -> Iterator[Sampled]:
+    """Put signals on one even clock; their samples come piece by piece.
 
     Parameters
     ----------
     pieces : iterable of dict of str to Signal
-        The next samples of the signals, those that have none may be left out. No sample is older than one of a
-        piece before, of whichever signal.
+        The next samples of the signals; a signal without samples may be left out. No sample is older than one of an
+        earlier piece, of whichever signal.
     signals : list of str
         The names of the signals.
     clock : Clock
         As the arguments of :func:`resample`.
     most : int
-        Give out at most so many ticks at once.
+        The most ticks to return at once.
 
     Yields
     ------
     dict of str to numpy.ndarray, shape (ticks,)
-        The columns of :func:`resample`; joined, they are the same to the last bit.
+        The columns of :func:`resample`; joined, they have the same bits.
     """
     resampler = Resampler(signals, clock, most)
     for piece, last in _with_end(pieces):
@@ -124,32 +123,32 @@ def resample_pieces(
 
 
 class Resampler:
-    """Puts signals on one even clock while their samples come piece by piece.
+    """Puts signals on one even clock; their samples come piece by piece.
 
-    A tick is given out when no sample to come can change it: when a signal begins, after the ticks that tell how fast
-    it is; later, after the next sample of each signal or ``max_gap_s``, or one tick where signals are averaged. What
-    is held of the recording is the last piece and the samples of about twice ``max_gap_s`` before it.
+    A tick is returned once no later sample can change it. If a signal has just begun, that is after the ticks by which
+    its rate is measured; otherwise after the next sample of each signal or ``max_gap_s``, or after one tick if signals
+    are averaged. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
 
     Parameters
     ----------
     signals, clock, most
         As for :func:`resample_pieces`.
     prompt : bool, default=False
-        Whether samples to come are clearly newer than those that came: then a tick at the newest sample need not wait
-        for the next.
+        Whether later samples are clearly newer than earlier ones; then a tick at the newest sample need not wait for
+        the next sample.
     """
 
     def __init__(self, signals: list[str], clock: Clock, most: int, *, prompt: bool = False) -> None:
         nothing = np.empty(0)
         self._clock, self._most = clock, most
-        self._reach_s = SAME_S if prompt else -2 * SAME_S  # up to where a tick may lie from what is settled
+        self._reach_s = SAME_S if prompt else -2 * SAME_S  # how far past the settled time a tick may lie
         self._held = {name: Signal(name, nothing, nothing) for name in signals}
         self._averaged_from: dict[str, float] = {}
         self._newest: list[np.ndarray] = []  # the last stamp so far of all signals
         self._origin = self._began_s = 0.0
         self._following: int | None = None  # the number of the next tick in the stretch that may go on
 
-    def add(self, piece: Mapping[str, Signal], *, last: bool = False) -> Iterator[dict[str, np.ndarray]]:
+    def add(self, piece: Mapping[str, Signal], *, last: bool = False) -> Iterator[Sampled]:
         """Take the next samples, and yield the ticks that are settled."""
         clock, held = self._clock, self._held
         new = [piece[name].time_s for name in held if name in piece]
@@ -176,15 +175,15 @@ class Resampler:
 def check_rate(rate_hz: float, max_gap_s: float) -> None:
     """Refuse a clock on which a gap could hide between two ticks."""
     if not (np.isfinite(rate_hz) and rate_hz > 0):
-        raise ValueError(f"Got rate_hz={rate_hz!r}, expected a positive number of samples per second.")
+        raise ValueError(f"rate_hz={rate_hz!r} must be a positive number of samples per second. Correct it.")
     if not (np.isfinite(max_gap_s) and max_gap_s * rate_hz >= 1 - 1e-9):
         raise ValueError(
-            f"Got max_gap_s={max_gap_s!r} at rate_hz={rate_hz!r}, expected at least {1 / rate_hz:g} s, the "
-            f"time from one sample to the next. Raise max_gap_s or rate_hz."
+            f"max_gap_s={max_gap_s!r} at rate_hz={rate_hz!r} is less than {1 / rate_hz:g} s, the time from one sample "
+            f"to the next. Raise max_gap_s or rate_hz."
         )
 
 
-# --- what is held of a recording that comes in pieces ---------------------------------------------------
+# --- samples held between pieces ------------------------------------------------------------------------
 
 
 def _with_end(pieces: Iterable[Mapping[str, Signal]]) -> Iterator[tuple[Mapping[str, Signal], bool]]:
@@ -194,7 +193,7 @@ def _with_end(pieces: Iterable[Mapping[str, Signal]]) -> Iterator[tuple[Mapping[
 
 
 def _followed_by(held: dict[str, Signal], piece: Mapping[str, Signal]) -> dict[str, Signal]:
-    """Return the samples held and new; signals that share their stamps still do."""
+    """Return the samples held and the new ones; signals that share their stamps still do."""
     clocks: dict[tuple[int, int], np.ndarray] = {}
     longer = dict(held)
     for name in held.keys() & piece.keys():
@@ -207,15 +206,15 @@ def _followed_by(held: dict[str, Signal], piece: Mapping[str, Signal]) -> dict[s
 
 
 def _since(held: dict[str, Signal], time_s: float, clock: Clock) -> dict[str, Signal]:
-    """Return the samples from a time on, and of a state the one before them."""
+    """Return the samples from a time on, and for a state the one before as well."""
     clocks: dict[int, np.ndarray] = {}
     shorter = {}
     for name, signal in held.items():
         stamps = signal.time_s
         begin = int(np.searchsorted(stamps, time_s))
         if name in clock.states:
-            taken = np.flatnonzero(np.isfinite(signal.values[:begin]))
-            begin = int(taken[-1]) if len(taken) else begin
+            valid = np.flatnonzero(np.isfinite(signal.values[:begin]))
+            begin = int(valid[-1]) if len(valid) else begin
         elif id(stamps) in clocks:
             shorter[name] = Signal(name, clocks[id(stamps)], signal.values[begin:])
             continue
@@ -227,25 +226,25 @@ def _since(held: dict[str, Signal], time_s: float, clock: Clock) -> dict[str, Si
 
 
 def _settled(held: Iterable[Signal], newest_s: float, clock: Clock, averaged_from: dict[str, float]) -> float:
-    """Return the time before which no later sample changes a tick; learn from when on signals are averaged."""
+    """Return the time before which no later sample changes a tick; note in ``averaged_from`` what is known by then."""
     settled_s = newest_s
     for signal in held:
         if signal.name in clock.states or signal.name in clock.counts:
             continue
-        taken = signal.time_s[np.isfinite(signal.values)]
+        valid = signal.time_s[np.isfinite(signal.values)]
         if signal.name not in averaged_from:
-            begin_s = averaging_begins(taken, clock)
+            begin_s = averaging_begins(valid, clock)
             if begin_s is not None:
                 averaged_from[signal.name] = begin_s
-        if not len(taken) or newest_s - taken[-1] > clock.max_gap_s + SAME_S:
+        if not len(valid) or newest_s - valid[-1] > clock.max_gap_s + SAME_S:
             continue  # a gap follows
         if signal.name not in averaged_from:
-            begun_s = float(taken[runs(taken, clock.max_gap_s)[0][-1]])
-            settled_s = min(settled_s, begun_s - 3 * SAME_S)  # not even the tick there: it may be averaged, too
+            run_s = float(valid[runs(valid, clock.max_gap_s)[0][-1]])
+            settled_s = min(settled_s, run_s - 3 * SAME_S)  # not even the tick there: it may be averaged, too
         elif averaged_from[signal.name] < np.inf:
-            settled_s = min(settled_s, float(taken[-1]), newest_s - 1 / clock.rate_hz)
+            settled_s = min(settled_s, float(valid[-1]), newest_s - 1 / clock.rate_hz)
         else:
-            settled_s = min(settled_s, float(taken[-1]))
+            settled_s = min(settled_s, float(valid[-1]))
     return settled_s
 
 
@@ -253,7 +252,7 @@ def _settled(held: Iterable[Signal], newest_s: float, clock: Clock, averaged_fro
 
 
 def _stretches(clocks: list[np.ndarray], max_gap_s: float) -> np.ndarray:
-    """Return the spans (start, end) without a pause in which no signal has a sample, in order."""
+    """Return the spans (start, end) between pauses of all signals, in order."""
     distinct = list({id(clock): clock for clock in clocks if len(clock)}.values())
     if not distinct:
         return np.empty((0, 2))
@@ -273,7 +272,7 @@ def _stretches(clocks: list[np.ndarray], max_gap_s: float) -> np.ndarray:
 def _tick_ranges(
     stretches: np.ndarray, origin: float, rate_hz: float, following: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each stretch its first tick's number and how many ticks it has; the first may go on at one."""
+    """Return the number of each stretch's first tick, and how many ticks it has; ``following`` continues the first."""
     first = np.ceil((stretches[:, 0] - origin - SAME_S) * rate_hz).astype(np.int64)
     last = np.floor((stretches[:, 1] - origin + SAME_S) * rate_hz).astype(np.int64)
     if following is not None:
@@ -284,7 +283,7 @@ def _tick_ranges(
 def _numbered(
     stretches: np.ndarray, first: np.ndarray, count: np.ndarray, origin: float, rate_hz: float, begin: int, end: int
 ) -> Ticks:
-    """Return ticks of all stretches in one row, from place ``begin`` of it to ``end``."""
+    """Return ticks ``begin`` to ``end`` of all stretches, counted through."""
     before = np.cumsum(count) - count
     skipped = np.clip(begin - before, 0, count)
     taken = np.clip(end - before, 0, count) - skipped

@@ -1,14 +1,14 @@
-"""Scores of overlapping windows, folded back onto the clock: a score per tick, so that an event has a start and an end.
+"""Scores of overlapping windows become a score per tick of the clock, so that an event has a start and an end.
 
-There are two modes, and they have these names everywhere:
+There are two modes:
 
-- ``offline``: a tick has the mean of the scores of all windows that cover it. It knows up to a window's length of what
-  came after the tick, and an event is seen where it is.
-- ``causal``: a tick has the score of the window that ends there, so it knows the past alone and is what a watcher could
-  have said at that moment; an event is seen up to a window's length late. Where windows begin every few ticks, a score
-  holds until the next window is due, and no longer.
+- ``offline``: a tick has the mean score of all windows that cover it. The mean uses up to a window's length of the
+  future; an event appears where it is.
+- ``causal``: a tick has the score of the window that ends there. The score uses the past alone and could be known at
+  that moment; an event appears up to a window's length late. If windows begin every few ticks, a score holds until the
+  next window is due.
 
-A tick that no window covers (in a gap, or where the recipe's condition fails) has no score in either mode.
+A tick that no window covers (in a gap, or if the recipe's condition fails) has no score in either mode.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ MODES = ("offline", "causal")
 def fold(
     scores: ArrayLike, starts: ArrayLike, samples: int, ticks: int, *, mode: str = "offline", stride: float = 1.0
 ) -> np.ndarray:
-    """Fold what windows say onto the ticks that they cover.
+    """Turn scores of windows into scores of the ticks that they cover.
 
     Parameters
     ----------
     scores : array-like of float, shape (n,) or (n, k)
-        What each window says: a score, or several figures.
+        The score of each window, or several figures.
     starts : array-like of int, shape (n,)
         The tick at which each window begins, ascending.
     samples : int
         Ticks in a window.
     ticks : int
-        Ticks of the clock, of which the first is number 0.
+        Ticks of the clock; the first is number 0.
     mode : {"offline", "causal"}, default="offline"
         The mean over the windows that cover a tick, or the last window that has ended by then.
     stride : float, default=1
-        Ticks from one window to the next: so long a causal score holds.
+        Ticks from one window to the next, for which a causal score holds.
 
     Returns
     -------
     ndarray of float, shape (ticks,) or (ticks, k)
-        NaN where no window covers the tick and, in causal mode, where none that has ended by then still holds.
+        NaN if no window covers the tick or, in causal mode, if no score holds.
 
     Notes
     -----
-    A mean adds up its own windows and nothing else. Differences of cumulative sums would need fewer additions, but
-    after one score of 1e12 they are wrong in the fourth decimal for the rest of the recording.
+    A mean adds up its own windows only. Differences of cumulative sums would need fewer additions, but after one score
+    of 1e12 they are wrong in the fourth decimal for the rest of the recording.
 
     Examples
     --------
@@ -62,42 +62,42 @@ def fold(
     _check_mode(mode)
     values, starts = np.asarray(scores, dtype=np.float64), np.asarray(starts, dtype=np.int64)
     if len(values) != len(starts):
-        raise ValueError(f"Got {len(values)} scores for {len(starts)} windows, expected one each. Pass matching rows.")
+        raise _mismatch(len(values), len(starts))
     if len(starts) and (starts[0] < 0 or starts[-1] + samples > ticks or (np.diff(starts) < 0).any()):
         raise ValueError(
-            f"Got windows of {samples} ticks that begin from {starts.min()} to {starts.max()}, expected them in order "
-            f"and within {ticks} ticks. Sort them, or pass more ticks."
+            f"Windows of {samples} ticks begin from {starts.min()} to {starts.max()}; they must be in order and within "
+            f"{ticks} ticks. Sort them, or pass more ticks."
         )
     folded = np.full((ticks, *values.shape[1:]), np.nan)
-    first, behind = _covering(starts, samples, ticks)
-    covered = np.flatnonzero(behind > first)
+    first, end = _covering(starts, samples, ticks)
+    covered = np.flatnonzero(end > first)
     if not len(covered):
         return folded
     if mode == "offline":
-        ranges = np.column_stack((first[covered], behind[covered])).ravel()
-        padded = np.concatenate((values, np.zeros((1, *values.shape[1:]))))  # a range may end behind the last
+        ranges = np.column_stack((first[covered], end[covered])).ravel()
+        padded = np.concatenate((values, np.zeros((1, *values.shape[1:]))))  # a range may end after the last
         sums = np.add.reduceat(padded, ranges, axis=0)[::2]
-        folded[covered] = (sums.T / (behind - first)[covered]).T
+        folded[covered] = (sums.T / (end - first)[covered]).T
         return folded
     ended = np.cumsum(np.bincount(starts + samples - 1, minlength=ticks))[covered]
-    age = covered - (starts[ended - 1] + samples - 1)  # since the last window ended; the first may not have
+    age = covered - (starts[ended - 1] + samples - 1)  # since the last window ended; the first may not have ended
     holds = (ended > 0) & (age < stride)
     folded[covered[holds]] = values[ended[holds] - 1]
     return folded
 
 
 def _covering(starts: np.ndarray, samples: int, ticks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each tick the first window that covers it and the one behind the last; the same if none does."""
-    begun = np.cumsum(np.bincount(starts, minlength=ticks))
-    over = np.cumsum(np.bincount(starts + samples, minlength=ticks))[:ticks]
-    return over, begun
+    """Return for each tick the first window that covers it and the one after the last; equal if none does."""
+    end = np.cumsum(np.bincount(starts, minlength=ticks))
+    first = np.cumsum(np.bincount(starts + samples, minlength=ticks))[:ticks]
+    return first, end
 
 
 class Folding:
-    """Folds the windows of one recording that come piece by piece, in order of time.
+    """Turns scores of one recording's windows, which come piece by piece in order of time, into scores of ticks.
 
-    Joined, what it gives is the same to the last bit in however many pieces the windows come; of what came it remembers
-    the windows that a later tick can need.
+    Joined, the results have the same bits in however many pieces the windows come. Windows that a later tick may need
+    are kept.
 
     Parameters
     ----------
@@ -111,19 +111,19 @@ class Folding:
         _check_mode(mode)
         self._recipe, self._mode = recipe, mode
         self._origin_s: float | None = None  # start of the first window: tick 0
-        self._next = 0  # the tick from which on none was given out
+        self._next = 0  # the first tick that was not returned yet
         self._starts = np.empty(0, dtype=np.int64)
         self._values: np.ndarray | None = None
 
     def add(self, start_s: ArrayLike, scores: ArrayLike, *, last: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Take the next windows, and give the ticks that no later window can cover.
+        """Take the next windows, and return the ticks that no later window can cover.
 
         Parameters
         ----------
         start_s : array-like of float, shape (n,)
             When each window begins, in seconds, ascending.
         scores : array-like of float, shape (n,) or (n, k)
-            What each says.
+            The score of each, or several figures.
         last : bool, default=False
             Whether these are the last.
 
@@ -132,7 +132,7 @@ class Folding:
         time_s : ndarray of float, shape (ticks,)
             The ticks that windows cover.
         folded : ndarray of float, shape (ticks,) or (ticks, k)
-            In causal mode NaN where no window has ended yet.
+            In causal mode NaN until the first window has ended.
         """
         begins, values = np.asarray(start_s, dtype=np.float64), np.asarray(scores, dtype=np.float64)
         samples, rate_hz = self._recipe.samples, self._recipe.rate_hz
@@ -154,48 +154,48 @@ class Folding:
         return self._recipe.stride_s * self._recipe.rate_hz
 
     def _settled(self, starts: np.ndarray, values: np.ndarray, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the covered ticks up to ``stop`` that were not given out yet, by number, and what they have.
+        """Return the covered ticks up to ``stop`` that were not returned yet, by number, and their scores.
 
-        The recording may pause for a week between two windows, so pauses are squeezed out first.
+        The recording may pause for a week between two windows, so pauses are shortened first.
         """
         samples, most = self._recipe.samples, self._recipe.samples + int(np.ceil(self._stride))
         step = np.diff(starts, prepend=starts[0])
-        squeezed = np.cumsum(np.minimum(step, most))  # windows further apart than that have nothing in common
+        squeezed = np.cumsum(np.minimum(step, most))  # windows further apart share no tick
         ticks = int(squeezed[-1]) + samples
         folded = fold(values, squeezed, samples, ticks, mode=self._mode, stride=self._stride)
-        first, behind = _covering(squeezed, samples, ticks)
-        place = np.flatnonzero(behind > first)
+        first, end = _covering(squeezed, samples, ticks)
+        place = np.flatnonzero(end > first)
         number = place + (starts - squeezed)[np.searchsorted(squeezed, place, side="right") - 1]
-        given = (number >= self._next) & (number < stop)
-        return number[given], folded[place[given]]
+        new = (number >= self._next) & (number < stop)
+        return number[new], folded[place[new]]
 
 
 def fold_windows(
     spans: pd.DataFrame, scores: ArrayLike, recipe: WindowRecipe, *, mode: str = "offline"
 ) -> pd.DataFrame:
-    """Turn scores of windows into a table of ticks: the score per time step of each recording.
+    """Turn scores of windows into a table of ticks: a score per time step of each recording.
 
     Parameters
     ----------
     spans : DataFrame, n rows
         Windows as the recipe cut them: ``recording`` and ``start_s``, in order of time within a recording.
     scores : array-like of float, shape (n,)
-        The anomaly score of each window, high = strange.
+        The anomaly score of each window; high = anomalous.
     recipe : WindowRecipe
-        How they were cut.
+        How the windows were cut.
     mode : {"offline", "causal"}, default="offline"
         As for `fold`.
 
     Returns
     -------
     DataFrame
-        One row per tick that a window covers: ``recording``, ``start_s`` (when the tick is), ``end_s`` (when the next
-        one is due) and ``anomaly_score``. A tick is a window of one sample, so whatever takes windows takes ticks.
+        One row per tick that a window covers: ``recording``, ``start_s`` (the tick), ``end_s`` (the next tick) and
+        ``anomaly_score``. A tick is a window of one sample, so functions of windows also take ticks.
 
     Raises
     ------
     ValueError
-        If there is not a score for each window, or the mode has no such name.
+        If there is not one score for each window, or the mode is unknown.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def fold_windows(
     """
     values = np.asarray(scores, dtype=np.float64).ravel()
     if len(values) != len(spans):
-        raise ValueError(f"Got {len(values)} scores for {len(spans)} windows, expected one each. Pass matching rows.")
+        raise _mismatch(len(values), len(spans))
     _check_mode(mode)
     parts = []
     recordings, starts = spans["recording"].to_numpy(), spans["start_s"].to_numpy(dtype=np.float64)
@@ -227,4 +227,8 @@ def fold_windows(
 
 def _check_mode(mode: str) -> None:
     if mode not in MODES:
-        raise ValueError(f"Got mode={mode!r}, expected {' or '.join(map(repr, MODES))}. Pass one of them.")
+        raise ValueError(f"mode={mode!r} must be {' or '.join(map(repr, MODES))}. Pass one of them.")
+
+
+def _mismatch(scores: int, windows: int) -> ValueError:
+    return ValueError(f"There are {scores} scores for {windows} windows; each window needs one. Pass matching rows.")

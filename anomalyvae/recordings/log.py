@@ -1,4 +1,4 @@
-"""What a recording is once it is in memory: named signals, each with its own time stamps."""
+"""A recording in memory: named signals, each with its own time stamps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Signal:
     time_s : numpy.ndarray of float64, shape (n,)
         Time of each sample in seconds, counted from the recording's start; strictly increasing.
     values : numpy.ndarray of float64, shape (n,)
-        The samples. NaN marks a sample that was not taken.
+        The samples. NaN marks a missing sample.
     unit : str
-        Physical unit, empty where the file names none.
+        Physical unit; empty if the file gives none.
     source : str
-        The message, group or topic that the signal comes from, empty where a file has no such parts.
+        The message, group or topic of the signal; empty if the file has no such parts.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Signal:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """A recording: its signals, and when it began.
+    """A recording: its signals and its start.
 
     Attributes
     ----------
     recording : str
         Name of the recording.
     start : pandas.Timestamp or None
-        Moment (UTC) at which ``time_s`` is zero; None where the file does not tell.
+        The moment (UTC) at which ``time_s`` is zero; None if the file does not give it.
     signals : dict of str to Signal
-        The signals by name. The signals of one table share a single ``time_s`` array.
+        The signals by name. The signals of one table share one ``time_s`` array.
     left_out : dict of str to str
-        Columns that could not become signals, with the reason: text, dates, nested values.
+        Columns that are not signals, with what they hold: text, dates, nested values.
     """
 
     recording: str
@@ -61,7 +61,7 @@ class Log:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Every signal on a line of its own.
+        """One line per signal.
 
         Examples
         --------
@@ -73,17 +73,14 @@ class Log:
         return "\n  ".join(lines) + ">"
 
     def __getitem__(self, name: str) -> Signal:
-        """Return a signal by name; the error for an unknown one names the nearest."""
+        """Return a signal by name; the error for an unknown one suggests the nearest name."""
         if name in self.signals:
             return self.signals[name]
         if name in self.left_out:
-            raise ValueError(
-                f"Got signal {name!r} of recording {self.recording!r}, which holds {self.left_out[name]}, "
-                f"expected numbers. Convert the column, or leave the signal out."
-            )
+            raise not_numbers(name, self.recording, self.left_out[name])
         raise ValueError(
-            f"Got signal {name!r}, expected one of the {len(self.signals)} signals of recording "
-            f"{self.recording!r}. {nearest(name, self.signals)}"
+            f"Recording {self.recording!r} has no signal {name!r} among its {len(self.signals)}. "
+            f"{nearest(name, self.signals)}"
         )
 
 
@@ -92,9 +89,10 @@ def _span(time_s: np.ndarray) -> str:
 
 
 def joined(pieces: Iterable[Log], recording: str) -> Log:
-    """Join the pieces of a recording, which follow each other in time, into one log.
+    """Join consecutive pieces of a recording into one log.
 
-    Signals that share their stamps in every piece share them in the whole.
+    Signals that share their stamps in every piece share them in the result. A column that any piece leaves out is
+    left out.
     """
     start: pd.Timestamp | None = None
     parts: dict[str, list[Signal]] = {}
@@ -107,16 +105,31 @@ def joined(pieces: Iterable[Log], recording: str) -> Log:
     clocks: dict[tuple[int, ...], np.ndarray] = {}
     signals = {}
     for name, found in parts.items():
-        key = tuple(id(part.time_s) for part in found if len(part.time_s))
+        if name in left_out:
+            continue
+        some = [part for part in found if len(part.time_s)] or found[:1]
+        key = tuple(id(part.time_s) for part in some)
         if key not in clocks:
-            clocks[key] = np.concatenate([part.time_s for part in found])
-        values = np.concatenate([part.values for part in found])
+            clocks[key] = _concatenated([part.time_s for part in some])
+        values = _concatenated([part.values for part in some])
         signals[name] = replace(found[0], time_s=clocks[key], values=values)
     return Log(recording, start, signals, left_out)
 
 
+def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def not_numbers(name: str, recording: str, reason: str) -> ValueError:
+    """Return the error for a signal that does not hold numbers."""
+    return ValueError(
+        f"Signal {name!r} of recording {recording!r} holds {reason}; a signal needs numbers. Convert the column, or "
+        f"leave the signal out."
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that helps after an unknown name.
+    """Return the sentence to end an error with after an unknown name.
 
     Examples
     --------
@@ -131,6 +144,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {by_folded[close[0]]!r}?"
     if not names:
-        return "There is none."
+        return "There are none."
     shown = ", ".join(repr(candidate) for candidate in names[:12])
     return f"Use one of {shown}{', …' if len(names) > 12 else ''}."

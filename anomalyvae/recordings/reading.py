@@ -1,9 +1,9 @@
-"""A recording file becomes signals: one table from suffix to reader."""
+"""Files of recordings: one table from suffix to reader, and all files are read piece by piece."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 
@@ -13,44 +13,24 @@ import pandas as pd
 from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
 from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
-from anomalyvae.recordings.tabular import read_csv, read_parquet
-from anomalyvae.recordings.topics import read_topics, topic_pieces
+from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
+from anomalyvae.recordings.topics import topic_pieces
+from anomalyvae.recordings.windows import WindowRecipe, Windows
 
-# Formats other than tables that can be read in pieces, called as pieces(path, signals, databases=...). They yield logs
-# of one recording, each with the next samples of these signals and their units: no sample of a later log is older than
-# one of an earlier log, of whichever signal.
-PIECES: dict[str, Callable[..., Iterator[Log]]] = {
+# A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
+# next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables
+# also takes time=... and rows=..., a reader of vehicle buses databases=...
+READERS: dict[str, Callable[..., Iterator[Log]]] = {
+    ".csv": csv_pieces,
+    ".parquet": parquet_pieces,
     **dict.fromkeys((".mf4", ".mdf", ".dat"), mdf_pieces),
     **dict.fromkeys((".blf", ".asc", ".trc", ".log"), can_pieces),
     **dict.fromkeys((".mcap", ".bag", ".db3"), topic_pieces),
 }
-
-
-def _read_joined(
-    pieces: Callable[..., Iterator[Log]],
-    path: Path,
-    *,
-    recording: str,
-    time: str | None = None,
-    signals: Iterable[str] | None = None,
-    databases: Databases = None,
-) -> Log:
-    """Read a file that has stamps of its own by joining its pieces."""
-    if time is not None:
-        raise ValueError(f"Got time={time!r} for {path}, which has stamps of its own, expected none. Leave it out.")
-    return joined(pieces(path, signals, databases=databases), recording)
-
-
-# A reader is called as reader(path, recording=..., time=..., signals=...), and with databases=... if there are any, and
-# returns a Log.
-READERS: dict[str, Callable[..., Log]] = {
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-    **{suffix: partial(_read_joined, pieces) for suffix, pieces in PIECES.items()},
-    **dict.fromkeys((".mcap", ".bag", ".db3"), read_topics),
-}
-_WITHOUT_DATABASES = {".csv", ".parquet"}
+_TABLES = {csv_pieces, parquet_pieces}
+_BUSES = {mdf_pieces, can_pieces}
 _PACKED = {".zstd", ".zst", ".gz", ".bz2", ".xz", ".lz4", ".zip"}
 
 
@@ -64,7 +44,7 @@ def read_log(
 ) -> Log:
     """Read a recording from a file; the suffix chooses the reader.
 
-    The rules by which a file becomes samples stand in :mod:`anomalyvae.recordings.tabular` (CSV, Parquet),
+    The rules by which a file becomes samples are in :mod:`anomalyvae.recordings.tabular` (CSV, Parquet),
     :mod:`anomalyvae.recordings.bus.mdf` (MF4), :mod:`anomalyvae.recordings.bus.canbus`,
     :mod:`anomalyvae.recordings.bus.decode` and :mod:`anomalyvae.recordings.bus.transport` (CAN logs), and
     :mod:`anomalyvae.recordings.topics` (MCAP, ROS bags; the folder of a ROS 2 bag counts as one file with suffix
@@ -75,13 +55,13 @@ def read_log(
     path : path-like
         A file with one of the suffixes in ``READERS``.
     time : str, optional
-        The time column, where its name does not tell or its unit must be said: ``"ticks [ms]"``.
+        The time column of a table, if its name does not show it, or with its unit: ``"ticks [ms]"``.
     signals : iterable of str, optional
-        Read these signals only. By default all numeric columns are read.
+        Read only these signals. By default all numeric columns are read.
     recording : str, optional
         Name of the recording; by default the file's name without suffix.
     databases : path-like, or iterable of path-like, optional
-        What the messages of a vehicle bus mean: DBC, ARXML, KCD or SYM files. For MF4 and CAN logs.
+        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs.
 
     Returns
     -------
@@ -91,10 +71,10 @@ def read_log(
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        The suffix is unknown, the file is damaged or empty, it has no usable time column, its clock jumps
-        back, or a requested signal is missing. The message names the file and the column.
+        The suffix is unknown, the file is damaged or empty, it has no usable time column, its clock jumps back, or a
+        requested signal is missing. The message names the file and the column.
     ImportError
         The format needs the extra ``logs``.
 
@@ -104,19 +84,14 @@ def read_log(
         Some frames of a vehicle bus are in no database, packets of longer messages are missing, a message has several
         senders, or a recording has no end.
     """
-    path = Path(path)
-    reader = _reader_of(path)
-    if databases is None:
-        return reader(path, recording=recording or name_of(path), time=time, signals=signals)
-    if kind_of(path) in _WITHOUT_DATABASES:
-        raise ValueError(f"Got databases for {path}, a table whose columns have names, expected none. Leave them out.")
-    return reader(path, recording=recording or name_of(path), time=time, signals=signals, databases=databases)
+    pieces = read_pieces(path, signals, time=time, databases=databases)
+    return joined(pieces, recording or name_of(Path(path)))
 
 
 def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> pd.DataFrame:
-    """Tell which signals a file holds, in memory that does not grow with it.
+    """List the signals of a file, in memory that does not grow with it.
 
-    Of the measured channels of MF4 files the headers tell; other files are read through.
+    The measured channels of an MF4 file are listed from its headers; other files are read through.
 
     Parameters
     ----------
@@ -134,57 +109,208 @@ def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> p
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
-        As :func:`read_log` does.
+        As for :func:`read_log`.
     """
-    path = Path(path)
-    _reader_of(path)
     found: dict[str, tuple[Signal, int, float, float]] = {}
-    for signal, more, begin_s, last_s in _counts(path, databases):
+    left_out: set[str] = set()
+    if _reader_of(Path(path)) is mdf_pieces:
+        counts = mdf_counts(Path(path), databases=databases)
+    else:
+        counts = _counts(read_pieces(path, databases=databases), left_out)
+    for signal, more, begin_s, last_s in counts:
         _, samples, first_s, _ = found.get(signal.name, (signal, 0, begin_s, last_s))
         found[signal.name] = (signal, samples + more, first_s, last_s)
     rows = [
         (name, signal.unit, samples, (samples - 1) / (last_s - first_s) if last_s > first_s else np.nan, signal.source)
         for name, (signal, samples, first_s, last_s) in found.items()
+        if name not in left_out
     ]
     return pd.DataFrame(rows, columns=["signal", "unit", "samples", "rate_hz", "source"])
 
 
-def _counts(path: Path, databases: Databases) -> Iterator[tuple[Signal, int, float, float]]:
-    """Yield signals, how many more samples each has, and when the first and the last of these are, in seconds."""
-    pieces = PIECES.get(kind_of(path))
-    if pieces is mdf_pieces:
-        yield from mdf_counts(path, databases=databases)
-        return
-    for log in [read_log(path, databases=databases)] if pieces is None else pieces(path, None, databases=databases):
+def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal, int, float, float]]:
+    """Yield each signal, how many samples a piece has of it, and the first and last of their stamps in seconds."""
+    for log in pieces:
+        left_out.update(log.left_out)
         for signal in log.signals.values():
             if len(signal.time_s):
                 yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
 
 
+def read_windows(
+    recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]],
+    recipe: WindowRecipe,
+    *,
+    databases: Databases = None,
+) -> Windows:
+    """Cut several recordings into windows and stack them.
+
+    Files are read one after the other, and only the signals that the recipe needs.
+
+    Parameters
+    ----------
+    recordings : Log, path-like, or iterable of them
+    recipe : WindowRecipe
+        How a recording becomes rows.
+    databases : path-like, or iterable of path-like, optional
+        As for :func:`read_log`.
+
+    Returns
+    -------
+    Windows
+
+    Raises
+    ------
+    ValueError
+        A recording lacks a signal, two recordings give a signal different units, or two have the same name.
+    """
+    if isinstance(recordings, (Log, str, PathLike)):
+        recordings = [recordings]
+    parts: dict[str, Windows] = {}
+    units: dict[str, tuple[str, str]] = {}  # unit, and the first recording with it
+    for item in recordings:
+        log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, databases=databases)
+        if log.recording in parts:
+            raise ValueError(
+                f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or name "
+                f"one of them: read_log(path, recording=...)."
+            )
+        parts[log.recording] = windows = recipe.windows(log)
+        for signal, unit in windows.units.items():
+            known, first = units.setdefault(signal, (unit, log.recording))
+            if unit != known:
+                raise ValueError(
+                    f"Signal {signal!r} is in {unit} in recording {log.recording!r}, but in {known} in recording "
+                    f"{first!r}. Convert it."
+                )
+    if len(parts) == 1:
+        return windows
+    stacked = [recipe.no_windows(), *parts.values()]
+    rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
+    spans = pd.concat([part.spans for part in stacked], ignore_index=True)
+    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()})
+
+
+def stream_windows(
+    path: str | PathLike[str],
+    recipe: WindowRecipe,
+    *,
+    recording: str | None = None,
+    databases: Databases = None,
+    rows: int = ROWS,
+) -> Iterator[Windows]:
+    """Cut a recording into windows without holding all of it.
+
+    Joined, the slabs are bit for bit ``recipe.windows(read_log(path, signals=recipe.needed))``. Memory does not grow
+    with the file: each step holds a piece of the file and what later rows can still change, which is a second of
+    samples, those of two gaps, and a window. A slab takes 8 MB at most.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that :func:`read_log` can read.
+    recipe : WindowRecipe
+        How the recording becomes rows.
+    recording : str, optional
+        Name of the recording; by default the file's name without suffix.
+    databases : path-like, or iterable of path-like, optional
+        As for :func:`read_log`.
+    rows : int
+        The most rows of a table to read, and the most windows to return, at once.
+
+    Yields
+    ------
+    Windows
+        A slab of windows, in order of time; its index begins at 0. If the recording has no window, one slab without
+        rows.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for :func:`read_log` and ``recipe.windows``, but only when the broken place is reached.
+    """
+    if rows < 1:
+        raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
+    logs = read_pieces(path, recipe.needed, databases=databases, rows=rows)
+    head = list(islice(logs, 1))
+    units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
+    pieces = (log.signals for log in chain(head, logs))
+    ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
+    yield from recipe.slabs(ticks, recording or name_of(Path(path)), units, rows)
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def read_pieces(
+    path: str | PathLike[str],
+    signals: Iterable[str] | None = None,
+    *,
+    time: str | None = None,
+    databases: Databases = None,
+    rows: int = ROWS,
+) -> Iterator[Log]:
+    """Read a recording piece by piece; joined, the pieces are what :func:`read_log` returns.
+
+    Parameters
+    ----------
+    path, signals, time, databases
+        As for :func:`read_log`.
+    rows : int
+        The most rows of a table in a piece.
+
+    Returns
+    -------
+    iterator of Log
+        Each has the next samples; none is older than one of an earlier piece. With ``signals``, each piece has them
+        all.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As for :func:`read_log`, but only when the broken place is reached.
+    """
+    path = Path(path)
+    reader = _reader_of(path)
+    wanted = None if signals is None else list(signals)
+    if reader in _TABLES:
+        if databases is not None:
+            raise ValueError(f"{path} is a table; databases are for vehicle buses. Leave them out.")
+        return reader(path, wanted, time=time, rows=rows)
+    if time is not None:
+        raise ValueError(f"{path} has time stamps of its own; time={time!r} is for tables. Leave it out.")
+    if databases is None:
+        return reader(path, wanted)
+    if reader not in _BUSES:
+        raise ValueError(f"{path} describes its messages; databases are for vehicle buses. Leave them out.")
+    return reader(path, wanted, databases=databases)
+
+
 def kind_of(path: Path) -> str:
-    """Return the suffix that tells the format; the folder of a ROS 2 bag has that of the files in it."""
+    """Return the suffix that shows the format; the folder of a ROS 2 bag has that of the files in it."""
     return ".db3" if (path / "metadata.yaml").is_file() else path.suffix.lower()
 
 
 def name_of(path: Path) -> str:
-    """Return the name of a recording: the file's without suffix, the folder's as it is."""
+    """Return the name of a recording: the file's without suffix, or the folder's."""
     return path.name if path.is_dir() else path.stem
 
 
-def _reader_of(path: Path) -> Callable[..., Log]:
+def _reader_of(path: Path) -> Callable[..., Iterator[Log]]:
+    """Return the reader of a file; refuse a path that is not a recording."""
     reader = READERS.get(kind_of(path))
     if path.is_dir() and kind_of(path) != ".db3":
-        raise IsADirectoryError(f"Got the folder {path}, expected one recording. Pass the files in it one by one.")
+        raise IsADirectoryError(f"{path} is a folder; a recording is one file. Pass the files in it one by one.")
     if reader is None and path.suffix.lower() in _PACKED:
         raise ValueError(
-            f"Got {path.name!r}, a compressed file, expected one that is not. Unpack it, or pass the folder of the ROS "
-            f"bag that it is a part of."
+            f"{path.name!r} is a compressed file, which cannot be read. Unpack it, or pass the folder of the ROS bag "
+            f"that it belongs to."
         )
     if reader is None:
         raise ValueError(
-            f"Got {path.name!r}, expected a file with suffix {' or '.join(READERS)}. "
+            f"{path.name!r} has no suffix of a recording ({', '.join(READERS)}). "
             f"{nearest(path.suffix.lower(), READERS)}"
         )
     if not path.exists():
-        raise FileNotFoundError(f"Got {path}, which does not exist, expected a recording. Check the path.")
+        raise FileNotFoundError(f"{path} does not exist. Check the path of the recording.")
     return reader

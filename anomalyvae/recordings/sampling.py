@@ -1,4 +1,4 @@
-"""What a signal is worth at the ticks of a clock, by its kind: on a line, averaged, held, or counted."""
+"""The values of signals at the ticks of a clock, by kind: interpolated, averaged, held, or counted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from anomalyvae.recordings.log import Signal
 
 # Stamps closer than this are the same moment: unix times in float64 are good to a quarter of a microsecond.
 SAME_S = 1e-6
-_FASTER = 1.5  # than the clock: from here on samples are averaged
-_TELLING_TICKS = 16  # of a signal without a gap: they tell how fast it is
+_FASTER = 1.5  # times as fast as the clock: from here on samples are averaged
+_RATE_TICKS = 16  # without a gap: by them a signal's rate is measured
+
+Sampled = dict[str, np.ndarray]  # "time_s" and the values of signals at these times, by name
 
 
 class Clock(NamedTuple):
-    """An even clock, and how signals come onto it: the arguments of :func:`~anomalyvae.recordings.resample`."""
+    """An even clock, and how signals are sampled on it: the arguments of :func:`~anomalyvae.recordings.resample`."""
 
     rate_hz: float
     max_gap_s: float
@@ -26,42 +28,42 @@ class Clock(NamedTuple):
 
 
 class Ticks(NamedTuple):
-    """Some ticks of a clock, in order: their numbers, and when the stretch of each began."""
+    """Some ticks of a clock, in order: their numbers, and the start of the stretch of each."""
 
     number: np.ndarray  # (n,) of int64
     began_s: np.ndarray  # (n,)
-    origin_s: float  # when tick 0 is
+    origin_s: float  # the time of tick 0
     rate_hz: float
 
     def seconds(self, number: np.ndarray) -> np.ndarray:
-        """Return when the ticks of these numbers are."""
+        """Return the times of the ticks with these numbers."""
         return self.origin_s + number / self.rate_hz
 
 
 def at_ticks(
     signals: Iterable[Signal], ticks: Ticks, clock: Clock, averaged_from: Mapping[str, float] | None = None
-) -> dict[str, np.ndarray]:
+) -> Sampled:
     """Return the columns of :func:`~anomalyvae.recordings.resample` at some ticks.
 
     Parameters
     ----------
     signals : iterable of Signal
-        Their samples; all of them, or at least those that matter to these ticks.
+        All their samples, or at least those that affect these ticks.
     ticks : Ticks
         The ticks, in order.
     clock : Clock
         The rules.
     averaged_from : dict of str to float, optional
-        What :func:`averaging_begins` says of the whole of each signal, where ``signals`` are only a part; a signal
+        What :func:`averaging_begins` returns for each whole signal, if ``signals`` are only a part of it; a signal
         that is not in it is not averaged.
     """
     time_s = ticks.seconds(ticks.number)
     columns = {"time_s": time_s}
     shared: dict[tuple[int, float | None], _Line] = {}  # signals of one table have the same stamps
     for signal in signals:
-        taken = np.isfinite(signal.values)
-        whole = bool(taken.all())
-        stamps, values = (signal.time_s, signal.values) if whole else (signal.time_s[taken], signal.values[taken])
+        valid = np.isfinite(signal.values)
+        complete = bool(valid.all())
+        stamps, values = (signal.time_s, signal.values) if complete else (signal.time_s[valid], signal.values[valid])
         if signal.name in clock.counts:
             columns[signal.name] = _counted(stamps, ticks)
         elif signal.name in clock.states:
@@ -69,38 +71,38 @@ def at_ticks(
         else:
             begin_s = None if averaged_from is None else averaged_from.get(signal.name, np.inf)
             line = shared.get((id(stamps), begin_s)) or _Line(stamps, ticks, time_s, clock, begin_s)
-            if whole:  # the others have stamps of their own
+            if complete:  # the others have stamps of their own
                 shared[id(stamps), begin_s] = line
             columns[signal.name] = line.of(values)
     return columns
 
 
 def averaging_begins(stamps: np.ndarray, clock: Clock) -> float | None:
-    """Return the time from which on a continuous signal is averaged, infinity for never; None if it is not known yet.
+    """Return the time from which on a continuous signal is averaged: infinity for never, None for not yet known.
 
-    The usual (median) step tells, of the first 16 ticks of the first run of samples without a gap that is so long.
+    The median step decides, of the first 16 ticks of the first run of samples without a gap that is that long.
 
     Parameters
     ----------
     stamps : numpy.ndarray of float64, shape (n,)
-        Stamps of the samples that were taken.
+        Stamps of the samples that are not missing.
     clock : Clock
         The rules.
     """
     if not clock.antialias:
         return np.inf
     begins, ends = runs(stamps, clock.max_gap_s)
-    tell_s = stamps[begins] + _TELLING_TICKS / clock.rate_hz
-    long = np.flatnonzero(stamps[ends] >= tell_s)
+    until_s = stamps[begins] + _RATE_TICKS / clock.rate_hz
+    long = np.flatnonzero(stamps[ends] >= until_s)
     if not len(long):
         return None
-    first = stamps[begins[long[0]] : np.searchsorted(stamps, tell_s[long[0]]) + 1]
+    first = stamps[begins[long[0]] : np.searchsorted(stamps, until_s[long[0]]) + 1]
     fast = np.median(np.diff(first)) * clock.rate_hz * _FASTER < 1
     return float(first[0]) if fast else np.inf
 
 
 def runs(stamps: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places at which samples without a gap between them begin, and at which they end."""
+    """Return the places at which runs of samples without a gap begin and end."""
     gaps = np.flatnonzero(np.diff(stamps) > max_gap_s + SAME_S)
     if not len(stamps):
         return gaps, gaps
@@ -123,7 +125,7 @@ def _held(stamps: np.ndarray, values: np.ndarray, time_s: np.ndarray, began_s: n
 
 
 class _Line:
-    """How ticks lie among the stamps of a continuous signal; the same for all signals that share them."""
+    """Where ticks lie among the stamps of a continuous signal; the same for all signals that share the stamps."""
 
     def __init__(
         self, stamps: np.ndarray, ticks: Ticks, time_s: np.ndarray, clock: Clock, averaged_from: float | None
@@ -135,7 +137,7 @@ class _Line:
         if self._averaged:
             self._weigh(stamps, ticks)
             weight = self._sums(1.0)
-            # With less than a sample's weight, as where a signal slows down, the line between two is the better guess.
+            # With less than the weight of a sample, as where a signal slows down, interpolation is better.
             self._dense = (weight >= 1 - 1e-6) & ~np.isnan(self._way) & (time_s >= begin_s - SAME_S)
             self._weight = np.where(self._dense, weight, 1.0)
 
@@ -147,11 +149,11 @@ class _Line:
         return np.where(self._dense, self._sums(values[self._some]) / self._weight, on_line)
 
     def _weigh(self, stamps: np.ndarray, ticks: Ticks) -> None:
-        """Let every sample count for the tick before and the tick after it, the more the nearer.
+        """Give every sample a weight for the tick before and the tick after it, larger for the nearer.
 
-        The samples lie in segments from tick to tick, with one more at either end of ticks that follow each other, so
-        that the sums of a segment are the same to the last bit whichever ticks are asked for. Where a tick lies among
-        samples that are joined, so are all samples within one tick of it: a gap is longer.
+        Samples are grouped into segments from tick to tick, with one more at either end of consecutive ticks, so the
+        sums of a segment have the same bits whichever ticks are computed. No gap is shorter than a tick, so all samples
+        within one tick of a tick without a gap are joined to it.
         """
         first = np.concatenate(([True], np.diff(ticks.number) > 1))
         last = np.concatenate((first[1:], [True]))
@@ -181,9 +183,9 @@ class _Line:
 
 
 def _neighbours(stamps: np.ndarray, time_s: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each tick the last sample at or before it, and how far it is on the way to the next.
+    """Return for each tick the last sample at or before it, and the fraction of the way to the next sample.
 
-    The way, in [0, 1), is NaN where the tick lies outside the samples or in a gap.
+    The fraction, in [0, 1), is NaN if the tick lies outside the samples or in a gap.
     """
     if not len(stamps):
         return np.zeros(len(time_s), dtype=np.int64), np.full(len(time_s), np.nan)

@@ -1,6 +1,6 @@
 """The time column of a table: which one it is, and what its cells mean.
 
-The rules are stated in :mod:`anomalyvae.recordings.tabular`.
+The rules are in :mod:`anomalyvae.recordings.tabular`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from anomalyvae.recordings.log import nearest
 
 _TIME_NAMES = ("time_s", "time", "timestamp", "t", "datetime", "date_time", "unix_time", "epoch")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000}
-UNIX_FROM_S = 1e8  # March 1973: no recording lasts that long, and none is older
+UNIX_FROM_S = 1e8  # March 1973: no recording is that long or that old
 _NUMBER = r"^\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:true|false))?\s*$"
-_WHOLE_IN_FLOAT = 2**53  # from here on, float64 cannot hold every whole number
+_EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number
 _CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
-LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may come: the longer of a second and a few usual steps
-FIRST_ROWS = 1000  # so many tell what stamps mean and what the usual step is: a file may be too long to look at whole
+LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second and a few usual steps
+FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
 
 class Column(NamedTuple):
@@ -47,7 +47,7 @@ def split_unit(header: str) -> tuple[str, str]:
 
 
 def find_time_column(columns: list[Column], time: str | None, source: str) -> Column:
-    """Return the time column: the one that is asked for, or the one whose name or type tells."""
+    """Return the time column: the given one, or the one with the name or the type of a time column."""
     if time is not None:
         wanted, unit = split_unit(time)
         for column in columns:
@@ -55,9 +55,7 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
                 return column
             if wanted == column.name:
                 return column._replace(unit=unit)
-        raise ValueError(
-            f"Got time column {time!r}, expected a column of {source}. {nearest(time, [c.raw for c in columns])}"
-        )
+        raise ValueError(f"{source} has no column {time!r} for the time. {nearest(time, [c.raw for c in columns])}")
     for name in _TIME_NAMES:
         for column in columns:
             if name in (column.name.casefold(), re.sub(r"_(s|ms|us|ns)$", "", column.name.casefold())):
@@ -66,13 +64,13 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
     if len(stamps) == 1:
         return stamps[0]
     raise ValueError(
-        f"Got no time column in {source} (it has {', '.join(repr(c.raw) for c in columns[:12])}), expected "
-        f"one named {', '.join(_TIME_NAMES[:4])} or the like. Say which it is: read_log(path, time=...)."
+        f"{source} has no column with the name of a time column, such as {', '.join(_TIME_NAMES[:4])}; it has "
+        f"{', '.join(repr(c.raw) for c in columns[:12])}. Name it: read_log(path, time=...)."
     )
 
 
 def stamped(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Return which cells of a time column hold a stamp, None where all do."""
+    """Return which cells of a time column hold a stamp; None if all do."""
     if pa.types.is_floating(cells.type):
         mask = pc.fill_null(pc.is_finite(cells), False)
         return None if pc.all(mask).as_py() in (True, None) else mask
@@ -87,7 +85,7 @@ def first_stamps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def numbers_in_text(cells: pa.ChunkedArray, words: bool = False) -> pa.ChunkedArray:
     """Return text as numbers if every cell is one (or, with ``words``, true or false), else as it is."""
-    numbers = _numbers_in_text(cells[:100], words)  # a cast that fails is slow: real text is found out here
+    numbers = _numbers_in_text(cells[:100], words)  # a failing cast is slow: most text fails here
     return cells if is_text(numbers.type) else _numbers_in_text(cells, words)
 
 
@@ -95,7 +93,7 @@ def _numbers_in_text(cells: pa.ChunkedArray, words: bool) -> pa.ChunkedArray:
     try:
         numbers = cells.cast(pa.float64())
         largest = pc.max(numbers).as_py()
-        if largest is not None and largest < _WHOLE_IN_FLOAT:
+        if largest is not None and largest < _EXACT_UP_TO:
             return numbers
     except pa.ArrowInvalid:
         numbers = cells
@@ -114,7 +112,7 @@ def _numbers_in_text(cells: pa.ChunkedArray, words: bool) -> pa.ChunkedArray:
 
 
 def first_text(cells: pa.ChunkedArray) -> str:
-    """Return the first cell that is no number, or the first of all if each looks like one; empty if there is none."""
+    """Return the first cell that is not a number, else the first cell; empty if all cells are empty."""
     for chunk in cells.chunks:
         place = pc.index(pc.match_substring_regex(chunk, _NUMBER), False).as_py()
         if place >= 0:
@@ -128,7 +126,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 class Scale:
-    """What the cells of a time column mean, as its first stamps tell.
+    """What the cells of a time column mean, judged by its first stamps.
 
     Parameters
     ----------
@@ -137,16 +135,16 @@ class Scale:
     column : Column
         Name and unit of the time column.
     where : str
-        How errors name it.
+        How errors name the column.
 
     Attributes
     ----------
     per_second : int
         Ticks in a second.
     absolute : bool
-        Whether stamps are points in time; else they count from the recording's start.
+        Whether stamps are points in time; otherwise they count from the recording's start.
     late_s : float
-        By how much a row may come late.
+        By how much a row may be late.
 
     Raises
     ------
@@ -157,8 +155,8 @@ class Scale:
     def __init__(self, first: pa.ChunkedArray, column: Column, where: str) -> None:
         self._column, self._where = column, where
         self.per_second, self.absolute = _PER_SECOND["ns"], True
-        self._guess: int | None = None  # what magnitude told, where no unit is named
-        self._date_times: bool | None = None  # of text: else it is times of day
+        self._guess: int | None = None  # by magnitude, if no unit is given
+        self._date_times: bool | None = None  # text holds date-times; False: times of day; None: it is not text
         first = first_stamps(numbers_in_text(first)) if is_text(first.type) else first
         kind = first.type
         if is_text(kind):
@@ -171,7 +169,7 @@ class Scale:
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
             self._measure(float(np.median(first.to_numpy())) if len(first) else 0.0)
         else:
-            raise ValueError(f"Got {kind} in {where}, expected seconds or date-times. Convert the column.")
+            raise ValueError(f"{where} holds {kind}; a time column needs seconds or date-times. Convert it.")
         step = np.abs(np.diff(self.ticks(first))) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
@@ -180,15 +178,15 @@ class Scale:
         unit = self._column.unit or (suffix[1] if suffix else "")
         if unit and unit not in _PER_SECOND:
             raise ValueError(
-                f"Got unit {unit!r} in {self._where}, expected one of {', '.join(_PER_SECOND)}. Rename the column, "
-                f"or say it: read_log(path, time='{self._column.name} [ms]')."
+                f"{self._where} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
+                f"or give its unit: read_log(path, time='{self._column.name} [ms]')."
             )
         self._guess, self._typical = (None if unit else _magnitude(typical)), typical
         self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
         self.absolute = typical / self.per_second >= UNIX_FROM_S
 
     def numbers(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Return text as numbers if the first stamps were; other cells as they are."""
+        """Return text as numbers if the first stamps were numbers; other cells as they are."""
         if self._date_times is not None or not is_text(cells.type):
             return cells
         numbers = numbers_in_text(cells)
@@ -197,7 +195,7 @@ class Scale:
         return numbers
 
     def ticks(self, cells: pa.ChunkedArray) -> np.ndarray:
-        """Return stamps, none of them missing, as ticks: int64, or float64 where they have decimals."""
+        """Return stamps, none of them missing, as ticks: int64, or float64 for decimals."""
         kind = cells.type
         if self._date_times is not None:
             return self._ticks_of_text(cells.to_pandas())
@@ -207,8 +205,8 @@ class Scale:
             ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
         if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
             raise ValueError(
-                f"Got stamps around {self._typical:g} first and then up to {ticks.max():g} in {self._where}, expected "
-                f"one unit throughout. Say which: read_log(path, time='{self._column.name} [ms]')."
+                f"{self._where} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
+                f"one unit. Give the unit: read_log(path, time='{self._column.name} [ms]')."
             )
         return ticks
 
@@ -222,18 +220,18 @@ class Scale:
 
     def _refuse_text(self, text: str) -> NoReturn:
         raise ValueError(
-            f"Got the text {text!r} in {self._where}, expected seconds or ISO 8601, as in "
+            f"{self._where} holds the text {text!r}; a time column needs seconds or ISO 8601, as in "
             f"2026-05-01T10:00:00.2. Convert it, or name another column: read_log(path, time=...)."
         )
 
 
 def _parsed(cells: pd.Series, date_times: bool) -> pd.Series:
-    clocks = cells.where(cells.str.contains(_CLOCK))  # "20170419" would parse, as what it is not
+    clocks = cells.where(cells.str.contains(_CLOCK))  # "20170419" would be parsed as nanoseconds
     if date_times:
         return pd.to_datetime(clocks, format="ISO8601", utc=True, errors="coerce")
     return pd.to_timedelta(clocks, errors="coerce")
 
 
 def _magnitude(typical: float) -> int:
-    """Return how many ticks make a second of a unix time of this size; 0 if it is too small for one."""
+    """Return the ticks per second of a unix time of this size; 0 if it is too small for a unix time."""
     return next((n for n in (10**9, 10**6, 10**3, 1) if typical / n >= UNIX_FROM_S), 0)

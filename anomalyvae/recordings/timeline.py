@@ -1,6 +1,6 @@
 """Rows in the order of a file become samples in order of time.
 
-The rules are stated in :mod:`anomalyvae.recordings.tabular`.
+The rules are in :mod:`anomalyvae.recordings.tabular`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anomalyvae.recordings.stamps import UNIX_FROM_S, Column, Scale, stamped
 
 
 class JumpBackError(ValueError):
-    """The clock jumps back at ``row``, one of those that were to be added; none of them has been."""
+    """The clock jumps back at ``row`` of the rows to be added; none of them has been added."""
 
     def __init__(self, message: str, row: int) -> None:
         super().__init__(message)
@@ -26,8 +26,8 @@ class JumpBackError(ValueError):
 class Timeline:
     """Rows in the order of the file become samples in order of time, piece by piece.
 
-    In how many pieces the rows come makes no difference to a bit of the samples. A sample is given out when
-    no row may come any more that is as old; until then at most ``late_s`` of samples wait.
+    The samples have the same bits in however many pieces the rows come. A sample is returned once no row as old may
+    follow; until then it waits, so ``late_s`` of samples wait at most.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ class Timeline:
     column : Column
         Name and unit of the time column.
     where : str
-        How errors name it.
+        How errors name the column.
     prompt : bool, default=False
-        Give every sample out at once, and leave out rows that are not newer than all before them.
+        Return every sample at once, and leave out rows that are not newer than all before them.
 
     Attributes
     ----------
     left_out : int
-        How many were.
+        How many rows were left out.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, where: str, *, prompt: bool = False) -> None:
@@ -55,10 +55,10 @@ class Timeline:
 
     @property
     def start(self) -> pd.Timestamp | None:
-        """Moment (UTC) of the first sample; None where the stamps do not tell."""
+        """The moment (UTC) of the first sample; None if the stamps do not give it."""
         per_second = self._scale.per_second
         if not self._scale.absolute or self._origin is None or self._origin / per_second < UNIX_FROM_S:
-            return None  # the last: a time of day, or a clock that was never set
+            return None  # for small stamps: a time of day, or a clock that was never set
         return pd.Timestamp(self._origin / per_second, unit="s", tz="UTC").round("us")
 
     def add(
@@ -86,7 +86,7 @@ class Timeline:
         JumpBackError
             The clock jumps back.
         ValueError
-            A stamp cannot be read, or there was none in any row.
+            A stamp cannot be read, or no row had one.
         """
         count = len(cells)
         cells = self._scale.numbers(cells)
@@ -103,8 +103,8 @@ class Timeline:
             ticks, columns = ticks[newer], [values[newer] for values in columns]
         if last and self._rows and not self._stamped:
             raise ValueError(
-                f"Got no time stamp in {self._where}, expected one per row. Mend the file, or "
-                f"name another column: read_log(path, time=...)."
+                f"{self._where} is empty; each row needs a time stamp. Repair the file, or name another column: "
+                f"read_log(path, time=...)."
             )
         samples = _Samples(ticks, columns)
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
@@ -115,7 +115,7 @@ class Timeline:
         return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
 
     def _newer(self, ticks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return which ticks are newer than all before them; refuse a clock that jumps back."""
+        """Return which ticks are newer than all before them; raise an error if the clock jumps back."""
         if not len(ticks):
             return np.ones(0, dtype=bool)
         so_far = np.concatenate((self._newest, ticks))
@@ -128,9 +128,8 @@ class Timeline:
         if back_s.max() > self._scale.late_s:
             row = int(np.argmax(back_s > self._scale.late_s))
             raise JumpBackError(
-                f"Got a clock that jumps back by {back_s[row]:g} s after {self._stamped + row} rows in {self._where}, "
-                f"expected one recording in order of time. Split the file there, or sort its rows if they were "
-                f"shuffled.",
+                f"The clock in {self._where} jumps back by {back_s[row]:g} s after {self._stamped + row} rows; a "
+                f"recording is in order of time. Split the file there, or sort its rows if they were shuffled.",
                 int(rows[row]),
             )
         newer = (so_far[1:] - newest[:-1]) / self._scale.per_second > 2 * SAME_S
@@ -150,7 +149,7 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Rows by their ticks: of each column the sum of the cells there are, and how many (None: each is one row)."""
+    """Rows by tick: for each column the sum of its cells, and how many cells (None: each tick is one row)."""
 
     ticks: np.ndarray
     sums: list[np.ndarray]
@@ -171,7 +170,7 @@ class _Samples:
         return _Samples(np.concatenate((self.ticks, more.ticks)), sums, counts)
 
     def in_order(self) -> _Samples:
-        """Sort by tick, and add up what has the same."""
+        """Sort by tick, and add up rows with the same tick."""
         ticks = self.ticks
         if (ticks[1:] > ticks[:-1]).all():
             return self
@@ -182,7 +181,7 @@ class _Samples:
         sums, counts = [], []
         for values, count in zip(self.sums, self.counted(), strict=True):
             counts.append(np.bincount(group, weights=count))
-            # One by one from the neutral -0.0, so that a sum does not depend on where pieces end.
+            # One by one, from the neutral -0.0, so that sums do not depend on where pieces end.
             total = np.full(len(counts[-1]), -0.0)
             with np.errstate(over="ignore", invalid="ignore"):
                 np.add.at(total, group, np.where(count > 0, values, -0.0))

@@ -1,4 +1,4 @@
-"""The small language of ``where``: comparisons of a signal with a number, joined by ``and``."""
+"""Conditions on signals: comparisons of a signal with a number, joined by ``and``."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Comparison(NamedTuple):
     number: float
 
     def holds(self, values: np.ndarray) -> np.ndarray:
-        """Return for each value whether the comparison holds; for a missing value it never does."""
+        """Return for each value whether the comparison holds; never for a missing value."""
         return _OPERATORS[self.sign](values, self.number) & ~np.isnan(values)
 
 
 def parse_where(text: str | None) -> tuple[Comparison, ...]:
-    """Parse a condition; None is the condition that always holds.
+    """Parse a condition; None always holds.
 
     Raises
     ------
@@ -55,9 +55,8 @@ def parse_where(text: str | None) -> tuple[Comparison, ...]:
         match = _COMPARISON.fullmatch(part)
         if match is None:
             raise ValueError(
-                f"Got where={text!r}, expected comparisons of a signal with a number (signs "
-                f"{' '.join(_OPERATORS)}) joined by 'and', as in 'speed_mps > 2 and speed_mps < 30'. "
-                f"Rewrite {part.strip()!r}."
+                f"where={text!r} has {part.strip()!r}, which is not a comparison of a signal with a number (signs "
+                f"{' '.join(_OPERATORS)}). Join comparisons by 'and', as in 'speed_mps > 2 and speed_mps < 30'."
             )
         comparisons.append(Comparison(match["signal"], match["sign"], float(match["number"])))
     return tuple(comparisons)

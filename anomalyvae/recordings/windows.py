@@ -1,14 +1,21 @@
-"""One clock becomes rows, and a row keeps the way back to (recording, start, end).
+"""Signals on one clock become rows, and each row keeps its way back to (recording, start, end).
 
 A window is ``length_s`` of some signals on one clock, laid out as one row, signal by signal:
-``acc_x_g@0 … acc_x_g@9, acc_y_g@0 …``, so that what is said of a column can be told of a signal at a time. Or it is
-laid out by its shape, ``acc_x_g~0 acc_x_g~1 acc_x_g~2 acc_y_g~0 …``: a few numbers for what moves slowly.
+``acc_x_g@0 … acc_x_g@9, acc_y_g@0 …``. So each column belongs to a signal and a time. A recipe with ``coefficients``
+describes each signal by its shape instead, ``acc_x_g~0 acc_x_g~1 acc_x_g~2 acc_y_g~0 …``: a few numbers for signals
+that move slowly. They are the lowest coefficients of the orthonormal discrete cosine transform DCT-II (Ahmed, Natarajan
+& Rao, 1974); of samples x_0 … x_{m-1},
+
+    c_0 = sum_t x_t / sqrt(m),        c_k = sqrt(2 / m) sum_t x_t cos(pi k (2 t + 1) / (2 m)).
+
+c_0 is the level (the mean times sqrt(m)), c_1 falls if the signal rises, c_2 is its bend; c_k has k zero crossings in
+the window, so it shows what happens at k / (2 length) hertz. All m of them have the same sum of squares as the samples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +23,10 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.recordings.clock import check_rate, resample
-from anomalyvae.recordings.cutting import Cutter
-from anomalyvae.recordings.dct import coefficients_at, cosines
 from anomalyvae.recordings.log import Log, nearest
-from anomalyvae.recordings.sampling import Clock
+from anomalyvae.recordings.sampling import Clock, Sampled
 from anomalyvae.recordings.where import parse_where
 
-Ticks = Mapping[str, np.ndarray]  # the columns that resample gives, time_s among them
 _SLAB_CELLS = 1 << 20  # 8 MB
 
 
@@ -35,10 +39,10 @@ class Windows:
     rows : pandas.DataFrame of float64, shape (n, signals * samples) or (n, signals * coefficients)
         One window per row; the columns are the recipe's.
     spans : pandas.DataFrame, shape (n, 3)
-        Where each row comes from: ``recording``, ``start_s`` (its first sample) and ``end_s`` (``start_s``
-        and the window's length), in seconds from the recording's start. Same index as ``rows``.
+        Where each row comes from: ``recording``, ``start_s`` (its first sample) and ``end_s`` (``start_s`` plus the
+        window's length), in seconds from the recording's start. Same index as ``rows``.
     units : dict of str to str
-        Units of the signals that the recipe needs, as far as the recordings tell them.
+        Units of the signals that the recipe needs, as far as the recordings give them.
     """
 
     rows: pd.DataFrame
@@ -53,10 +57,10 @@ class Windows:
 class WindowRecipe:
     """How recordings become rows.
 
-    Windows begin at the first sample of each stretch in which every signal is present, and then every
-    ``stride_s`` (at the clock's tick before, where the stride is no whole number of ticks). No window crosses
-    a gap, and none joins two recordings. If cells may be ``missing``, one signal that is present makes a stretch,
-    and a window crosses a gap of one signal, but never a pause of all.
+    In each stretch in which every signal is present, the first window begins at the first sample and the others follow
+    every ``stride_s`` (rounded down to a tick of the clock). No window crosses a gap, and none joins two recordings. If
+    cells may be ``missing``, a stretch needs only one signal that is present: a window may cross a gap of one signal,
+    but never a pause of all.
 
     Parameters
     ----------
@@ -71,25 +75,24 @@ class WindowRecipe:
     max_gap_s : float
         Two samples of a signal further apart than this are a gap; nothing is interpolated in it.
     where : str, optional
-        Keep only the windows in which this holds at every sample: comparisons of a signal with a number,
-        joined by ``and``, as in ``"speed_mps > 2"``. The signal need not be one of ``signals``; where it is
-        missing, the condition does not hold.
+        Keep only the windows in which this holds at every sample: comparisons of a signal with a number, joined by
+        ``and``, as in ``"speed_mps > 2"``. The signal need not be one of ``signals``; where it is missing, the
+        condition does not hold.
     states, counts : tuple of str
-        Signals, of the window or of ``where``, that are states or are to be counted; the others are continuous. The
-        rules stand in :mod:`anomalyvae.recordings.clock`.
+        Signals, of the window or of ``where``, that are states or are counted; the others are continuous. See
+        :mod:`anomalyvae.recordings.clock`.
     antialias : bool
-        Whether continuous signals that are clearly faster than the clock are averaged, by the rule there.
+        Whether continuous signals that are clearly faster than the clock are averaged; see there.
     missing : float
-        The share of a window's cells, in [0, 1), that may be missing; they are NaN in its row. By default a window
-        is complete.
+        The share of a window's cells, in [0, 1), that may be missing; they are NaN in its row. By default none.
     coefficients : int, optional
-        Describe each signal of a window by so many numbers, from 1 to its samples, in place of the samples: its lowest
-        cosine coefficients (:mod:`anomalyvae.recordings.dct`), of which the first three are level, slope and bend. What
-        is faster is left out. A signal with a missing cell in the window has no coefficients: they are NaN.
+        Describe each signal of a window by its lowest cosine coefficients, this many of them (from 1 to the number of
+        samples), instead of its samples. The first three are level, slope and bend; faster movements are left out. A
+        signal with a missing cell in the window has NaN coefficients.
 
     Examples
     --------
-    >>> from anomalyvae.recordings.reading import log_from_frame
+    >>> from anomalyvae.recordings import log_from_frame
     >>> frame = pd.DataFrame({"time_s": np.arange(5.0), "x": [0.0, 1, 2, 3, 4], "y": [9.0, 8, 7, 6, 5]})
     >>> recipe = WindowRecipe(("x", "y"), rate_hz=1, length_s=2, stride_s=2, max_gap_s=1, where="x < 3")
     >>> windows = recipe.windows(log_from_frame(frame, "drive"))
@@ -117,63 +120,64 @@ class WindowRecipe:
         for option in ("signals", "states", "counts"):
             names = getattr(self, option)
             if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
-                raise ValueError(f"Got {option}={names!r}, expected a list of names. Write ['acc_x_g', …].")
+                raise ValueError(f"{option}={names!r} is not a list of names. Write ['acc_x_g', …].")
             object.__setattr__(self, option, tuple(names))
         if not self.signals or len(set(self.signals)) < len(self.signals):
-            raise ValueError(f"Got signals={self.signals!r}, expected one or more distinct names. Correct the list.")
-        for name in ("rate_hz", "length_s", "stride_s", "max_gap_s"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
-                raise ValueError(f"Got {name}={value!r}, expected a positive number. Correct it.")
-            object.__setattr__(self, name, float(value))
+            raise ValueError(f"signals={self.signals!r} needs one or more distinct names. Correct the list.")
+        for option in ("rate_hz", "length_s", "stride_s", "max_gap_s"):
+            self._set_number(option, "a positive number", lambda number: bool(0 < number < np.inf))
+        self._set_number("missing", "a share from 0 to below 1", lambda share: 0 <= share < 1)
+        self._check_times()
+        if self.where is not None and not isinstance(self.where, str):
+            raise ValueError(f"where={self.where!r} is not text. Write a condition such as 'speed_mps > 2'.")
+        parse_where(self.where)
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"antialias={self.antialias!r} must be true or false. Correct it.")
+        self._check_kinds()
+        if self.coefficients is not None:
+            expected = f"a whole number from 1 to {self.samples}, the samples of a window, or nothing"
+            self._set_number("coefficients", expected, self._are_coefficients, int)
+
+    def _are_coefficients(self, count: Any) -> bool:
+        return isinstance(count, (int, np.integer)) and bool(1 <= count <= self.samples)
+
+    def _set_number(
+        self, option: str, expected: str, fits: Callable[[Any], bool], kind: Callable[[Any], Any] = float
+    ) -> None:
+        value = getattr(self, option)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not fits(value):
+            raise ValueError(f"{option}={value!r} must be {expected}. Correct it.")
+        object.__setattr__(self, option, kind(value))
+
+    def _check_times(self) -> None:
         check_rate(self.rate_hz, self.max_gap_s)
         ticks = self.length_s * self.rate_hz
         if round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-6:
-            fitting = max(round(ticks), 1) / self.rate_hz
             raise ValueError(
-                f"Got length_s={self.length_s:g}, which is {ticks:g} samples at rate_hz={self.rate_hz:g}, "
-                f"expected a whole number of samples. Use length_s={fitting:g}."
+                f"length_s={self.length_s:g} is {ticks:g} samples at rate_hz={self.rate_hz:g}; a window has a whole "
+                f"number of samples. Use length_s={max(round(ticks), 1) / self.rate_hz:g}."
             )
         if self.stride_s * self.rate_hz < 1 - 1e-6:
             raise ValueError(
-                f"Got stride_s={self.stride_s:g} at rate_hz={self.rate_hz:g}, expected at least one sample. "
+                f"stride_s={self.stride_s:g} is less than one sample at rate_hz={self.rate_hz:g}. "
                 f"Use stride_s={1 / self.rate_hz:g} or more."
             )
-        if self.where is not None and not isinstance(self.where, str):
-            raise ValueError(f"Got where={self.where!r}, expected text such as 'speed_mps > 2', or nothing.")
-        parse_where(self.where)
-        self._check_kinds()
 
     def _check_kinds(self) -> None:
         for option in ("states", "counts"):
             for name in getattr(self, option):
                 if name not in self.needed:
                     raise ValueError(
-                        f"Got {option}={getattr(self, option)!r}, expected signals of the window or of where. "
-                        f"{nearest(name, self.needed)}"
+                        f"{option}={getattr(self, option)!r} has {name!r}, which is a signal neither of the window nor "
+                        f"of where. {nearest(name, self.needed)}"
                     )
         both = [name for name in self.states if name in self.counts]
         if both:
-            raise ValueError(f"Got {both[0]!r} in states and in counts, expected it in one of them. Choose.")
-        if not isinstance(self.antialias, bool):
-            raise ValueError(f"Got antialias={self.antialias!r}, expected true or false. Correct it.")
-        share = self.missing
-        if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share < 1:
-            raise ValueError(f"Got missing={share!r}, expected a share from 0 to below 1. Correct it.")
-        object.__setattr__(self, "missing", float(share))
-        kept = self.coefficients
-        if kept is not None and (
-            isinstance(kept, bool) or not isinstance(kept, (int, np.integer)) or not 1 <= kept <= self.samples
-        ):
-            raise ValueError(
-                f"Got coefficients={kept!r}, expected a whole number from 1 to {self.samples}, the samples of a "
-                "window, or nothing. Correct it."
-            )
-        object.__setattr__(self, "coefficients", None if kept is None else int(kept))
+            raise ValueError(f"{both[0]!r} is in states and in counts; a signal is one of the two. Choose.")
 
     @property
     def clock(self) -> Clock:
-        """The clock, and how signals come onto it."""
+        """The clock, and how signals are sampled on it."""
         return Clock(self.rate_hz, self.max_gap_s, self.states, self.counts, self.antialias)
 
     @property
@@ -183,7 +187,7 @@ class WindowRecipe:
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """The (signals, samples) or (signals, coefficients) into which a row folds: ``rows.reshape(n, *input_shape)``.
+        """The shape (signals, samples) or (signals, coefficients) of a row: ``rows.reshape(n, *input_shape)``.
 
         Neighbouring samples are near in time; coefficients are no sequence, so they are for ``body="mlp"``.
         """
@@ -207,33 +211,32 @@ class WindowRecipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WindowRecipe:
-        """Build a recipe from plain values; an unknown key is refused with the nearest right one.
+        """Build a recipe from plain values; the error for an unknown key suggests the nearest one.
 
-        Without the key ``antialias`` nothing is averaged: so it was when recipes did not have that key yet, and a
-        model goes on to see what it learned from.
+        Without the key ``antialias`` nothing is averaged: recipes that were saved before that key existed keep their
+        meaning.
         """
-        fields = dataclasses.fields(cls)
-        known = [field.name for field in fields]
+        known = {option.name: option.default for option in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                raise ValueError(f"Got key {key!r}, expected those of a window recipe. {nearest(key, known)}")
-        missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
-        if missing:
-            raise ValueError(f"Got a window recipe without {', '.join(missing)}, expected them. Add them.")
+                raise ValueError(f"A window recipe has no key {key!r}. {nearest(key, known)}")
+        lacking = [key for key, default in known.items() if default is dataclasses.MISSING and key not in values]
+        if lacking:
+            raise ValueError(f"The window recipe lacks {', '.join(lacking)}. Add them.")
         return cls(**{"antialias": False, **values})
 
     def over_time(self, rows: np.ndarray) -> np.ndarray:
-        """Unfold rows to signals over time, in the signals' own units.
+        """Return rows as signals over time, in the signals' own units.
 
         Parameters
         ----------
         rows : ndarray of shape (n, d)
-            With the recipe's columns: windows, or what a model made of them.
+            With the recipe's columns: windows, or a model's reconstructions of them.
 
         Returns
         -------
         ndarray of shape (n, signals, samples)
-            Of coefficients, the smooth curve that has them: a window without what is faster.
+            For coefficients, the smooth curve that has them.
         """
         folded = rows.reshape(len(rows), *self.input_shape)
         return folded if self.coefficients is None else folded @ cosines(self.samples, self.coefficients)
@@ -256,7 +259,7 @@ class WindowRecipe:
         return found
 
     def ticks(self, log: Log) -> pd.DataFrame:
-        """Put the needed signals of a recording on the clock, as :func:`~anomalyvae.recordings.resample` does."""
+        """Put the needed signals of a recording on the clock, by :func:`~anomalyvae.recordings.resample`."""
         return resample(log, signals=self.needed, **self.clock._asdict())
 
     def windows(self, log: Log) -> Windows:
@@ -270,85 +273,154 @@ class WindowRecipe:
         Returns
         -------
         Windows
-            No row where the recording is too short or the condition never holds; the columns are there.
+            Without rows, but with the columns, if the recording is too short or the condition never holds.
 
         Raises
         ------
         ValueError
-            The recording lacks a signal; the nearest name is given.
+            The recording lacks a signal; the message suggests the nearest name.
         """
-        ticks, starts = Cutter(self).add(self.ticks(log))
         units = {name: log[name].unit for name in self.needed if log[name].unit}
-        return self._cut(ticks, starts, log.recording, units)
+        return _windows(self, *Cutter(self).add(self.ticks(log)), log.recording, units)
 
     def slabs(
-        self,
-        pieces: Iterable[Ticks | pd.DataFrame],
-        recording: str,
-        units: dict[str, str],
-        most: int,
-        cutter: Cutter | None = None,
+        self, pieces: Iterable[Sampled | pd.DataFrame], recording: str, units: dict[str, str], most: int
     ) -> Iterator[Windows]:
-        """Cut a clock that comes piece by piece into windows, a slab of them at a time.
+        """Cut the ticks of a recording, which come piece by piece, into slabs of windows.
 
-        Windows that overlap hold a recording many times over, so memory is bounded by making few at once.
+        Overlapping windows hold a recording many times, so only a few are in memory at once.
 
         Parameters
         ----------
         pieces : iterable of DataFrame or dict of str to numpy.ndarray
-            One after the other, the rows of what :meth:`ticks` gives.
+            Consecutive rows of what :meth:`ticks` returns.
         recording : str
             Name of the recording.
         units : dict of str to str
             Units of its signals.
         most : int
-            Windows in a slab: so many at most, and fewer where they are wide, so that 8 MB are not exceeded.
-        cutter : Cutter, optional
-            What took the pieces before these, where these are not the first.
+            The most windows in a slab; fewer if they are wide, so that a slab takes 8 MB at most.
 
         Yields
         ------
         Windows
-            In order, together those of the whole recording. If there are none, one slab without rows.
+            In order, together those of the whole recording. If it has none, one slab without rows.
         """
-        cutter = cutter or Cutter(self)
-        most = max(min(most, _SLAB_CELLS // len(self.columns)), 1)
-        empty = True
+        cutter, empty = Cutter(self), True
         for piece in pieces:
-            ticks, starts = cutter.add(piece)
-            for begin in range(0, len(starts), most):
+            for slab in cutter.slabs(piece, recording, units, most):
                 empty = False
-                yield self._cut(ticks, starts[begin : begin + most], recording, units)
+                yield slab
         if empty:
-            yield self._cut({}, np.empty(0, dtype=np.int64), recording, units)
+            yield self.no_windows(units)
 
-    def no_windows(self) -> Windows:
-        """Windows of this recipe without a row."""
-        return self._cut({}, np.empty(0, dtype=np.int64), "", {})
+    def no_windows(self, units: dict[str, str] | None = None) -> Windows:
+        """Return windows of this recipe without a row."""
+        return _windows(self, {}, np.empty(0, dtype=np.int64), "", units or {})
 
-    def _cut(self, ticks: Ticks, starts: np.ndarray, recording: str, units: dict[str, str]) -> Windows:
-        start_s, rows = np.empty(0), np.empty((0, *self.input_shape))
-        if len(starts):
-            start_s, rows = ticks["time_s"][starts], self._rows(ticks, starts)
-        spans = pd.DataFrame(
-            {
-                "recording": pd.Series(recording, index=range(len(starts)), dtype="str"),
-                "start_s": start_s,
-                "end_s": start_s + self.length_s,
-            }
-        )
-        return Windows(self._table(rows.reshape(len(starts), len(self.columns))), spans, units)
 
-    def _rows(self, ticks: Ticks, starts: np.ndarray) -> np.ndarray:
-        """Windows that begin at these ticks, in order, shape ``(n, *input_shape)``."""
-        if self.coefficients is None:
-            rows = np.empty((len(starts), *self.input_shape))
-            for channel, name in enumerate(self.signals):
-                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], self.samples)[starts]
-            return rows
-        first, last = starts[0], starts[-1] + self.samples
-        values = np.column_stack([ticks[name][first:last] for name in self.signals])
-        return coefficients_at(values, starts - first, cosines(self.samples, self.coefficients))
+class Cutter:
+    """Finds the windows in ticks that come piece by piece.
 
-    def _table(self, rows: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(rows, columns=self.columns, copy=False)
+    Of a stretch that may go on in the next piece, it keeps as many ticks as a window has.
+    """
+
+    def __init__(self, recipe: WindowRecipe) -> None:
+        self._recipe, self._conditions = recipe, parse_where(recipe.where)
+        self._kept: Sampled = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
+        self._gone = self._made = 0  # of the stretch that may go on: ticks before those kept, and windows
+
+    def slabs(
+        self, piece: Sampled | pd.DataFrame, recording: str, units: dict[str, str], most: int
+    ) -> Iterator[Windows]:
+        """Yield the windows that end in this piece, a slab at a time; see `WindowRecipe.slabs`."""
+        ticks, starts = self.add(piece)
+        most = max(min(most, _SLAB_CELLS // len(self._recipe.columns)), 1)
+        for begin in range(0, len(starts), most):
+            yield _windows(self._recipe, ticks, starts[begin : begin + most], recording, units)
+
+    def add(self, piece: Sampled | pd.DataFrame) -> tuple[Sampled, np.ndarray]:
+        """Return the ticks kept and new, and the place in them at which each new window begins."""
+        ticks = {name: np.concatenate((old, np.asarray(piece[name]))) for name, old in self._kept.items()}
+        time_s = ticks["time_s"]
+        if not len(time_s):
+            return ticks, np.empty(0, dtype=np.int64)
+        recipe = self._recipe
+        lacking = np.zeros(len(time_s), dtype=np.int64)  # missing signals at each tick
+        for name in recipe.signals:
+            lacking += ~np.isfinite(ticks[name])
+        present = lacking < len(recipe.signals) if recipe.missing else lacking == 0
+        even = np.diff(time_s) * recipe.rate_hz < 1.5  # the next row is the next tick
+        begins = present & np.concatenate(([True], ~(present[:-1] & even)))
+        ends = present & np.concatenate((~(present[1:] & even), [True]))
+        first, last = np.flatnonzero(begins), np.flatnonzero(ends)  # of each stretch
+        gone, made = np.zeros_like(first), np.zeros_like(first)
+        if len(self._kept["time_s"]):
+            gone[0], made[0] = self._gone, self._made
+
+        length = gone + last - first + 1
+        room = length - recipe.samples  # from the first to the last possible start of a window in the stretch
+        stride = recipe.stride_s * recipe.rate_hz
+        count = np.where(room >= 0, np.ceil((room + 1 - 1e-6) / stride), 0).astype(np.int64)
+        new = count - made
+        number = np.arange(new.sum()) + np.repeat(made - (np.cumsum(new) - new), new)
+        starts = np.repeat(first - gone, new) + np.floor(number * stride + 1e-6).astype(np.int64)
+
+        kept = min(int(last[-1] - first[-1]) + 1, recipe.samples) if present[-1] else 0
+        self._kept = {name: values[len(values) - kept :].copy() for name, values in ticks.items()}
+        self._gone, self._made = (int(length[-1]) - kept, int(count[-1])) if kept else (0, 0)
+
+        fails = np.zeros(len(time_s), dtype=bool)
+        for comparison in self._conditions:
+            fails |= ~comparison.holds(ticks[comparison.signal])
+        cells = len(recipe.signals) * recipe.samples
+        enough = self._total(lacking, starts) <= recipe.missing * cells + 1e-6
+        return ticks, starts[enough & (self._total(fails, starts) == 0)]
+
+    def _total(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return the sum of whole numbers over the windows with these starts."""
+        before = np.concatenate(([0], np.cumsum(values)))
+        return before[starts + self._recipe.samples] - before[starts]
+
+
+def _windows(
+    recipe: WindowRecipe, ticks: Sampled, starts: np.ndarray, recording: str, units: dict[str, str]
+) -> Windows:
+    """Return the windows with these starts, in order."""
+    samples, start_s = recipe.samples, np.empty(0)
+    rows = np.empty((len(starts), *recipe.input_shape))
+    if len(starts):
+        start_s, first = ticks["time_s"][starts], starts[0]
+        if recipe.coefficients is None:
+            for channel, name in enumerate(recipe.signals):
+                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], samples)[starts]
+        else:
+            values = np.column_stack([ticks[name][first : starts[-1] + samples] for name in recipe.signals])
+            rows = _coefficients(values, starts - first, cosines(samples, recipe.coefficients))
+    spans = pd.DataFrame(
+        {
+            "recording": pd.Series(recording, index=range(len(starts)), dtype="str"),
+            "start_s": start_s,
+            "end_s": start_s + recipe.length_s,
+        }
+    )
+    table = pd.DataFrame(rows.reshape(len(starts), len(recipe.columns)), columns=recipe.columns, copy=False)
+    return Windows(table, spans, units)
+
+
+def cosines(samples: int, coefficients: int) -> np.ndarray:
+    """Return the lowest cosines over a window, shape ``(coefficients, samples)``; the rows are orthonormal."""
+    order, place = np.arange(coefficients)[:, None], np.arange(samples) + 0.5
+    weight = np.where(order == 0, np.sqrt(1 / samples), np.sqrt(2 / samples))
+    return np.asarray(weight * np.cos(np.pi / samples * order * place))
+
+
+def _coefficients(values: np.ndarray, starts: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Return the coefficients of windows, shape ``(n, signals, coefficients)``, of values ``(ticks, signals)``.
+
+    The sum runs sample by sample: unlike a matrix product, it has the same bits whichever windows are asked for.
+    """
+    found = np.zeros((len(starts), values.shape[1], len(basis)))
+    for sample, weights in enumerate(basis.T):
+        found += values[starts + sample][:, :, None] * weights
+    return found

@@ -205,8 +205,7 @@ def _present(metadata: dict[str, Any], names: list[str], partition: dict[str, st
 
 
 def _windows(path: Path, name: str, metadata: dict[str, Any], databases: Sequence[str] | None) -> Iterator[Slab]:
-    from anomalyvae.recordings import WindowRecipe
-    from anomalyvae.recordings.stream import stream_windows
+    from anomalyvae.recordings import WindowRecipe, stream_windows
 
     recipe = WindowRecipe.from_dict(metadata["windowing"])
     size = path.stat().st_size

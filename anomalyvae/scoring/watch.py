@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from anomalyvae.bundle.card import sha256_of
 from anomalyvae.recordings import WindowRecipe, Windows
-from anomalyvae.recordings.following import Feed, Following, GrowingFile, Pipe
+from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.inputs import Slab, refuse_units
@@ -131,7 +131,7 @@ class Watcher:
         ValueError
             If the header lacks what the model needs.
         """
-        yield from self._follow(Pipe(descriptor), recording, "the lines")
+        yield from self._follow(Feed(descriptor), recording, "the lines")
 
     @property
     def left_out(self) -> int:
@@ -152,7 +152,7 @@ class Watcher:
             refuse_units(live.units, self._session.metadata)
             return live
 
-        self._following = Following(feed, begin, timeout_s=self._timeout_s, tell=self._tell)
+        self._following = Following(feed, begin, timeout_s=self._timeout_s, notify=self._tell)
         for windows in self._following:
             yield from self._scored(windows)
         if self._following.change:

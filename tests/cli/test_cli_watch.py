@@ -98,7 +98,7 @@ def test_ctrl_c_is_an_end_like_any_other(model, tmp_path):
 def test_what_is_wrong_is_told(model, tmp_path, capsys):
     (tmp_path / "drive.csv").write_text("time_s,a\n")
     assert main(["watch", str(tmp_path / "drive.csv"), "--model", str(model)]) == 1
-    assert "Got signal 'b', expected a column of" in capsys.readouterr().err
+    assert "drive.csv has no column for signal 'b'." in capsys.readouterr().err
     assert main(["watch", str(tmp_path / "none.csv"), "--model", str(model)]) == 1
     assert "none.csv: No such file or directory" in capsys.readouterr().err
     assert main(["watch", str(tmp_path / "x.parquet"), "--model", str(model)]) == 1
@@ -113,7 +113,7 @@ def test_rows_that_are_left_out_are_counted(model, tmp_path, capsys):
     assert main(["watch", str(tmp_path / "drive.csv"), *options]) == 5
     assert time.monotonic() - begun > 0.1
     err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith("anomalyvae: a row was left out, and so will be others like it: it came late, or")
+    assert err[0].startswith("anomalyvae: a row was left out, and so will be others like it: it came late, ")
     assert err[-1].endswith("flagged, 2 rows left out, ended by silence")
     assert main(["watch", str(tmp_path / "drive.csv"), *options, "--quiet", "--late"]) == 5
     assert capsys.readouterr().err == ""

@@ -105,7 +105,7 @@ def test_the_date_of_an_asc_file_is_read_as_utc_wherever_the_machine_is(tmp_path
 def test_stamps_that_count_from_the_line_before_are_refused(tmp_path):
     path = tmp_path / "drive.asc"
     path.write_text("date Sat Sep 30 15:06:13.191 2017\nbase hex  timestamps relative\n0.5 1 123 Rx d 1 00\n")
-    with pytest.raises(ValueError, match=r"stamps count from the line before.*'timestamps absolute'"):
+    with pytest.raises(ValueError, match=r"count from the line before.*'timestamps absolute'"):
         read_log(path)
 
 
@@ -150,15 +150,15 @@ def test_rows_up_to_a_second_late_are_sorted_in_and_a_jump_back_is_refused():
     ordered = np.concatenate(list(in_order([rows(0, 2, 1), rows(1, 1.5), rows()], "a log")))
     assert ordered["time_s"].tolist() == [0, 1, 1, 1.5, 2]
     assert ordered["place"].tolist() == [0, 2, 0, 1, 1]  # of rows with one stamp, the first in the file comes first
-    with pytest.raises(ValueError, match=r"jumps back by 1.5 s after 3 rows in a log.*Split the file there"):
+    with pytest.raises(ValueError, match=r"in a log jumps back by 1.5 s after 3 rows.*Split the file there"):
         list(in_order([rows(0, 2), rows(2, 0.5)], "a log"))
-    with pytest.raises(ValueError, match="not finite in a log"):
+    with pytest.raises(ValueError, match="a log has a time stamp that is not finite"):
         list(in_order([rows(0, np.nan)], "a log"))
 
 
 def test_a_wanted_signal_that_never_came_has_no_samples(tmp_path, database):
     path = write(tmp_path / "drive.log", [message(0, 291, bytes(8), channel="can0")])
-    with pytest.warns(UserWarning, match=r"Got no sample of torque in .*drive.log, expected some. Check that"):
+    with pytest.warns(UserWarning, match=r"drive.log has no sample of torque\. Check that"):
         log = read_log(path, signals=["speed", "torque"], databases=database)
     assert (len(log["torque"].values), log["torque"].unit) == (0, "N m")
     assert len(log["speed"].values) == 1
@@ -219,25 +219,25 @@ def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, database
 def test_what_is_no_can_log_is_refused_by_name(tmp_path):
     for name in ("drive.blf", "drive.asc", "drive.log", "drive.trc"):
         (tmp_path / name).write_bytes(b"")
-        with pytest.raises(ValueError, match=f"{name}, which is empty, expected a CAN log"):
+        with pytest.raises(ValueError, match=f"{name} is empty, not a CAN log"):
             read_log(tmp_path / name)
     (tmp_path / "server.log").write_text("2026-01-01 INFO started\n")
-    with pytest.raises(ValueError, match=r"server.log, which begins with '2026-01-01 INFO started', .* candump"):
+    with pytest.raises(ValueError, match=r"server.log begins with '2026-01-01 INFO started'; a candump"):
         read_log(tmp_path / "server.log")
     (tmp_path / "other.blf").write_bytes(b"PK" * 100)
-    with pytest.raises(ValueError, match=r"other.blf, which begins with b.PKPK., expected a BLF file"):
+    with pytest.raises(ValueError, match=r"other.blf begins with b.PKPK.; a BLF file"):
         read_log(tmp_path / "other.blf")
     (tmp_path / "bad.log").write_text("(0.1) can0 123#00\n(0.2) can0 12Z#00\n")
-    with pytest.raises(ValueError, match=r"bad.log, which cannot be read as LOG in line 2 \(ValueError"):
+    with pytest.raises(ValueError, match=r"bad.log cannot be read as LOG in line 2 \(ValueError"):
         read_log(tmp_path / "bad.log")
 
 
 def test_arguments_that_do_not_fit_the_format_are_refused(tmp_path, database):
     path = write(tmp_path / "drive.log", drive(4))
-    with pytest.raises(ValueError, match=r"Got time='t' for .*drive.log, which has stamps of its own"):
+    with pytest.raises(ValueError, match=r"drive.log has time stamps of its own; time='t'"):
         read_log(path, time="t", databases=database)
     (tmp_path / "drive.csv").write_text("time_s,x\n0,1\n")
-    with pytest.raises(ValueError, match=r"Got databases for .*drive.csv, a table"):
+    with pytest.raises(ValueError, match=r"drive.csv is a table; databases"):
         read_log(tmp_path / "drive.csv", databases=database)
 
 
@@ -256,13 +256,13 @@ def test_real_logs_are_read(tmp_path, capfd):
         ("issue_1905.blf", 22),
         ("test_CanMessage_V2_1.trc", 10),
     ):
-        with pytest.raises(ValueError, match=f"{name}, none of whose {frames:,} frames is in a database"):
+        with pytest.raises(ValueError, match=f"None of the {frames:,} frames of .*{name} is in a database"):
             read_log(FIXTURES / name)
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(ValueError, match=r"broken_toyota_rav4_2020.dbc, which cannot be read at line 756 .*GEAR"):
+    with pytest.raises(ValueError, match=r"broken_toyota_rav4_2020.dbc cannot be read at line 756 .*GEAR"):
         read_log(FIXTURES / "issue_1905.blf", databases=FIXTURES / "broken_toyota_rav4_2020.dbc")
     database = tmp_path / "own.dbc"
     database.write_text('VERSION ""\nNS_ :\nBS_:\nBU_: E\nBO_ 17 M: 8 E\n SG_ ramp : 0|16@1+ (1,0) [0|0] "" E\n')
-    with pytest.warns(UserWarning, match="81.8% of whose 1,457 frames are in no database"):
+    with pytest.warns(UserWarning, match="81.8% of the 1,457 frames of .* are in no database"):
         ramp = read_log(FIXTURES / "issue_1256.asc", databases=database)["ramp"]
     assert (len(ramp.values), ramp.time_s[0], ramp.values[:2].tolist()) == (265, 0.039977, [0x284A, 0x2984])

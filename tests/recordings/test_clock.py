@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings import Log, Signal, log_from_frame, resample
@@ -70,12 +70,12 @@ def test_an_empty_recording_gives_an_empty_table():
 
 @pytest.mark.parametrize("rate", [0, -1, np.nan, np.inf])
 def test_a_rate_that_is_no_rate_is_refused(rate):
-    with pytest.raises(ValueError, match=r"rate_hz=.*expected a positive number"):
+    with pytest.raises(ValueError, match=r"rate_hz=.* must be a positive number"):
         resample(make_log(x=([0], [0])), rate, 1)
 
 
 def test_a_gap_that_could_hide_between_two_ticks_is_refused():
-    with pytest.raises(ValueError, match=r"max_gap_s=0\.5 at rate_hz=1.*at least 1 s"):
+    with pytest.raises(ValueError, match=r"max_gap_s=0\.5 at rate_hz=1 is less than 1 s"):
         resample(make_log(x=([0], [0])), 1, 0.5)
 
 
@@ -186,7 +186,6 @@ def pieces_of(signals, borders):
 PACES = st.tuples(st.sampled_from([0.01, 0.013, 0.1, 0.45]), st.sampled_from([0, 3, 60, 300]), st.floats(0, 0.08))
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     paces=st.lists(PACES, min_size=3, max_size=3),
     late=st.tuples(*[st.sampled_from([0.0, 0.5, 3.3])] * 3),

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.metrics import merge_alarms
@@ -28,7 +28,6 @@ def by_hand(scores, starts, samples, ticks, mode, stride):
     return folded
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     samples=st.integers(1, 7),
     stride=st.sampled_from([1, 2, 2.5, 9]),
@@ -47,7 +46,6 @@ def test_a_tick_has_what_its_windows_say(mode, samples, stride, kept, tail, seed
     np.testing.assert_allclose(two, np.column_stack((got, -got)), rtol=1e-12, atol=1e-14)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     samples=st.integers(1, 7),
     stride=st.sampled_from([1, 2, 2.5, 9]),
@@ -132,12 +130,12 @@ def test_an_event_has_its_start_and_end():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match=r"Got mode='both', expected 'offline' or 'causal'\. Pass one of them\."):
+    with pytest.raises(ValueError, match=r"mode='both' must be 'offline' or 'causal'\."):
         Folding(recipe_of(2, 1), "both")
-    with pytest.raises(ValueError, match=r"Got 2 scores for 1 windows, expected one each"):
+    with pytest.raises(ValueError, match=r"There are 2 scores for 1 windows"):
         fold([1.0, 2.0], [0], 1, 2)
-    with pytest.raises(ValueError, match=r"Got windows of 2 ticks that begin from 0 to 3, expected them in order and"):
+    with pytest.raises(ValueError, match=r"Windows of 2 ticks begin from 0 to 3"):
         fold([1.0, 2.0], [0, 3], 2, 4)
     spans = pd.DataFrame({"recording": ["a"], "start_s": [0.0]})
-    with pytest.raises(ValueError, match=r"Got 2 scores for 1 windows"):
+    with pytest.raises(ValueError, match=r"There are 2 scores for 1 windows"):
         fold_windows(spans, [1.0, 2.0], recipe_of(2, 1))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae.recordings import WindowRecipe, following, log_from_frame
-from anomalyvae.recordings.following import Following, GrowingFile, Pipe
+from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
 
 RECIPE = WindowRecipe(("x",), 10, length_s=1, stride_s=0.1, max_gap_s=0.5)
@@ -68,10 +68,10 @@ def starts(windows):
 def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
-    told = []
+    said = []
     more = [lambda: append(path, lines_of(1, begin=400)), lambda: append(path, lines_of(2, begin=401))]
     with GrowingFile(path) as file:
-        watched = follow(Script(file, *more), tell=told.append)
+        watched = follow(Script(file, *more), notify=said.append)
         found = []
         for slab in watched:
             found += slab.spans["start_s"].tolist()
@@ -79,7 +79,7 @@ def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
     assert found[0] == pytest.approx(39.0)  # the newest of 391
     assert found[1:391] == pytest.approx(starts_of(399))
     assert found[391:] == pytest.approx([39.1, 39.3, 39.2])
-    assert told == ["390 windows are passed over for the newest, and follow when there is time"]
+    assert said == ["390 windows are skipped for the newest, and follow when there is time"]
 
 
 def test_what_comes_goes_before_what_was_passed_over(path, monkeypatch):
@@ -126,15 +126,15 @@ def test_a_header_alone_has_no_window(path):
 def test_a_file_that_is_cut_is_told(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
-    told = []
+    said = []
     with GrowingFile(path) as file:
-        watched = follow(file, tell=told.append)
+        watched = follow(file, notify=said.append)
         windows = iter(watched)
         assert len(starts(islice(windows, 2))) < 100
         path.write_bytes(b"time_s,x\n")
         assert starts(windows) == []
     assert watched.change == "cut"
-    assert re.fullmatch(r"3\d\d windows that were passed over are lost: the file was cut", told[-1])
+    assert re.fullmatch(r"3\d\d windows of the backlog are lost: the file was cut", said[-1])
 
 
 def test_of_a_file_that_is_replaced_nothing_is_missed(path):
@@ -163,7 +163,7 @@ def test_silence_is_an_end_if_it_lasts(path):
 def test_a_pipe_ends(size):
     data = b"time_s,x\n" + lines_of(40)[:-1]  # its last line need not
     read, write = os.pipe()
-    windows = iter(follow(Pipe(read)))
+    windows = iter(follow(Feed(read)))
     for at in range(0, len(data), size):
         os.write(write, data[at : at + size])
     os.close(write)
@@ -175,6 +175,6 @@ def test_bytes_without_a_line_are_refused(tmp_path):
     (tmp_path / "drive.csv").write_bytes(bytes(1 << 21))
     with (
         GrowingFile(tmp_path / "drive.csv") as file,
-        pytest.raises(ValueError, match="Got a line of more than 1,048,576 bytes, expected lines of a CSV file"),
+        pytest.raises(ValueError, match="A line has more than 1,048,576 bytes, which is not CSV"),
     ):
         list(follow(file))

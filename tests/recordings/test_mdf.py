@@ -92,7 +92,7 @@ def test_channels_of_every_version_are_signals_with_the_stamps_of_their_group(tm
     np.testing.assert_array_equal(log["switch"].values, np.arange(30) % 2)  # the number, not its text
     np.testing.assert_array_equal(log["ramp"].values, np.arange(30))
     assert log.left_out.keys() == {"words"}
-    with pytest.raises(ValueError, match=r"'words'.*which holds text"):
+    with pytest.raises(ValueError, match=r"'words'.* holds text"):
         read_log(tmp_path / ("drive.mf4" if version > "4" else "drive.mdf"), signals=["words"])
 
 
@@ -165,7 +165,7 @@ def test_duplicated_stamps_become_one_sample_and_a_jump_back_is_refused(tmp_path
 
     log = read_log(save([0.0, 0.5, 0.5, 0.2, 3.0]))
     assert dict(zip(log["x"].time_s, log["x"].values, strict=True)) == {0.0: 0, 0.2: 3, 0.5: 1.5, 3.0: 4}
-    with pytest.raises(ValueError, match=r"jumps back by 2.5 s after 2 rows in group 0 of .*drive.mf4"):
+    with pytest.raises(ValueError, match=r"in group 0 of .*drive.mf4 jumps back by 2.5 s after 2 rows"):
         read_log(save([0.0, 3.0, 0.5]))
 
 
@@ -248,7 +248,7 @@ def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, c
     data = bytearray(path.read_bytes())
     data[data.index(b"##DZ") + 60] ^= 255
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"drive.mf4, which cannot be read as MDF .*Mend the file"):
+    with pytest.raises(ValueError, match=r"drive.mf4 cannot be read as MDF .*Repair the file"):
         read_log(path)
     assert len(list(scratch.iterdir())) == left
     assert capfd.readouterr() == ("", "")
@@ -256,7 +256,7 @@ def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"", "is empty, expected a measurement file"), (b"RIFF" * 50, "begins with b'RIFFRIFF', expected a measurement")],
+    [(b"", "is empty, not a measurement file"), (b"RIFF" * 50, "begins with b'RIFFRIFF'; a measurement file")],
 )
 def test_what_is_no_measurement_file_is_refused(tmp_path, content, problem):
     path = tmp_path / "drive.mf4"
@@ -349,7 +349,7 @@ def test_a_file_that_its_logger_did_not_close_is_read_as_far_as_it_goes(tmp_path
 
 
 @needs_data
-@pytest.mark.filterwarnings("ignore:Got .* are in no database")
+@pytest.mark.filterwarnings("ignore:.* are in no database")
 def test_a_real_drive_agrees_with_its_table():
     """The table holds, at each tick of 10 Hz, the last value of slow signals and the mean of the IMU until the next."""
     folder = DATA / "css_drive"
@@ -384,7 +384,7 @@ def test_a_real_drive_agrees_with_its_table():
 
 
 @needs_data
-@pytest.mark.filterwarnings("ignore:Got .* are in no database")
+@pytest.mark.filterwarnings("ignore:.* are in no database")
 def test_windows_of_a_real_drive_come_the_same_in_pieces(monkeypatch):
     folder = DATA / "css_drive"
     path, database = folder / "LOG" / "00000164" / "00000005-60FEB5A8.MF4", folder / "canmod-gps.dbc"

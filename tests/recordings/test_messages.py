@@ -139,10 +139,10 @@ def test_a_real_database_means_the_same_as_kcd(tmp_path):
         ({"category": "SCALE_LINEAR_AND_TEXTTABLE", "scales": 2}, "multiple segments"),
     ],
 )
-def test_conversions_that_cantools_does_not_follow_are_told_every_time(tmp_path, capfd, options, said):
+def test_conversions_that_cantools_does_not_follow_are_reported_every_time(tmp_path, capfd, options, said):
     path = arxml(tmp_path / "car.arxml", **options)
     for _ in range(2):
-        with pytest.warns(UserWarning, match=rf"car.arxml with conversions .*{said}.*expected linear ones"):
+        with pytest.warns(UserWarning, match=rf"car.arxml has conversions .*{said}.*linear ones"):
             load_messages(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -166,11 +166,11 @@ def test_a_database_that_is_cut_or_damaged_is_refused_or_read_as_one(tmp_path, m
             complaints.append(str(error))
     assert len(complaints) > 20
     for complaint in complaints:
-        assert complaint.startswith(f"Got the database {path}, which cannot be read (")
-        assert complaint.endswith(("Mend that line.", "Mend the file, or export it again."))
+        assert complaint.startswith(f"The database {path} cannot be read (")
+        assert complaint.endswith(("Correct that line.", "Correct the file, or export it again."))
 
 
 def test_what_is_no_database_is_refused_by_its_suffix(tmp_path):
     (tmp_path / "car.xml").write_text("<a/>")
-    with pytest.raises(ValueError, match=r"car.xml, expected a file with suffix .dbc, .arxml, .kcd or .sym. Export it"):
+    with pytest.raises(ValueError, match=r"car.xml has none of the suffixes .dbc, .arxml, .kcd, .sym. Export it"):
         load_messages(tmp_path / "car.xml")

@@ -234,7 +234,7 @@ def test_lists_have_an_index_and_pictures_are_left_out(files):
     log = read_log(files["drive.bag"])
     assert log["/imu.orientation_covariance[8]"].values.tolist() == [8.0] * 300
     assert log.left_out["/camera.data"] == "lists of more than 64 values"
-    with pytest.raises(ValueError, match=r"signal '/camera\.data'.*which holds lists of more than 64 values"):
+    with pytest.raises(ValueError, match=r"Signal '/camera\.data'.* holds lists of more than 64 values"):
         read_log(files["drive.bag"], signals=["/camera.data"])
 
 
@@ -345,7 +345,7 @@ def test_a_topic_in_an_unknown_encoding_is_left_out(tmp_path):
         ["/a.x"],
         {"/scan": "messages in 'flatbuffer', described in 'flatbuffer'"},
     )
-    with pytest.raises(ValueError, match=r"signal '/scan\.x'.*which holds messages in 'flatbuffer'"):
+    with pytest.raises(ValueError, match=r"Signal '/scan\.x'.* holds messages in 'flatbuffer'"):
         read_log(path, signals=["/scan.x"])
 
 
@@ -373,7 +373,7 @@ def test_an_mcap_file_whose_recorder_was_killed_is_read_as_far_as_it_goes(files,
     content = files[name].read_bytes()
     path = tmp_path / "drive.mcap"
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.warns(UserWarning, match=r"drive\.mcap, which has no end.*read as far as it goes, \d+ messages"):
+    with pytest.warns(UserWarning, match=r"drive\.mcap has no end.*read as far as it goes, \d+ messages"):
         log = read_log(path)
     whole = read_log(files[name])
     signal, full = log["/imu.linear_acceleration.x"], whole["/imu.linear_acceleration.x"]
@@ -388,26 +388,28 @@ def test_what_is_no_such_file_is_refused(files, tmp_path):
         path = tmp_path / f"drive{suffix}"
         for content in (b"", b"time_s,x\n0,1\n", files["json.mcap"].read_bytes()[:40], bytes(500)):
             path.write_bytes(content)
-            with pytest.raises(ValueError, match=rf"^Got .*drive\{suffix}, which cannot be read as .*Mend the file\."):
+            with pytest.raises(ValueError, match=rf"drive\{suffix} cannot be read as .*Repair the file"):
                 read_log(path)
-    with pytest.raises(ValueError, match="whose messages have stamps"):
+    with pytest.raises(ValueError, match=r"json\.mcap has time stamps of its own"):
         read_log(files["json.mcap"], time="t")
-    with pytest.raises(ValueError, match="whose messages describe themselves"):
+    with pytest.raises(ValueError, match=r"json\.mcap describes its messages"):
         read_log(files["json.mcap"], databases=["car.dbc"])
-    with pytest.raises(IsADirectoryError, match=r"^Got the folder"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder; a recording is one file"):
         read_log(tmp_path)
 
 
 def test_a_part_of_a_bag_that_only_the_folder_explains_is_refused_with_its_name(files, tmp_path, drive):
-    with pytest.raises(ValueError, match=r"packed_messages.db3, which cannot be read .* Pass the folder .*messages, "):
+    with pytest.raises(ValueError, match=r"packed_messages.db3 cannot be read .* Pass the folder .*messages, "):
         read_log(files["packed_messages"] / "packed_messages.db3")
-    with pytest.raises(ValueError, match=r"'packed_files.db3.zstd', a compressed file, .* pass the folder of the ROS"):
+    with pytest.raises(
+        ValueError, match=r"'packed_files.db3.zstd' is a compressed file, .* pass the folder of the ROS"
+    ):
         read_log(files["packed_files"] / "packed_files.db3.zstd")
     part = read_log(files["split"] / "rest.db3")["/imu.linear_acceleration.x"]
     np.testing.assert_array_equal(part.values, drive["acc_x"][170:])
     write_split(tmp_path / "drive", drive, drive["ns"].to_numpy())
     (tmp_path / "drive" / "rest.db3").unlink()
-    with pytest.raises(ValueError, match=r"drive, which cannot be read as a ROS bag \(Some database files are missing"):
+    with pytest.raises(ValueError, match=r"drive cannot be read as a ROS bag \(Some database files are missing"):
         read_log(tmp_path / "drive")
 
 
@@ -424,7 +426,7 @@ def test_unpacked_files_are_removed(tmp_path, monkeypatch, drive):
     content = packed.read_bytes()
     for share in (0.2, 0.9):
         packed.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(ValueError, match=r"drive, which cannot be read as a ROS bag .* Mend the file"):
+        with pytest.raises(ValueError, match=r"drive cannot be read as a ROS bag .* Repair the file"):
             read_log(tmp_path / "drive")
     assert list(scratch.iterdir()) == []
 
@@ -442,7 +444,7 @@ def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path
         if chunked:
             assert read_log(path)["/a.x"].values.tolist() == [80, 100, 101, 102, 103]
         else:
-            with pytest.raises(ValueError, match=r"message of /a in .* that was logged 22 s before one ahead of it"):
+            with pytest.raises(ValueError, match=r"a message of /a that was logged 22 s before one ahead of it"):
                 read_log(path)
 
 
@@ -486,7 +488,7 @@ def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, 
                 for known, signal in log.signals.items():
                     np.testing.assert_array_equal(signal.values, truth[known].values[: len(signal.values)])
     assert len(complaints) > 10
-    assert all(complaint.startswith("Got ") and str(path) in complaint for complaint in complaints)
+    assert all(str(path) in complaint for complaint in complaints)
 
 
 def test_the_suffixes_are_known():

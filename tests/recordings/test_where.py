@@ -41,7 +41,7 @@ def test_conditions_are_understood(text, expected):
     ],
 )
 def test_anything_else_is_refused_with_the_form(text):
-    with pytest.raises(ValueError, match=r"expected comparisons of a signal with a number.*'speed_mps > 2"):
+    with pytest.raises(ValueError, match=r"not a comparison of a signal with a number.*'speed_mps > 2"):
         parse_where(text)
 
 

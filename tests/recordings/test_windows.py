@@ -125,7 +125,7 @@ def test_windows_of_stacks_logs_and_files_and_joins_none(tmp_path):
 
 def test_two_recordings_of_one_name_are_refused():
     log = counting_log(np.arange(8) / 10)
-    with pytest.raises(ValueError, match=r"two recordings named 'drive'.*read_log\(path, recording="):
+    with pytest.raises(ValueError, match=r"Two recordings are named 'drive'.*read_log\(path, recording="):
         read_windows([log, log], RECIPE)
 
 
@@ -147,7 +147,7 @@ def test_recordings_that_disagree_on_a_unit_are_refused():
     ]
     with pytest.raises(
         ValueError,
-        match=r"^Got signal 'speed' in km/h in recording 'b', expected m/s as in recording 'a'\. Convert it\.$",
+        match=r"^Signal 'speed' is in km/h in recording 'b', but in m/s in recording 'a'\. Convert it\.$",
     ):
         read_windows(logs, recipe)
 
@@ -180,29 +180,29 @@ GOOD = {"signals": ["x"], "rate_hz": 5, "length_s": 2, "stride_s": 1, "max_gap_s
     ("change", "message"),
     [
         ({"strides_s": 1}, r"key 'strides_s'.*Did you mean 'stride_s'"),
-        ({"signals": "x"}, r"signals='x', expected a list of names"),
-        ({"signals": []}, r"expected one or more distinct names"),
-        ({"signals": ["x", "x"]}, r"expected one or more distinct names"),
-        ({"signals": [1]}, r"expected a list of names"),
-        ({"rate_hz": "5"}, r"rate_hz='5', expected a positive number"),
-        ({"rate_hz": True}, r"rate_hz=True, expected a positive number"),
-        ({"length_s": -2}, r"length_s=-2, expected a positive number"),
-        ({"length_s": 0.5}, r"length_s=0\.5, which is 2\.5 samples.*Use length_s=0\.4"),
+        ({"signals": "x"}, r"signals='x' is not a list of names"),
+        ({"signals": []}, r"needs one or more distinct names"),
+        ({"signals": ["x", "x"]}, r"needs one or more distinct names"),
+        ({"signals": [1]}, r"is not a list of names"),
+        ({"rate_hz": "5"}, r"rate_hz='5' must be a positive number"),
+        ({"rate_hz": True}, r"rate_hz=True must be a positive number"),
+        ({"length_s": -2}, r"length_s=-2 must be a positive number"),
+        ({"length_s": 0.5}, r"length_s=0\.5 is 2\.5 samples.*Use length_s=0\.4"),
         ({"length_s": 0.01}, r"Use length_s=0\.2"),
-        ({"stride_s": 0.1}, r"stride_s=0\.1 at rate_hz=5.*Use stride_s=0\.2"),
-        ({"max_gap_s": 0.1}, r"max_gap_s=0\.1 at rate_hz=5.*at least 0\.2 s"),
-        ({"where": "speed"}, r"where='speed', expected comparisons"),
-        ({"where": 2}, r"where=2, expected text"),
-        ({"states": "x"}, r"states='x', expected a list of names"),
-        ({"states": ["y"]}, r"states=\('y',\), expected signals of the window or of where\. Use one of 'x'"),
-        ({"states": ["x"], "counts": ["x"]}, r"'x' in states and in counts"),
-        ({"antialias": 1}, r"antialias=1, expected true or false"),
-        ({"missing": 1.0}, r"missing=1\.0, expected a share from 0 to below 1"),
-        ({"missing": "0.1"}, r"missing='0\.1', expected a share"),
-        ({"coefficients": 0}, r"coefficients=0, expected a whole number from 1 to 10, the samples of a window"),
-        ({"coefficients": 11}, r"coefficients=11, expected a whole number from 1 to 10"),
-        ({"coefficients": True}, r"coefficients=True, expected a whole number"),
-        ({"coefficients": 2.0}, r"coefficients=2\.0, expected a whole number"),
+        ({"stride_s": 0.1}, r"stride_s=0\.1 is less than one sample at rate_hz=5.*Use stride_s=0\.2"),
+        ({"max_gap_s": 0.1}, r"max_gap_s=0\.1 at rate_hz=5.* is less than 0\.2 s"),
+        ({"where": "speed"}, r"where='speed' has 'speed', which is not a comparison"),
+        ({"where": 2}, r"where=2 is not text"),
+        ({"states": "x"}, r"states='x' is not a list of names"),
+        ({"states": ["y"]}, r"states=\('y',\) has 'y', .* neither of the window nor of where\. Use one of 'x'"),
+        ({"states": ["x"], "counts": ["x"]}, r"'x' is in states and in counts"),
+        ({"antialias": 1}, r"antialias=1 must be true or false"),
+        ({"missing": 1.0}, r"missing=1\.0 must be a share from 0 to below 1"),
+        ({"missing": "0.1"}, r"missing='0\.1' must be a share"),
+        ({"coefficients": 0}, r"coefficients=0 must be a whole number from 1 to 10, the samples of a window"),
+        ({"coefficients": 11}, r"coefficients=11 must be a whole number from 1 to 10"),
+        ({"coefficients": True}, r"coefficients=True must be a whole number"),
+        ({"coefficients": 2.0}, r"coefficients=2\.0 must be a whole number"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, message):
@@ -211,7 +211,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(change, message):
 
 
 def test_a_recipe_with_parts_missing_names_them():
-    with pytest.raises(ValueError, match="without length_s, max_gap_s"):
+    with pytest.raises(ValueError, match="lacks length_s, max_gap_s"):
         WindowRecipe.from_dict({"signals": ["x"], "rate_hz": 5, "stride_s": 1})
 
 

@@ -72,7 +72,7 @@ def test_raw_logs_are_scored_flagged_looked_at_exported_and_learned(tmp_path, ca
             low, high = signal.values[near].min(), signal.values[near].max()
             assert ((values >= low - 1e-6) & (values <= high + 1e-6)).all()
             assert np.isfinite(np.array(told["reconstruction"], dtype=float)).any()
-        with pytest.raises(ValueError, match="no database"):
+        with pytest.raises(ValueError, match="without a database"):
             Evidence(model, [drives]).signals(event)
 
         export = ("flag", "--queue", queue, "--model", model, "--export", tmp_path / "tasks.json")

@@ -68,7 +68,7 @@ def test_through_a_pipe_in_pieces_of_any_size(model, finished, sizes):
     watcher = Watcher(model, alarms={"per_hour": 360}, tail="pareto")
     read, write = os.pipe()
 
-    class Slow(following.Pipe):
+    class Slow(following.Feed):
         """Writes the next piece when the last was read."""
 
         begin = turn = 0
@@ -83,7 +83,7 @@ def test_through_a_pipe_in_pieces_of_any_size(model, finished, sizes):
             return super().read()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anomalyvae.scoring.watch.Pipe", Slow)
+        patch.setattr("anomalyvae.scoring.watch.Feed", Slow)
         found = table(watcher.pipe(read, "drive"))
     os.close(read)
     assert_same(found, scored)
@@ -150,7 +150,7 @@ def test_what_cannot_be_watched_is_refused(model, detector, tmp_path):
     with pytest.raises(FileNotFoundError):
         next(watcher.file(tmp_path / "nowhere.csv"))
     (tmp_path / "drive.csv").write_text("time_s,a,speed\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"Got signal 'b', expected a column of .*drive\.csv"):
+    with pytest.raises(ValueError, match=r"drive\.csv has no column for signal 'b'"):
         next(watcher.file(tmp_path / "drive.csv"))
 
 

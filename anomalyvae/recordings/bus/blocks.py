@@ -1,8 +1,8 @@
-"""The blocks of a measurement file (MDF), walked before anybody follows their links.
+"""The blocks of a measurement file (MDF) are checked before asammdf follows their links.
 
-A file that was cut or damaged can send a reader in circles or make it reserve any amount of memory. Here every link
-must lead to a whole block of the right kind, no block of a list may come twice, and counts must fit the bytes there are
-(ASAM MDF 4.1, chapter "Block structure"; MDF 3.3 for older files).
+A cut or damaged file can send a reader in circles or make it reserve any amount of memory. Here every link must lead to
+a complete block of the right kind, no block of a list may come twice, and counts must fit the size of the file (ASAM
+MDF 4.1, chapter "Block structure"; MDF 3.3 for older files).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-_HEADER = struct.Struct("<4s4xQQ")  # of every block: what it is, its length, and how many links follow
+_HEADER = struct.Struct("<4s4xQQ")  # of every block: its kind, its length, and the number of links
 _FINALIZED = b"MDF     "
 _DATA = (b"##DT", b"##DV", b"##DZ", b"##DL", b"##HL", b"##LD", b"##SD", b"##RD", b"##DI", b"##RV", b"##RI")
 _TEXT = (b"##TX", b"##MD")
-# Of each block, what its first links lead to, and what all others lead to (None: anything).
+# The kinds of blocks that the first links of a block lead to, and those for all other links (None: any).
 _LINKS: dict[bytes, tuple[list[tuple[bytes, ...] | None], tuple[bytes, ...] | None]] = {
     b"##HD": ([(b"##DG",), (b"##FH",), (b"##CH",), (b"##AT",), (b"##EV",), _TEXT], None),
     b"##DG": ([(b"##DG",), (b"##CG",), _DATA, _TEXT], None),
@@ -34,35 +34,33 @@ _LINKS: dict[bytes, tuple[list[tuple[bytes, ...] | None], tuple[bytes, ...] | No
     b"##DL": ([(b"##DL",)], _DATA),
     b"##LD": ([(b"##LD",)], _DATA),
 }
-# Their first link is the next of a list, or the second the first of one: such a block has one place only.
+# Members of lists, and blocks that begin a list: only one link may lead to them.
 _ONCE = {b"##DG", b"##CG", b"##CN", b"##CA", b"##DL", b"##LD", b"##HL", b"##FH", b"##AT", b"##EV", b"##CH", b"##SR"}
-_VALUES = 5  # which link of a channel leads to values of varying length
-_NO_VALUE = {3, 6}  # channels that are the number of their record: nothing is stored
-_DEEPEST = 20  # so many times a channel may be composed of others
-_INFLATED = 1032  # deflate makes nothing larger than that many times
+_VALUES = 5  # the link of a channel to its values of varying length
+_NO_VALUE = {3, 6}  # types of channels that number the records: nothing is stored
+_DEEPEST = 20  # levels of channels composed of others
+_INFLATED = 1032  # the largest factor by which deflate expands data
 
 
 def check_blocks(path: Path) -> None:
-    """Refuse a measurement file (MDF 2, 3 or 4) whose blocks do not hold together.
+    """Refuse a measurement file (MDF 2, 3 or 4) with broken blocks.
 
     Raises
     ------
     ValueError
-        The file is cut, or damaged; the message says near which byte.
+        The file is cut or damaged; the message says near which byte.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         if not view[:8].startswith((b"MDF", b"UnFinMF")):
-            raise ValueError(
-                f"Got {path}, which begins with {view[:8]!r}, expected a measurement file (MDF). Export it as MF4."
-            )
+            raise ValueError(f"{path} begins with {view[:8]!r}; a measurement file begins with MDF. Export it as MF4.")
         if view[8:9] == b"4":
             place = _Walk(view, finalized=view[:8] == _FINALIZED).damage()
         else:
             place = _damage_of_version_3(view)
     if place is not None:
         raise ValueError(
-            f"Got {path}, an MDF file that is cut or damaged near byte {place:,}, expected a whole one. Copy it again, "
-            f"or let the logger's software repair it."
+            f"{path} is an MDF file that is cut or damaged near byte {place:,}. Copy it again, or repair it with the "
+            f"logger's software."
         )
 
 
@@ -73,7 +71,7 @@ class _Walk:
         self._view, self._finalized = view, finalized
 
     def damage(self) -> int | None:
-        """Return where a block is that is not as it must be; None if all are."""
+        """Return the place of a broken block; None if there is none."""
         todo: list[tuple[int, tuple[bytes, ...] | None]] = [(64, (b"##HD",))]
         seen: set[int] = set()
         while todo:
@@ -91,19 +89,19 @@ class _Walk:
             first, others = _LINKS.get(kind, ([], None))
             for position, link in enumerate(links):
                 expected = first[position] if position < len(first) else others
-                # A channel whose values lie in another group leads back to it: the list of groups does, too.
+                # A channel with values in another group leads to that group, as the list of groups does.
                 to_group = kind == b"##CN" and position == _VALUES and self._block(link)[0] == b"##CG"
                 if link and expected is not None and not to_group:
                     todo.append((link, expected))
         return None
 
     def _block(self, place: int) -> tuple[bytes, tuple[int, ...]]:
-        """Return a block's kind and links; no kind if it is not a whole block."""
+        """Return a block's kind and links; an empty kind if the block is not complete."""
         size = len(self._view)
         if place + 24 > size:
             return b"", ()
         kind, length, count = _HEADER.unpack_from(self._view, place)
-        open_ended = kind == b"##DT" and not self._finalized  # the last one was being written
+        open_ended = kind == b"##DT" and not self._finalized  # the last block was being written
         if not open_ended and (length < 24 or place + length > size):
             return b"", ()
         if 24 + 8 * count > (size - place if open_ended else length):
@@ -111,7 +109,7 @@ class _Walk:
         return kind, struct.unpack_from(f"<{count}Q", self._view, place + 24) if kind in _LINKS else ()
 
     def _fits(self, place: int, kind: bytes, links: tuple[int, ...]) -> bool:
-        """Return whether what a block counts is there."""
+        """Return whether the counts of a block fit the file."""
         body = place + 24 + 8 * len(links)
         try:
             if kind == b"##DZ":
@@ -142,7 +140,7 @@ class _Walk:
         return not self._finalized or needed <= self._bytes_of(links[2])
 
     def _channels_fit(self, first: int, size: int, depth: int) -> bool:
-        """Return whether the channels of a list, and those that they are composed of, lie within a record."""
+        """Return whether the channels of a list, and their parts, lie within a record."""
         if depth > _DEEPEST:
             return False
         for place, links in self._list(first, b"##CN"):
@@ -154,7 +152,7 @@ class _Walk:
         return True
 
     def _list(self, place: int, wanted: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Yield the blocks of a list, up to the first that is broken or comes again: the walk refuses that one."""
+        """Yield the blocks of a list, up to the first that is broken or repeated, which the walk refuses."""
         seen: set[int] = set()
         while place and place not in seen:
             seen.add(place)
@@ -165,7 +163,7 @@ class _Walk:
             place = links[0]
 
     def _bytes_of(self, place: int) -> int:
-        """Return how many bytes of records a block of data, or a list of them, holds."""
+        """Return the bytes of records in a data block, or in a list of them."""
         todo, seen, total = [place], set(), 0
         while todo:
             place = todo.pop()
@@ -183,18 +181,18 @@ class _Walk:
 
 
 class _Damage(Exception):  # noqa: N818
-    """A block is not as it must be; the argument is where."""
+    """A block is broken; the argument is its place."""
 
 
 def _damage_of_version_3(view: mmap.mmap) -> int | None:
-    """Return where a block of an MDF 2 or 3 file is that is not as it must be."""
+    """Return the place of a broken block of an MDF 2 or 3 file; None if there is none."""
     order = ">" if any(view[24:26]) else "<"
     seen: set[int] = set()
 
     def listed(kind: bytes, place: int, form: str) -> Iterator[tuple[int, tuple[int, ...]]]:
         while place:
-            whole = place + 4 + struct.calcsize(order + form) <= len(view)
-            if place in seen or not whole or view[place : place + 2] != kind:
+            complete = place + 4 + struct.calcsize(order + form) <= len(view)
+            if place in seen or not complete or view[place : place + 2] != kind:
                 raise _Damage(place)
             seen.add(place)
             values = struct.unpack_from(order + form, view, place + 4)

@@ -2,13 +2,13 @@
 
 Rules:
 
-- **Time.** Zero is the start that the file's header names (UTC where it names no zone); else the first frame, if its
-  stamp is a unix time; else the zero of the file's own stamps.
-- **Order.** Frames that come up to a second late are sorted in. A clock that jumps back further is an error: sorting
-  would weave two stretches into one.
-- **Frames.** Error frames and remote frames hold no data and are passed over. A last line without its end may have
-  been cut and is left out.
-- What a frame means stands in :mod:`anomalyvae.recordings.bus.decode`.
+- **Time.** Zero is the start in the file's header (UTC if it has no zone); otherwise the first frame, if its stamp is
+  a unix time; otherwise the zero of the file's own stamps.
+- **Order.** Frames that are up to a second late are sorted in. If the clock jumps back further, the file is refused:
+  sorting would mix two recordings.
+- **Frames.** Error frames and remote frames hold no data and are skipped. A last line without its end may be cut and is
+  left out.
+- :mod:`anomalyvae.recordings.bus.decode` says what a frame means.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from anomalyvae.recordings.bus.messages import Databases, missing_extra
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 
-_ROWS = 1 << 15  # frames that are held at once
+_ROWS = 1 << 15  # frames of a piece
 _LONGEST_LINE = 1 << 16
 _BLF_HEAD = 144  # bytes
-_CONTAINER, _DEFLATED = 10, 2  # of BLF: an object that holds others, and how it is compressed
+_CONTAINER, _DEFLATED = 10, 2  # in BLF: an object that holds others, and its compression
 _CANDUMP = re.compile(r"\s*\(\d+(\.\d+)?\)\s+\S+\s+[0-9A-Fa-f]{1,8}#")
 
 
@@ -73,7 +73,7 @@ def complete(found: dict[str, Signal], decoder: Decoder, wanted: list[str] | Non
 
 
 def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
-    """Sort rows that come late into those before them.
+    """Sort late rows into those before them.
 
     Parameters
     ----------
@@ -97,19 +97,19 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
     for chunk in chunks:
         stamps = chunk["time_s"]
         if not np.isfinite(stamps).all():
-            raise ValueError(f"Got a time stamp that is not finite in {source}, expected seconds. Mend the file.")
+            raise ValueError(f"{source} has a time stamp that is not finite. Repair the file, or record it again.")
         reach = np.maximum.accumulate(np.concatenate(([newest], stamps)))
         late = np.flatnonzero(reach[1:] - stamps > LATE_S)
         if len(late):
             raise ValueError(
-                f"Got a clock that jumps back by {reach[late[0] + 1] - stamps[late[0]]:g} s after {passed + late[0]} "
-                f"rows in {source}, expected one recording in order of time. Split the file there."
+                f"The clock in {source} jumps back by {reach[late[0] + 1] - stamps[late[0]]:g} s after "
+                f"{passed + late[0]} rows; a recording is in order of time. Split the file there."
             )
         newest, passed = reach[-1], passed + len(chunk)
         rows = chunk if waiting is None else np.concatenate((waiting, chunk))
         if (rows["time_s"][1:] < rows["time_s"][:-1]).any():
             rows = rows[np.argsort(rows["time_s"], kind="stable")]
-        # Rows with the stamp newest - LATE_S may still come.
+        # Rows with the stamp newest - LATE_S may still follow.
         ready = int(np.searchsorted(rows["time_s"], newest - LATE_S))
         yield rows[:ready]
         waiting = rows[ready:]
@@ -119,13 +119,13 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, Iterator[np.ndarray]]]:
-    """Open a CAN log: when it starts, and its frames in chunks, as they stand in the file."""
+    """Open a CAN log: its start, and its frames in chunks, in the order of the file."""
     try:
         import can
     except ImportError as error:
         raise missing_extra(error) from error
     if not path.stat().st_size:
-        raise ValueError(f"Got {path}, which is empty, expected a CAN log. Record it again.")
+        raise ValueError(f"{path} is empty, not a CAN log. Record it again.")
     kind = path.suffix.lower()
     if kind == ".blf":
         _check_blf(path)
@@ -140,8 +140,8 @@ def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, Iterator[np.ndarr
             head = list(islice(messages, 1))
         if getattr(reader, "timestamps_format", None) == "relative":
             raise ValueError(
-                f"Got {path}, whose stamps count from the line before, expected stamps that count from the start. "
-                f"Export it with 'timestamps absolute'."
+                f"The stamps of {path} count from the line before, not from the start. Export it with 'timestamps "
+                f"absolute'."
             )
         zero_s, start = _zero(reader, head)
         yield start, _chunks(path, file, chain(head, messages), zero_s)
@@ -160,20 +160,20 @@ def _chunks(path: Path, file: Any, messages: Iterator[Any], zero_s: float) -> It
 
 @contextmanager
 def _refusing(path: Path, file: Any) -> Iterator[None]:
-    """Say of a broken file where it is broken."""
+    """Turn any error of python-can into one that names the file and the line."""
     try:
         yield
-    except Exception as error:  # python-can raises what its parsers raise
+    except Exception as error:  # python-can raises errors of any type
         where = f" in line {file.number}" if isinstance(file, _Lines) else ""
         raise ValueError(
-            f"Got {path}, which cannot be read as {path.suffix.lower()[1:].upper()}{where} "
-            f"({type(error).__name__}: {str(error)[:200]}). Mend the file."
+            f"{path} cannot be read as {path.suffix.lower()[1:].upper()}{where} "
+            f"({type(error).__name__}: {str(error)[:200]}). Repair the file, or record it again."
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep python-can's remarks from standard error if nobody has set up logging; who has, still gets them."""
+    """Keep python-can's warnings from standard error, unless logging is set up."""
     logger, handler = logging.getLogger("can"), logging.NullHandler()
     logger.addHandler(handler)
     try:
@@ -183,7 +183,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _frames(messages: list[Any], zero_s: float) -> np.ndarray:
-    """Return the frames of python-can as ``FRAME``."""
+    """Return messages of python-can as ``FRAME``."""
     frames = np.zeros(len(messages), dtype=FRAME)
     if not messages:
         return frames
@@ -203,7 +203,7 @@ def _frames(messages: list[Any], zero_s: float) -> np.ndarray:
 
 
 def _bus(channel: Any) -> int:
-    """Return the number of a bus; of names such as can1 the number in it."""
+    """Return the number of a bus, for a name such as can1 the number in it."""
     if isinstance(channel, int):
         return channel % 256
     digits = re.search(r"\d+$", str(channel))
@@ -211,7 +211,7 @@ def _bus(channel: Any) -> int:
 
 
 def _zero(reader: Any, head: list[Any]) -> tuple[float, pd.Timestamp | None]:
-    """Return which of a file's stamps is zero, and when that was."""
+    """Return which of a file's stamps is zero, and the moment of it."""
     if hasattr(reader, "date"):  # ASC: stamps count from the start
         return 0.0, _start_of_asc(reader)
     named = getattr(reader, "start_time", None)  # TRC
@@ -234,35 +234,30 @@ def _check_candump(path: Path) -> None:
         first = next((line for line in lines if line.strip()), "")
     if not _CANDUMP.match(first):
         raise ValueError(
-            f"Got {path}, which begins with {first.strip()[:60]!r}, expected a line of candump such as "
-            f"'(1436509052.249713) can0 123#11223344'. Record it with candump -L, or export it as ASC."
+            f"{path} begins with {first.strip()[:60]!r}; a candump log has lines such as '(1436509052.249713) can0 "
+            f"123#11223344'. Record it with candump -L, or export it as ASC."
         )
 
 
 def _check_blf(path: Path) -> None:
-    """Refuse a BLF file that is cut or damaged, which python-can would read in part without a word."""
+    """Refuse a BLF file that is cut or damaged; python-can would read a part of it without an error."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         if view[:4] != b"LOGG":
-            begin = view[:4]
-            raise ValueError(f"Got {path}, which begins with {begin!r}, expected a BLF file (LOGG). Export it again.")
-        whole = size >= _BLF_HEAD
-        place, told = struct.unpack_from("<L8xQ", view, 4) if whole else (0, _BLF_HEAD)
-        cut = told > size
+            raise ValueError(f"{path} begins with {view[:4]!r}; a BLF file begins with LOGG. Export it again.")
+        place, length = struct.unpack_from("<L8xQ", view, 4) if size >= _BLF_HEAD else (0, _BLF_HEAD)
+        cut = length > size
         while not cut and place + 16 <= size:
             signature, _, _, length, kind = struct.unpack_from("<4sHHLL", view, place)
             cut = signature != b"LOBJ" or length < 16 or place + length > size
             if not cut and kind == _CONTAINER:
-                cut = length < 32 or not _container_is_whole(view, place, length)
+                cut = length < 32 or not _container_is_complete(view, place, length)
             place += length + length % 4
         if cut or place < size:
-            raise ValueError(
-                f"Got {path}, a BLF file that is cut or damaged near byte {place:,}, expected a whole one. "
-                f"Copy it again."
-            )
+            raise ValueError(f"{path} is a BLF file that is cut or damaged near byte {place:,}. Copy it again.")
 
 
-def _container_is_whole(view: mmap.mmap, place: int, length: int) -> bool:
+def _container_is_complete(view: mmap.mmap, place: int, length: int) -> bool:
     method, size = struct.unpack_from("<H6xL", view, place + 16)
     if method != _DEFLATED:
         return method == 0
@@ -275,7 +270,7 @@ def _container_is_whole(view: mmap.mmap, place: int, length: int) -> bool:
 
 
 class _Lines:
-    """The lines of a text file, counted; the last one only if it has an end."""
+    """The lines of a text file, counted; without a last line that has no end."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open(encoding="utf-8", errors="replace")

@@ -1,22 +1,22 @@
-"""CAN frames become signals, by what databases say of them.
+"""CAN frames become signals, by databases of messages.
 
 Rules:
 
-- **Which message.** A frame belongs to the message with its identifier (11 and 29 bits are told apart); of several
-  databases the first one that knows it decides. A 29-bit frame that none knows belongs to the J1939 message with its
-  parameter group number, whatever its priority, source and destination (SAE J1939-21). What is then left and is a
-  reply of on-board diagnostics is read as that, see :mod:`anomalyvae.recordings.bus.obd`.
+- **Which message.** A frame belongs to the message with its identifier (of 11 or 29 bits) in the first database that
+  has one. Otherwise a 29-bit frame belongs to the J1939 message with its parameter group number, whatever its priority,
+  source and destination (SAE J1939-21). Otherwise it may be a reply of on-board diagnostics, see
+  :mod:`anomalyvae.recordings.bus.obd`.
 - **Longer messages** are joined from the packets of J1939's transport protocol, if a database describes J1939 (a DBC
   file can say that it does), and from those of diagnostics, see :mod:`anomalyvae.recordings.bus.transport`.
-- **Names.** A signal keeps its name if it is the only one of that name in all databases given, else it is called
-  ``Message.Signal``. So a name depends on the databases and never on the file.
-- **Senders.** The frames of a message are one signal, whichever bus and sender they come from. If there are several,
-  a warning says so.
-- **Numbers.** ``raw * scale + offset``, of 64 bits at most; texts that stand for values are left aside. A frame that
-  ends before a signal does gives no value, and neither does one whose multiplexer has another value.
-- **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: of whole bytes those from 0xFE… on, of two
-  bits 2 and 3, of other widths all ones) give no value, unless the database's own range includes them.
-- **Same stamp.** Frames of a message with the same stamp become one sample: the mean.
+- **Names.** A signal keeps its name if no other signal of the databases has it; otherwise it is ``Message.Signal``. So
+  a name depends on the databases and never on the file.
+- **Senders.** The frames of a message are one signal, whichever bus and sender they come from. If there are several, a
+  warning says so.
+- **Numbers** are ``raw * scale + offset``, of 64 bits at most; texts for values are ignored. A frame that ends before a
+  signal does has no value, and neither does one with another value of the multiplexer.
+- **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: for whole bytes those from 0xFE… on, for two
+  bits 2 and 3, for other widths all ones) are no values, unless the range in the database includes them.
+- **Same stamp.** Frames of a message with the same stamp become one sample, their mean.
 """
 
 from __future__ import annotations
@@ -31,23 +31,22 @@ import numpy as np
 from anomalyvae.recordings.bus import obd
 from anomalyvae.recordings.bus.fields import samples
 from anomalyvae.recordings.bus.messages import EXTENDED, Databases, Field, Message, load_messages
-from anomalyvae.recordings.bus.transport import Transport, Whole, are_segments, each_frame, is_packet
+from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
 
-# A CAN frame: seconds from the recording's start, the identifier, and the bytes that were sent; those after them mean
-# nothing.
+# A CAN frame: seconds from the recording's start, the identifier, and the sent bytes; bytes after them are undefined.
 FRAME = np.dtype(
     [("time_s", "f8"), ("id", "u4"), ("extended", "?"), ("bus", "u1"), ("length", "u1"), ("data", "u1", (64,))]
 )
 
 
 class _Taken(NamedTuple):
-    """What is to be decoded as one message."""
+    """Frames to decode as one message."""
 
     message: Message
     fields: list[Field]
-    rows: list[np.ndarray]  # which of the frames
-    wholes: list[Whole]  # what was joined or split from others
+    rows: list[np.ndarray]  # places of frames
+    joined: list[JoinedMessage]  # joined from packets, or split from longer replies
 
 
 class Decoder:
@@ -56,7 +55,7 @@ class Decoder:
     Parameters
     ----------
     databases : path-like, iterable of path-like, or None
-        DBC, ARXML, KCD or SYM files. Without any, only replies of on-board diagnostics are understood.
+        DBC, ARXML, KCD or SYM files. Without any, only replies of on-board diagnostics are decoded.
     wanted : list of str or None
         The signals to decode; None for all.
     source : str
@@ -79,7 +78,7 @@ class Decoder:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Signals of the databases that cannot be numbers, with the reason."""
+        """Signals of the databases that are not numbers, with the reason."""
         return {name: reason for message in self._messages for name, reason in message.left_out.items()}
 
     @property
@@ -88,7 +87,7 @@ class Decoder:
         return [field.name for message in self._messages for field in message.fields]
 
     def empty(self, name: str) -> Signal | None:
-        """Return a signal without samples by name; None if no frame can hold it."""
+        """Return a signal without samples by name; None if no message has it."""
         sender = obd.sender_of(name)
         for message in [*self._messages, *([] if sender is None else [obd.message(sender)])]:
             for field in message.fields:
@@ -97,7 +96,7 @@ class Decoder:
         return None
 
     def decode(self, frames: np.ndarray) -> dict[str, Signal]:
-        """Return what frames hold, by name; only signals that have a sample.
+        """Return the signals in frames by name; only those with a sample.
 
         Parameters
         ----------
@@ -121,12 +120,12 @@ class Decoder:
             elif not packed and not obd.is_request(key):
                 self._unknown[key] += len(rows)
         if packets:
-            for whole in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
-                self._take_whole(taken, self._by_group.get(_parameter_group(whole.key)), whole, [whole.data])
+            for joined in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
+                self._take_joined(taken, self._by_group.get(_parameter_group(joined.key)), joined, [joined.data])
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
-        for message, fields, parts, wholes in taken.values():
-            found |= samples(message.name, fields, frames, parts, wholes)
+        for message, fields, parts, joined_messages in taken.values():
+            found |= samples(message.name, fields, frames, parts, joined_messages)
         self._sampled |= set(found)
         return found
 
@@ -135,7 +134,7 @@ class Decoder:
         return self._by_group.get(_parameter_group(key)) if message is None and key & EXTENDED else message
 
     def _carried(self, key: int, start: bytes) -> Message | None:
-        """Return the message whose packets were left out, by its identifier and first byte."""
+        """Return the message of packets that were left out, by its identifier and first byte."""
         if obd.is_sender(key):
             return obd.message(key) if obd.is_reply(start) else None
         return self._by_group.get(_parameter_group(key))
@@ -144,7 +143,7 @@ class Decoder:
         return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
 
     def _room(self, taken: dict[int, _Taken], message: Message) -> _Taken | None:
-        """Return where to put what belongs to a message; None if nobody asked for its signals."""
+        """Return where to put the frames of a message; None if none of its signals is wanted."""
         if message.key not in taken and (fields := self._asked(message)):
             taken[message.key] = _Taken(message, fields, [], [])
         return taken.get(message.key)
@@ -159,132 +158,132 @@ class Decoder:
             self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
             room.rows.append(rows)
 
-    def _take_whole(self, taken: dict[int, _Taken], message: Message | None, whole: Whole, parts: list[bytes]) -> None:
-        """Take a message that was joined, in the parts that are to be decoded each for itself."""
+    def _take_joined(
+        self, taken: dict[int, _Taken], message: Message | None, joined: JoinedMessage, parts: list[bytes]
+    ) -> None:
+        """Take a joined message, in parts that are decoded separately."""
         if message is None or not parts:
-            self._unknown[whole.key] += whole.packets
+            self._unknown[joined.key] += joined.packets
             return
-        self._read += whole.packets
+        self._read += joined.packets
         room = self._room(taken, message)
         if room is not None:
-            self._joined += whole.packets if whole.packets > 1 else 0
-            self._senders.setdefault(message.name, set()).add((whole.key, whole.bus))
-            room.wholes.extend(whole._replace(data=part) for part in parts)
+            self._joined += joined.packets if joined.packets > 1 else 0
+            self._senders.setdefault(message.name, set()).add((joined.key, joined.bus))
+            room.joined.extend(joined._replace(data=part) for part in parts)
 
     def _take_replies(self, taken: dict[int, _Taken], key: int, rows: np.ndarray, frames: np.ndarray) -> None:
-        """Take what a control unit sends: replies with one parameter or several, in one frame or several."""
+        """Take the frames of a control unit: replies with one parameter or several, in one frame or several."""
         sent = frames["data"][rows]
         single, segment = obd.replies(sent), are_segments(sent, frames["length"][rows])
         several = single & obd.hold_more(sent)
         message = obd.message(key)
         self._take_frames(taken, message, key, rows[single & ~several], frames)
-        wholes = [
-            Whole(time_s, key, bus, data[1 : 1 + data[0]], 1)
+        replies = [
+            JoinedMessage(time_s, key, bus, data[1 : 1 + data[0]], 1)
             for time_s, _, bus, data in each_frame(frames[rows[several]])
         ]
         if segment.any():
-            wholes += self._transport.join_diagnostics(frames[rows])
-        for whole in wholes:
-            self._take_whole(taken, message, whole, obd.parameters(whole.data))
+            replies += self._transport.join_diagnostics(frames[rows])
+        for joined in replies:
+            self._take_joined(taken, message, joined, obd.parameters(joined.data))
         unknown = int((~single & ~segment).sum())
         if unknown:
             self._unknown[key] += unknown
 
     def finish(self, *, others: bool) -> None:
-        """Say which frames nobody could read and which signals never came, once the recording is at its end.
+        """End the recording: warn of frames that were not decoded and of signals without a sample.
 
         Parameters
         ----------
         others : bool
-            Whether the recording holds signals beside its frames.
+            Whether the recording has signals besides its frames.
 
         Raises
         ------
         ValueError
-            Not one frame could be read, and there is nothing else.
+            No frame could be decoded, and there are no other signals.
         """
         self._transport.finish()
-        torn: Counter[int] = Counter()
-        for (key, start), packets in self._transport.torn.items():
+        broken: Counter[int] = Counter()
+        for (key, start), packets in self._transport.broken.items():
             message = self._carried(key, start)
             if message is None:
                 self._unknown[key] += packets
             elif self._asked(message):
-                torn[key] += packets
-        self._tell_unknown(others)
-        if torn:
-            self._tell_torn(torn)
+                broken[key] += packets
+        self._warn_of_unknown(others)
+        if broken:
+            self._warn_of_broken(broken)
         silent = sorted(name for name in (self._wanted or set()) - self._sampled if self.empty(name) is not None)
         if silent:
             warnings.warn(
-                f"Got no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''} in {self._source}, "
-                f"expected some. {self._help}",
+                f"{self._source} has no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''}. "
+                f"{self._help}",
                 stacklevel=2,
             )
         for name, senders in self._senders.items():
             if len(senders) > 1:
                 shown = ", ".join(f"{_shown(key)} on bus {bus}" for key, bus in sorted(senders)[:5])
                 warnings.warn(
-                    f"Got message {name} of {self._source} from {len(senders)} senders ({shown}), expected one. Their "
-                    f"samples are joined.",
+                    f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
                     stacklevel=2,
                 )
 
     @property
     def _help(self) -> str:
         if self._with_databases:
-            return "Check that the database is the one of this vehicle and bus."
+            return "Check that the database belongs to this vehicle and bus."
         return "Pass the vehicle's database: databases='car.dbc'."
 
-    def _tell_unknown(self, others: bool) -> None:
+    def _warn_of_unknown(self, others: bool) -> None:
         unread = sum(self._unknown.values())
         most = _most(self._unknown)
         if unread and not self._read and not others:
             raise ValueError(
-                f"Got {self._source}, none of whose {unread:,} frames is in a database, expected some; the most "
-                f"frequent identifiers are {most}. {self._help}"
+                f"None of the {unread:,} frames of {self._source} is in a database; the most frequent identifiers are "
+                f"{most}. {self._help}"
             )
         if unread and (self._wanted is None or not self._read):
-            share = f"{unread / self._frames:.1%}" if unread < self._frames else "all"
+            share = f"{unread / self._frames:.1%}" if unread < self._frames else "All"
             warnings.warn(
-                f"Got {self._source}, {share} of whose {self._frames:,} frames are in no database; the most frequent "
+                f"{share} of the {self._frames:,} frames of {self._source} are in no database; the most frequent "
                 f"identifiers are {most}. {self._help}",
                 stacklevel=3,
             )
 
-    def _tell_torn(self, torn: Counter[int]) -> None:
-        left_out = sum(torn.values())
+    def _warn_of_broken(self, broken: Counter[int]) -> None:
+        left_out = sum(broken.values())
         packets = left_out + self._joined
         warnings.warn(
-            f"Got {self._source}, {left_out / packets:.1%} of whose {packets:,} packets of longer messages lack others "
-            f"({_most(torn)}), expected each packet once and in turn. Those messages are left out; record with a "
-            f"logger that loses no frame.",
+            f"{left_out / packets:.1%} of the {packets:,} packets of longer messages in {self._source} belong to "
+            f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame.",
             stacklevel=3,
         )
 
     def check(self, others: dict[str, str] | list[str]) -> None:
-        """Refuse a wanted signal that is neither known nor among the ``others`` of the recording."""
+        """Refuse a wanted signal that is neither in the databases nor among the ``others`` of the recording."""
         for name in self._wanted or ():
             if name in others or self.empty(name) is not None:
                 continue
             if name in self.left_out:
                 raise ValueError(
-                    f"Got signal {name!r} of {self._source}, which has {self.left_out[name]}, expected a number of "
-                    f"64 bits at most. Leave it out."
+                    f"Signal {name!r} of {self._source} has {self.left_out[name]}; a signal is a number of 64 bits at "
+                    f"most. Leave it out."
                 )
-            raise ValueError(self._unheard_of(name, others))
+            raise ValueError(self._unknown_signal(name, others))
 
-    def _unheard_of(self, name: str, others: dict[str, str] | list[str]) -> str:
+    def _unknown_signal(self, name: str, others: dict[str, str] | list[str]) -> str:
         known = [*others, *self.names]
         if known:
             where = " and ".join(["the databases"] * bool(self.names) + [self._source] * bool(others))
             more = "" if self._with_databases else f" If frames hold it: {self._help}"
-            return f"Got signal {name!r}, expected one of the {len(known)} of {where}. {nearest(name, known)}{more}"
-        databases = "databases without a signal" if self._with_databases else "no database"
+            return f"Signal {name!r} is not among the {len(known)} of {where}. {nearest(name, known)}{more}"
+        databases = "in databases without signals" if self._with_databases else "without a database"
         help_ = nearest(name, obd.names()) if name.startswith("obd_") else self._help
         return (
-            f"Got signal {name!r} of {self._source} and {databases}, expected one of on-board diagnostics, such as "
-            f"'obd_engine_speed'. {help_}"
+            f"Signal {name!r} of {self._source} is unknown {databases}; only those of on-board diagnostics are known, "
+            f"such as 'obd_engine_speed'. {help_}"
         )
 
 
@@ -303,10 +302,10 @@ def _parameter_group(key: int) -> int:
 
 
 def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the identifiers (with EXTENDED) of frames, and which of them have it."""
+    """Yield the identifiers (with EXTENDED) of frames, and the places of their frames."""
     keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0))
     distinct, place = np.unique(keys, return_inverse=True)
-    # Counting sort is what numpy does with 16 bits.
+    # With 16 bits numpy uses a counting sort.
     order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
     bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
     return zip(distinct.tolist(), np.split(order, bounds), strict=True)

@@ -1,31 +1,31 @@
-"""The bytes of a message become samples of its signals, all frames at once; the rules stand in ``decode``."""
+"""The bytes of a message become samples of its signals, all frames at once; the rules are in ``decode``."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from anomalyvae.recordings.bus.messages import Bits, Field
-from anomalyvae.recordings.bus.transport import Whole
+from anomalyvae.recordings.bus.transport import JoinedMessage
 from anomalyvae.recordings.log import Signal
 
 
 def samples(
-    source: str, fields: list[Field], frames: np.ndarray, parts: list[np.ndarray], wholes: list[Whole]
+    source: str, fields: list[Field], frames: np.ndarray, parts: list[np.ndarray], joined: list[JoinedMessage]
 ) -> dict[str, Signal]:
-    """Decode what belongs to one message.
+    """Decode the frames and the joined messages of one message.
 
     Parameters
     ----------
     source : str
         Name of the message.
     fields : list of Field
-        Which of its signals to decode, one at least.
+        The signals to decode, at least one.
     frames : numpy.ndarray of ``FRAME``, shape (n,)
         Sorted by time.
     parts : list of numpy.ndarray of int
-        Which of the frames belong to the message, in ascending order each.
-    wholes : list of Whole
-        What belongs to it beside frames.
+        The places of the message's frames, each array in ascending order.
+    joined : list of JoinedMessage
+        Messages joined from packets.
 
     Returns
     -------
@@ -33,9 +33,9 @@ def samples(
         By name; only signals that have a sample.
     """
     asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
-    time_s, length, data = _in_one(frames, parts, wholes, max(bits.end for bits in asked))
+    time_s, length, data = _stacked(frames, parts, joined, max(bits.end for bits in asked))
     raw = {bits: bits.raw(data) for bits in set(asked)}
-    apart = bool((time_s[1:] > time_s[:-1]).all())
+    distinct = bool((time_s[1:] > time_s[:-1]).all())
     found = {}
     for field in fields:
         holds = _holds(field, length, raw)
@@ -44,34 +44,34 @@ def samples(
         with np.errstate(over="ignore", invalid="ignore"):
             values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
         holds &= ~np.isnan(values)
-        if apart and holds.all():
+        if distinct and holds.all():
             found[field.name] = Signal(field.name, time_s, values, field.unit, source)
         elif holds.any():
             found[field.name] = Signal(field.name, *means(time_s[holds], values[holds]), field.unit, source)
     return found
 
 
-def _in_one(
-    frames: np.ndarray, parts: list[np.ndarray], wholes: list[Whole], width: int
+def _stacked(
+    frames: np.ndarray, parts: list[np.ndarray], joined: list[JoinedMessage], width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return when the frames and joined messages came, how many bytes each has, and ``width`` bytes with 8 to spare."""
+    """Return the stamps of frames and joined messages, their lengths, and ``width`` of their bytes, padded by 8."""
     rows = parts[0] if len(parts) == 1 else np.sort(np.concatenate([np.empty(0, dtype=np.intp), *parts]))
-    data = np.zeros((len(rows) + len(wholes), width + 8), dtype=np.uint8)
+    data = np.zeros((len(rows) + len(joined), width + 8), dtype=np.uint8)
     held = min(width, frames["data"].shape[1])
     data[: len(rows), :held] = frames["data"][:, :held][rows]
-    if not wholes:
+    if not joined:
         return frames["time_s"][rows], frames["length"][rows], data
-    for place, whole in enumerate(wholes, len(rows)):
-        first = whole.data[:width]
+    for place, message in enumerate(joined, len(rows)):
+        first = message.data[:width]
         data[place, : len(first)] = np.frombuffer(first, dtype=np.uint8)
-    time_s = np.concatenate([frames["time_s"][rows], [whole.time_s for whole in wholes]])
-    length = np.concatenate([frames["length"][rows], [len(whole.data) for whole in wholes]])
+    time_s = np.concatenate([frames["time_s"][rows], [message.time_s for message in joined]])
+    length = np.concatenate([frames["length"][rows], [len(message.data) for message in joined]])
     order = np.argsort(time_s, kind="stable")
     return time_s[order], length[order], data[order]
 
 
 def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.ndarray:
-    """Return which frames have a value of the field."""
+    """Return which frames have a value for the field."""
     holds = length >= field.bits.end
     for bits, ranges in field.conditions:
         holds &= length >= bits.end
@@ -85,7 +85,7 @@ def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.
 
 
 def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one sample, the mean, of those with the same stamp.
+    """Replace samples with the same stamp by their mean.
 
     Parameters
     ----------

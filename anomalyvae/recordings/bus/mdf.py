@@ -2,16 +2,16 @@
 
 Rules:
 
-- **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; of those to
-  text the number is kept. A sample that its invalidation bit marks is NaN. Text, bytes, arrays, and channels
-  of a group without stamps are left out.
-- **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of
-  LIN, FlexRay and other buses are passed over.
-- **Names.** A channel keeps its name if it is the only one of that name in the file and no signal of the databases has
-  it, else it is called ``Group.Channel``, and ``group 3.Channel`` if that is not unique or the group has no name.
-- **Time.** Zero is the file's start time (UTC where it names no zone). Samples up to a second late are sorted in; a
-  clock that jumps back further is an error. Samples with the same stamp become one: the mean.
-- **Cut files.** A file that its logger did not close ("unfinalized") is read as far as it goes; one that was cut or
+- **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; a conversion
+  to text is not, the number stays. A sample with its invalidation bit set is NaN. Text, bytes, arrays, and channels of
+  a group without stamps are left out.
+- **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of LIN,
+  FlexRay and other buses are skipped.
+- **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
+  ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name.
+- **Time.** Zero is the file's start time (UTC if it has no zone). Samples up to a second late are sorted in; if the
+  clock jumps back further, the file is refused. Samples with the same stamp become one, their mean.
+- **Cut files.** A file that its logger did not close ("unfinalized") is read as far as it goes; a file that is cut or
   damaged otherwise is refused, see :mod:`anomalyvae.recordings.bus.blocks`.
 """
 
@@ -38,16 +38,16 @@ from anomalyvae.recordings.bus.canbus import complete, in_order
 from anomalyvae.recordings.bus.decode import FRAME, Decoder
 from anomalyvae.recordings.bus.fields import means
 from anomalyvae.recordings.bus.messages import Databases, missing_extra
-from anomalyvae.recordings.log import Log, Signal
+from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 
 _FRAMES = "CAN_DataFrame"
 _PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
-_VARYING = {1, 7}  # channels whose values have lengths of their own
+_VARYING = {1, 7}  # types of channels with values of varying length
 _MOST_BYTES = 64  # in a frame
-_TIME = 1  # what synchronises a group: time, not angle or distance
-_BUS_EVENT = 2  # flag of a group that holds what happened on a bus
-_ROWS, _BYTES = 1 << 16, 1 << 23  # that are read at once
+_TIME = 1  # type of a group that is synchronised by time, not by angle or distance
+_BUS_EVENT = 2  # flag of a group of events on a bus
+_ROWS, _BYTES = 1 << 16, 1 << 23  # read at once
 _FD_LENGTHS = np.array([*range(9), 12, 16, 20, 24, 32, 48, 64], dtype=np.uint8)  # bytes by data length code
 
 
@@ -86,7 +86,7 @@ def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: D
         decoder.check([*names, *left_out])
         for name in wanted or ():
             if name in left_out:
-                Log(str(path), None, {}, left_out)[name]  # refused, with the reason
+                raise not_numbers(name, str(path), left_out[name])
         if wanted is not None:
             groups = [group._replace(channels=[c for c in group.channels if c[1].name in wanted]) for group in groups]
             groups = [group for group in groups if group.channels]
@@ -105,18 +105,18 @@ def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: D
 
 
 def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
-    """Tell how many samples the signals of a measurement file have, those of measured channels from its headers alone.
+    """Count the samples of the signals of a measurement file; measured channels by the file's headers alone.
 
     Yields
     ------
     signal, samples, first_s, last_s : Signal, int, float, float
-        A signal (of measured channels without samples), how many more samples it has, and the stamps of the first and
-        the last of these.
+        A signal, how many more samples it has, and the stamps of the first and the last of these. The signal of a
+        measured channel has no samples itself.
 
     Raises
     ------
     ValueError
-        As :func:`mdf_pieces` does, but for what only the values of measured channels would tell.
+        As for :func:`mdf_pieces`, except for errors in the values of measured channels.
     """
     decoder = Decoder(databases, None, str(path))
     with _opened(path) as mdf:
@@ -147,8 +147,8 @@ def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
     Yields
     ------
     list of numpy.ndarray
-        The next rows of each source, up to the moment that all of them have reached: none that comes later is older.
-        At least once.
+        The next rows of each source, up to the moment that all of them have reached: no later row is older. At least
+        once.
     """
     held = [next(source) for source in sources]
     running = set(range(len(sources)))
@@ -170,18 +170,18 @@ def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a measurement file, and leave nothing open or lying about."""
+    """Open a measurement file; close it and remove temporary files afterwards."""
     try:
         from asammdf import MDF
     except ImportError as error:
         raise missing_extra(error) from error
     if not path.stat().st_size:
-        raise ValueError(f"Got {path}, which is empty, expected a measurement file. Record it again.")
+        raise ValueError(f"{path} is empty, not a measurement file. Record it again.")
     check_blocks(path)
     with tempfile.TemporaryDirectory(prefix="anomalyvae-") as folder:
         source, mode = path, "rb"
         with path.open("rb") as file:
-            if file.read(8) == b"UnFinMF ":  # asammdf completes it in place: in a copy
+            if file.read(8) == b"UnFinMF ":  # asammdf completes it in place, so in a copy
                 source, mode = Path(shutil.copyfile(path, Path(folder) / path.name)), "r+b"
         with source.open(mode) as file:
             mdf = _guarded(path, MDF, file, temporary_folder=folder, process_bus_logging=False, use_display_names=False)
@@ -192,17 +192,18 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call asammdf without the lines that it prints, and say of any exception that the file is broken."""
+    """Call asammdf without what it prints; turn any of its errors into one that names the file."""
     logger = logging.getLogger("asammdf")
     disabled, logger.disabled = logger.disabled, True
     try:
         with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
             return call(*args, **kwargs)
-    except Exception as error:  # asammdf raises whatever its blocks lead to
-        traceback.clear_frames(error.__traceback__)  # they hold files, as do circles of asammdf's objects,
-        gc.collect()  # and the folder of those is about to be removed
+    except Exception as error:  # asammdf raises errors of any type
+        traceback.clear_frames(error.__traceback__)  # they hold files, as do cycles of asammdf's objects,
+        gc.collect()  # and the folder of these files is about to be removed
         raise ValueError(
-            f"Got {path}, which cannot be read as MDF ({type(error).__name__}: {str(error)[:200]}). Mend the file."
+            f"{path} cannot be read as MDF ({type(error).__name__}: {str(error)[:200]}). Repair the file with the "
+            f"logger's software, or copy it again."
         ) from error
     finally:
         logger.disabled = disabled
@@ -215,7 +216,7 @@ def _start(mdf: Any) -> pd.Timestamp | None:
 
 
 def _channels(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
-    """Return the measured channels by group, and those that cannot be signals, with the reason."""
+    """Return the measured channels by group, and the channels that are not signals, with what they hold."""
     found: list[tuple[int, str, int, str, str, str]] = []  # group, its name, place, name, unit, reason
     for index, group in enumerate(mdf.groups):
         if getattr(group.channel_group, "flags", 0) & _BUS_EVENT and mdf.version >= "4.10":
@@ -265,7 +266,7 @@ def _why_not(probe: Any) -> str:
 
 
 def _steps(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield which rows to read at once, at least once: the first, and how many."""
+    """Yield the first row and the number of rows to read at once; at least once."""
     step = max(1, min(_ROWS, _BYTES // max(row_bytes, 1)))
     for first in range(0, max(rows, 1), step):
         yield first, min(step, max(rows - first, 0))
@@ -275,8 +276,8 @@ def _stamp(path: Path, mdf: Any, group: _Group, row: int) -> float:
     found = _guarded(path, mdf.get_master, group.number, None, row, 1)
     if not len(found):
         raise ValueError(
-            f"Got {path}, whose group {group.number} ends before its row {row:,}, expected {group.rows:,} rows as its "
-            f"header tells. Mend the file."
+            f"Group {group.number} of {path} ends before row {row:,} of the {group.rows:,} in its header. "
+            f"Copy the file again."
         )
     return float(found[0])
 
@@ -291,8 +292,8 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
         for column, signal in enumerate(found):
             if len(signal.samples) != len(rows) or _why_not(signal):
                 raise ValueError(
-                    f"Got {path}, whose channel {signal.name!r} has {len(signal.samples)} values of type "
-                    f"{signal.samples.dtype} for {len(rows)} stamps, expected a number each. Mend the file."
+                    f"Channel {signal.name!r} of {path} has {len(signal.samples)} values of type "
+                    f"{signal.samples.dtype} for {len(rows)} stamps, not one number each. Copy the file again."
                 )
             rows["time_s"], rows["values"][:, column] = signal.timestamps, signal.samples
             if signal.invalidation_bits is not None:
@@ -302,15 +303,15 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
 
 def _measured(group: _Group, rows: np.ndarray) -> dict[str, Signal]:
     time_s = np.ascontiguousarray(rows["time_s"])
-    apart = bool((time_s[1:] > time_s[:-1]).all())
+    distinct = bool((time_s[1:] > time_s[:-1]).all())
     found = {}
     for column, (_, empty) in enumerate(group.channels):
         values = np.ascontiguousarray(rows["values"][:, column])
-        if apart:
+        if distinct:
             found[empty.name] = replace(empty, time_s=time_s, values=values)
         else:
-            taken = ~np.isnan(values)
-            stamps, samples = means(time_s[taken], values[taken])
+            valid = ~np.isnan(values)
+            stamps, samples = means(time_s[valid], values[valid])
             found[empty.name] = replace(empty, time_s=stamps, values=samples)
     return found
 
@@ -324,7 +325,7 @@ def _in_one(frames: list[np.ndarray]) -> np.ndarray:
 
 
 def _frame_groups(mdf: Any) -> list[tuple[int, dict[str, int]]]:
-    """Return the groups of recorded CAN frames: their number, and the places of the channels that a frame has."""
+    """Return the groups of recorded CAN frames: the number, and the places of the channels of a frame."""
     found = []
     for number, group in enumerate(mdf.groups):
         parts = {
@@ -351,10 +352,10 @@ def _frames(path: Path, mdf: Any, number: int, parts: dict[str, int]) -> Iterato
 
 
 def _varying_bytes(mdf: Any, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
-    """Return the bytes of frames that are stored outside of their records, and how many each has.
+    """Return the bytes of frames that are stored outside of their records, and their lengths.
 
-    asammdf's own way trusts lengths and offsets, so that a damaged file ends the process. Here a frame whose bytes are
-    not where its record says has none.
+    asammdf trusts lengths and offsets, so a damaged file crashes the process. Here a frame has no bytes if they are not
+    where its record says.
     """
     group, store = mdf.groups[number], mdf._mdf
     size = group.channel_group.samples_byte_nr + group.channel_group.invalidation_bytes_nr

@@ -1,4 +1,4 @@
-"""What CAN databases (DBC, ARXML, KCD, SYM) say of a message: its identifier, and where its signals lie."""
+"""Messages in CAN databases (DBC, ARXML, KCD, SYM): the identifier, and the bits of the signals."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Databases = str | PathLike[str] | Iterable[str | PathLike[str]] | None
-EXTENDED = 1 << 31  # set in keys of 29-bit identifiers, so that they differ from those of 11 bits
-MOST_JOINED = 1785  # bytes of a message that J1939 sends in packets
+EXTENDED = 1 << 31  # set in the key of a 29-bit identifier, so that it differs from one of 11 bits
+MOST_JOINED = 1785  # bytes of a J1939 message in packets
 _MOST_BYTES = 64  # in a frame of CAN FD
 _SUFFIXES = (".dbc", ".arxml", ".kcd", ".sym")
 
 
 class Bits(NamedTuple):
-    """Where a number lies in a frame."""
+    """The bits of a number in a frame."""
 
     byte: int  # the first byte
-    skip: int  # bits to leave out: the lowest of that byte, or with big_endian the highest
+    skip: int  # bits to skip: the lowest of that byte, or with big_endian the highest
     length: int
     big_endian: bool = False
     signed: bool = False
@@ -33,7 +33,7 @@ class Bits(NamedTuple):
 
     @property
     def end(self) -> int:
-        """How many bytes a frame must have to hold it."""
+        """The number of bytes that a frame needs to hold it."""
         return self.byte + (self.skip + self.length + 7) // 8
 
     def raw(self, data: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ class Bits(NamedTuple):
         Parameters
         ----------
         data : numpy.ndarray of uint8, shape (n, width)
-            The bytes of the frames, and at least eight more than the number's last one.
+            The bytes of the frames, with at least eight more after the number.
         """
         n, width = data.shape
         word = np.ndarray((n,), ">u8" if self.big_endian else "<u8", data, self.byte, (width,)).astype(np.uint64)
@@ -58,7 +58,7 @@ class Bits(NamedTuple):
         return word & np.uint64((1 << self.length) - 1)
 
     def numbers(self, raw: np.ndarray) -> np.ndarray:
-        """Return as float64 what raw bits mean before they are scaled."""
+        """Return raw bits as numbers in float64, not yet scaled."""
         if self.floating:
             return raw.astype(f"u{self.length // 8}").view(f"f{self.length // 8}").astype(np.float64)
         if self.signed:
@@ -67,7 +67,7 @@ class Bits(NamedTuple):
         return raw.astype(np.float64)
 
 
-Ranges = tuple[tuple[int, int], ...]  # each from its first to its last number
+Ranges = tuple[tuple[int, int], ...]  # from a first to a last number, both included
 
 
 class Field(NamedTuple):
@@ -78,36 +78,36 @@ class Field(NamedTuple):
     bits: Bits
     scale: float = 1.0
     offset: float = 0.0
-    conditions: tuple[tuple[Bits, Ranges], ...] = ()  # multiplexers, and which raw values they must have
-    missing_from: int | None = None  # raw values from here on mean that there is no value
+    conditions: tuple[tuple[Bits, Ranges], ...] = ()  # multiplexers, and the raw values they must have
+    missing_from: int | None = None  # raw values from here on mean "no value"
 
 
 class Message(NamedTuple):
-    """A message: what frames with one identifier hold."""
+    """A message: the signals of the frames with one identifier."""
 
     name: str
     key: int  # the identifier, with EXTENDED if it has 29 bits
     j1939: bool
     fields: tuple[Field, ...]
-    left_out: dict[str, str]  # signals that cannot be numbers, with the reason
+    left_out: dict[str, str]  # signals that are not numbers, with the reason
 
 
 def load_messages(databases: Databases) -> list[Message]:
-    """Read databases; of messages with one identifier the first is kept.
+    """Read databases; the first message with an identifier is kept.
 
-    Signals whose name is not the only one in these databases are renamed ``Message.Signal``.
+    Signals with a name that is not unique in these databases are renamed ``Message.Signal``.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        There is no such file, or it is no database; the message names the file and the line.
+        The file does not exist, or it is not a database; the message names the file and the line.
     ImportError
         The extra ``logs`` is not installed.
 
     Warns
     -----
     UserWarning
-        An ARXML file has conversions that are neither linear nor of one piece.
+        An ARXML file has conversions that are not linear or have several segments.
     """
     if databases is None:
         return []
@@ -116,19 +116,18 @@ def load_messages(databases: Databases) -> list[Message]:
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(
-                f"Got the database {path}, which is no file, expected a DBC, ARXML, KCD or SYM file. Check the path."
+                f"The database {path} is not a file. Check the path of the DBC, ARXML, KCD or SYM file."
             )
         if path.suffix.lower() not in _SUFFIXES:
             raise ValueError(
-                f"Got the database {path}, expected a file with suffix {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}. "
-                f"Export it as one of these."
+                f"The database {path} has none of the suffixes {', '.join(_SUFFIXES)}. Export it as one of these."
             )
         state = stat(path)
         messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
         if remarks:
             warnings.warn(
-                f"Got the database {path} with conversions that are not read as they stand ({'; '.join(remarks)}), "
-                f"expected linear ones of one piece. Compare the signals with those of another tool.",
+                f"The database {path} has conversions that cannot be followed exactly ({'; '.join(remarks)}); linear "
+                f"ones with one segment can. Compare the signals with those of another tool.",
                 stacklevel=2,
             )
         for message in messages:
@@ -138,7 +137,7 @@ def load_messages(databases: Databases) -> list[Message]:
 
 @lru_cache(maxsize=16)
 def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    """Return the messages of a database, and which of its conversions cantools does not follow."""
+    """Return the messages of a database, and cantools' remarks on conversions that it does not follow."""
     try:
         from cantools.database import can, load_file
     except ImportError as error:
@@ -146,20 +145,20 @@ def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], 
     try:
         with _remarks() as remarks:
             database = load_file(path, strict=False)
-    except Exception as error:  # cantools raises what its parsers raise
+    except Exception as error:  # cantools raises errors of any type
         line = _line_of(path, str(error))
         raise ValueError(
-            f"Got the database {path}, which cannot be read{line} ({' '.join(str(error).split())[:300]}). "
-            f"{'Mend that line' if line or 'line' in str(error) else 'Mend the file, or export it again'}."
+            f"The database {path} cannot be read{line} ({' '.join(str(error).split())[:300]}). "
+            f"{'Correct that line' if line or 'line' in str(error) else 'Correct the file, or export it again'}."
         ) from error
     if not isinstance(database, can.Database):
-        raise ValueError(f"Got {path}, a database of diagnostics, expected one of messages. Pass a DBC, ARXML or KCD.")
+        raise ValueError(f"{path} is a database of diagnostics, not of messages. Pass a DBC, ARXML or KCD file.")
     return tuple(_message(message) for message in database.messages), tuple(dict.fromkeys(remarks))
 
 
 @contextmanager
 def _remarks() -> Iterator[list[str]]:
-    """Collect what cantools says of conversions that it does not follow, and keep that from standard error."""
+    """Collect cantools' remarks on conversions that it does not follow, and keep them from standard error."""
     found: list[str] = []
 
     class Listener(logging.Handler):
@@ -182,12 +181,12 @@ def _remarks() -> Iterator[list[str]]:
 
 
 def missing_extra(error: ImportError) -> ImportError:
-    """Return the error that says how to get the readers of logs."""
-    return ImportError(f"Got no {error.name}, expected what reads logs. Run: pip install 'anomalyvae[logs]'.")
+    """Return the error that says how to install the readers of logs."""
+    return ImportError(f"{error.name} is not installed; it reads logs. Run: pip install 'anomalyvae[logs]'.")
 
 
 def _line_of(path: Path, error: str) -> str:
-    """Return where in a database the text stands that an error quotes, if the error itself does not tell."""
+    """Return the line of a database that an error quotes, if the error does not give it."""
     if "line" in error:
         return ""
     quoted = [text.strip(' "') for text in error.splitlines()]
@@ -214,7 +213,7 @@ def _message(message: Any) -> Message:
 
 def _why_not(signal: Any, message: Any, most: int) -> str:
     if message.is_container:
-        return "a part of a container of messages"
+        return "a place in a container of messages"
     if signal.length > 64 or (signal.is_float and signal.length not in (16, 32, 64)):
         return f"{signal.length} bits{' as a float' if signal.is_float else ''}"
     if _bits(signal).end > most:
@@ -243,7 +242,7 @@ def _field(signal: Any, signals: dict[str, Any], j1939: bool) -> Field:
 
 
 def _ranges(numbers: Iterable[int]) -> Ranges:
-    """Return whole numbers as ranges.
+    """Return integers as ranges.
 
     Examples
     --------
@@ -260,10 +259,10 @@ def _ranges(numbers: Iterable[int]) -> Ranges:
 
 
 def _missing_from(signal: Any, bits: Bits) -> int | None:
-    """Return the first raw value by which J1939 says "error" or "not available"; None if they are values here."""
+    """Return the first raw value that is "error" or "not available" in J1939; None if the signal's range has it."""
     if bits.length == 1:
         return None
-    special = {2: 2}.get(bits.length, 1)  # how many of the highest values are none
+    special = {2: 2}.get(bits.length, 1)  # how many of the highest values are not numbers
     if bits.length % 8 == 0:
         special = 2 << (bits.length - 8)
     first = (1 << bits.length) - special
@@ -273,7 +272,7 @@ def _missing_from(signal: Any, bits: Bits) -> int | None:
 
 
 def _renamed(messages: list[Message]) -> list[Message]:
-    """Give every signal a name of its own."""
+    """Give every signal a unique name."""
     short = Counter(name for message in messages for name in _names(message))
     long = Counter(f"{message.name}.{name}" for message in messages for name in _names(message))
 

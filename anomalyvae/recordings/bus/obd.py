@@ -1,7 +1,7 @@
-"""Replies of on-board diagnostics: what the control units of a car answer to "show current data".
+"""Replies of on-board diagnostics: the answers of a car's control units to "show current data".
 
 The parameters, their units and scales are those of SAE J1979 (ISO 15031-5), service 01; the addresses are those of
-ISO 15765-4. A reply holds one parameter or several in turn; if their sizes do not fill it, only the first is read.
+ISO 15765-4. A reply holds one parameter or several; if their sizes do not fill it, only the first is read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Field, Message
 
-_SERVICE_01 = 0x41  # what a reply to service 01 begins with
-_FIRST = {0x7E8, 0x18DAF110 | EXTENDED}  # the engine's control unit: its signals go without an address
+_SERVICE_01 = 0x41  # the first byte of a reply to service 01
+_FIRST = {0x7E8, 0x18DAF110 | EXTENDED}  # the engine's control unit: its signals have no address in their names
 _PERCENT, _TRIM = 100 / 255, 100 / 128
 
 # number: (name, unit, bytes, scale, offset); the value begins with the reply's first byte of data.
@@ -76,7 +76,7 @@ _PARAMETERS: dict[int, tuple[str, str, int, float, float]] = {
     0xA6: ("odometer", "km", 4, 1 / 10, 0),
 }
 
-# How many bytes a parameter has in a reply: those of its number, and of what is no signal here.
+# The bytes of a parameter in a reply, also for parameters that are not signals here.
 _SIZES = {number: size for number, (_, _, size, _, _) in _PARAMETERS.items()} | {
     **dict.fromkeys((0x00, 0x01, 0x20, 0x40, 0x41, 0x4F, 0x50, 0x60, 0x80, 0xA0, 0xC0), 4),
     **dict.fromkeys((*range(0x24, 0x2C), *range(0x34, 0x3C)), 4),
@@ -87,12 +87,12 @@ _SIZE = np.array([_SIZES.get(number, 0) for number in range(256)])
 
 
 def is_sender(key: int) -> bool:
-    """Return whether frames with this identifier (and EXTENDED) come from a control unit that answers."""
+    """Return whether frames with this identifier (and EXTENDED) come from a control unit."""
     return 0x7E8 <= key <= 0x7EF or key & ~0xFF == 0x18DAF100 | EXTENDED
 
 
 def is_request(key: int) -> bool:
-    """Return whether frames with this identifier (and EXTENDED) are questions, which hold no signal."""
+    """Return whether frames with this identifier (and EXTENDED) are requests, which hold no signal."""
     ask_one = key & ~0xFF00 == 0x18DA00F1 | EXTENDED
     return key == 0x7DF or 0x7E0 <= key <= 0x7E7 or key == 0x18DB33F1 | EXTENDED or ask_one
 
@@ -103,7 +103,7 @@ def replies(data: np.ndarray) -> np.ndarray:
 
 
 def is_reply(reply: bytes) -> bool:
-    """Return whether what was sent, without the bytes that say how, is a reply to service 01."""
+    """Return whether bytes, without those of the transport protocol, are a reply to service 01."""
     return reply[:1] == bytes([_SERVICE_01])
 
 
@@ -114,13 +114,13 @@ def hold_more(data: np.ndarray) -> np.ndarray:
 
 
 def parameters(reply: bytes) -> list[bytes]:
-    """Split a reply, without the bytes that say how it was sent, into replies with one parameter each.
+    """Split a reply, without the bytes of the transport protocol, into replies with one parameter each.
 
     Returns
     -------
     list of bytes
-        As they stand in a frame, their length first. Only the first if the parameters do not fill the reply; none if
-        it is no reply to service 01.
+        As in a frame, their length first. Only the first if the parameters do not fill the reply; none if it is not a
+        reply to service 01.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def parameters(reply: bytes) -> list[bytes]:
 
 @cache
 def message(key: int) -> Message:
-    """Return what the replies of a control unit hold: ``obd_engine_speed``, from others ``obd_engine_speed.7E9``."""
+    """Return the message of a control unit: ``obd_engine_speed``, for the others ``obd_engine_speed.7E9``."""
     address = "" if key in _FIRST else f".{key & ~EXTENDED:X}"
     count, service, number = (Bits(byte, 0, 8) for byte in range(3))
     fields = []
@@ -154,12 +154,12 @@ def message(key: int) -> Message:
 
 
 def names() -> list[str]:
-    """Return the signals that replies of the first control unit may hold."""
+    """Return the signals of the first control unit."""
     return [field.name for field in message(0x7E8).fields]
 
 
 def sender_of(name: str) -> int | None:
-    """Return the identifier (and EXTENDED) whose replies hold a signal of this name; None if no reply does."""
+    """Return the identifier (and EXTENDED) of the replies with a signal of this name; None if there is none."""
     base, _, address = name.partition(".")
     if base not in {f"obd_{parameter[0]}" for parameter in _PARAMETERS.values()}:
         return None

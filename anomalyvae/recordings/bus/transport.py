@@ -1,16 +1,15 @@
-"""Messages that are longer than a frame, joined from the packets that carry them.
+"""Messages longer than a frame are joined from their packets.
 
 Rules:
 
-- **J1939** (SAE J1939-21, transport protocol): a broadcast (BAM) or a request to send (RTS) names the parameter group
-  and its size, packets of seven bytes follow, numbered from 1. A receiver that asks for packets again (CTS) gets them.
-- **Diagnostics** (ISO 15765-2): a first frame names the size, consecutive frames follow, numbered from 1, modulo 16.
-- **Time.** A message is stamped with its last packet: then it is known.
-- **Nothing is invented.** A message of which a packet is missing, comes again, comes out of turn, is too short, or
-  comes later than the standard allows is left out. Senders, destinations and buses are told apart. (The protocols
-  have no checksum: where a gap begins in one message and ends at the same place of the next, within that time,
-  nothing shows it.)
-- **Ends.** What was under way when the recording began or ended is passed over.
+- **J1939** (SAE J1939-21, transport protocol): a broadcast (BAM) or a request to send (RTS) gives the parameter group
+  and its size; packets of seven bytes follow, numbered from 1. The receiver may ask for packets again (CTS).
+- **Diagnostics** (ISO 15765-2): a first frame gives the size; consecutive frames follow, numbered from 1, modulo 16.
+- **Time.** A message has the stamp of its last packet.
+- **Broken messages are left out**: a packet is missing, repeated, out of order, too short, or later than the standard
+  allows. Messages of different senders, destinations and buses are kept separate. (The protocols have no checksum: a
+  gap from one place of a message to the same place of the next, within that time, goes unnoticed.)
+- **Ends.** A message that is incomplete because the recording begins or ends is skipped.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ import numpy as np
 
 from anomalyvae.recordings.bus.messages import EXTENDED, MOST_JOINED
 
-_CONTROL, _DATA = 0xEC, 0xEB  # second byte of the identifier of J1939 packets
-_RTS, _CTS, _BAM, _ABORT = 16, 17, 32, 255  # what the first byte of J1939 control frames says
+_CONTROL, _DATA = 0xEC, 0xEB  # the second byte of the identifier of J1939 packets
+_RTS, _CTS, _BAM, _ABORT = 16, 17, 32, 255  # the first byte of J1939 control frames
 _FIRST, _NEXT, _FLOW = 1, 2, 3  # kinds of ISO 15765-2, in the upper half of a frame's first byte
 _BROADCAST_S, _CONNECTION_S, _DIAGNOSTICS_S = 0.75, 1.25, 1.0  # T1 and T2 of J1939-21, N_Cr of ISO 15765-2
-_FULL = 8  # bytes that a first frame has at least
-_LEAST_J1939 = 9  # bytes; fewer go into a frame
+_FULL = 8  # the fewest bytes of a first frame
+_LEAST_J1939 = 9  # bytes of a joined message; fewer fit into a frame
 
 Channel = tuple[int, ...]
 
 
-class Whole(NamedTuple):
-    """A message that was joined."""
+class JoinedMessage(NamedTuple):
+    """A message joined from packets."""
 
     time_s: float
     key: int  # the identifier that a frame with these bytes would have, with EXTENDED if it has 29 bits
     bus: int
     data: bytes
-    packets: int  # frames that carried it
+    packets: int  # frames that it was joined from
 
 
 @dataclass(slots=True)
@@ -55,32 +54,32 @@ class _Transfer:
     newest_s: float
     data: bytearray = field(default_factory=bytearray)
     frames: int = 1
-    awaited: int = 1  # the number of the packet that comes next
+    awaited: int = 1  # the number of the next packet
     intact: bool = True
 
 
 class Transport:
-    """Joins packets, and keeps the messages that are under way from one piece of a recording to the next.
+    """Joins packets; messages may continue in the next piece of a recording.
 
     Attributes
     ----------
-    torn : collections.Counter
-        How many frames belong to messages that were left out, by identifier and first byte, empty if that never came.
+    broken : collections.Counter
+        How many frames belong to messages that were left out, by identifier and first byte (empty if it is missing).
     """
 
     def __init__(self) -> None:
-        self.torn: Counter[tuple[int, bytes]] = Counter()
+        self.broken: Counter[tuple[int, bytes]] = Counter()
         self._open: dict[Channel, _Transfer] = {}
 
-    def join_j1939(self, frames: np.ndarray) -> list[Whole]:
-        """Return the messages that are complete with these frames, which are packets by :func:`is_packet`.
+    def join_j1939(self, frames: np.ndarray) -> list[JoinedMessage]:
+        """Return the messages that these frames complete; they are packets by :func:`is_packet`.
 
         Parameters
         ----------
         frames : numpy.ndarray of ``FRAME``, shape (n,)
             Sorted by time.
         """
-        found: list[Whole] = []
+        found: list[JoinedMessage] = []
         for time_s, identifier, bus, data in each_frame(frames):
             source, destination = identifier & 0xFF, identifier >> 8 & 0xFF
             if identifier >> 16 & 0xFF == _DATA:
@@ -89,15 +88,15 @@ class Transport:
                 self._control(bus, source, destination, time_s, data)
         return found
 
-    def join_diagnostics(self, frames: np.ndarray) -> list[Whole]:
-        """Return the messages that are complete with these frames of ISO 15765-2.
+    def join_diagnostics(self, frames: np.ndarray) -> list[JoinedMessage]:
+        """Return the messages that these frames of ISO 15765-2 complete.
 
         Parameters
         ----------
         frames : numpy.ndarray of ``FRAME``, shape (n,)
-            Sorted by time. Single frames end what was under way, and are not counted.
+            Sorted by time. A single frame ends an incomplete message, and is not counted.
         """
-        found: list[Whole] = []
+        found: list[JoinedMessage] = []
         extended = EXTENDED if len(frames) and frames["extended"][0] else 0
         for time_s, identifier, bus, data in each_frame(frames):
             key, kind = identifier | extended, data[0] >> 4 if data else 0
@@ -114,19 +113,19 @@ class Transport:
         return found
 
     def expire(self, now_s: float) -> None:
-        """Leave out what should have gone on before now."""
+        """Leave out the messages whose next packet is overdue."""
         for channel in [c for c, transfer in self._open.items() if now_s - transfer.newest_s > transfer.patience_s]:
             self._leave_out(channel)
 
     def finish(self) -> None:
-        """Pass over what the recording's end cut off."""
+        """Skip the messages that the end of the recording cut off."""
         for channel, transfer in list(self._open.items()):
             if not transfer.intact:
                 self._leave_out(channel)
         self._open.clear()
 
     def _control(self, bus: int, source: int, destination: int, time_s: float, data: bytes) -> None:
-        """Follow a control frame of J1939."""
+        """Handle a control frame of J1939."""
         channel, back = (bus, source, destination), (bus, destination, source)
         control = data[0] if len(data) == 8 else None
         if control in (_BAM, _RTS):
@@ -134,7 +133,7 @@ class Transport:
             patience_s = _BROADCAST_S if control == _BAM else _CONNECTION_S
             transfer = _Transfer(_carried(group, destination, source), size, 7, patience_s, time_s)
             if not (_LEAST_J1939 <= size <= MOST_JOINED and data[3] == -(-size // 7)):
-                transfer.intact, transfer.awaited = False, 0  # no packet can mend that
+                transfer.intact, transfer.awaited = False, 0  # no packet can repair that
             self._begin(channel, transfer)
         elif control == _CTS:
             self._resume(back, time_s, data[1], data[2])
@@ -149,10 +148,10 @@ class Transport:
     def _leave_out(self, channel: Channel) -> None:
         transfer = self._open.pop(channel, None)
         if transfer is not None:
-            self.torn[transfer.key, bytes(transfer.data[:1])] += transfer.frames
+            self.broken[transfer.key, bytes(transfer.data[:1])] += transfer.frames
 
     def _under_way(self, channel: Channel, time_s: float) -> _Transfer | None:
-        """Return what a frame of this moment can be a part of."""
+        """Return the message that a frame of this moment may continue."""
         transfer = self._open.get(channel)
         if transfer is not None and time_s - transfer.newest_s > transfer.patience_s:
             self._leave_out(channel)
@@ -160,7 +159,7 @@ class Transport:
         return transfer
 
     def _resume(self, channel: Channel, time_s: float, packets: int, first: int) -> None:
-        """Go back to the first of the packets that the receiver asks for; none means that it asks for patience."""
+        """Go back to the first of the packets that the receiver asks for; none means that it asks to wait."""
         transfer = self._under_way(channel, time_s)
         if transfer is None:
             return
@@ -171,8 +170,10 @@ class Transport:
             transfer.awaited = first
             del transfer.data[(first - 1) * transfer.step :]
 
-    def _go_on(self, channel: Channel, time_s: float, number: int, modulus: int, payload: bytes) -> Iterator[Whole]:
-        """Add a packet; yield the message if it was the last one."""
+    def _go_on(
+        self, channel: Channel, time_s: float, number: int, modulus: int, payload: bytes
+    ) -> Iterator[JoinedMessage]:
+        """Add a packet; yield the message if it is complete."""
         transfer = self._under_way(channel, time_s)
         if transfer is None:
             return
@@ -186,7 +187,7 @@ class Transport:
         transfer.awaited += 1
         if len(transfer.data) == transfer.size:
             del self._open[channel]
-            yield Whole(time_s, transfer.key, channel[0], bytes(transfer.data), transfer.frames)
+            yield JoinedMessage(time_s, transfer.key, channel[0], bytes(transfer.data), transfer.frames)
 
 
 def is_packet(key: int) -> bool:
@@ -195,20 +196,20 @@ def is_packet(key: int) -> bool:
 
 
 def are_segments(data: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Return which frames of ISO 15765-2 are packets of longer messages, or hold the flow of those back.
+    """Return which frames of ISO 15765-2 are packets of longer messages, or control their flow.
 
     Parameters
     ----------
     data : numpy.ndarray of uint8, shape (n, width)
     length : numpy.ndarray of int, shape (n,)
-        How many of the bytes were sent.
+        The number of bytes that were sent.
     """
     kind = data[:, 0] >> 4
     return ((kind == _FIRST) & (length >= _FULL)) | (((kind == _NEXT) | (kind == _FLOW)) & (length > 0))
 
 
 def each_frame(frames: np.ndarray) -> Iterator[tuple[float, int, int, bytes]]:
-    """Yield the time in seconds, the identifier, the bus, and the bytes that were sent of each ``FRAME``."""
+    """Yield the time in seconds, the identifier, the bus and the sent bytes of each ``FRAME``."""
     data = np.ascontiguousarray(frames["data"]).tobytes()
     columns = (frames[name].tolist() for name in ("time_s", "id", "bus", "length"))
     for place, (time_s, identifier, bus, length) in enumerate(zip(*columns, strict=True)):
@@ -216,6 +217,6 @@ def each_frame(frames: np.ndarray) -> Iterator[tuple[float, int, int, bytes]]:
 
 
 def _carried(group: int, destination: int, source: int) -> int:
-    """Return the identifier of a frame of this parameter group, with J1939's usual priority of 6."""
+    """Return the identifier of a frame of this parameter group, with J1939's default priority of 6."""
     directed = group >> 8 & 0xFF < 0xF0
     return EXTENDED | 6 << 26 | (group & 0x3FF00 | destination if directed else group) << 8 | source
