@@ -242,7 +242,7 @@ class WindowRecipe:
         return folded if self.coefficients is None else folded @ cosines(self.samples, self.coefficients)
 
     def coefficients_of(self, samples: np.ndarray) -> np.ndarray:
-        """Cosine coefficients of windows that are given as samples, with the same bits as those cut from a recording.
+        """Return the cosine coefficients of windows of samples, with the same bits as those cut from a recording.
 
         Parameters
         ----------
@@ -252,11 +252,9 @@ class WindowRecipe:
         -------
         ndarray of shape (n, signals, coefficients)
         """
-        basis = cosines(self.samples, self.coefficients or self.samples)
-        found = np.zeros((*samples.shape[:2], len(basis)))
-        for sample, weights in enumerate(basis.T):  # sample by sample: a matrix product may round otherwise
-            found += samples[:, :, sample, None] * weights
-        return found
+        values = samples.transpose(0, 2, 1).reshape(-1, samples.shape[1])
+        starts = np.arange(len(samples)) * self.samples
+        return _coefficients(values, starts, cosines(self.samples, self.coefficients or self.samples))
 
     def ticks(self, log: Log) -> pd.DataFrame:
         """Put the needed signals of a recording on the clock, by :func:`~anomalyvae.recordings.resample`."""

@@ -392,7 +392,7 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["fit", "image.png", "--model", "m"], "Got image.png, expected a table: .parquet or .csv"),
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "without bb, expected these columns. "),
-        (["fit", "{table}", "--model", "m", "--signals", "a"], "Got a window recipe without rate_hz"),
+        (["fit", "{table}", "--model", "m", "--signals", "a"], "The window recipe lacks rate_hz"),
         (["compare", "{table}", "--label", "c"], "Got label='c', expected a column: a, b. Choose one of those."),
         (["compare", "{table}", "--label", "c", "--columns", "a"], "without c, expected these columns."),
         (["compare", "{table}", "--against", "knnn"], "Got 'knnn', expected one of PyOD's detectors: knn, lof, "),

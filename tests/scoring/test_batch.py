@@ -269,7 +269,7 @@ def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
     said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
     assert said.keys() == {"again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet"}
     assert "jumps back" in said["again.parquet"]
-    assert "Got signal 'b', expected a column of" in said["lacks.csv"]
+    assert "lacks.csv has no column for signal 'b'" in said["lacks.csv"]
     assert said["none.parquet"] == said["header.csv"] == "Got no row, expected some."
     assert summary["scored"] == 3
 
