@@ -1,9 +1,8 @@
-"""A job, run: each recording is scored by a detector that never saw it, beside the baselines.
+"""Run a job: leave-one-recording-out evaluation of the detector and of plain methods, and a final model.
 
-A run leaves each recording out in turn, learns from the normal windows of the others and scores it, does the
-same with the baselines, then learns from all normal windows. Scores are those of the model's ONNX file, so that what is
-measured is what will be at work. Nothing is written before everything is computed, and the result takes its place in
-one step.
+Each recording is left out in turn: a detector learns the normal windows of the others and scores it. The scores come
+from the ONNX file, so the evaluation measures what will be deployed. A last detector learns all normal windows. The
+result is written in one step, after everything is computed.
 """
 
 import json
@@ -37,45 +36,45 @@ from anomalyvae.train import TrainingSet, train
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
 _RESULTS = {"scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds"}
-_STRANGEST = 6  # windows that the report draws
+_DRAWN_WINDOWS = 6  # the most anomalous ones, in the report
 
 
 def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> dict[str, Any]:
-    """Run a job and put its result in the output folder.
+    """Run a job and write its result to the output folder.
 
-    The folder then holds
+    The folder holds
 
     - ``scores.parquet``: a row per window, scored by a model that never saw its recording;
-    - ``flags.parquet``: flagged windows merged to events, strangest first, with the signals behind them, and whether
-      the strangeness goes away without the sensors that are bad (``cause``, ``sensors``);
-    - ``metrics.json`` and ``report.html``: what is returned, and the same for people;
-    - ``model/``: a bundle fitted on all normal windows, and ``folds/``: those that gave the scores. Each says which
-      intervals of recordings it learned, so that ``model/`` can be the first champion of the review loop.
+    - ``flags.parquet``: flagged windows merged to events, most anomalous first, with the signals behind them, and
+      whether a bad sensor explains the event (``cause``, ``sensors``);
+    - ``metrics.json``, which is also returned, and ``report.html``, the same for people;
+    - ``model/``: the bundle of a model of all normal windows, and ``folds/``: the bundles behind the scores. Their
+      manifests say which intervals they learned, so ``model/`` can be the first champion of the review loop.
 
-    It is replaced as a whole or not at all. With ``[tracking]``, MLflow then gets a copy.
+    The folder is replaced as a whole or not at all. With ``[tracking]``, MLflow gets a copy.
 
     Parameters
     ----------
     job : Job
     progress : callable, optional
-        Told of each step.
+        Called with the steps done, the steps in all, and what has just been done.
 
     Returns
     -------
     dict
-        What ``metrics.json`` holds. ``folds``, ``mean`` and each of ``baselines`` have ``auroc``,
-        ``average_precision``, ``event_recall`` at the alarm rate of ``evaluation``, and ``alarms_per_hour``,
-        the rate that was reached there (None where undefined, as without events). ``own_threshold`` states
-        the last two for the detector's own flags, on which the recording's events had no influence.
+        The content of ``metrics.json``. ``folds``, ``mean`` and each of ``baselines`` have ``auroc``,
+        ``average_precision``, ``event_recall`` at the alarm rate of ``[evaluation]``, and ``alarms_per_hour``, the rate
+        that was reached (None where undefined, as without events). ``own_threshold`` has the last two at the
+        detector's own threshold, which no event has influenced.
 
     Raises
     ------
     ImportError
         If the extra ``report`` is missing, or ``mlflow`` where it is needed.
     FileExistsError
-        If the output folder holds anything else than an earlier result.
+        If the output folder holds files other than an earlier result.
     ValueError
-        If no recording fits the patterns, or there are no others to learn from.
+        If no recording matches the patterns, or no other is left to learn from.
     """
     if job.tracking is None:
         return _run(job, progress)
@@ -91,6 +90,7 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
 
 
 def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
+    """Read, leave each recording out, fit on all, write; ``listening`` sends the epochs of the last fit to MLflow."""
     from anomalyvae.evaluate import report
 
     report.need_extra()
@@ -134,7 +134,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
         views = sorted((view for fold in folds.values() for view in fold.views), key=lambda view: -view.score)
         page = report.render_report(
-            job.name, result, scores=scores, flags=flags, events=events, views=views[:_STRANGEST]
+            job.name, result, scores=scores, flags=flags, events=events, views=views[:_DRAWN_WINDOWS]
         )
         scores.to_parquet(fresh / "scores.parquet", index=False)
         flags.to_parquet(fresh / "flags.parquet", index=False)
@@ -151,13 +151,13 @@ def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
     chosen = [name for name in recordings if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
         raise ValueError(
-            f"Got leave_out = {evaluation.leave_out!r}, which fits none of {len(recordings)} recordings with "
-            "windows. Correct [evaluation], or [windows] if there should be more."
+            f"leave_out = {evaluation.leave_out!r} matches none of the {len(recordings)} recordings that have windows. "
+            "Correct [evaluation], or [windows] if more recordings should have windows."
         )
     if len(recordings) < 2:
         raise ValueError(
-            f"Got windows of one recording ({chosen[0]}), expected at least two: one is left out, "
-            "the others are learned. Add recordings to [data]."
+            f"Only one recording has windows ({chosen[0]}), expected at least two: one is left out, the others are "
+            "learned. Add recordings to [data]."
         )
     return chosen
 
@@ -167,7 +167,7 @@ def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
 
 @dataclass(frozen=True)
 class _Fold:
-    """A recording, scored by a model that never saw it."""
+    """A recording that was left out, and the model of the others that scored it."""
 
     model: Any
     scores: pd.DataFrame
@@ -180,6 +180,7 @@ class _Fold:
 
 
 def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str) -> _Fold:
+    """Score a recording by a model of the others, explain its flags, and measure both against the known events."""
     windows, anomalous = data.named, data.role != "normal"
     inside = (windows.spans["recording"] == recording).to_numpy()
     normal, own, others = ~inside & ~anomalous, part_of(windows, inside), data.without(recording)
@@ -200,7 +201,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     grades = sensors.grade(recorded)
     flags = flags.join(told_of_events(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
-    strangest = flags.head(_STRANGEST)
+    strangest = flags.head(_DRAWN_WINDOWS)
 
     def measured(values: NDArray[np.float64]) -> dict[str, float]:
         threshold = metrics.alarm_threshold(
@@ -244,7 +245,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
 
 
 def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """What the model's ONNX file gives, and how close it is to the model."""
+    """Scores by the model's ONNX file, and how close they are to the model's own."""
     from anomalyvae.models import export_onnx
     from anomalyvae.scoring.scorer import Scorer
 
@@ -260,7 +261,7 @@ def _fit(job: Job, data: TrainingSet) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Training was interrupted")
         model = train(data, job.windows, VAEOutlierDetector(**job.detector))
-    if model.stop_reason_ == "interrupted":  # alone, it keeps what it has learned so far; a job must not
+    if model.stop_reason_ == "interrupted":  # a fit keeps what it has learned so far; a job does not
         raise KeyboardInterrupt
     return model
 
@@ -269,7 +270,7 @@ def _fit(job: Job, data: TrainingSet) -> Any:
 
 
 def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Mapping[str, _Fold]) -> dict[str, Any]:
-    """Everything in ``metrics.json`` but the identity of the model and the time it all took."""
+    """The content of ``metrics.json`` but for the id of the model and the run time."""
     own = [fold.figures["own_threshold"] for fold in folds.values()]
     baselines = {name: {recording: fold.baselines[name] for recording, fold in folds.items()} for name in BASELINES}
     versions = {name: version(name) for name in ("anomalyvae", "numpy", "pandas", "scikit-learn", "torch")}

@@ -1,8 +1,10 @@
-"""A drill: faults are put into recordings at known times, and it is counted which of them are found, and as what.
+"""Inject sensor faults into recordings at known times, and count which are found, and under which name.
 
-A model learns some recordings. Into the others go, one kind at a time, the faults and the unusual driving of
-`faults`, and the same driving while another sensor is dead. Signals, times and noise come from the
-seed; thresholds are those of the model and of its health profile, learned from normal windows alone.
+    python pipelines/benchmarks/fault_injection.py pipelines/css_drive.toml
+
+A model learns some recordings. The others get the faults and the unusual driving of `faults`, one kind at a time, and
+the same driving with another sensor dead. Signals, times and noise come from the seed. The thresholds are those of the
+model and of its health profile, which come from normal windows alone.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from anomalyvae.metrics import covered_hours, merge_alarms
 from anomalyvae.recordings import Log, Windows, read_log
 from anomalyvae.train import TrainingSet, train
 
-RIGHT = {  # what a fault may rightly be called
+RIGHT = {  # correct reasons for each kind of fault
     "stuck": {"stuck", FLAT},
     "dropout": {"dropout"},
     "offset": {"drifted", "out of range"},
@@ -51,18 +53,18 @@ _EVERY_S, _FAULT_S, _MANOEUVRE_S = 60.0, 30.0, 4.0
 
 @dataclass(frozen=True)
 class Faults:
-    """Which recordings get faults, and how: the section [faults] of a job.
+    """The section [faults] of a job: which recordings get faults, and how.
 
     Parameters
     ----------
     holdout : str or tuple of str
-        Patterns of the recordings that faults are put into; the model learns the others.
+        Patterns of the recordings that get faults; the model learns the others.
     moving : str or tuple of str
         Patterns of the signals that harsh driving and swerving change.
     rounds : int
-        How often each kind is put into each recording, at other times.
+        How many times each kind is injected into each recording, at different times.
     size : float
-        Of offsets, noise, spikes and harsh driving; see `faults.Fault`.
+        Size of offsets, noise, spikes and harsh driving; see `faults.Fault`.
     seed : int
     """
 
@@ -74,20 +76,20 @@ class Faults:
 
 
 class Injected(NamedTuple):
-    """What a drill has shown.
+    """The result.
 
     Attributes
     ----------
     untouched : DataFrame
-        Per held-out recording as it is: ``hours``; per hour, stretches of a signal with a ``dropout`` (which is a fact)
-        and those that are ``suspect`` and ``bad`` for other reasons; and ``novel`` alarms per hour.
+        Per unchanged held-out recording: ``hours``; per hour, stretches of a signal with a ``dropout`` (a fact), those
+        that are ``suspect`` or ``bad`` for other reasons, and ``novel`` alarms.
     faults : DataFrame
-        Per kind, how many were put in (``faults``), and of these the share in which the signal was not good
-        (``found``), was bad (``bad``), and was mostly given a right reason (``right``, of all); how many other signals
-        turned bad (``others``, per fault); the share of faults that were also taken for something ``novel``.
+        Per kind: the number injected (``faults``); the shares in which the signal was not good (``found``), was bad
+        (``bad``), and had a correct reason most of the time (``right``); the number of other signals that turned bad,
+        per fault (``others``); the share that also raised a ``novel`` flag.
     manoeuvres : DataFrame
-        Per kind, how many, and the share of them that raise a flag that is not put down to a sensor (``novel`` or
-        ``unclear``), ``alone`` and ``with a dead sensor``.
+        Per kind: the number, and the share that raises a flag that no sensor explains (``novel`` or ``unclear``),
+        ``alone`` and ``with a dead sensor``.
     """
 
     untouched: pd.DataFrame
@@ -96,15 +98,15 @@ class Injected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A recording, graded and scored."""
+class _Graded:
+    """A recording with its grades and causes."""
 
     windows: Windows
     grades: pd.DataFrame
     causes: pd.DataFrame
 
     def about(self, start_s: float, end_s: float) -> NDArray[np.bool_]:
-        """Which windows touch this time."""
+        """Windows that touch an interval."""
         spans = self.windows.spans
         return ((spans["end_s"] > start_s) & (spans["start_s"] < end_s)).to_numpy()
 
@@ -114,17 +116,17 @@ class _Seen:
 
 
 def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None) -> Injected:
-    """Run the drill of a job that has a section [faults], and put what it made in the output folder.
+    """Inject the faults of a job that has a section [faults], and write the result to the output folder.
 
-    The folder then holds ``model/`` (a bundle), what is returned as CSV, ``injected.csv`` (each fault, and what became
-    of it) and ``grades.csv`` (each stretch of the untouched recordings in which a signal is not good). It is replaced
+    The folder holds ``model/`` (a bundle), the returned tables as CSV, ``injected.csv`` (a row per fault with its
+    outcome) and ``grades.csv`` (each stretch of an unchanged recording in which a signal is not good). It is replaced
     as a whole or not at all.
 
     Parameters
     ----------
     job : Job
     progress : callable, optional
-        Told of each step: steps done, steps in all, and what has been done.
+        Called with the steps done, the steps in all, and what has just been done.
 
     Returns
     -------
@@ -133,9 +135,9 @@ def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None)
     Raises
     ------
     ValueError
-        If a pattern of [faults] fits no recording or signal, or none is left to learn.
+        If a pattern of [faults] matches no recording or signal, or no recording is left to learn.
     FileExistsError
-        If the output folder holds other things than an earlier drill.
+        If the output folder holds files other than an earlier result.
     """
     folder = Path(job.output.folder)
     refuse_foreign(folder, _RESULTS)
@@ -147,22 +149,22 @@ def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None)
         untouched, grades, injected = [], [], []
         for number, path in enumerate(held):
             log = read_log(path, signals=job.windows.needed, databases=databases_of(job.data))
-            before = _see(sensors, log)
-            untouched.append(_as_it_is(log.recording, before))
+            before = _graded(sensors, log)
+            untouched.append(_unchanged(log.recording, before))
             grades.append(stretches(before.grades))
-            injected += list(_befall(job, sensors, log, before, moving, number))
+            injected += list(_inject_each(job, sensors, log, before, moving, number))
             progress(2 + number, 1 + len(held), f"{path.stem}: {len(injected)} faults so far")
         everything = pd.DataFrame(injected)
-        drilled = Injected(pd.DataFrame(untouched), _by_fault(everything), _by_manoeuvre(everything))
-        for name, table in drilled._asdict().items():
+        result = Injected(pd.DataFrame(untouched), _by_fault(everything), _by_manoeuvre(everything))
+        for name, table in result._asdict().items():
             table.to_csv(out / f"{name}.csv", index=False)
         everything.to_csv(out / "injected.csv", index=False)
         pd.concat(grades, ignore_index=True).to_csv(out / "grades.csv", index=False)
-    return drilled
+    return result
 
 
 def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
-    """The recordings to learn, those that get faults, and the signals that harsh driving moves."""
+    """Recordings to learn, recordings that get faults, and signals that harsh driving changes."""
     settings: Faults = job.extra["faults"]
     held = [path for path in paths if _fits(path.stem, settings.holdout)]
     learn = [path for path in paths if path not in held]
@@ -187,43 +189,43 @@ def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:
     return Sensors(model, job.windows, Profile.from_dict(read_card(folder)["health"]))
 
 
-def _see(sensors: Sensors, log: Log) -> _Seen:
+def _graded(sensors: Sensors, log: Log) -> _Graded:
     windows = watched(sensors.recipe).windows(log)
     grades = sensors.grade(windows)
-    return _Seen(windows, grades, sensors.causes(windows, grades))
+    return _Graded(windows, grades, sensors.causes(windows, grades))
 
 
-def _as_it_is(recording: str, seen: _Seen) -> dict[str, Any]:
-    hours = covered_hours(seen.windows.spans)
-    found = stretches(seen.grades)
+def _unchanged(recording: str, graded: _Graded) -> dict[str, Any]:
+    hours = covered_hours(graded.windows.spans)
+    found = stretches(graded.grades)
     lost = found["reason"] == "dropout"
     counts = found.loc[~lost, "grade"].value_counts()
-    novel = merge_alarms(seen.windows.spans, seen.causes["cause"] == "novel")
+    novel = merge_alarms(graded.windows.spans, graded.causes["cause"] == "novel")
     per_hour = {name: int(counts.get(name, 0)) / hours for name in ("suspect", "bad")}
     alarms = {"dropout": int(lost.sum()) / hours, **per_hour, "novel": len(novel) / hours}
     return {"recording": recording, "hours": hours, **alarms}
 
 
-# --- what is put in, and what becomes of it -------------------------------------------------------------
+# --- injection and outcome ------------------------------------------------------------------------------
 
 
-def _befall(
-    job: Job, sensors: Sensors, log: Log, before: _Seen, moving: tuple[str, ...], number: int
+def _inject_each(
+    job: Job, sensors: Sensors, log: Log, before: _Graded, moving: tuple[str, ...], number: int
 ) -> Iterator[dict[str, Any]]:
-    """Put each kind into the recording, as often as there is room, and say what became of each."""
+    """Inject each kind wherever there is room, and give the outcome of each."""
     settings: Faults = job.extra["faults"]
     for turn in range(settings.rounds):
         for kind, name in enumerate(FAULTS):
             rng = np.random.default_rng((settings.seed, number, turn, kind))
-            faults = list(_places(rng, before, name, job.windows.signals, settings.size))
-            after = _see(sensors, inject(log, faults, seed=turn))
-            yield from (_fate(fault, before, after, sensors.profile.signals) for fault in faults)
+            faults = list(_sample_faults(rng, before, name, job.windows.signals, settings.size))
+            after = _graded(sensors, inject(log, faults, seed=turn))
+            yield from (_outcome(fault, before, after, sensors.profile.signals) for fault in faults)
         for kind, name in enumerate(MANOEUVRES):
             rng = np.random.default_rng((settings.seed, number, turn, 100 + kind))
-            dead = list(_places(rng, before, ("stuck", "dropout")[turn % 2], job.windows.signals, 1.0))
+            dead = list(_sample_faults(rng, before, ("stuck", "dropout")[turn % 2], job.windows.signals, 1.0))
             driven = [_manoeuvre(name, fault, job.windows.signals, moving, settings.size) for fault in dead]
-            alone = _see(sensors, inject(log, driven, seed=turn))
-            together = _see(sensors, inject(log, [*driven, *dead], seed=turn))
+            alone = _graded(sensors, inject(log, driven, seed=turn))
+            together = _graded(sensors, inject(log, [*driven, *dead], seed=turn))
             for fault, fact in zip(dead, driven, strict=True):
                 inside = before.about(fact.start_s, fact.end_s)
                 if inside.any() and not _flagged(before, inside):
@@ -232,10 +234,10 @@ def _befall(
                     yield row | {"with a dead sensor": _flagged(together, together.about(fact.start_s, fact.end_s))}
 
 
-def _places(
-    rng: np.random.Generator, before: _Seen, kind: str, signals: tuple[str, ...], size: float
+def _sample_faults(
+    rng: np.random.Generator, before: _Graded, kind: str, signals: tuple[str, ...], size: float
 ) -> Iterator[Fault]:
-    """One fault a minute, of a signal drawn at random, where that signal is good and moves."""
+    """One fault per minute, in a random signal, where that signal is good and varies."""
     spans, good = before.windows.spans, before.of("grade") == "good"
     cells = cells_of(before.windows)
     for begin in np.arange(spans["start_s"].min() + 5, spans["end_s"].max() - _EVERY_S, _EVERY_S):
@@ -248,17 +250,17 @@ def _places(
 
 def _manoeuvre(kind: str, around: Fault, signals: tuple[str, ...], moving: tuple[str, ...], size: float) -> Fault:
     start_s = (around.start_s + around.end_s - _MANOEUVRE_S) / 2
-    befallen = signals if kind == "hurried" else moving
-    return Fault(kind, start_s, start_s + _MANOEUVRE_S, befallen, size)
+    signals_moved = signals if kind == "hurried" else moving
+    return Fault(kind, start_s, start_s + _MANOEUVRE_S, signals_moved, size)
 
 
-def _flagged(seen: _Seen, inside: NDArray[np.bool_], *causes: str) -> bool:
-    """Whether a window raises a flag that is not put down to a sensor."""
-    return bool(seen.causes["cause"][inside].isin(causes or ("novel", "unclear")).any())
+def _flagged(graded: _Graded, inside: NDArray[np.bool_], *causes: str) -> bool:
+    """Whether a window raises a flag that no sensor explains."""
+    return bool(graded.causes["cause"][inside].isin(causes or ("novel", "unclear")).any())
 
 
-def _fate(fault: Fault, before: _Seen, after: _Seen, signals: tuple[str, ...]) -> dict[str, Any]:
-    """What became of a fault: how its signal is graded, and what else happened."""
+def _outcome(fault: Fault, before: _Graded, after: _Graded, signals: tuple[str, ...]) -> dict[str, Any]:
+    """How the signal of a fault is graded, and what else changed."""
     inside, signal = after.about(fault.start_s, fault.end_s), signals.index(fault.signals[0])
     grades, reasons = after.of("grade")[inside], after.of("reason")[inside, signal]
     named = pd.Series(reasons[reasons != ""]).mode()
@@ -299,16 +301,16 @@ def _by_manoeuvre(injected: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(injected: Injected) -> str:
-    """The result, as tables for a terminal."""
+    """The result as tables for a terminal."""
 
     def laid_out(table: pd.DataFrame, **options: Any) -> str:
         return table.to_string(index=False, float_format="{:.2f}".format, na_rep="–", **options)
 
     return "\n\n".join(
         [
-            "Recordings as they are; stretches and alarms per hour:\n" + laid_out(injected.untouched),
+            "Unchanged recordings; stretches and alarms per hour:\n" + laid_out(injected.untouched),
             "Faults of one signal; shares of the faults:\n" + laid_out(injected.faults),
-            "Unusual driving; share that raises a flag, not put down to a sensor:\n" + laid_out(injected.manoeuvres),
+            "Unusual driving; share that raises a flag which no sensor explains:\n" + laid_out(injected.manoeuvres),
         ]
     )
 

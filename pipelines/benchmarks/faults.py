@@ -1,8 +1,7 @@
-"""Faults of sensors and unusual driving, put into a recording on purpose, to see whether they are found.
+"""Sensor faults and unusual driving to inject into a recording.
 
-A fault befalls one signal between two moments; its measure is the spread of that signal in the whole recording, the
-distance between its 1st and 99th percentile. What the driver does befalls all signals of a window together, so that
-they go on agreeing with each other.
+A fault changes one signal during an interval. Its unit is the spread of that signal in the whole recording: the
+distance from its 1st to its 99th percentile. Unusual driving changes all signals together, so that they still agree.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ _PACE = 0.9  # hurried: from a tenth to nineteen tenths of the pace
 
 @dataclass(frozen=True)
 class Fault:
-    """Something to put into a recording.
+    """A change to a recording.
 
     Parameters
     ----------
     kind : str
-        Of one signal: ``stuck`` (it stays as it was), ``dropout`` (no sample), ``offset`` (it grows to ``size`` spreads
-        and stays there), ``noise`` (white, of ``size`` spreads), ``spikes`` (for a tenth of each fifth second it reads
-        ``size`` spreads more than its 99th percentile). Of all: ``harsh`` (deviations from their mean are
-        ``1 + 4 size`` times as large), ``swerve`` (one period of a sine of ``size`` spreads comes on top), ``hurried``
-        (what happens is first slowed down and then hurried up; the ends stay where they were).
+        One signal: ``stuck`` (keeps its value), ``dropout`` (no sample), ``offset`` (grows to ``size`` spreads and
+        stays), ``noise`` (white, of ``size`` spreads), ``spikes`` (every five seconds, for a tenth of a second,
+        ``size`` spreads above its 99th percentile). All signals: ``harsh`` (deviations from the mean times
+        ``1 + 4 size``), ``swerve`` (plus one period of a sine of ``size`` spreads), ``hurried`` (time runs slower at
+        first and faster later; the ends stay in place).
     start_s, end_s : float
-        When, in seconds from the recording's start.
+        The interval, in seconds from the recording's start.
     signals : tuple of str
-        What it befalls.
+        Those that change.
     size : float
     """
 
@@ -49,13 +48,13 @@ class Fault:
 
 
 def inject(log: Log, faults: Iterable[Fault], seed: int = 0) -> Log:
-    """Put faults into a recording; what lies outside of their times stays as it was, bit for bit.
+    """Inject faults into a recording; samples outside of their intervals keep their bits.
 
     Parameters
     ----------
     log : Log
     faults : iterable of Fault
-        One after the other.
+        Applied in this order.
     seed : int
         Of the noise.
 
@@ -68,13 +67,16 @@ def inject(log: Log, faults: Iterable[Fault], seed: int = 0) -> Log:
     signals = dict(log.signals)
     for fault in faults:
         if fault.kind not in (*FAULTS, *MANOEUVRES):
-            raise ValueError(f"Got the fault {fault.kind!r}, expected one of {', '.join((*FAULTS, *MANOEUVRES))}.")
+            raise ValueError(
+                f"Got the fault {fault.kind!r}, expected one of {', '.join((*FAULTS, *MANOEUVRES))}. Correct it."
+            )
         for name in fault.signals:
-            signals[name] = _befallen(log[name] if name not in signals else signals[name], fault, rng)
+            signals[name] = _changed(log[name] if name not in signals else signals[name], fault, rng)
     return replace(log, signals=signals)
 
 
-def _befallen(signal: Signal, fault: Fault, rng: np.random.Generator) -> Signal:
+def _changed(signal: Signal, fault: Fault, rng: np.random.Generator) -> Signal:
+    """The signal with one fault in it."""
     time_s, values = signal.time_s, signal.values.copy()
     inside = (time_s >= fault.start_s) & (time_s < fault.end_s)
     if not inside.any():

@@ -1,10 +1,11 @@
-"""The loop simulated: score, flag, review, retrain, promote, on recordings whose events are known already.
+"""Simulate the review loop (score, flag, review, retrain, promote) on recordings whose events are known.
 
-The first champion learns some recordings without their events. Each round it meets another, or one once more for what
-it flags next. The known events judge what it flags in place of a person (a *fault* where one is near, *new normal*
-elsewhere), a challenger learns from these verdicts, and the gate decides on recordings that are held out. Beside it
-stands a control that was lied to: a challenger for which all flagged events are new normals, faults included, which
-the gate should refuse.
+    python pipelines/benchmarks/loop_simulation.py pipelines/retrain.toml
+
+The first champion learns some recordings without their events. In each round it scores another recording and flags
+events. The known events take the place of a reviewer: a flag near one is a *fault*, any other is *new normal*. A
+challenger learns from these verdicts, and the gate judges it on held-out recordings. A control learns from poisoned
+verdicts, by which every flag is new normal; the gate should refuse it.
 """
 
 import argparse
@@ -37,17 +38,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RESULTS = ("champion", "champion-former", "queue.db", "round*")
-_TOLD = ("as reviewed", "poisoned")
+_VERDICTS = ("as reviewed", "poisoned")
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Which recordings play which part in the simulated loop: the section [simulation] of a job.
+    """The section [simulation] of a job: the part of each recording.
 
     Parameters
     ----------
     learn, meet, holdout : tuple of str
-        Recordings that the first champion learns, those that it meets, one a round, and those by which the gate judges.
+        Recordings that the first champion learns, those that are scored, one a round, and those that the gate uses.
     budget : int
         Events to review in a round.
     """
@@ -59,16 +60,16 @@ class Simulation:
 
 
 def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None) -> pd.DataFrame:
-    """Run the loop of a job that has a section [simulation], and put what it made in the output folder.
+    """Simulate the loop of a job that has a section [simulation], and write the result to the output folder.
 
-    The folder then holds ``rounds.csv`` (what is returned), ``rounds.svg`` (the same, drawn), ``champion/``,
-    ``queue.db`` and, per round, the scores and both challengers. It is replaced as a whole or not at all.
+    The folder holds ``rounds.csv`` (the returned table), ``rounds.svg`` (a picture of it), ``champion/``, ``queue.db``
+    and, for each round, the scores and both challengers. It is replaced as a whole or not at all.
 
     Parameters
     ----------
     job : Job
     progress : callable, optional
-        Told of each step: steps done, steps in all, and what has been done.
+        Called with the steps done, the steps in all, and what has just been done.
 
     Returns
     -------
@@ -81,15 +82,15 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
     Raises
     ------
     ValueError
-        If a pattern of [simulation] fits no recording, or one recording has two parts to play.
+        If [simulation] names an unknown recording, or gives one recording two parts.
     FileExistsError
-        If the output folder holds other things than an earlier simulation.
+        If the output folder holds files other than an earlier simulation.
     """
     folder = Path(job.output.folder)
     refuse_foreign(folder, _RESULTS)
     paths, events = find_recordings(job.data)
     learn, meet, held = _parts(job, paths)
-    steps = 1 + len(_TOLD) * len(meet)
+    steps = 1 + len(_VERDICTS) * len(meet)
     with replacing(folder) as out:
         champion = out / "champion"
         _begin(job, learn, events, champion)
@@ -101,12 +102,14 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
             for number, path in enumerate(meet, start=1):
                 _review(job, queue, champion, path, out / f"round{number}", events)
                 reviewed = queue.events()
-                for told in reversed(_TOLD):  # the one that may be promoted comes last
-                    row = _challenge(job, out / f"round{number}", champion, reviewed, told, holdout)
-                    row |= _figures(job, out / f"round{number}" / told.replace(" ", "-"), windows, events)
-                    rows.append({"round": number, "model": told, **row})
+                for variant in reversed(_VERDICTS):  # the one that may be promoted comes last
+                    row = _challenge(job, out / f"round{number}", champion, reviewed, variant, holdout)
+                    row |= _figures(job, out / f"round{number}" / variant.replace(" ", "-"), windows, events)
+                    rows.append({"round": number, "model": variant, **row})
                     progress(
-                        len(rows), steps, f"met {path.stem}, {told}: {'promoted' if row['promoted'] else 'refused'}"
+                        len(rows),
+                        steps,
+                        f"met {path.stem}, {variant}: {'promoted' if row['promoted'] else 'refused'}",
                     )
         table = pd.DataFrame(rows)
         table.to_csv(out / "rounds.csv", index=False)
@@ -123,12 +126,13 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
         unknown = [recording for recording in wanted if recording not in place]
         if unknown or not wanted:
             raise ValueError(
-                f"Got {name} = {list(wanted)} in [simulation], expected recordings of [data]: {', '.join(place)}."
+                f"Got {name} = {list(wanted)} in [simulation], expected recordings of [data]: {', '.join(place)}. "
+                "Correct it."
             )
         parts.append([place[recording] for recording in wanted])
-    together = [path for part in (parts[0], set(parts[1]), parts[2]) for path in part]  # to be met twice is one part
+    together = [path for part in (parts[0], set(parts[1]), parts[2]) for path in part]  # a recording may be met twice
     if len(set(together)) < len(together):
-        raise ValueError("Got a recording with two parts to play in [simulation], expected each once. Correct it.")
+        raise ValueError("A recording has two parts in [simulation], expected one of learn, meet, holdout. Correct it.")
     return parts[0], parts[1], parts[2]
 
 
@@ -140,7 +144,7 @@ def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> N
 
 
 def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
-    """Score a recording, flag its strangest events, and give the verdicts that the known events suggest."""
+    """Score a recording, flag its most anomalous events, and give verdicts by the known events."""
     simulation: Simulation = job.extra["simulation"]
     score_folder(champion, path, out / "scores", databases=databases_of(job.data) or ())
     budget = simulation.budget
@@ -154,23 +158,23 @@ def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, event
 
 
 def _challenge(
-    job: Job, out: Path, champion: Path, reviewed: pd.DataFrame, told: str, holdout: pd.DataFrame
+    job: Job, out: Path, champion: Path, reviewed: pd.DataFrame, variant: str, holdout: pd.DataFrame
 ) -> dict[str, Any]:
-    """Retrain on verdicts, and let the gate decide; only what was reviewed can be promoted."""
-    verdicts = reviewed if told == "as reviewed" else reviewed.assign(verdict="new_normal")
-    challenger = out / told.replace(" ", "-")
+    """Retrain on verdicts and ask the gate; only the challenger with honest verdicts can be promoted."""
+    verdicts = reviewed if variant == "as reviewed" else reviewed.assign(verdict="new_normal")
+    challenger = out / variant.replace(" ", "-")
     retrain(verdicts, champion, challenger, databases=databases_of(job.data))
     rate = job.evaluation.alarms_per_hour
     decision = gate.judge(
         challenger, champion, verdicts, holdout, alarms_per_hour=rate, databases=databases_of(job.data)
     )
-    promote(challenger, champion, decision, holdout, dry_run=told != "as reviewed")
+    promote(challenger, champion, decision, holdout, dry_run=variant != "as reviewed")
     said = {name: int((verdicts["verdict"] == name).sum()) for name in ("new_normal", "fault")}
     return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}
 
 
 def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> dict[str, float]:
-    """How a model does on the held-out recordings."""
+    """Recall and false alarms of a model on the held-out recordings."""
     found = Scorer(folder).score(windows.rows)
     known = (windows.spans, events, job.data.tolerance_s)
     threshold = metrics.alarm_threshold(found["anomaly_score"], *known[:2], job.evaluation.alarms_per_hour, known[2])
@@ -182,7 +186,7 @@ def _figures(job: Job, folder: Path, windows: Windows, events: pd.DataFrame) -> 
 
 
 def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
-    """Draw the figures by round; without matplotlib, the table alone has to do."""
+    """Draw the figures by round, where matplotlib is installed."""
     titles = {
         "event_recall": "Event recall, own threshold",
         "false_alarms_per_hour": "False alarms per hour, own threshold",
@@ -192,9 +196,9 @@ def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
     def draw(figure: "Figure") -> None:
         figure.set_layout_engine("constrained")
         for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-            for told, colour in zip(_TOLD, (charts.MODEL, charts.STRANGE), strict=True):
-                line = table[table["model"].isin(["first", told])]
-                axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=told)
+            for variant, colour in zip(_VERDICTS, (charts.MODEL, charts.STRANGE), strict=True):
+                line = table[table["model"].isin(["first", variant])]
+                axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=variant)
                 kept = line[line["promoted"].astype(bool)]
                 axes.plot(kept["round"], kept[name], color=colour, marker="o", linestyle="")
             axes.set_title(title)

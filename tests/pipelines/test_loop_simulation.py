@@ -99,7 +99,10 @@ def test_a_recording_met_again_is_asked_for_what_was_not_flagged_before(job):
 
 def test_parts_that_do_not_fit_and_foreign_folders_are_refused(job):
     text = job.read_text(encoding="utf-8")
-    for wrong, message in (('["d1", "d9"]', r"meet = \['d1', 'd9'\] .* expected recordings"), ('["d0"]', "two parts")):
+    for wrong, message in (
+        ('["d1", "d9"]', r"meet = \['d1', 'd9'\] .* expected recordings"),
+        ('["d0"]', "has two parts"),
+    ):
         job.write_text(text.replace('["d1", "d2"]', wrong), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             simulate_loop(read_simulation(job))
