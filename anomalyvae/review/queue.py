@@ -1,7 +1,7 @@
-"""The review queue: events that wait for a person's verdict, and every verdict ever given, in a database.
+"""The review queue: a database of events that wait for a verdict, and of all verdicts.
 
-Verdicts are a log that is only ever appended to: a second opinion is a new entry, and to undo is one more entry, which
-takes an earlier one back. So nothing that a person said is lost, whoever else writes at the same time.
+The verdicts are a log, and entries are only appended. A second opinion is a new entry; an undo is an entry that takes
+an earlier one back. So no verdict is lost when several people write at the same time.
 """
 
 import hashlib
@@ -16,43 +16,49 @@ from typing import Any, Self
 import pandas as pd
 
 from anomalyvae.review import database
-from anomalyvae.review.database import EVENTS, LOG, SCHEMA, agreed, sa, standing, told
+from anomalyvae.review.database import (
+    EVENT_COLUMNS,
+    EVENTS,
+    LOG,
+    LOG_COLUMNS,
+    VERDICTS,
+    current_verdicts,
+    entries_of,
+    sa,
+)
 
-VERDICTS = ("new_normal", "fault", "noise", "unsure")
 _STATUSES = ("all", "open", "reviewed", "unconfirmed")
+_LATEST = ("verdict", "note", "reviewer", "reviewed_at")
 
-EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
-LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
-
-_TOLD = ("verdict", "note", "reviewer", "reviewed_at")
+Row = dict[str, Any]
 
 
 def event_id_of(model_id: str, recording: str, start_s: float, end_s: float) -> str:
-    """Name of an event: the same model that flags the same stretch of a recording again gives the same name."""
+    """The id of an event; a model that flags the same interval of a recording again gives the same id."""
     text = "\n".join((model_id, recording, repr(float(start_s)), repr(float(end_s))))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Queue:
-    """Events to review and what people said of them; any number of processes may use it at once.
+    """Events to review and the verdicts on them. Several processes may use a queue at once.
 
     Parameters
     ----------
     url : str or path
-        A file for SQLite, as in ``"queue.db"``, or any SQLAlchemy URL, as in ``"postgresql://host/drives"``.
+        A file of SQLite, such as ``"queue.db"``, or a PostgreSQL database, such as ``"postgresql://host/drives"``.
     create : bool, default=True
-        Whether to make the file where there is none; its tables are made on first use in any case.
+        Whether to create a file that does not exist. Tables are created in any case.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file and ``create`` is false.
+        If the file does not exist and ``create`` is false.
     ValueError
-        If the file is something other than a database.
+        If the file is not a database.
     ConnectionError
-        If the database's server does not answer.
+        If the database server does not answer.
     ImportError
-        If the driver of the URL's database is not installed.
+        If the driver of PostgreSQL is not installed.
 
     Examples
     --------
@@ -68,20 +74,17 @@ class Queue:
         self.url = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._writing() as connection:
-                SCHEMA.create_all(connection)
-                for old, new in database.RENAMED.items():
-                    connection.execute(LOG.update().where(LOG.c.verdict == old).values(verdict=new))
+                database.create_tables(connection)
         except sa.exc.DatabaseError as error:
             self.close()
             if "not a database" in str(error):
                 raise ValueError(
-                    f"Got {os.fspath(url)}, which is no database, expected a review queue. Check the path."
+                    f"Got {os.fspath(url)}, which is not a database, expected a review queue. Check the path."
                 ) from None
             if isinstance(error, sa.exc.OperationalError) and self._engine.name != "sqlite":
                 why = " ".join(str(error.orig).split())
                 raise ConnectionError(
-                    f"Got {self.url}, which cannot be used ({why}), expected a database that answers. Check the "
-                    "address, and that its server runs."
+                    f"The database {self.url} does not answer ({why}). Check the address, and that the server runs."
                 ) from None
             raise
 
@@ -92,23 +95,23 @@ class Queue:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back; further use opens new ones."""
+        """Close the connections to the database."""
         self._engine.dispose()
 
     # Events
 
     def add(self, events: pd.DataFrame) -> int:
-        """Add events that are not yet in the queue.
+        """Add the events that the queue does not contain yet.
 
         Parameters
         ----------
         events : DataFrame
-            The columns `EVENT_COLUMNS`; ``event_id`` and ``added_at`` are made where they are not given.
+            The columns `EVENT_COLUMNS`; ``event_id`` and ``added_at`` are optional.
 
         Returns
         -------
         int
-            How many were new. Events that are there, and the verdicts on them, stay as they are.
+            How many were new. Events that the queue contains, and their verdicts, stay as they are.
 
         Raises
         ------
@@ -120,64 +123,72 @@ class Queue:
             raise ValueError(
                 f"Got events without {', '.join(map(repr, missing))}, expected {', '.join(EVENT_COLUMNS)}. Add them."
             )
-        records = [_event_record(row) for row in events.to_dict("records")]
-        return self._insert(EVENTS, "event_id", records)
+        return self._insert(EVENTS, "event_id", [_event_record(row) for row in events.to_dict("records")])
 
     def events(self, status: str = "all", verdict: str | None = None, recording: str | None = None) -> pd.DataFrame:
-        """Events with the verdict that stands: the latest that was not taken back.
+        """Events with their current verdict: the latest that was not taken back.
 
         Parameters
         ----------
         status : {"all", "open", "reviewed", "unconfirmed"}, default="all"
             ``"unconfirmed"``: new normals that only one reviewer has called so; see `confirmed`.
         verdict : str, optional
-            Only events of which this is the standing verdict.
+            Only events with this current verdict.
         recording : str, optional
 
         Returns
         -------
         DataFrame
-            One row per event, strangest first (smallest p-value, then highest score: scores of different models
-            cannot be compared, p-values can): `EVENT_COLUMNS`, and ``verdict``, ``note``, ``reviewer`` and
-            ``reviewed_at``, which are None where it is open.
+            One row per event: `EVENT_COLUMNS`, and ``verdict``, ``note``, ``reviewer`` and ``reviewed_at``, which are
+            None in open events. The most anomalous come first: the smallest p-value, then the highest score (p-values
+            of different models can be compared, scores cannot).
         """
         if status not in _STATUSES:
             raise ValueError(f"Got status={status!r}, expected one of {', '.join(map(repr, _STATUSES))}. Pass one.")
-        query = told()
-        if status != "all":
-            stands = query.selected_columns.verdict
-            query = query.where(stands.is_(None) if status == "open" else stands.is_not(None))
+        rows = self._events(*(() if recording is None else (EVENTS.c.recording == recording,)))
+        if status == "open":
+            rows = [row for row in rows if row["verdict"] is None]
+        elif status != "all":
+            rows = [row for row in rows if row["verdict"] is not None]
         if status == "unconfirmed":
-            query = query.where(query.selected_columns.verdict == "new_normal")
+            rows = [row for row in rows if row["verdict"] == "new_normal" and len(row["agreeing"]) == 1]
         if verdict is not None:
-            query = query.where(query.selected_columns.verdict == _known(verdict))
-        if recording is not None:
-            query = query.where(EVENTS.c.recording == recording)
-        with self._engine.connect() as connection:
-            rows = [row._asdict() for row in connection.execute(query)]
-        if status == "unconfirmed":
-            confirmed = self.confirmed("new_normal")
-            rows = [row for row in rows if row["event_id"] not in confirmed]
-        return database.table_of(rows, (*EVENT_COLUMNS, *_TOLD))
+            rows = [row for row in rows if row["verdict"] == _known(verdict)]
+        return database.table_of(rows, (*EVENT_COLUMNS, *_LATEST))
 
-    def event(self, event_id: str) -> dict[str, Any]:
+    def event(self, event_id: str) -> Row:
         """One event, as a row of `events`.
 
         Raises
         ------
         ValueError
-            If there is none of this name.
+            If the queue does not contain it.
         """
-        with self._engine.connect() as connection:
-            row = connection.execute(told().where(EVENTS.c.event_id == event_id)).first()
-        if row is None:
+        rows = self._events(EVENTS.c.event_id == event_id)
+        if not rows:
             raise _unknown(event_id)
-        return row._asdict()
+        return {name: rows[0][name] for name in (*EVENT_COLUMNS, *_LATEST)}
+
+    def _events(self, *where: sa.ColumnElement[bool]) -> list[Row]:
+        """Events with their current verdict, and with the reviewers who agree on it."""
+        query = sa.select(EVENTS).where(*where)
+        query = query.order_by(
+            EVENTS.c.p_value.is_(None), EVENTS.c.p_value, EVENTS.c.peak_score.desc(), EVENTS.c.event_id
+        )
+        with self._engine.connect() as connection:
+            rows = [row._asdict() for row in connection.execute(query)]
+            some = (LOG.c.event_id == rows[0]["event_id"],) if len(rows) == 1 else ()
+            current = current_verdicts(entries_of(connection, *some))
+        for row in rows:
+            entry, agreeing = current.get(row["event_id"], (dict.fromkeys(LOG_COLUMNS), []))
+            row |= {name: entry[name] for name in ("verdict", "note", "reviewer")}
+            row |= {"reviewed_at": entry["at"], "agreeing": agreeing}
+        return rows
 
     # Verdicts
 
-    def give(self, event_id: str, verdict: str, reviewer: str, note: str = "") -> dict[str, Any] | None:
-        """Say what an event is; the latest verdict stands.
+    def give(self, event_id: str, verdict: str, reviewer: str, note: str = "") -> Row | None:
+        """Give a verdict on an event. The latest verdict counts.
 
         Parameters
         ----------
@@ -185,13 +196,13 @@ class Queue:
         verdict : {"new_normal", "fault", "noise", "unsure"}
             Normal, but new (it is learned); a fault (never learned as normal); of no interest; not known.
         reviewer : str
-            Who says so.
+            Who gives it.
         note : str, default=""
 
         Returns
         -------
         dict or None
-            ``verdict``, ``reviewer`` and ``reviewed_at`` of what stood until now; None if the event was open.
+            ``verdict``, ``reviewer`` and ``reviewed_at`` of the verdict until now; None if the event was open.
 
         Raises
         ------
@@ -202,31 +213,26 @@ class Queue:
         if not reviewer.strip():
             raise ValueError("Got an empty reviewer, expected who gives this verdict. Pass a name.")
         with self._writing() as connection:
-            self._lock(connection, event_id)
-            stood = connection.execute(told().where(EVENTS.c.event_id == event_id)).one()._asdict()
+            before = _current(connection, event_id)
             _append(connection, event_id, verdict, reviewer, note)
-        if stood["verdict"] is None:
-            return None
-        return {name: stood[name] for name in ("verdict", "reviewer", "reviewed_at")}
+        return before and {"verdict": before["verdict"], "reviewer": before["reviewer"], "reviewed_at": before["at"]}
 
     def undo(self, event_id: str, reviewer: str) -> None:
-        """Take back the verdict that stands, so that the one before it stands again, or the event is open.
+        """Take the current verdict back. The one before it counts again, or the event is open.
 
         Raises
         ------
         ValueError
-            For an unknown event, and where no verdict stands.
+            For an unknown event, and for an event without a verdict.
         """
         with self._writing() as connection:
-            self._lock(connection, event_id)
-            stands = standing()
-            entry = connection.scalar(sa.select(stands.c.entry_id).where(stands.c.event_id == event_id))
+            entry = _current(connection, event_id)
             if entry is None:
-                raise ValueError(f"Got event {event_id!r}, on which no verdict stands, expected one. Nothing to undo.")
-            _append(connection, event_id, None, reviewer, "", takes_back=entry)
+                raise ValueError(f"Event {event_id!r} has no verdict, so there is nothing to undo.")
+            _append(connection, event_id, None, reviewer, "", takes_back=entry["entry_id"])
 
     def history(self, event_id: str) -> pd.DataFrame:
-        """All that was said of an event, in order.
+        """All entries of the log on an event, in order of time.
 
         Returns
         -------
@@ -239,20 +245,24 @@ class Queue:
         ValueError
             For an unknown event.
         """
-        self.event(event_id)
-        return database.table_of(self._entries(LOG.c.event_id == event_id), LOG_COLUMNS)
+        with self._engine.connect() as connection:
+            _refuse_unknown(connection, event_id)
+            return database.table_of(entries_of(connection, LOG.c.event_id == event_id), LOG_COLUMNS)
 
     def confirmed(self, verdict: str) -> set[str]:
-        """Events, by id, of which this verdict stands, and is the last word of two reviewers or more."""
-        told = agreed(self._entries())
-        return {name for name, (stands, who) in told.items() if stands == _known(verdict) and len(who) > 1}
+        """The ids of events with this current verdict on which two or more reviewers agree."""
+        _known(verdict)
+        with self._engine.connect() as connection:
+            current = current_verdicts(entries_of(connection))
+        return {name for name, (entry, who) in current.items() if entry["verdict"] == verdict and len(who) > 1}
 
     def agreeing(self) -> dict[str, list[str]]:
-        """The reviewers whose last word is the verdict that stands, of each event that has one; the last one last."""
-        return {event_id: who for event_id, (_, who) in agreed(self._entries()).items()}
+        """Of each reviewed event, the reviewers whose latest verdict is the current one, in order of time."""
+        with self._engine.connect() as connection:
+            return {event_id: who for event_id, (_, who) in current_verdicts(entries_of(connection)).items()}
 
-    def append(self, entries: list[dict[str, Any]]) -> int:
-        """Add what was said elsewhere, with who and when; of each event, the latest verdict stands.
+    def append(self, entries: list[Row]) -> int:
+        """Add entries of another log, with their reviewers and times. The latest verdict on each event counts.
 
         Parameters
         ----------
@@ -262,53 +272,54 @@ class Queue:
         Returns
         -------
         int
-            How many were new: what goes by the same ``entry_id`` is the same.
+            How many were new, by ``entry_id``.
 
         Raises
         ------
         ValueError
-            For an unknown event or verdict; nothing is added.
+            For an unknown event or verdict; then nothing is added.
         """
         with self._engine.connect() as connection:
-            there = set(connection.scalars(sa.select(EVENTS.c.event_id)))
+            events = set(connection.scalars(sa.select(EVENTS.c.event_id)))
         for entry in entries:
             if entry["verdict"] is not None:
                 _known(entry["verdict"])
-            if entry["event_id"] not in there:
+            if entry["event_id"] not in events:
                 raise _unknown(entry["event_id"])
         return self._insert(LOG, "entry_id", sorted(entries, key=lambda entry: entry["at"]))
 
     # Files
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write all events and verdicts to a Parquet or CSV file, by suffix.
+        """Write all events and verdicts to a ``.parquet`` or ``.csv`` file.
 
-        One row per event, as `events` gives them, and in the column ``history`` all that was said of it. In CSV,
-        lists are JSON; text that a spreadsheet would take for a formula has an apostrophe before it.
+        One row per event, as `events` gives them; the column ``history`` has all entries of its log. In CSV, lists are
+        JSON, and an apostrophe precedes text that a spreadsheet would run as a formula.
         """
         from anomalyvae.review.exchange import write_events
 
-        histories: dict[str, list[dict[str, Any]]] = {}
-        for entry in self._entries():
-            histories.setdefault(entry["event_id"], []).append(entry)
-        rows: list[dict[Any, Any]] = self.events().to_dict("records")
-        write_events(Path(path), [{**row, "history": histories.get(row["event_id"], [])} for row in rows])
+        rows = {row["event_id"]: row | {"history": []} for row in self._events()}
+        with self._engine.connect() as connection:
+            for entry in entries_of(connection):
+                if entry["event_id"] in rows:  # and not an event that was added in between
+                    rows[entry["event_id"]]["history"].append(entry)
+        write_events(Path(path), list(rows.values()))
 
     def load(self, path: str | os.PathLike[str]) -> int:
-        """Add the events and verdicts that another queue has exported.
+        """Add the events and verdicts of an exported queue.
 
-        What counts is the column ``history``; the standing verdict follows from it. Of two queues that were reviewed
-        apart, the later verdict on an event stands. Loading a file again changes nothing.
+        The column ``history`` counts; the current verdict follows from it. Where two queues have verdicts on the same
+        event, the later one counts. Loading a file again changes nothing.
 
         Returns
         -------
         int
-            How many events and entries of their histories were new.
+            How many events and entries of the log were new.
 
         Raises
         ------
         ValueError
-            If the file is no export of a queue.
+            If the file is not an exported queue.
         """
         from anomalyvae.review.exchange import read_events
 
@@ -327,43 +338,28 @@ class Queue:
         with self._engine.execution_options(writing=True).begin() as connection:
             yield connection
 
-    def _lock(self, connection: sa.Connection, event_id: str) -> None:
-        """Let no other process append to this event's log until the transaction ends."""
-        found = sa.select(EVENTS.c.event_id).where(EVENTS.c.event_id == event_id).with_for_update()
-        if connection.scalar(found) is None:
-            raise _unknown(event_id)
-
-    def _insert(self, table: sa.Table, key: str, records: list[dict[str, Any]]) -> int:
-        """Insert those whose key is not there; where another process adds the same at once, look again."""
+    def _insert(self, table: sa.Table, key: str, records: list[Row]) -> int:
+        """Insert the first record of each key that the table does not contain."""
         distinct = {record[key]: record for record in reversed(records)}
-        for attempt in range(10):
-            try:
-                with self._writing() as connection:
-                    there = set(connection.scalars(sa.select(table.c[key])))
-                    new = [record for record in records if record is distinct[record[key]] and record[key] not in there]
-                    if new:
-                        connection.execute(table.insert(), new)
-                return len(new)
-            except sa.exc.IntegrityError:
-                if attempt == 9:
-                    raise
-        raise AssertionError("unreachable")
+        with self._writing() as connection:
+            there = set(connection.scalars(sa.select(table.c[key])))
+            new = [record for record in records if record is distinct[record[key]] and record[key] not in there]
+            if new:
+                connection.execute(table.insert(), new)
+        return len(new)
 
-    def _entries(self, *where: sa.ColumnElement[bool]) -> list[dict[str, Any]]:
-        query = sa.select(*(LOG.c[name] for name in LOG_COLUMNS)).where(*where).order_by(LOG.c.at, LOG.c.number)
-        with self._engine.connect() as connection:
-            return [row._asdict() for row in connection.execute(query)]
+
+def _current(connection: sa.Connection, event_id: str) -> Row | None:
+    """The entry with the current verdict on an event."""
+    _refuse_unknown(connection, event_id)
+    current = current_verdicts(entries_of(connection, LOG.c.event_id == event_id)).get(event_id)
+    return current and current.entry
 
 
 def _append(
-    connection: sa.Connection,
-    event_id: str,
-    verdict: str | None,
-    reviewer: str,
-    note: str,
-    takes_back: str | None = None,
+    connection: sa.Connection, event_id: str, verdict: str | None, reviewer: str, note: str, takes_back: str = ""
 ) -> None:
-    # Where the clocks of two reviewers' machines differ, the later entry still counts as later.
+    # Where the clocks of two machines differ, the entry that arrives later still counts as later.
     last = connection.scalar(sa.select(sa.func.max(LOG.c.at)).where(LOG.c.event_id == event_id))
     entry = {
         "entry_id": uuid.uuid4().hex,
@@ -372,15 +368,15 @@ def _append(
         "note": database.storable(note),
         "reviewer": database.storable(reviewer),
         "at": max(_now(), last or ""),
-        "takes_back": takes_back,
+        "takes_back": takes_back or None,
     }
     connection.execute(LOG.insert(), entry)
 
 
-def _event_record(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _event_record(row: Mapping[Any, Any]) -> Row:
     record = database.record_of(row)
-    named = event_id_of(record["model_id"], record["recording"], record["start_s"], record["end_s"])
-    return record | {"event_id": row.get("event_id") or named, "added_at": row.get("added_at") or _now()}
+    event_id = event_id_of(record["model_id"], record["recording"], record["start_s"], record["end_s"])
+    return record | {"event_id": row.get("event_id") or event_id, "added_at": row.get("added_at") or _now()}
 
 
 def _known(verdict: str) -> str:
@@ -389,8 +385,13 @@ def _known(verdict: str) -> str:
     return verdict
 
 
+def _refuse_unknown(connection: sa.Connection, event_id: str) -> None:
+    if connection.scalar(sa.select(EVENTS.c.event_id).where(EVENTS.c.event_id == event_id)) is None:
+        raise _unknown(event_id)
+
+
 def _unknown(event_id: str) -> ValueError:
-    return ValueError(f"Got event {event_id!r}, expected one that is in the queue. Check the name.")
+    return ValueError(f"Got event {event_id!r}, expected one of the queue. Check the id.")
 
 
 def _now() -> str:

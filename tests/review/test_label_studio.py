@@ -209,5 +209,5 @@ def test_from_the_command_line(queue, export, tmp_path, capsys):
     )
     assert queue.event(first)["reviewer"] == "ann"
     assert run("queue.db", "--quiet")[1] == ""
-    assert "does not exist, expected a review queue" in run("typo.db")[2]  # verdicts alone make no queue
+    assert "typo.db does not exist" in run("typo.db")[2]  # verdicts alone make no queue
     assert not (tmp_path / "typo.db").exists()

@@ -58,6 +58,16 @@ def queue(url):
         yield queue
 
 
+def test_a_queue_of_an_earlier_version_opens_with_its_verdicts_renamed(queue, url):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "new_normal", "ann")
+    with queue._writing() as connection:
+        connection.execute(database.LOG.update().values(verdict="novel"))
+    with Queue(url) as again:
+        assert again.event(name)["verdict"] == "new_normal"
+
+
 def test_processes_that_review_at_the_same_time_lose_nothing_on_a_server(url):
     review_at_once(url, rounds=5)
 
@@ -89,7 +99,7 @@ def test_processes_that_add_the_same_events_in_another_order_do_not_wait_for_eac
 
 def test_a_writer_that_does_not_end_is_not_waited_for_without_end(queue, monkeypatch):
     queue.add(events(1))
-    monkeypatch.setattr(database, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(database, "_TIMEOUT_S", 0.05)
     with queue._writing(), pytest.raises(sa.exc.OperationalError, match="lock timeout"):
         queue.give(*ids(queue), "new_normal", "ann")
     queue.give(*ids(queue), "fault", "ann")
@@ -111,6 +121,6 @@ def test_a_server_that_does_not_answer_is_said_without_the_password():
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         port = unheard.getsockname()[1]
-        with pytest.raises(ConnectionError, match=r"which cannot be used \(.*, expected a database that answers") as no:
+        with pytest.raises(ConnectionError, match=r"does not answer \(.*\)\. Check the address") as no:
             Queue(f"postgresql://ann:hidden@127.0.0.1:{port}/drives")
     assert "hidden" not in str(no.value)
