@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.evaluate.style import INK, MODEL, MUTED, SHADE, STRANGE, STYLE
 from anomalyvae.metrics import event_spans, touches
-from anomalyvae.review.flags import WindowView
+from anomalyvae.review.reasons import WindowView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,9 +29,9 @@ from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.health.grades import Profile, stretches
-from anomalyvae.health.sensors import Sensors, part_of, told_of_events
+from anomalyvae.health.sensors import Sensors, part_of, event_causes
 from anomalyvae.recordings import Windows
-from anomalyvae.review.flags import WindowView, excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, signal_scores, window_view
 from anomalyvae.train import TrainingSet, train
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
@@ -199,7 +199,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     recorded = part_of(data.samples, inside)
     recorded = Windows(recorded.rows, own.spans, recorded.units)
     grades = sensors.grade(recorded)
-    flags = flags.join(told_of_events(flags, recorded.spans, sensors.causes(recorded, grades)))
+    flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
     strangest = flags.head(_DRAWN_WINDOWS)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from anomalyvae.evaluate.charts import clock, timeline, window
-from anomalyvae.review.flags import WindowView
+from anomalyvae.review.reasons import WindowView
 
 OURS = "anomalyvae"
 HEADLINES = {
@@ -52,7 +52,7 @@ def render_report(
     scores : DataFrame
         One row per window: ``recording``, ``start_s``, ``end_s``, ``anomaly_score``, ``is_outlier``.
     flags : DataFrame
-        One row per event that was flagged, strangest first; see `anomalyvae.review.flags.explained_flags`.
+        One row per event that was flagged, strangest first; see `anomalyvae.review.reasons.explained_flags`.
     events : DataFrame
         What is known: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``. May have no rows.
     views : sequence of WindowView

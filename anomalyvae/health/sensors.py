@@ -260,7 +260,7 @@ def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats
     return gaps
 
 
-def told_of_events(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame) -> pd.DataFrame:
+def event_causes(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame) -> pd.DataFrame:
     """Say of flagged events whether they are novel, or the strangeness is that of a sensor.
 
     Parameters

@@ -1,4 +1,4 @@
-"""From a folder of scores to the review queue: events picked, explained and added."""
+"""From a folder of scores to the review queue: picks events, explains them and adds them."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from anomalyvae.bundle.card import read_card
-from anomalyvae.health.sensors import Sensors, told_of_events, watched
+from anomalyvae.health.sensors import Sensors, event_causes, watched
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.recordings.bus.messages import Databases
@@ -22,19 +22,19 @@ _SCORES = ["anomaly_score", "p_value", "is_outlier"]
 
 
 class Flagged(NamedTuple):
-    """What came of flagging.
+    """The result of `flag_folder`.
 
     Attributes
     ----------
     picked : DataFrame
-        The events as `Queue.add` takes them, in the order of picking; and, where the model's card says what healthy
-        signals look like, ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.told_of_events`).
+        The events as `Queue.add` takes them, in the order of picking. If the model's card has a health profile, also
+        ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.event_causes`).
     events : int
-        How many there were to pick from.
+        How many flagged events there were.
     known : int
-        How many of those touch an event of the queue, in time; what is like one is left out after these.
+        How many of those touch an event of the queue in time.
     added : int
-        How many of the picked were not in the queue before.
+        How many of the picked events are new in the queue.
     """
 
     picked: pd.DataFrame
@@ -56,28 +56,27 @@ def flag_folder(
     near: float = NEAR,
     pool: int = POOL,
 ) -> Flagged:
-    """Pick the novel events of a folder of scores, say why each is strange, and add them to a queue.
+    """Pick events from a folder of scores, explain why each is anomalous, and add them to a queue.
 
-    `pick_novel` says how they are picked. Known is what the queue holds, whichever model flagged it; only an event
-    that waits for its verdict may be picked again, so that the same call gives the same events. Of the recordings,
-    only the files with events that are considered are read, and of these only the strangest window of each is held.
+    `pick_events` describes how they are picked. The events of the queue are known, whichever model flagged them. Open
+    events can be picked again, so the same call gives the same events. Only files with candidates are read.
 
     Parameters
     ----------
     scores : path
-        What `score_folder` wrote of recordings.
+        A folder that `score_folder` wrote.
     model : path
-        The bundle that gave those scores.
+        The bundle that gave the scores.
     queue : Queue
     budget, per_recording, near, pool
-        See `pick_novel`.
+        See `pick_events`.
     alarms : dict, optional
-        What is flagged, in place of the flags in ``scores``: ``{"fdr": 0.1}``, ``{"per_hour": 6}`` or ``{"alpha":
+        An alarm target in place of the flags in ``scores``: ``{"fdr": 0.1}``, ``{"per_hour": 6}`` or ``{"alpha":
         0.01}``.
     source : path, optional
-        Folder of the recordings, where it is no longer the one that was scored.
+        Folder of the recordings, if they have moved since they were scored.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
 
     Returns
     -------
@@ -86,21 +85,23 @@ def flag_folder(
     Raises
     ------
     FileNotFoundError
-        If there are no scores, no bundle, or a recording is gone.
+        If the scores, the bundle or a recording are missing.
     ValueError
-        If the scores are another model's, or a recording is another than was scored.
+        If the scores are of another model, or a recording has changed since.
 
     Warns
     -----
     UserWarning
-        If known events of another model cannot be encoded by this one, since their recordings are not there.
+        If recordings of known events of another model are missing, so that similar events cannot be left out.
     """
     reasons = Reasons(model, databases)
     summary = _summary(Path(scores), reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
     files = {file["file"]: Path(scores, file["scores"]) for file in summary["files"] if file["error"] is None}
     if not files:
-        raise ValueError(f"Got {os.fspath(scores)}, in which no file is scored, expected some. See its summary.json.")
+        raise ValueError(
+            f"No file in {os.fspath(scores)} has scores. See the errors in its summary.json, and score again."
+        )
     events = _events(files, alarms, 3600 / reasons.recipe.stride_s)
     events = events.assign(source=root, model_id=reasons.model_id)
     names = zip(events["recording"], events["start_s"], events["end_s"], strict=True)
@@ -130,16 +131,16 @@ def export(
     source: str | os.PathLike[str] | None = None,
     databases: Databases = None,
 ) -> None:
-    """Write a whole queue by suffix: Parquet or CSV (`Queue.export`), or tasks for Label Studio (.json).
+    """Write a queue as Parquet or CSV (`Queue.export`), or as tasks for Label Studio (``.json``), by suffix.
 
-    The latter show recordings, so they need the bundle ``model`` and, if they were moved, the folder ``source``; and
-    ``databases`` for those of a vehicle bus.
+    Tasks contain recordings. They need the bundle ``model``; also ``source``, the folder of recordings that have moved,
+    and ``databases`` for a vehicle bus.
     """
     if Path(path).suffix.lower() != ".json":
         queue.export(path)
         return
     if model is None:
-        raise ValueError(f"Got {os.fspath(path)} without a model, expected the bundle that flagged. Pass it.")
+        raise ValueError(f"Tasks for Label Studio ({os.fspath(path)}) need the model that flagged the events. Pass it.")
     from anomalyvae.review.label_studio import write_label_studio
 
     events = queue.events()
@@ -152,7 +153,7 @@ def export(
 
 
 def in_words(flagged: Flagged) -> str:
-    """What came of flagging, in lines for a terminal."""
+    """The result of `flag_folder` as lines for a terminal."""
     picked = flagged.picked
     lines = [
         f"{flagged.events:,} flagged events, {flagged.known:,} of them known; picked {len(picked):,} from "
@@ -160,7 +161,7 @@ def in_words(flagged: Flagged) -> str:
     ]
     for event in picked.to_dict("records"):
         top = [f"{name} {share:.0%}" for name, share in zip(event["signals"][:3], event["shares"], strict=False)]
-        far = [f"{name} {widths:.2g} widths outside" for name, widths in list(event["outside"].items())[:1]]
+        far = [f"{name} {widths:.2g} range widths outside" for name, widths in list(event["outside"].items())[:1]]
         bad = [f"bad: {', '.join(event['sensors'])}"] if event.get("sensors") else []
         cause = [event["cause"], *bad] if "cause" in event else []
         like = [] if event["nearest"] is None else [f"{event['nearest_distance']:.1f} from {event['nearest']}"]
@@ -168,7 +169,7 @@ def in_words(flagged: Flagged) -> str:
         lines.append(
             f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*cause, *top, *far, *like])}"
         )
-    # A name of a file or signal must not steer the terminal.
+    # The name of a file or signal must not contain control sequences of the terminal.
     return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
 
 
@@ -177,19 +178,19 @@ def _summary(folder: Path, model_id: str) -> dict[str, Any]:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"Got {folder} without a summary.json, expected a folder of scores that is complete. Run 'anomalyvae "
-            "score' with a folder as its target, again if it was interrupted."
+            f"Got {folder} without a summary.json, expected a complete folder of scores. Run 'anomalyvae score' with "
+            "this folder as target."
         ) from None
     if summary["model_id"] != model_id:
         raise ValueError(
-            f"Got scores of model {summary['model_id']} with the bundle of model {model_id}, expected one model. Score "
-            "the recordings with this bundle, or pass the other."
+            f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "
+            "Score the recordings with this bundle, or pass the other bundle."
         )
     return summary
 
 
 def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_hour: float) -> pd.DataFrame:
-    """The flagged events of all files, strangest first; of the scores, only those of flagged windows are held."""
+    """The flagged events of all files, the most anomalous first; only flagged windows are kept in memory."""
     cut = None
     if alarms is not None:
         p_values = [pd.read_parquet(path, columns=["p_value"]) for path in files.values()]
@@ -206,7 +207,7 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
 
 
 def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Databases) -> pd.DataFrame:
-    """Whether picked events are novel, or a sensor is bad; their recordings are read whole, one at a time."""
+    """Whether picked events are novel, or a bad sensor explains them; reads their recordings one at a time."""
     sensors = Sensors.of(model)
     if not sensors.scores:
         return pd.DataFrame(index=picked.index)
@@ -216,12 +217,12 @@ def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Data
         path = Path(events["source"].iloc[0], events["file"].iloc[0])
         windows = recipe.windows(read_log(path, signals=recipe.needed, databases=databases))
         causes = sensors.causes(windows, sensors.grade(windows))
-        parts.append(told_of_events(events, windows.spans, causes))
+        parts.append(event_causes(events, windows.spans, causes))
     return pd.concat(parts)
 
 
 def _encoded(known: pd.DataFrame, reasons: Reasons) -> pd.DataFrame:
-    """Known events with their codes in this model's latent space; without those that cannot be read any more."""
+    """Known events with their codes in this model's latent space, without those whose recordings are missing."""
     own = known["model_id"] == reasons.model_id
     parts, lost = [known[own]], 0
     for _, part in known[~own].groupby(["source", "file"]):
@@ -233,8 +234,8 @@ def _encoded(known: pd.DataFrame, reasons: Reasons) -> pd.DataFrame:
             parts.append(part.assign(latent=codes.tolist()))
     if lost:
         warnings.warn(
-            f"Got {lost} known events that other models have flagged, whose recordings cannot be read any more: what "
-            "is like them is not left out.",
+            f"The recordings of {lost} known events of other models cannot be read, so events similar to these are not "
+            "left out. Put the recordings back where they were to leave them out.",
             stacklevel=3,
         )
     return pd.concat(parts, ignore_index=True)

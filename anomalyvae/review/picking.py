@@ -1,8 +1,8 @@
-"""Which flagged events a person should look at: the strangest, no two of a kind, and none that is known already."""
+"""Picks the flagged events that are worth reviewing: anomalous, different from each other, and not known yet."""
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,17 @@ from scipy.spatial.distance import cdist
 from anomalyvae.calibration import AlarmTarget
 from anomalyvae.metrics import merge_alarms, touches
 
-NEAR = 0.5  # training spreads: two events closer than this are of a kind
-POOL = 2  # events considered for each one that is picked
-_READ = 4096  # codes that are asked for at once, at most
+NEAR = 0.5  # training spreads: two events closer than this are similar
+POOL = 2  # candidates for each event that is picked
+_BATCH = 4096  # most latent codes to compute at once
 
 Floats = NDArray[np.float64]
 Codes = Callable[[pd.DataFrame], Floats]
 
+_OF_PEAK = {"peak_start_s": "start_s", "peak_end_s": "end_s", "peak_score": "anomaly_score", "p_value": "p_value"}
 
-def pick_novel(
+
+def pick_events(
     scores: pd.DataFrame,
     budget: int,
     *,
@@ -33,13 +35,13 @@ def pick_novel(
     near: float = NEAR,
     pool: int = POOL,
 ) -> pd.DataFrame:
-    """Pick the events that are most worth a person's time.
+    """Pick the flagged events that are worth reviewing.
 
-    Flagged windows that touch make one event (`merge_alarms`). Events that touch a known one in time are left out, and
-    so are those of a kind with a known or a stranger one: their strangest windows lie within ``near`` of each other in
-    latent space. Of what is left, the ``pool * budget`` strangest are considered. The strangest of all is picked
-    first; then, again and again, the one that lies farthest from all that are picked or known (greedy k-centre [1]_, as
-    for choosing what to label [2]_), until the budget is spent.
+    Flagged windows that touch are merged to an event (`merge_alarms`). An event is left out if it touches a known
+    event in time, or is similar to a known or a more anomalous one: the latent codes of their most anomalous windows
+    are at most ``near`` apart. The ``pool * budget`` most anomalous of the others are the candidates. The most
+    anomalous candidate is picked first; then, repeatedly, the one farthest from all picked and known events (greedy
+    k-centre [1]_, as in active learning [2]_).
 
     Parameters
     ----------
@@ -47,51 +49,50 @@ def pick_novel(
         Windows, as `score_folder` writes them: ``recording``, ``start_s``, ``end_s``, ``anomaly_score``, ``p_value``
         and ``is_outlier``.
     budget : int
-        Pick so many events at most.
+        Most events to pick.
     latent : array-like of shape (n, k), optional
-        Latent code of each window (`VAEOutlierDetector.embed`); of windows that are not flagged it is not looked at.
-        Without codes, the strangest are picked.
+        Latent code of each window (`VAEOutlierDetector.embed`); only those of flagged windows are used. Without codes,
+        the most anomalous events are picked.
     known : DataFrame, optional
         Events as `Queue.events` gives them: ``recording``, ``start_s``, ``end_s``, ``event_id`` and ``latent``, in the
         same latent space.
     per_recording : int, default=5
-        Pick so many events of a recording at most.
+        Most events to pick from one recording.
     alarms : dict, optional
-        What is flagged, in place of ``is_outlier``: ``{"fdr": 0.1}`` (share of normal ones among the flagged windows),
-        ``{"per_hour": 6}`` or ``{"alpha": 0.01}`` (normal windows flagged, per hour or as a share); see
-        `Calibration.alarms`. It needs the scores of all windows.
+        An alarm target, which flags windows in place of ``is_outlier``: ``{"fdr": 0.1}``, ``{"per_hour": 6}`` or
+        ``{"alpha": 0.01}``; see `Calibration.alarms`. It needs the scores of all windows.
     spread : float, optional
-        The unit of latent distances: root mean square distance of training codes from their mean. By default that of
+        The unit of latent distances: root mean square distance of training codes from their mean. By default, that of
         all finite codes in ``latent``.
     near : float, default=0.5
-        In that unit, events are of a kind up to this distance; 0 keeps apart all but copies. See the notes.
+        Distance, in spreads, up to which events are similar; with 0, only copies are. See the notes.
     pool : int, default=2
-        More of them spread the picks further, over events that are less strange.
+        A larger pool gives more different, but less anomalous events.
 
     Returns
     -------
     DataFrame
-        One row per event, in the order of picking: ``recording``, ``start_s``, ``end_s``, ``windows``; of its
-        strangest window ``peak`` (position in ``scores``), ``peak_start_s``, ``peak_end_s``, ``peak_score``,
-        ``p_value`` and ``latent``; and ``nearest`` and ``nearest_distance``, the known event that it is most like and
-        how far that is in spreads. The same input gives the same events, in whatever order its rows come.
+        One row per event, in the order of picking: ``recording``, ``start_s``, ``end_s``, ``windows``; of its most
+        anomalous window ``peak`` (position in ``scores``), ``peak_start_s``, ``peak_end_s``, ``peak_score``,
+        ``p_value`` and ``latent``; and ``nearest`` and ``nearest_distance``, the most similar known event and its
+        distance in spreads. The order of the rows in ``scores`` does not matter.
 
     Raises
     ------
     ValueError
-        For a budget below one, a promise that is none, missing columns, or codes that do not fit the scores.
+        For a budget below one, an invalid alarm target, missing columns, or codes that do not fit the scores.
 
     Warns
     -----
     UserWarning
-        If a promise cannot be kept with p-values as coarse as these, so that nothing is flagged.
+        If the p-values are too coarse for the alarm target, so that nothing is flagged.
 
     Notes
     -----
-    Two training windows drawn at random are about 1.4 spreads apart. On the pothole drives, the codes of a sensor that
-    is stuck at one value lie within 0.5 spreads of each other for 12 % of all pairs of moments, and within 0.25 for
-    1 %; those of two different sensors never do. With faults that are hardly strange, 0.2 to 0.4 % of different ones
-    are so near. Latent codes tell what a window looks like, not what the network got wrong about it.
+    Two random training windows are about 1.4 spreads apart. On the pothole drives, the codes of a stuck sensor lie
+    within 0.5 spreads of each other for 12 % of all pairs of moments, and within 0.25 for 1 %; those of two different
+    stuck sensors never do. With barely anomalous faults, 0.2 to 0.4 % of different ones are that near. A latent code
+    describes what a window looks like, not what the model reconstructed wrongly.
 
     References
     ----------
@@ -104,7 +105,7 @@ def pick_novel(
     --------
     >>> scores = pd.DataFrame({"recording": "a", "start_s": [0.0, 9.0, 18.0], "end_s": [2.0, 11.0, 20.0]})
     >>> scores = scores.assign(anomaly_score=[9.0, 8.0, 3.0], p_value=0.01, is_outlier=True)
-    >>> pick_novel(scores, 2, latent=[[0.0], [0.1], [5.0]])[["start_s", "peak_score"]]
+    >>> pick_events(scores, 2, latent=[[0.0], [0.1], [5.0]])[["start_s", "peak_score"]]
        start_s  peak_score
     0      0.0         9.0
     1     18.0         3.0
@@ -127,7 +128,7 @@ def pick_novel(
 
 
 def spread_of(codes: Floats) -> float:
-    """Root mean square distance of codes ``(n, k)`` from their mean; 1 where they do not differ."""
+    """Root mean square distance of codes ``(n, k)`` from their mean; 1 if they are equal."""
     if not len(codes):
         return 1.0
     return float(np.sqrt(np.square(codes - codes.mean(axis=0)).sum(axis=1).mean())) or 1.0
@@ -136,16 +137,16 @@ def spread_of(codes: Floats) -> float:
 def alarm_cut(
     scores: pd.DataFrame, alarms: dict[str, float] | None, rows_per_hour: float | None = None
 ) -> float | None:
-    """The largest p-value that is flagged under a promise, or None for the model's own flags.
+    """The largest p-value that is flagged under an alarm target, or None for the model's own flags.
 
     Parameters
     ----------
     scores : DataFrame
-        ``p_value`` of all windows; for ``per_hour``, unless ``rows_per_hour`` is given, also where they lie.
+        ``p_value`` of all windows; for ``per_hour`` without ``rows_per_hour``, also ``recording`` and ``start_s``.
     alarms : dict or None
-        See `pick_novel`.
+        See `pick_events`.
     rows_per_hour : float, optional
-        Windows that an hour gives: 3600 s / the step between them, by default the median step.
+        Windows per hour; by default from the median step between them.
     """
     if alarms is None:
         return None
@@ -166,28 +167,27 @@ def alarm_cut(
 
 
 def flagged_events(scores: pd.DataFrame, cut: float | None = None) -> pd.DataFrame:
-    """Flagged windows merged to events, strangest first.
+    """Merge flagged windows to events, the most anomalous first.
 
     Parameters
     ----------
     scores : DataFrame
-        As `pick_novel` takes it.
+        As for `pick_events`.
     cut : float, optional
         Flag windows with a p-value of at most this, in place of ``is_outlier``.
 
     Returns
     -------
     DataFrame
-        ``recording``, ``start_s``, ``end_s``, ``windows``, ``peak`` (position of the strangest window in ``scores``),
-        ``peak_start_s``, ``peak_end_s``, ``peak_score`` and ``p_value``.
+        ``recording``, ``start_s``, ``end_s``, ``windows``, ``peak`` (position of the most anomalous window in
+        ``scores``), ``peak_start_s``, ``peak_end_s``, ``peak_score`` and ``p_value``.
     """
     _need(scores, ("recording", "start_s", "end_s", "anomaly_score", "p_value"))
     if cut is None:
         _need(scores, ("is_outlier",))
     flagged = scores["is_outlier"] if cut is None else scores["p_value"] <= cut
     events = merge_alarms(scores, flagged.to_numpy(dtype=bool))
-    score = scores["anomaly_score"].to_numpy()
-    peaks = np.array([members[np.argmax(score[members])] for members in events.pop("members")], dtype=int)
+    peaks = peaks_of(events.pop("members"), scores["anomaly_score"].to_numpy())
     events["peak"] = peaks
     for column, origin in _OF_PEAK.items():
         events[column] = scores[origin].to_numpy()[peaks]
@@ -195,7 +195,9 @@ def flagged_events(scores: pd.DataFrame, cut: float | None = None) -> pd.DataFra
     return events.sort_values(order, ascending=[False, True, True], kind="stable", ignore_index=True)
 
 
-_OF_PEAK = {"peak_start_s": "start_s", "peak_end_s": "end_s", "peak_score": "anomaly_score", "p_value": "p_value"}
+def peaks_of(members: Iterable[NDArray[np.intp]], scores: Floats) -> NDArray[np.intp]:
+    """The most anomalous window of each event, from the positions of its windows."""
+    return np.array([windows[np.argmax(scores[windows])] for windows in members], dtype=np.intp)
 
 
 def choose(
@@ -209,16 +211,16 @@ def choose(
     near: float = NEAR,
     pool: int = POOL,
 ) -> pd.DataFrame:
-    """The second half of `pick_novel`: from events, strangest first, to those that are picked.
+    """The second half of `pick_events`: pick from events.
 
     Parameters
     ----------
     events : DataFrame
         As `flagged_events` gives them.
     codes_of : callable or None
-        Gives the latent codes (n, k) of some events; asked for no more of them than are considered.
+        Computes the latent codes (n, k) of some events; it is called for candidates only.
     known : DataFrame or None
-        ``event_id`` and ``latent``; with a column ``verdict``, only events that have one are named as nearest.
+        ``event_id`` and ``latent``; with a column ``verdict``, only reviewed events can be named as nearest.
     """
     for name, value in (("budget", budget), ("per_recording", per_recording), ("pool", pool)):
         if value < 1:
@@ -226,45 +228,47 @@ def choose(
     if codes_of is None:
         chosen = events[events.groupby("recording").cumcount() < per_recording].head(budget)
         return chosen.reset_index(drop=True)
-    centres, kind = _codes(known), near * spread
-    found, codes = _candidates(events, codes_of, centres, kind, pool * budget, pool * per_recording)
-    picked = _far_apart(codes, found["recording"].to_numpy(), centres, budget, per_recording)
+    centres = _codes(known)
+    found, codes = _candidates(events, codes_of, centres, near * spread, pool * budget, pool * per_recording)
+    picked = _farthest_first(codes, found["recording"].to_numpy(), centres, budget, per_recording)
     chosen = found.iloc[picked].reset_index(drop=True)
     chosen["latent"] = pd.Series(codes[picked].tolist(), dtype=object)
     return chosen.assign(**_nearest(codes[picked], known, spread))
 
 
 def _candidates(
-    events: pd.DataFrame, codes_of: Codes, centres: Floats, kind: float, most: int, per_recording: int
+    events: pd.DataFrame, codes_of: Codes, centres: Floats, near: float, most: int, per_recording: int
 ) -> tuple[pd.DataFrame, Floats]:
-    """The strangest events of each kind that is not known, with their codes; few of any one recording."""
+    """The most anomalous events, and their codes, that are similar neither to known events nor to each other."""
     found: list[int] = []
     codes: list[Floats] = []
     counts: Counter[str] = Counter()
-    begin, size = 0, most
-    while begin < len(events) and len(found) < most:
-        part = events.iloc[begin : begin + size]
-        open_ = np.array([counts[name] < per_recording for name in part["recording"]])
-        places, part = np.arange(begin, begin + len(part))[open_], part[open_]
+    start, size = 0, most
+    while start < len(events) and len(found) < most:
+        part = events.iloc[start : start + size]
+        allowed = np.array([counts[name] < per_recording for name in part["recording"]])
+        places, part = np.arange(start, start + len(part))[allowed], part[allowed]
         own = np.asarray(codes_of(part), dtype=np.float64) if len(part) else centres[:0]
-        for i in np.flatnonzero(_distance(own, centres) > kind):
+        for i in np.flatnonzero(_distance(own, centres) > near):
             name = part["recording"].iloc[i]
-            known = codes and cdist(own[[i]], codes).min() <= kind
-            if len(found) < most and counts[name] < per_recording and not known:
+            similar = codes and cdist(own[[i]], codes).min() <= near
+            if len(found) < most and counts[name] < per_recording and not similar:
                 found.append(places[i])
                 codes.append(own[i])
                 counts[name] += 1
-        begin, size = begin + size, min(2 * size, _READ)
+        start, size = start + size, min(2 * size, _BATCH)
     return events.iloc[found], np.array(codes) if codes else np.empty((0, centres.shape[1]))
 
 
-def _far_apart(codes: Floats, recording: NDArray[Any], centres: Floats, budget: int, per_recording: int) -> list[int]:
-    """Greedy k-centre: the first, then always the one farthest from all that are picked or known."""
+def _farthest_first(
+    codes: Floats, recording: NDArray[Any], centres: Floats, budget: int, per_recording: int
+) -> list[int]:
+    """Greedy k-centre: the first, then repeatedly the one farthest from all picked and known events."""
     distance = _distance(codes, centres)
     free = np.ones(len(codes), dtype=bool)
     picked: list[int] = []
     while len(picked) < budget and free.any():
-        pick = int(np.argmax(np.where(free, distance, -1.0))) if picked else 0  # of equals, the strangest
+        pick = int(np.argmax(np.where(free, distance, -1.0))) if picked else 0  # of ties, the most anomalous
         picked.append(pick)
         distance = np.minimum(distance, cdist(codes, codes[[pick]])[:, 0])
         free[pick] = False
@@ -274,7 +278,7 @@ def _far_apart(codes: Floats, recording: NDArray[Any], centres: Floats, budget: 
 
 
 def _nearest(codes: Floats, known: pd.DataFrame | None, spread: float) -> dict[str, Any]:
-    """The reviewed event that each is most like, and how far that is in spreads."""
+    """The most similar reviewed event of each, and its distance in spreads."""
     reviewed = known[known["verdict"].notna()] if known is not None and "verdict" in known else known
     if reviewed is None or reviewed.empty:
         return {"nearest": pd.Series([None] * len(codes), dtype=object), "nearest_distance": np.nan}
@@ -290,13 +294,13 @@ def _codes(known: pd.DataFrame | None) -> Floats:
 
 
 def _distance(codes: Floats, centres: Floats) -> Floats:
-    """From the nearest centre, infinite where there is none."""
+    """Distance to the nearest centre; infinite without centres."""
     if not len(centres) or not len(codes):
         return np.full(len(codes), np.inf)
     if codes.shape[1] != centres.shape[1]:
         raise ValueError(
-            f"Got latent codes of {codes.shape[1]} numbers and known ones of {centres.shape[1]}, expected one latent "
-            "space. Pass known events with codes of the same model."
+            f"Got latent codes of {codes.shape[1]} numbers and known events with {centres.shape[1]}, expected one "
+            "latent space. Pass known events with codes of the same model."
         )
     return cdist(codes, centres).min(axis=1)
 
@@ -304,7 +308,7 @@ def _distance(codes: Floats, centres: Floats) -> Floats:
 def _step_s(scores: pd.DataFrame) -> float:
     steps = scores.sort_values(["recording", "start_s"]).groupby("recording")["start_s"].diff().dropna()
     if steps.empty:
-        raise ValueError("Got no two windows of one recording, expected some to know how many an hour has. Use alpha.")
+        raise ValueError("The windows per hour are unknown: no recording has two windows. Use alpha as alarm target.")
     return float(steps.median())
 
 

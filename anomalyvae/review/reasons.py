@@ -1,38 +1,99 @@
-"""Why windows are strange, in terms of the rows that a bundle's model has learned."""
+"""Why flagged windows are anomalous: which signals contribute, and how far they leave the training range."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae import models as bundle
 from anomalyvae.bundle.card import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
-from anomalyvae.recordings import WindowRecipe, stream_windows
+from anomalyvae.metrics import merge_alarms
+from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
 from anomalyvae.recordings.bus.messages import Databases
-from anomalyvae.review.flags import excess_shares
-from anomalyvae.review.picking import spread_of
+from anomalyvae.review.picking import peaks_of, spread_of
 
-_OUTSIDE = 0.01  # widths of the training range; less is rounding, or the luck of which rows are remembered
+_OUTSIDE = 0.01  # range widths; less is rounding, or depends on which training rows the model remembers
+_AROUND_S = 4.0  # seconds shown before and after a window
 
 Floats = NDArray[np.float64]
 
 
-class Reasons:
-    """Says of windows where they lie in latent space, which signals are strange and which are out of range.
+# --- signals and their shares ---------------------------------------------------------------------------
 
-    The measure is what the model remembers of its training rows or, where its score needs no memory, rows drawn from
-    the model itself.
+
+def signal_scores(model: Any, rows: pd.DataFrame, recipe: WindowRecipe) -> Floats:
+    """The reconstruction score of each signal in each window, shape ``(n, n_signals)``: the sum over its cells."""
+    return np.asarray(model.feature_scores(rows)).reshape(len(rows), *recipe.input_shape).sum(axis=2)
+
+
+def excess_shares(excess: Floats) -> Floats:
+    """Shares ``(n, c)`` of positive excess scores ``(n, c)``: each row sums to 1, or to 0 if no score is positive."""
+    above = np.clip(excess, 0.0, None)
+    total = above.sum(axis=1, keepdims=True)
+    return np.divide(above, total, out=np.zeros_like(above), where=total > 0)
+
+
+def _ranked(excess: Floats, signals: tuple[str, ...]) -> pd.DataFrame:
+    """``signals`` and their ``shares`` of the excess scores, as lists with the largest share first."""
+    shares = excess_shares(excess)
+    order = np.argsort(-shares, axis=1, kind="stable")
+    return pd.DataFrame(
+        {
+            "signals": pd.Series([[signals[i] for i in row] for row in order], dtype=object),
+            "shares": pd.Series(np.take_along_axis(shares, order, axis=1).tolist(), dtype=object),
+        }
+    )
+
+
+def explained_flags(
+    spans: pd.DataFrame, scores: Floats, flagged: ArrayLike, excess: Floats, signals: tuple[str, ...]
+) -> pd.DataFrame:
+    """Merge flagged windows to events and name the signals behind each.
+
+    Parameters
+    ----------
+    spans : DataFrame, n rows
+        ``recording``, ``start_s``, ``end_s``.
+    scores : ndarray of shape (n,)
+        Anomaly scores.
+    flagged : array-like of bool, shape (n,)
+    excess : ndarray of shape (n, len(signals))
+        Score of each signal minus its usual score. The most anomalous window of an event gives its shares.
+    signals : tuple of str
+
+    Returns
+    -------
+    DataFrame
+        The most anomalous event first: ``recording``, ``start_s``, ``end_s``, ``peak_score``, ``windows``, ``signals``
+        and ``shares`` (lists, largest share first), and ``peak``, the position of its most anomalous window in `spans`.
+    """
+    flags = merge_alarms(spans, flagged)
+    peaks = peaks_of(flags.pop("members"), scores)
+    flags = flags.assign(peak_score=scores[peaks]).join(_ranked(excess[peaks], signals)).assign(peak=peaks)
+    return flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
+
+
+# --- the reasons of a bundle ----------------------------------------------------------------------------
+
+
+class Reasons:
+    """Explains windows: their position in latent space, the anomalous signals, and the signals out of range.
+
+    The reference are the training rows that the model remembers or, if its score needs no memory, rows sampled from
+    the model.
 
     Parameters
     ----------
     model : path
         A bundle with a windowing recipe.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
 
     Attributes
     ----------
@@ -44,15 +105,15 @@ class Reasons:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such bundle, or its model takes rows that are no windows.
+        If there is no such bundle, or its model does not score windows.
     """
 
     def __init__(self, model: str | os.PathLike[str], databases: Databases = None) -> None:
         card = read_card(model)
         if card["windowing"] is None:
             raise ValueError(
-                f"Got the bundle {os.fspath(model)}, whose rows are no windows, expected a model of recordings. Fit "
-                "one with a windowing recipe."
+                f"The model {os.fspath(model)} scores plain rows, expected a model of recordings. Fit one with a "
+                "windowing recipe."
             )
         self.model_id: str = card["model_id"]
         self.recipe = WindowRecipe.from_dict(card["windowing"])
@@ -60,28 +121,29 @@ class Reasons:
         self._before, self._detector = split(bundle.load(model))
         if self._detector.n_features_in_ != len(self.recipe.columns):
             raise ValueError(
-                f"Got the bundle {os.fspath(model)} with {self._detector.n_features_in_} features behind its "
-                f"transformers and {len(self.recipe.columns)} before, expected as many, to tell signals apart."
+                f"The transformers of the model {os.fspath(model)} turn {len(self.recipe.columns)} columns into "
+                f"{self._detector.n_features_in_}, so its scores have no parts by signal. Use transformers that keep "
+                "the columns."
             )
         learned = rows_like_training(self._detector)
         self.spread = spread_of(np.asarray(self._detector.embed(learned)))
-        self._usual = self._signal_scores(learned).mean(axis=0)
+        self._usual = signal_scores(self._detector, learned, self.recipe).mean(axis=0)
         values = self._by_signal(learned)
         self._low, self._high = values.min(axis=(0, 2)), values.max(axis=(0, 2))
 
     def codes(self, rows: Floats) -> Floats:
-        """Latent code of each window, shape ``(n, k)``, of windows ``(n, d)`` as the recipe makes them."""
+        """Latent codes ``(n, k)`` of windows ``(n, d)`` as the recipe makes them."""
         return np.asarray(self._detector.embed(self._table(rows)), dtype=np.float64)
 
     def codes_of(self, events: pd.DataFrame) -> Floats:
-        """Latent code of each event's strangest window, shape ``(n, k)``; the windows of one file at a time."""
+        """Latent codes ``(n, k)`` of the most anomalous windows of events; reads one file at a time."""
         codes = np.empty((len(events), self._detector.network_.latent_dim))
         for _, part in events.reset_index(drop=True).groupby(["source", "file"]):
             codes[part.index] = self.codes(self.windows(part))
         return codes
 
     def explain(self, rows: Floats) -> pd.DataFrame:
-        """What is strange about windows.
+        """Explain windows.
 
         Parameters
         ----------
@@ -90,32 +152,23 @@ class Reasons:
         Returns
         -------
         DataFrame, n rows
-            ``signals`` and ``shares`` (lists, greatest share first): how much of what exceeds a signal's usual
-            reconstruction score is each one's; and ``outside`` (dict): how far a signal leaves the range of the
-            training rows, in widths of that range (of a constant, in its own unit).
+            ``signals`` and ``shares`` (lists, largest share first): the part of each signal in the scores above the
+            usual; and ``outside`` (dict): how far a signal leaves the range of the training rows, in range widths (for
+            a constant signal, in its own unit).
         """
         table = self._table(rows)
-        shares = excess_shares(self._signal_scores(table) - self._usual)
-        order = np.argsort(-shares, axis=1, kind="stable")
+        names = self.recipe.signals
         values = self._by_signal(table)
         width = np.where(self._high > self._low, self._high - self._low, 1.0)
         beyond = np.maximum(values.max(axis=2) - self._high, self._low - values.min(axis=2)) / width
-        names = self.recipe.signals
-        return pd.DataFrame(
-            {
-                "signals": pd.Series([[names[i] for i in row] for row in order], dtype=object),
-                "shares": pd.Series(np.take_along_axis(shares, order, axis=1).tolist(), dtype=object),
-                "outside": pd.Series(
-                    [{names[i]: float(row[i]) for i in np.argsort(-row) if row[i] > _OUTSIDE} for row in beyond],
-                    dtype=object,
-                ),
-            }
-        )
+        outside = [{names[i]: float(row[i]) for i in np.argsort(-row) if row[i] > _OUTSIDE} for row in beyond]
+        ranked = _ranked(signal_scores(self._detector, table, self.recipe) - self._usual, names)
+        return ranked.assign(outside=pd.Series(outside, dtype=object))
 
     def windows(self, events: pd.DataFrame) -> Floats:
-        """The strangest window of each event, read from its recording.
+        """Read the most anomalous window of each event from its recording.
 
-        A file is read once, as a stream, and no further than its last event: memory holds a slab of it.
+        A file is read once, as a stream, until its last event.
 
         Parameters
         ----------
@@ -129,11 +182,10 @@ class Reasons:
         Raises
         ------
         FileNotFoundError, ValueError
-            If a recording is not there, or has no such window: it is another one than was scored.
+            If a recording is missing, or has no such window because it has changed.
         """
         rows = np.empty((len(events), len(self.recipe.columns)))
-        places = events.reset_index(drop=True)
-        for _, part in places.groupby(["source", "file"]):
+        for _, part in events.reset_index(drop=True).groupby(["source", "file"]):
             path = Path(part["source"].iloc[0], part["file"].iloc[0])
             rows[part.index] = self._read(path, part["peak_start_s"].to_numpy())
         return rows
@@ -149,20 +201,112 @@ class Reasons:
             if not waiting.any():
                 return rows
         raise ValueError(
-            f"Got {path} without a window at {starts[waiting][0]:g} s, expected the recording that was scored. Score "
+            f"Got {path} without a window at {starts[waiting][0]:g} s: it is not the recording that was scored. Score "
             "it again."
         )
 
     def _table(self, rows: Floats) -> pd.DataFrame:
+        """Windows as the detector takes them, behind the transformers."""
         table = pd.DataFrame(rows, columns=self.recipe.columns)
         if self._before is None:
             return table
         names = getattr(self._detector, "feature_names_in_", None)
         return pd.DataFrame(np.asarray(self._before.transform(table)), columns=names)
 
-    def _signal_scores(self, table: pd.DataFrame) -> Floats:
-        parts = np.asarray(self._detector.feature_scores(table))
-        return parts.reshape(len(parts), *self.recipe.input_shape).sum(axis=2)
-
     def _by_signal(self, table: pd.DataFrame) -> Floats:
         return self.recipe.over_time(table.to_numpy(dtype=np.float64))
+
+
+# --- a view of one window -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WindowView:
+    """The data of a chart of one window.
+
+    Parameters
+    ----------
+    recording : str
+    start_s, end_s, score : float
+        The window and its anomaly score.
+    near_event : bool
+        Whether a known event explains it.
+    signals : tuple of str, length c
+    shares : ndarray of shape (c,)
+        Part of each signal in the score; sums to 1, or to 0.
+    time_s : ndarray of shape (t,)
+    reconstruction : ndarray of shape (c, t)
+        The model's reconstruction, in the signals' units.
+    around_time_s : ndarray of shape (m,)
+    around : ndarray of shape (c, m)
+        The signals in the window, before and after it, as far as there are windows. Windows of cosine coefficients
+        give the signals that the coefficients describe.
+    """
+
+    recording: str
+    start_s: float
+    end_s: float
+    score: float
+    near_event: bool
+    signals: tuple[str, ...]
+    shares: Floats
+    time_s: Floats
+    reconstruction: Floats
+    around_time_s: Floats
+    around: Floats
+
+
+def window_view(
+    model: Any,
+    recipe: WindowRecipe,
+    windows: Windows,
+    position: int,
+    score: float,
+    near_event: bool,
+    shares: Floats,
+) -> WindowView:
+    """Gather the data of a chart of one window.
+
+    Parameters
+    ----------
+    model : fitted detector
+    recipe : WindowRecipe
+    windows : Windows
+        Rows and spans of the window's recording.
+    position : int
+        The window, among these.
+    score : float
+    near_event : bool
+    shares : ndarray of shape (n_signals,)
+
+    Returns
+    -------
+    WindowView
+    """
+    starts, ends = windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
+    start_s, end_s = float(starts[position]), float(ends[position])
+    n_signals = len(recipe.signals)
+    time_s = np.arange(recipe.samples) / recipe.rate_hz
+
+    near = np.flatnonzero((starts >= start_s - _AROUND_S) & (starts <= end_s + _AROUND_S))
+    values = recipe.over_time(windows.rows.iloc[near].to_numpy())
+    ticks = np.rint((starts[near, None] + time_s) * recipe.rate_hz).astype(int).ravel()
+    _, first = np.unique(ticks, return_index=True)  # neighbouring windows share samples
+    around_time_s = (starts[near, None] + time_s).ravel()[first]
+    kept = (around_time_s >= start_s - _AROUND_S) & (around_time_s <= end_s + _AROUND_S)
+    around = values.transpose(1, 0, 2).reshape(n_signals, -1)[:, first]
+
+    rebuilt = recipe.over_time(np.asarray(model.reconstruct(windows.rows.iloc[[position]])))[0]
+    return WindowView(
+        recording=str(windows.spans.loc[position, "recording"]),
+        start_s=start_s,
+        end_s=end_s,
+        score=score,
+        near_event=near_event,
+        signals=tuple(recipe.signals),
+        shares=shares,
+        time_s=start_s + time_s,
+        reconstruction=rebuilt,
+        around_time_s=around_time_s[kept],
+        around=around[:, kept],
+    )

@@ -11,7 +11,7 @@ import pytest
 from anomalyvae.evaluate import report
 from anomalyvae.evaluate.charts import clock, timeline, window
 from anomalyvae.evaluate.report import render_report
-from anomalyvae.review.flags import WindowView
+from anomalyvae.review.reasons import WindowView
 
 HOSTILE = '<script>alert("x")</script>$\\frac{"</svg><b>&'
 

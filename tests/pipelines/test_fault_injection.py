@@ -15,7 +15,7 @@ from anomalyvae.bundle.card import read_card
 from anomalyvae.cli import main
 from anomalyvae.evaluate.job import databases_of, find_recordings, read_job
 from anomalyvae.health.grades import Profile, grade, learn_profile, stretches
-from anomalyvae.health.sensors import Sensors, told_of_events, watched
+from anomalyvae.health.sensors import Sensors, event_causes, watched
 from anomalyvae.recordings import WindowRecipe, log_from_frame, read_log
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -181,7 +181,7 @@ def test_an_event_is_novel_if_one_of_its_windows_is():
     spans = pd.DataFrame({"recording": "a", "start_s": [0.0, 1.0, 2.0, 9.0], "end_s": [2.0, 3.0, 4.0, 11.0]})
     causes = pd.DataFrame({"cause": ["sensor", "novel", "sensor", "sensor"], "sensors": [["x"], ["x"], [], ["y"]]})
     events = pd.DataFrame({"recording": ["a", "a", "b"], "start_s": [0.0, 9.0, 0.0], "end_s": [4.0, 11.0, 4.0]})
-    told = told_of_events(events, spans, causes)
+    told = event_causes(events, spans, causes)
     assert told["cause"].tolist() == ["novel", "sensor", "novel"]  # of what was never graded, nothing else is known
     assert told["sensors"].tolist() == [["x"], ["y"], []]
 

@@ -342,8 +342,7 @@ def test_a_recipe_of_coefficients_survives_json_and_an_old_one_has_none():
 
 def test_a_model_of_coefficients_scores_files_and_gives_reasons(tmp_path):
     from anomalyvae import VAEOutlierDetector, save, score_folder
-    from anomalyvae.review.flags import window_view
-    from anomalyvae.review.reasons import Reasons
+    from anomalyvae.review.reasons import Reasons, window_view
 
     windows = SHAPE.windows(noisy_log(400, seed=1))
     model = VAEOutlierDetector(max_epochs=5, random_state=0).fit(windows.rows)

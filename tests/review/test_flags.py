@@ -6,7 +6,7 @@ import pytest
 
 from anomalyvae import WindowRecipe
 from anomalyvae.recordings import log_from_frame
-from anomalyvae.review.flags import excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.reasons import excess_shares, explained_flags, signal_scores, window_view
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
 

@@ -14,11 +14,10 @@ from anomalyvae.cli import main
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review.flagging import flag_folder
-from anomalyvae.review.flags import excess_shares, signal_scores
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
-from anomalyvae.review.picking import NEAR, choose, flagged_events, pick_novel, spread_of
+from anomalyvae.review.picking import NEAR, choose, flagged_events, pick_events, spread_of
 from anomalyvae.review.queue import Queue
-from anomalyvae.review.reasons import Reasons
+from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
 
 
 def scored(n=300, recordings=6, seed=0, flagged=0.3):
@@ -44,7 +43,7 @@ def codes(picked):
 @pytest.mark.parametrize(("budget", "per_recording"), [(1, 5), (8, 2), (8, 1), (500, 500)])
 def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_recording):
     scores, latent = scored(seed=seed)
-    picked = pick_novel(scores, budget, latent=latent, per_recording=per_recording)
+    picked = pick_events(scores, budget, latent=latent, per_recording=per_recording)
     events = merge_alarms(scores, scores["is_outlier"])
     assert 0 < len(picked) <= min(budget, len(events))
     assert picked["recording"].value_counts().max() <= per_recording
@@ -61,7 +60,7 @@ def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_reco
 
 def test_a_pick_reaches_every_kind():
     scores, latent = scored(n=1200)
-    picked = pick_novel(scores, 5, latent=latent, pool=20)
+    picked = pick_events(scores, 5, latent=latent, pool=20)
     kinds = 10 * np.random.default_rng(1).normal(size=(5, 3))
     assert {int(np.linalg.norm(kinds - code, axis=1).argmin()) for code in codes(picked)} == set(range(5))
 
@@ -71,7 +70,7 @@ def test_the_spread_is_within_twice_the_best_there_is(seed):
     """Gonzalez's theorem for greedy k-centre: no choice leaves an event less than half as far from all picked."""
     scores, latent = scored(n=60, recordings=2, seed=seed)
     events = flagged_events(scores)
-    picked = pick_novel(scores, 3, latent=latent, per_recording=99, near=0, pool=99)
+    picked = pick_events(scores, 3, latent=latent, per_recording=99, near=0, pool=99)
     every = latent[events["peak"]]
 
     def radius(centres):
@@ -93,19 +92,19 @@ def test_the_order_of_rows_and_another_call_change_nothing():
     order = np.random.default_rng(9).permutation(len(scores))
     shuffled = scores.iloc[order].reset_index(drop=True)
     for budget, near in [(12, 0.5), (40, 0.0)]:
-        first = pick_novel(scores, budget, latent=latent, near=near).drop(columns="peak")
-        again = pick_novel(shuffled, budget, latent=latent[order], near=near).drop(columns="peak")
+        first = pick_events(scores, budget, latent=latent, near=near).drop(columns="peak")
+        again = pick_events(shuffled, budget, latent=latent[order], near=near).drop(columns="peak")
         pd.testing.assert_frame_equal(first, again)
-    wanted = pick_novel(scores, 99, per_recording=99).drop(columns="peak")
-    pd.testing.assert_frame_equal(pick_novel(shuffled, 99, per_recording=99).drop(columns="peak"), wanted)
+    wanted = pick_events(scores, 99, per_recording=99).drop(columns="peak")
+    pd.testing.assert_frame_equal(pick_events(shuffled, 99, per_recording=99).drop(columns="peak"), wanted)
 
 
 def test_what_is_like_a_reviewed_event_or_touches_one_is_left_out():
     scores, latent = scored()
-    before = pick_novel(scores, 6, latent=latent)
+    before = pick_events(scores, 6, latent=latent)
     known = before.assign(event_id=[f"e{i}" for i in range(len(before))])
     elsewhere = known.assign(recording="another drive")
-    after = pick_novel(scores, 50, latent=latent, known=elsewhere, per_recording=50, near=0.1)
+    after = pick_events(scores, 50, latent=latent, known=elsewhere, per_recording=50, near=0.1)
     distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
     assert len(after)
     assert distance.min() > 0.1
@@ -113,16 +112,16 @@ def test_what_is_like_a_reviewed_event_or_touches_one_is_left_out():
     np.testing.assert_allclose(after["nearest_distance"], distance.min(axis=1))
 
     far = known.assign(latent=[[1e6, 0.0, 0.0]] * len(known))  # in time alone
-    after = pick_novel(scores, 500, latent=latent, known=far, per_recording=500, near=0, pool=99)
+    after = pick_events(scores, 500, latent=latent, known=far, per_recording=500, near=0, pool=99)
     rest = len(flagged_events(scores)) - len(before)
     assert len(after) == rest
 
 
 def test_only_reviewed_events_are_named_but_waiting_ones_are_known():
     scores, latent = scored()
-    known = pick_novel(scores, 4, latent=latent, near=0.1).assign(event_id=list("abcd"), recording="another drive")
+    known = pick_events(scores, 4, latent=latent, near=0.1).assign(event_id=list("abcd"), recording="another drive")
     known["verdict"] = ["fault", None, None, None]
-    after = pick_novel(scores, 20, latent=latent, known=known, near=0.1)
+    after = pick_events(scores, 20, latent=latent, known=known, near=0.1)
     assert set(after["nearest"]) == {"a"}
     distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
     assert distance.min() > 0.1
@@ -135,7 +134,7 @@ def test_a_recording_full_of_known_events_does_not_hide_a_new_one():
     latent = np.zeros((n, 2))
     latent[-1] = 5.0
     known = pd.DataFrame({"event_id": ["k"], "latent": [[0.0, 0.0]]})
-    assert list(pick_novel(scores, 3, latent=latent, known=known)["start_s"]) == [10.0 * (n - 1)]
+    assert list(pick_events(scores, 3, latent=latent, known=known)["start_s"]) == [10.0 * (n - 1)]
 
 
 def test_copies_of_one_fault_do_not_eat_the_budget():
@@ -144,7 +143,7 @@ def test_copies_of_one_fault_do_not_eat_the_budget():
     latent[stuck] = 7.0
     scores.loc[stuck, "anomaly_score"] += 1000
     scores.loc[stuck, "is_outlier"] = np.arange(stuck.sum()) % 4 == 0  # many events, all stranger than all others
-    picked = pick_novel(scores, 10, latent=latent, near=0.1)
+    picked = pick_events(scores, 10, latent=latent, near=0.1)
     assert len(picked) == 10
     assert (picked["recording"] == "drive 0").sum() == 1
 
@@ -164,9 +163,9 @@ def test_no_more_codes_are_asked_for_than_are_considered():
 def test_without_codes_the_strangest_are_picked():
     scores, _ = scored()
     events = flagged_events(scores)
-    picked = pick_novel(scores, 7, per_recording=99)
+    picked = pick_events(scores, 7, per_recording=99)
     pd.testing.assert_frame_equal(picked, events.head(7))
-    assert pick_novel(scores, 7, per_recording=1)["recording"].is_unique
+    assert pick_events(scores, 7, per_recording=1)["recording"].is_unique
 
 
 def test_alarms_replace_the_flags():
@@ -174,18 +173,18 @@ def test_alarms_replace_the_flags():
     scores.loc[:9, "p_value"] = 1e-6
     flagged = false_discovery(scores["p_value"], 0.1)
     assert flagged.any()
-    assert pick_novel(scores, 500, per_recording=500, alarms={"fdr": 0.1})["windows"].sum() == flagged.sum()
-    hourly = pick_novel(scores, 500, per_recording=500, alarms={"per_hour": 360.0})  # of 3600 windows an hour
+    assert pick_events(scores, 500, per_recording=500, alarms={"fdr": 0.1})["windows"].sum() == flagged.sum()
+    hourly = pick_events(scores, 500, per_recording=500, alarms={"per_hour": 360.0})  # of 3600 windows an hour
     assert hourly["windows"].sum() == (scores["p_value"] <= 0.1).sum()
-    share = pick_novel(scores, 500, per_recording=500, alarms={"alpha": 0.1})
+    share = pick_events(scores, 500, per_recording=500, alarms={"alpha": 0.1})
     pd.testing.assert_frame_equal(hourly, share)
-    assert pick_novel(scores, 5).empty
+    assert pick_events(scores, 5).empty
 
 
 def test_a_promise_that_the_p_values_cannot_keep_is_told():
     scores, _ = scored()
     with pytest.warns(UserWarning, match=r"target alpha=0.0001 needs .* the smallest of 300 is 0.0033, so nothing"):
-        assert pick_novel(scores, 5, alarms={"alpha": 1e-4}).empty
+        assert pick_events(scores, 5, alarms={"alpha": 1e-4}).empty
 
 
 @pytest.mark.parametrize(
@@ -196,15 +195,15 @@ def test_a_promise_that_the_p_values_cannot_keep_is_told():
         ({"latent": np.zeros((2, 3))}, r"Got latent codes of shape \(2, 3\) for 300 windows, expected \(n, k\)"),
         ({"alarms": {"fdr": 2.0}}, "Got fdr=2.0 as alarm target, expected a number above 0 and below 1"),
         ({"alarms": {"sigma": 3.0}}, "Got sigma=3.0 as alarm target, expected exactly one of alpha, fdr and per_hour"),
-        ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known ones of 1"),
+        ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known events with 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, said):
     scores, latent = scored()
     with pytest.raises(ValueError, match=said):
-        pick_novel(scores, **({"budget": 5, "latent": latent} | arguments))
+        pick_events(scores, **({"budget": 5, "latent": latent} | arguments))
     with pytest.raises(ValueError, match="Got scores without 'p_value', expected windows"):
-        pick_novel(scores.drop(columns="p_value"), 5)
+        pick_events(scores.drop(columns="p_value"), 5)
 
 
 # --- from a folder of scores to the queue ---------------------------------------------------------------
@@ -375,9 +374,7 @@ def test_events_of_another_model_are_known_by_where_they_lie_in_this_ones_latent
     (night / "drives" / "c.csv").rename(night / "c.csv")
     (night / "scores" / "summary.json").unlink()
     score_folder(bundles / "memory", night / "drives", night / "scores")
-    with pytest.warns(
-        UserWarning, match="known events that other models have flagged, whose recordings cannot be read"
-    ):
+    with pytest.warns(UserWarning, match=r"recordings of \d+ known events of other models cannot be read"):
         flag(night, bundles, queue)
 
 
@@ -392,26 +389,24 @@ def test_alarms_over_a_folder_are_those_over_its_joined_scores(night, bundles, q
     parts = [pd.read_parquet(path) for path in sorted((night / "scores").rglob("*.parquet"))]
     scores = pd.concat(parts, ignore_index=True)
     for alarms in ({"fdr": 0.2}, {"per_hour": 40.0}):
-        wanted = pick_novel(scores, 99, per_recording=99, alarms=alarms)
+        wanted = pick_events(scores, 99, per_recording=99, alarms=alarms)
         assert flag(night, bundles, queue, alarms=alarms).events == len(wanted) > 0
 
 
 def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue):
-    with pytest.raises(ValueError, match=r"Got scores of model .* with the bundle of model .*, expected one model"):
+    with pytest.raises(ValueError, match=r"Got scores of model .* and the bundle of model .*, expected the same model"):
         flag_folder(night / "scores", bundles / "elbo", queue)
-    with pytest.raises(
-        FileNotFoundError, match=r"without a summary.json, expected a folder of scores that is complete"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"without a summary.json, expected a complete folder of scores"):
         flag_folder(night / "drives", bundles / "memory", queue)
     drive(13).head(300).to_csv(night / "drives" / "c.csv", index=False)
-    with pytest.raises(ValueError, match=r"without a window at .* s, expected the recording that was scored"):
+    with pytest.raises(ValueError, match=r"without a window at .* s: it is not the recording"):
         flag(night, bundles, queue)
     assert queue.events().empty
 
     (night / "bad").mkdir()
     (night / "bad" / "broken.csv").write_text("nothing of use\n")
     score_folder(bundles / "memory", night / "bad", night / "none")
-    with pytest.raises(ValueError, match=r"none, in which no file is scored, expected some"):
+    with pytest.raises(ValueError, match=r"No file in .*none has scores"):
         flag_folder(night / "none", bundles / "memory", queue)
 
 
