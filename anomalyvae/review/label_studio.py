@@ -1,6 +1,6 @@
-"""Events as time-series tasks of Label Studio (https://labelstud.io/tags/timeseries), verdicts as their labels.
+"""Events as time-series tasks of Label Studio (https://labelstud.io/tags/timeseries), and verdicts as their labels.
 
-What comes back is its export as JSON, as https://labelstud.io/guide/task_format describes it.
+Verdicts are read from its JSON export (https://labelstud.io/guide/task_format).
 """
 
 import hashlib
@@ -20,23 +20,23 @@ from numpy.typing import NDArray
 from anomalyvae.folders import replacing_file
 from anomalyvae.recordings import WindowRecipe, stream_windows
 from anomalyvae.recordings.bus.messages import Databases
-from anomalyvae.review.database import RENAMED, storable
-from anomalyvae.review.queue import VERDICTS, Queue
+from anomalyvae.review.database import RENAMED, VERDICTS, storable
+from anomalyvae.review.queue import Queue
 
-_STOOD = ("verdict", "note", "reviewer", "reviewed_at")
+_VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
 
 
 class Loaded(NamedTuple):
-    """What came of reading verdicts from Label Studio.
+    """The result of `read_label_studio`.
 
     Attributes
     ----------
     new : int
         Verdicts that were added to the queue.
     known : int
-        Verdicts that it had, or that had come from it.
+        Verdicts that the queue had already.
     left_out : dict of str to list of str
-        Why annotations are no verdicts, and the events that they are on.
+        Reasons why annotations are not verdicts, and the events they are on.
     """
 
     new: int
@@ -44,24 +44,26 @@ class Loaded(NamedTuple):
     left_out: dict[str, list[str]]
 
 
-def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Mapping[str, str] | None = None) -> Loaded:
-    """Add the verdicts of tasks that `write_label_studio` wrote and people have labelled since.
+# --- reading verdicts -----------------------------------------------------------------------------------
 
-    Each annotation is one verdict, by who completed it (its author, whoever changed it last) and at the time of its
-    last change, so of several on a task all are kept, and of an event the latest stands, wherever it was given. What
-    was loaded before is known by event, person, time and content: loading a file again changes nothing. An annotation
-    that only repeats the verdict which the task was written with is nobody's second opinion, whoever imported the
-    tasks. What was deleted there stays here.
+
+def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Mapping[str, str] | None = None) -> Loaded:
+    """Add the verdicts that people gave in Label Studio on tasks of `write_label_studio`.
+
+    Each annotation is one verdict of the user who completed it, at the time of its last change. All annotations of a
+    task are kept; the latest verdict on an event counts, wherever it was given. Loading a file again changes nothing:
+    a verdict is known by its event, user, time and content. An annotation that only repeats the verdict in its task is
+    not a second opinion. An annotation that was deleted there is not taken back here.
 
     Parameters
     ----------
     path : path
         Label Studio's export of the project, in the format *JSON*.
     queue : Queue
-        That holds the events.
+        The queue with the events.
     reviewers : mapping of str to str, optional
-        Who is who: the number or e-mail address of a user there, and the name of the reviewer here. Others go by their
-        address, or by ``Label Studio 7``.
+        From the number or e-mail address of a Label Studio user to the name of the reviewer. Other users are named by
+        their address, or by number, as in ``Label Studio 7``.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
     Raises
     ------
     ValueError
-        If the file is something else.
+        If the file is not such an export.
     """
     spans = {row["event_id"]: (row["start_s"], row["end_s"]) for row in queue.events().to_dict("records")}
     entries: list[dict[str, Any]] = []
@@ -78,21 +80,101 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
     left_out: dict[str, list[str]] = {}
     for data, annotation in _annotations(Path(path)):
         event_id = data.get("event_id")
-        where = str(event_id) if str(event_id) in spans else repr(event_id)  # a file's text may steer a terminal
+        where = str(event_id) if str(event_id) in spans else repr(event_id)  # without control sequences of a terminal
         try:
             if event_id not in spans:
                 raise ValueError("no event of this queue")
-            said = _said(annotation, spans[event_id])
-            if _repeats(annotation, said, data):
+            label, note = _label_and_note(annotation, spans[event_id])
+            if _repeats(annotation, label, note, data):
                 known += 1
             else:
-                entries.append(_entry(annotation, str(event_id), *said, reviewers or {}))
+                entries.append(_entry(annotation, str(event_id), label, note, reviewers or {}))
         except ValueError as error:
             left_out.setdefault(str(error), []).append(where)
         except (AttributeError, KeyError, TypeError):
-            left_out.setdefault("not as Label Studio writes annotations", []).append(where)
+            left_out.setdefault("not an annotation of Label Studio", []).append(where)
     new = queue.append(entries)
     return Loaded(new, known + len(entries) - new, left_out)
+
+
+def _annotations(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The annotations of an export, each with the data of its task."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(task["data"], dict) for task in tasks):
+            return [(task["data"], annotation) for task in tasks for annotation in task.get("annotations") or []]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"Got {path}, expected tasks of Label Studio with their annotations. Export the project in the format JSON "
+        "(neither JSON-MIN nor CSV)."
+    )
+
+
+def _label_and_note(annotation: dict[str, Any], span: tuple[float, float]) -> tuple[str, str]:
+    """The label of an annotation and its note; ValueError says why there is no verdict."""
+    if annotation.get("was_cancelled"):
+        raise ValueError("skipped there")
+    result = annotation["result"]
+    regions = [region["value"] for region in result if region.get("type") == "timeserieslabels"]
+    if not regions:
+        raise ValueError("nothing is labelled")
+    labels = {
+        label
+        for region in regions
+        if region.get("start", np.inf) <= span[1] and region.get("end", -np.inf) >= span[0]
+        for label in region.get("timeserieslabels", [])
+    }
+    if not labels:
+        raise ValueError("the labelled region does not touch the event")
+    unknown = sorted(labels.difference(VERDICTS, RENAMED))
+    if unknown:
+        raise ValueError(f"labelled {', '.join(map(repr, unknown))}, expected one of {', '.join(VERDICTS)}")
+    if len(labels) > 1:
+        raise ValueError(f"labelled {' and '.join(sorted(labels))} at once")
+    notes = [region["value"].get("text", "") for region in result if region.get("type") == "textarea"]
+    lines = [line for note in notes for line in ([note] if isinstance(note, str) else note)]
+    return labels.pop(), storable("\n".join(lines)).strip()
+
+
+def _repeats(annotation: dict[str, Any], label: str, note: str, data: dict[str, Any]) -> bool:
+    """Whether this is the annotation that the task was written with, unchanged."""
+    before = data.get("stood") or {}
+    regions = {region.get("id") for region in annotation["result"] if region.get("type") == "timeserieslabels"}
+    verdict = str(before.get("verdict"))
+    same = RENAMED.get(label, label) == RENAMED.get(verdict, verdict) and note == str(before.get("note")).strip()
+    return regions == {data["event_id"]} and same
+
+
+def _entry(
+    annotation: dict[str, Any], event_id: str, label: str, note: str, reviewers: Mapping[str, str]
+) -> dict[str, Any]:
+    """An annotation as an entry of the queue's log."""
+    by = annotation.get("completed_by")
+    users = [by.get("email"), by.get("id")] if isinstance(by, dict) else [by]
+    names = [str(user) for user in users if user is not None]
+    if not names:
+        raise ValueError("its author is missing")
+    try:
+        at = datetime.fromisoformat(annotation.get("updated_at") or annotation["created_at"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("its time is missing") from None
+    when = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
+    known = [reviewers[name] for name in names if name in reviewers]
+    unknown = names[0] if "@" in names[0] else f"Label Studio {names[0]}"
+    what = "\n".join((event_id, names[-1], when, label, note))  # the label as in the file: also an earlier version's
+    return {
+        "entry_id": hashlib.sha256(what.encode()).hexdigest()[:32],
+        "event_id": event_id,
+        "verdict": RENAMED.get(label, label),
+        "note": note,
+        "reviewer": storable(known[0] if known else unknown),
+        "at": when,
+        "takes_back": None,
+    }
+
+
+# --- writing tasks --------------------------------------------------------------------------------------
 
 
 def write_label_studio(
@@ -104,22 +186,21 @@ def write_label_studio(
 ) -> Path:
     """Write events as tasks that Label Studio imports, and the labelling interface that shows them.
 
-    Each task holds its own values: the signals, on the recipe's clock, from ``around_s`` before the event to
-    ``around_s`` after it. A verdict that stands becomes an annotation, the event labelled with it; an event that is
-    open has none, so that nobody's choice is made for him.
+    Each task contains the signals, on the recipe's clock, from ``around_s`` before the event to ``around_s`` after it.
+    A current verdict becomes an annotation: the event with a label. Open events have no annotation.
 
     Parameters
     ----------
     path : path
-        For the tasks, ending in ``.json``; the interface goes beside it, ending in ``.xml``: paste it into the
-        project's settings.
+        A ``.json`` file for the tasks. The interface goes into an ``.xml`` file beside it; paste it into the settings
+        of the project.
     events : DataFrame
         As `Queue.events` gives them.
     recipe : WindowRecipe
-        Of the model that flagged them.
+        The recipe of the model that flagged them.
     around_s : float
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
 
     Returns
     -------
@@ -133,22 +214,24 @@ def write_label_studio(
     """
     target = Path(path)
     if target.suffix.lower() != ".json":
-        raise ValueError(f"Got {target.name!r}, expected a name that ends in .json. Give it one.")
-    shown = replace(recipe, length_s=1 / recipe.rate_hz, stride_s=1 / recipe.rate_hz, where=None)  # every sample once
+        raise ValueError(f"Got {target.name!r}, expected a name that ends in .json. Rename it.")
+    samples = replace(recipe, length_s=1 / recipe.rate_hz, stride_s=1 / recipe.rate_hz, where=None)  # each one once
     tasks: dict[Any, dict[str, Any]] = {}
     for _, part in events.groupby(["source", "file"], sort=True):
-        tasks |= zip(part.index, _tasks(part, shown, around_s, databases), strict=True)
-    with replacing_file(target) as fresh:
-        fresh.write_text(json.dumps([tasks[index] for index in events.index], allow_nan=False), encoding="utf-8")
+        tasks |= zip(part.index, _tasks(part, samples, around_s, databases), strict=True)
     interface = target.with_suffix(".xml")
-    with replacing_file(interface) as fresh:
-        fresh.write_text(labelling_interface(recipe.signals), encoding="utf-8")
+    for file, text in (
+        (target, json.dumps([tasks[index] for index in events.index], allow_nan=False)),
+        (interface, labelling_interface(recipe.signals)),
+    ):
+        with replacing_file(file) as fresh:
+            fresh.write_text(text, encoding="utf-8")
     return interface
 
 
 def labelling_interface(signals: tuple[str, ...]) -> str:
     """The labelling interface, in Label Studio's XML, for tasks with these signals."""
-    # Columns have names of our own: whatever a signal is called, it is text in a legend.
+    # Columns have neutral names, since a signal's name may be anything; it is shown in the legend.
     channels = "\n".join(
         f"    <Channel column={quoteattr(column)} legend={quoteattr(signal)}/>"
         for column, signal in zip(_columns(signals), signals, strict=True)
@@ -168,7 +251,7 @@ def labelling_interface(signals: tuple[str, ...]) -> str:
 
 
 def _tasks(events: pd.DataFrame, recipe: WindowRecipe, around_s: float, databases: Databases) -> list[dict[str, Any]]:
-    """The tasks of a file's events; of the file, only what they show is held."""
+    """The tasks of one file's events; only the intervals that they show are kept in memory."""
     spans = events[["start_s", "end_s"]].to_numpy(dtype=float) + np.array([-around_s, around_s])
     times: list[list[NDArray[np.float64]]] = [[] for _ in spans]
     values: list[list[NDArray[np.float64]]] = [[] for _ in spans]
@@ -190,7 +273,7 @@ def _task(event: dict[Any, Any], time_s: Any, values: Any, columns: list[str]) -
     span = f"{event['start_s']:.1f} to {event['end_s']:.1f} s"
     data = {name: event[name] for name in ("event_id", "model_id", "recording", "start_s", "end_s", "peak_score")}
     data["title"] = f"{event['recording']}, {span}: {share}"
-    data["stood"] = None if event["verdict"] is None else {name: event[name] for name in _STOOD}
+    data["stood"] = None if event["verdict"] is None else {name: event[name] for name in _VERDICT}
     data["signals"] = {"time_s": time_s.tolist(), **dict(zip(columns, values.tolist(), strict=True))}
     if event["verdict"] is None:
         return {"data": data}
@@ -205,80 +288,3 @@ def _task(event: dict[Any, Any], time_s: Any, values: Any, columns: list[str]) -
 
 def _columns(signals: tuple[str, ...]) -> list[str]:
     return [f"signal_{i}" for i in range(len(signals))]
-
-
-def _annotations(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The annotations of an export, each with its task's data."""
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(task["data"], dict) for task in tasks):
-            return [(task["data"], annotation) for task in tasks for annotation in task.get("annotations") or []]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        pass
-    raise ValueError(
-        f"Got {path}, expected tasks of Label Studio with their annotations. Export the project there, in the format "
-        "JSON (neither JSON-MIN nor CSV)."
-    )
-
-
-def _said(annotation: dict[str, Any], span: tuple[float, float]) -> tuple[str, str]:
-    """The verdict of an annotation, and its note; ValueError says why it has none."""
-    if annotation.get("was_cancelled"):
-        raise ValueError("skipped there")
-    result = annotation["result"]
-    regions = [region["value"] for region in result if region.get("type") == "timeserieslabels"]
-    if not regions:
-        raise ValueError("nothing is labelled")
-    labels = {
-        label
-        for region in regions
-        if region.get("start", np.inf) <= span[1] and region.get("end", -np.inf) >= span[0]
-        for label in region.get("timeserieslabels", [])
-    }
-    if not labels:
-        raise ValueError("what is labelled does not touch the event")
-    foreign = sorted(labels.difference(VERDICTS, RENAMED))
-    if foreign:
-        raise ValueError(f"labelled {', '.join(map(repr, foreign))}, which is none of {', '.join(VERDICTS)}")
-    if len(labels) > 1:
-        raise ValueError(f"labelled {' and '.join(sorted(labels))} at once")
-    notes = [region["value"].get("text", "") for region in result if region.get("type") == "textarea"]
-    lines = [line for note in notes for line in ([note] if isinstance(note, str) else note)]
-    return labels.pop(), storable("\n".join(lines)).strip()
-
-
-def _repeats(annotation: dict[str, Any], said: tuple[str, str], data: dict[str, Any]) -> bool:
-    """Whether this is the annotation that the task was written with, as it was."""
-    stood = data.get("stood") or {}
-    regions = {region.get("id") for region in annotation["result"] if region.get("type") == "timeserieslabels"}
-    said = RENAMED.get(said[0], said[0]), said[1]
-    before = str(stood.get("verdict"))
-    before_note = str(stood.get("note")).strip()
-    return regions == {data["event_id"]} and said == (RENAMED.get(before, before), before_note)
-
-
-def _entry(
-    annotation: dict[str, Any], event_id: str, verdict: str, note: str, reviewers: Mapping[str, str]
-) -> dict[str, Any]:
-    by = annotation.get("completed_by")
-    users = [by.get("email"), by.get("id")] if isinstance(by, dict) else [by]
-    names = [str(user) for user in users if user is not None]
-    if not names:
-        raise ValueError("it does not say by whom it is")
-    try:
-        at = datetime.fromisoformat(annotation.get("updated_at") or annotation["created_at"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("it does not say when it was made") from None
-    when = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
-    known = [reviewers[name] for name in names if name in reviewers]
-    unknown = names[0] if "@" in names[0] else f"Label Studio {names[0]}"
-    what = "\n".join((event_id, names[-1], when, verdict, note))
-    return {
-        "entry_id": hashlib.sha256(what.encode()).hexdigest()[:32],
-        "event_id": event_id,
-        "verdict": RENAMED.get(verdict, verdict),
-        "note": note,
-        "reviewer": storable(known[0] if known else unknown),
-        "at": when,
-        "takes_back": None,
-    }

@@ -172,16 +172,16 @@ def test_what_is_no_verdict_is_said_and_left_out(queue, export):
     file.write_text(json.dumps(tasks))
     loaded = read_label_studio(file, queue)
     assert (loaded.new, loaded.known) == (1, 0)
-    malformed = loaded.left_out.pop("not as Label Studio writes annotations")
+    malformed = loaded.left_out.pop("not an annotation of Label Studio")
     assert malformed == [first, "['a']"]
     assert loaded.left_out == {
         "nothing is labelled": [first, first],
         "skipped there": [first],
-        "labelled 'pothole', which is none of new_normal, fault, noise, unsure": [first],
+        "labelled 'pothole', expected one of new_normal, fault, noise, unsure": [first],
         "labelled fault and new_normal at once": [first],
-        "what is labelled does not touch the event": [first],
-        "it does not say by whom it is": [first],
-        "it does not say when it was made": [first, first],
+        "the labelled region does not touch the event": [first],
+        "its author is missing": [first],
+        "its time is missing": [first, first],
         "no event of this queue": ["None", r"'\x1b[31m'"],
     }
     assert [verdict for verdict, *_ in said(queue, first)] == ["noise"]
@@ -205,7 +205,7 @@ def test_from_the_command_line(queue, export, tmp_path, capsys):
     code, out, err = run("queue.db", "--reviewer", "7=ann")
     assert (code, out) == (0, "Label Studio: 1 new verdicts, 0 that the queue had\n")
     assert err == (
-        f"anomalyvae: left out 1: labelled 'bump', which is none of new_normal, fault, noise, unsure (on {second})\n"
+        f"anomalyvae: left out 1: labelled 'bump', expected one of new_normal, fault, noise, unsure (on {second})\n"
     )
     assert queue.event(first)["reviewer"] == "ann"
     assert run("queue.db", "--quiet")[1] == ""
