@@ -1,6 +1,6 @@
-"""What a person looks at to judge an event: its signals, what the model took them for, and where it lies among others.
+"""The data of the review page: an event's signals with their reconstruction, its scores, and the latent map.
 
-Everything comes back as plain values, ready for JSON; a missing number is None.
+All results are plain values, ready for JSON; a missing number is None.
 """
 
 import math
@@ -23,31 +23,31 @@ from anomalyvae.scoring.one_file import output_of
 
 Floats = NDArray[np.float64]
 
-_POINTS = 1600  # per line: more would only paint over one another
-_WINDOWS = 2000  # reconstructed for one picture
+_POINTS = 1600  # per line; a screen shows no more
+_WINDOWS = 2000  # most windows to reconstruct for one chart
 _BACKGROUND = 700  # training rows in the map
 _DIGITS = 9
 
 
 class Evidence:
-    """Shows events of a queue by the recordings, the bundle and the scores that they came from.
+    """Shows events of a queue, from their recordings, model and scores.
 
     Parameters
     ----------
     model : path
         A bundle with a windowing recipe.
     sources : sequence of paths
-        The folders that recordings may be read from. With one, each event's file is looked for there; with more, in
-        the one that the event names. Nothing outside is read, links that lead outside included.
+        The folders with the recordings. With one, all files are read from there; with several, each from the folder
+        that its event names. Nothing outside these folders is read, not even through a link.
     scores : path, optional
-        What `score_folder` wrote of the recordings.
+        The folder that `score_folder` wrote.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
 
     Raises
     ------
     ValueError
-        If the model scores rows, not windows.
+        If the model does not score windows.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Evidence:
     ) -> None:
         card = read_card(model)
         if card["windowing"] is None:
-            raise ValueError(f"Got {model}, a model of plain rows, expected one of windows. Fit it with a recipe.")
+            raise ValueError(f"The model {model} scores plain rows, expected windows. Fit it with a windowing recipe.")
         self.model_id: str = card["model_id"]
         self.threshold = -float(card["offset"])
         self.recipe = WindowRecipe.from_dict(card["windowing"])
@@ -71,7 +71,7 @@ class Evidence:
         self._training = np.asarray(self._detector.embed(rows_like_training(self._detector)), dtype=np.float64)
 
     def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
-        """The signals of an event over time, with what lies before and after, and their reconstruction.
+        """The signals of an event over time, with some time before and after, and their reconstruction.
 
         Parameters
         ----------
@@ -84,16 +84,16 @@ class Evidence:
         -------
         dict
             ``time_s`` (length m), ``step_s`` (a longer step is a gap), ``around_s``, and ``signals``: for each
-            ``name``, ``unit``, ``values`` and ``reconstruction`` (length m), in the signal's own unit. The
-            reconstruction is the mean over the windows that cover a moment. Of long stretches, the least and the
-            greatest value of each small stretch follow one another.
+            ``name``, ``unit``, ``values`` and ``reconstruction`` (length m), in the signal's unit. The reconstruction
+            is the mean over the windows that cover a moment. Long intervals are thinned to the minimum and maximum of
+            each short interval.
 
         Raises
         ------
         PermissionError
             If the file lies outside the folders.
         FileNotFoundError, ValueError
-            If it is not there or cannot be read, or holds nothing at that time.
+            If it is missing or cannot be read, or has no data at that time.
         """
         path = self._recording(event)
         if around_s is None:
@@ -104,17 +104,17 @@ class Evidence:
         first, last = np.searchsorted(time_s, [low, high])
         if first == last:
             raise ValueError(
-                f"Got an event at {event['start_s']:g} s of {event['file']}, expected one within its "
-                f"{time_s[-1] if len(time_s) else 0:g} s. The recording has changed since it was flagged."
+                f"The event is at {event['start_s']:g} s of {event['file']}, which is "
+                f"{time_s[-1] if len(time_s) else 0:g} s long now: the recording has changed. Score and flag it again."
             )
         shown = slice(int(first), int(last))
         values = ticks[list(self.recipe.signals)].to_numpy().T[:, shown]
-        drawn_s, step_s, lines = _thin(
+        thin_s, step_s, lines = _thin(
             time_s[shown], np.concatenate([values, self._reconstruction(ticks, shown)]), 1 / self.recipe.rate_hz
         )
         names = self.recipe.signals
         return {
-            "time_s": plain(drawn_s),
+            "time_s": plain(thin_s),
             "step_s": step_s,
             "around_s": around_s,
             "signals": [
@@ -129,12 +129,12 @@ class Evidence:
         }
 
     def timeline(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """The anomaly score over an event's whole recording, or None where there are no scores of it.
+        """The anomaly score over an event's whole recording, or None without scores.
 
         Returns
         -------
         dict or None
-            ``time_s`` (the middle of each window), ``score`` (high = strange), ``step_s``, ``threshold``, ``end_s``.
+            ``time_s`` (the middle of each window), ``score``, ``step_s``, ``threshold``, ``end_s``.
         """
         if self._scores is None:
             return None
@@ -146,9 +146,9 @@ class Evidence:
             return None
         time_s = table[["start_s", "end_s"]].mean(axis=1).to_numpy()
         step_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0
-        drawn_s, step_s, [score] = _thin(time_s, table[["anomaly_score"]].to_numpy().T, step_s)
+        thin_s, step_s, [score] = _thin(time_s, table[["anomaly_score"]].to_numpy().T, step_s)
         return {
-            "time_s": plain(drawn_s),
+            "time_s": plain(thin_s),
             "score": plain(score),
             "step_s": step_s,
             "threshold": self.threshold,
@@ -156,18 +156,18 @@ class Evidence:
         }
 
     def latent_map(self, events: pd.DataFrame) -> dict[str, Any]:
-        """Latent codes of events and of training rows in the plane that shows most of the training rows' variance.
+        """Latent codes of events and training rows in the plane of the training rows' first two principal components.
 
         Parameters
         ----------
         events : DataFrame
-            ``event_id`` and ``latent``. Codes of another size, as another model gives them, are left out.
+            ``event_id`` and ``latent``. Codes of another size, from another model, are left out.
 
         Returns
         -------
         dict
             ``training`` (list of [x, y]), ``events`` (dict of event_id to [x, y]) and ``explained``, the plane's share
-            of the variance. For a model that remembers no training rows, rows drawn from it take their place.
+            of the variance. A model that remembers no training rows gives sampled rows instead.
         """
         size = self._training.shape[1]
         latent = (np.asarray(code, dtype=np.float64) for code in events["latent"])
@@ -194,12 +194,14 @@ class Evidence:
             sources = [source for source in sources if source == Path(event["source"]).resolve()]
         if not sources:
             raise PermissionError(
-                f"Got an event in {event['source']}, expected one in a folder that this page was started with. Start "
-                "it again, with the folder as source."
+                f"The recording is in {event['source']}, which this page may not read. Start 'anomalyvae review' "
+                "again, with this folder as --source."
             )
         path = confined(sources[0], event["file"])
         if not path.is_file():
-            raise FileNotFoundError(f"Got {event['file']}, which is not in {sources[0]}. Pass the folder as source.")
+            raise FileNotFoundError(
+                f"{event['file']} is not in {sources[0]}. Start 'anomalyvae review' again, with its folder as --source."
+            )
         return path
 
     def _reconstruction(self, ticks: pd.DataFrame, shown: slice) -> Floats:
@@ -218,7 +220,7 @@ class Evidence:
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)[:, inner]
 
     def _reconstruct(self, rows: pd.DataFrame) -> Floats:
-        """What the model makes of windows, in their own units, shape ``(n, d)``."""
+        """The reconstruction of windows in their own units, shape ``(n, d)``."""
         if self._before is None:
             return np.asarray(self._detector.reconstruct(rows), dtype=np.float64)
         names = getattr(self._detector, "feature_names_in_", None)
@@ -226,7 +228,7 @@ class Evidence:
         return np.asarray(self._before.inverse_transform(self._detector.reconstruct(table)), dtype=np.float64)
 
     def _windows(self, ticks: pd.DataFrame, shown: slice) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-        """The windows, as they are scored, that touch the ticks shown, and the tick at which each begins."""
+        """The scored windows that touch the ticks shown, and the first tick of each."""
         time_s, samples = ticks["time_s"].to_numpy(), self.recipe.samples
         parts, places = [], []
         for slab in self.recipe.slabs([ticks], "", {}, 65536):
@@ -242,15 +244,15 @@ class Evidence:
 
 
 def confined(folder: Path, name: str) -> Path:
-    """The file of that name below a folder, which is resolved already; PermissionError for one outside of it."""
+    """The file of this name in a resolved folder; PermissionError if it is outside."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
-        raise PermissionError(f"Got the file {name!r}, expected one below {folder}. Nothing else is read.")
+        raise PermissionError(f"Got the file {name!r}, expected one in {folder}. Nothing else is read.")
     return path
 
 
 def plain(value: Any) -> Any:
-    """Numpy's values as JSON has them: nine digits, and None for what is not finite."""
+    """NumPy values as JSON values: nine digits, and None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -264,7 +266,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-@lru_cache(maxsize=2)  # going through events of one recording reads it once
+@lru_cache(maxsize=2)  # so that several events of a recording read it once
 def _clock(
     path: Path, changed: int, recipe: WindowRecipe, databases: tuple[Path, ...] | None
 ) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -275,7 +277,7 @@ def _clock(
 
 
 def _thin(time_s: Floats, lines: Floats, step_s: float) -> tuple[Floats, float, Floats]:
-    """Lines ``(c, n)`` with few enough points to draw: of each small stretch, the least and the greatest value."""
+    """Thin lines ``(c, n)`` to the minimum and maximum of each short interval."""
     every = math.ceil(2 * len(time_s) / _POINTS)
     if every <= 2:
         return time_s, step_s, lines

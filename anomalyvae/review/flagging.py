@@ -13,7 +13,7 @@ from anomalyvae.health.sensors import Sensors, event_causes, watched
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.recordings.bus.messages import Databases
-from anomalyvae.review.picking import NEAR, POOL, alarm_cut, choose, flagged_events
+from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
 
@@ -110,9 +110,9 @@ def flag_folder(
     held = queue.events()
     held = held[held["verdict"].notna() | ~held["event_id"].isin(events["event_id"])]
     met = touches(events, held[held["source"] == root])
-    picked = choose(
-        events[~met], budget, reasons.codes_of, _encoded(held, reasons),
-        per_recording=per_recording, spread=reasons.spread, near=near, pool=pool,
+    picked = pick_events(
+        events[~met], reasons.codes_of, budget, known=_encoded(held, reasons), per_recording=per_recording,
+        spread=reasons.spread, near=near, pool=pool,
     )  # fmt: skip
     if len(picked):
         picked = picked.join(reasons.explain(reasons.windows(picked)))
@@ -193,8 +193,8 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     """The flagged events of all files, the most anomalous first; only flagged windows are kept in memory."""
     cut = None
     if alarms is not None:
-        p_values = [pd.read_parquet(path, columns=["p_value"]) for path in files.values()]
-        cut = alarm_cut(pd.concat(p_values, ignore_index=True), alarms, rows_per_hour)
+        p_values = [pd.read_parquet(path, columns=["p_value"])["p_value"] for path in files.values()]
+        cut = alarm_cut(pd.concat(p_values).to_numpy(dtype=float), alarms, rows_per_hour)
     flagged: Any = [("is_outlier", "==", True)] if cut is None else [("p_value", "<=", cut)]
     parts = []
     for name, path in files.items():

@@ -1,13 +1,12 @@
-"""``anomalyvae review``: the queue as a web page, served by this machine to whoever reviews.
+"""``anomalyvae review``: serves the queue as a web page.
 
-Starlette on uvicorn: two small packages that are maintained together, a server that is made to face a network (Flask's
-own says of itself that it is not), and endpoints that are plain functions on threads, which is what a database and a
-forward pass want. The page is HTML, two scripts and a style sheet, without a build step.
+Starlette on uvicorn are two small packages with a server that may face a network, and endpoints that are plain
+functions on threads, which suits a database and a forward pass. The page needs no build step.
 
-What keeps strangers out: a token, where other machines can reach the page; the ``Host`` header, because the name of a
-web site can be made to resolve to this machine (DNS rebinding); the ``Origin`` header on all that writes, because a web
-site can send requests here (cross-site request forgery); and a content security policy that runs no script but ours.
-What the database and the files say is data to the page, never markup.
+Four things protect the page: a token, if other machines can reach it; a check of the ``Host`` header, against DNS
+rebinding; a check of the ``Origin`` header on all requests that write, against cross-site request forgery; and a
+content security policy that allows no foreign script. Text from the database and from files becomes text nodes, never
+markup.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ try:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as error:
     raise ImportError(
-        f"Got no {error.name}, expected what the page needs. Run: pip install 'anomalyvae[review]'."
+        f"{error.name} is not installed; the review page needs it. Install it with: pip install 'anomalyvae[review]'."
     ) from error
 
 _PAGES = {"/": "review.html"} | {
@@ -48,8 +47,8 @@ _PAGES = {"/": "review.html"} | {
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p_value", "windows", "signals", "shares",
            "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
-_ANY = ("0.0.0.0", "::")  # noqa: S104 - every address of this machine, which none of them names
-_BODY_BYTES, _NOTE, _NAME = 65536, 4000, 80  # longest request; most characters of a note and of a reviewer's name
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - all addresses of this machine
+_BODY_BYTES, _NOTE, _NAME = 65536, 4000, 80  # longest request, note and reviewer's name
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
@@ -72,7 +71,7 @@ def serve(
     reviewer: str = "",
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve the review page until it is interrupted.
+    """Serve the review page until an interrupt (Ctrl+C).
 
     Parameters
     ----------
@@ -81,39 +80,39 @@ def serve(
     model : path
         The bundle that flagged the events.
     source : path, optional
-        Folder of the recordings; by default the folders that the events in the queue name.
+        Folder of the recordings; by default the folders that the events name.
     scores : path, optional
         Folder of the scores, for the timelines.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
     host : str, default="127.0.0.1"
-        Address to listen on. Where other machines can reach it, the page wants a token, which is made anew each time;
-        it travels as plain HTTP, so across a network that is not trusted, take a tunnel (``ssh -L``) to loopback.
+        Address to listen on. If other machines can reach it, the page needs a token, a new one each time. The page is
+        plain HTTP: in a network that you do not trust, listen on loopback and use a tunnel (``ssh -L``).
     port : int, default=8765
-        0 takes any free one.
+        0 chooses a free port.
     reviewer : str, default=""
-        Name that the page proposes for who reviews, where only this machine can reach it.
+        Name that the page suggests for the reviewer, if only this machine can reach it.
     ready : callable
-        Told the page's address, once it is open.
+        Called with the page's address once it is open.
 
     Raises
     ------
     FileNotFoundError
-        If there is no queue or no bundle.
+        If the queue or the bundle does not exist.
     OSError
-        If the address cannot be listened on.
+        If the server cannot listen on the address.
     """
     listener = _listen(host, port)
     with listener, Queue(queue, create=False) as opened:
         sources = [source] if source is not None else sorted(opened.events()["source"].unique())
         token = None if _is_loopback(host) else secrets.token_urlsafe(32)
-        proposed = reviewer if token is None else ""  # who comes from elsewhere is somebody else
+        proposed = reviewer if token is None else ""  # people at other machines have other names
         app = create_app(opened, Evidence(model, sources, scores, databases), host=host, token=token, reviewer=proposed)
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(address if token is None else f"{address}?token={token}")
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        with suppress(KeyboardInterrupt):  # which is how the page is closed
+        with suppress(KeyboardInterrupt):  # how the page is closed
             uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -132,11 +131,11 @@ def create_app(
     queue : Queue
     evidence : Evidence
     host : str
-        Address that is listened on: the page answers to its names only.
+        Address that the server listens on; other names in the ``Host`` header are refused.
     token : str, optional
-        Whoever lacks it is refused. It is passed once, as ``/?token=…``, and kept in a cookie.
+        Requests without it are refused. It is passed once, as ``/?token=…``, and kept in a cookie.
     reviewer : str
-        Name that the page proposes.
+        Name that the page suggests.
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
 
@@ -226,39 +225,39 @@ def _listed(event: Mapping[Any, Any]) -> Any:
 
 
 def _undo(queue: Queue, name: str, reviewer: str, reviewed_at: str) -> None:
-    """Take back the verdict that the page showed; what somebody else has said in the meantime stays."""
+    """Take back the verdict that the page showed, unless somebody has given another since."""
     if _event(queue, name)["reviewed_at"] != reviewed_at:
         raise HTTPException(HTTPStatus.CONFLICT, "Somebody has given another verdict since. Look at it first.")
     queue.undo(name, reviewer)
 
 
 def _unseen(before: dict[str, Any] | None, said: Mapping[str, str]) -> dict[str, Any] | None:
-    """The verdict that stood, if somebody else gave it after the page of who overruled it had asked."""
+    """The previous verdict, if it is somebody else's and the reviewer's page did not show it yet."""
     if before is None or before["reviewed_at"] == said["reviewed_at"]:
         return None
     return None if any(before[key] == said[key] for key in ("reviewer", "verdict")) else before
 
 
 async def _said(request: Request) -> dict[str, str]:
-    """What the body of a request says; text, and no more of it than a person writes."""
+    """The fields of a request's body: text of limited length."""
     try:
         body = await request.json()
         said = {key: body.get(key, "") for key in ("verdict", "reviewer", "note", "reviewed_at")}
     except (AttributeError, ValueError, RecursionError):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "Got a body that is no JSON object, expected one.") from None
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The body is not a JSON object.") from None
     if not all(isinstance(value, str) for value in said.values()):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "Got something other than text, expected text.")
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "All fields must be text.")
     if len(said["note"]) > _NOTE or not 0 < len(said["reviewer"].strip()) <= _NAME:
         raise HTTPException(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"Got a note of {len(said['note'])} and a name of {len(said['reviewer'].strip())} characters, expected at "
-            f"most {_NOTE}, and 1 to {_NAME}. Say who you are, briefly.",
+            f"The note has {len(said['note'])} characters and your name {len(said['reviewer'].strip())}; allowed are "
+            f"at most {_NOTE} and 1 to {_NAME}. Shorten them.",
         )
     return said | {"reviewer": said["reviewer"].strip()}
 
 
 class _Guard:
-    """Refuses whom the page is not for, before anything else looks at the request, and puts its headers on answers."""
+    """Refuses foreign requests before anything else sees them, and adds the security headers to all responses."""
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         self._app, self._token = app, token
@@ -274,28 +273,28 @@ class _Guard:
             await send(message)
 
         if scope["type"] != "http":
-            return  # no other door
+            return  # no web sockets
         await (self._refusal(Request(scope)) or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
         if not self._is_ours(request.headers.get("host", "")):
-            return _failure(HTTPStatus.MISDIRECTED_REQUEST, "This page does not go by that name.")
+            return _failure(HTTPStatus.MISDIRECTED_REQUEST, "The page is not served under this name.")
         if request.method not in ("GET", "HEAD"):
             origin = urlsplit(request.headers.get("origin", "")).netloc
             if not origin or origin != request.headers["host"]:
-                return _failure(HTTPStatus.FORBIDDEN, "Only the page itself may write.")
+                return _failure(HTTPStatus.FORBIDDEN, "Only the page itself may send verdicts.")
             if request.headers.get("content-type") != "application/json":
                 return _failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON.")
         if self._token is None or self._fits(request.cookies.get(self._cookie, "")):
             return None
         if request.url.path == "/" and self._fits(request.query_params.get("token", "")):
-            entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)  # the token leaves the address bar and the history
+            entered = RedirectResponse("/", HTTPStatus.SEE_OTHER)  # takes the token out of the address bar
             entered.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
             return entered
         return _failure(HTTPStatus.UNAUTHORIZED, "Open the address with the token that 'anomalyvae review' printed.")
 
     def _is_ours(self, header: str) -> bool:
-        """Whether a Host header is one of our names. A number is: to rebind takes a name."""
+        """Whether a Host header is one of our names. Numeric addresses pass: DNS rebinding needs a name."""
         try:
             name = urlsplit(f"//{header}").hostname or ""
         except ValueError:
@@ -333,6 +332,4 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise OSError(
-            f"Got host {host} and port {port}, which cannot be listened on ({error.strerror}). Pass another port."
-        ) from error
+        raise OSError(f"Cannot listen on host {host}, port {port} ({error.strerror}). Pass another --port.") from error

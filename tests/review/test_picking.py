@@ -15,7 +15,7 @@ from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review.flagging import flag_folder
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
-from anomalyvae.review.picking import NEAR, choose, flagged_events, pick_events, spread_of
+from anomalyvae.review.picking import NEAR, alarm_cut, flagged_events, pick_events, spread_of
 from anomalyvae.review.queue import Queue
 from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
 
@@ -32,6 +32,12 @@ def scored(n=300, recordings=6, seed=0, flagged=0.3):
     return scores, kinds[rng.integers(5, size=n)] + rng.normal(size=(n, 3))
 
 
+def pick(scores, budget, latent, spread=None, **options):
+    """Pick from scored windows whose latent codes are known."""
+    unit = spread_of(latent) if spread is None else spread
+    return pick_events(flagged_events(scores), lambda part: latent[part["peak"]], budget, spread=unit, **options)
+
+
 def codes(picked):
     return np.array(picked["latent"].tolist())
 
@@ -43,7 +49,7 @@ def codes(picked):
 @pytest.mark.parametrize(("budget", "per_recording"), [(1, 5), (8, 2), (8, 1), (500, 500)])
 def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_recording):
     scores, latent = scored(seed=seed)
-    picked = pick_events(scores, budget, latent=latent, per_recording=per_recording)
+    picked = pick(scores, budget, latent, per_recording=per_recording)
     events = merge_alarms(scores, scores["is_outlier"])
     assert 0 < len(picked) <= min(budget, len(events))
     assert picked["recording"].value_counts().max() <= per_recording
@@ -60,7 +66,7 @@ def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_reco
 
 def test_a_pick_reaches_every_kind():
     scores, latent = scored(n=1200)
-    picked = pick_events(scores, 5, latent=latent, pool=20)
+    picked = pick(scores, 5, latent, pool=20)
     kinds = 10 * np.random.default_rng(1).normal(size=(5, 3))
     assert {int(np.linalg.norm(kinds - code, axis=1).argmin()) for code in codes(picked)} == set(range(5))
 
@@ -70,7 +76,7 @@ def test_the_spread_is_within_twice_the_best_there_is(seed):
     """Gonzalez's theorem for greedy k-centre: no choice leaves an event less than half as far from all picked."""
     scores, latent = scored(n=60, recordings=2, seed=seed)
     events = flagged_events(scores)
-    picked = pick_events(scores, 3, latent=latent, per_recording=99, near=0, pool=99)
+    picked = pick(scores, 3, latent, per_recording=99, near=0, pool=99)
     every = latent[events["peak"]]
 
     def radius(centres):
@@ -80,9 +86,9 @@ def test_the_spread_is_within_twice_the_best_there_is(seed):
     assert radius(codes(picked)) <= 2 * best * (1 + 1e-9)
 
     left = np.linalg.norm(every - codes(picked)[0], axis=1)
-    for pick in codes(picked)[1:]:  # always the farthest of those that are left
-        np.testing.assert_array_equal(pick, every[left.argmax()])
-        left = np.minimum(left, np.linalg.norm(every - pick, axis=1))
+    for code in codes(picked)[1:]:  # always the farthest of those that are left
+        np.testing.assert_array_equal(code, every[left.argmax()])
+        left = np.minimum(left, np.linalg.norm(every - code, axis=1))
 
 
 def test_the_order_of_rows_and_another_call_change_nothing():
@@ -92,36 +98,31 @@ def test_the_order_of_rows_and_another_call_change_nothing():
     order = np.random.default_rng(9).permutation(len(scores))
     shuffled = scores.iloc[order].reset_index(drop=True)
     for budget, near in [(12, 0.5), (40, 0.0)]:
-        first = pick_events(scores, budget, latent=latent, near=near).drop(columns="peak")
-        again = pick_events(shuffled, budget, latent=latent[order], near=near).drop(columns="peak")
+        first = pick(scores, budget, latent, near=near).drop(columns="peak")
+        again = pick(shuffled, budget, latent[order], near=near).drop(columns="peak")
         pd.testing.assert_frame_equal(first, again)
-    wanted = pick_events(scores, 99, per_recording=99).drop(columns="peak")
-    pd.testing.assert_frame_equal(pick_events(shuffled, 99, per_recording=99).drop(columns="peak"), wanted)
+    wanted = flagged_events(scores).drop(columns="peak")
+    pd.testing.assert_frame_equal(flagged_events(shuffled).drop(columns="peak"), wanted)
 
 
-def test_what_is_like_a_reviewed_event_or_touches_one_is_left_out():
+def test_what_is_like_a_reviewed_event_is_left_out():
     scores, latent = scored()
-    before = pick_events(scores, 6, latent=latent)
+    before = pick(scores, 6, latent)
     known = before.assign(event_id=[f"e{i}" for i in range(len(before))])
     elsewhere = known.assign(recording="another drive")
-    after = pick_events(scores, 50, latent=latent, known=elsewhere, per_recording=50, near=0.1)
+    after = pick(scores, 50, latent, known=elsewhere, per_recording=50, near=0.1)
     distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
     assert len(after)
     assert distance.min() > 0.1
     assert list(after["nearest"]) == [f"e{i}" for i in distance.argmin(axis=1)]
     np.testing.assert_allclose(after["nearest_distance"], distance.min(axis=1))
 
-    far = known.assign(latent=[[1e6, 0.0, 0.0]] * len(known))  # in time alone
-    after = pick_events(scores, 500, latent=latent, known=far, per_recording=500, near=0, pool=99)
-    rest = len(flagged_events(scores)) - len(before)
-    assert len(after) == rest
-
 
 def test_only_reviewed_events_are_named_but_waiting_ones_are_known():
     scores, latent = scored()
-    known = pick_events(scores, 4, latent=latent, near=0.1).assign(event_id=list("abcd"), recording="another drive")
+    known = pick(scores, 4, latent, near=0.1).assign(event_id=list("abcd"), recording="another drive")
     known["verdict"] = ["fault", None, None, None]
-    after = pick_events(scores, 20, latent=latent, known=known, near=0.1)
+    after = pick(scores, 20, latent, known=known, near=0.1)
     assert set(after["nearest"]) == {"a"}
     distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
     assert distance.min() > 0.1
@@ -134,7 +135,7 @@ def test_a_recording_full_of_known_events_does_not_hide_a_new_one():
     latent = np.zeros((n, 2))
     latent[-1] = 5.0
     known = pd.DataFrame({"event_id": ["k"], "latent": [[0.0, 0.0]]})
-    assert list(pick_events(scores, 3, latent=latent, known=known)["start_s"]) == [10.0 * (n - 1)]
+    assert list(pick(scores, 3, latent, known=known)["start_s"]) == [10.0 * (n - 1)]
 
 
 def test_copies_of_one_fault_do_not_eat_the_budget():
@@ -143,7 +144,7 @@ def test_copies_of_one_fault_do_not_eat_the_budget():
     latent[stuck] = 7.0
     scores.loc[stuck, "anomaly_score"] += 1000
     scores.loc[stuck, "is_outlier"] = np.arange(stuck.sum()) % 4 == 0  # many events, all stranger than all others
-    picked = pick_events(scores, 10, latent=latent, near=0.1)
+    picked = pick(scores, 10, latent, near=0.1)
     assert len(picked) == 10
     assert (picked["recording"] == "drive 0").sum() == 1
 
@@ -156,35 +157,27 @@ def test_no_more_codes_are_asked_for_than_are_considered():
         asked.extend(part["peak"])
         return latent[part["peak"]]
 
-    choose(events, 5, codes_of, None, near=0, pool=4)
+    pick_events(events, codes_of, 5, near=0, pool=4)
     assert asked == list(events["peak"][:20])
 
 
-def test_without_codes_the_strangest_are_picked():
-    scores, _ = scored()
-    events = flagged_events(scores)
-    picked = pick_events(scores, 7, per_recording=99)
-    pd.testing.assert_frame_equal(picked, events.head(7))
-    assert pick_events(scores, 7, per_recording=1)["recording"].is_unique
-
-
-def test_alarms_replace_the_flags():
+def test_an_alarm_target_replaces_the_flags():
     scores, _ = scored(flagged=0)
     scores.loc[:9, "p_value"] = 1e-6
-    flagged = false_discovery(scores["p_value"], 0.1)
+    assert flagged_events(scores).empty
+    p = scores["p_value"].to_numpy()
+    flagged = false_discovery(p, 0.1)
     assert flagged.any()
-    assert pick_events(scores, 500, per_recording=500, alarms={"fdr": 0.1})["windows"].sum() == flagged.sum()
-    hourly = pick_events(scores, 500, per_recording=500, alarms={"per_hour": 360.0})  # of 3600 windows an hour
-    assert hourly["windows"].sum() == (scores["p_value"] <= 0.1).sum()
-    share = pick_events(scores, 500, per_recording=500, alarms={"alpha": 0.1})
-    pd.testing.assert_frame_equal(hourly, share)
-    assert pick_events(scores, 5).empty
+    assert flagged_events(scores, alarm_cut(p, {"fdr": 0.1}, 3600))["windows"].sum() == flagged.sum()
+    hourly, share = (alarm_cut(p, alarms, 3600) for alarms in ({"per_hour": 360.0}, {"alpha": 0.1}))
+    assert hourly == share
+    assert flagged_events(scores, hourly)["windows"].sum() == (p <= 0.1).sum()
 
 
-def test_a_promise_that_the_p_values_cannot_keep_is_told():
+def test_an_alarm_target_that_the_p_values_cannot_reach_is_reported():
     scores, _ = scored()
-    with pytest.warns(UserWarning, match=r"target alpha=0.0001 needs .* the smallest of 300 is 0.0033, so nothing"):
-        assert pick_events(scores, 5, alarms={"alpha": 1e-4}).empty
+    with pytest.warns(UserWarning, match=r"target alpha=0.0001 needs p-values of .*smallest of 300 is 0.0033, so noth"):
+        assert flagged_events(scores, alarm_cut(scores["p_value"].to_numpy(), {"alpha": 1e-4}, 3600)).empty
 
 
 @pytest.mark.parametrize(
@@ -192,18 +185,13 @@ def test_a_promise_that_the_p_values_cannot_keep_is_told():
     [
         ({"budget": 0}, "Got budget=0, expected 1 or more"),
         ({"per_recording": 0}, "Got per_recording=0, expected 1 or more"),
-        ({"latent": np.zeros((2, 3))}, r"Got latent codes of shape \(2, 3\) for 300 windows, expected \(n, k\)"),
-        ({"alarms": {"fdr": 2.0}}, "Got fdr=2.0 as alarm target, expected a number above 0 and below 1"),
-        ({"alarms": {"sigma": 3.0}}, "Got sigma=3.0 as alarm target, expected exactly one of alpha, fdr and per_hour"),
         ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known events with 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, said):
     scores, latent = scored()
     with pytest.raises(ValueError, match=said):
-        pick_events(scores, **({"budget": 5, "latent": latent} | arguments))
-    with pytest.raises(ValueError, match="Got scores without 'p_value', expected windows"):
-        pick_events(scores.drop(columns="p_value"), 5)
+        pick(scores, **({"budget": 5, "latent": latent} | arguments))
 
 
 # --- from a folder of scores to the queue ---------------------------------------------------------------
@@ -389,7 +377,7 @@ def test_alarms_over_a_folder_are_those_over_its_joined_scores(night, bundles, q
     parts = [pd.read_parquet(path) for path in sorted((night / "scores").rglob("*.parquet"))]
     scores = pd.concat(parts, ignore_index=True)
     for alarms in ({"fdr": 0.2}, {"per_hour": 40.0}):
-        wanted = pick_events(scores, 99, per_recording=99, alarms=alarms)
+        wanted = flagged_events(scores, alarm_cut(scores["p_value"].to_numpy(), alarms, 7200))
         assert flag(night, bundles, queue, alarms=alarms).events == len(wanted) > 0
 
 
