@@ -52,8 +52,8 @@ def alarm_cut(p_values: Floats, alarms: dict[str, float], rows_per_hour: float) 
     if p_values.size and not (p_values <= cut).any():
         warnings.warn(
             f"The alarm target {target} needs p-values of {target.needed(p_values.size, rows_per_hour):.2g}, but the "
-            f"smallest of {p_values.size:,} is {p_values.min():.2g}, so nothing is flagged. Calibrate the model on more "
-            "rows or recordings, or with the tail 'pareto', or leave out the target.",
+            f"smallest of {p_values.size:,} is {p_values.min():.2g}, so nothing is flagged. Calibrate the model on "
+            "more rows or recordings, or with the tail 'pareto', or leave out the target.",
             stacklevel=3,
         )
     return cut
