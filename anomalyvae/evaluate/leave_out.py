@@ -29,7 +29,7 @@ from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.health.grades import Profile, stretches
-from anomalyvae.health.sensors import Sensors, part_of, event_causes
+from anomalyvae.health.sensors import Sensors, event_causes, part_of
 from anomalyvae.recordings import Windows
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, signal_scores, window_view
 from anomalyvae.train import TrainingSet, train
