@@ -1,8 +1,8 @@
-"""A fitted model as a folder: ``model.safetensors`` (every array), ``model.onnx`` and ``card.json`` (everything else).
+"""Save, load and export a fitted model.
 
-Of a Pipeline, ``preprocessing.skops`` holds the transformers; see `anomalyvae.bundle.preprocessing`.
-
-Nothing is pickled, so nothing that is loaded can run code. `anomalyvae.bundle.card` says what the card holds.
+A bundle is a folder with ``card.json`` (`anomalyvae.bundle.card`), ``model.safetensors`` (all arrays), ``model.onnx``
+and, for a Pipeline, ``preprocessing.skops`` (`anomalyvae.bundle.preprocessing`). Nothing is pickled, so loading
+cannot run foreign code.
 """
 
 import os
@@ -39,21 +39,21 @@ def save(
     Parameters
     ----------
     model : VAEOutlierDetector or Pipeline
-        Fitted, with a body that has a name (a callable has no form that could be stored without pickling).
-        Transformers are stored by skops, and only if they are scikit-learn's own.
+        Fitted. Its body must have a name, since a callable cannot be stored without pickling; its transformers must be
+        scikit-learn's own.
     folder : path
-        Made, or replaced as a whole if it already holds a bundle.
+        Created, or replaced as a whole if it is a bundle already.
     recipe : dict, optional
-        How recordings become rows (`WindowRecipe.to_dict`), so that scoring cannot disagree with training.
+        How recordings become rows (`WindowRecipe.to_dict`); scoring then cuts them as training did.
     units : dict of str to str, optional
-        The unit of columns or, with a recipe, of signals. Recordings in another unit are then refused.
+        The units of columns or, with a recipe, of signals. Scoring refuses recordings in other units.
     figures : dict, optional
-        Measured figures to keep with the model.
+        Measured figures to store with the model.
     health : dict, optional
-        What healthy signals look like (`anomalyvae.health.grades.Profile.to_dict`), so that sensors can be graded.
+        A profile of healthy signals (`anomalyvae.health.grades.Profile.to_dict`), for grading sensors.
     precision : {"auto", "double", "single"}, default="auto"
     sample : DataFrame or array-like, optional
-        For the ONNX file; see `export_onnx`.
+        Rows like those of training, for the ONNX file of a Pipeline; see `export_onnx`.
 
     Returns
     -------
@@ -62,13 +62,13 @@ def save(
     Raises
     ------
     TypeError
-        For what could not be loaded without running foreign code: a callable body, another's transformer, a
-        `FunctionTransformer` with a function of Python.
+        For parts that could not be loaded without running foreign code: a callable body, a transformer of another
+        package, a `FunctionTransformer` with a Python function.
 
     Warns
     -----
     UserWarning
-        If the model has no ONNX file, with the reason; the bundle is written without it, and scores by `load`.
+        If the model cannot be exported, with the reason; the bundle then has no ONNX file, and scores by `load`.
     """
     from sklearn.utils.validation import check_is_fitted
 
@@ -78,8 +78,8 @@ def save(
     check_is_fitted(detector, "network_")
     if not isinstance(detector.body, str):
         raise TypeError(
-            f"Got a detector whose body is {detector.body!r}, expected the name of a body. A callable cannot be stored "
-            "without pickling: save network_.state_dict() yourself, or use a named body."
+            f"The detector's body is {detector.body!r}, expected the name of a body: a callable cannot be stored "
+            "without pickling. Use a named body, or save network_.state_dict() yourself."
         )
     target = Path(folder)
     refuse_foreign(target)
@@ -98,18 +98,18 @@ def save(
 
 
 def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector | Pipeline":
-    """Read what `save` wrote, a detector or a Pipeline; its scores are bit-equal to the saved one's.
+    """Read a detector or a Pipeline that `save` wrote; it scores bit for bit as the saved one.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no bundle, if it is damaged or of another format, if its arrays are not those that the card's
-        architecture has, and if its transformers are made of anything but scikit-learn's, numpy's and scipy's types.
+        If there is no bundle, if it is damaged or of another format, if its arrays do not fit the architecture on its
+        card, and if its transformers contain types other than scikit-learn's, numpy's and scipy's.
     """
     card = read_card(folder)
     detector = _detector(folder, card)
     if (card.get("preprocessing") is None) != (PREPROCESSING not in card["parts"]):
-        raise ValueError(f"Got a bundle in {folder} whose card and parts do not fit together. Save the model again.")
+        raise ValueError(f"The bundle {folder} is inconsistent: its card and parts do not fit together. Save it again.")
     if PREPROCESSING not in card["parts"]:
         return detector
     return preprocessing.join(preprocessing.loads((Path(folder) / PREPROCESSING).read_bytes()), detector)
@@ -134,7 +134,7 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
         categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
         cells = [len(categories[name]) + 1 if name in categories else 0 for name in card["columns"] or ()]
         if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
-            raise ValueError("the categories are others")
+            raise ValueError("the categories differ")
         state = {
             "architecture_": card["architecture"],
             "categories_": categories,
@@ -151,7 +151,9 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
             state["feature_names_in_"] = np.array(card["columns"], dtype=object)
         model.__setstate__(model.__getstate__() | state)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Got a bundle in {folder} whose card and arrays do not fit together: {error}") from error
+        raise ValueError(
+            f"The bundle {folder} is inconsistent: its card and arrays do not fit together ({error}). Save it again."
+        ) from error
     return model
 
 
@@ -164,51 +166,51 @@ def export_onnx(
     precision: str = "auto",
     sample: Any = None,
 ) -> Path:
-    """Write a fitted model as one ONNX file that needs nothing else: from transformers to threshold and p-values.
+    """Write a fitted model as one ONNX file, from transformers to threshold and p-values.
 
     Parameters
     ----------
     model : VAEOutlierDetector, Pipeline or path
-        A bundle by its folder: the file is then of that model, with its windowing recipe and units. Or a fitted model,
-        with any body that has a name; of a Pipeline, the last step. Its transformers are scikit-learn's:
-        `ColumnTransformer`, `FeatureUnion`, `SimpleImputer`, encoders, scalers, projections, selectors, nested as
-        needed (`anomalyvae.export.transformers` lists them).
+        Fitted, with a named body; or the folder of a bundle, whose windowing recipe and units the file then has. A
+        Pipeline may have `ColumnTransformer`, `FeatureUnion`, `SimpleImputer`, `MissingIndicator`, `OneHotEncoder`,
+        `OrdinalEncoder`, standard, min-max, max-abs and robust scalers, `PowerTransformer`, `KBinsDiscretizer`,
+        `PolynomialFeatures`, `PCA`, selectors, and `FunctionTransformer` with functions such as `numpy.log1p`.
     path : path
-        Of the file; its folder is made. What was there stays until the new file has been checked.
+        Its folder is created. An old file is replaced only after the new one has passed its check.
     inputs : {"auto", "matrix", "columns"}, default="auto"
-        One input ``rows`` of shape ``(n, d)``, or one of shape ``(n, 1)`` by the name of each column. ``"auto"`` takes
-        the matrix for a detector without categories and for rows without names. Of a Pipeline, a column that no step
-        uses is no input. Numbers and booleans are double, NaN where missing; text is string, ``"<missing>"`` where
-        missing. A level that was not in training is no error, as in the detector. A number too large for a transformer
-        is an error in Python and none here.
+        One input ``rows`` of shape ``(n, d)``, or one input of shape ``(n, 1)`` per column, by its name. ``"auto"``
+        takes the matrix for a detector without categories and for rows without names. A column that no step of a
+        Pipeline uses is not an input. Numbers and booleans are double, NaN where missing; text is string,
+        ``"<missing>"`` where missing. As in the detector, an unknown level is not an error.
     feature_scores : bool, default=False
-        Whether to give `VAEOutlierDetector.feature_scores` as well, of shape ``(n, d)``, of the columns that
-        the detector takes.
+        Whether to add `VAEOutlierDetector.feature_scores` as an output of shape ``(n, d)``, d the detector's columns.
     precision : {"auto", "double", "single"}, default="auto"
-        In which the network computes; rows, their scaling and the scores are double in any case. Single is twice as
-        fast. ``"auto"`` takes it where scores stay within 1e-5 relative of the detector's on the rows of the check
-        below, and double otherwise, which agrees to the last few digits.
+        Of the network; rows, their scaling and the scores are always double. Single is twice as fast. ``"auto"`` takes
+        single if scores stay within 1e-5 relative of the detector's in the check below, and double otherwise, which
+        agrees to the last few digits.
     sample : DataFrame or array-like, optional
-        Rows like those of training, for a Pipeline. They make the rows of the check below, in place of those that the
-        detector draws and the inverse transformers lead back; and they say which columns are boolean.
+        Rows like those of training, for a Pipeline. They make the check below stronger: without a sample, its
+        rows are made up, by the Pipeline's ``inverse_transform`` or, where it has none, each column on its own. A
+        sample also shows which columns are boolean.
 
     Returns
     -------
     Path
-        The file. Its outputs are ``anomaly_score`` and ``p_value`` (conformal), double, and ``is_outlier``, bool,
-        each of shape ``(n,)``. Its metadata, under the key ``anomalyvae``, say which model it is, its columns, and how
-        close graph and detector came.
+        The file. Its outputs are ``anomaly_score`` and ``p_value`` (conformal), double, and ``is_outlier``, bool, each
+        of shape ``(n,)``. Its metadata, under the key ``anomalyvae``, describe the model, its columns, and the
+        result of the check (``parity``, where ``rows_from`` is ``"sample"``, ``"detector"``, ``"inverse_transform"`` or
+        ``"columns"``).
 
     Raises
     ------
     TypeError
-        For a transformer, a body, or another part of the network, that has no form in ONNX, by its name.
+        For a transformer, a body or a layer that cannot be exported, by its name.
     ValueError
-        For column names that the graph cannot have, and for a Pipeline that refuses most rows of the check.
+        For column names that a graph cannot have, and for a Pipeline that refuses most rows of the check.
     ArithmeticError
-        If the graph does not agree with the detector: then no file is written. They are compared on rows that the
-        model draws, and on rows with missing cells, unseen levels, extremes and constants: scores within 1e-4
-        relative, equal labels but for rows at the threshold, p-values of scores that close.
+        If the graph disagrees with the detector; no file is then written. Both score 512 rows, half of them with
+        missing cells, unknown levels, extremes and constants. Scores must agree within 1e-4 relative, and p-values
+        and labels accordingly.
 
     Examples
     --------
@@ -236,8 +238,8 @@ def export_onnx(
         raise ValueError(f"Got inputs={inputs!r}, expected 'auto', 'matrix' or 'columns'. Pass one of them.")
     if not isinstance(detector.body, str):
         raise TypeError(
-            f"Got a detector whose body is {detector.body!r}, expected the name of a body. What a callable computes is "
-            f"not known here: fit with one of body={', '.join(map(repr, BODIES))}, or score with the detector itself."
+            f"The detector's body is {detector.body!r}; only a named body can be exported. Fit with one of "
+            f"body={', '.join(map(repr, BODIES))}, or score with the detector itself."
         )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

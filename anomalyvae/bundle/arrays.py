@@ -1,4 +1,4 @@
-"""The arrays of a bundle, ``model.safetensors``: those of the network and of its calibration."""
+"""The arrays of a bundle, ``model.safetensors``: of the network and of its calibration."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def arrays_of(model: "VAEOutlierDetector") -> bytes:
-    """Every array of a fitted detector, as safetensors stores them."""
+    """All arrays of a fitted detector, in the format of safetensors."""
     from safetensors.numpy import save as as_bytes
 
     state = model.__getstate__()
@@ -23,7 +23,7 @@ def arrays_of(model: "VAEOutlierDetector") -> bytes:
 
 
 def read_calibration(folder: str | os.PathLike[str]) -> Calibration:
-    """What the p-values of a bundle's model rest on, without its network.
+    """The calibration of a bundle's model, without its network.
 
     Raises
     ------

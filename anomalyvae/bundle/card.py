@@ -1,9 +1,8 @@
-"""The card of a bundle: what a folder holds, and what a fitted model is, as JSON.
+"""The card of a bundle: what a fitted model is, as JSON.
 
-A bundle is a folder with ``card.json`` and the parts that it names, each with its sha256. The card carries a format
-number: it rises when an older version of the package could no longer read the folder. Folders of earlier formats, from
-3 on, are brought into the present form when they are read. Reading a card takes nothing but Python, so that a scoring
-worker can.
+A bundle is a folder with ``card.json`` and the files that it lists, each with its sha256. The card has a format number,
+which rises when an older version of the package can no longer read the folder. Formats from 3 on are upgraded when they
+are read. Reading a card needs Python alone, so a scoring worker can do it.
 """
 
 import hashlib
@@ -28,7 +27,7 @@ _VERSIONS = ("anomalyvae", "numpy", "onnx", "onnxruntime", "scikit-learn", "torc
 
 
 def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the card of a bundle, and check the parts that it names.
+    """Read the card of a bundle, and check the files that it lists.
 
     Raises
     ------
@@ -39,33 +38,36 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / CARD
     if not path.is_file():
-        raise FileNotFoundError(f"Got {folder}, expected a folder that save() wrote: it has no {CARD}.")
+        raise FileNotFoundError(f"{folder} is not a bundle: it has no {CARD}. Pass a folder that save() wrote.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         number, parts = card["format"], card["parts"]
         if not (isinstance(number, int) and isinstance(parts, dict)):
             raise TypeError("format or parts")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"Got {path}, which is no card of a bundle ({error}). Save the model again.") from error
+        raise ValueError(f"{path} is not the card of a bundle ({error}). Save the model again.") from error
     if number not in (3, FORMAT):
         remedy = "Update anomalyvae, or save" if number > FORMAT else "Fit the model again and save"
         raise ValueError(
-            f"Got a bundle of format {number} in {folder}, expected {FORMAT}. {remedy} it with the version that is "
-            f"installed here ({version('anomalyvae')})."
+            f"{folder} is a bundle of format {number}, expected {FORMAT}. {remedy} it with the installed version "
+            f"({version('anomalyvae')})."
         )
     if number == 3:
         card = _from_3(card)
     if not {ARRAYS} <= set(parts) <= PARTS:
-        raise ValueError(f"Got a card that names the parts {sorted(parts)}, expected {sorted(PARTS)}: it was changed.")
+        raise ValueError(
+            f"{path} lists the files {sorted(parts)}, expected some of {sorted(PARTS)}: it was changed. Save the model "
+            "again."
+        )
     for name, digest in parts.items():
         part = Path(folder) / name
         if not part.is_file() or sha256_of(part) != digest:
-            raise ValueError(f"Got {part}, which is missing or not the file that the card describes. Save it again.")
+            raise ValueError(f"{part} is missing or not the file that the card describes. Save the model again.")
     return card
 
 
 def _from_3(card: dict[str, Any]) -> dict[str, Any]:
-    """A card of format 3 in the present form: the parameter ``criterion`` was called ``score``."""
+    """Upgrade a card of format 3, where the parameter ``criterion`` was called ``score``."""
     renamed = {
         part: {"criterion" if name == "score" else name: value for name, value in card[part].items()}
         for part in ("parameters", "architecture")
@@ -74,7 +76,7 @@ def _from_3(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_card(card: dict[str, Any], folder: Path) -> None:
-    """Write the card of a finished folder, with the checksums of the parts in it."""
+    """Write the card of a finished folder, with the checksums of its files."""
     parts = {name: sha256_of(folder / name) for name in sorted(PARTS) if (folder / name).exists()}
     text = json.dumps(card | {"parts": parts}, indent=2, allow_nan=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
@@ -89,21 +91,21 @@ def describe(
     preprocessing: dict[str, Any] | None = None,
     health: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that the card of a fitted detector says, but for its parts.
+    """The card of a fitted detector, without the checksums of files.
 
     Parameters
     ----------
     model : VAEOutlierDetector
     arrays : bytes
-        The model's arrays as they are stored; with what else decides its scores, they make its ``model_id``.
+        The model's arrays as they are stored. They are part of ``model_id``, a hash of all that decides scores.
     recipe, units, figures, health : dict, optional
         As `anomalyvae.save` takes them.
     preprocessing : dict, optional
-        What comes before the detector, as `anomalyvae.bundle.preprocessing.describe` has it.
+        As `anomalyvae.bundle.preprocessing.description` gives it.
     """
     parameters = model.get_params(deep=False)
     if not isinstance(parameters["random_state"], int):
-        parameters["random_state"] = None  # a generator's state is no part of a trained model
+        parameters["random_state"] = None  # the state of a generator is not part of a trained model
     columns = getattr(model, "feature_names_in_", None)
     calibration = model.calibration_
     digest = hashlib.sha256(arrays).hexdigest()
@@ -138,9 +140,9 @@ def describe(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse to replace a folder that holds other files than a bundle."""
+    """Refuse to replace a folder that is not a bundle."""
     if folder.exists() and not (folder / CARD).exists() and any(folder.iterdir()):
-        raise FileExistsError(f"Got {folder}, which holds other files than a bundle. Choose another folder.")
+        raise FileExistsError(f"{folder} has other files than a bundle. Choose another folder.")
 
 
 def sha256_of(path: Path) -> str:

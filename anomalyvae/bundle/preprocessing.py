@@ -1,7 +1,7 @@
-"""The transformers before a detector in a `Pipeline`: told apart from it, kept without pickling, and recognised again.
+"""The transformers before a detector in a `Pipeline`, stored without pickling.
 
-They are stored by skops, which writes what an object is made of as JSON and arrays. Only what skops trusts by itself
-(scikit-learn's estimators, numpy's types and ufuncs) and a few harmless names are stored, and only they are loaded.
+skops writes an object as JSON and arrays. Only types that skops trusts by default (scikit-learn's estimators, numpy's
+types and ufuncs), and a few harmless ones, are stored and loaded.
 """
 
 import copy
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PLACE = "passthrough"  # in the detector's place
 _TRUSTED = [
-    "builtins.object",  # this and the next two as kinds of columns: no code of theirs runs
+    "builtins.object",  # this and the next two name types of columns; none of their code runs
     "numpy.dtype",
     "numpy.number",
     "sklearn.compose._column_transformer.make_column_selector",
@@ -27,12 +27,12 @@ _TRUSTED = [
 
 
 def split(model: Any) -> tuple[Pipeline | None, "VAEOutlierDetector"]:
-    """What a model does to rows before its detector (None if nothing: it is one), and the detector.
+    """The transformers of a model (None for a bare detector), and its detector.
 
     Raises
     ------
     TypeError
-        If there is no detector of this package at the end.
+        If the model does not end in a detector of this package.
     """
     from anomalyvae.detector import VAEOutlierDetector
 
@@ -41,17 +41,17 @@ def split(model: Any) -> tuple[Pipeline | None, "VAEOutlierDetector"]:
     if type(model) is not Pipeline:
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         raise TypeError(
-            f"Got {kind}, expected a VAEOutlierDetector or a Pipeline of scikit-learn that ends in one. Pass such."
+            f"Got {kind}, expected a VAEOutlierDetector or a Pipeline of scikit-learn that ends in one. Pass one."
         )
     name, detector = model.steps[-1]
     if not isinstance(detector, VAEOutlierDetector):
         raise TypeError(
-            f"Got a Pipeline that ends in {type(detector).__name__} ({name!r}), expected a VAEOutlierDetector there. "
-            "Put the detector last."
+            f"The Pipeline ends in {type(detector).__name__} ({name!r}), expected a VAEOutlierDetector. Put the "
+            "detector last."
         )
     before = copy.copy(model)
     before.steps = [*model.steps[:-1], (name, _PLACE)]
-    before.memory = None  # a folder of this machine
+    before.memory = None  # a local folder
     return before, detector
 
 
@@ -63,11 +63,11 @@ def join(before: Pipeline, detector: "VAEOutlierDetector") -> Pipeline:
 
 
 def description(before: Pipeline | None) -> dict[str, Any] | None:
-    """What the card says of the transformers."""
+    """The transformers as the card describes them."""
     if before is None:
         return None
     names = [type(step).__name__ for _, step in before.steps[:-1] if not isinstance(step, str)]
-    columns = said_first([before], "feature_names_in_")
+    columns = first_attribute([before], "feature_names_in_")
     return {
         "steps": names,
         "columns": None if columns is None else [str(name) for name in columns],
@@ -76,7 +76,7 @@ def description(before: Pipeline | None) -> dict[str, Any] | None:
 
 
 def feature_names(before: Pipeline | None, detector: "VAEOutlierDetector") -> list[str]:
-    """Names of the columns that the detector takes; their numbers, where a step does not tell what it makes."""
+    """The detector's column names, or column numbers where a step cannot name its output."""
     names = getattr(detector, "feature_names_in_", None)
     if names is None and before is not None:
         with suppress(AttributeError, ValueError):
@@ -84,12 +84,12 @@ def feature_names(before: Pipeline | None, detector: "VAEOutlierDetector") -> li
     return [str(name) for name in (range(detector.n_features_in_) if names is None else names)]
 
 
-def said_first(steps: list[Any], attribute: str) -> Any:
-    """A fitted attribute of the first step that has it, None if none has: "passthrough" has none."""
+def first_attribute(steps: list[Any], attribute: str) -> Any:
+    """A fitted attribute of the first step that has it; None if no step has it."""
     for step in steps:
         if isinstance(step, Pipeline | FeatureUnion):
             parts = step.steps if isinstance(step, Pipeline) else step.transformer_list
-            found = said_first([part for _, part in parts], attribute)
+            found = first_attribute([part for _, part in parts], attribute)
         else:
             found = getattr(step, attribute, None)
         if found is not None:
@@ -98,36 +98,36 @@ def said_first(steps: list[Any], attribute: str) -> Any:
 
 
 def dumps(before: Pipeline) -> bytes:
-    """The transformers as a file of skops.
+    """The transformers in the format of skops.
 
     Raises
     ------
     TypeError
-        For a step that is not made of types that skops trusts by itself.
+        For a step with other types than the trusted ones.
     """
     import skops.io as skops
 
     for name, step in before.steps:
         try:
             foreign = _foreign(skops.dumps(step))
-        except Exception as error:  # whatever a foreign object answers when it is asked for its state
+        except Exception as error:  # a foreign object can fail in any way
             foreign = [f"{type(step).__module__}.{type(step).__name__} ({error})"]
         if foreign:
             raise TypeError(
-                f"Got a Pipeline with {', '.join(foreign)} in the step {name!r}, expected scikit-learn's transformers "
-                "and numpy's ufuncs alone: what else there is could not be loaded without running foreign code. "
-                "Replace it, or apply it to the rows before."
+                f"The step {name!r} of the Pipeline has {', '.join(foreign)}; only scikit-learn's transformers and "
+                "numpy's ufuncs can be loaded without running foreign code. Replace the step, or apply it to the rows "
+                "before."
             )
     return bytes(skops.dumps(before))
 
 
 def loads(data: bytes) -> Pipeline:
-    """The transformers that `dumps` wrote; nothing is constructed unless every type in it is trusted.
+    """The transformers that `dumps` wrote. Nothing is constructed unless every type is trusted.
 
     Raises
     ------
     ValueError
-        For other bytes.
+        For other bytes, and for types that are not trusted.
     """
     import skops.io as skops
 
@@ -135,14 +135,17 @@ def loads(data: bytes) -> Pipeline:
         foreign = _foreign(data)
         before = None if foreign else skops.loads(data, trusted=_TRUSTED)
     except Exception as error:  # a forged file can fail in any way
-        raise ValueError(f"Got preprocessing that cannot be read, expected what save() wrote: {error}") from error
+        raise ValueError(f"The bundle's transformers cannot be read: {error}. Save the model again.") from error
     if foreign:
         raise ValueError(
-            f"Got preprocessing with {', '.join(foreign)}, expected types of scikit-learn, numpy and scipy alone: "
-            "somebody changed the bundle. Nothing of it was run. Save the model again."
+            f"The bundle's transformers contain {', '.join(foreign)}; only types of scikit-learn, numpy and scipy are "
+            "loaded. Somebody changed the bundle. None of it was run. Save the model again."
         )
     if before is None or type(before) is not Pipeline or before.steps[-1][1] != _PLACE:
-        raise ValueError(f"Got preprocessing that is {type(before).__name__}, expected a Pipeline as save() wrote it.")
+        raise ValueError(
+            f"The bundle's preprocessing is a {type(before).__name__}, not a Pipeline as save() writes it. Save the "
+            "model again."
+        )
     return before
 
 
@@ -153,7 +156,7 @@ def _foreign(data: bytes) -> list[str]:
 
 
 def _fingerprint(before: Pipeline) -> str:
-    """The sha256 of everything that the transformers hold, the same after `loads`."""
+    """The sha256 of the transformers' settings and fitted attributes, equal after `loads`."""
     digest = hashlib.sha256()
     for piece in _pieces(before):
         digest.update(piece + b"\0")

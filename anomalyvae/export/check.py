@@ -1,11 +1,8 @@
-"""Write an ONNX file and check it against the model.
-
-Nothing is taken on trust: the file is run beside the model on rows made for that purpose, and is not written if the
-two differ. `anomalyvae.export.graph` and `anomalyvae.export.pipelines` say what is in it.
-"""
+"""Write an ONNX file, once it agrees with its model on rows made for that check."""
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
+from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.graph import model_proto, typical
-from anomalyvae.export.pipelines import enter, inputs_of, layout
-from anomalyvae.export.proof import Trial, trial
+from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.scoring.scorer import FORMAT, METADATA, Scorer
 
 if TYPE_CHECKING:
@@ -25,7 +22,8 @@ if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 _TOLERANCE = 1e-4  # relative
-_SINGLE_TOLERANCE = 1e-5  # what single precision has to keep to be taken without being asked for
+_SINGLE_TOLERANCE = 1e-5  # what precision="auto" asks of single precision
+_FROM_CARD = ("model_id", "kind", "units", "windowing", "offset", "calibration", "training", "versions")
 
 Floats = NDArray[np.float64]
 
@@ -39,46 +37,38 @@ def write_onnx(
     precision: str = "auto",
     sample: Any = None,
 ) -> None:
-    """`export_onnx` for a model that has a card already; a file that does not agree with the detector may stay."""
+    """`export_onnx` for a model that has a card; after an ArithmeticError, a wrong file may be left at ``file``."""
     if precision not in ("auto", "double", "single"):
         raise ValueError(f"Got precision={precision!r}, expected 'auto', 'double' or 'single'. Pass one of them.")
     before, detector = split(model)
     columns = inputs_of(before, detector, sample)
     placed = layout(columns, inputs, before is None)
-    rows = trial(before, detector, columns, sample)
-    metadata = (
-        {name: card[name] for name in _FROM_CARD}
-        | placed
-        | {
-            "format": FORMAT,
-            "features": feature_names(before, detector),
-            "required": rows.required,
-            "objective": detector.objective,
-            "criterion": detector.architecture_["criterion"],
-            "preprocessing": "inside",
-        }
-    )
+    rows = check_rows(before, detector, columns, sample)
+    metadata = {
+        **{name: card[name] for name in _FROM_CARD},
+        **placed,
+        "format": FORMAT,
+        "features": feature_names(before, detector),
+        "required": rows.required,
+        "objective": detector.objective,
+        "criterion": detector.architecture_["criterion"],
+        "preprocessing": "inside",
+    }
+    with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
     for single in {"auto": (True, False), "single": (True,), "double": (False,)}[precision]:
         metadata["precision"] = "single" if single else "double"
-        proto = model_proto(
-            detector, lambda graph: enter(graph, before, detector, columns, placed["inputs"]), feature_scores, single
-        )
+        proto = model_proto(detector, with_inputs, feature_scores, single)
         _store(proto, metadata, file)
         parity = _compare(detector, rows, Scorer(file, providers=["CPUExecutionProvider"]))
         if not single or precision == "single" or _agrees(parity, _SINGLE_TOLERANCE):
             break
     if not _agrees(parity, _TOLERANCE):
         raise ArithmeticError(
-            f"Got a graph that does not agree with the detector: {parity}, expected differences of at most "
-            f"{_TOLERANCE:g} and none of labels and p-values. No file was written. Score with the detector itself"
+            f"The ONNX graph does not agree with the detector: {parity}. Differences may reach {_TOLERANCE:g}, and "
+            "labels and p-values must be the same. No file was written. Score with the detector itself"
             + (", or pass precision='double'." if single else ", and report this.")
         )
     _store(proto, metadata | {"parity": parity}, file)
-
-
-_FROM_CARD = (
-    "model_id", "kind", "units", "windowing", "offset", "calibration", "training", "versions",
-)  # fmt: skip
 
 
 def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> None:
@@ -86,41 +76,35 @@ def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> No
     onnx.save(proto, file)
 
 
-# The proof
-
-
-def _compare(model: "VAEOutlierDetector", trial: Trial, scorer: Scorer) -> dict[str, Any]:
+def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> dict[str, Any]:
     """How far graph and detector differ on the same rows."""
-    rows = trial.prepared
+    rows = check.prepared
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rows without a value, which are there on purpose
+        warnings.simplefilter("ignore", UserWarning)  # about rows without a value, which are there on purpose
         expected, label = model.anomaly_score(rows), model.predict(rows)
         features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
-    got = scorer.score(trial.rows)
-    calibration = model.calibration_
+    got = scorer.score(check.rows)
     size = np.maximum(np.abs(expected), max(typical(model), float(np.median(np.abs(expected)))) or 1.0)
     near = _TOLERANCE * size
-    difference = _largest(np.abs(got["anomaly_score"] - expected) / size)
-    wrong = int(np.sum((got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)))
-    least, most = (calibration.p_values(expected + sign * near) for sign in (1, -1))
-    off = int(np.sum(~((got["p_value"] > least - 1e-9) & (got["p_value"] < most + 1e-9))))
+    wrong = (got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)
+    least, most = (model.calibration_.p_values(expected + sign * near) for sign in (1, -1))
     parity = {
         "rows": len(expected),
-        "score_difference": difference,
-        "labels_that_differ": wrong,
-        "p_values_that_differ": off,
+        "rows_from": check.origin,
+        "score_difference": _largest(np.abs(got["anomaly_score"] - expected) / size),
+        "labels_that_differ": int(wrong.sum()),
+        "p_values_that_differ": int(np.sum(~((got["p_value"] > least - 1e-9) & (got["p_value"] < most + 1e-9)))),
     }
     if features is not None:
-        parity["feature_score_difference"] = _largest(
-            np.abs(got["feature_scores"] - features) / np.maximum(np.abs(features), 1)
-        )
+        relative = np.abs(got["feature_scores"] - features) / np.maximum(np.abs(features), 1)
+        parity["feature_score_difference"] = _largest(relative)
     return parity
 
 
 def _agrees(parity: dict[str, Any], tolerance: float) -> bool:
-    furthest = max(parity["score_difference"], parity.get("feature_score_difference", 0.0))
-    return furthest <= tolerance and not parity["labels_that_differ"] and not parity["p_values_that_differ"]
+    difference = max(parity["score_difference"], parity.get("feature_score_difference", 0.0))
+    return difference <= tolerance and not parity["labels_that_differ"] and not parity["p_values_that_differ"]
 
 
 def _largest(differences: Floats) -> float:
-    return float(np.where(np.isfinite(differences), differences, 1e300).max())  # NaN is no agreement
+    return float(np.where(np.isfinite(differences), differences, 1e300).max())  # NaN is not agreement

@@ -1,4 +1,4 @@
-"""Columns on their way through a graph: numbers as matrices that are put together when needed, text as it came in."""
+"""Columns on their way through a graph: numbers as matrices that are joined when needed, text as it came in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,30 +8,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from onnx import TensorProto
 
-from anomalyvae.export.nodes import Value, cast, concat
+from anomalyvae.export.nodes import Value, concat
 from anomalyvae.scoring.columns import MISSING
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(eq=False)
 class Input:
-    """A column of the rows that go in: what the transformers, one after the other, show of it."""
+    """A column of the rows that go in, and what the transformers reveal about it.
 
-    name: str | int  # a number where the rows had no names
-    kind: str | None = None  # "number", "text" or "bool"; None as long as none has said
-    missing: Any = np.nan  # what stands for a missing cell in the pipeline
+    Parameters
+    ----------
+    name : str or int
+        A number where the rows had no names.
+    kind : {"number", "text", "bool"} or None
+        None until a transformer reveals it.
+    missing : Any
+        How the pipeline marks a missing cell: None or NaN.
+    used : bool
+        Whether any transformer reads it.
+    examples : ndarray or None
+        Cells like those of training, where a transformer knows some.
+    """
+
+    name: str | int
+    kind: str | None = None
+    missing: Any = np.nan
     used: bool = False
+    examples: NDArray[Any] | None = None
 
-    def be(self, kind: str) -> None:
-        """Take note of what the column holds, or refuse what it cannot be."""
+    def require(self, kind: str) -> None:
+        """Record the kind of the column; refuse a second, different kind."""
         kinds = {kind} | ({self.kind} if self.kind else set())
         if len(kinds) > 1 and kinds != {"number", "bool"}:
             raise ValueError(
-                f"Got column {self.name!r} as {self.kind} and as {kind}, expected one of them. Convert it before "
-                "fitting, or pass a sample of the rows as they are."
+                f"Column {self.name!r} is used as {self.kind} and as {kind}; a graph input has one kind. Convert the "
+                "column before fitting, or pass sample=, some rows as they are."
             )
         self.kind = "bool" if "bool" in kinds else kind
         self.used = True
@@ -39,17 +51,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Column:
-    """A column on its way through the graph; text stays what came in, and notes what is to be read for what.
+    """A column inside the graph. Text stays as it came in; ``read_as`` says which text replaces which.
 
     Parameters
     ----------
     source : Value of shape (n, width)
-        It holds the column at ``place``.
+        A matrix that has the column at ``place``.
     place, width : int
     origin : Input, optional
-        The input whose cells these still are; a new column of numbers has none.
+        The input whose cells these still are; None for computed numbers.
     read_as : mapping of str to str
-        Text that is to be taken for another: what is missing for what an imputer puts there.
+        Replacements, such as an imputer's filling for missing cells.
     """
 
     source: Value
@@ -58,80 +70,78 @@ class Column:
     origin: Input | None = None
     read_as: Mapping[str, str] = field(default_factory=dict)
 
-    def be(self, kind: str) -> None:
-        """As `Input.be`."""
+    def require(self, kind: str) -> None:
+        """As `Input.require`."""
         if self.origin is not None:
-            self.origin.be(kind)
+            self.origin.require(kind)
         elif kind == "text":
-            raise ValueError("Got a computed number where text is expected. Encode the column as it came in.")
+            raise ValueError("A transformer needs text but gets computed numbers. Encode the column as it comes in.")
 
     @property
     def is_text(self) -> bool:
-        """Whether it is known to hold text."""
+        """Whether it is known to be text."""
         return self.origin is not None and self.origin.kind == "text"
 
 
 def columns_of(value: Value, width: int) -> list[Column]:
-    """The columns of a matrix of new numbers."""
+    """The columns of a matrix of computed numbers."""
     return [Column(value, place, width) for place in range(width)]
 
 
 def numbers(columns: list[Column]) -> Value:
-    """The matrix of some columns of numbers, shape ``(n, d)``."""
+    """Columns of numbers as one matrix, shape ``(n, d)``."""
     for column in columns:
-        column.be("number")
+        column.require("number")
     return joined(columns)
 
 
 def joined(columns: list[Column]) -> Value:
-    """The matrix of some columns of one kind, which takes as few operators as it can."""
+    """Columns of one kind as one matrix, with as few operators as possible."""
     runs: list[list[Column]] = []
     for column in columns:
         if runs and runs[-1][0].source.name == column.source.name:
             runs[-1].append(column)
         else:
             runs.append([column])
-    return concat([_taken(run) for run in runs]) if len(runs) > 1 else _taken(runs[0])
+    return concat([_selected(run) for run in runs]) if len(runs) > 1 else _selected(runs[0])
 
 
-def _taken(run: list[Column]) -> Value:
+def _selected(run: list[Column]) -> Value:
     places = [column.place for column in run]
     return run[0].source if places == list(range(run[0].width)) else run[0].source.op("Gather", places, axis=1)
 
 
-def kind_of(levels: Any) -> str:
-    """What some cells are: "text", "bool" or "number"."""
-    given = [level for level in levels if not pd.isna(level)]
-    if any(isinstance(level, str) for level in given):
-        kind, right = "text", all(isinstance(level, str) for level in given)
-    elif given and all(isinstance(level, bool | np.bool_) for level in given):
-        kind, right = "bool", True
-    else:
-        kind, right = "number", all(isinstance(level, Number) for level in given)
-    if not right:
-        raise ValueError(
-            f"Got cells of several kinds, or of one without a form in ONNX, in one column: {given[:5]}. Expected text, "
-            "numbers or booleans. Convert the column before fitting, for example by .astype(str)."
-        )
-    return kind
+def kind_of(cells: Any) -> str:
+    """The kind of some cells: "text", "bool" or "number"."""
+    present = [cell for cell in cells if not pd.isna(cell)]
+    if present and all(isinstance(cell, str) for cell in present):
+        return "text"
+    if present and all(isinstance(cell, bool | np.bool_) for cell in present):
+        return "bool"
+    if all(isinstance(cell, Number) for cell in present):
+        return "number"
+    raise ValueError(
+        f"A column has cells of several kinds, or of one that ONNX lacks: {present[:5]}. Its cells must be all text, "
+        "all numbers or all booleans. Convert the column before fitting, for example by .astype(str)."
+    )
 
 
-def level(column: Column, levels: list[Any], missing: float, other: float) -> Value:
+def level_numbers(column: Column, levels: list[Any], missing: float, other: float) -> Value:
     """The number of each cell's level in a column of text, shape ``(n, 1)``.
 
     Parameters
     ----------
     column : Column
     levels : list of str
-        None or NaN has a number, but is what ``missing`` stands for.
+        A level that is None or NaN is the missing one; its number is ``missing``.
     missing, other : int or float
-        The numbers of a missing cell and of a level that is not known; they say whether to give int64 or float.
+        The numbers of a missing cell and of an unknown level. Their type, int or float, is that of the output.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""
         raise ValueError(
-            f"Got the level {MISSING!r} in column {name!r}, expected it to be free: it stands for a missing cell. "
-            "Replace it by None before fitting."
+            f"Column {name!r} has the level {MISSING!r}, which marks a missing cell in the ONNX file. Replace it by "
+            "None before fitting."
         )
     as_number = type(other)
     codes = {str(text): as_number(i) for i, text in enumerate(levels) if not pd.isna(text)}
@@ -139,23 +149,8 @@ def level(column: Column, levels: list[Any], missing: float, other: float) -> Va
 
 
 def lookup(column: Column, codes: dict[str, Any], other: float) -> Value:
-    """What a table has for each cell of a column of text, ``other`` for what is not in it, shape ``(n, 1)``."""
+    """The table's entry for each cell of a column of text, ``other`` where it has none, shape ``(n, 1)``."""
     every = codes | {text: codes.get(read, other) for text, read in column.read_as.items()}
     kind = "int64" if isinstance(other, int) else "float"
     table = {"keys_strings": list(every), f"values_{kind}s": list(every.values()), f"default_{kind}": other}
     return joined([column]).op("LabelEncoder", domain="ai.onnx.ml", **table)
-
-
-def reached(x: Value, knots: list[Floats]) -> Value:
-    """How many of its column's knots, which rise, each cell reaches, shape ``(n, d)``: a search by halving."""
-    halvings = max(len(k) for k in knots).bit_length() or 1
-    table = np.full((len(knots), 2**halvings), np.inf)  # table[:, i] is the i-th knot, from 1
-    for row, knot in zip(table, knots, strict=True):
-        row[1 : len(knot) + 1] = knot
-    flat = x.graph.value(table.ravel())
-    begin = np.arange(len(knots), dtype=np.int64) * 2**halvings
-    place = x.graph.value(np.int64(0))
-    for step in (2**i for i in reversed(range(halvings))):
-        passes = flat.op("Gather", place + (begin + step)).op("LessOrEqual", x)
-        place = cast(passes, TensorProto.INT64) * step + place
-    return place

@@ -1,9 +1,8 @@
-"""A fitted detector written out as an ONNX graph, from the network's own tensors.
+"""A fitted detector as an ONNX graph, built from the network's own tensors.
 
-A tracer would have to be led around the network's choices (rows with and without missing cells), would need an
-operator of each layer in double, which runtimes do not have, and would record whatever it saw. Here each operator is
-one that onnxruntime has in double. Rows, their scaling and the scores are double in any case; what lies between may be
-single, which is twice as fast.
+PyTorch's tracer does not work here: it records one branch of the network's choices (such as rows with and without
+missing cells), and needs layers in double that runtimes lack. This module uses only operators that onnxruntime has in
+double. Rows, their scaling and the scores are always double; the network in between may be single, twice as fast.
 """
 
 from collections.abc import Callable
@@ -27,23 +26,23 @@ if TYPE_CHECKING:
 OPSET = {"": 20, "ai.onnx.ml": 3}
 OUTPUTS = ("anomaly_score", "p_value", "is_outlier", "feature_scores")
 _IR_VERSION = 9  # of that opset
-_ROUNDING = (1e-9, 2e-6)  # relative, double and single: two scores that close are one score, added up in two ways
-_BRANCHES = 4096  # of the tree that looks up p-values; beyond, halving takes over
+_ROUNDING = (1e-9, 2e-6)  # relative, double and single: scores this close differ by rounding alone
+_BRANCHES = 4096  # of the tree that looks up p-values; a larger table is searched by bisection around it
 Floats = NDArray[np.float64]
 
 
 def model_proto(
     model: "VAEOutlierDetector",
-    enter: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
+    add_inputs: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
     feature_scores: bool,
     single: bool = False,
 ) -> "onnx.ModelProto":
-    """The whole model, checked by ONNX's own checker; ``enter`` adds its inputs and gives the rows that they make."""
+    """The whole model, checked by ONNX's own checker; ``add_inputs`` adds the inputs and returns the rows."""
     graph = Graph(single)
-    inputs, x = enter(graph)
+    inputs, x = add_inputs(graph)
     outputs = detector_outputs(x, model, feature_scores)
     for name, value in outputs.items():
-        graph.nodes.append(helper.make_node("Identity", [value.name], [name]))
+        graph.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
     infos = [
         helper.make_tensor_value_info(
             name,
@@ -69,7 +68,7 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     Parameters
     ----------
     x : Value of shape (n, d), double
-        Rows; of a category the number of its level, -1 where it is another; NaN where a cell is missing.
+        Rows. A category is the number of its level, -1 for an unknown one; a missing cell is NaN.
     model : VAEOutlierDetector
     feature_scores : bool
 
@@ -84,7 +83,7 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     slack = _slack(model, rounding)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
-    at_threshold = max(rounding * abs(model.offset_), slack)  # closer is equal but for rounding, and no outlier
+    at_threshold = max(rounding * abs(model.offset_), slack)  # closer than this counts as equal, which is normal
     outputs = {
         "anomaly_score": anomaly_score,
         "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack),
@@ -96,25 +95,25 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
 
 
 def typical(model: "VAEOutlierDetector") -> float:
-    """The size that scores of this model have."""
+    """The typical size of the model's scores."""
     return float(np.median(np.abs(model.calibration_.scores)))
 
 
 def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
-    """How far two roundings of one score may lie apart."""
+    """How far rounding may move a score."""
     size = typical(model)
     if model.network_.criterion == "memory" and model.network_.memorised is not None:
-        summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such
+        summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such sums
         noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
-        if noise >= size:  # of rows that are all the same
+        if noise >= size:  # where all rows are equal
             return noise
     return rounding * size
 
 
 def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float) -> Value:
-    """`Calibration.p_values`: a tree finds the number of calibration scores below each score, and a table the rest.
+    """`Calibration.p_values`: a tree counts the calibration scores below each score, and a table has the p-values.
 
-    A score equal to one of them but for rounding is tied with it, as it is for the detector.
+    Scores that differ by rounding alone are ties, as for the detector.
     """
     graph, m = anomaly_score.graph, len(calibration.scores)
     scores = calibration.scores + np.maximum(rounding * np.abs(calibration.scores), slack)
@@ -132,8 +131,8 @@ def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: flo
 
 
 def _branch(value: Value, limits: Floats) -> Value:
-    """How many of some sorted limits lie below each value ``(n,)``, as float: a balanced tree, in one operator."""
-    nodes: list[tuple[int, int, int]] = []  # the limit that is asked for (-1 at a leaf), next if value <= limit, if not
+    """How many of the sorted limits lie below each value ``(n,)``, as float: a balanced tree, in one operator."""
+    nodes: list[tuple[int, int, int]] = []  # limit (-1 at a leaf), next node if value <= limit, next node otherwise
     counts: list[int] = []
 
     def grow(first: int, last: int) -> int:

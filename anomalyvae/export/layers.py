@@ -1,8 +1,8 @@
-"""The bodies of `anomalyvae.nets.bodies` as operators of an ONNX graph, each of which exists in double.
+"""The bodies of `anomalyvae.nets.bodies` as ONNX operators that exist in double precision.
 
-Runtimes convolve in single precision alone, and so do their recurrent units compute. Here a convolution gathers what
-lies around each place, by a table that the body's own function is asked for, and is one matrix product; recurrent
-units are a loop of the graph. Between layers rows are flat, the last of the body's axes running fastest.
+Runtimes have convolutions and recurrent units in single precision only. Here a convolution gathers the neighbours of
+each place and multiplies by one matrix; recurrent units are a loop of the graph. Between layers rows are flat, with the
+last axis of the body running fastest.
 """
 
 import math
@@ -27,12 +27,12 @@ from anomalyvae.nets.bodies import (
 
 
 def encode(body: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
-    """Rows ``(n, d)``, which the body sees in this shape, -> features ``(n, k)``."""
+    """Rows ``(n, d)``, of this shape inside the body, -> features ``(n, k)``."""
     if isinstance(body, Recurrent):
         return _read(body, shape, x)
     if isinstance(body, MLP | Convolutional):
         return in_turn(body.encoder, shape, x)
-    raise no_form(body)
+    raise cannot_export(body)
 
 
 def decode(body: nn.Module, shape: tuple[int, ...], z: Value) -> Value:
@@ -41,7 +41,7 @@ def decode(body: nn.Module, shape: tuple[int, ...], z: Value) -> Value:
         return _write(body, shape, z)
     if isinstance(body, MLP | Convolutional):
         return in_turn(body.decoder, shape, z)
-    raise no_form(body)
+    raise cannot_export(body)
 
 
 def linear(x: Value, weight: Tensor, bias: Tensor) -> Value:
@@ -49,19 +49,22 @@ def linear(x: Value, weight: Tensor, bias: Tensor) -> Value:
     return x.op("Gemm", weight, bias, transB=1)
 
 
-def no_form(part: Any) -> TypeError:
-    """The refusal of a part of the network that cannot be written down here."""
+def cannot_export(part: Any) -> TypeError:
+    """The error for a part of the network that has no ONNX operators here."""
     return TypeError(
-        f"Got a network with {type(part).__name__}, which has no form in ONNX here, expected the layers of "
-        f"body={', '.join(map(repr, BODIES))} and the scalings of the package. Score with the detector itself, or fit "
-        "one with these."
+        f"The network has a part {type(part).__name__} that cannot be exported to ONNX; only the layers of "
+        f"body={', '.join(map(repr, BODIES))} and the package's own scalings can. Score with the detector itself, or "
+        "fit one with these."
     )
 
 
 def in_turn(layers: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
-    """Layers one after the other, on rows ``(n, k)``, each of this shape where its places count."""
+    """Layers in sequence, on rows ``(n, k)`` of this shape."""
     channels, *sides = shape
-    cells, sixfold = math.prod(sides), False  # a hard swish in double leaves its division by 6 to the next weights
+    cells, sixfold = (
+        math.prod(sides),
+        False,
+    )  # in double, a hard swish leaves its division by 6 to the next weights
     for layer in layers.children():
         if isinstance(layer, nn.Linear | Halving | Doubling):
             product = layer if isinstance(layer, nn.Linear) else layer.linear
@@ -83,7 +86,7 @@ def in_turn(layers: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
         elif isinstance(layer, ChannelsFirst):
             x = _folded(_folded(x, cells, channels).op("Transpose", perm=[0, 2, 1]), channels * cells)
         elif not isinstance(layer, nn.Flatten | nn.Unflatten):
-            raise no_form(layer)
+            raise cannot_export(layer)
     return x / 6.0 if sixfold else x
 
 
@@ -95,7 +98,7 @@ def _folded(x: Value, *shape: int) -> Value:
 
 
 def _convolution(x: Value, weight: Tensor, bias: Tensor, sides: list[int], step: int) -> Value:
-    """A linear layer of each place, at every ``step`` along each axis, together with those beside it."""
+    """A linear layer of each place and its neighbours, at every ``step`` along each axis."""
     channels, places = weight.shape[1] // 3 ** len(sides), math.prod(sides)
     table = neighbours(torch.arange(1, places + 1).view(1, *sides, 1), step).flatten()  # 0 is beyond the edge
     padded = _folded(x.op("Pad", [0, channels, 0, 0]), places + 1, channels)
@@ -104,7 +107,7 @@ def _convolution(x: Value, weight: Tensor, bias: Tensor, sides: list[int], step:
 
 
 def _in_order(x: Value, halves: list[int], sides: tuple[int, ...], channels: int) -> Value:
-    """What was made of each place into two per axis, where it belongs; what is beyond the edge is cut off."""
+    """Put the two values per axis that each place was turned into where they belong; cut off those past the edge."""
     parts = 2 ** len(sides)
     made = torch.arange(math.prod(halves) * parts)
     table = doubled(made.view(1, *halves, parts), sides).flatten()
@@ -157,4 +160,4 @@ def _recurrent(layer: Any, seen: Value) -> tuple[Value, Value]:
 def _sigmoid(x: Value) -> Value:
     if x.single:
         return x.op("Sigmoid")
-    return (x * 0.5).op("Tanh") * 0.5 + 0.5  # in double the runtime's own takes twice as long
+    return (x * 0.5).op("Tanh") * 0.5 + 0.5  # in double, the runtime's Sigmoid takes twice as long

@@ -1,11 +1,11 @@
-"""The likelihoods of `anomalyvae.nets.likelihoods` as operators of an ONNX graph: what a decoder says about a row."""
+"""The likelihoods of `anomalyvae.nets.likelihoods` as operators of an ONNX graph."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from anomalyvae.export.layers import no_form
+from anomalyvae.export.layers import cannot_export
 from anomalyvae.export.nodes import Value, concat, working
 from anomalyvae.export.scaling import Cells
 from anomalyvae.nets.likelihoods import (
@@ -19,7 +19,7 @@ from anomalyvae.nets.likelihoods import (
     Mixture,
 )
 
-_SERIES = (0.02, 0.1)  # double and single: differences of functions that grow alike lose their digits below
+_SERIES = (0.02, 0.1)  # double and single: below this, differences of large terms cancel, and a series is used
 
 
 def row_nll(likelihood: Any, cells: Cells, decoded: Value) -> Value:
@@ -47,12 +47,12 @@ def feature_nll(likelihood: Any, cells: Cells, decoded: Value) -> Value:
         return _observed(cells, nll)
     if isinstance(likelihood, Categorical):
         log_p = _probabilities(likelihood, decoded).op("Log")
-        return (cells.s * log_p).op("Neg") @ _members(likelihood)  # a missing category is 0 in all of its cells
+        return (cells.s * log_p).op("Neg") @ _members(likelihood)  # a missing category has 0 in all its cells
     return _both(feature_nll, likelihood, cells, decoded)
 
 
 def residual(likelihood: Any, cells: Cells, decoded: Value) -> Value:
-    """How far each feature lies from what is expected, in standard deviations, shape ``(n, d)``."""
+    """The distance of each feature from its expected value, in standard deviations, shape ``(n, d)``."""
     if isinstance(likelihood, Gaussian):
         return _observed(cells, cells.s - decoded) / likelihood.variance().sqrt()
     if isinstance(likelihood, Bernoulli):
@@ -83,7 +83,7 @@ def expected(likelihood: Any, decoded: Value) -> Value:
         ]
         return concat(blocks)
     if not isinstance(likelihood, Mixture):
-        raise no_form(likelihood)
+        raise cannot_export(likelihood)
     numbers, categories = decoded.split(likelihood.split)
     return concat([expected(likelihood.gaussian, numbers), expected(likelihood.categorical, categories)])
 
@@ -111,7 +111,7 @@ def _variance(likelihood: Bernoulli, decoded: Value) -> Value:
 
 
 def _natural(decoded: Value) -> tuple[Value, Value, Value, Value]:
-    """The bounded parameter t; h = |t| / 2, kept from 0; exp(-2 h); and where h was too near to 0."""
+    """The bounded parameter t; h = |t| / 2, bounded below; exp(-2 h); and where the bound applied."""
     t = decoded / (decoded.op("Abs") * NOISE_FLOOR + 1.0)
     half, series = t.op("Abs") * 0.5, _SERIES[decoded.single]
     h = half.op("Max", series)
@@ -121,7 +121,7 @@ def _natural(decoded: Value) -> tuple[Value, Value, Value, Value]:
 def _both(function: Any, likelihood: Any, cells: Cells, decoded: Value) -> Value:
     """A function of numbers and categories side by side, in the user's order."""
     if not isinstance(likelihood, Mixture):
-        raise no_form(likelihood)
+        raise cannot_export(likelihood)
     parts = zip(
         (likelihood.gaussian, likelihood.categorical),
         cells.split(likelihood.split),

@@ -1,6 +1,6 @@
 """The network as operators of an ONNX graph: codes of rows, and the scores.
 
-Every function mirrors the one of its name in `anomalyvae.nets`.
+Each function mirrors its namesake in `anomalyvae.nets`.
 """
 
 import math
@@ -17,7 +17,7 @@ from anomalyvae.nets.memory import NEIGHBOURS
 from anomalyvae.nets.objectives import Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
 
-_CANDIDATES = 2 * (NEIGHBOURS + 1)  # remembered rows whose distance single precision measures once more, exactly
+_CANDIDATES = 2 * (NEIGHBOURS + 1)  # nearest rows of the memory whose distances single precision computes again
 
 
 def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
@@ -38,7 +38,7 @@ def _posterior(network: Reconstruction, cells: Cells) -> tuple[Value, Value]:
 
 
 def decode(network: Reconstruction, z: Value) -> Value:
-    """Codes ``(n, latent_dim)`` -> what the decoder makes of them, ``(n, cells)``."""
+    """Codes ``(n, latent_dim)`` -> the decoder's output, ``(n, cells)``."""
     return layers.decode(network.body, network.input_shape, z)
 
 
@@ -68,7 +68,7 @@ def _log_likelihood(network: Elbo, cells: Cells) -> Value:
         return log_ratio - row_nll(network.likelihood, cells, decode(network, z))
 
     points = mean.graph.value(network.noise, mean.single)
-    _, log_weights = mean.graph.scan(log_weight, mean.sum(), points)  # (points, n, 1), each without regard to the last
+    _, log_weights = mean.graph.scan(log_weight, mean.sum(), points)  # (points, n, 1); a step ignores the state
     highest = log_weights.op("ReduceMax", [0], keepdims=0)
     total = (log_weights - highest).op("Exp").op("ReduceSum", [0], keepdims=0).op("Log") + highest
     return total.op("Neg") + math.log(len(network.noise))
@@ -97,10 +97,10 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     weight, count = keys[-2], keys.shape[1]
     nearest = min(NEIGHBOURS + 1, count)
     squared = concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
-    if u.single:  # a difference of large squares: good enough to find the nearest, not to measure them
+    if u.single:  # differences of large squares are exact enough to find the nearest rows, not their distances
         _, near = _smallest(squared, min(_CANDIDATES, count))
-        apart = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", near)
-        square = (apart * apart).op("ReduceSum", [2], keepdims=0)
+        difference = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", near)
+        square = (difference * difference).op("ReduceSum", [2], keepdims=0)
         squared = square * u.graph.value(weight, True).op("Gather", near)
     distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
     passed = min(1, nearest - 1)
@@ -109,7 +109,7 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
 
 def _smallest(values: Value, number: int) -> tuple[Value, Value]:
     """The smallest values of each row, in order, and their columns, each ``(n, number)``."""
-    smallest, columns = values.graph.add("TopK", [values, [number]], count=2, axis=1, largest=0, sorted=1)
+    smallest, columns = values.graph.add("TopK", [values, [number]], outputs=2, axis=1, largest=0, sorted=1)
     return smallest, columns
 
 

@@ -1,6 +1,7 @@
-"""The nodes of an ONNX graph in the making, and values with the arithmetic of tensors."""
+"""A builder of ONNX graphs: nodes, constants, and values with the arithmetic of tensors."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class Graph:
-    """The nodes and constants of a graph in the making.
+    """The nodes and constants of a graph under construction.
 
     Parameters
     ----------
     single : bool, default=False
         Whether the network computes in single precision.
     outer : Graph, optional
-        In which this one is the body of a loop; constants are out there.
+        The graph in which this one is the body of a loop; constants are kept there.
     """
 
     def __init__(self, single: bool = False, outer: "Graph | None" = None) -> None:
@@ -25,23 +26,26 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[tuple[Any, ...], onnx.TensorProto] = {} if outer is None else outer.constants
         self.depth: int = 1 if outer is None else outer.depth + 1
+        self._numbers: count[int] = count() if outer is None else outer._numbers  # unique in all loops, too
         self._made: dict[str, list[Value]] = {}
 
     def add(
-        self, operator: str, inputs: list[Any], count: int = 1, domain: str = "", **attributes: Any
+        self, operator: str, inputs: list[Any], outputs: int = 1, domain: str = "", **attributes: Any
     ) -> list["Value"]:
-        """Add a node, unless the same is there already; inputs that are no values are constants."""
+        """Add a node, or find an equal one; inputs other than values become constants."""
         single = any(isinstance(value, Value) and value.single for value in inputs)
         given = [self.value(value, single).name for value in inputs]
         key = repr((operator, given, sorted(attributes.items())))
         if key not in self._made:
-            names = [f"{self.depth * '~'}{len(self.nodes)}.{i}" for i in range(count)]
-            self.nodes.append(helper.make_node(operator, given, names, domain=domain, **attributes))
+            number = next(self._numbers)
+            names = [f"~{number}.{i}" for i in range(outputs)]
+            node = helper.make_node(operator, given, names, name=f"{operator}_{number}", domain=domain, **attributes)
+            self.nodes.append(node)
             self._made[key] = [Value(self, name, single) for name in names]
         return self._made[key]
 
     def value(self, constant: Any, single: bool = False) -> "Value":
-        """A constant as a value (a value stays what it is). Integers are int64; equal ones are one."""
+        """A constant as a value; equal constants are stored once. A value is returned as it is."""
         if isinstance(constant, Value):
             return constant
         if isinstance(constant, torch.Tensor):
@@ -57,23 +61,24 @@ class Graph:
     def scan(
         self, step: Callable[["Value", "Value"], "Value"], state: "Value", inputs: "Value"
     ) -> tuple["Value", "Value"]:
-        """A loop that takes a step from a state ``(n, k)`` for each of the inputs ``(length, ...)``.
+        """A loop over the inputs ``(length, ...)`` that updates a state ``(n, k)``.
 
-        What does not depend on them is computed once, before the loop. Returned are the last state, and the state after
+        Nodes that depend on neither are computed once, before the loop. Returns the last state, and the state after
         each step, ``(length, n, k)``.
         """
         inside, kind = Graph(self.single, self), TensorProto.FLOAT if state.single else TensorProto.DOUBLE
-        before, given = (Value(inside, f"{inside.depth * '~'}{name}", state.single) for name in ("state", "input"))
+        number = next(self._numbers)
+        before, given = (Value(inside, f"~{number}.{name}", state.single) for name in ("state", "input"))
         after = step(before, given)
-        names = [before.name, given.name, after.name, after.op("Identity").name]  # out: to be carried on, to be kept
+        names = [before.name, given.name, after.name, after.op("Identity").name]  # the carried state, and its copy
         infos = [helper.make_tensor_value_info(name, kind, None) for name in names]
         body = helper.make_graph(inside.nodes, "step", infos[:2], infos[2:])
-        last, states = self.add("Scan", [state, inputs], count=2, body=body, num_scan_inputs=1)
+        last, states = self.add("Scan", [state, inputs], outputs=2, body=body, num_scan_inputs=1)
         return last, states
 
 
 class Value:
-    """What an operator gives, with the arithmetic of tensors; where it is single, so are the floats that it meets."""
+    """The output of an operator, with the arithmetic of tensors; constants take its precision."""
 
     def __init__(self, graph: Graph, name: str, single: bool = False) -> None:
         self.graph = graph
@@ -81,13 +86,13 @@ class Value:
         self.single = single
 
     def op(self, operator: str, *others: Any, **attributes: Any) -> "Value":
-        """The operator applied to this value, then the others, in the innermost loop that one of them belongs to."""
+        """Apply an operator to this value and others, in the innermost loop that one of them belongs to."""
         graphs = [value.graph for value in (self, *others) if isinstance(value, Value)]
         return max(graphs, key=lambda graph: graph.depth).add(operator, [self, *others], **attributes)[0]
 
     def split(self, sizes: list[int]) -> list["Value"]:
         """Blocks of columns."""
-        return self.graph.add("Split", [self, sizes], count=len(sizes), axis=1)
+        return self.graph.add("Split", [self, sizes], outputs=len(sizes), axis=1)
 
     def sum(self) -> "Value":
         """Over the columns, shape ``(n, 1)``."""

@@ -1,7 +1,7 @@
-"""A whole scikit-learn Pipeline as a graph: from the columns that go in to the rows that the detector takes.
+"""A scikit-learn Pipeline as a graph: from the input columns to the rows that the detector takes.
 
-`anomalyvae.export.transformers` has the operators of each transformer; here is how they are put together, and
-which columns go in. A bare detector is a Pipeline without transformers.
+`anomalyvae.export.transformers` exports each transformer; this file joins them and defines the graph's inputs. A bare
+detector is a Pipeline without transformers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from onnx import TensorProto, ValueInfoProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from anomalyvae.bundle.preprocessing import said_first
-from anomalyvae.export.columns import Column, Input, columns_of, kind_of, level, numbers
+from anomalyvae.bundle.preprocessing import first_attribute
+from anomalyvae.export.columns import Column, Input, columns_of, kind_of, level_numbers, numbers
 from anomalyvae.export.graph import OUTPUTS
 from anomalyvae.export.nodes import Graph, Value, cast
-from anomalyvae.export.transformers import form, remedy
+from anomalyvae.export.transformers import apply, remedy
 from anomalyvae.scoring.scorer import MATRIX
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: Any = None) -> list[Input]:
-    """The columns that a model was fitted to, and what its steps, and a sample of rows, show of them.
+    """The columns that a model was fitted to, and what its steps, and a sample of rows, reveal about them.
 
     Parameters
     ----------
@@ -35,49 +35,49 @@ def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: A
     Returns
     -------
     list of Input
-        By the names that were fitted, or by number where there are none.
+        By the names of fitting, or by number where there are no names.
 
     Raises
     ------
     TypeError
-        For a transformer that has no form in ONNX, by its name.
+        For a transformer that cannot be exported, by its name.
     """
-    names, width = (said_first([before, detector], name) for name in ("feature_names_in_", "n_features_in_"))
+    names, width = (first_attribute([before, detector], name) for name in ("feature_names_in_", "n_features_in_"))
     inputs = [Input(name) for name in (range(width) if names is None else map(str, names))]
-    graph = Graph()  # only to see who takes what
-    _rows(before, detector, [Column(Value(graph, str(i)), 0, 1, column) for i, column in enumerate(inputs)])
+    graph = Graph()  # a trial run that reveals which step reads which column
+    _detector_rows(before, detector, [Column(Value(graph, str(i)), 0, 1, column) for i, column in enumerate(inputs)])
     if isinstance(sample, pd.DataFrame):
         for column in inputs:
             if column.used and column.name in sample:
-                _look_at(column, sample[column.name])
+                _inspect(column, sample[column.name])
     return inputs
 
 
-def _look_at(column: Input, cells: "pd.Series[Any]") -> None:
+def _inspect(column: Input, cells: "pd.Series[Any]") -> None:
     if isinstance(cells.dtype, pd.CategoricalDtype) and column.kind == "text":
         return  # the detector takes its levels by their text
     if cells.notna().any():
-        column.be(kind_of(cells.dropna().unique()))
+        column.require(kind_of(cells.dropna().unique()))
 
 
-def layout(inputs: list[Input], arrangement: str, fitted_alone: bool) -> dict[str, Any]:
-    """What the metadata say of the inputs: ``columns``, ``n_features``, ``kinds``, ``inputs``, ``ignored``."""
+def layout(inputs: list[Input], arrangement: str, bare: bool) -> dict[str, Any]:
+    """The inputs in the metadata: ``columns``, ``n_features``, ``kinds``, ``inputs``, ``ignored``."""
     named = isinstance(inputs[0].name, str)
     if not named and any(column.kind == "text" for column in inputs):
-        raise ValueError("Got text in rows without names, expected a DataFrame. Fit the pipeline to one.")
+        raise ValueError("The rows have text but no column names. Fit the pipeline to a DataFrame.")
     kinds = {str(column.name): column.kind for column in inputs if column.used and column.kind in ("text", "bool")}
     kinds = kinds if named else {}  # in an array a boolean is 0 or 1
     if arrangement == "auto":
-        arrangement = "columns" if kinds or (named and not fitted_alone) else "matrix"
+        arrangement = "columns" if kinds or (named and not bare) else "matrix"
     if arrangement == "matrix" and kinds:
         raise ValueError(
-            f"Got inputs='matrix' for a detector with the categories {', '.join(map(repr, kinds))}, expected "
-            "'columns': text and numbers do not go into one matrix. Pass inputs='columns'."
+            f"Got inputs='matrix' for a model with the categories {', '.join(map(repr, kinds))}; a matrix holds "
+            "numbers only. Pass inputs='columns'."
         )
     if arrangement == "columns" and not named:
         raise ValueError(
-            "Got inputs='columns' for a detector that was fitted to rows without names, expected 'matrix'. Fit it to a "
-            "DataFrame, or pass inputs='matrix'."
+            "Got inputs='columns' for a model that was fitted to rows without column names. Fit it to a DataFrame, or "
+            "pass inputs='matrix'."
         )
     taken = [column for column in inputs if column.used or arrangement == "matrix"]
     return {
@@ -89,32 +89,30 @@ def layout(inputs: list[Input], arrangement: str, fitted_alone: bool) -> dict[st
     }
 
 
-def enter(
+def add_inputs(
     graph: Graph, before: Pipeline | None, detector: "VAEOutlierDetector", inputs: list[Input], arrangement: str
 ) -> tuple[list[ValueInfoProto], Value]:
-    """The inputs of a graph, and the rows ``(n, d)`` of the detector that come of them."""
+    """The inputs of a graph, and the detector's rows ``(n, d)`` that follow from them."""
     if arrangement == "matrix":
         infos = [helper.make_tensor_value_info(MATRIX, TensorProto.DOUBLE, ["n", len(inputs)])]
         cells = Value(graph, MATRIX)
-        return infos, _rows(before, detector, [Column(cells, i, len(inputs), c) for i, c in enumerate(inputs)])
-    taken = [c.name for c in inputs if c.used and (c.name in OUTPUTS or str(c.name).startswith("~") or not c.name)]
-    if taken:
+        columns = [Column(cells, i, len(inputs), column) for i, column in enumerate(inputs)]
+        return infos, _detector_rows(before, detector, columns)
+    used = [str(column.name) for column in inputs if column.used]
+    bad = [name for name in used if name in OUTPUTS or name.startswith("~") or not name]
+    if bad:
         text = any(column.kind in ("text", "bool") for column in inputs)
         raise ValueError(
-            f"Got the column names {', '.join(map(repr, taken))}, expected none that is empty, begins with '~' or is "
-            "an output's. Rename them" + (" before fitting." if text else " before fitting, or pass inputs='matrix'.")
+            f"Got the column names {', '.join(map(repr, bad))}; a name must not be empty, begin with '~', or be that "
+            "of an output. Rename them before fitting" + ("." if text else ", or pass inputs='matrix'.")
         )
-    kinds = {"text": TensorProto.STRING}
-    infos = [
-        helper.make_tensor_value_info(str(column.name), kinds.get(column.kind or "", TensorProto.DOUBLE), ["n", 1])
-        for column in inputs
-        if column.used
-    ]
-    return infos, _rows(before, detector, [Column(Value(graph, str(c.name)), 0, 1, c) for c in inputs])
+    types = {str(c.name): TensorProto.STRING if c.kind == "text" else TensorProto.DOUBLE for c in inputs}
+    infos = [helper.make_tensor_value_info(name, types[name], ["n", 1]) for name in used]
+    return infos, _detector_rows(before, detector, [Column(Value(graph, str(c.name)), 0, 1, c) for c in inputs])
 
 
-def _rows(before: Pipeline | None, detector: "VAEOutlierDetector", columns: list[Column]) -> Value:
-    """The rows of the detector: numbers, and of each category the number of its level, as the detector has it."""
+def _detector_rows(before: Pipeline | None, detector: "VAEOutlierDetector", columns: list[Column]) -> Value:
+    """The detector's rows as numbers: of a category, the number of its level."""
     made = columns if before is None else converted(before, columns)
     if not detector.categories_:
         return numbers(made)
@@ -124,10 +122,10 @@ def _rows(before: Pipeline | None, detector: "VAEOutlierDetector", columns: list
 
 def _category(column: Column, levels: list[str | bool] | None) -> Column:
     if levels is None or levels == [False, True]:
-        column.be("number" if levels is None else "bool")
+        column.require("number" if levels is None else "bool")
         return column
-    column.be("text")
-    return columns_of(cast(level(column, levels, float("nan"), -1.0)), 1)[0]
+    column.require("text")
+    return columns_of(cast(level_numbers(column, levels, float("nan"), -1.0)), 1)[0]
 
 
 def converted(step: Any, columns: list[Column], path: str = "") -> list[Column]:
@@ -141,32 +139,20 @@ def converted(step: Any, columns: list[Column], path: str = "") -> list[Column]:
             columns = converted(part, columns, f"{path}{name}__")
         return columns
     if type(step) is FeatureUnion:
-        return [
-            made
-            for name, part in step.transformer_list
-            for made in _weighted(converted(part, columns, f"{path}{name}__"), name, step)
-        ]
-    if type(step) is ColumnTransformer:
-        return [
-            made
-            for name, part, _ in step.transformers_
-            for made in _weighted(converted(part, _chosen(step, name, columns), f"{path}{name}__"), name, step)
-        ]
-    instead = remedy(step)
-    if instead is not None:
-        raise TypeError(
-            f"Got a Pipeline with {type(step).__name__} ({path.removesuffix('__')!r}), expected transformers that have "
-            f"a form in ONNX here. {instead}."
-        )
-    return form(step, columns) if columns else []
-
-
-def _chosen(step: ColumnTransformer, name: str, columns: list[Column]) -> list[Column]:
-    return [columns[i] for i in step._transformer_to_input_indices[name]]
-
-
-def _weighted(columns: list[Column], name: str, step: Any) -> list[Column]:
-    weight = (step.transformer_weights or {}).get(name)
-    if weight is None or not columns:
-        return columns
-    return columns_of(numbers(columns) * float(weight), len(columns))
+        branches = [(name, part, columns) for name, part in step.transformer_list]
+    elif type(step) is ColumnTransformer:
+        places = step._transformer_to_input_indices
+        branches = [(name, part, [columns[i] for i in places[name]]) for name, part, _ in step.transformers_]
+    else:
+        instead = remedy(step)
+        if instead is not None:
+            raise TypeError(
+                f"{type(step).__name__} (the step {path.removesuffix('__')!r}) cannot be exported to ONNX. {instead}."
+            )
+        return apply(step, columns) if columns else []
+    made = []
+    for name, part, chosen in branches:
+        new = converted(part, chosen, f"{path}{name}__")
+        weight = (step.transformer_weights or {}).get(name)
+        made += new if weight is None or not new else columns_of(numbers(new) * float(weight), len(new))
+    return made

@@ -1,6 +1,6 @@
 """The scalings of `anomalyvae.nets.scaling` as operators of an ONNX graph: rows in the user's units -> cells.
 
-A missing cell is 0 in s, and true in ``missing``: what is no number never enters the arithmetic.
+A missing cell is 0 in ``s`` and true in ``missing``, so that NaN never enters the arithmetic.
 """
 
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from anomalyvae.export.layers import no_form
+from anomalyvae.export.layers import cannot_export
 from anomalyvae.export.nodes import Value, concat, working
 from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Standardised cells ``(n, d)``, and which are missing; None where a row is known to be whole."""
+    """Standardised cells ``(n, d)``, and which are missing; None if none can be."""
 
     s: Value
     missing: Value | None
@@ -26,7 +26,7 @@ class Cells:
         return [Cells(*pair) for pair in zip(self.s.split(sizes), missing, strict=True)]
 
     def filled(self, filling: Any) -> Value:
-        """The cells, with something else in place of those that are missing."""
+        """The cells, with the missing ones filled."""
         return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
 
 
@@ -53,7 +53,7 @@ def _scale(scaling: Any, x: Value) -> Value:
             y = y + (x - knot).op("Relu") * bend
         return working(y.op("Clip", -LIMIT, LIMIT))
     if not isinstance(scaling, Affine | Asinh):
-        raise no_form(scaling)
+        raise cannot_export(scaling)
     u = working(((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT))
     if isinstance(scaling, Affine):
         return u
@@ -62,5 +62,5 @@ def _scale(scaling: Any, x: Value) -> Value:
 
 
 def asinh(x: Value) -> Value:
-    """Inverse hyperbolic sine, which runtimes have in single precision alone."""
+    """Inverse hyperbolic sine, which runtimes have in single precision only."""
     return x.op("Sign") * (x.op("Abs") + (x * x + 1.0).op("Sqrt")).op("Log")

@@ -331,13 +331,13 @@ def _example(result: Result) -> Any:
     import pandas as pd
 
     from anomalyvae.bundle import preprocessing
+    from anomalyvae.export.check_rows import check_rows
     from anomalyvae.export.pipelines import inputs_of
-    from anomalyvae.export.proof import trial
     from anomalyvae.models import load
 
     before, detector = preprocessing.split(load(result.bundle))
     try:
-        rows = trial(before, detector, inputs_of(before, detector)).rows
+        rows = check_rows(before, detector, inputs_of(before, detector)).rows
     except (TypeError, ValueError):  # a pipeline for which no rows can be made up
         return None
     whole = rows[~np.asarray(pd.isna(rows)).any(axis=1)][-_EXAMPLE_ROWS:]

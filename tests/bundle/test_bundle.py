@@ -1,6 +1,7 @@
 """A bundle gives back what went in, and refuses whatever is not what was saved."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,15 @@ from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.bundle.card import read_card
 
 
+@pytest.fixture(scope="module")
+def saved(detector, tmp_path_factory):
+    return save(detector, tmp_path_factory.mktemp("bundle"), recipe={"rate_hz": 5}, figures={"auroc": 0.9})
+
+
 @pytest.fixture
-def folder(detector, tmp_path):
-    return save(detector, tmp_path / "bundle", recipe={"rate_hz": 5}, figures={"auroc": 0.9})
+def folder(saved, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(saved, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,7 @@ def test_saving_again_replaces(folder, autoencoder, fresh):
 
 def test_other_peoples_files_are_not_overwritten(detector, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"holds other files than a bundle\. Choose another folder"):
+    with pytest.raises(FileExistsError, match=r"has other files than a bundle\. Choose another folder"):
         save(detector, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 
@@ -82,7 +89,7 @@ def test_other_peoples_files_are_not_overwritten(detector, tmp_path):
 def test_a_callable_body_is_refused(normal, tmp_path):
     from anomalyvae.nets.bodies import MLP
 
-    with pytest.raises(TypeError, match="A callable cannot be stored without pickling"):
+    with pytest.raises(TypeError, match="a callable cannot be stored without pickling"):
         save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
 
 
@@ -105,21 +112,21 @@ def sign(folder):
 
 
 def test_no_bundle(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected a folder that save\(\) wrote"):
+    with pytest.raises(FileNotFoundError, match=r"is not a bundle: it has no card\.json\. Pass a folder"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "remedy"), [(5, "Update anomalyvae, or save"), (2, "Fit the model again")])
 def test_another_format(folder, number, remedy):
     edit(folder, format=number)
-    with pytest.raises(ValueError, match=rf"format {number} .* expected 4\. {remedy}"):
+    with pytest.raises(ValueError, match=rf"format {number}, expected 4\. {remedy}"):
         load(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "one", "parts": {}}', "null"])
 def test_a_damaged_card(folder, text):
     (folder / "card.json").write_text(text)
-    with pytest.raises(ValueError, match="no card of a bundle"):
+    with pytest.raises(ValueError, match="not the card of a bundle"):
         load(folder)
 
 
@@ -127,13 +134,13 @@ def test_a_damaged_card(folder, text):
 def test_damaged_arrays(folder, spoil):
     path = folder / "model.safetensors"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ValueError, match="missing or not the file that the card describes"):
+    with pytest.raises(ValueError, match="is missing or not the file that the card describes"):
         load(folder)
 
 
 def test_a_part_outside_the_folder(folder):
     edit(folder, parts={"../../etc/passwd": "0"})
-    with pytest.raises(ValueError, match="names the parts"):
+    with pytest.raises(ValueError, match="lists the files"):
         load(folder)
 
 

@@ -400,7 +400,7 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["score", "{table}", "s.parquet", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
         (["score", "{table}", "scores", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
-        (["export", "nowhere", "m.onnx"], "Got nowhere, expected a folder that save() wrote"),
+        (["export", "nowhere", "m.onnx"], "nowhere is not a bundle"),
     ],
 )
 def test_an_error_is_one_line_on_stderr_and_exit_code_1(command, said, table, capsys):

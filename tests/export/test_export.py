@@ -288,7 +288,7 @@ def test_what_has_no_form_is_refused_by_name(normal, tmp_path):
         return MLP(input_shape, latent_dim)
 
     with pytest.raises(
-        TypeError, match=r"body is <function .*my_body.*fit with one of body='mlp', 'conv1d', 'conv2d', 'gru'"
+        TypeError, match=r"body is <function .*my_body.*Fit with one of body='mlp', 'conv1d', 'conv2d', 'gru'"
     ):
         export_onnx(fit(normal, body=my_body), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
@@ -308,7 +308,7 @@ def test_a_layer_without_a_form_is_refused_and_its_bundle_does_without(body, nor
     monkeypatch.setitem(BODIES, body, bent)
     detector = fit(normal, body=body, input_shape=(2, 3), hidden=(8,))
     refusal = (
-        r"Got a network with Tanh, which has no form in ONNX.*layers of body='mlp', 'conv1d', 'conv2d', 'gru'.*Score"
+        r"The network has a part Tanh that cannot be exported.*layers of body='mlp', 'conv1d', 'conv2d', 'gru'.*Score"
     )
     with pytest.raises(TypeError, match=refusal):
         export_onnx(detector, tmp_path / "m.onnx")
@@ -329,7 +329,7 @@ def test_a_body_of_an_unknown_kind_is_refused_by_name(normal, tmp_path, monkeypa
             self.inner = inner
 
     monkeypatch.setitem(BODIES, "mlp", Own)
-    with pytest.raises(TypeError, match=r"Got a network with Own, which has no form in ONNX"):
+    with pytest.raises(TypeError, match=r"The network has a part Own that cannot be exported"):
         export_onnx(fit(normal), tmp_path / "m.onnx")
 
 
@@ -344,10 +344,14 @@ def test_an_unfitted_detector_is_refused(tmp_path):
     ("change", "inputs", "message"),
     [
         (lambda x: x, "table", r"Got inputs='table', expected 'auto', 'matrix' or 'columns'"),
-        (lambda x: x.to_numpy(), "columns", r"fitted to rows without names, expected 'matrix'"),
-        (lambda x: x.rename(columns={"signal 0": "p_value"}), "columns", r"names 'p_value'.*or pass inputs='matrix'"),
-        (with_categories, "matrix", r"with the categories 'road', 'wet', 'gear', expected 'columns'"),
-        (lambda x: x.assign(road=["<missing>", "dry"] * 300), "auto", r"level '<missing>' in column 'road'.*Replace"),
+        (lambda x: x.to_numpy(), "columns", r"fitted to rows without column names.*pass inputs='matrix'"),
+        (lambda x: x.rename(columns={"signal 0": "p_value"}), "columns", r"names 'p_value';.*or pass inputs='matrix'"),
+        (with_categories, "matrix", r"with the categories 'road', 'wet', 'gear';.*Pass inputs='columns'"),
+        (
+            lambda x: x.assign(road=["<missing>", "dry"] * 300),
+            "auto",
+            r"'road' has the level '<missing>'.*Replace",
+        ),
     ],
 )
 def test_inputs_that_cannot_be(change, inputs, message, normal, tmp_path):

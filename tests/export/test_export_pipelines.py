@@ -1,6 +1,6 @@
 """A whole Pipeline in one ONNX file and in a bundle: what comes out is what scikit-learn gives, or it is refused."""
 
-import json
+import re
 import warnings
 
 import numpy as np
@@ -9,22 +9,20 @@ import onnxruntime
 import pandas as pd
 import pyarrow as pa
 import pytest
-import skops.io
 from onnx import TensorProto, helper
 from sklearn import decomposition as dec
 from sklearn import feature_selection as sel
 from sklearn import preprocessing as pre
-from sklearn import random_projection as rnd
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import IsolationForest
 from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
-from anomalyvae.bundle.card import read_card, sha256_of
+from anomalyvae.bundle.card import read_card
 from anomalyvae.export import graph, pipelines
 from anomalyvae.export.columns import Column, Input, numbers
-from anomalyvae.export.transformers import FUNCTIONS
+from anomalyvae.export.numeric import FUNCTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
 
@@ -33,6 +31,11 @@ def detector(**settings):
     return VAEOutlierDetector(
         **{"random_state": 0, "max_epochs": 2, "validation_fraction": 0.3, "hidden": (8,)} | settings
     )
+
+
+def named(step):
+    """The id of a case: the step without memory addresses, which differ between processes."""
+    return re.sub(r" at 0x\w+|\s+", "", repr(step))
 
 
 def signals(n, seed):
@@ -153,6 +156,7 @@ def test_the_file_says_what_goes_in(mixed_file, mixed, tmp_path):
     assert metadata["features"][:3] == ["numeric__time", "numeric__speed", "numeric__missingindicator_speed"]
     assert len(metadata["features"]) == model.graph.output[-1].type.tensor_type.shape.dim[1].dim_value
     assert metadata["parity"]["rows"] >= 256
+    assert metadata["parity"]["rows_from"] == "columns"
     assert metadata["parity"]["score_difference"] < 1e-9
     assert metadata["model_id"] == read_card(save(mixed, tmp_path / "bundle"))["model_id"]
 
@@ -163,33 +167,35 @@ def test_single_precision_is_near(mixed, tmp_path):
     np.testing.assert_allclose(scorer.decision_function(rows), mixed.decision_function(rows), rtol=1e-4, atol=1e-4)
 
 
-def test_a_sample_says_what_is_boolean_and_makes_the_rows_of_the_proof(tmp_path):
+def test_a_sample_says_what_is_boolean_and_is_used_for_the_check(tmp_path):
     rows = drives(600, seed=0)[["speed", "braking"]]
     pipeline = make_pipeline(SimpleImputer(), detector()).fit(rows)
     scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", sample=rows[:50]))
     assert scorer.metadata["kinds"] == {"braking": "bool"}
+    assert scorer.metadata["parity"]["rows_from"] == "sample"
     np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4)
-    with pytest.raises(ValueError, match=r"sample of 50 rows without the columns \['braking'\].*Pass some of these"):
+    with pytest.raises(ValueError, match=r"sample has 50 rows and lacks the columns \['braking'\]\. Pass some"):
         export_onnx(pipeline, tmp_path / "m.onnx", sample=rows[:50][["speed"]])
 
 
 def test_a_graph_that_disagrees_is_not_written(mixed, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomalyvae.export.scalers.double", lambda array: np.asarray(array, dtype=float) * 1.001)
-    with pytest.raises(ArithmeticError, match=r"does not agree.*No file was written"):
-        export_onnx(mixed, tmp_path / "m.onnx")
+    monkeypatch.setattr("anomalyvae.export.numeric.double", lambda array: np.asarray(array, dtype=float) * 1.001)
+    for sample in (None, drives(100, seed=1)):
+        with pytest.raises(ArithmeticError, match=r"does not agree.*No file was written"):
+            export_onnx(mixed, tmp_path / "m.onnx", sample=sample)
     assert not list(tmp_path.iterdir())
 
 
 def test_only_rows_with_unknown_levels_can_tell(mixed, tmp_path, monkeypatch):
     """A graph that is wrong for levels that were not in training alone is found out."""
-    honest = pipelines.form
+    honest = pipelines.apply
 
     def forgetful(step, columns):
         if isinstance(step, pre.OrdinalEncoder):
             step = pre.OrdinalEncoder(**USE, unknown_value=5).fit(drives(600, 0)[["driver"]])
         return honest(step, columns)
 
-    monkeypatch.setattr(pipelines, "form", forgetful)
+    monkeypatch.setattr(pipelines, "apply", forgetful)
     with pytest.raises(ArithmeticError, match="does not agree"):
         export_onnx(mixed, tmp_path / "m.onnx")
 
@@ -212,6 +218,7 @@ def test_rows_without_names(tmp_path):
     pipeline = make_pipeline(pre.RobustScaler(), dec.PCA(4), detector()).fit(rows)
     scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", precision="double"))
     assert (scorer.metadata["inputs"], scorer.metadata["required"]) == ("matrix", list(range(6)))
+    assert scorer.metadata["parity"]["rows_from"] == "inverse_transform"
     np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-9)
     rows = np.where(rows == rows[0, 3], np.nan, rows)
     with pytest.raises(ValueError, match="missing cells in 3, expected a value"):
@@ -333,8 +340,6 @@ TAKE_MISSING = [
     pre.RobustScaler(),
     pre.RobustScaler(with_centering=False),
     pre.RobustScaler(with_scaling=False),
-    pre.QuantileTransformer(n_quantiles=100),
-    pre.QuantileTransformer(n_quantiles=37, output_distribution="normal"),
     pre.PowerTransformer(standardize=False),
     pre.FunctionTransformer(),
     pre.FunctionTransformer(np.tanh),
@@ -345,25 +350,17 @@ TAKE_MISSING = [
     sel.VarianceThreshold(),
 ]
 TAKE_NONE = [
-    pre.Normalizer(),
-    pre.Normalizer("l1"),
-    pre.Normalizer("max"),
-    pre.Binarizer(threshold=3),
     pre.PolynomialFeatures(3),
     pre.PolynomialFeatures(2, interaction_only=True, include_bias=False),
     dec.PCA(),
     dec.PCA(3, whiten=True),
     dec.IncrementalPCA(2),
-    dec.TruncatedSVD(3),
-    dec.FastICA(2, random_state=0),
-    dec.FactorAnalysis(2),
-    rnd.GaussianRandomProjection(3, random_state=0),
     sel.SelectPercentile(percentile=50),
     sel.SelectKBest(sel.f_regression, k=2),
 ]
 
 
-@pytest.mark.parametrize("step", [*TAKE_MISSING, *TAKE_NONE], ids=str)
+@pytest.mark.parametrize("step", [*TAKE_MISSING, *TAKE_NONE], ids=named)
 def test_numbers_come_out_as_from_scikit_learn(step):
     rng = np.random.default_rng(3)
     rows = signals(500, 0)
@@ -382,28 +379,11 @@ def test_a_power_is_as_exact_as_its_rounding():
     assert_same(pre.PowerTransformer().fit(signals(500, 0)), signals(500, 1), rtol=1e-7)
 
 
-def test_a_sparse_projection_is_a_projection():
-    """Of large numbers that cancel, only the first digits are there in any order of summation."""
-    rows = signals(500, 0).drop(columns="time")
-    assert_same(rnd.SparseRandomProjection(3, random_state=0).fit(rows), signals(500, 1)[[*rows]], rtol=1e-9)
-
-
 @pytest.mark.parametrize("encode", ["onehot", "onehot-dense", "ordinal"])
 def test_bins(encode):
     rows = signals(500, 0)[["time", "tail", "plain"]]
     new = pd.concat([rows, 1e3 * rows, -rows])
     assert_same(pre.KBinsDiscretizer(5, encode=encode).fit(rows), new)
-
-
-def test_a_constant_column_and_ties_have_quantiles():
-    rows = pd.DataFrame({"a": [1.0] * 50 + [2.0] * 30 + [2.5] * 20, "b": [4.0] * 100})
-    new = pd.DataFrame({"a": np.linspace(0, 3, 31), "b": np.linspace(3, 5, 31)})
-    for distribution in ("uniform", "normal"):
-        step = pre.QuantileTransformer(n_quantiles=10, output_distribution=distribution)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            step.fit(rows)
-        assert_same(step, new)
 
 
 @pytest.mark.parametrize("function", list(FUNCTIONS), ids=lambda f: f.__name__)
@@ -442,7 +422,7 @@ USE = {"handle_unknown": "use_encoded_value"}
         pre.OrdinalEncoder(**USE, unknown_value=np.nan),
         pre.OrdinalEncoder(**USE, unknown_value=99, min_frequency=10),
     ],
-    ids=str,
+    ids=named,
 )
 def test_levels_come_out_as_from_scikit_learn(step):
     new = pd.DataFrame(
@@ -502,10 +482,13 @@ class Mine(pre.StandardScaler):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (KNNImputer(), r"KNNImputer \('knnimputer'\), expected transformers .* Use SimpleImputer"),
-        (pre.SplineTransformer(), r"SplineTransformer \('splinetransformer'\).*Use PolynomialFeatures"),
-        (dec.KernelPCA(2), r"KernelPCA \('kernelpca'\).*Use PCA"),
-        (Mine(), r"Mine \('mine'\).*Apply it to the rows before"),
+        (KNNImputer(), r"KNNImputer \(the step 'knnimputer'\) cannot be exported to ONNX\. Use SimpleImputer"),
+        (pre.SplineTransformer(), r"SplineTransformer \(.*Use PolynomialFeatures"),
+        (dec.KernelPCA(2), r"KernelPCA \(.*Use PCA"),
+        (dec.FastICA(1), r"FastICA \(.*Use PCA"),
+        (pre.QuantileTransformer(n_quantiles=9), r"QuantileTransformer \(.*the detector's scaling='quantile'"),
+        (pre.Normalizer(), r"Normalizer \(.*Apply it to the rows before"),
+        (Mine(), r"Mine \(.*Apply it to the rows before"),
         (pre.PowerTransformer("box-cox"), r"PowerTransformer \(.*use method='yeo-johnson'"),
         (pre.FunctionTransformer(np.cumsum), r"FunctionTransformer \(.*numpy\.log1p.*without kw_args"),
         (pre.FunctionTransformer(lambda x: 2 * x), r"FunctionTransformer \(.*Use func=None or one of"),
@@ -513,15 +496,15 @@ class Mine(pre.StandardScaler):
         (pre.OrdinalEncoder(), r"OrdinalEncoder \(.*handle_unknown='use_encoded_value', unknown_value=-1"),
         (
             ColumnTransformer([("inner", make_pipeline(pre.StandardScaler(), KNNImputer()), ["tail"])]),
-            r"KNNImputer \('columntransformer__inner__knnimputer'\)",
+            r"KNNImputer \(the step 'columntransformer__inner__knnimputer'\)",
         ),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_has_no_form_is_refused_by_name(step, message, tmp_path):
     rows = signals(200, 0)[["count", "tail"]] + 1
     pipeline = make_pipeline(step, detector(max_epochs=1)).fit(rows)
-    with pytest.raises(TypeError, match=rf"(?s)Got a Pipeline with {message}"):
+    with pytest.raises(TypeError, match=rf"(?s)^{message}"):
         export_onnx(pipeline, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -539,7 +522,7 @@ def test_an_encoder_needs_no_other_fit_to_be_exported(tmp_path):
 def test_text_without_names_is_refused(tmp_path):
     rows = drives(300, 0)[["driver", "load"]].to_numpy(object)
     steps = ColumnTransformer([("driver", one_hot(), [0])], remainder=pre.StandardScaler())
-    with pytest.raises(ValueError, match=r"text in rows without names.*Fit the pipeline to one"):
+    with pytest.raises(ValueError, match=r"have text but no column names\. Fit the pipeline to a DataFrame"):
         export_onnx(make_pipeline(steps, detector()).fit(rows), tmp_path / "m.onnx")
 
 
@@ -547,15 +530,13 @@ def test_a_column_is_of_one_kind(tmp_path):
     rows = drives(300, 0)[["driver", "load"]]
     steps = ColumnTransformer([("driver", one_hot(), ["driver"])], remainder="passthrough")
     pipeline = make_pipeline(steps, detector()).fit(rows)
-    with pytest.raises(ValueError, match=r"column 'load' as number and as text, expected one of them"):
+    with pytest.raises(ValueError, match=r"Column 'load' is used as number and as text; a graph input has one kind"):
         export_onnx(pipeline, tmp_path / "m.onnx", sample=rows.astype(str))
 
 
 def test_a_pipeline_ends_in_a_detector(tmp_path):
     rows = signals(100, 0)
-    with pytest.raises(
-        TypeError, match=r"ends in IsolationForest \('isolationforest'\), expected a VAEOutlierDetector"
-    ):
+    with pytest.raises(TypeError, match=r"ends in IsolationForest \('isolationforest'\), expected"):
         export_onnx(make_pipeline(pre.StandardScaler(), IsolationForest()).fit(rows), tmp_path / "m.onnx")
     with pytest.raises(TypeError, match=r"Got sklearn\.\S+\.IsolationForest, expected a VAEOutlierDetector or"):
         save(IsolationForest().fit(rows), tmp_path / "b")
@@ -564,135 +545,5 @@ def test_a_pipeline_ends_in_a_detector(tmp_path):
 def test_the_word_for_missing_is_no_level(tmp_path):
     rows = drives(200, 0)[["driver", "load"]].replace({"driver": {"ann": "<missing>"}})
     pipeline = make_pipeline(ColumnTransformer([("d", one_hot(), ["driver"])], remainder="passthrough"), detector())
-    with pytest.raises(ValueError, match=r"level '<missing>' in column 'driver'.*Replace it by None"):
+    with pytest.raises(ValueError, match=r"Column 'driver' has the level '<missing>', which.*Replace it by None"):
         export_onnx(pipeline.fit(rows), tmp_path / "m.onnx")
-
-
-# Bundles
-
-
-def test_scores_are_bit_equal(mixed, tmp_path):
-    rows = odd_drives()
-    folder = save(mixed, tmp_path / "bundle")
-    again = load(folder)
-    np.testing.assert_array_equal(again.decision_function(rows), mixed.decision_function(rows))
-    np.testing.assert_array_equal(again.predict(rows), mixed.predict(rows))
-    assert [*again.named_steps] == [*mixed.named_steps]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "card.json",
-        "model.onnx",
-        "model.safetensors",
-        "preprocessing.skops",
-    ]
-    card = read_card(folder)
-    assert card["preprocessing"]["steps"] == ["ColumnTransformer"]
-    assert card["preprocessing"]["columns"] == list(rows)
-    assert read_card(save(again, tmp_path / "again"))["model_id"] == card["model_id"]
-    np.testing.assert_array_equal(Scorer(folder).predict(rows), mixed.predict(rows))
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        *(step for step in [*TAKE_MISSING, *TAKE_NONE] if not isinstance(step, sel.SelectPercentile | sel.SelectKBest)),
-        *STRUCTURES[:4],
-        make_pipeline(pre.KBinsDiscretizer(3, encode="ordinal")),
-        ColumnTransformer([("a", pre.StandardScaler(), make_column_selector(dtype_include=np.number))]),
-        sel.SelectKBest(sel.f_regression, k=2),
-    ],
-    ids=str,
-)
-def test_what_skops_keeps_is_what_was_there(step):
-    from anomalyvae.bundle import preprocessing
-
-    rows = signals(200, 0).drop(columns=["still", "tiny"])
-    if isinstance(step, ColumnTransformer) and step.transformers[0][2] == [5, 0]:
-        rows = signals(200, 0)
-    before = Pipeline([("step", step), ("detector", "passthrough")]).fit(rows, rows["tail"])
-    again = preprocessing.loads(preprocessing.dumps(before))
-    np.testing.assert_array_equal(again.transform(rows), before.transform(rows))
-    assert preprocessing.description(again) == preprocessing.description(before)
-
-
-def test_other_transformers_make_another_model(mixed, tmp_path):
-    from anomalyvae.bundle.preprocessing import description, split
-
-    rows = drives(600, seed=0)
-    other = make_pipeline(mixed_steps(), "passthrough").fit(rows[:-1])
-    assert description(other)["fingerprint"] != description(split(mixed)[0])["fingerprint"]
-
-
-def test_a_function_of_python_is_not_stored(tmp_path):
-    def double(x):
-        return 2 * x
-
-    pipeline = make_pipeline(pre.FunctionTransformer(double), detector(max_epochs=1)).fit(signals(100, 0))
-    with pytest.raises(TypeError, match=r"double.* in the step 'functiontransformer', expected scikit-learn's"):
-        save(pipeline, tmp_path / "bundle")
-    with pytest.raises(TypeError, match=r"Mine in the step 'mine'"):
-        save(make_pipeline(Mine(), detector(max_epochs=1)).fit(signals(100, 0)), tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_has_no_form_in_onnx_is_kept_without(tmp_path):
-    rows = signals(200, 0)
-    pipeline = make_pipeline(KNNImputer(), detector(max_epochs=1)).fit(rows)
-    with pytest.warns(UserWarning, match=r"has no ONNX file\. Got a Pipeline with KNNImputer"):
-        folder = save(pipeline, tmp_path / "bundle")
-    np.testing.assert_array_equal(load(folder).score_samples(rows), pipeline.score_samples(rows))
-
-
-ran = []
-
-
-class Trap:
-    """An object that does something when it is loaded."""
-
-    def __init__(self):
-        self.bait = "cheese"
-
-    def __setstate__(self, state):
-        ran.append(state)
-
-
-def forge(folder, data):
-    """Swap the transformers of a bundle, and make the card fit."""
-    part = folder / "preprocessing.skops"
-    part.write_bytes(data)
-    card = json.loads((folder / "card.json").read_text())
-    card["parts"][part.name] = sha256_of(part)
-    (folder / "card.json").write_text(json.dumps(card))
-
-
-@pytest.mark.parametrize(
-    ("forged", "message"),
-    [
-        (lambda: skops.io.dumps(hiding(pre.FunctionTransformer(exec))), r"builtins\.exec.*Nothing of it was run"),
-        (lambda: skops.io.dumps(hiding(pre.FunctionTransformer(kw_args={"x": Trap()}))), "Trap.*Nothing of it was run"),
-        (lambda: skops.io.dumps(pre.StandardScaler()), "is StandardScaler, expected a Pipeline"),
-        (lambda: b"PK\x03\x04 and nothing more", "cannot be read"),
-    ],
-    ids=["function", "object", "no pipeline", "bytes"],
-)
-def test_forged_transformers_are_refused(forged, message, mixed, tmp_path):
-    folder = save(mixed, tmp_path / "bundle")
-    forge(folder, forged())
-    with pytest.raises(ValueError, match=message):
-        load(folder)
-    assert not ran
-
-
-def hiding(step):
-    return Pipeline([("step", step), ("detector", "passthrough")])
-
-
-def test_a_part_too_few_or_another_is_refused(mixed, tmp_path):
-    folder = save(mixed, tmp_path / "bundle")
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "preprocessing.skops").write_bytes(b"other")
-    with pytest.raises(ValueError, match=r"preprocessing\.skops, which is missing or not the file"):
-        load(folder)
-    del card["parts"]["preprocessing.skops"]
-    (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="card and parts do not fit together"):
-        load(folder)

@@ -232,7 +232,7 @@ def test_a_bundle_is_as_good_as_its_file(detector, fresh, tmp_path):
     assert scorer.outputs == ["anomaly_score", "p_value", "is_outlier", "feature_scores"]
     with (folder / "model.onnx").open("ab") as graph:
         graph.write(b"more")
-    with pytest.raises(ValueError, match=r"model\.onnx, which is missing or not the file that the card describes"):
+    with pytest.raises(ValueError, match=r"model\.onnx is missing or not the file that the card describes"):
         Scorer(folder)
 
 

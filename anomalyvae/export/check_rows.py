@@ -1,0 +1,221 @@
+"""The rows on which an exported graph is compared with its model.
+
+They are a sample that the user gives, or else rows that the model makes up. Half of them are then disturbed: missing
+cells, extremes, constants, unknown levels.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from anomalyvae.export.columns import Input
+from anomalyvae.export.transformers import EXAMPLES, unseen
+
+if TYPE_CHECKING:
+    from anomalyvae.detector import VAEOutlierDetector
+
+_ROWS = EXAMPLES
+_ENOUGH = _ROWS // 2
+
+Cells = NDArray[Any]  # of one column: float, or object where it is text or boolean
+
+
+@dataclass(frozen=True)
+class CheckRows:
+    """Rows as they go in, as the detector takes them, the columns that must not miss a cell, and the rows' origin."""
+
+    rows: Any
+    prepared: Any
+    required: list[Any]
+    origin: str
+
+
+def check_rows(
+    before: Pipeline | None, detector: "VAEOutlierDetector", inputs: list[Input], sample: Any = None
+) -> CheckRows:
+    """Rows like those of a model, half of them disturbed.
+
+    Parameters
+    ----------
+    before : Pipeline or None
+    detector : VAEOutlierDetector
+    inputs : list of Input
+    sample : DataFrame or array, optional
+        Rows to begin with. Otherwise they are drawn from the detector and, for a Pipeline, led back by its
+        ``inverse_transform``; where it has none, each column is drawn on its own, from what its transformers know.
+
+    Raises
+    ------
+    ValueError
+        If the pipeline refuses most of the rows.
+    """
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about rows that are odd on purpose
+        if sample is not None:
+            cells, origin = _sampled(inputs, sample, rng), "sample"
+        else:
+            cells, origin = _made_up(before, detector, inputs, rng)
+        cells = [_typed(column, values) for column, values in zip(inputs, cells, strict=True)]
+        required = [] if before is None else _required(before, inputs, cells)
+        rows = _table(inputs, _disturbed(inputs, cells, required, rng))
+        if before is None:
+            return CheckRows(rows, rows, [], origin)
+        taken, prepared = _accepted(before, rows)
+    if taken.sum() < _ENOUGH:
+        raise ValueError(
+            f"The Pipeline takes only {taken.sum()} of the {_ROWS} rows made up for the check, which needs {_ENOUGH}. "
+            "Pass some rows like those of training as sample=."
+        )
+    return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
+
+
+# Cells to begin with
+
+
+def _sampled(inputs: list[Input], sample: Any, rng: np.random.Generator) -> list[Cells]:
+    """Rows of a sample at random, each once if there are enough."""
+    if not isinstance(sample, pd.DataFrame):
+        sample = pd.DataFrame(np.asarray(sample))
+        if isinstance(inputs[0].name, str):
+            sample.columns = pd.Index([column.name for column in inputs][: sample.shape[1]])
+    absent = [column.name for column in inputs if column.used and column.name not in sample]
+    if absent or not len(sample):
+        raise ValueError(
+            f"The sample has {len(sample)} rows and lacks the columns {absent}. Pass some rows like those of training."
+        )
+    rows = sample.iloc[rng.choice(len(sample), _ROWS, replace=len(sample) < _ROWS)]
+    return [np.asarray(rows[column.name], dtype=object) if column.used else np.zeros(_ROWS) for column in inputs]
+
+
+def _made_up(
+    before: Pipeline | None, detector: "VAEOutlierDetector", inputs: list[Input], rng: np.random.Generator
+) -> tuple[list[Cells], str]:
+    drawn = _drawn(detector, rng)
+    if before is None:
+        return drawn, "detector"
+    try:
+        cells = np.asarray(before.inverse_transform(np.column_stack(drawn)), dtype=np.float64)
+        if cells.shape == (_ROWS, len(inputs)) and np.isfinite(cells).all():
+            return list(cells.T), "inverse_transform"
+    except (AttributeError, IndexError, TypeError, ValueError):
+        pass  # a step has no inverse, or none for these rows
+    names = [str(name) for name in getattr(detector, "feature_names_in_", ())]
+    known = dict(zip(names, drawn, strict=True)) if names else {}
+
+    def cells_of(column: Input) -> Cells:
+        examples = known.get(str(column.name)) if column.examples is None else column.examples
+        return rng.standard_normal(_ROWS) if examples is None else rng.permutation(examples)
+
+    return [cells_of(column) for column in inputs], "columns"
+
+
+def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Cells]:
+    """The columns of rows that the network draws, in the units of training."""
+    network = detector.network_
+    device = next(network.parameters()).device
+    z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
+    noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
+    with torch.no_grad():
+        x = network.scaling.inverse(network.likelihood.draw(network.decode(z), noise)).cpu().numpy()
+    cells: list[Cells] = list(x.T)
+    for i, name in enumerate(getattr(detector, "feature_names_in_", ())):
+        if name in detector.categories_:
+            levels = np.array([*detector.categories_[name], None], dtype=object)  # number -1 is an unknown level
+            cells[i] = levels[x[:, i].astype(np.int64)]
+    return cells
+
+
+# Rows as they go in
+
+
+def _typed(column: Input, cells: Cells) -> Cells:
+    """The cells as floats, or as text or booleans in an array of objects, None where missing."""
+    if column.kind not in ("text", "bool"):
+        return pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    read = str if column.kind == "text" else lambda cell: bool(cell > 0.5)
+    return np.array([*(None if pd.isna(cell) else read(cell) for cell in cells), None], dtype=object)[:-1]
+
+
+def _disturbed(inputs: list[Input], cells: list[Cells], required: list[int], rng: np.random.Generator) -> list[Cells]:
+    """The first quarter gets extremes and constants, the next unknown levels, and both missing cells."""
+    cells, quarter = [column.copy() for column in cells], _ROWS // 4
+    numbers = [i for i, column in enumerate(inputs) if column.kind not in ("text", "bool") and column.used]
+    if numbers:
+        far = 10.0 ** rng.choice([1, 3, 9, 100], quarter) * rng.choice([-1, 1], quarter)
+        for row, i in enumerate(rng.choice(numbers, quarter)):  # one extreme cell a row
+            cells[i][row] += far[row]
+        for row, value in enumerate([0.0, 1.0, -1.0, 1e6, -1e6, 1e100, -1e100]):
+            for i in numbers:
+                cells[i][row] = value
+    for i, column in enumerate(inputs):
+        if column.kind == "text":
+            cells[i][: quarter // 2 + quarter][::3] = str(unseen({*cells[i]}))
+        if column.used and i not in required:
+            holes = np.arange(quarter // 2, 2 * quarter)[rng.random(2 * quarter - quarter // 2) < 0.3]
+            cells[i][[quarter // 2, *holes]] = None if cells[i].dtype == object else np.nan
+    return cells
+
+
+def _table(inputs: list[Input], cells: list[Cells]) -> Any:
+    """The rows as a DataFrame, or as an array where the model has no column names."""
+    if not isinstance(inputs[0].name, str):
+        return np.column_stack([values.astype(np.float64) for values in cells])
+    columns = {}
+    for column, values in zip(inputs, cells, strict=True):
+        whole = not pd.isna(values).any()
+        if column.kind == "bool" and whole:
+            values = values.astype(bool)
+        elif (column.missing is None or values.dtype == object) and not whole:
+            values = np.where(pd.isna(values), np.array(column.missing, dtype=object), values.astype(object))
+        columns[column.name] = pd.Series(values, dtype=values.dtype)
+    return pd.DataFrame(columns)
+
+
+# What a pipeline takes
+
+
+def _required(before: Pipeline, inputs: list[Input], cells: list[Cells]) -> list[int]:
+    """The columns in which the pipeline refuses a missing cell, found by trying: any step may refuse."""
+    few = [column[:16] for column in cells]
+    taken = _accepted(before, _table(inputs, few))[0]
+    if not taken.any():
+        return []
+    row = int(taken.argmax())
+
+    def takes(holes: list[int]) -> bool:
+        one = [column[row : row + 1].copy() for column in few]
+        for i in holes:
+            one[i][0] = None if one[i].dtype == object else np.nan
+        return bool(_accepted(before, _table(inputs, one))[0].all())
+
+    used = [i for i, column in enumerate(inputs) if column.used]
+    return [] if takes(used) else [i for i in used if not takes([i])]
+
+
+def _accepted(before: Pipeline, rows: Any) -> tuple[NDArray[np.bool_], Any]:
+    """Which rows the transformers turn into finite numbers, and these numbers."""
+    taken, made = np.zeros(len(rows), dtype=bool), []
+
+    def attempt(first: int, last: int) -> None:
+        try:
+            prepared = before.transform(getattr(rows, "iloc", rows)[first:last])
+        except (ArithmeticError, TypeError, ValueError):
+            if last - first > 1:
+                attempt(first, (first + last) // 2)
+                attempt((first + last) // 2, last)
+            return
+        plain = prepared.select_dtypes("number") if isinstance(prepared, pd.DataFrame) else prepared
+        taken[first:last] = ~np.isinf(np.asarray(plain, dtype=np.float64)).any(axis=1)
+        made.append(prepared[taken[first:last]])
+
+    attempt(0, len(rows))
+    if not made:
+        return taken, None
+    return taken, pd.concat(made) if isinstance(made[0], pd.DataFrame) else np.concatenate(made)
