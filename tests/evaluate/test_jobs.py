@@ -299,9 +299,9 @@ def test_without_events_nothing_is_measured_and_everything_else_works(job_file, 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[evaluation]", '[evaluation]\nleave_out = "lorry*"', r"leave_out = 'lorry\*', matches none of the 3"),
+        ("[evaluation]", '[evaluation]\nleave_out = "lorry*"', r"leave_out = 'lorry\*' matches none of the 3"),
         ("drive*.csv", "drive0.csv", "Only one recording has windows"),
-        ('"speed > 2"', '"speed > 99"', "fits none of 0 recordings with windows"),
+        ('"speed > 2"', '"speed > 99"', "matches none of the 0 recordings that have windows"),
         ("events.csv\"", 'events.csv"\ntolerance_s = 99', "No normal window is left to learn from"),
     ],
 )  # fmt: skip
