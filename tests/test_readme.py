@@ -14,7 +14,7 @@ def test_the_twelve_lines_run_and_what_follows(tmp_path):
     code, then = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(lines) <= 12
-    script = f"{code}\ntable = strange\n{then}\nassert load('models/pump').predict(table).tolist() == [1, -1]"
+    script = f"{code}\ntable = new\n{then}\nassert load('models/pump').predict(table).tolist() == [1, -1]"
     result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("[ 1 -1]")
     assert "speed_mps" in result.stdout
