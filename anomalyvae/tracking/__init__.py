@@ -1,4 +1,4 @@
-"""Fits and jobs as runs of MLflow."""
+"""Fits and jobs as runs of MLflow, and its registry of models."""
 
 from anomalyvae.tracking.runs import TrackedRun, track, tracked_run
 

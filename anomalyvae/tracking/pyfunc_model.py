@@ -1,13 +1,12 @@
 """The model as MLflow runs it: a `Scorer` around the bundle that travels with it.
 
-MLflow copies this file beside the bundle, and runs it wherever the model is loaded: in a notebook, behind
-``mlflow models serve``, in a Spark executor. Such a place needs what `NEEDED` lists, and no torch.
+MLflow copies this file beside the bundle, and runs it where the model is loaded: in a notebook, by ``mlflow models
+serve``, in a Spark executor. It needs the packages in `NEEDED`, and no torch.
 """
 
 import sys
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -17,10 +16,10 @@ NEEDED = ("mlflow", "numpy", "onnxruntime", "pandas")
 
 
 class ScorerModel(PythonModel):
-    """Rows in, a row of scores out for each."""
+    """Scores rows."""
 
     def load_context(self, context: Any) -> None:
-        """Open the bundle; a place without anomalyvae takes the few files of it that travel with the model."""
+        """Open the bundle, with the copy of the scoring code if anomalyvae is not installed."""
         try:
             from anomalyvae.scoring.scorer import Scorer
         except ModuleNotFoundError:
@@ -37,24 +36,18 @@ class ScorerModel(PythonModel):
         ----------
         context : PythonModelContext
         model_input : DataFrame
-            For a model without column names an ndarray of shape (n, d); MLflow allows but one type to be named here.
+            For a model without column names an ndarray of shape (n, d); MLflow allows one type hint only.
         params : ignored
 
         Returns
         -------
         DataFrame of n rows
-            ``anomaly_score`` (high = strange), ``p_value``, ``is_outlier`` by the model's threshold, ``model_id``.
+            ``anomaly_score`` (high = anomalous), ``p_value``, ``is_outlier`` by the model's threshold, ``model_id``.
         """
-        found = self.scorer.score(model_input, ["anomaly_score", "p_value", "is_outlier"])
-        return pd.DataFrame(
-            {
-                "anomaly_score": found["anomaly_score"],
-                "p_value": found["p_value"],
-                "is_outlier": found["is_outlier"],
-                "model_id": np.full(len(found["is_outlier"]), self.scorer.metadata["model_id"], dtype=object),
-            },
-            index=getattr(model_input, "index", None),
-        )
+        outputs = ["anomaly_score", "p_value", "is_outlier"]
+        found = self.scorer.score(model_input, outputs)
+        table = pd.DataFrame({name: found[name] for name in outputs}, index=getattr(model_input, "index", None))
+        return table.assign(model_id=self.scorer.metadata["model_id"])
 
 
 set_model(ScorerModel())

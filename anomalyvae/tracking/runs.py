@@ -1,33 +1,36 @@
-"""Fits and jobs as runs of MLflow, by its own conventions.
+"""Fits and jobs as runs of MLflow.
 
-The bundle on disk is what counts, and MLflow gets a copy. A thread of its own carries the losses of epochs while
-training goes on; everything else follows when the bundle is written. So a server that is down, slow or dies costs a
-bounded time and nothing else: what it lacks is said in one line, noted in the bundle, and `track` sends it later.
+The bundle on disk is what counts; MLflow gets a copy. A thread sends the losses of epochs during training, and
+everything else is sent once the bundle is written, within a time limit. So a server that is down, slow or dies costs a
+bounded time and nothing else: a warning lists what is missing, a note in the bundle says where it belongs, and `track`
+sends it later.
 """
 
 import json
 import os
 import shlex
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from anomalyvae.tracking import entries
 from anomalyvae.tracking.entries import Result
-from anomalyvae.tracking.reach import Courier, attempt, hurry, reaching_mlflow, reason, without_password
-from anomalyvae.tracking.registry import register
+from anomalyvae.tracking.server import mlflow_session, reason, run_with_timeout, without_password
 
-NOTE = "untracked.json"  # in a bundle: where it was to be tracked, until it is
+NOTE = "untracked.json"  # in a bundle: the run that it belongs to, until all has been sent
 
-_PATIENCE_S = 60.0  # for all that is sent when the bundle is written
-_LAST_LOSSES_S = 5.0  # for them to arrive, where no bundle follows
-_PLAN = ("experiment", "run_name", "registered_model", "tags", "run_id", "parent", "source")  # of a run, and in a note
+_TIMEOUT_S = 60.0  # for all that is sent once the bundle is written
+_LAST_LOSSES_S = 5.0  # for losses still to be sent at the end of a fit
+_BATCH_S = 2.0  # between batches of losses
+_SETTINGS = ("experiment", "run_name", "registered_model", "tags", "run_id", "source")  # of a run and a note
 
-Step = Callable[[Any, str], Any]  # sends something, given MLflow's client and the identity of a run
+Step = Callable[[Any, str], Any]  # sends one part, given MLflow's client and the id of the run
 
 
 @contextmanager
@@ -41,26 +44,26 @@ def tracked_run(
     nested: bool = False,
     listen: bool = True,
 ) -> "Iterator[TrackedRun]":
-    """Open a run of MLflow around a fit; it is MLflow's active run while the block runs.
+    """Open a run of MLflow around a fit; it is MLflow's active run during the block.
 
-    Where it goes is MLflow's to say: an active run is joined, ``MLFLOW_RUN_ID`` is resumed, and the tracking URI and
-    the experiment are those that code or environment has set (by default ``sqlite:///mlflow.db``).
+    MLflow's own settings decide where it goes: an active run is joined, ``MLFLOW_RUN_ID`` is resumed, and tracking URI
+    and experiment are those set by code or environment (by default ``sqlite:///mlflow.db``).
 
     Parameters
     ----------
     experiment : str, optional
-        By name; made if there is none.
+        By name; created if it does not exist.
     run_name : str, optional
     uri : str, optional
-        A tracking server or store, for as long as the block runs.
+        A tracking server or store, for this block only.
     registered_model : str, optional
-        Also register the model under this name; see `anomalyvae.tracking.registry.register`.
+        Also register the model under this name. Its first version becomes the champion, each later one the challenger.
     tags : dict, optional
         Of a new run.
     nested : bool, default=False
-        Open a child of the active run in place of joining it.
+        Open a child of the active run instead of joining it.
     listen : bool, default=True
-        Send the losses of the block's fit as they come: of the first, if there are several.
+        Send the losses of the first fit in the block during training.
 
     Yields
     ------
@@ -70,7 +73,7 @@ def tracked_run(
     Raises
     ------
     ImportError
-        If mlflow is missing. Nothing that a server does makes it raise.
+        If mlflow is not installed. A failing server raises nothing.
 
     Examples
     --------
@@ -80,13 +83,14 @@ def tracked_run(
             detector = VAEOutlierDetector().fit(rows)
             run.log(save(detector, "models/pump"), source="normal.csv")
     """
-    with reaching_mlflow(uri) as mlflow:
-        plan = {"experiment": experiment, "run_name": run_name, "registered_model": registered_model}
-        run, active, status = TrackedRun(**plan, tags=_commit() | (tags or {})), mlflow.active_run(), "FAILED"
-        joins = active is not None and not nested
+    with mlflow_session(uri) as mlflow:
+        settings = {"experiment": experiment, "run_name": run_name, "registered_model": registered_model}
+        run, status = TrackedRun(**settings, tags=_commit() | (tags or {})), "FAILED"
+        active = mlflow.active_run()
+        joined = active is not None and not nested
         try:
-            run.join(active) if joins else run.open(active)
-        except Exception as error:  # it is said when the bundle is written
+            run.start(active, joined)
+        except Exception as error:  # `log` tries again, and warns
             run.failure = error
         try:
             with run.listening() if listen else nullcontext():
@@ -96,53 +100,69 @@ def tracked_run(
             status = "KILLED"
             raise
         finally:
-            run.close(None if joins else status)
+            run.close(None if joined else status)
 
 
 class TrackedRun:
-    """A run of MLflow, which a server may have heard of or not; see `tracked_run`.
+    """A run of MLflow, known to the server or not yet; see `tracked_run`.
 
     Attributes
     ----------
     failure : Exception or None
-        What has kept something from being sent.
+        Why something was not sent.
     """
 
-    def __init__(self, **plan: Any) -> None:
-        self._plan: dict[str, Any] = dict.fromkeys(_PLAN) | plan
-        self._reached, self._experiment_id = False, ""
-        self._courier: Courier | None = None
-        self._told = False
+    def __init__(self, **settings: Any) -> None:
+        self._settings: dict[str, Any] = dict.fromkeys(_SETTINGS) | settings
+        self._run: Any = None  # MLflow's, once a server has answered
+        self._sender: MetricSender | None = None
+        self._warned = False
         self.failure: Exception | None = None
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's identity of the run; None as long as no server has answered."""
-        return self._plan["run_id"] if self._reached else None
+        """MLflow's id of the run; None as long as no server has answered."""
+        return None if self._run is None else str(self._run.info.run_id)
 
     @property
     def url(self) -> str:
-        """Where the run is to be seen."""
+        """Where to see the run."""
         where = _where()
         if where.startswith("http"):
-            return f"{where}/#/experiments/{self._experiment_id}/runs/{self.run_id}"
+            return f"{where}/#/experiments/{self._run.info.experiment_id}/runs/{self.run_id}"
         return f"run {self.run_id} in {where}"
+
+    def start(self, active: Any = None, join: bool = False) -> None:
+        """Join the active run; or resume or start one, as its child if there is an active run."""
+        import mlflow
+
+        settings, nested = self._settings, active is not None
+        resumed = settings["run_id"] or (None if join else os.environ.pop("MLFLOW_RUN_ID", None))
+        if join:
+            self._run = active
+        elif resumed is not None:
+            self._run = mlflow.start_run(resumed, nested=nested)
+        else:
+            name, experiment = settings["run_name"], settings["experiment"]
+            number = None if experiment is None else _experiment(experiment)
+            self._run = mlflow.start_run(run_name=name, experiment_id=number, nested=nested, tags=settings["tags"])
+        settings["run_id"] = self.run_id
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Send the losses of the fit in this block as they come; no other fit is heard."""
+        """Send the losses of the first fit in this block during training."""
         from anomalyvae.detector.fitting import listener
 
-        self._courier = courier = Courier(self.run_id)
-        token = listener.set(courier.hear)
+        self._sender = sender = MetricSender(self.run_id)
+        token = listener.set(sender)
         try:
             yield
         finally:
             listener.reset(token)
-            courier.finish()
+            sender.finish(_LAST_LOSSES_S)
 
     def log(self, folder: str | os.PathLike[str], *, source: str | None = None) -> bool:
-        """Send a bundle, or the result of a job, and its model, if it has an ONNX file.
+        """Send a bundle, or the output of a job, and its model if it has an ONNX file.
 
         Parameters
         ----------
@@ -159,7 +179,7 @@ class TrackedRun:
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no bundle, or if it is damaged.
+            If there is no bundle, or a damaged one.
 
         Warns
         -----
@@ -167,109 +187,22 @@ class TrackedRun:
             If something was not sent: what, why, and the command that sends it later.
         """
         result = Result.read(Path(folder), source)
-        self._plan["source"] = source
-        self._write_note(result)  # first, so that it is there if this process is killed
-        missing = self.send(result)
-        if not missing:
+        self._settings["source"] = source
+        self._write_note(result)  # before sending, in case this process is killed
+        missing = self.send(self.steps(result))
+        if missing:
+            self._write_note(result)  # again: the run may have started meanwhile
+            command = f"anomalyvae track {shlex.quote(str(folder))}"
+            self.warn(missing, str(folder), f"The model is complete on disk. Send the rest later: {command}")
+        else:
             with suppress(OSError):
                 (result.bundle / NOTE).unlink()
-            return True
-        self._write_note(result)  # by now the run may be known
-        command = f"anomalyvae track {shlex.quote(str(folder))}"
-        self.warn(missing, str(folder), f"the model is whole on disk. Send the rest later: {command}")
-        return False
+        return not missing
 
-    def send(self, result: Result | None, more: dict[str, Step] | None = None) -> list[str]:
-        """Send everything within a minute; returns what has not arrived, and never raises.
-
-        Parameters
-        ----------
-        result : Result or None
-        more : dict of str to callable, optional
-            What else to send, by what it is.
-        """
-        missing, gave_up = ["everything"], threading.Event()
-        self.failure = attempt(lambda: self.deliver(result, missing, more or {}, gave_up), _PATIENCE_S)
-        gave_up.set()
-        return list(missing) if self.failure is not None else []
-
-    def warn(self, missing: list[str], what: str, remedy: str) -> None:
-        """Say in one line what MLflow has not got, why, and what to do about it."""
-        self._told = True
-        why = reason(self.failure) if self.failure is not None else "it has been left"
-        warnings.warn(f"MLflow at {_where()} lacks {_listed(missing)} of {what} ({why}); {remedy}", stacklevel=3)
-
-    def join(self, active: Any) -> None:
-        """Go into a run that is open."""
-        self._plan["run_id"], self._experiment_id, self._reached = active.info.run_id, active.info.experiment_id, True
-
-    def open(self, parent: Any = None) -> None:
-        """Start or resume the run, which becomes the active run of this thread."""
-        import mlflow
-
-        plan = self._plan
-        if parent is not None:
-            plan["parent"] = parent.info.run_id
-        if plan["run_id"] is None:
-            plan["run_id"] = os.environ.pop("MLFLOW_RUN_ID", None)  # which MLflow, too, uses but once
-        if plan["run_id"] is not None:
-            active = mlflow.start_run(plan["run_id"], nested=parent is not None)
-        else:
-            active = mlflow.start_run(
-                run_name=plan["run_name"],
-                experiment_id=None if plan["experiment"] is None else _experiment(plan["experiment"]),
-                nested=parent is not None,
-                parent_run_id=plan["parent"],
-                tags=plan["tags"],
-            )
-        self.join(active)
-
-    def deliver(
-        self, result: Result | None, missing: list[str], more: dict[str, Step], gave_up: threading.Event
-    ) -> None:
-        """Send part by part; ``missing`` is what is left. Where a server answers that it cannot, the rest is tried."""
-        import mlflow
-
-        if not self._reached:
-            self.open()
-        steps = ({} if result is None else self._steps(result)) | more
-        client, failures = mlflow.MlflowClient(), []
-        missing[:] = steps
-        for what, step in steps.items():
-            if gave_up.is_set():
-                return
-            try:
-                step(client, self._plan["run_id"])
-                missing.remove(what)
-            except Exception as error:
-                failures.append(error)
-                if getattr(error, "error_code", "INTERNAL_ERROR") == "INTERNAL_ERROR":
-                    break
-        if failures:
-            raise failures[0]
-
-    def close(self, status: str | None) -> None:
-        """End the run, if it is given a status; a server that has failed is not waited for."""
-        import mlflow
-
-        if self._courier is not None:
-            self._courier.wait(_LAST_LOSSES_S)
-        if self.failure is not None:
-            hurry()
-            if not self._told:
-                self.warn(["everything"], "this run", "save the model, and send it later: anomalyvae track FOLDER")
-        if status is None or not self._reached:
-            return
-        with suppress(Exception):
-            active = mlflow.active_run()
-            if active is not None and active.info.run_id == self.run_id:
-                mlflow.end_run(status)
-            else:  # it was opened when the bundle was sent, by another thread
-                mlflow.MlflowClient().set_terminated(self._plan["run_id"], status)
-
-    def _steps(self, result: Result) -> dict[str, Step]:
+    def steps(self, result: Result) -> dict[str, Step]:
+        """What to send of a result, in order."""
         steps: dict[str, Step] = {
-            "the parameters and figures": partial(entries.send_values, result=result),
+            "the parameters and figures": partial(entries.send_card, result=result),
             "the losses": partial(self._send_losses, result=result),
             "the data set": partial(entries.send_dataset, result=result),
             "the model": partial(entries.send_model, result=result),
@@ -277,31 +210,106 @@ class TrackedRun:
         if result.is_job:
             steps["the files"] = partial(entries.send_files, result=result)
             steps["the folds"] = partial(entries.send_folds, result=result)
-        if self._plan["registered_model"] is not None:
-            steps["the registered version"] = partial(self._register, result=result)
+        if (name := self._settings["registered_model"]) is not None:
+            steps["the registered version"] = partial(entries.send_version, result=result, name=name)
         return steps
 
-    def _send_losses(self, client: Any, run_id: str, result: Result) -> None:
-        courier, began, prefix = self._courier, None, ""
-        if courier is not None and courier.heard:
-            courier.finish()
-            courier.wait(_PATIENCE_S)
-            same = courier.heard == result.history[: len(courier.heard)]
-            began, prefix = (courier.began_ms, "") if same else (None, "model.")  # the run has heard another fit
-        entries.send_missing_losses(client, run_id, result, began, prefix)
+    def send(self, steps: dict[str, Step], timeout_s: float | None = _TIMEOUT_S) -> list[str]:
+        """Send parts in order until one fails; returns those not sent, and raises nothing."""
+        missing, stop = ["everything"], threading.Event()
 
-    def _register(self, client: Any, run_id: str, result: Result) -> None:
-        model = entries.send_model(client, run_id, result)
-        if model is not None:
-            register(model, self._plan["registered_model"], result.card["model_id"])
+        def work() -> None:
+            import mlflow
+
+            if self._run is None:
+                self.start()
+            missing[:] = steps
+            for what, step in steps.items():
+                if stop.is_set():
+                    return
+                step(mlflow.MlflowClient(), str(self.run_id))
+                missing.remove(what)
+
+        self.failure = run_with_timeout(work, timeout_s)
+        stop.set()
+        return [] if self.failure is None else list(missing)
+
+    def warn(self, missing: list[str], what: str, remedy: str) -> None:
+        """Warn in one line: what MLflow lacks, why, and what to do."""
+        self._warned = True
+        why = "it was left" if self.failure is None else reason(self.failure)
+        warnings.warn(f"MLflow at {_where()} lacks {_listed(missing)} of {what} ({why}). {remedy}", stacklevel=3)
+
+    def close(self, status: str | None, warn: bool = True) -> None:
+        """End the run; with None leave it open."""
+        import mlflow
+
+        if self.failure is not None and warn and not self._warned:
+            self.warn(["everything"], "this run", "Save the model, and send it later: anomalyvae track FOLDER")
+        if status is None or self._run is None:
+            return
+        with suppress(Exception):
+            active = mlflow.active_run()
+            if active is not None and active.info.run_id == self.run_id:
+                mlflow.end_run(status)
+            else:  # another thread started it, in `send`
+                mlflow.MlflowClient().set_terminated(str(self.run_id), status)
+
+    def _send_losses(self, client: Any, run_id: str, result: Result) -> None:
+        if self._sender is not None:
+            self._sender.finish(_TIMEOUT_S)
+        entries.send_missing_losses(client, run_id, result)
 
     def _write_note(self, result: Result) -> None:
         import mlflow
 
         where = mlflow.get_tracking_uri()
-        plan = self._plan | {"uri": where if where == without_password(where) else None}
+        note = self._settings | {"uri": where if where == without_password(where) else None}
         with suppress(OSError):
-            (result.bundle / NOTE).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+            (result.bundle / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+class MetricSender:
+    """Called with the record of each epoch of a fit, sends the losses from a thread, in batches.
+
+    It does not delay the fit. After an error it sends no more: `TrackedRun.log` sends what is missing.
+
+    Parameters
+    ----------
+    run_id : str or None
+        None if no server has answered; then nothing is sent.
+    """
+
+    def __init__(self, run_id: str | None) -> None:
+        self._records: SimpleQueue[dict[str, float]] = SimpleQueue()
+        self._fits, self._start_ms, self._finished = 0, 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._send, args=(run_id,), name="anomalyvae-losses", daemon=True)
+        if run_id is not None:
+            self._thread.start()
+
+    def __call__(self, record: dict[str, float]) -> None:
+        """Queue the record of an epoch; those of a second fit are ignored."""
+        if record["epoch"] == 1:
+            self._fits += 1
+            self._start_ms = self._start_ms or 1000 * (time.time() - record["seconds"])
+        if self._fits == 1:
+            self._records.put(record)
+
+    def finish(self, seconds: float) -> None:
+        """Wait at most this long until all is sent."""
+        self._finished.set()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+
+    def _send(self, run_id: str) -> None:
+        import mlflow
+
+        client, finished = mlflow.MlflowClient(), False
+        with suppress(Exception):
+            while not finished:
+                finished = self._finished.wait(_BATCH_S)
+                records = [self._records.get() for _ in range(self._records.qsize())]
+                entries.send_losses(client, run_id, records, self._start_ms)
 
 
 def track(
@@ -313,10 +321,9 @@ def track(
     registered_model: str | None = None,
     source: str | None = None,
 ) -> str:
-    """Track a bundle, or the result of a job, that is on disk: for the first time, or to send what is missing.
+    """Track a bundle, or the output of a job, that is on disk: for the first time, or to send what is missing.
 
-    Where a note in the bundle says where it was to go, it goes there, unless an argument says otherwise. What a run has
-    got already is left as it is.
+    If a note in the bundle names its run and server, they are used unless an argument says otherwise.
 
     Parameters
     ----------
@@ -329,36 +336,32 @@ def track(
     Returns
     -------
     str
-        Where the run is to be seen.
+        Where to see the run.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no bundle, or if it is damaged.
+        If there is no bundle, or a damaged one.
     ConnectionError
         If something could not be sent, with the reason.
     """
     note = _read_note(Result.read(Path(folder)).bundle / NOTE)
     if uri is not None and uri != note.get("uri"):
-        note |= {"run_id": None, "parent": None}  # these are another server's
+        note["run_id"] = None  # it is on another server
     given = {"experiment": experiment, "run_name": run_name, "uri": uri, "registered_model": registered_model}
-    given |= {"source": source}
-    plan = note | {name: value for name, value in given.items() if value is not None}
-    result, missing = Result.read(Path(folder), plan.get("source")), ["everything"]
-    with reaching_mlflow(plan.pop("uri", None)) as mlflow:
-        run, active = TrackedRun(**{name: plan.get(name) for name in _PLAN}), None
-        try:
-            active = mlflow.active_run()
-            run.open() if active is None else run.join(active)
-            run.deliver(result, missing, {}, threading.Event())
-        except Exception as error:
-            run.failure, run._told = error, True
+    settings = note | {name: value for name, value in (given | {"source": source}).items() if value is not None}
+    result = Result.read(Path(folder), settings.get("source"))
+    with mlflow_session(settings.pop("uri", None)) as mlflow:
+        run, active = TrackedRun(**{name: settings.get(name) for name in _SETTINGS}), mlflow.active_run()
+        if active is not None:
+            run.start(active, join=True)
+        missing = run.send(run.steps(result), timeout_s=None)
+        run.close(None if active is not None else "FAILED" if missing else "FINISHED", warn=False)
+        if run.failure is not None:
             raise ConnectionError(
-                f"Got {folder}, of which {_listed(missing)} cannot be sent ({reason(error)}), expected an MLflow that "
-                f"takes it at {_where()}. Run it again when there is one."
-            ) from error
-        finally:
-            run.close(None if active is not None else "FINISHED" if run.failure is None else "FAILED")
+                f"MLflow at {_where()} did not take {_listed(missing)} of {folder} ({reason(run.failure)}). Run the "
+                "same command again once it answers, or choose another server with --uri."
+            ) from run.failure
         (result.bundle / NOTE).unlink(missing_ok=True)
         return run.url
 
@@ -371,7 +374,7 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 
 def _experiment(name: str) -> str:
-    """The identity of an experiment, which is made if there is none."""
+    """The id of an experiment, created if it does not exist."""
     import mlflow
 
     known = mlflow.get_experiment_by_name(name)

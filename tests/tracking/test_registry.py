@@ -18,8 +18,8 @@ from anomalyvae.review import gate
 from anomalyvae.review.gate import Decision
 from anomalyvae.review.promotion import promote, record_champion, roll_back
 from anomalyvae.review.queue import Queue
-from anomalyvae.tracking.reach import import_mlflow
 from anomalyvae.tracking.registry import champion_name, fetched
+from anomalyvae.tracking.server import import_mlflow
 from anomalyvae.train import train
 
 mlflow = import_mlflow()
@@ -125,7 +125,7 @@ def test_a_registry_that_is_down_loses_no_promotion_and_hears_of_it_later(world,
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         made = decision("second", "champion", promoted=True)
-        with pytest.warns(UserWarning, match="does not know that") as told:
+        with pytest.warns(UserWarning, match="did not record") as told:
             assert not promote("second", "champion", made, holdout(), register="road")
     assert identity("champion") == identity("second")
     [line] = [str(warning.message) for warning in told if warning.category is UserWarning]
@@ -161,7 +161,7 @@ def test_the_loop_with_a_champion_that_only_the_registry_holds(world, capsys, mo
     assert main([*command, "--register", "street"]) == 1
     assert "expected one name" in capsys.readouterr().err
     assert main(["promote", "--rollback", "--champion", champion]) == 1
-    assert "took the place of no other" in capsys.readouterr().err
+    assert "has no earlier champion" in capsys.readouterr().err
 
     monkeypatch.setattr(gate, "judge", lambda *_, **__: decision("second", "first", promoted=True))
     assert main([*command, "--dry-run"]) == 0
@@ -200,5 +200,5 @@ def test_a_model_that_mlflow_cannot_run_is_said_to_be_so(world):
     card = json.loads(Path("first", "card.json").read_text())
     del card["parts"]["model.onnx"]
     Path("first", "card.json").write_text(json.dumps(card))
-    with pytest.warns(UserWarning, match="it has no ONNX file"):
+    with pytest.warns(UserWarning, match="has no ONNX file"):
         assert not record_champion("first", "road")

@@ -1,4 +1,4 @@
-"""MLflow gets everything by its own conventions, and a server that fails costs neither the model nor minutes."""
+"""MLflow gets everything by its own conventions, and a failing server costs neither the model nor minutes."""
 
 import json
 import os
@@ -21,10 +21,10 @@ import pytest
 
 from anomalyvae import Scorer, VAEOutlierDetector, autolog, load, save, track, tracked_run
 from anomalyvae.cli import main
-from anomalyvae.tracking import reach
-from anomalyvae.tracking.reach import Courier, import_mlflow
-from anomalyvae.tracking.registry import fetched, promote
-from anomalyvae.tracking.runs import NOTE
+from anomalyvae.tracking import runs as tracking_runs
+from anomalyvae.tracking.registry import fetched
+from anomalyvae.tracking.runs import NOTE, MetricSender
+from anomalyvae.tracking.server import import_mlflow, mlflow_session
 
 mlflow = import_mlflow()
 
@@ -200,7 +200,7 @@ def test_a_run_knows_its_data_set_by_fingerprint_source_and_columns(tracked):
     assert columns == {"speed": "double", "rpm": "double", "gear": "string", "wet": "boolean"}
 
 
-def test_the_model_is_there_once_with_types_an_example_and_pins_without_torch(tracked, rows, tmp_path):
+def test_the_model_is_logged_once_with_types_and_pins_without_torch(tracked, tmp_path):
     run, _, _, _ = tracked
     [model] = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
     assert (str(model.status), model.source_run_id) == ("READY", run.info.run_id)
@@ -216,11 +216,6 @@ def test_the_model_is_there_once_with_types_an_example_and_pins_without_torch(tr
     }
     pins = (folder / "requirements.txt").read_text().split()
     assert {pin.split("==")[0] for pin in pins} == {"mlflow", "numpy", "onnxruntime", "pandas"}
-    example = json.loads((folder / "input_example.json").read_text())
-    assert example["columns"] == ["speed", "rpm", "gear", "wet"]
-    learned = {tuple(row) for row in rows.to_numpy().tolist()}
-    assert example["data"]
-    assert not {tuple(row) for row in example["data"]} & learned
     bundle = folder / "artifacts" / "bundle"
     assert sorted(file.name for file in bundle.iterdir()) == ["card.json", "model.onnx", "model.safetensors"]
 
@@ -320,7 +315,7 @@ def test_a_spark_udf_scores_as_the_scorer_does(tracked, rows, monkeypatch):
     pd.testing.assert_frame_equal(found, scores_of(bundle, rows.head(50)), check_dtype=False)
 
 
-# Where it goes is MLflow's to say
+# MLflow's settings decide where a run goes
 
 
 def test_an_active_run_is_joined_and_left_open(store, own):
@@ -392,14 +387,14 @@ def test_telemetry_is_off_unless_the_user_turned_it_on(monkeypatch):
 
 def test_without_mlflow_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ImportError, match=r"Run: pip install 'anomalyvae\[mlflow\]'"), tracked_run():
+    with pytest.raises(ImportError, match=r"pip install 'anomalyvae\[mlflow\]'"), tracked_run():
         pass
 
 
 def test_patience_is_short_only_where_the_user_has_not_set_it(monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    with reach.reaching_mlflow():
+    with mlflow_session():
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
         assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 1
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
@@ -456,8 +451,7 @@ def test_a_server_that_hangs_is_not_waited_for_and_gets_the_rest_later(server, r
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with tracked_run(experiment="hangs") as run:
         detector = a_detector().fit(rows)
-        run._courier.finish()
-        run._courier.wait(20)  # the losses are there
+        run._sender.finish(20)  # the losses are there
         save(detector, "pump")
         send(signal.SIGSTOP, started)
         try:
@@ -481,18 +475,18 @@ def test_a_server_that_hangs_is_not_waited_for_and_gets_the_rest_later(server, r
 def test_a_server_that_is_killed_while_training_goes_on(server, rows, store, monkeypatch):
     started, address = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setattr(reach, "_EVERY_S", 0.05)
-    arrived, hear = [], Courier.hear
+    monkeypatch.setattr(tracking_runs, "_BATCH_S", 0.05)
+    arrived, call = [], MetricSender.__call__
 
     def killing(self, record):
-        hear(self, record)
+        call(self, record)
         if record["epoch"] == 20:
             deadline = time.monotonic() + 30
             while not arrived and time.monotonic() < deadline:
-                arrived.extend(history_of(self._run_id))
+                arrived.extend(history_of(run.run_id))
             send(signal.SIGKILL, started)
 
-    monkeypatch.setattr(Courier, "hear", killing)
+    monkeypatch.setattr(MetricSender, "__call__", killing)
     with tracked_run() as run:
         detector = a_detector(max_epochs=40).fit(rows)
         save(detector, "pump")
@@ -521,17 +515,8 @@ def test_versions_aliases_and_scoring_by_them(store, own, rows, tmp_path, capsys
         assert set(pd.read_parquet(f"{alias}.parquet")["model_id"]) == {model_id}
     with fetched("models:/pump/2") as folder:
         assert load(folder).anomaly_score(rows).tolist() == load(second).anomaly_score(rows).tolist()
-
-    assert promote("pump", reason="finds more") == 2
-    client = mlflow.MlflowClient()
-    champion = client.get_model_version_by_alias("pump", "champion")
-    assert champion.tags["anomalyvae.model_id"] == ids["challenger"]
-    assert (champion.tags["promoted_because"], champion.tags["champion_before"]) == ("finds more", "1")
-    assert "challenger" not in client.get_registered_model("pump").aliases
-    with pytest.raises(LookupError, match="Got version 'challenger' of 'pump'"):
-        promote("pump", reason="none is left")
     assert main(["score", "rows.csv", "no.parquet", "--model", "models:/pump@nobody"]) == 1
-    assert "Got models:/pump@nobody, expected a model that MLflow has" in capsys.readouterr().err
+    assert "has no model models:/pump@nobody" in capsys.readouterr().err
 
 
 def test_a_model_of_somebody_else_is_refused(store):
@@ -539,7 +524,7 @@ def test_a_model_of_somebody_else_is_refused(store):
         info = mlflow.pyfunc.log_model(
             name="other", python_model=lambda model_input: model_input, input_example=["a"], pip_requirements=[]
         )
-    with pytest.raises(FileNotFoundError, match="which holds no bundle"), fetched(info.model_uri):
+    with pytest.raises(FileNotFoundError, match="was not logged by anomalyvae"), fetched(info.model_uri):
         pass
 
 
@@ -571,24 +556,20 @@ def test_autolog_tracks_fits_until_it_is_disabled(automatic, rows, runs):
     assert len(runs()) == 3
 
 
-def test_a_search_is_one_run_with_children(automatic, rows, runs):
+def test_a_search_is_one_run_with_a_table_of_candidates(automatic, rows, runs):
     from joblib import parallel_backend
     from sklearn.model_selection import GridSearchCV
 
     automatic(log_models=False)
     with parallel_backend("threading"):
         search = GridSearchCV(a_detector(), {"beta": [0.5, 1.0]}, cv=2, n_jobs=2).fit(rows)
-    found = runs()
-    [parent] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(found) == 3
-    assert {run.data.params["beta"]: run.data.metrics["mean_test_score"] for run in children} == dict(
-        zip(["0.5", "1.0"], search.cv_results_["mean_test_score"], strict=True)
-    )
-    assert parent.data.params["beta"] == str(search.best_params_["beta"])
-    assert parent.data.metrics["best_score"] == search.best_score_
-    assert not (parent.outputs and parent.outputs.model_outputs)
-    assert {run.info.status for run in found} == {"FINISHED"}
+    [run] = runs()
+    assert run.data.params["beta"] == str(search.best_params_["beta"])
+    assert run.data.metrics["best_score"] == search.best_score_
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="cv_results.csv"))
+    assert table["mean_test_score"].tolist() == pytest.approx(search.cv_results_["mean_test_score"].tolist())
+    assert not (run.outputs and run.outputs.model_outputs)
+    assert run.info.status == "FINISHED"
 
 
 def test_a_study_is_one_run_with_a_child_for_each_trial(automatic, rows, runs):
