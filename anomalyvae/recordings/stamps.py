@@ -65,7 +65,7 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
         return stamps[0]
     raise ValueError(
         f"{source} has no column with the name of a time column, such as {', '.join(_TIME_NAMES[:4])}; it has "
-        f"{', '.join(repr(c.raw) for c in columns[:12])}. Name it: read_log(path, time=...)."
+        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it: read_log(path, time=...)."
     )
 
 

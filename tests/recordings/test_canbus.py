@@ -180,12 +180,13 @@ def log_or_error(path, database):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_file_of_any_length_is_refused_or_read_up_to_there(tmp_path, database, suffix):
+@pytest.mark.parametrize("step", [97, pytest.param(7, marks=pytest.mark.slow)])
+def test_a_file_of_any_length_is_refused_or_read_up_to_there(tmp_path, database, suffix, step):
     data = write(tmp_path / f"drive{suffix}", drive(60)).read_bytes()
     whole = read_log(tmp_path / f"drive{suffix}", databases=database)
     path = tmp_path / f"cut{suffix}"
     read = 0
-    for size in range(0, len(data), 7):
+    for size in range(0, len(data), step):
         path.write_bytes(data[:size])
         log = log_or_error(path, database)
         if isinstance(log, str):
@@ -198,14 +199,15 @@ def test_a_file_of_any_length_is_refused_or_read_up_to_there(tmp_path, database,
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, database, suffix):
+@pytest.mark.parametrize("turns", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, database, suffix, turns):
     data = write(tmp_path / f"drive{suffix}", drive(60)).read_bytes()
     path = tmp_path / f"damaged{suffix}"
     rng = np.random.default_rng(0)
     refused = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(60):
+        for _ in range(turns):
             damaged = bytearray(data)
             for place in rng.integers(0, len(damaged), rng.choice([1, 2, 8])):
                 damaged[place] = rng.integers(256)

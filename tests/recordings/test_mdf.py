@@ -219,22 +219,6 @@ def test_sources_advance_together():
     assert list(in_step([])) == [[]]
 
 
-def test_windows_come_the_same_whole_and_in_pieces(tmp_path, monkeypatch):
-    path = measured(tmp_path / "drive.mf4")
-    recipe = WindowRecipe(("acc", "ramp"), rate_hz=10, length_s=1, stride_s=0.5, max_gap_s=0.5)
-    whole = recipe.windows(read_log(path))
-    monkeypatch.setattr(mdf, "_ROWS", 11)
-    rows = pd.concat([slab.rows for slab in stream_windows(path, recipe)], ignore_index=True)
-    assert len(rows) == 10
-    pd.testing.assert_frame_equal(rows, whole.rows)
-
-
-def test_signals_are_listed_with_rate_unit_and_group(tmp_path):
-    table = list_signals(measured(tmp_path / "drive.mf4")).set_index("signal")
-    assert table.loc["acc"].tolist() == ["m/s^2", 300, pytest.approx(50), "group 0"]
-    assert table.loc["switch"].tolist() == ["", 30, pytest.approx(5), "group 1"]
-
-
 def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, capfd):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -276,23 +260,23 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
 def test_a_closed_file_that_was_cut_is_refused_at_every_length(tmp_path, database, version, make):
     path = measured(tmp_path / "drive.mf4", version) if version else recorded(tmp_path / "drive.mf4", 30)
     data = path.read_bytes()
-    for size in range(0, len(data) - 8, 61):
+    for size in range(0, len(data) - 8, max(len(data) // 40, 1)):
         path.write_bytes(data[:size])
         with pytest.raises(ValueError, match="drive"):
             read_log(path, databases=database)
 
 
 FUZZ = """
-import random, resource, signal, sys, warnings
+import random, resource, sys, warnings
 from pathlib import Path
 from anomalyvae.recordings import list_signals, read_log
 
 warnings.simplefilter("ignore")
-database, *files = map(Path, sys.argv[1:])
+seeds, (database, *files) = int(sys.argv[1]), map(Path, sys.argv[2:])
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 for file in files:
     data, damaged = file.read_bytes(), file.with_stem("damaged")
-    for seed in range(60):
+    for seed in range(seeds):
         rng = random.Random(seed)
         changed = bytearray(data)
         for _ in range(rng.choice([1, 2, 4])):
@@ -304,18 +288,17 @@ for file in files:
                 changed[place // 8 * 8 : place // 8 * 8 + 8] = link.to_bytes(8, "little")
         damaged.write_bytes(changed)
         for read in (read_log, list_signals):
-            signal.alarm(10)
             try:
                 read(damaged, databases=database)
                 print("read")
             except ValueError as error:
                 print("refused" if "MemoryError" not in str(error) else f"{file} {seed} {error}")
-            signal.alarm(0)
 """
 
 
-def test_damaged_files_neither_hang_nor_crash_nor_take_all_memory(tmp_path, database):
-    """In a process of its own, for what asammdf does with such files is to be known."""
+@pytest.mark.parametrize("seeds", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_damaged_files_neither_hang_nor_crash_nor_take_all_memory(tmp_path, database, seeds):
+    """In a process of its own, since asammdf may crash; a hang ends by a timeout that no slow machine reaches."""
     files = [
         measured(tmp_path / "old.mf4", "3.30"),
         measured(tmp_path / "plain.mf4"),
@@ -323,11 +306,15 @@ def test_damaged_files_neither_hang_nor_crash_nor_take_all_memory(tmp_path, data
         recorded(tmp_path / "frames.mf4", 30),
     ]
     run = subprocess.run(
-        [sys.executable, "-c", FUZZ, database, *files], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", FUZZ, str(seeds), database, *files],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
     outcomes = run.stdout.splitlines()
-    assert len(outcomes) == 2 * 60 * len(files)
+    assert len(outcomes) == 2 * seeds * len(files)
     assert set(outcomes) == {"read", "refused"}
 
 
@@ -381,17 +368,3 @@ def test_a_real_drive_agrees_with_its_table():
             means = np.bincount(bins[inside], log[name].values[inside], len(ticks)) / np.maximum(counts, 1)
             wrong = np.abs(means - drive[column].to_numpy())[counts > 0] > 1e-6
             assert wrong.mean() < 0.005  # a sample on the edge of two bins falls by rounding
-
-
-@needs_data
-@pytest.mark.filterwarnings("ignore:.* are in no database")
-def test_windows_of_a_real_drive_come_the_same_in_pieces(monkeypatch):
-    folder = DATA / "css_drive"
-    path, database = folder / "LOG" / "00000164" / "00000005-60FEB5A8.MF4", folder / "canmod-gps.dbc"
-    names = ("AccelerationX", "Speed", "obd_engine_speed")
-    recipe = WindowRecipe(names, rate_hz=10, length_s=2, stride_s=1, max_gap_s=1.5)
-    whole = recipe.windows(read_log(path, signals=names, databases=database))
-    monkeypatch.setattr(mdf, "_ROWS", 500)
-    rows = pd.concat([slab.rows for slab in stream_windows(path, recipe, databases=[database])], ignore_index=True)
-    assert len(rows) > 30
-    pd.testing.assert_frame_equal(rows, whole.rows)

@@ -138,7 +138,7 @@ def test_a_header_without_rows_is_a_recording_without_samples(write, tmp_path):
 BROKEN = [
     ("", r"drive\.csv has no header line"),
     ("\n\n", r"drive\.csv has no header line"),
-    ("a,x\n1,2\n", r"drive\.csv has no column .* time column.*; it has 'a', 'x'\. Name it: read_log\(path, time="),
+    ("a,x\n1,2\n", r"drive\.csv has no column .* time column.*; it has 'a', 'x'\. Rename .* read_log\(path, time="),
     ("time_s,x,x\n0,1,2\n", r"drive\.csv has 2 columns named 'x'"),
     ("time_s,x [m],x [s]\n0,1,2\n", r"drive\.csv has 2 columns named 'x'"),
     ("time_s,y\n0,1\n", r"drive\.csv has no column for signal 'x'"),

@@ -252,7 +252,7 @@ def test_only_what_is_asked_for_is_read_and_an_unknown_name_is_refused(files, na
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "file.db3"])
-@pytest.mark.parametrize("messages", [7, 150, 10_000])
+@pytest.mark.parametrize("messages", [7, 150])
 def test_pieces_give_the_windows_of_the_whole(files, monkeypatch, name, messages):
     monkeypatch.setattr(topics, "_PIECE", messages)
     signals = ("/imu.linear_acceleration.x", "/speed.data")
@@ -452,7 +452,8 @@ def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path
     "name",
     ["json.mcap", "unchunked.mcap", "protobuf.mcap", "cdr.mcap", "drive.bag", "bz2.bag", "lz4.bag", "file.db3"],
 )
-def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, name):
+@pytest.mark.parametrize("turns", [9, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, name, turns):
     rng = np.random.default_rng(0)
     small = tmp_path / f"small_{name}"
     if name == "file.db3":
@@ -464,7 +465,7 @@ def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, 
     truth = read_log(small)
     path = tmp_path / f"drive{small.suffix}"
     complaints = []
-    for turn in range(60):
+    for turn in range(turns):
         damaged = content.copy()
         if turn % 3 == 0:
             damaged = damaged[: rng.integers(len(damaged))]
@@ -487,7 +488,7 @@ def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, 
             if name in ("json.mcap", "protobuf.mcap", "cdr.mcap"):  # chunks carry a checksum: no number is wrong
                 for known, signal in log.signals.items():
                     np.testing.assert_array_equal(signal.values, truth[known].values[: len(signal.values)])
-    assert len(complaints) > 10
+    assert len(complaints) > turns / 6
     assert all(str(path) in complaint for complaint in complaints)
 
 

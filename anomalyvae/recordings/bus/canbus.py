@@ -30,7 +30,7 @@ import pandas as pd
 
 from anomalyvae.recordings.bus.decode import FRAME, Decoder
 from anomalyvae.recordings.bus.messages import Databases, missing_extra
-from anomalyvae.recordings.log import Log, Signal
+from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 
 _ROWS = 1 << 15  # frames of a piece
@@ -40,57 +40,20 @@ _CONTAINER, _DEFLATED = 10, 2  # in BLF: an object that holds others, and its co
 _CANDUMP = re.compile(r"\s*\(\d+(\.\d+)?\)\s+\S+\s+[0-9A-Fa-f]{1,8}#")
 
 
-def can_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
-    """Read a CAN log piece by piece.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file with suffix ``.blf``, ``.asc``, ``.trc`` or ``.log``.
-    signals : iterable of str, optional
-        The signals to decode; each piece holds all of them. By default, those that have a sample in the piece.
-    databases : path-like, or iterable of path-like, optional
-        DBC, ARXML, KCD or SYM files.
-
-    Yields
-    ------
-    Log
-        The next stretch of time, about 32,000 frames long.
-    """
-    wanted = None if signals is None else list(signals)
+def can_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
+    """Read a CAN log in pieces of about 32,000 frames."""
     decoder = Decoder(databases, wanted, str(path))
     decoder.check([])
     with _opened(path) as (start, chunks):
         for frames in in_order(chunks, str(path)):
-            yield Log(path.stem, start, complete(decoder.decode(frames), decoder, wanted), decoder.left_out)
+            yield Log(path.stem, start, decoder.completed(decoder.decode(frames)), decoder.left_out)
     decoder.finish(others=False)
 
 
-def complete(found: dict[str, Signal], decoder: Decoder, wanted: list[str] | None) -> dict[str, Signal]:
-    """Add the wanted signals that have no sample here."""
-    missing = (decoder.empty(name) for name in wanted or () if name not in found)
-    return found | {signal.name: signal for signal in missing if signal is not None}
-
-
 def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
-    """Sort late rows into those before them.
+    """Sort late rows, of arrays with a field ``time_s``, into those before; rows with the same stamp stay together.
 
-    Parameters
-    ----------
-    chunks : iterable of numpy.ndarray, each of shape (n,)
-        Structured arrays with a field ``time_s``.
-    source : str
-        How errors name the file.
-
-    Yields
-    ------
-    numpy.ndarray
-        Rows in order of time. Those with the same stamp come together.
-
-    Raises
-    ------
-    ValueError
-        The clock jumps back by more than a second, or a stamp is not finite.
+    Raises ValueError if the clock jumps back by more than a second; ``source`` names the file in it.
     """
     newest, passed = -np.inf, 0
     waiting: np.ndarray | None = None

@@ -29,8 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anomalyvae.recordings.bus import obd
-from anomalyvae.recordings.bus.fields import samples
-from anomalyvae.recordings.bus.messages import EXTENDED, Databases, Field, Message, load_messages
+from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Databases, Field, Message, load_messages
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
 
@@ -65,7 +64,7 @@ class Decoder:
     def __init__(self, databases: Databases, wanted: list[str] | None, source: str) -> None:
         self._messages = load_messages(databases)
         self._with_databases = databases is not None
-        self._wanted = None if wanted is None else set(wanted)
+        self._wanted = None if wanted is None else dict.fromkeys(wanted)
         self._source = source
         self._by_key = {message.key: message for message in self._messages}
         groups = [message for message in reversed(self._messages) if message.j1939]
@@ -96,12 +95,9 @@ class Decoder:
         return None
 
     def decode(self, frames: np.ndarray) -> dict[str, Signal]:
-        """Return the signals in frames by name; only those with a sample.
+        """Return the signals in frames by name, only those with a sample.
 
-        Parameters
-        ----------
-        frames : numpy.ndarray of ``FRAME``, shape (n,)
-            Sorted by time; two calls never share a stamp.
+        Frames are sorted by time, and two calls never share a stamp.
         """
         if not len(frames):
             return {}
@@ -125,9 +121,14 @@ class Decoder:
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
         for message, fields, parts, joined_messages in taken.values():
-            found |= samples(message.name, fields, frames, parts, joined_messages)
+            found |= _samples(message.name, fields, frames, parts, joined_messages)
         self._sampled |= set(found)
         return found
+
+    def completed(self, found: dict[str, Signal]) -> dict[str, Signal]:
+        """Add the wanted signals that have no sample here."""
+        missing = (self.empty(name) for name in self._wanted or () if name not in found)
+        return found | {signal.name: signal for signal in missing if signal is not None}
 
     def _message_of(self, key: int) -> Message | None:
         message = self._by_key.get(key)
@@ -194,15 +195,7 @@ class Decoder:
     def finish(self, *, others: bool) -> None:
         """End the recording: warn of frames that were not decoded and of signals without a sample.
 
-        Parameters
-        ----------
-        others : bool
-            Whether the recording has signals besides its frames.
-
-        Raises
-        ------
-        ValueError
-            No frame could be decoded, and there are no other signals.
+        If no frame could be decoded and there are no ``others`` among the recording's signals, ValueError is raised.
         """
         self._transport.finish()
         broken: Counter[int] = Counter()
@@ -215,7 +208,7 @@ class Decoder:
         self._warn_of_unknown(others)
         if broken:
             self._warn_of_broken(broken)
-        silent = sorted(name for name in (self._wanted or set()) - self._sampled if self.empty(name) is not None)
+        silent = sorted(n for n in self._wanted or () if n not in self._sampled and self.empty(n) is not None)
         if silent:
             warnings.warn(
                 f"{self._source} has no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''}. "
@@ -234,7 +227,7 @@ class Decoder:
     def _help(self) -> str:
         if self._with_databases:
             return "Check that the database belongs to this vehicle and bus."
-        return "Pass the vehicle's database: databases='car.dbc'."
+        return "Pass the vehicle's database: databases='car.dbc', or on the command line --dbc car.dbc."
 
     def _warn_of_unknown(self, others: bool) -> None:
         unread = sum(self._unknown.values())
@@ -285,6 +278,87 @@ class Decoder:
             f"Signal {name!r} of {self._source} is unknown {databases}; only those of on-board diagnostics are known, "
             f"such as 'obd_engine_speed'. {help_}"
         )
+
+
+# --- samples --------------------------------------------------------------------------------------------
+
+
+def _samples(
+    source: str, fields: list[Field], frames: np.ndarray, parts: list[np.ndarray], joined: list[JoinedMessage]
+) -> dict[str, Signal]:
+    """Decode the fields, at least one, of the message ``source``; only signals with a sample are returned, by name.
+
+    Its frames are at the places ``parts`` in ``frames``, which are sorted by time; others were joined from packets.
+    """
+    asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
+    time_s, length, data = _stacked(frames, parts, joined, max(bits.end for bits in asked))
+    raw = {bits: bits.raw(data) for bits in set(asked)}
+    distinct = bool((time_s[1:] > time_s[:-1]).all())
+    found = {}
+    for field in fields:
+        holds = _holds(field, length, raw)
+        if not holds.any():
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
+        holds &= ~np.isnan(values)
+        if distinct and holds.all():
+            found[field.name] = Signal(field.name, time_s, values, field.unit, source)
+        elif holds.any():
+            found[field.name] = Signal(field.name, *means(time_s[holds], values[holds]), field.unit, source)
+    return found
+
+
+def _stacked(
+    frames: np.ndarray, parts: list[np.ndarray], joined: list[JoinedMessage], width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the stamps of frames and joined messages, their lengths, and ``width`` of their bytes, padded by 8."""
+    rows = parts[0] if len(parts) == 1 else np.sort(np.concatenate([np.empty(0, dtype=np.intp), *parts]))
+    data = np.zeros((len(rows) + len(joined), width + 8), dtype=np.uint8)
+    held = min(width, frames["data"].shape[1])
+    data[: len(rows), :held] = frames["data"][:, :held][rows]
+    if not joined:
+        return frames["time_s"][rows], frames["length"][rows], data
+    for place, message in enumerate(joined, len(rows)):
+        first = message.data[:width]
+        data[place, : len(first)] = np.frombuffer(first, dtype=np.uint8)
+    time_s = np.concatenate([frames["time_s"][rows], [message.time_s for message in joined]])
+    length = np.concatenate([frames["length"][rows], [len(message.data) for message in joined]])
+    order = np.argsort(time_s, kind="stable")
+    return time_s[order], length[order], data[order]
+
+
+def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.ndarray:
+    """Return which frames have a value for the field."""
+    holds = length >= field.bits.end
+    for bits, ranges in field.conditions:
+        holds &= length >= bits.end
+        value = raw[bits]
+        holds &= np.logical_or.reduce([(value >= first) & (value <= last) for first, last in ranges])
+        if not holds.any():
+            break
+    if field.missing_from is not None:
+        holds &= raw[field.bits] < field.missing_from
+    return holds
+
+
+def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Replace samples with the same stamp, which are sorted by time, by their mean.
+
+    Examples
+    --------
+    >>> means(np.array([0.0, 1.0, 1.0]), np.array([5.0, 6.0, 8.0]))
+    (array([0., 1.]), array([5., 7.]))
+    """
+    begins = np.flatnonzero(np.concatenate((np.full(min(len(time_s), 1), True), time_s[1:] > time_s[:-1])))
+    if len(begins) == len(time_s):
+        return time_s, values
+    counts = np.diff(np.append(begins, len(time_s)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return time_s[begins], np.add.reduceat(values, begins) / counts
+
+
+# --- identifiers ----------------------------------------------------------------------------------------
 
 
 def _most(counts: Counter[int]) -> str:

@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +34,8 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.recordings.bus.blocks import check_blocks
-from anomalyvae.recordings.bus.canbus import complete, in_order
-from anomalyvae.recordings.bus.decode import FRAME, Decoder
-from anomalyvae.recordings.bus.fields import means
+from anomalyvae.recordings.bus.canbus import in_order
+from anomalyvae.recordings.bus.decode import FRAME, Decoder, means
 from anomalyvae.recordings.bus.messages import Databases, missing_extra
 from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
@@ -60,24 +59,8 @@ class _Group(NamedTuple):
     channels: list[tuple[int, Signal]]  # the place in the group, and a signal without samples
 
 
-def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
-    """Read a measurement file piece by piece.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file with suffix ``.mf4``, ``.mdf`` or ``.dat``.
-    signals : iterable of str, optional
-        The signals to read; each piece holds all of them. By default, all.
-    databases : path-like, or iterable of path-like, optional
-        DBC, ARXML, KCD or SYM files.
-
-    Yields
-    ------
-    Log
-        The next stretch of time, about 65,000 rows of the fastest group, or 8 MB.
-    """
-    wanted = None if signals is None else list(signals)
+def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
+    """Read a measurement file in pieces of about 65,000 rows of the fastest group, or 8 MB."""
     decoder = Decoder(databases, wanted, str(path))
     with _opened(path) as mdf:
         start = _guarded(path, _start, mdf)
@@ -100,23 +83,14 @@ def mdf_pieces(path: Path, signals: Iterable[str] | None = None, *, databases: D
                 found |= _measured(group, rows)
             if len(stretch) > len(groups):
                 found |= decoder.decode(_in_one(stretch[len(groups) :]))
-            yield Log(path.stem, start, complete(found, decoder, wanted), {**decoder.left_out, **left_out})
+            yield Log(path.stem, start, decoder.completed(found), {**decoder.left_out, **left_out})
     decoder.finish(others=bool(names))
 
 
 def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
-    """Count the samples of the signals of a measurement file; measured channels by the file's headers alone.
+    """Yield each signal, how many more samples it has, and the first and last of their stamps in seconds.
 
-    Yields
-    ------
-    signal, samples, first_s, last_s : Signal, int, float, float
-        A signal, how many more samples it has, and the stamps of the first and the last of these. The signal of a
-        measured channel has no samples itself.
-
-    Raises
-    ------
-    ValueError
-        As for :func:`mdf_pieces`, except for errors in the values of measured channels.
+    Measured channels are counted by the headers; their values are not read, so errors in them are not found.
     """
     decoder = Decoder(databases, None, str(path))
     with _opened(path) as mdf:
@@ -136,19 +110,10 @@ def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Sig
 
 
 def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-    """Advance through several sources of rows together.
+    """Advance through several sources of rows together; each yields arrays with an increasing field ``time_s``.
 
-    Parameters
-    ----------
-    sources : list of iterator of numpy.ndarray
-        Each yields at least once: structured arrays with a field ``time_s`` that never decreases; rows with the same
-        stamp come together.
-
-    Yields
-    ------
-    list of numpy.ndarray
-        The next rows of each source, up to the moment that all of them have reached: no later row is older. At least
-        once.
+    Yields the next rows of each source, up to the moment that all of them have reached: no later row is older. Yields
+    at least once, as each source does. Rows with the same stamp stay together, if the sources keep them together.
     """
     held = [next(source) for source in sources]
     running = set(range(len(sources)))
@@ -354,8 +319,8 @@ def _frames(path: Path, mdf: Any, number: int, parts: dict[str, int]) -> Iterato
 def _varying_bytes(mdf: Any, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
     """Return the bytes of frames that are stored outside of their records, and their lengths.
 
-    asammdf trusts lengths and offsets, so a damaged file crashes the process. Here a frame has no bytes if they are not
-    where its record says.
+    asammdf trusts lengths and offsets, so a damaged file crashes the process. Here a frame without bytes at its place
+    has length 0.
     """
     group, store = mdf.groups[number], mdf._mdf
     size = group.channel_group.samples_byte_nr + group.channel_group.invalidation_bytes_nr

@@ -37,13 +37,7 @@ class Bits(NamedTuple):
         return self.byte + (self.skip + self.length + 7) // 8
 
     def raw(self, data: np.ndarray) -> np.ndarray:
-        """Return the bits of each frame as uint64.
-
-        Parameters
-        ----------
-        data : numpy.ndarray of uint8, shape (n, width)
-            The bytes of the frames, with at least eight more after the number.
-        """
+        """Return the bits of each frame as uint64; ``data``, of shape (n, width), has at least 8 bytes after them."""
         n, width = data.shape
         word = np.ndarray((n,), ">u8" if self.big_endian else "<u8", data, self.byte, (width,)).astype(np.uint64)
         over = self.skip + self.length - 64  # bits in a ninth byte

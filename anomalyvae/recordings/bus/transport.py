@@ -72,13 +72,7 @@ class Transport:
         self._open: dict[Channel, _Transfer] = {}
 
     def join_j1939(self, frames: np.ndarray) -> list[JoinedMessage]:
-        """Return the messages that these frames complete; they are packets by :func:`is_packet`.
-
-        Parameters
-        ----------
-        frames : numpy.ndarray of ``FRAME``, shape (n,)
-            Sorted by time.
-        """
+        """Return the messages that frames complete; all are packets by :func:`is_packet`, sorted by time."""
         found: list[JoinedMessage] = []
         for time_s, identifier, bus, data in each_frame(frames):
             source, destination = identifier & 0xFF, identifier >> 8 & 0xFF
@@ -89,13 +83,7 @@ class Transport:
         return found
 
     def join_diagnostics(self, frames: np.ndarray) -> list[JoinedMessage]:
-        """Return the messages that these frames of ISO 15765-2 complete.
-
-        Parameters
-        ----------
-        frames : numpy.ndarray of ``FRAME``, shape (n,)
-            Sorted by time. A single frame ends an incomplete message, and is not counted.
-        """
+        """Return the messages that frames of ISO 15765-2 complete, sorted by time; a single frame ends a message."""
         found: list[JoinedMessage] = []
         extended = EXTENDED if len(frames) and frames["extended"][0] else 0
         for time_s, identifier, bus, data in each_frame(frames):
@@ -196,14 +184,7 @@ def is_packet(key: int) -> bool:
 
 
 def are_segments(data: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Return which frames of ISO 15765-2 are packets of longer messages, or control their flow.
-
-    Parameters
-    ----------
-    data : numpy.ndarray of uint8, shape (n, width)
-    length : numpy.ndarray of int, shape (n,)
-        The number of bytes that were sent.
-    """
+    """Return which frames of ISO 15765-2 belong to longer messages or control their flow; ``data``: (n, width)."""
     kind = data[:, 0] >> 4
     return ((kind == _FIRST) & (length >= _FULL)) | (((kind == _NEXT) | (kind == _FLOW)) & (length > 0))
 
