@@ -135,7 +135,7 @@ class LiveWindows:
         self._timeline = None
         self._first: list[pa.Table] = []  # rows, until there are enough stamps
         self._resampler = Resampler(self._recipe.needed, self._recipe.clock, ROWS, prompt=not self._late)
-        self._cutter = Cutter(self._recipe)
+        self._cutter = Cutter(self._recipe, self.recording, self.units, ROWS)
 
     def _table(self, lines: bytes) -> pa.Table:
         """Return complete lines as an Arrow table of text.
@@ -179,4 +179,4 @@ class LiveWindows:
 
     def _cut(self, piece: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:
         for ticks in self._resampler.add(piece, last=last):
-            yield from self._cutter.slabs(ticks, self.recording, self.units, ROWS)
+            yield from self._cutter.add(ticks)

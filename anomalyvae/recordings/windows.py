@@ -2,14 +2,8 @@
 
 A window is ``length_s`` of some signals on one clock, laid out as one row, signal by signal:
 ``acc_x_g@0 … acc_x_g@9, acc_y_g@0 …``. So each column belongs to a signal and a time. A recipe with ``coefficients``
-describes each signal by its shape instead, ``acc_x_g~0 acc_x_g~1 acc_x_g~2 acc_y_g~0 …``: a few numbers for signals
-that move slowly. They are the lowest coefficients of the orthonormal discrete cosine transform DCT-II (Ahmed, Natarajan
-& Rao, 1974); of samples x_0 … x_{m-1},
-
-    c_0 = sum_t x_t / sqrt(m),        c_k = sqrt(2 / m) sum_t x_t cos(pi k (2 t + 1) / (2 m)).
-
-c_0 is the level (the mean times sqrt(m)), c_1 falls if the signal rises, c_2 is its bend; c_k has k zero crossings in
-the window, so it shows what happens at k / (2 length) hertz. All m of them have the same sum of squares as the samples.
+describes each signal by its shape instead, ``acc_x_g~0 acc_x_g~1 acc_x_g~2 acc_y_g~0 …``: a few cosine coefficients
+(:mod:`anomalyvae.recordings.dct`) for signals that move slowly.
 """
 
 from __future__ import annotations
@@ -23,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.recordings.clock import check_rate, resample
+from anomalyvae.recordings.dct import coefficients_at, cosines
 from anomalyvae.recordings.log import Log, nearest
 from anomalyvae.recordings.sampling import Clock, Sampled
 from anomalyvae.recordings.where import parse_where
@@ -254,7 +249,7 @@ class WindowRecipe:
         """
         values = samples.transpose(0, 2, 1).reshape(-1, samples.shape[1])
         starts = np.arange(len(samples)) * self.samples
-        return _coefficients(values, starts, cosines(self.samples, self.coefficients or self.samples))
+        return coefficients_at(values, starts, cosines(self.samples, self.coefficients or self.samples))
 
     def ticks(self, log: Log) -> pd.DataFrame:
         """Put the needed signals of a recording on the clock, by :func:`~anomalyvae.recordings.resample`."""
@@ -279,14 +274,12 @@ class WindowRecipe:
             The recording lacks a signal; the message suggests the nearest name.
         """
         units = {name: log[name].unit for name in self.needed if log[name].unit}
-        return _windows(self, *Cutter(self).add(self.ticks(log)), log.recording, units)
+        return next(Cutter(self, log.recording, units).add(self.ticks(log)), self.no_windows(units))
 
     def slabs(
         self, pieces: Iterable[Sampled | pd.DataFrame], recording: str, units: dict[str, str], most: int
     ) -> Iterator[Windows]:
         """Cut the ticks of a recording, which come piece by piece, into slabs of windows.
-
-        Overlapping windows hold a recording many times, so only a few are in memory at once.
 
         Parameters
         ----------
@@ -304,9 +297,9 @@ class WindowRecipe:
         Windows
             In order, together those of the whole recording. If it has none, one slab without rows.
         """
-        cutter, empty = Cutter(self), True
+        cutter, empty = Cutter(self, recording, units, most), True
         for piece in pieces:
-            for slab in cutter.slabs(piece, recording, units, most):
+            for slab in cutter.add(piece):
                 empty = False
                 yield slab
         if empty:
@@ -314,36 +307,38 @@ class WindowRecipe:
 
     def no_windows(self, units: dict[str, str] | None = None) -> Windows:
         """Return windows of this recipe without a row."""
-        return _windows(self, {}, np.empty(0, dtype=np.int64), "", units or {})
+        return Cutter(self, "", units).slab({}, np.empty(0, dtype=np.int64))
 
 
 class Cutter:
-    """Finds the windows in ticks that come piece by piece.
+    """Cuts the ticks of a recording, which come piece by piece, into windows; see `WindowRecipe.slabs`.
 
-    Of a stretch that may go on in the next piece, it keeps as many ticks as a window has.
+    Of a stretch that may go on in the next piece, it keeps as many ticks as a window has. Overlapping windows hold a
+    recording many times, so only ``most`` of them are in memory at once, or those of 8 MB.
     """
 
-    def __init__(self, recipe: WindowRecipe) -> None:
+    def __init__(
+        self, recipe: WindowRecipe, recording: str, units: dict[str, str] | None = None, most: int | None = None
+    ) -> None:
         self._recipe, self._conditions = recipe, parse_where(recipe.where)
+        self._recording, self._units = recording, units or {}
+        self._most = None if most is None else max(min(most, _SLAB_CELLS // len(recipe.columns)), 1)
         self._kept: Sampled = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
         self._gone = self._made = 0  # of the stretch that may go on: ticks before those kept, and windows
 
-    def slabs(
-        self, piece: Sampled | pd.DataFrame, recording: str, units: dict[str, str], most: int
-    ) -> Iterator[Windows]:
-        """Yield the windows that end in this piece, a slab at a time; see `WindowRecipe.slabs`."""
-        ticks, starts = self.add(piece)
-        most = max(min(most, _SLAB_CELLS // len(self._recipe.columns)), 1)
-        for begin in range(0, len(starts), most):
-            yield _windows(self._recipe, ticks, starts[begin : begin + most], recording, units)
-
-    def add(self, piece: Sampled | pd.DataFrame) -> tuple[Sampled, np.ndarray]:
-        """Return the ticks kept and new, and the place in them at which each new window begins."""
+    def add(self, piece: Sampled | pd.DataFrame) -> Iterator[Windows]:
+        """Yield the windows that end in a piece, a slab at a time."""
         ticks = {name: np.concatenate((old, np.asarray(piece[name]))) for name, old in self._kept.items()}
-        time_s = ticks["time_s"]
-        if not len(time_s):
-            return ticks, np.empty(0, dtype=np.int64)
-        recipe = self._recipe
+        if not len(ticks["time_s"]):
+            return
+        starts = self._starts(ticks)
+        most = self._most or max(len(starts), 1)
+        for begin in range(0, len(starts), most):
+            yield self.slab(ticks, starts[begin : begin + most])
+
+    def _starts(self, ticks: Sampled) -> np.ndarray:
+        """Return the place in the ticks at which each new window begins, and keep the ticks that may go on."""
+        time_s, recipe = ticks["time_s"], self._recipe
         lacking = np.zeros(len(time_s), dtype=np.int64)  # missing signals at each tick
         for name in recipe.signals:
             lacking += ~np.isfinite(ticks[name])
@@ -373,52 +368,31 @@ class Cutter:
             fails |= ~comparison.holds(ticks[comparison.signal])
         cells = len(recipe.signals) * recipe.samples
         enough = self._total(lacking, starts) <= recipe.missing * cells + 1e-6
-        return ticks, starts[enough & (self._total(fails, starts) == 0)]
+        return starts[enough & (self._total(fails, starts) == 0)]
 
     def _total(self, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Return the sum of whole numbers over the windows with these starts."""
         before = np.concatenate(([0], np.cumsum(values)))
         return before[starts + self._recipe.samples] - before[starts]
 
-
-def _windows(
-    recipe: WindowRecipe, ticks: Sampled, starts: np.ndarray, recording: str, units: dict[str, str]
-) -> Windows:
-    """Return the windows with these starts, in order."""
-    samples, start_s = recipe.samples, np.empty(0)
-    rows = np.empty((len(starts), *recipe.input_shape))
-    if len(starts):
-        start_s, first = ticks["time_s"][starts], starts[0]
-        if recipe.coefficients is None:
-            for channel, name in enumerate(recipe.signals):
-                rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], samples)[starts]
-        else:
-            values = np.column_stack([ticks[name][first : starts[-1] + samples] for name in recipe.signals])
-            rows = _coefficients(values, starts - first, cosines(samples, recipe.coefficients))
-    spans = pd.DataFrame(
-        {
-            "recording": pd.Series(recording, index=range(len(starts)), dtype="str"),
-            "start_s": start_s,
-            "end_s": start_s + recipe.length_s,
-        }
-    )
-    table = pd.DataFrame(rows.reshape(len(starts), len(recipe.columns)), columns=recipe.columns, copy=False)
-    return Windows(table, spans, units)
-
-
-def cosines(samples: int, coefficients: int) -> np.ndarray:
-    """Return the lowest cosines over a window, shape ``(coefficients, samples)``; the rows are orthonormal."""
-    order, place = np.arange(coefficients)[:, None], np.arange(samples) + 0.5
-    weight = np.where(order == 0, np.sqrt(1 / samples), np.sqrt(2 / samples))
-    return np.asarray(weight * np.cos(np.pi / samples * order * place))
-
-
-def _coefficients(values: np.ndarray, starts: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Return the coefficients of windows, shape ``(n, signals, coefficients)``, of values ``(ticks, signals)``.
-
-    The sum runs sample by sample: unlike a matrix product, it has the same bits whichever windows are asked for.
-    """
-    found = np.zeros((len(starts), values.shape[1], len(basis)))
-    for sample, weights in enumerate(basis.T):
-        found += values[starts + sample][:, :, None] * weights
-    return found
+    def slab(self, ticks: Sampled, starts: np.ndarray) -> Windows:
+        """Return the windows that begin at these ticks, in order."""
+        recipe, samples = self._recipe, self._recipe.samples
+        start_s, rows = np.empty(0), np.empty((len(starts), *recipe.input_shape))
+        if len(starts):
+            start_s, first, last = ticks["time_s"][starts], starts[0], starts[-1] + samples
+            if recipe.coefficients is None:
+                for channel, name in enumerate(recipe.signals):
+                    rows[:, channel] = np.lib.stride_tricks.sliding_window_view(ticks[name], samples)[starts]
+            else:
+                values = np.column_stack([ticks[name][first:last] for name in recipe.signals])
+                rows = coefficients_at(values, starts - first, cosines(samples, recipe.coefficients))
+        spans = pd.DataFrame(
+            {
+                "recording": pd.Series(self._recording, index=range(len(starts)), dtype="str"),
+                "start_s": start_s,
+                "end_s": start_s + recipe.length_s,
+            }
+        )
+        table = pd.DataFrame(rows.reshape(len(starts), len(recipe.columns)), columns=recipe.columns, copy=False)
+        return Windows(table, spans, self._units)

@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.pyod_adapter import OURS, peer
-from anomalyvae.recordings.windows import cosines
+from anomalyvae.recordings.dct import cosines
 
 SETTINGS: dict[str, Any] = {"masking": 0.0, "scaling": "standard", "validation_fraction": 0.0}
 LINEAR: dict[str, Any] = {"hidden": ()}  # code and reconstruction are linear: a factor analysis

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from can.io.mf4 import MF4Writer
 
-from anomalyvae.recordings import WindowRecipe, list_signals, read_log, stream_windows
+from anomalyvae.recordings import list_signals, read_log
 from anomalyvae.recordings.bus import mdf
 from anomalyvae.recordings.bus.mdf import in_step, mdf_pieces
 from anomalyvae.recordings.log import joined
