@@ -467,7 +467,7 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, bro
     tab.press("Enter")
     tab.until(f"{SELECTED} === '{page.ids[3]}'")
     assert tab.run("document.querySelector('#note').value") == "a tram, n f x u z"
-    assert "ada" in tab.run("document.querySelector('#stands').textContent")
+    assert "ada" in tab.run("document.querySelector('#verdict').textContent")
 
     told = page.queue.events().set_index("event_id")["verdict"]
     assert [told[name] for name in page.ids] == ["fault", "new_normal", None, "noise", None, None]
@@ -483,7 +483,7 @@ def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house,
     page.queue.give(page.ids[4], "new_normal", "bob")
     tab = meet(browse(), page, "bob")
     button = "document.querySelector('[data-status=second]').textContent"
-    assert tab.run(button) == "2nd look 2"
+    assert tab.run(button) == "2nd look (2)"
     tab.click("[data-status=second]")
     tab.until("document.querySelectorAll('.item').length === 2")
     assert shown(tab) == page.ids[:2]  # neither his own, nor what two have said
@@ -501,7 +501,7 @@ def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house,
     tab.click("#reviewer")  # another person sits down
     tab.run("document.querySelector('#reviewer').select()")
     tab.write("eve")
-    tab.until(f"{button} === '2nd look 1'")
+    tab.until(f"{button} === '2nd look (1)'")
     assert shown(tab) == [page.ids[3]]
 
 

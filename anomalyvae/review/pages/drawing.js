@@ -1,10 +1,10 @@
-// What the review page draws, as SVG; and the few words and numbers that it shares with the rest of the page.
+// The charts of the review page as SVG, and the names and numbers that they share with the rest of the page.
 
 // Of each verdict: its key, its name, and what it means.
 export const MEANING = {
-  new_normal: ["n", "New normal", "normal, but new to the model: learn it"],
-  fault: ["f", "Fault", "a real fault: never learn it as normal"],
-  noise: ["x", "Noise", "of no interest: leave it out"],
+  new_normal: ["n", "New normal", "normal, but new to the model; it is learned"],
+  fault: ["f", "Fault", "a real fault; never learned as normal"],
+  noise: ["x", "Noise", "of no interest; left out"],
   unsure: ["u", "Unsure", "decide later"],
 };
 
@@ -86,7 +86,7 @@ export const span = (event) => {
   return `${clock(event.start_s, step)} – ${clock(event.end_s, step)}`;
 };
 
-// The signals of an event, the strangest first, and over them what the model took them for.
+// The signals of an event, the largest share first, with their reconstruction.
 export function drawSignals(host, view, detail) {
   const rank = new Map(detail.signals.map((name, i) => [name, i]));
   const share = new Map(detail.signals.map((name, i) => [name, detail.shares[i]]));
@@ -133,9 +133,9 @@ export function drawSignals(host, view, detail) {
     }
     svg.append(label);
     const part = share.get(signal.name);
-    const said = part === undefined ? "" : `${Math.round(100 * part)} %`;
+    const percent = part === undefined ? "" : `${Math.round(100 * part)} %`;
     svg.append(shape("text", { x: width - right - 2, y: top + 16, "text-anchor": "end",
-      class: `readout${hot ? " hot" : ""}` }, said));
+      class: `readout${hot ? " hot" : ""}` }, percent));
     return { signal, y, value: svg.appendChild(shape("text", { y: top + 30, class: "value readout" })) };
   });
 
@@ -163,11 +163,11 @@ export function drawSignals(host, view, detail) {
   host.replaceChildren(svg);
 }
 
-// The latent plane: training rows, and events in the colour of their verdict.
+// The latent map: training rows, and events in the colour of their verdict.
 export function drawMap(host, map, events, current, pick) {
   const own = Object.entries(map.events).filter(([id]) => events.has(id));
   if (!own.length) {
-    host.replaceChildren(make("p", {}, "These events have no latent codes of this model."));
+    host.replaceChildren(make("p", {}, "These events were flagged by another model."));
     return;
   }
   const [width, height, edge] = [264, 156, 9];
@@ -205,11 +205,11 @@ export function drawMap(host, map, events, current, pick) {
   };
   if (map.training.length) entry("training", "#ccd4db", "#ccd4db");
   entry("open", "#fff", colour(null));
-  legend.append(make("span", {}, "others by verdict"));
+  legend.append(make("span", {}, "filled: reviewed"));
   host.replaceChildren(svg, legend);
 }
 
-// The score over a recording, and under it the recording's events.
+// The anomaly score over a recording, with its events below.
 export function drawTimeline(host, timeline, event, others, pick) {
   const [width, height, left, right, foot] = [Math.max(host.clientWidth, 300), 118, 46, 8, 20];
   const end = Math.max(timeline.end_s, ...others.map((other) => other.end_s));

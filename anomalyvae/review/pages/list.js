@@ -1,4 +1,4 @@
-// The list of events beside the one that is looked at, and how many are done.
+// The list of events, and the progress bar.
 
 import { MEANING, colour, make, nameOf, span } from "./drawing.js";
 import { at, chip, score, state } from "./state.js";
@@ -14,8 +14,8 @@ function passes(event) {
   if (status === "second" && !isForSecondLook(event)) return false;
   if (status === "open" ? event.verdict : status === "reviewed" && !event.verdict) return false;
   if ((verdict && event.verdict !== verdict) || (recording && event.recording !== recording)) return false;
-  const said = [event.recording, event.verdict && nameOf(event.verdict), event.note, event.reviewer, ...event.signals.slice(0, 3)];
-  return !text || said.some((part) => part?.toLowerCase().includes(text));
+  const words = [event.recording, event.verdict && nameOf(event.verdict), event.note, event.reviewer, ...event.signals.slice(0, 3)];
+  return !text || words.some((part) => part?.toLowerCase().includes(text));
 }
 
 export const filtered = () => state.events.filter(passes);
@@ -41,7 +41,7 @@ export function showList() {
   at("shown").textContent = `${events.length} of ${state.events.length} events${part}`;
   at("nothing").hidden = Boolean(state.byId.get(state.current)) || events.length > 0;
   const waiting = state.events.filter(isForSecondLook).length;
-  at("status").querySelector("[data-status=second]").textContent = `2nd look${waiting ? ` ${waiting}` : ""}`;
+  at("status").querySelector("[data-status=second]").textContent = `2nd look${waiting ? ` (${waiting})` : ""}`;
   showProgress();
 }
 

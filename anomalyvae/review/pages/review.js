@@ -1,21 +1,21 @@
-// The review page. What the server says is data: it becomes text nodes and numbers, never markup.
+// The review page. Text from the server becomes text nodes, never markup.
 
 import { MEANING, clock, drawMap, drawSignals, drawTimeline, figure, make, nameOf, span } from "./drawing.js";
 import { filtered, offerRecordings, showList } from "./list.js";
-import { ask, at, chip, place, score, state, tell, when } from "./state.js";
+import { ask, at, chip, place, score, showMessage, state, when } from "./state.js";
 
 const KEYS = [
   ...Object.values(MEANING).map(([key, name, what]) => [key, `${name}: ${what}`]),
   ["j  ↓", "next event"], ["k  ↑", "previous event"], ["z", "undo"], ["t", "write a note (Esc: done)"],
-  ["/", "filter (Esc: clear)"], ["+  −", "show more or less around the event"], ["?", "these keys"],
+  ["/", "search (Esc: clear)"], ["+  −", "show more or less time around the event"], ["?", "this help"],
 ];
 const POLL_MS = 5000;
 
-// --- what there is -----------------------------------------------------------------------------------------
+// --- events ------------------------------------------------------------------------------------------------
 
 async function load() {
   const answer = await ask("api/events");
-  if (state.unsaved) return; // what is on its way is newer
+  if (state.unsaved) return; // the page is ahead of the server
   const text = JSON.stringify(answer.events);
   if (text === state.loaded) return;
   const before = state.byId.get(state.current);
@@ -32,18 +32,18 @@ async function load() {
   showMap();
   showScores();
   const now = state.byId.get(state.current);
-  if (before && now && before.reviewed_at !== now.reviewed_at) await showSaid(now.event_id);
+  if (before && now && before.reviewed_at !== now.reviewed_at) await showHistory(now.event_id);
 }
 
 async function poll() {
   if (document.hidden || state.unsaved) return;
   try {
     await load();
-    if (state.silent) tell();
+    if (state.silent) showMessage();
     state.silent = false;
   } catch (error) {
     state.silent = true;
-    tell(error.message);
+    showMessage(error.message);
   }
 }
 
@@ -85,10 +85,10 @@ async function open(id) {
     `${event.windows} ${event.windows === 1 ? "window" : "windows"}`,
   ].filter(Boolean).join("  ·  ");
   at("note").value = state.drafts.get(id) ?? event.note ?? "";
-  showStands(event);
-  if (!again) tell();
+  showVerdict(event);
+  if (!again) showMessage();
   state.detail = state.view = state.timeline = null;
-  await Promise.all([showSaid(id), showSignals(id), showTimeline(id)]);
+  await Promise.all([showHistory(id), showSignals(id), showTimeline(id)]);
 }
 
 function keepDraft() {
@@ -98,25 +98,25 @@ function keepDraft() {
   else state.drafts.delete(state.current);
 }
 
-function showStands(event) {
+function showVerdict(event) {
   for (const button of at("verdicts").children) {
     button.setAttribute("aria-pressed", String(button.dataset.verdict === event.verdict));
   }
-  const said = event.verdict && [chip(event.verdict), make("div", {}, `${event.reviewer}, ${when(event.reviewed_at)}`)];
-  at("stands").replaceChildren(...(said || ["Not reviewed"]));
+  const current = event.verdict && [chip(event.verdict), make("div", {}, `${event.reviewer}, ${when(event.reviewed_at)}`)];
+  at("verdict").replaceChildren(...(current || ["Not reviewed"]));
 }
 
-async function showSaid(id) {
+async function showHistory(id) {
   let answer;
   try {
     answer = await ask(place(id));
   } catch (error) {
-    if (id === state.current) tell(error.message);
+    if (id === state.current) showMessage(error.message);
     return;
   }
   if (id !== state.current) return;
   state.detail = answer.event;
-  showStands(state.byId.get(id) ?? answer.event);
+  showVerdict(state.byId.get(id) ?? answer.event);
   showReasons(answer.event);
   const back = new Set(answer.history.map((entry) => entry.takes_back).filter(Boolean));
   const entries = answer.history.filter((entry) => entry.verdict !== null).reverse();
@@ -127,7 +127,7 @@ async function showSaid(id) {
     make("span", { className: "muted" }, `${entry.reviewer}, ${when(entry.at)}`),
     entry.note ? make("q", {}, entry.note) : null,
   )));
-  if (!entries.length) at("history").append(make("li", { className: "muted" }, "Nothing yet."));
+  if (!entries.length) at("history").append(make("li", { className: "muted" }, "No verdict yet."));
   showMap();
   showLines();
 }
@@ -140,13 +140,13 @@ function showReasons(event) {
       make("div", { className: "bar" }, bar), make("span", {}, `${Math.round(100 * event.shares[i])} %`));
   });
   const beyond = Object.entries(event.outside ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 4)
-    .map(([name, widths]) => `${name} by ${figure(widths, 2)}`);
+    .map(([name, widths]) => `${name} by ${figure(widths, 2)} of its width`);
   const outside = beyond.length
-    ? [make("p", { className: "reason" }, `Beyond the training range, in its widths: ${beyond.join(", ")}.`)] : [];
+    ? [make("p", { className: "reason" }, `Outside the training range: ${beyond.join(", ")}.`)] : [];
   const near = state.byId.get(event.nearest);
-  const nearest = near && make("p", { className: "reason" }, "Nearest reviewed when flagged: ",
+  const nearest = near && make("p", { className: "reason" }, "Most similar reviewed event: ",
     make("button", { type: "button", onclick: () => open(near.event_id) }, `${near.recording}, ${clock(near.start_s)}`),
-    ` ${near.verdict ? `(${nameOf(near.verdict)})` : ""} at ${figure(event.nearest_distance, 2)}`);
+    `${near.verdict ? ` (${nameOf(near.verdict)})` : ""}, distance ${figure(event.nearest_distance, 2)}`);
   at("reasons").replaceChildren(...bars, ...outside, ...(nearest ? [nearest] : []));
 }
 
@@ -170,7 +170,7 @@ async function showTimeline(id) {
     state.timeline = timeline;
     at("timeline-panel").hidden = timeline === null;
     showScores();
-    showLines(); // it takes what height is left
+    showLines(); // their height depends on it
   } catch (error) {
     if (id === state.current) at("timeline").replaceChildren(make("p", {}, error.message));
   }
@@ -189,7 +189,7 @@ function reviewer() {
   at("reviewer").classList.toggle("missing", !name);
   if (!name) {
     at("reviewer").focus();
-    tell("Say who you are first: verdicts carry a name.");
+    showMessage("Enter your name first: each verdict is saved with it.");
   }
   return name;
 }
@@ -216,13 +216,13 @@ function give(verdict) {
   save(id, async () => {
     const standing = await ask(place(id, "/verdict"), { verdict, note, reviewer: name, reviewed_at: seen });
     entry.reviewed_at = standing.reviewed_at;
-    if (standing.overruled) tellOverruled(entry, standing);
+    if (standing.overruled) showOverruled(entry, standing);
   }, () => state.given.splice(state.given.indexOf(entry), 1));
   open(next);
 }
 
-// Somebody else had said something that this page had not shown yet: it stays until a person has read it.
-function tellOverruled(entry, standing) {
+// Somebody else gave a verdict that this page had not shown yet. The message stays until the reviewer has read it.
+function showOverruled(entry, standing) {
   const { verdict, reviewer: other, reviewed_at: then } = standing.overruled;
   const what = `${standing.recording}, ${clock(standing.start_s)}`;
   const line = make("p", { role: "alert" }, `You overruled ${other}, ${when(then)}, on ${what}: `,
@@ -242,12 +242,12 @@ function undo(given) {
   const entry = given ?? state.given.pop()
     ?? { id: state.current, reviewed_at: state.byId.get(state.current)?.reviewed_at };
   save(entry.id, async () => {
-    if (!entry.reviewed_at) throw new Error("There is nothing to undo.");
+    if (!entry.reviewed_at) throw new Error("Nothing to undo.");
     await ask(place(entry.id, "/undo"), { reviewer: name, reviewed_at: entry.reviewed_at });
   }).then(() => open(entry.id));
 }
 
-// One request after the other, in the order of the keys; the page goes on meanwhile.
+// Requests are sent one after the other; the page does not wait for them.
 function save(id, request, failed = () => {}) {
   state.unsaved += 1;
   state.saving = state.saving.then(request).then(() => null, (error) => error).then(async (error) => {
@@ -257,13 +257,13 @@ function save(id, request, failed = () => {}) {
     await load().catch(() => {});
     if (error) {
       await open(id);
-      tell(`Not saved: ${error.message}`);
+      showMessage(`Not saved: ${error.message}`);
     }
   });
   return state.saving;
 }
 
-// --- drawing ---------------------------------------------------------------------------------------------
+// --- charts ----------------------------------------------------------------------------------------------
 
 function showLines() {
   const { view, detail } = state;
@@ -272,7 +272,7 @@ function showLines() {
 
 function showMap() {
   if (!state.map) return;
-  at("map-title").textContent = `Latent map, ${Math.round(100 * state.map.explained)} % of the variance`;
+  at("map-title").textContent = `Latent map (${Math.round(100 * state.map.explained)} % of the variance)`;
   drawMap(at("map"), state.map, state.byId, state.current, open);
 }
 
@@ -281,7 +281,7 @@ function showScores() {
   if (!state.timeline || !event) return;
   const others = state.events.filter((other) => other.recording === event.recording);
   const count = others.length === 1 ? "1 event" : `${others.length} events`;
-  at("timeline-title").textContent = `Anomaly score over ${event.recording}, ${count}`;
+  at("timeline-title").textContent = `Anomaly score of ${event.recording}, ${count}`;
   drawTimeline(at("timeline"), state.timeline, event, others, open);
 }
 
@@ -354,7 +354,7 @@ async function start() {
   try {
     await load();
   } catch (error) {
-    tell(error.message);
+    showMessage(error.message);
     return;
   }
   const asked = state.byId.get(decodeURIComponent(location.hash.slice(1)));

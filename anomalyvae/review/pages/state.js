@@ -1,4 +1,4 @@
-// What the parts of the review page share: what it knows, how it asks the server, and how it tells a person.
+// What the parts of the review page share: its state, requests to the server, and messages to the reviewer.
 
 import { figure, make, nameOf } from "./drawing.js";
 
@@ -23,14 +23,14 @@ export async function ask(url, body) {
   } catch {
     throw new Error("The server does not answer. Is 'anomalyvae review' still running?");
   }
-  const said = await answer.json().catch(() => ({ error: `The server failed (${answer.status}).` }));
-  if (!answer.ok) throw new Error(said.error ?? `The server refused (${answer.status}).`);
-  return said;
+  const result = await answer.json().catch(() => ({ error: `The server failed (${answer.status}).` }));
+  if (!answer.ok) throw new Error(result.error ?? `The server returned an error (${answer.status}).`);
+  return result;
 }
 
 export const place = (id, what = "") => `api/events/${encodeURIComponent(id)}${what}`;
 
-export function tell(text) {
+export function showMessage(text) {
   at("message").textContent = text ?? "";
   at("message").hidden = !text;
 }
