@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: how options are read, and how a person is told."""
+"""What all verbs share: their options, exit codes, progress bars and messages."""
 
 import argparse
 import os
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from anomalyvae.scoring.batch import Progress as BatchProgress
 
 DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
-QUIET, DEBUG = "print nothing but errors", "show the traceback of an error"
-DATABASES = "what the messages in MF4 and CAN logs mean: DBC, ARXML or KCD files"
-_EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # anything else is a bug of ours
+_EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # any other error is a bug of ours
+_LINE_S = 5.0
+
+# --- options --------------------------------------------------------------------------------------------
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -23,7 +24,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE, the value as in a job file; what is no TOML is text."""
+    """Read NAME=VALUE. The value is TOML, as in a job file, or else text."""
     import tomllib
 
     name, equals, value = text.partition("=")
@@ -35,76 +36,47 @@ def setting(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-@contextmanager
-def steps_shown(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Show steps as a bar on a terminal, as lines elsewhere, or not at all."""
-    if quiet:
-        yield lambda done, steps, what: None
-    elif not sys.stderr.isatty():
-        yield lambda done, steps, what: tell(f"{done}/{steps} {what}")
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        what = TextColumn("{task.description}", markup=False)
-        columns = (MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(), what)
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("loading", total=None)
-            yield lambda done, steps, what: bar.update(task, completed=done, total=steps, description=what)
+def _target(text: str) -> dict[str, Any]:
+    return dict([setting(text)])
 
 
-@contextmanager
-def files_shown(quiet: bool) -> "Iterator[Callable[[BatchProgress], None]]":
-    """Show files, rows per second and the time that is left: a bar on a terminal, now and then a line elsewhere."""
-    told = time.monotonic()
-
-    def line(p: "BatchProgress") -> None:
-        nonlocal told
-        if not quiet and time.monotonic() - told > _LINE_S:
-            told = time.monotonic()
-            tell(f"{p.files_done:,}/{p.files:,} files, {_pace(p)}")
-
-    if quiet or not sys.stderr.isatty():
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %  {task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
-        yield lambda p: bar.update(
-            task, completed=p.bytes_done, total=p.bytes, description=f"{p.files_done:,}/{p.files:,} files, {_pace(p)}"
-        )
-
-
-_LINE_S = 5.0
-
-
-def _pace(p: "BatchProgress") -> str:
-    share = (p.bytes_done - p.bytes_kept) / max(p.bytes - p.bytes_kept, 1)
-    left = f", {p.seconds * (1 - share) / share:,.0f} s left" if share > 0 else ""
-    return f"{p.rows_scored / max(p.seconds, 1e-9):,.0f} rows/s{left}"
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--model": {
+        "metavar": "MODEL", "required": True,
+        "help": "folder of a fitted model, or its name in MLflow's registry, such as models:/NAME@champion",
+    },
+    "--columns": {"type": names, "metavar": "A,B", "help": "columns of the table to use (default: all)"},
+    "--set": {
+        "action": "append", "default": [], "type": setting, "metavar": "NAME=VALUE", "dest": "settings",
+        "help": "set an argument of VAEOutlierDetector, such as beta=0.5; repeat for more",
+    },
+    "--alarms": {
+        "type": _target, "metavar": "TARGET",
+        "help": "flag by a false-alarm target instead of the model's threshold: alpha=0.01 (share of the normal rows), "
+        "per_hour=6 (only for windows)",
+    },
+    "--tail": {
+        "choices": ("conformal", "pareto"), "default": "conformal",
+        "help": "how p-values are computed; pareto extrapolates below the smallest one that the calibration rows allow",
+    },
+    "--dbc": {
+        "nargs": "+", "metavar": "FILE", "help": "DBC, ARXML or KCD files that define the messages in MF4 and CAN logs"
+    },
+    "--queue": {
+        "metavar": "QUEUE", "required": True, "help": "the review queue: a SQLite file, or the URL of a database"
+    },
+    "--source": {"metavar": "FOLDER", "help": "folder of the recordings, if they have moved"},
+    "--quiet": {"action": "store_true", "help": "print errors only"},
+    "--debug": {"action": "store_true", "help": "show the traceback of an error"},
+}  # fmt: skip
 
 
-def said_by(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = one_line(str(error)) or type(error).__name__
-    if isinstance(error, _EXPECTED):
-        return text
-    return f"{type(error).__name__}: {text}. This should not happen; --debug shows where it did."
+def option(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", name: str, **changes: Any) -> None:
+    """Add an option that several verbs have, with changes to its usual settings."""
+    parser.add_argument(name, **_OPTIONS[name] | changes)
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def tell(text: str) -> None:
-    print(f"anomalyvae: {text}", file=sys.stderr)
-
-
-def command_of(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=what,
@@ -114,17 +86,88 @@ def command_of(commands: Any, name: str, what: str, example: str) -> argparse.Ar
     )
 
 
+# --- progress -------------------------------------------------------------------------------------------
+
+
 @contextmanager
-def bundle_at(place: str | os.PathLike[str]) -> Iterator[Path]:
-    """The path of a model: itself, or a copy of what MLflow has at models:/NAME@champion and its like."""
-    hush_mlflow()
+def steps_shown(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Show the progress of a task in steps."""
+    with _progress_shown(quiet, every_s=0) as show:
+        yield lambda done, steps, what: show(done / steps, f"{done}/{steps} {what}")
+
+
+@contextmanager
+def files_shown(quiet: bool) -> "Iterator[Callable[[BatchProgress], None]]":
+    """Show how many files are scored, the rows per second, and the remaining time."""
+    with _progress_shown(quiet, every_s=_LINE_S) as show:
+        yield lambda p: show(p.bytes_done / max(p.bytes, 1), f"{p.files_done:,}/{p.files:,} files, {_pace(p)}")
+
+
+@contextmanager
+def _progress_shown(quiet: bool, every_s: float) -> Iterator[Callable[[float, str], None]]:
+    """Show a share done and a text: as a bar on a terminal, elsewhere as a line at most every so many seconds."""
+    if quiet:
+        yield lambda share, text: None
+    elif not sys.stderr.isatty():
+        shown = time.monotonic()
+
+        def line(share: float, text: str) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= every_s:
+                shown = time.monotonic()
+                tell(text)
+
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("loading", total=None)
+            yield lambda share, text: bar.update(task, completed=share, total=1, description=text)
+
+
+def _pace(p: "BatchProgress") -> str:
+    share = (p.bytes_done - p.bytes_kept) / max(p.bytes - p.bytes_kept, 1)
+    left = f", {p.seconds * (1 - share) / share:,.0f} s left" if share > 0 else ""
+    return f"{p.rows_scored / max(p.seconds, 1e-9):,.0f} rows/s{left}"
+
+
+# --- messages -------------------------------------------------------------------------------------------
+
+
+def tell(text: str) -> None:
+    print(f"anomalyvae: {text}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def message_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = one_line(str(error)) or type(error).__name__
+    if isinstance(error, _EXPECTED):
+        return text
+    return f"{type(error).__name__}: {text}. This is a bug; --debug shows the traceback."
+
+
+# --- models ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def local_model(place: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of a model; one in MLflow's registry (models:/NAME@champion) is downloaded first."""
+    quiet_mlflow()
     from anomalyvae.tracking.registry import fetched
 
     with fetched(place) as path:
         yield path
 
 
-def hush_mlflow() -> None:
-    """Let MLflow tell of what goes wrong only; what it tells would go to stdout, too."""
+def quiet_mlflow() -> None:
+    """Let MLflow log warnings only: it would also print to stdout."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -1,18 +1,18 @@
-"""The verbs run and data: job files, and public data sets."""
+"""The verbs for job files and public data sets: run, data."""
 
 import argparse
 import time
 from pathlib import Path
 from typing import Any
 
-from anomalyvae.cli.console import DEBUG, DONE, QUIET, command_of, hush_mlflow, steps_shown
+from anomalyvae.cli.console import DONE, add_command, option, quiet_mlflow, steps_shown
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", metavar="JOB.toml", help="the job file")
-    parser.add_argument("--out", metavar="FOLDER", help="write here, whatever the job's [output] says")
-    parser.add_argument("--track", action="store_true", help="record the run with MLflow; see [tracking] in job files")
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    parser.add_argument("--out", metavar="FOLDER", help="write the result here instead of the folder of [output]")
+    parser.add_argument("--track", action="store_true", help="record the run with MLflow, as [tracking] says")
+    option(parser, "--quiet")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,17 +29,17 @@ def run(args: argparse.Namespace) -> int:
         if args.track and job.tracking is None:
             job = replace(job, tracking=Tracking())
         if job.tracking is not None:
-            hush_mlflow()
-        said = _summary(run_job(job, progress))
-        said += f"\n\nReport     {Path(job.output.folder) / 'report.html'}"
+            quiet_mlflow()
+        result = run_job(job, progress)
     if not args.quiet:
-        print(said)
+        print(_summary(result))
+        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
         print(f"Wall time  {time.monotonic() - began:.0f} s")
     return DONE
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """Lay out ours and the baselines, best average precision first."""
+    """Our detector and the baselines, best average precision first."""
     means = {"anomalyvae": result["mean"]} | {k: entry["mean"] for k, entry in result["baselines"].items()}
     rate = result["evaluation"]["alarms_per_hour"]
     lines = [
@@ -55,11 +55,13 @@ def _summary(result: dict[str, Any]) -> str:
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    known = command_of(actions, "list", "name the data sets, and say where they lie", "anomalyvae data list")
-    get = command_of(actions, "get", "prepare a data set and print its folder", "anomalyvae data get potholes")
-    get.add_argument("name", metavar="NAME", help="a name that 'anomalyvae data list' gives")
+    known = add_command(actions, "list", "list the data sets and their folders", "anomalyvae data list")
+    get = add_command(
+        actions, "get", "download and prepare a data set, and print its folder", "anomalyvae data get potholes"
+    )
+    get.add_argument("name", metavar="NAME", help="a data set that 'anomalyvae data list' names")
     for action in (known, get):
-        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+        option(action, "--debug", default=argparse.SUPPRESS)
 
 
 def data(args: argparse.Namespace) -> int:
@@ -69,7 +71,7 @@ def data(args: argparse.Namespace) -> int:
         print(get_dataset(args.name))
         return DONE
     for dataset in list_datasets():
-        size = f"{dataset.size_mb:g} MB to fetch" if dataset.size_mb else "nothing to fetch"
+        size = f"{dataset.size_mb:g} MB to download" if dataset.size_mb else "nothing to download"
         state = f"prepared in {dataset.folder}" if dataset.prepared else f"not prepared; {size}"
         print(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
     return DONE

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DATABASES, DONE, QUIET, hush_mlflow, names, setting
-from anomalyvae.cli.tables import read_rows
+from anomalyvae.cli.console import DONE, names, option, quiet_mlflow
+from anomalyvae.cli.tables import read_tables
 
 if TYPE_CHECKING:
     from anomalyvae.evaluate.job import Health
@@ -17,29 +17,27 @@ if TYPE_CHECKING:
 
 
 def fit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="CSV or Parquet: tables of rows, or recordings")
-    parser.add_argument("--model", required=True, metavar="OUT", help="folder for the fitted model")
-    parser.add_argument("--columns", type=names, metavar="A,B", help="columns of a table (default: all)")
-    parser.add_argument(
-        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="settings",
-        help="an argument of the detector, such as beta=0.5; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="tables of rows (CSV or Parquet), or recordings")
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="folder for the fitted model")
+    option(parser, "--columns")
+    option(parser, "--set")
+    option(parser, "--quiet")
     windows = parser.add_argument_group(
-        "windows",
-        "Given any of these, files are recordings and are cut into windows; otherwise, rows are rows.",
+        "options for recordings", "With any of these, each file is a recording and is cut into windows."
     )
-    windows.add_argument("--recipe", metavar="JOB.toml", help="take [windows] and [detector] from a job file")
-    windows.add_argument("--signals", type=names, metavar="A,B", help="signals of a window")
+    windows.add_argument("--recipe", metavar="JOB.toml", help="use [windows], [detector] and [health] of a job file")
+    windows.add_argument("--signals", type=names, metavar="A,B", help="signals in a window")
     windows.add_argument("--rate-hz", type=float, metavar="HZ", help="samples per second")
     windows.add_argument("--length-s", type=float, metavar="S", help="length of a window")
-    windows.add_argument("--stride-s", type=float, metavar="S", help="from one window's start to the next's")
-    windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap that is interpolated")
-    windows.add_argument("--where", metavar="CONDITION", help="keep windows where this holds: 'speed_mps > 2'")
-    windows.add_argument("--coefficients", type=int, metavar="K", help="describe each signal of a window by K numbers")
-    windows.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
-    tracking = parser.add_argument_group("MLflow", "Given any of these, the fit is recorded as a run.")
-    tracking.add_argument("--track", action="store_true", help="as MLflow's own settings say")
+    windows.add_argument("--stride-s", type=float, metavar="S", help="time from one window's start to the next one's")
+    windows.add_argument("--max-gap-s", type=float, metavar="S", help="longest gap between samples to interpolate")
+    windows.add_argument("--where", metavar="CONDITION", help="keep only windows in which this holds: 'speed_mps > 2'")
+    windows.add_argument(
+        "--coefficients", type=int, metavar="K", help="describe each signal of a window by K cosine coefficients"
+    )
+    option(windows, "--dbc")
+    tracking = parser.add_argument_group("options for MLflow", "With any of these, MLflow records the fit as a run.")
+    tracking.add_argument("--track", action="store_true", help="record the fit with MLflow's own settings")
     _tracking_arguments(tracking)
 
 
@@ -76,7 +74,7 @@ def _fit_and_save(
 
     unfitted = VAEOutlierDetector(**{"verbose": sys.stderr.isatty() and not args.quiet, **detector})
     if recipe is None:
-        rows, _, _ = read_rows(args.files, None, args.columns)
+        rows = read_tables(args.files, args.columns)
         model = unfitted.fit(rows)
         save(model, args.model)
     else:
@@ -95,19 +93,18 @@ def _fit_and_save(
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
-    parser.add_argument("--experiment", metavar="NAME", help="of MLflow (default: as MLFLOW_EXPERIMENT_NAME says)")
-    parser.add_argument("--run-name", metavar="NAME", help="of the run")
+    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME)")
+    parser.add_argument("--run-name", metavar="NAME", help="name of the run")
     parser.add_argument("--register", metavar="NAME", help="also register the model under this name")
 
 
 @contextmanager
 def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
-    """Open a run of MLflow, if that was asked for."""
-    asked = args.track or args.experiment or args.run_name or args.register
-    if not asked:
+    """Open a run of MLflow if an option asks for it."""
+    if not (args.track or args.experiment or args.run_name or args.register):
         yield None
         return
-    hush_mlflow()
+    quiet_mlflow()
     from anomalyvae.tracking import tracked_run
 
     with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
@@ -115,14 +112,14 @@ def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
 
 
 def track_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="of a fitted model, or what 'anomalyvae run' wrote")
-    parser.add_argument("--uri", metavar="URI", help="tracking server or store (default: as MLFLOW_TRACKING_URI says)")
-    parser.add_argument("--source", metavar="WHERE", help="where the rows came from")
+    parser.add_argument("folder", metavar="FOLDER", help="a fitted model, or the result of 'anomalyvae run'")
+    parser.add_argument("--uri", metavar="URI", help="tracking server or store (default: MLFLOW_TRACKING_URI)")
+    parser.add_argument("--source", metavar="WHERE", help="where the training data came from")
     _tracking_arguments(parser)
 
 
 def track(args: argparse.Namespace) -> int:
-    hush_mlflow()
+    quiet_mlflow()
     from anomalyvae.tracking import track
 
     where = track(
@@ -134,12 +131,20 @@ def track(args: argparse.Namespace) -> int:
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="BUNDLE", help="folder of a fitted model")
+    parser.add_argument("model", metavar="MODEL", help="folder of a fitted model")
     parser.add_argument("file", metavar="FILE.onnx", help="the file to write")
-    parser.add_argument("--inputs", choices=("auto", "matrix", "columns"), default="auto", help="one input, or many")
-    parser.add_argument("--feature-scores", action="store_true", help="give the share of each column, too")
-    parser.add_argument("--precision", choices=("auto", "double", "single"), default="auto", help="of the network")
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    parser.add_argument(
+        "--inputs", choices=("auto", "matrix", "columns"), default="auto",
+        help="one input with all columns (matrix), or one input per column (columns)",
+    )  # fmt: skip
+    parser.add_argument("--feature-scores", action="store_true", help="add an output with the score of each column")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "double", "single"),
+        default="auto",
+        help="floating-point format of the network",
+    )
+    option(parser, "--quiet")
 
 
 def export(args: argparse.Namespace) -> int:

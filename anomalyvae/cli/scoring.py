@@ -1,56 +1,63 @@
-"""The verb score."""
+"""The verbs that use a fitted model: score, watch, health."""
 
 import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DATABASES, DONE, QUIET, SOME_FAILED, bundle_at, files_shown, setting, tell
+from anomalyvae.cli.console import DONE, SOME_FAILED, files_shown, local_model, option, setting, tell
 from anomalyvae.cli.tables import WRITERS, writer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from anomalyvae.scoring.watch import Watcher, WindowScore
+
+SILENT = 5  # exit code: no new rows for --timeout seconds
+_SIGNALS = 3  # named in a line of CSV
+_LINES = 40  # of sensor health, printed
+_SOURCE = "a folder, files, or a quoted pattern such as 'drives/2026-*/*.parquet'"
+
+# --- score ----------------------------------------------------------------------------------------------
+
 
 def score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="a folder, files, or a quoted pattern: 'drives/2026-*/*.parquet'"
-    )
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
     parser.add_argument(
         "target", metavar="TARGET",
-        help="a folder, which gets a Parquet file of scores per input (run again to go on, or to add what is new); or, "
-        "for one table of all, a name that ends in .parquet or .csv",
+        help="a folder, which gets one Parquet file of scores per input file (run the command again to resume, or to "
+        "score new files); or a name that ends in .parquet or .csv, for one table",
     )  # fmt: skip
-    parser.add_argument(
-        "--model", required=True, metavar="BUNDLE",
-        help="folder of a fitted model, or its ONNX file, or MLflow's: models:/NAME@champion",
-    )  # fmt: skip
-    parser.add_argument(
-        "--alarms", type=setting, metavar="PROMISE",
-        help="flag under a promise on false alarms in place of the model's threshold: alpha=0.01 (share of normal "
-        "rows), per_hour=6 (with windows), fdr=0.1 (share of the flagged; for one table)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--tail", choices=("conformal", "pareto"), default="conformal",
-        help="pareto extrapolates p-values below what the calibration rows can show",
-    )  # fmt: skip
+    option(parser, "--model")
     parser.add_argument(
         "--per-tick", choices=("offline", "causal"),
-        help="of recordings, a score per tick of the clock in place of one per window: the mean over the windows that "
-        "cover it (offline), or that of the window that ends there and knows only the past (causal)",
+        help="write one score per time step of a recording instead of one per window: the mean of all windows that "
+        "cover the step (offline), or the score of the window that ends there (causal)",
     )  # fmt: skip
-    parser.add_argument("--dbc", nargs="+", default=[], metavar="FILE", help=DATABASES)
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
-    many = parser.add_argument_group("a folder of scores")
-    many.add_argument("--engine", choices=("local", "dask"), default="local", help="threads here, or a Dask cluster")
-    many.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is there already: tcp://host:8786")
-    many.add_argument("--workers", type=int, metavar="N", help="threads, or Dask's processes (default: one per core)")
-    many.add_argument("--feature-scores", action="store_true", help="for flagged rows, say which column or signal")
-    many.add_argument("--strict", action="store_true", help="stop at the first file that fails")
-    many.add_argument("--overwrite", action="store_true", help="delete the scores of another model in TARGET")
+    option(
+        parser, "--alarms",
+        help="flag by a false-alarm target instead of the model's threshold: alpha=0.01 (share of the normal rows), "
+        "per_hour=6 (only for windows), fdr=0.1 (share of the flagged rows, only for one table)",
+    )  # fmt: skip
+    option(parser, "--tail")
+    option(parser, "--dbc", default=[])
+    option(parser, "--quiet")
+    folder = parser.add_argument_group("options for a folder of scores")
+    folder.add_argument("--engine", choices=("local", "dask"), default="local", help="threads, or a Dask cluster")
+    folder.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask cluster, such as tcp://host:8786")
+    folder.add_argument("--workers", type=int, metavar="N", help="threads, or Dask processes (default: one per core)")
+    folder.add_argument("--feature-scores", action="store_true", help="for flagged rows, score each column or signal")
+    folder.add_argument("--strict", action="store_true", help="stop at the first file that fails")
+    folder.add_argument("--overwrite", action="store_true", help="delete scores of other models or settings in TARGET")
 
 
 def score(args: argparse.Namespace) -> int:
-    with bundle_at(args.model) as args.model:
+    with local_model(args.model) as args.model:
         return _score_table(args) if Path(args.target).suffix in WRITERS else _score_files(args)
 
 
@@ -60,9 +67,8 @@ def _score_files(args: argparse.Namespace) -> int:
     with files_shown(args.quiet) as progress:
         summary = score_folder(
             args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
-            alarms=None if args.alarms is None else dict([args.alarms]), tail=args.tail, strict=args.strict,
-            feature_scores=args.feature_scores, overwrite=args.overwrite, databases=args.dbc,
-            per_tick=args.per_tick, progress=progress,
+            alarms=args.alarms, tail=args.tail, strict=args.strict, feature_scores=args.feature_scores,
+            overwrite=args.overwrite, databases=args.dbc, per_tick=args.per_tick, progress=progress,
         )  # fmt: skip
     for file in summary["files"]:
         if file["error"] is not None:
@@ -79,7 +85,7 @@ def _score_files(args: argparse.Namespace) -> int:
 
 
 def _score_table(args: argparse.Namespace) -> int:
-    """Score files into one table, on which promises about the whole batch can be kept."""
+    """Score files into one table. Only a whole table can meet a target on the false discovery rate."""
     import tempfile
 
     import pandas as pd
@@ -87,10 +93,10 @@ def _score_table(args: argparse.Namespace) -> int:
     from anomalyvae.scoring.batch import score_folder
 
     write = writer(args.target)
-    # Before windows are folded, each has its p-value and flag; of rows and windows, the promise is kept on all of them.
+    # Folding to time steps needs the flags of windows; otherwise rows are flagged when all are there.
     folded: dict[str, Any] = {"per_tick": args.per_tick, "tail": args.tail} if args.per_tick else {}
     if args.per_tick and args.alarms is not None:
-        folded["alarms"] = dict([args.alarms])
+        folded["alarms"] = args.alarms
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
         summary = score_folder(
             args.model, args.source, scratch, workers=args.workers, strict=True, databases=args.dbc, progress=progress,
@@ -111,19 +117,147 @@ def _score_table(args: argparse.Namespace) -> int:
 
 
 def _flag_all(table: "pd.DataFrame", args: argparse.Namespace) -> None:
-    """Replace p-values and flags by those that were asked for."""
+    """Replace p-values and flags by those of --tail and --alarms."""
     from anomalyvae.bundle.arrays import read_calibration
     from anomalyvae.bundle.card import read_card
     from anomalyvae.calibration import AlarmTarget
 
     calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
-    score = table["anomaly_score"].to_numpy()
-    table["p_value"] = calibration.p_values(score, args.tail)
+    table["p_value"] = calibration.p_values(table["anomaly_score"].to_numpy(), args.tail)
     if args.alarms is None:
         return
-    target = AlarmTarget.of(dict([args.alarms]))
+    target = AlarmTarget.of(args.alarms)
     wanted: dict[str, Any] = {target.kind: target.value}
     if target.kind == "per_hour":
         wanted["rows_per_hour"] = rows_per_hour = None if windowing is None else 3600 / windowing["stride_s"]
         target.rate(rows_per_hour)  # refuses plain rows
-    table["is_outlier"] = calibration.alarms(score, tail=args.tail, **wanted)
+    table["is_outlier"] = calibration.alarms(table["anomaly_score"].to_numpy(), tail=args.tail, **wanted)
+
+
+# --- watch ----------------------------------------------------------------------------------------------
+
+
+def watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="a growing CSV file, or - for lines on stdin")
+    option(parser, "--model")
+    option(parser, "--alarms")
+    option(parser, "--tail")
+    parser.add_argument(
+        "--late", action="store_true",
+        help="wait for late rows (one second, or three usual steps), as score does; otherwise they are ignored",
+    )  # fmt: skip
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after so long without a new row")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON per window instead of CSV")
+    option(parser, "--quiet")
+
+
+def watch(args: argparse.Namespace) -> int:
+    from anomalyvae.scoring.watch import Watcher
+
+    with local_model(args.model) as model:
+        watcher = Watcher(
+            model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
+            tell=(lambda text: None) if args.quiet else tell,
+        )  # fmt: skip
+        with _watch_summary(watcher, args.quiet):
+            scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
+            (_print_json if args.json else _print_csv)(scores)
+    return SILENT if watcher.timed_out else DONE
+
+
+def _print_csv(scores: "Iterator[WindowScore]") -> None:
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    lines.writerow(["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "signals"])
+    sys.stdout.flush()
+    for score in scores:
+        signals = [f"{name} {share:.0%}" for name, share in list(score.signals.items())[:_SIGNALS]]
+        lines.writerow([*score[:-1], "; ".join(signals)])
+        sys.stdout.flush()
+
+
+def _print_json(scores: "Iterator[WindowScore]") -> None:
+    for score in scores:
+        print(json.dumps(score._asdict()), flush=True)
+
+
+@contextmanager
+def _watch_summary(watcher: "Watcher", quiet: bool) -> Iterator[None]:
+    """Print totals at the end. Ctrl-C is a normal end."""
+    with suppress(KeyboardInterrupt):
+        yield
+    if not quiet:
+        waiting = f", {watcher.waiting:,} not scored yet" if watcher.waiting else ""
+        left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
+        silent = ", stopped by --timeout" if watcher.timed_out else ""
+        tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
+
+
+# --- health ---------------------------------------------------------------------------------------------
+
+
+def health_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
+    option(parser, "--model", help="folder of a model of recordings")
+    parser.add_argument("--out", metavar="TABLE", help="also write the result to this .parquet or .csv file")
+    parser.add_argument(
+        "--range", action="append", default=[], type=setting, metavar="SIGNAL=[LOW,HIGH]", dest="ranges",
+        help="physical range of a signal, instead of the learned one; repeat for more",
+    )  # fmt: skip
+    parser.add_argument("--bad", action="store_true", help="show only what is bad, not what is suspect")
+    option(parser, "--dbc")
+    option(parser, "--quiet")
+
+
+def health(args: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from anomalyvae.health.grades import stretches
+    from anomalyvae.health.sensors import Sensors, watched
+    from anomalyvae.recordings import read_log
+    from anomalyvae.scoring.inputs import inputs_of
+
+    write = None if args.out is None else writer(args.out)
+    ranges = dict(args.ranges)
+    for name, limits in ranges.items():
+        if not (isinstance(limits, list) and all(isinstance(limit, int | float) for limit in limits)):
+            raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
+    root, files, _ = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
+    parts, failed = [], 0
+    with local_model(args.model) as model:
+        sensors = Sensors.of(model, ranges)
+        recipe = watched(sensors.recipe)
+        for file in files:
+            try:
+                windows = recipe.windows(read_log(root / file, signals=recipe.needed, databases=args.dbc))
+            except (OSError, ValueError) as error:
+                tell(f"failed: {file}: {error}")
+                failed += 1
+                continue
+            if len(windows):
+                parts.append(stretches(sensors.grade(windows)))
+    if failed == len(files):
+        raise ValueError(f"None of the {failed} files can be graded. See the reasons above.")
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["grade"])
+    if args.bad:
+        table = table[table["grade"] == "bad"].reset_index(drop=True)
+    if write is not None:
+        write(table)
+    if not args.quiet:
+        print(_health_text(table, len(files) - failed))
+    return SOME_FAILED if failed else DONE
+
+
+def _health_text(table: "pd.DataFrame", recordings: int) -> str:
+    """One line per stretch of a signal that is not good: the bad ones first, then the longest."""
+    if not len(table):
+        return f"{recordings:,} recordings: every signal is good"
+    bad = int((table["grade"] == "bad").sum())
+    lines = [f"{recordings:,} recordings: {bad:,} bad and {len(table) - bad:,} suspect stretches of a signal"]
+    order = table.assign(shorter=table["start_s"] - table["end_s"]).sort_values(["grade", "shorter"], kind="stable")
+    for row in order.head(_LINES).to_dict("records"):
+        when = f"{row['start_s']:.1f} to {row['end_s']:.1f} s"
+        lines.append(f"{row['grade']:<8} {row['recording']}  {when:<20} {row['signal']}: {row['reason']}")
+    if len(table) > _LINES:
+        lines.append(f"and {len(table) - _LINES:,} more; --out writes all of them to a table")
+    # Names of files and signals must not contain control characters for the terminal.
+    return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)

@@ -1,4 +1,4 @@
-"""Tables and recordings that are named on the command line, read and written."""
+"""Tables that are named on the command line."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,50 +8,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.recordings import WindowRecipe
 
-
-def read_rows(
-    files: Sequence[str],
-    recipe: "WindowRecipe | None",
-    columns: Sequence[str] | None,
-    databases: Sequence[str] | None = None,
-) -> "tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]":
-    """Read files into rows for a model; say of each row where it came from, and of signals in which unit they are."""
+def read_tables(files: Sequence[str], columns: Sequence[str] | None) -> "pd.DataFrame":
+    """Read tables one below the other. Without `columns`, the first table says which columns all must have."""
     import pandas as pd
 
-    if recipe is not None:
-        from anomalyvae.recordings import read_windows
-
-        windows = read_windows(files, recipe, databases=databases)
-        return windows.rows, windows.spans, windows.units
-    tables = {}
+    tables: list[pd.DataFrame] = []
     for file in files:
-        tables[file] = read_table(Path(file), columns)
-        columns = columns or list(tables[file].columns)  # the first file says what the others must have
-    rows = pd.concat(list(tables.values()), ignore_index=True)
-    where = [pd.DataFrame({"file": file, "row": range(len(table))}) for file, table in tables.items()]
-    return rows, where[0][["row"]] if len(where) == 1 else pd.concat(where, ignore_index=True), {}
+        tables.append(read_table(file, columns))
+        columns = columns or list(tables[0].columns)
+    return pd.concat(tables, ignore_index=True)
 
 
-def read_table(path: Path, columns: Sequence[str] | None) -> "pd.DataFrame":
-    """Read a table."""
+def read_table(file: str, columns: Sequence[str] | None) -> "pd.DataFrame":
     import pandas as pd
 
     from anomalyvae.recordings.log import nearest
 
     readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"Got {path}, expected a table: {' or '.join(readers)}. Convert it.")
+    suffix = Path(file).suffix.lower()
+    if suffix not in readers:
+        raise ValueError(f"{file} is not a {' or '.join(readers)} file. Convert it.")
     try:
-        table = readers[path.suffix.lower()](path)
-    except ValueError as error:  # pandas' and pyarrow's own messages name no file
-        raise ValueError(f"Got {path}, which cannot be read as a table: {error}") from error
+        table = readers[suffix](file)
+    except ValueError as error:  # the messages of pandas and pyarrow do not name the file
+        raise ValueError(f"{file} cannot be read as a table: {error}") from error
     if columns is not None:
         missing = [name for name in columns if name not in table.columns]
         if missing:
             hint = nearest(missing[0], map(str, table.columns))
-            raise ValueError(f"Got {path} without {', '.join(missing)}, expected these columns. {hint}")
+            raise ValueError(f"{file} has no column {', '.join(missing)}. {hint}")
         table = table[list(columns)]
     return table
 
@@ -63,10 +49,10 @@ WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {
 
 
 def writer(out: str) -> "Callable[[pd.DataFrame], None]":
-    """Check the name now, so that nothing is computed in vain; what comes back writes a table whole or not at all."""
+    """Check the file name before any work. The function that comes back writes a table atomically."""
     path = Path(out)
     if path.suffix not in WRITERS:
-        raise ValueError(f"Got {path}, expected a name that ends in .parquet or .csv. Rename it.")
+        raise ValueError(f"{path} is not a {' or '.join(WRITERS)} file. Rename it.")
 
     def write(table: "pd.DataFrame") -> None:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")

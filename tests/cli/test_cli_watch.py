@@ -78,7 +78,7 @@ def test_its_lines_are_those_of_score(model, tmp_path, capsys):
     pd.testing.assert_frame_equal(watched[list(scored)[:-1]], scored[list(scored)[:-1]], rtol=1e-9)
     assert watched["is_outlier"].any()
     assert watched["signals"].dropna().str.fullmatch(r"[ab] \d+%(; [ab] \d+%)?").all()
-    assert err == f"anomalyvae: 51 windows scored, {watched['is_outlier'].sum()} flagged, ended by silence\n"
+    assert err == f"anomalyvae: 51 windows scored, {watched['is_outlier'].sum()} flagged, stopped by --timeout\n"
 
 
 def test_ctrl_c_is_an_end_like_any_other(model, tmp_path):
@@ -114,6 +114,6 @@ def test_rows_that_are_left_out_are_counted(model, tmp_path, capsys):
     assert time.monotonic() - begun > 0.1
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("anomalyvae: a row was left out, and so will be others like it: it came late, ")
-    assert err[-1].endswith("flagged, 2 rows left out, ended by silence")
+    assert err[-1].endswith("flagged, 2 rows ignored, stopped by --timeout")
     assert main(["watch", str(tmp_path / "drive.csv"), *options, "--quiet", "--late"]) == 5
     assert capsys.readouterr().err == ""

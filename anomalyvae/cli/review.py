@@ -1,57 +1,45 @@
-"""The verbs of the loop that makes a model better: flag, review, retrain, promote."""
+"""The verbs of review and retraining: flag, review, retrain, promote."""
 
 import argparse
 import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.console import (
-    DATABASES,
-    DONE,
-    FAILED,
-    QUIET,
-    REFUSED,
-    bundle_at,
-    hush_mlflow,
-    one_line,
-    setting,
-    tell,
-)
+from anomalyvae.cli.console import DONE, FAILED, REFUSED, local_model, one_line, option, quiet_mlflow, setting, tell
 
 if TYPE_CHECKING:
     from anomalyvae.review.queue import Queue
 
-_NAMED = 5  # events, of those that something is said of
-_OR_MLFLOW = ", or MLflow's: models:/NAME@champion"
+_NAMED = 5  # events in a message
+_CHAMPION = "folder of the current model, or its name in MLflow's registry, such as models:/NAME@champion"
 
 
 def flag_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", nargs="?", metavar="SCORES", help="folder that 'anomalyvae score' wrote")
-    parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, for the events")
-    parser.add_argument("--model", metavar="BUNDLE", help="folder of the model that gave the scores" + _OR_MLFLOW)
-    parser.add_argument("--source", metavar="FOLDER", help="of the recordings, where it is another than was scored")
-    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
-    parser.add_argument("--budget", type=int, default=50, metavar="N", help="events to pick at most (default: 50)")
-    parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and of a recording (default: 5)")
-    parser.add_argument(
-        "--alarms", type=setting, metavar="PROMISE",
-        help="pick from what keeps a promise on false alarms, not from the flags in SCORES: fdr=0.1 (share of the "
-        "flagged windows), per_hour=6, alpha=0.01 (share of normal windows)",
+    option(parser, "--queue")
+    option(parser, "--model", required=False, help="the model that gave the scores: a folder, or models:/NAME@champion")
+    option(parser, "--source")
+    option(parser, "--dbc")
+    parser.add_argument("--budget", type=int, default=50, metavar="N", help="most events to pick (default: 50)")
+    parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and per recording (default: 5)")
+    option(
+        parser, "--alarms",
+        help="pick by a false-alarm target instead of the flags in SCORES: fdr=0.1 (share of the flagged windows), "
+        "alpha=0.01 (share of the normal windows), per_hour=6",
     )  # fmt: skip
     parser.add_argument(
         "--load", metavar="FILE",
-        help="first, add the events and verdicts that a queue has exported; or, from .json, the verdicts given in "
-        "Label Studio on what --export has written",
+        help="first, load events and verdicts: an export of another queue, or a .json export of Label Studio",
     )  # fmt: skip
     parser.add_argument(
         "--reviewer", type=setting, action="append", default=[], metavar="ID=NAME",
-        help="who a user of Label Studio is here, by number or e-mail address; may be given often",
+        help="name of a Label Studio user, by number or e-mail address; repeat for more",
     )  # fmt: skip
     parser.add_argument(
         "--export", metavar="FILE",
-        help="last, write the whole queue: .parquet or .csv, or .json for Label Studio (needs --model)",
+        help="last, write the whole queue: .parquet, .csv, or .json for Label Studio (needs --model)",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    option(parser, "--quiet")
 
 
 def flag(args: argparse.Namespace) -> int:
@@ -59,10 +47,10 @@ def flag(args: argparse.Namespace) -> int:
     from anomalyvae.review.queue import Queue
 
     if args.scores is None and args.load is None and args.export is None:
-        raise ValueError("Got nothing to do, expected SCORES, --load or --export. Pass one.")
+        raise ValueError("There is nothing to do. Pass SCORES, --load or --export.")
     if args.model is None and (args.scores is not None or str(args.export).endswith(".json")):
-        raise ValueError("Got no --model, expected the folder of the model that gave the scores. Pass it.")
-    opened = nullcontext() if args.model is None else bundle_at(args.model)
+        raise ValueError("The model that gave the scores is missing. Pass --model with its folder.")
+    opened = nullcontext() if args.model is None else local_model(args.model)
     brings_events = args.scores is not None or not str(args.load or ".json").endswith(".json")
     with opened as model, Queue(args.queue, create=brings_events) as queue:
         if args.load is not None:
@@ -70,7 +58,7 @@ def flag(args: argparse.Namespace) -> int:
         if args.scores is not None and model is not None:
             flagged = flag_folder(
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
-                databases=args.dbc, alarms=None if args.alarms is None else dict([args.alarms]),
+                databases=args.dbc, alarms=args.alarms,
             )  # fmt: skip
             if not args.quiet:
                 print(in_words(flagged))
@@ -87,29 +75,27 @@ def _load(queue: "Queue", args: argparse.Namespace) -> None:
 
     loaded = read_label_studio(args.load, queue, {name: str(value) for name, value in args.reviewer})
     if not args.quiet:
-        print(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} that the queue had")
+        print(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} already in the queue")
     for reason, events in loaded.left_out.items():
         some = ", ".join(events[:_NAMED]) + (", …" if len(events) > _NAMED else "")
         tell(one_line(f"left out {len(events):,}: {reason} (on {some})"))
 
 
 def review_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--queue", required=True, metavar="QUEUE", help="file, or URL of a database, with the events")
-    parser.add_argument(
-        "--model", required=True, metavar="BUNDLE", help="folder of the model that flagged them" + _OR_MLFLOW
-    )
-    parser.add_argument("--source", metavar="FOLDER", help="of the recordings (default: as the events name it)")
-    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
-    parser.add_argument("--scores", metavar="FOLDER", help="of the scores, to show them over each recording")
-    parser.add_argument("--host", default="127.0.0.1", help="listen here; other machines need the token it prints")
-    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
-    parser.add_argument("--reviewer", metavar="NAME", help="name to propose on this machine (default: $USER)")
+    option(parser, "--queue")
+    option(parser, "--model", help="the model that flagged the events: a folder, or models:/NAME@champion")
+    option(parser, "--source")
+    option(parser, "--dbc")
+    parser.add_argument("--scores", metavar="FOLDER", help="folder of scores, to show them for each whole recording")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others need the token it prints")
+    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default: 8765)")
+    parser.add_argument("--reviewer", metavar="NAME", help="suggested reviewer on this machine (default: $USER)")
 
 
 def review(args: argparse.Namespace) -> int:
     from anomalyvae.review.server import serve
 
-    with bundle_at(args.model) as model:
+    with local_model(args.model) as model:
         serve(
             args.queue, model, source=args.source, scores=args.scores, databases=args.dbc, host=args.host,
             port=args.port, reviewer=args.reviewer or os.environ.get("USER", ""),
@@ -119,17 +105,15 @@ def review(args: argparse.Namespace) -> int:
 
 
 def retrain_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--queue", required=True, metavar="QUEUE", help="reviewed events: a file, or a database's URL")
+    option(parser, "--queue")
+    parser.add_argument("--champion", required=True, metavar="MODEL", help=_CHAMPION)
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the challenger")
     parser.add_argument(
-        "--champion", required=True, metavar="BUNDLE", help="the model to go on from; it stays" + _OR_MLFLOW
+        "--learned", nargs="+", metavar="FILE", help="recordings that the champion learned, if it does not list them"
     )
-    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder for the challenger")
-    parser.add_argument(
-        "--learned", nargs="+", metavar="FILE", help="what the champion learned, where it does not say so itself"
-    )
-    parser.add_argument("--source", metavar="FOLDER", help="where the recordings lie now, if not where they did")
-    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
-    parser.add_argument("--quiet", action="store_true", help=QUIET)
+    option(parser, "--source")
+    option(parser, "--dbc")
+    option(parser, "--quiet")
 
 
 def retrain(args: argparse.Namespace) -> int:
@@ -138,10 +122,8 @@ def retrain(args: argparse.Namespace) -> int:
 
     with Queue(args.queue, create=False) as queue:
         events = queue.events()
-    with bundle_at(args.champion) as champion:
-        made = retrain(
-            events, champion, args.out, learned=args.learned, source=args.source, databases=args.dbc,
-        )  # fmt: skip
+    with local_model(args.champion) as champion:
+        made = retrain(events, champion, args.out, learned=args.learned, source=args.source, databases=args.dbc)
     if not args.quiet:
         print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
         against = f", against {made.faults:,} of faults" if made.faults else ""
@@ -151,36 +133,41 @@ def retrain(args: argparse.Namespace) -> int:
 
 def promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("challenger", nargs="?", metavar="CHALLENGER", help="folder of the model that 'retrain' made")
-    parser.add_argument(
-        "--champion", required=True, metavar="FOLDER",
-        help="folder of the model that is at work; or models:/NAME@champion, where MLflow's registry alone holds it",
-    )  # fmt: skip
+    parser.add_argument("--champion", required=True, metavar="MODEL", help=_CHAMPION)
     parser.add_argument(
         "--register", metavar="NAME",
-        help="also tell MLflow: @champion of NAME moves with a promotion, @challenger to what was refused; without "
-        "CHALLENGER, tell it which model the folder holds",
+        help="also update MLflow's registry: a promotion moves @champion of NAME, a refusal moves @challenger; without "
+        "CHALLENGER, register the model in --champion as @champion",
     )  # fmt: skip
-    parser.add_argument("--queue", metavar="QUEUE", help="reviewed events: a file, or a database's URL")
+    option(parser, "--queue", required=False)
     parser.add_argument(
         "--holdout", nargs="+", metavar="FILE",
-        help="recordings that neither has learned; once a champion was promoted on them, they are known",
+        help="recordings that neither model has learned; after a promotion, the champion remembers them",
     )  # fmt: skip
-    parser.add_argument("--events", metavar="TABLE", help="faults in them: CSV or Parquet with recording and times")
-    parser.add_argument("--near-s", type=float, default=0.0, metavar="S", help="so near such a fault, all is strange")
-    parser.add_argument("--alarms-per-hour", type=float, default=30.0, metavar="N", help="at which faults are counted")
-    parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="a loss that is let pass")
-    parser.add_argument("--source", metavar="FOLDER", help="where reviewed recordings lie now, if not where they did")
-    parser.add_argument("--dbc", nargs="+", metavar="FILE", help=DATABASES)
+    parser.add_argument("--events", metavar="TABLE", help="CSV or Parquet with their known faults: recording and times")
+    parser.add_argument(
+        "--near-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="a window so close to a fault counts as a fault (default: 0)",
+    )
+    parser.add_argument(
+        "--alarms-per-hour", type=float, default=30.0, metavar="N", help="false-alarm rate for recall (default: 30)"
+    )
+    parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="loss to accept (default: 0.05)")
+    option(parser, "--source")
+    option(parser, "--dbc")
     parser.add_argument(
         "--refits", type=int, default=4, metavar="N",
-        help="fit the champion so often again, to tell a gain from the luck of a fit (default: 4; 0 saves the time)",
+        help="how often to refit the champion, to measure the variation between fits (default: 4; 0 saves time)",
     )  # fmt: skip
     parser.add_argument(
         "--two-reviewers", action="store_true",
         help="refuse a challenger that learned new normals which only one reviewer has confirmed",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--rollback", action="store_true", help="put the champion before this one back")
+    parser.add_argument("--dry-run", action="store_true", help="print the decision, and change nothing")
+    parser.add_argument("--rollback", action="store_true", help="restore the previous champion")
 
 
 def promote(args: argparse.Namespace) -> int:
@@ -193,14 +180,14 @@ def promote(args: argparse.Namespace) -> int:
         )
     name = registered or args.register
     if name is not None:
-        hush_mlflow()
+        quiet_mlflow()
     if args.rollback:
         return _roll_back(args.champion, registered, name)
     if args.challenger is None and registered is None and name is not None:
         return _tell_registry(args.champion, name)
     if args.challenger is None or args.queue is None:
         raise ValueError("Got no CHALLENGER or no --queue, expected both. Say what to promote, or pass --rollback.")
-    with bundle_at(args.challenger) as challenger, bundle_at(args.champion) as champion:
+    with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
         from anomalyvae.review import gate, promotion
         from anomalyvae.review.queue import Queue
 

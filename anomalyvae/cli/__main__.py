@@ -1,7 +1,0 @@
-"""``python -m anomalyvae.cli``."""
-
-import sys
-
-from anomalyvae.cli import main
-
-sys.exit(main())
