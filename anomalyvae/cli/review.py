@@ -175,18 +175,16 @@ def promote(args: argparse.Namespace) -> int:
 
     registered = champion_name(args.champion)
     if registered is not None and args.register not in (None, registered):
-        raise ValueError(
-            f"Got --register {args.register} and {args.champion}, expected one name. Leave --register out."
-        )
+        raise ValueError(f"--register {args.register} names another model than {args.champion}. Leave --register out.")
     name = registered or args.register
     if name is not None:
         quiet_mlflow()
     if args.rollback:
         return _roll_back(args.champion, registered, name)
     if args.challenger is None and registered is None and name is not None:
-        return _tell_registry(args.champion, name)
+        return _record_in_registry(args.champion, name)
     if args.challenger is None or args.queue is None:
-        raise ValueError("Got no CHALLENGER or no --queue, expected both. Say what to promote, or pass --rollback.")
+        raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
     with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
         from anomalyvae.review import gate, promotion
         from anomalyvae.review.queue import Queue
@@ -202,12 +200,12 @@ def promote(args: argparse.Namespace) -> int:
             source=args.source, databases=args.dbc, confirmed=confirmed, refits=args.refits,
         )  # fmt: skip
         print(decision)
-        told = promotion.promote(
+        registry_updated = promotion.promote(
             challenger, champion, decision, holdout, dry_run=args.dry_run, register=name,
             again="" if registered is None else "Run the same command again later.",
         )  # fmt: skip
-    if registered is not None and not told:
-        return FAILED  # the registry is all that there was to change
+    if registered is not None and not registry_updated:
+        return FAILED  # the champion is in the registry alone
     return DONE if decision.promoted else REFUSED
 
 
@@ -223,7 +221,7 @@ def _roll_back(champion: str, registered: str | None, name: str | None) -> int:
     return DONE
 
 
-def _tell_registry(champion: str, name: str) -> int:
+def _record_in_registry(champion: str, name: str) -> int:
     from anomalyvae.review.promotion import record_champion
 
     if not record_champion(champion, name):

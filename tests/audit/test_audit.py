@@ -321,11 +321,14 @@ def test_the_command_looks_through_a_model(rows_csv, lopsided, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--group", "town"], "without town, expected one of its columns: speed, load, heat, noise, place."),
-        (["--out", "audit.pdf"], "expected a folder, or a name that ends in .html or .md. Rename it."),
-        (["--label", "place", "--positive", "sea"], "expected a value of place: city, rural."),
-        (["--positive", "sea"], "Got --positive without --label, expected both."),
-        (["--weights", "weights.txt"], "expected a name that ends in .parquet or .csv. Rename it."),
+        (["--group", "town"], "has no column town. Use one of speed, load, heat, noise"),
+        (["--out", "audit.pdf"], "audit.pdf is neither a folder nor an .html or .md file. Rename it."),
+        (
+            ["--label", "place", "--positive", "sea"],
+            "Column place has no value sea (--positive). Use one of city, rural.",
+        ),
+        (["--positive", "sea"], "--positive is given without --label."),
+        (["--weights", "weights.txt"], "weights.txt is not a .parquet or .csv file. Rename it."),
     ],
 )
 def test_the_command_says_what_is_wrong(rows_csv, capsys, arguments, said):

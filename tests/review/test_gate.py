@@ -398,4 +398,4 @@ def test_the_loop_from_the_command_line(world, tmp_path, capsys):
     assert main(["promote", "--rollback", "--champion", champion]) == 0
     assert read_card(champion)["model_id"] == before
     assert main(["promote", "--champion", champion]) == 1
-    assert "expected both" in capsys.readouterr().err
+    assert "A promotion needs CHALLENGER and --queue" in capsys.readouterr().err

@@ -456,9 +456,9 @@ def test_from_the_command_line(night, bundles, capsys):
     assert len(json.loads((night / "q.json").read_text())) == 2
     assert run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet") == (0, "", "")
     for arguments, said in [
-        ((), "Got nothing to do, expected SCORES, --load or --export"),
-        ((night / "scores",), "Got no --model, expected"),
-        (("--export", night / "q.json"), "Got no --model, expected"),
+        ((), "There is nothing to do. Pass SCORES, --load or --export"),
+        ((night / "scores",), "The model that gave the scores is missing. Pass --model"),
+        (("--export", night / "q.json"), "The model that gave the scores is missing. Pass --model"),
         ((night / "scores", *model, "--budget", 0), "Got budget=0"),
     ]:
         code, _, err = run(*arguments)

@@ -159,7 +159,7 @@ def test_the_loop_with_a_champion_that_only_the_registry_holds(world, capsys, mo
     assert main([*command, "--events", "marks.csv"]) == 4
     assert (model_id("champion"), model_id("challenger")) == (identity("first"), identity("second"))
     assert main([*command, "--register", "street"]) == 1
-    assert "expected one name" in capsys.readouterr().err
+    assert "names another model than" in capsys.readouterr().err
     assert main(["promote", "--rollback", "--champion", champion]) == 1
     assert "has no earlier champion" in capsys.readouterr().err
 
