@@ -39,7 +39,7 @@ FRAME = np.dtype(
 )
 
 
-class _Taken(NamedTuple):
+class _Batch(NamedTuple):
     """Frames to decode as one message."""
 
     message: Message
@@ -74,6 +74,7 @@ class Decoder:
         self._unknown: Counter[int] = Counter()
         self._frames = self._read = self._joined = 0
         self._sampled: set[str] = set()
+        self._batches: dict[int, _Batch] = {}  # of the current piece, by key of the message
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -102,7 +103,7 @@ class Decoder:
         if not len(frames):
             return {}
         self._frames += len(frames)
-        taken: dict[int, _Taken] = {}
+        self._batches = {}
         packets = []
         for key, rows in _by_identifier(frames):
             message = self._message_of(key)
@@ -110,17 +111,17 @@ class Decoder:
             if packed:
                 packets.append(rows)
             if message is not None:
-                self._take_frames(taken, message, key, rows, frames)
+                self._take_frames(message, key, rows, frames)
             elif obd.is_sender(key):
-                self._take_replies(taken, key, rows, frames)
+                self._take_replies(key, rows, frames)
             elif not packed and not obd.is_request(key):
                 self._unknown[key] += len(rows)
         if packets:
             for joined in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
-                self._take_joined(taken, self._by_group.get(_parameter_group(joined.key)), joined, [joined.data])
+                self._take_joined(self._by_group.get(_parameter_group(joined.key)), joined, [joined.data])
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
-        for message, fields, parts, joined_messages in taken.values():
+        for message, fields, parts, joined_messages in self._batches.values():
             found |= _samples(message.name, fields, frames, parts, joined_messages)
         self._sampled |= set(found)
         return found
@@ -134,52 +135,48 @@ class Decoder:
         message = self._by_key.get(key)
         return self._by_group.get(_parameter_group(key)) if message is None and key & EXTENDED else message
 
-    def _carried(self, key: int, start: bytes) -> Message | None:
+    def _message_of_packets(self, key: int, start: bytes) -> Message | None:
         """Return the message of packets that were left out, by its identifier and first byte."""
         if obd.is_sender(key):
             return obd.message(key) if obd.is_reply(start) else None
         return self._by_group.get(_parameter_group(key))
 
-    def _asked(self, message: Message) -> list[Field]:
+    def _wanted_of(self, message: Message) -> list[Field]:
         return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
 
-    def _room(self, taken: dict[int, _Taken], message: Message) -> _Taken | None:
-        """Return where to put the frames of a message; None if none of its signals is wanted."""
-        if message.key not in taken and (fields := self._asked(message)):
-            taken[message.key] = _Taken(message, fields, [], [])
-        return taken.get(message.key)
+    def _batch_of(self, message: Message) -> _Batch | None:
+        """Return the batch of a message; None if none of its signals is wanted."""
+        if message.key not in self._batches and (fields := self._wanted_of(message)):
+            self._batches[message.key] = _Batch(message, fields, [], [])
+        return self._batches.get(message.key)
 
-    def _take_frames(
-        self, taken: dict[int, _Taken], message: Message, key: int, rows: np.ndarray, frames: np.ndarray
-    ) -> None:
+    def _take_frames(self, message: Message, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         self._read += len(rows)
-        room = self._room(taken, message) if len(rows) else None
-        if room is not None:
+        batch = self._batch_of(message) if len(rows) else None
+        if batch is not None:
             buses = np.unique(frames["bus"][rows]).tolist()
             self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
-            room.rows.append(rows)
+            batch.rows.append(rows)
 
-    def _take_joined(
-        self, taken: dict[int, _Taken], message: Message | None, joined: JoinedMessage, parts: list[bytes]
-    ) -> None:
+    def _take_joined(self, message: Message | None, joined: JoinedMessage, parts: list[bytes]) -> None:
         """Take a joined message, in parts that are decoded separately."""
         if message is None or not parts:
             self._unknown[joined.key] += joined.packets
             return
         self._read += joined.packets
-        room = self._room(taken, message)
-        if room is not None:
+        batch = self._batch_of(message)
+        if batch is not None:
             self._joined += joined.packets if joined.packets > 1 else 0
             self._senders.setdefault(message.name, set()).add((joined.key, joined.bus))
-            room.joined.extend(joined._replace(data=part) for part in parts)
+            batch.joined.extend(joined._replace(data=part) for part in parts)
 
-    def _take_replies(self, taken: dict[int, _Taken], key: int, rows: np.ndarray, frames: np.ndarray) -> None:
+    def _take_replies(self, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         """Take the frames of a control unit: replies with one parameter or several, in one frame or several."""
         sent = frames["data"][rows]
         single, segment = obd.replies(sent), are_segments(sent, frames["length"][rows])
         several = single & obd.hold_more(sent)
         message = obd.message(key)
-        self._take_frames(taken, message, key, rows[single & ~several], frames)
+        self._take_frames(message, key, rows[single & ~several], frames)
         replies = [
             JoinedMessage(time_s, key, bus, data[1 : 1 + data[0]], 1)
             for time_s, _, bus, data in each_frame(frames[rows[several]])
@@ -187,7 +184,7 @@ class Decoder:
         if segment.any():
             replies += self._transport.join_diagnostics(frames[rows])
         for joined in replies:
-            self._take_joined(taken, message, joined, obd.parameters(joined.data))
+            self._take_joined(message, joined, obd.parameters(joined.data))
         unknown = int((~single & ~segment).sum())
         if unknown:
             self._unknown[key] += unknown
@@ -200,10 +197,10 @@ class Decoder:
         self._transport.finish()
         broken: Counter[int] = Counter()
         for (key, start), packets in self._transport.broken.items():
-            message = self._carried(key, start)
+            message = self._message_of_packets(key, start)
             if message is None:
                 self._unknown[key] += packets
-            elif self._asked(message):
+            elif self._wanted_of(message):
                 broken[key] += packets
         self._warn_of_unknown(others)
         if broken:
