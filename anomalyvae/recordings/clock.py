@@ -100,26 +100,13 @@ def resample_pieces(
 ) -> Iterator[Sampled]:
     """Put signals on one even clock; their samples come piece by piece.
 
-    Parameters
-    ----------
-    pieces : iterable of dict of str to Signal
-        The next samples of the signals; a signal without samples may be left out. No sample is older than one of an
-        earlier piece, of whichever signal.
-    signals : list of str
-        The names of the signals.
-    clock : Clock
-        As the arguments of :func:`resample`.
-    most : int
-        The most ticks to return at once.
-
-    Yields
-    ------
-    dict of str to numpy.ndarray, shape (ticks,)
-        The columns of :func:`resample`; joined, they have the same bits.
+    Yields the columns of :func:`resample`, at most ``most`` ticks at once; joined, they have the same bits. A piece may
+    leave out a signal without samples in it. No sample is older than one of an earlier piece, of whichever signal.
     """
     resampler = Resampler(signals, clock, most)
-    for piece, last in _with_end(pieces):
-        yield from resampler.add(piece, last=last)
+    for piece in pieces:
+        yield from resampler.add(piece)
+    yield from resampler.add({}, last=True)
 
 
 class Resampler:
@@ -129,13 +116,8 @@ class Resampler:
     its rate is measured; otherwise after the next sample of each signal or ``max_gap_s``, or after one tick if signals
     are averaged. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
 
-    Parameters
-    ----------
-    signals, clock, most
-        As for :func:`resample_pieces`.
-    prompt : bool, default=False
-        Whether later samples are clearly newer than earlier ones; then a tick at the newest sample need not wait for
-        the next sample.
+    ``prompt`` says that later samples are clearly newer than earlier ones; then a tick at the newest sample does not
+    wait for the next sample.
     """
 
     def __init__(self, signals: list[str], clock: Clock, most: int, *, prompt: bool = False) -> None:
@@ -184,12 +166,6 @@ def check_rate(rate_hz: float, max_gap_s: float) -> None:
 
 
 # --- samples held between pieces ------------------------------------------------------------------------
-
-
-def _with_end(pieces: Iterable[Mapping[str, Signal]]) -> Iterator[tuple[Mapping[str, Signal], bool]]:
-    for piece in pieces:
-        yield piece, False
-    yield {}, True
 
 
 def _followed_by(held: dict[str, Signal], piece: Mapping[str, Signal]) -> dict[str, Signal]:

@@ -27,16 +27,16 @@ class LiveWindows:
     are averaged, with the first line a tick later. When a recording begins, averaging also waits for the 16 ticks over
     which rates are measured. A signal with a missing cell is waited for, for ``max_gap_s`` at most.
 
+    If the clock jumps back, as after a restart of the logger, another recording begins: ``drive#2``.
+
     Parameters
     ----------
     header : bytes
         The first line: the columns' names.
     recipe : WindowRecipe
         How the recording becomes rows.
-    recording : str
-        Its name. If the clock jumps back, as after a restart of the logger, another recording begins: ``drive#2``.
-    source : str
-        How errors name the origin of the lines.
+    recording, source : str
+        Its name, and how errors name the origin of the lines.
     before : int, default=0
         How many recordings of that name came before.
     late : bool, default=False
@@ -47,17 +47,10 @@ class LiveWindows:
     ----------
     units : dict of str to str
         Units of the signals, as far as the header gives them.
-    recording : str
-        Name of the current recording.
-    recordings : int
-        How many have begun, those before included.
+    recording, recordings : str, int
+        Name of the current recording, and how many have begun, those before included.
     complaint : str
-        Why the last row that was left out was left out.
-
-    Raises
-    ------
-    ValueError
-        There is no time column, or a signal is missing.
+        Why the last of the rows left out was left out.
     """
 
     def __init__(

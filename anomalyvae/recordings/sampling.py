@@ -43,19 +43,10 @@ class Ticks(NamedTuple):
 def at_ticks(
     signals: Iterable[Signal], ticks: Ticks, clock: Clock, averaged_from: Mapping[str, float] | None = None
 ) -> Sampled:
-    """Return the columns of :func:`~anomalyvae.recordings.resample` at some ticks.
+    """Return the columns of :func:`~anomalyvae.recordings.resample` at some ticks, which are in order.
 
-    Parameters
-    ----------
-    signals : iterable of Signal
-        All their samples, or at least those that affect these ticks.
-    ticks : Ticks
-        The ticks, in order.
-    clock : Clock
-        The rules.
-    averaged_from : dict of str to float, optional
-        What :func:`averaging_begins` returns for each whole signal, if ``signals`` are only a part of it; a signal
-        that is not in it is not averaged.
+    ``signals`` have all samples that affect these ticks. If they lack others, ``averaged_from`` has the results of
+    :func:`averaging_begins` for the whole signals; a signal that is not in it is not averaged.
     """
     time_s = ticks.seconds(ticks.number)
     columns = {"time_s": time_s}
@@ -80,14 +71,8 @@ def at_ticks(
 def averaging_begins(stamps: np.ndarray, clock: Clock) -> float | None:
     """Return the time from which on a continuous signal is averaged: infinity for never, None for not yet known.
 
-    The median step decides, of the first 16 ticks of the first run of samples without a gap that is that long.
-
-    Parameters
-    ----------
-    stamps : numpy.ndarray of float64, shape (n,)
-        Stamps of the samples that are not missing.
-    clock : Clock
-        The rules.
+    The median step decides, of the first 16 ticks of the first run of samples without a gap that is that long;
+    ``stamps`` are those of the samples that are not missing.
     """
     if not clock.antialias:
         return np.inf

@@ -126,30 +126,10 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 class Scale:
-    """What the cells of a time column mean, judged by its first stamps.
+    """What the cells of a time column mean, judged by its first stamps; ``where`` names the column in errors.
 
-    Parameters
-    ----------
-    first : pyarrow.ChunkedArray
-        The recording's first stamps.
-    column : Column
-        Name and unit of the time column.
-    where : str
-        How errors name the column.
-
-    Attributes
-    ----------
-    per_second : int
-        Ticks in a second.
-    absolute : bool
-        Whether stamps are points in time; otherwise they count from the recording's start.
-    late_s : float
-        By how much a row may be late.
-
-    Raises
-    ------
-    ValueError
-        The column holds neither numbers nor times, or its unit is unknown.
+    Stamps are ``ticks``, with ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
+    from the recording's start. A row may be late by ``late_s``.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, where: str) -> None:

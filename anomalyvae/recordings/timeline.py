@@ -27,29 +27,16 @@ class Timeline:
     """Rows in the order of the file become samples in order of time, piece by piece.
 
     The samples have the same bits in however many pieces the rows come. A sample is returned once no row as old may
-    follow; until then it waits, so ``late_s`` of samples wait at most.
+    follow; until then it waits, so ``late_s`` of samples wait at most. With ``prompt``, every sample is returned at
+    once, and rows that are not newer than all before them are left out and counted in ``left_out``.
 
-    Parameters
-    ----------
-    first : pyarrow.ChunkedArray
-        The recording's first stamps.
-    column : Column
-        Name and unit of the time column.
-    where : str
-        How errors name the column.
-    prompt : bool, default=False
-        Return every sample at once, and leave out rows that are not newer than all before them.
-
-    Attributes
-    ----------
-    left_out : int
-        How many rows were left out.
+    ``first`` are the first stamps of the recording; ``where`` names their column in errors.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, where: str, *, prompt: bool = False) -> None:
         self._scale, self._where, self._prompt = Scale(first, column, where), where, prompt
         self._rows = self._stamped = self.left_out = 0
-        self._origin: float | None = None  # the first tick; an int where ticks are
+        self._origin: float | None = None  # the first tick
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
         self._waiting: _Samples | None = None
 
@@ -66,27 +53,9 @@ class Timeline:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Take the next rows, and return the samples that are complete.
 
-        Parameters
-        ----------
-        cells : pyarrow.ChunkedArray, length n
-            The stamps of the rows.
-        columns : list of numpy.ndarray of float64, each of shape (n,)
-            Their values, NaN where a cell is empty.
-        last : bool
-            Whether these rows are the last.
-
-        Returns
-        -------
-        time_s : numpy.ndarray of float64, shape (m,)
-            Strictly increasing, and later than all samples before.
-        columns : list of numpy.ndarray of float64, each of shape (m,)
-
-        Raises
-        ------
-        JumpBackError
-            The clock jumps back.
-        ValueError
-            A stamp cannot be read, or no row had one.
+        ``cells`` are the n stamps of the rows, ``columns`` arrays of n values, NaN for an empty cell. What is returned
+        has m samples: strictly increasing times in seconds, later than all before, and the columns. JumpBackError is
+        raised if the clock jumps back, ValueError if a stamp cannot be read or no row had one.
         """
         count = len(cells)
         cells = self._scale.numbers(cells)
