@@ -1,1 +1,1 @@
-"""What a detector says about a table: sparse and dense regions, copies, leaks, groups, and weights."""
+"""Audits of a data set: sparse and dense regions, duplicates, leaks, groups, and sample weights."""

@@ -1,4 +1,4 @@
-"""What is uneven in a data set: thin and crowded regions, duplicates, leaks, and groups that fare differently."""
+"""The audit of a data set: sparse and dense regions, duplicates, leaks, and differences between groups."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_consistent_length
 
-from anomalyvae.audit.duplicates import MAX_ROWS, Twins, standardised
+from anomalyvae.audit.duplicates import MAX_ROWS, Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess
-from anomalyvae.audit.regions import describe_regions, distinguishing_columns, find_regions
-from anomalyvae.audit.weights import effective_rows, evening_weights, neighbour_density
+from anomalyvae.audit.regions import (
+    describe_regions,
+    distinguishing_columns,
+    effective_rows,
+    find_regions,
+    inverse_density_weights,
+    neighbour_density,
+)
 from anomalyvae.detector import VAEOutlierDetector
 
 Column = str | ArrayLike | None
@@ -20,33 +26,33 @@ Column = str | ArrayLike | None
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What `audit` found. Rows are named by their index in ``X`` (by position, if it has none).
+    """What `audit` found. Rows are named by their index in ``X``, or by position without an index.
 
     Parameters
     ----------
     regions : DataFrame
-        A row per region of the latent space, thinnest first; see `anomalyvae.audit.regions.describe_regions`.
+        A row per region of the latent space, sparsest first; see `anomalyvae.audit.regions.describe_regions`.
     columns : DataFrame
-        The columns that set each region apart: ``region``, ``column``, ``direction`` and ``difference``, in standard
-        deviations of the column.
+        The columns in which each region differs most: ``region``, ``column``, ``direction`` and ``difference``, in
+        standard deviations of the column.
     region : Series of shape (n,)
         The region of each row.
     density : Series of shape (n,)
-        How densely rows lie around each row, relative to the median row.
+        Density of rows around each row, relative to the median row.
     weights : Series of shape (n,)
-        For ``sample_weight`` of any model: of mean 1, larger where rows are thin.
+        For ``sample_weight`` of any model: of mean 1, larger in sparse regions.
     duplicates : DataFrame
-        ``row``, ``twin``, ``kind`` (exact, near), ``distance`` in standard deviations per cell.
+        ``row``, ``duplicate_of``, ``kind`` (exact, near), ``distance`` in standard deviations per cell.
     leaks : DataFrame or None
-        With ``split``: the same for rows whose twin is on another side, with ``split`` and ``twin_split``.
+        With ``split``: the same for duplicates in another part, with ``split`` and ``duplicate_split``.
     shared_recordings : DataFrame or None
-        With ``split`` and ``recording``: the recordings that are on several sides, with ``splits``.
+        With ``split`` and ``recording``: the recordings in several parts, with ``splits``.
     groups : DataFrame or None
         With ``group``: a row per group and figure; see `anomalyvae.audit.groups.group_figures`.
     reweighted : DataFrame or None
-        The same for a detector that learns with the weights, where that was asked for.
-    near_sought : int
-        Among how many rows near-duplicates were sought.
+        With ``reweighted=True``: the same for a detector that learns with the weights.
+    near_searched : int
+        Number of rows searched for near duplicates.
     """
 
     regions: pd.DataFrame
@@ -59,15 +65,15 @@ class Audit:
     shared_recordings: pd.DataFrame | None
     groups: pd.DataFrame | None
     reweighted: pd.DataFrame | None
-    near_sought: int
+    near_searched: int
 
     @property
     def effective_rows(self) -> float:
-        """How many rows of equal weight tell as much as all rows with theirs."""
+        """Effective sample size of the weighted rows."""
         return effective_rows(self.weights)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table there is, by name, as columns alone."""
+        """All tables by name, with the index as columns."""
         rows = pd.DataFrame({"weight": self.weights, "density": self.density, "region": self.region})
         found = {
             "regions": self.regions.reset_index(),
@@ -95,30 +101,29 @@ def audit(
     reweighted: bool = False,
     random_state: int = 0,
 ) -> Audit:
-    """Look for what is uneven in a data set, without labels.
+    """Find imbalance, duplicates and leaks in a data set, without labels.
 
     Parameters
     ----------
     X : array-like or DataFrame of shape (n, d)
     detector : VAEOutlierDetector, optional
-        Whose latent space is looked at: as it is, if it is fitted; otherwise a clone learns ``X``. By default a
-        default one. With ``group``, clones of it are fitted anew.
+        Whose latent space is used: as it is, if fitted; otherwise a clone learns ``X``. By default one with default
+        settings. With ``group``, clones of it are fitted anew.
     group : str or array-like of shape (n,), optional
-        The group of each row whose treatment is compared. A str is the name of a column of ``X``, here and below; that
-        column is taken out of what is learned. Pass ``X[name]`` to leave it in.
+        The group of each row; groups are compared. A str is the name of a column of ``X``, here and below; that column
+        is not learned. Pass ``X[name]`` to have it learned too.
     split : str or array-like of shape (n,), optional
-        The side of a split that each row is on.
+        The part of a split of each row: train, test, ...
     y : str or array-like of shape (n,), optional
-        1 or True for rows that are known to be strange. They are not learned.
+        1 or True for known outliers. They are not learned.
     recording : str or array-like of shape (n,), optional
-        The recording (drive, machine, patient, ...) of each row: it is left out, and redrawn, as a whole.
+        The recording (drive, machine, patient, ...) of each row: held out, and resampled, as a whole.
     regions : int, optional
-        Their number before those of fewer than ten rows join their nearest; by default as many as leave 30 rows to
-        each on average, at least 2, at most 16.
+        Their number before those of fewer than ten rows are merged; by default one per 30 rows, at least 2, at most 16.
     bound : float, default=20.0
         Weights lie between 1 / bound and bound times that of the median row.
     reweighted : bool, default=False
-        Also judge groups by a detector that learns with the weights; takes the time of ``group`` again.
+        Also compare groups by a detector that learns with the weights; doubles the time.
     random_state : int, default=0
 
     Returns
@@ -128,13 +133,13 @@ def audit(
     Raises
     ------
     ValueError
-        For a column that ``X`` has not, labels other than 0 and 1, a single group, or ``reweighted`` without groups.
+        For an unknown column, labels other than 0 and 1, a single group, or ``reweighted`` without groups.
 
     Notes
     -----
-    Densities and regions are those of the space in which the detector remembers rows: the row, its latent code and
-    what its reconstruction got wrong, side by side. By the code alone, rows of a kind that was hardly learned hide
-    among others: the encoder knows no better place for them.
+    Densities and regions are computed in the space of the detector's memory: the row, its latent code and its
+    reconstruction error, side by side. The code alone does not separate rows of a rare kind: an encoder that hardly
+    learned them maps them among the others.
 
     Examples
     --------
@@ -149,30 +154,30 @@ def audit(
     """
     table = X.copy() if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X)).rename(columns=str)
     given = {"group": group, "split": split, "y": y, "recording": recording}
-    taken = {name: _taken(table, value, name) for name, value in given.items() if value is not None}
+    known = {name: _values(table, value, name) for name, value in given.items() if value is not None}
     table = table.drop(columns=[value for value in given.values() if isinstance(value, str)])
     if table.shape[1] == 0:
-        raise ValueError("Got no column beside those that are taken out, expected some to look at. Add them.")
-    strange = None if "y" not in taken else _labels(taken["y"])
-    if reweighted and "group" not in taken:
-        raise ValueError("Got reweighted=True without group, expected groups to judge. Pass group.")
-    if "group" in taken and taken["group"].nunique() < 2:
-        raise ValueError(f"Got one group, {taken['group'].iloc[0]!r}, expected several to compare. Leave group out.")
+        raise ValueError("No column is left besides group, split, y and recording. Pass columns to audit.")
+    outlier = None if "y" not in known else _labels(known["y"])
+    if reweighted and "group" not in known:
+        raise ValueError("reweighted=True compares groups, and no group was given. Pass group.")
+    if "group" in known and known["group"].nunique() < 2:
+        raise ValueError(f"All rows are in one group, {known['group'].iloc[0]!r}. Leave group out, or pass several.")
 
     rows = table if isinstance(X, pd.DataFrame) else table.to_numpy()
-    recipe = VAEOutlierDetector(random_state=random_state) if detector is None else detector
-    points = _points(_fitted(recipe, rows, strange), rows)
+    model = VAEOutlierDetector(random_state=random_state) if detector is None else detector
+    points = _points(_fitted(model, rows, outlier), rows)
     density = neighbour_density(points, random_state=random_state)
-    weight = evening_weights(density, bound=bound)
+    weight = inverse_density_weights(density, bound=bound)
     cells = standardised(table)
-    region, described, columns = _regions(points, cells, density, weight, taken.get("group"), regions, random_state)
-    twins = Twins.of(table, cells, random_state)
+    region, described, columns = _regions(points, cells, density, weight, known.get("group"), regions, random_state)
+    duplicates = Duplicates.of(table, cells, random_state)
     found: dict[str, pd.DataFrame | None] = {"groups": None, "reweighted": None}
-    if "group" in taken:
-        known: dict[str, Any] = {"strange": strange, "recording": taken.get("recording"), "seed": random_state}
+    if "group" in known:
+        shared: dict[str, Any] = {"outlier": outlier, "recording": known.get("recording"), "seed": random_state}
         for name, used in [("groups", None), ("reweighted", weight)][: 1 + reweighted]:
-            excess = held_out_excess(rows, recipe, weight=used, **known)
-            found[name] = group_figures(excess, taken["group"], **known)
+            excess = held_out_excess(rows, model, weight=used, **shared)
+            found[name] = group_figures(excess, known["group"], **shared)
     index = table.index
     return Audit(
         regions=described.assign(medoid=index[described["medoid"]]),
@@ -180,21 +185,21 @@ def audit(
         region=pd.Series(region, index=index, name="region"),
         density=pd.Series(density, index=index, name="density"),
         weights=pd.Series(weight, index=index, name="sample_weight"),
-        duplicates=_named(twins.duplicates(), index),
-        leaks=_named(twins.leaks(taken["split"]), index) if "split" in taken else None,
-        shared_recordings=_shared(taken.get("split"), taken.get("recording")),
+        duplicates=_named(duplicates.within(), index),
+        leaks=_named(duplicates.across(known["split"]), index) if "split" in known else None,
+        shared_recordings=_shared_recordings(known.get("split"), known.get("recording")),
         groups=found["groups"],
         reweighted=found["reweighted"],
-        near_sought=min(len(table), MAX_ROWS),
+        near_searched=min(len(table), MAX_ROWS),
     )
 
 
-def _taken(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
-    """A value per row, by the name of a column or as it came; missing ones are a level of their own."""
+def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
+    """A value per row, from a column name or an array; missing values become a level of their own."""
     if isinstance(value, str):
         if value not in table:
             raise ValueError(
-                f"Got {name}={value!r}, expected one of the columns {', '.join(map(str, table.columns))}. Correct it."
+                f"{name}={value!r} is no column of X, which has {', '.join(map(str, table.columns))}. Correct the name."
             )
         series = table[value]
     else:
@@ -207,22 +212,22 @@ def _taken(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
 def _labels(y: pd.Series) -> NDArray[np.bool_]:
     if not y.isin([0, 1]).all():
         raise ValueError(
-            f"Got labels {', '.join(map(repr, sorted(y.unique(), key=str)[:5]))}, expected 0 or 1 (False or True), 1 "
-            "for strange rows. Compare with the label's value for those."
+            f"The labels are {', '.join(map(repr, sorted(y.unique(), key=str)[:5]))}, expected 0 and 1 (or False and "
+            "True). Pass labels == VALUE, with the value that marks outliers."
         )
     return y.astype(bool).to_numpy()
 
 
-def _fitted(detector: VAEOutlierDetector, rows: Any, strange: NDArray[np.bool_] | None) -> VAEOutlierDetector:
-    """The detector itself, or a clone that has learned the rows; no threshold is asked of it."""
+def _fitted(detector: VAEOutlierDetector, rows: Any, outlier: NDArray[np.bool_] | None) -> VAEOutlierDetector:
+    """The detector, if fitted, or a clone fitted to the rows, without a threshold."""
     if hasattr(detector, "network_"):
         return detector
     model = clone(detector).set_params(validation_fraction=0.0)
-    return model.fit(rows if strange is None else rows[~strange])
+    return model.fit(rows if outlier is None else rows[~outlier])
 
 
 def _points(detector: VAEOutlierDetector, rows: Any) -> NDArray[np.float64]:
-    """Where each row lies in the space in which the detector remembers rows, shape ``(n, k)``."""
+    """Rows in the space of the detector's memory, shape ``(n, k)``."""
     network = detector.network_
     return detector._apply(lambda x: network.joint(network.scaling(x)), detector._rows(rows))
 
@@ -236,7 +241,7 @@ def _regions(
     number: int | None,
     seed: int,
 ) -> tuple[NDArray[np.int64], pd.DataFrame, pd.DataFrame]:
-    """Regions, numbered from the thinnest: of each row, described, and told apart by columns."""
+    """The region of each row, numbered from the sparsest; their description; and their distinguishing columns."""
     place = find_regions(points, number, seed)
     described = describe_regions(place, points, density, weight, group)
     number_of = pd.Series(range(1, len(described) + 1), index=described.index)
@@ -245,12 +250,12 @@ def _regions(
 
 
 def _named(pairs: pd.DataFrame, index: pd.Index) -> pd.DataFrame:
-    """Positions replaced by what the rows are called."""
-    return pairs.assign(row=index[pairs["row"]], twin=index[pairs["twin"]])
+    """Pairs with row names instead of positions."""
+    return pairs.assign(row=index[pairs["row"]], duplicate_of=index[pairs["duplicate_of"]])
 
 
-def _shared(split: pd.Series | None, recording: pd.Series | None) -> pd.DataFrame | None:
-    """Recordings that are on several sides of a split."""
+def _shared_recordings(split: pd.Series | None, recording: pd.Series | None) -> pd.DataFrame | None:
+    """Recordings that are in several parts of a split."""
     if split is None or recording is None:
         return None
     sides = pd.DataFrame({"split": split, "recording": recording}).groupby("recording")["split"].unique()

@@ -1,4 +1,4 @@
-"""Whether a detector treats groups alike: alarms and detection quality by group, on rows that were not learned."""
+"""Alarm rate and detection quality by group, on held-out rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +13,8 @@ from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.metrics import auroc, average_precision
 
 FOLDS = 3
-_Z = 1.959963985  # of a 95 % interval
-_DRAWS = 200  # of the bootstrap
+_Z = 1.959963985  # for 95 % confidence intervals
+_RESAMPLES = 200  # of the bootstrap
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -24,22 +24,22 @@ def held_out_excess(
     X: Any,
     detector: VAEOutlierDetector,
     *,
-    strange: Flags | None = None,
+    outlier: Flags | None = None,
     recording: pd.Series | None = None,
     weight: Floats | None = None,
     seed: int = 0,
 ) -> Floats:
-    """How far above the threshold each row scores, by a detector that has not learned it.
+    """How far above the threshold each row scores, by a detector that was fitted without it.
 
     Parameters
     ----------
     X : array-like or DataFrame of shape (n, d)
     detector : VAEOutlierDetector
-        Clones of it learn all but a third of the rows each (cross-fitting), and set the threshold by those.
-    strange : ndarray of bool, shape (n,), optional
-        Rows that are known to be strange: they are not learned.
+        Clones of it are fitted to two thirds of the rows each, and score the other third.
+    outlier : ndarray of bool, shape (n,), optional
+        Known outliers: they are not learned.
     recording : Series of shape (n,), optional
-        The recording of each row; whole recordings are left out.
+        The recording of each row; whole recordings are held out.
     weight : ndarray of shape (n,), optional
         As ``sample_weight``.
     seed : int
@@ -59,21 +59,21 @@ def held_out_excess(
     if parts < FOLDS:
         what = "rows" if recording is None else "recordings"
         raise ValueError(
-            f"Got {parts} {what}, expected at least {FOLDS}, so that each can be judged by what the others taught. "
-            "Leave group out, or bring more."
+            f"Got {parts} {what}; comparing groups holds out one third of them, and needs at least {FOLDS}. "
+            "Leave group out, or pass more."
         )
     kind = KFold if recording is None else GroupKFold
     folds = kind(FOLDS, shuffle=True, random_state=seed)
     excess = np.empty(n)
-    for learned, left in folds.split(np.arange(n), groups=None if recording is None else recording.to_numpy()):
-        if strange is not None:
-            learned = learned[~strange[learned]]
+    for learned, held_out in folds.split(np.arange(n), groups=None if recording is None else recording.to_numpy()):
+        if outlier is not None:
+            learned = learned[~outlier[learned]]
         model = clone(detector).fit(
             _take(X, learned),
             sample_weight=None if weight is None else weight[learned],
             groups=None if recording is None else recording.to_numpy()[learned],
         )
-        excess[left] = -model.decision_function(_take(X, left))
+        excess[held_out] = -model.decision_function(_take(X, held_out))
     return excess
 
 
@@ -81,21 +81,21 @@ def group_figures(
     excess: Floats,
     group: pd.Series,
     *,
-    strange: Flags | None = None,
+    outlier: Flags | None = None,
     recording: pd.Series | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Alarm rate and, with labels, quality of detection of each group, and how far they are from all other rows'.
+    """Alarm rate and, with labels, detection quality of each group, and their difference from all other rows.
 
     Parameters
     ----------
     excess : ndarray of shape (n,)
-        Above zero for an alarm, as `held_out_excess` gives it.
+        Above zero for an alarm; see `held_out_excess`.
     group : Series of shape (n,)
-    strange : ndarray of bool, shape (n,), optional
-        The truth, where it is known.
+    outlier : ndarray of bool, shape (n,), optional
+        The labels, if known.
     recording : Series of shape (n,), optional
-        Rows of one recording are alike: intervals are then as wide as so many recordings allow.
+        Intervals then take into account that rows of a recording are alike.
     seed : int
         Of the bootstrap.
 
@@ -104,22 +104,20 @@ def group_figures(
     DataFrame
         A row per group and figure: ``rows``, ``value``, ``low``, ``high``; ``difference`` from all other rows together,
         ``difference_low``, ``difference_high``. Figures are ``alarm rate`` or, with labels, ``false alarm rate``,
-        ``recall``, ``auroc`` and ``average precision``. Intervals are meant to hold the truth 95 times in 100; NaN
-        where there is nothing to tell.
+        ``recall``, ``auroc`` and ``average precision``. Intervals are 95 % confidence intervals; NaN if undefined.
 
     Notes
     -----
     Rates have Wilson's (1927) interval, their difference Newcombe's (1998, method 10). With recordings, the number of
-    rows is divided by how much more than independent rows the recordings vary (Kish 1965); where no row alarms, or
-    every row, the number of recordings takes its place. AUROC and average precision have percentiles of 200 draws, with
-    replacement, of rows or of recordings. Average precision rises with the share of strange rows, which groups may
-    differ in: compare AUROC.
+    rows is divided by the design effect (Kish 1965); if no row alarms, or all do, the number of recordings is used
+    instead. AUROC and average precision have percentile intervals of 200 bootstrap samples of rows or of recordings.
+    Average precision rises with the share of outliers, which may differ between groups: compare AUROC.
     """
-    normal = np.ones(len(excess), dtype=bool) if strange is None else ~strange
+    normal = np.ones(len(excess), dtype=bool) if outlier is None else ~outlier
     alarm = excess > 0
-    rates = {"alarm rate" if strange is None else "false alarm rate": normal}
-    if strange is not None:
-        rates["recall"] = strange
+    rates = {"alarm rate" if outlier is None else "false alarm rate": normal}
+    if outlier is not None:
+        rates["recall"] = outlier
     found = []
     for name in sorted(group.unique()):
         inside = (group == name).to_numpy()
@@ -128,16 +126,16 @@ def group_figures(
             found.append(
                 {"group": name, "figure": figure, "rows": int(here.sum()), **_rates(alarm, here, others, recording)}
             )
-        if strange is not None:
+        if outlier is not None:
             for figure, measure in (("auroc", auroc), ("average precision", average_precision)):
                 units = pd.Series(np.arange(len(excess))) if recording is None else recording
-                values = _bootstrap(measure, strange, excess, inside, units.to_numpy(), seed)
+                values = _bootstrap(measure, outlier, excess, inside, units.to_numpy(), seed)
                 found.append({"group": name, "figure": figure, "rows": int(inside.sum()), **values})
     return pd.DataFrame(found)
 
 
 def wilson(rate: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a rate that was seen in n independent rows (Wilson 1927).
+    """95 % confidence interval of a rate observed in n independent rows (Wilson 1927).
 
     Examples
     --------
@@ -153,7 +151,7 @@ def wilson(rate: float, n: float) -> tuple[float, float]:
 
 
 def _rates(alarm: Flags, here: Flags, others: Flags, recording: pd.Series | None) -> dict[str, float]:
-    """The rate of alarms in some rows with its interval, and how far it is from that of others."""
+    """Alarm rate of some rows with its interval, and its difference from that of others."""
     (rate, low, high), (rest, rest_low, rest_high) = (_rate(alarm, rows, recording) for rows in (here, others))
     difference = rate - rest
     return {
@@ -175,53 +173,47 @@ def _rate(alarm: Flags, rows: Flags, recording: pd.Series | None) -> tuple[float
 
 
 def _independent(alarm: Flags, recording: pd.Series) -> float:
-    """How many independent rows would tell as much about a rate as the rows of these recordings."""
+    """Number of independent rows that would estimate a rate as precisely as the rows of these recordings."""
     n, rate = len(alarm), alarm.mean()
     by = pd.DataFrame({"excess": alarm - rate, "recording": recording.to_numpy()}).groupby("recording")["excess"].sum()
-    parts = len(by)
-    variance = parts / (parts - 1) * float(np.square(by).sum()) / n**2 if parts > 1 else 0.0
-    if parts == 1 or rate in (0, 1):
-        return float(parts)
+    count = len(by)
+    if count == 1 or rate in (0, 1):
+        return float(count)
+    variance = count / (count - 1) * float(np.square(by).sum()) / n**2
     return float(np.clip(rate * (1 - rate) / max(variance, 1e-12), 1, n))
 
 
 def _bootstrap(
     measure: Callable[[Any, Any], float],
-    strange: Flags,
+    outlier: Flags,
     excess: Floats,
     inside: Flags,
     unit: NDArray[Any],
     seed: int,
 ) -> dict[str, float]:
+    """A measure inside a group and its difference from the outside, with bootstrap intervals."""
+
     def both(rows: NDArray[np.int64]) -> tuple[float, float]:
-        here = rows[inside[rows]]
-        rest = rows[~inside[rows]]
-        value, other = (measure(strange[part], excess[part]) for part in (here, rest))
+        value, other = (measure(outlier[part], excess[part]) for part in (rows[inside[rows]], rows[~inside[rows]]))
         return value, value - other
 
-    draws = np.array([both(rows) for rows in _redrawn(unit, seed)])  # (draws, 2)
-    value, difference = both(np.arange(len(excess)))
-    spans = [
-        np.percentile(known, [2.5, 97.5]) if len(known := column[~np.isnan(column)]) else (np.nan, np.nan)
-        for column in draws.T
-    ]
-    return {
-        "value": value,
-        "low": float(spans[0][0]),
-        "high": float(spans[0][1]),
-        "difference": difference,
-        "difference_low": float(spans[1][0]),
-        "difference_high": float(spans[1][1]),
-    }
+    resampled = np.array([both(rows) for rows in _resamples(unit, seed)])  # (resamples, 2)
+    record: dict[str, float] = {}
+    for name, value, column in zip(("value", "difference"), both(np.arange(len(excess))), resampled.T, strict=True):
+        known = column[~np.isnan(column)]
+        low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+        prefix = "" if name == "value" else "difference_"
+        record |= {name: value, f"{prefix}low": float(low), f"{prefix}high": float(high)}
+    return record
 
 
-def _redrawn(unit: NDArray[Any], seed: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of units that are drawn with replacement."""
+def _resamples(unit: NDArray[Any], seed: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of bootstrap samples of units."""
     rng = np.random.default_rng(seed)
     place = pd.factorize(unit)[0]
     order = np.argsort(place, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(place))[:-1])
-    for _ in range(_DRAWS):
+    for _ in range(_RESAMPLES):
         yield np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
 
 

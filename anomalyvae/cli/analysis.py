@@ -110,7 +110,7 @@ def audit(args: argparse.Namespace) -> int:
     if out is not None:
         _write_audit(found, out)
     if not args.quiet:
-        from anomalyvae.audit.findings import as_text
+        from anomalyvae.audit.report import as_text
 
         print(as_text(found))
     return DONE
@@ -159,7 +159,7 @@ def _audit_table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame,
 
 
 def _write_audit(found: "Audit", out: Path) -> None:
-    from anomalyvae.audit.findings import as_html, as_markdown
+    from anomalyvae.audit.report import as_html, as_markdown
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""Sets that are lopsided on purpose: whether the audit names the starved group, and its weights close the gap.
+"""Unbalanced data sets: whether the audit finds the rare group, and whether its weights close the gap.
 
     python pipelines/benchmarks/audit.py FOLDER          # of ADBench's .npz files; half an hour of one core
 
-In each set, one group of normal rows is thinned to 3 % of the training rows and kept whole among the test rows:
+In each set, one group of normal rows is reduced to 3 % of the training rows, but not among the test rows:
 gravel roads among simulated drives (2 s windows as they are, or mean, standard deviation and range of each signal),
 the smaller of two clusters (k-means) of three ADBench sets, one of eight digits.
-A detector learns the training rows as they are and with the weights of `anomalyvae.audit.audit`, which is not told the
+A detector learns the training rows without weights and with those of `anomalyvae.audit.audit`, which does not see the
 groups; with ``--all``, also with those of the debiasing VAE (a product of histograms of the latent units), and with
-weights that know the groups and give both the same say: what could be reached at best. Columns: the false-alarm rates
-of others and of the starved group and the recall of strange rows, at the detector's own threshold, and (``at .05``) at
-that which 5 % of the others pass, so that what the threshold does and what was learned can be told apart.
+weights that know the groups and balance them: the best that can be reached. Columns: the false-alarm rates of the
+others and of the rare group and the recall of outliers, at the detector's own threshold, and (``at .05``) at the
+threshold that 5 % of the others pass, which separates the effect of the threshold from that of learning.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import scale
@@ -30,7 +30,7 @@ from tabular import ROOT, made_at, markdown
 
 from anomalyvae import VAEOutlierDetector, metrics
 from anomalyvae.audit.audit import audit
-from anomalyvae.audit.weights import effective_rows, histogram_density
+from anomalyvae.audit.regions import effective_rows
 from anomalyvae.datasets import load_recipe
 
 THINNED = 0.03
@@ -111,12 +111,35 @@ def _summaries(signals: pd.DataFrame) -> Floats:
     return np.concatenate([x.mean(axis=2), x.std(axis=2), np.ptp(x, axis=2)], axis=1)
 
 
+def histogram_density(codes: ArrayLike, *, bins: int = 10, alpha: float = 0.01) -> Floats:
+    """The density of the debiasing VAE, relative to the median row: a product of histograms, one per latent unit.
+
+    Parameters
+    ----------
+    codes : array-like of shape (n, latent_dim)
+    bins : int, default=10
+    alpha : float, default=0.01
+        Added to each density: the larger, the nearer to 1 is the result.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        ``prod_i (Q_i(z_i) + alpha)``, with Q_i the histogram of latent unit i (Amini et al. 2019, Uncovering and
+        Mitigating Algorithmic Bias through Learned Latent Structure, doi 10.1145/3306618.3314243, equation 5).
+    """
+    logs = np.zeros(len(np.asarray(codes)))
+    for unit in np.asarray(codes, dtype=np.float64).T:
+        height, edges = np.histogram(unit, bins=bins, density=True)
+        logs += np.log(height[np.clip(np.searchsorted(edges, unit, side="right") - 1, 0, bins - 1)] + alpha)
+    return np.exp(np.clip(logs - np.median(logs), -700, 700))
+
+
 def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[str, float | str]]:
     """What becomes of a task under each kind of weights."""
     first = VAEOutlierDetector(random_state=seed, validation_fraction=0.0).fit(given.learned)
     found = audit(given.learned, first, random_state=seed)
-    thin = found.regions[found.regions["kind"] == "thin"]
-    share = {number: given.starved[found.region == number].mean() for number in thin.index}
+    sparse = found.regions[found.regions["kind"] == "sparse"]
+    share = {number: given.starved[found.region == number].mean() for number in sparse.index}
     named = next((place for place, number in enumerate(share, start=1) if share[number] > 0.5), np.nan)
     starved = given.starved.mean()
     weights = (

@@ -1,4 +1,4 @@
-"""The audit of a data set: thin regions are named and weighed up, copies and leaks found, groups compared."""
+"""The audit of a data set: sparse regions get larger weights, duplicates and leaks are found, groups compared."""
 
 import numpy as np
 import pandas as pd
@@ -7,10 +7,10 @@ import torch
 
 from anomalyvae import VAEOutlierDetector, metrics, save
 from anomalyvae.audit.audit import audit
-from anomalyvae.audit.duplicates import Twins, standardised
-from anomalyvae.audit.findings import as_html, as_markdown, as_text
+from anomalyvae.audit.duplicates import Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
-from anomalyvae.audit.weights import effective_rows, evening_weights, histogram_density, neighbour_density
+from anomalyvae.audit.regions import effective_rows, inverse_density_weights, neighbour_density
+from anomalyvae.audit.report import as_html, as_markdown, as_text
 from anomalyvae.cli import main
 from anomalyvae.nets.memory import drawn
 
@@ -44,7 +44,7 @@ def found(lopsided):
 # Density and weights
 
 
-def test_a_thin_group_is_thin_and_an_outlier_is_no_group():
+def test_a_sparse_group_has_a_low_density_and_an_outlier_does_not():
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(size=(600, 3)), rng.normal(size=(20, 3)) + 15, [[-25.0, -25.0, -25.0]]])
     density = neighbour_density(points)
@@ -68,25 +68,17 @@ def test_density_of_uniform_points_is_even_in_any_dimension():
         assert np.quantile(density, 0.9) / np.quantile(density, 0.1) < 3
 
 
-def test_histograms_multiply():
-    codes = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
-    first, second = np.array([1.5, 1.5, 1.5, 0.5]), np.array([0.5, 1.5, 1.5, 1.5])  # of two bins of half a unit
-    expected = (first + 0.1) * (second + 0.1)
-    density = histogram_density(codes, bins=2, alpha=0.1)
-    np.testing.assert_allclose(density / density[0], expected / expected[0])
-
-
 def test_weights_are_even_bounded_and_inverse():
     density = np.exp(np.random.default_rng(0).normal(0, 5, size=500))
-    weight = evening_weights(density, bound=10)
+    weight = inverse_density_weights(density, bound=10)
     assert weight.mean() == pytest.approx(1)
     assert weight.max() / weight.min() <= 100 * (1 + 1e-9)
     assert (np.diff(weight[np.argsort(density)]) <= 0).all()
-    assert len(np.unique(weight[density < np.median(density)])) > 200  # the thin and the thinner stay apart
-    assert (evening_weights(density, bound=1) == 1).all()
+    assert len(np.unique(weight[density < np.median(density)])) > 200  # few are clipped
+    assert (inverse_density_weights(density, bound=1) == 1).all()
     assert effective_rows([1, 1, 1, 0]) == pytest.approx(3)
-    with pytest.raises(ValueError, match=r"Got bound=0.5, expected 1 or more. Pass"):
-        evening_weights(density, bound=0.5)
+    with pytest.raises(ValueError, match=r"bound=0.5 is below 1. Pass"):
+        inverse_density_weights(density, bound=0.5)
 
 
 def test_the_memory_is_drawn_by_weight_and_as_before_without():
@@ -105,18 +97,18 @@ def test_the_memory_is_drawn_by_weight_and_as_before_without():
 # Regions
 
 
-def test_the_starved_group_is_named(found, lopsided):
-    thinnest = found.regions[found.regions["kind"] == "thin"].iloc[0]
-    assert (thinnest["group"], thinnest["group_share"]) == ("rural", 1.0)
-    assert lopsided["place"][thinnest["medoid"]] == "rural"
-    apart = found.columns[found.columns["region"] == thinnest.name]
-    assert {"load", "heat"} & set(apart["column"][:2])
-    assert (apart["direction"] == np.where(apart["difference"] > 0, "higher", "lower")).all()
+def test_the_rare_group_is_found(found, lopsided):
+    sparsest = found.regions[found.regions["kind"] == "sparse"].iloc[0]
+    assert (sparsest["group"], sparsest["group_share"]) == ("rural", 1.0)
+    assert lopsided["place"][sparsest["medoid"]] == "rural"
+    differing = found.columns[found.columns["region"] == sparsest.name]
+    assert {"load", "heat"} & set(differing["column"][:2])
+    assert (differing["direction"] == np.where(differing["difference"] > 0, "higher", "lower")).all()
     assert found.regions["rows"].sum() == len(lopsided)
     assert (found.region.value_counts().sort_index() == found.regions["rows"].sort_index()).all()
 
 
-def test_weights_follow_the_index_and_favour_the_starved(lopsided):
+def test_weights_follow_the_index_and_favour_the_rare_group(lopsided):
     labelled = lopsided.set_axis([f"r{i}" for i in range(len(lopsided))], axis=0).drop(columns="place")
     first, second = (audit(labelled, RECIPE) for _ in range(2))
     pd.testing.assert_series_equal(first.weights, second.weights)
@@ -144,38 +136,38 @@ def test_a_group_is_learned_only_if_asked(lopsided):
 # Duplicates and leaks
 
 
-def twins_of(table):
-    return Twins.of(table, standardised(table))
+def duplicates_of(table):
+    return Duplicates.of(table, standardised(table))
 
 
 def test_equal_and_nearly_equal_rows_are_found_and_no_others():
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(400, 4)), columns=NAMES)
     table["heat"] = table["heat"].mask(np.arange(400) % 10 == 0)
     table["kind"] = np.where(np.arange(400) % 2, "a", "b")
-    assert twins_of(table).duplicates().empty
+    assert duplicates_of(table).within().empty
     table.loc[30] = table.loc[10]  # one cell of both is missing
     table.iloc[31, :4] = table.iloc[11, :4].to_numpy() + 1e-4
     table.iloc[32, :4] = table.iloc[13, :4]  # of the other kind
-    pairs = twins_of(table).duplicates()
-    assert pairs[["row", "twin", "kind"]].to_numpy().tolist() == [[30, 10, "exact"], [31, 11, "near"]]
+    pairs = duplicates_of(table).within()
+    assert pairs[["row", "duplicate_of", "kind"]].to_numpy().tolist() == [[30, 10, "exact"], [31, 11, "near"]]
     assert 0 < pairs["distance"][1] < 0.01
 
 
-def test_leaks_are_twins_across_the_split():
+def test_leaks_are_duplicates_across_the_split():
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 4)), columns=NAMES)
     split = pd.Series(np.where(np.arange(300) < 200, "train", "test"))
     table.loc[[250, 20]] = table.loc[[10, 10]].to_numpy()  # one on the other side, one on the same
     table.loc[251] = table.loc[11] + 1e-4
-    leaks = twins_of(table).leaks(split)
+    leaks = duplicates_of(table).across(split)
     test = leaks[leaks["split"] == "test"]
-    assert test[["row", "twin", "kind", "twin_split"]].to_numpy().tolist() == [
+    assert test[["row", "duplicate_of", "kind", "duplicate_split"]].to_numpy().tolist() == [
         [250, 10, "exact", "train"],
         [251, 11, "near", "train"],
     ]
     assert set(leaks["row"][leaks["split"] == "train"]) == {10, 11, 20}
 
 
-def test_recordings_on_both_sides_are_named(lopsided):
+def test_recordings_in_several_parts_are_named(lopsided):
     given = {"split": np.where(np.arange(520) < 300, "train", "test"), "recording": np.arange(520) // 80}
     shared = audit(lopsided.drop(columns="place"), RECIPE, **given).shared_recordings
     assert shared.to_numpy().tolist() == [["3", "test, train"]]
@@ -195,7 +187,7 @@ def test_intervals_are_the_published_ones():
     assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # there, part one, table I
 
 
-def test_alarms_that_come_by_the_recording_are_less_evidence():
+def test_intervals_are_wider_if_alarms_cluster_in_recordings():
     group = pd.Series(np.repeat(["a", "b"], 200))
     recording = pd.Series(np.arange(400) // 20)
     bursts = np.where(recording % 5 == 0, 1.0, -1.0)
@@ -210,19 +202,19 @@ def test_alarms_that_come_by_the_recording_are_less_evidence():
 
 def test_quality_by_group_is_that_of_its_rows():
     rng = np.random.default_rng(0)
-    group, strange = pd.Series(np.repeat(["a", "b"], 150)), np.arange(300) % 3 == 0
-    excess = rng.normal(size=300) + np.where(strange, np.repeat([3.0, 0.0], 150), 0)
-    figures = group_figures(excess, group, strange=strange).set_index(["figure", "group"])
+    group, outlier = pd.Series(np.repeat(["a", "b"], 150)), np.arange(300) % 3 == 0
+    excess = rng.normal(size=300) + np.where(outlier, np.repeat([3.0, 0.0], 150), 0)
+    figures = group_figures(excess, group, outlier=outlier).set_index(["figure", "group"])
     for name, inside in (("a", slice(0, 150)), ("b", slice(150, 300))):
         auroc = figures.loc["auroc", name]
-        assert auroc["value"] == metrics.auroc(strange[inside], excess[inside])
+        assert auroc["value"] == metrics.auroc(outlier[inside], excess[inside])
         assert auroc["low"] < auroc["value"] < auroc["high"]
     assert figures.loc[("auroc", "a"), "difference_low"] > 0.2
     assert figures.loc[("recall", "b"), "rows"] == 50
-    assert figures.loc[("false alarm rate", "b"), "value"] == (excess[150:][~strange[150:]] > 0).mean()
+    assert figures.loc[("false alarm rate", "b"), "value"] == (excess[150:][~outlier[150:]] > 0).mean()
 
 
-def test_rows_are_judged_by_what_others_taught(lopsided, monkeypatch):
+def test_rows_are_scored_by_detectors_fitted_without_them(lopsided, monkeypatch):
     learned = []
 
     def spy(self, X, y=None, sample_weight=None, groups=None):
@@ -231,13 +223,13 @@ def test_rows_are_judged_by_what_others_taught(lopsided, monkeypatch):
 
     monkeypatch.setattr(VAEOutlierDetector, "fit", spy)
     monkeypatch.setattr(VAEOutlierDetector, "decision_function", lambda self, X: -np.asarray(X.index, dtype=float))
-    recording, strange, weight = pd.Series(np.arange(520) // 40), np.arange(520) % 7 == 0, np.arange(520.0)
-    excess = held_out_excess(lopsided, RECIPE, strange=strange, recording=recording, weight=weight)
+    recording, outlier, weight = pd.Series(np.arange(520) // 40), np.arange(520) % 7 == 0, np.arange(520.0)
+    excess = held_out_excess(lopsided, RECIPE, outlier=outlier, recording=recording, weight=weight)
     np.testing.assert_array_equal(excess, np.arange(520))
     for rows, weights, groups in learned:
-        left = set(range(520)) - rows - set(np.flatnonzero(strange))
-        assert rows.isdisjoint(np.flatnonzero(strange))
-        assert set(recording[list(rows)]).isdisjoint(recording[list(left)])
+        held_out = set(range(520)) - rows - set(np.flatnonzero(outlier))
+        assert rows.isdisjoint(np.flatnonzero(outlier))
+        assert set(recording[list(rows)]).isdisjoint(recording[list(held_out)])
         assert sorted(weights) == sorted(rows)
         assert set(groups) == set(recording[list(rows)])
     assert len(learned) == 3
@@ -246,13 +238,13 @@ def test_rows_are_judged_by_what_others_taught(lopsided, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"group": "town"}, r"Got group='town', expected one of the columns speed, .*place. Correct it."),
-        ({"y": "speed"}, r"Got labels .*, expected 0 or 1 \(False or True\), 1 for strange rows. Compare"),
-        ({"reweighted": True}, r"Got reweighted=True without group, expected groups to judge. Pass group."),
-        ({"group": np.zeros(520)}, r"Got one group, '0.0', expected several to compare. Leave group out."),
+        ({"group": "town"}, r"group='town' is no column of X, which has speed, .*place. Correct the name."),
+        ({"y": "speed"}, r"The labels are .*, expected 0 and 1 \(or False and True\). Pass labels == VALUE"),
+        ({"reweighted": True}, r"reweighted=True compares groups, and no group was given. Pass group."),
+        ({"group": np.zeros(520)}, r"All rows are in one group, '0.0'. Leave group out"),
         (
             {"group": "place", "recording": np.arange(520) // 260},
-            r"Got 2 recordings, expected at least 3, .* Leave group out, or bring more.",
+            r"Got 2 recordings; .* needs at least 3. Leave group out, or pass more.",
         ),
         ({"split": np.zeros(3)}, "inconsistent numbers of samples"),
     ],
@@ -262,16 +254,16 @@ def test_errors_say_what_to_do(lopsided, arguments, said):
         audit(lopsided if "y" not in arguments else lopsided.drop(columns="place"), RECIPE, **arguments)
 
 
-# What a person sees
+# The report
 
 
-def test_a_page_says_it_all_and_runs_nothing(found):
+def test_the_report_escapes_its_cells(found):
     table = found.groups.replace({"rural": "<script>|"})
-    told = type(found)(**{**found.__dict__, "groups": table})
+    changed = type(found)(**{**found.__dict__, "groups": table})
     assert "rural: alarm rate" in as_text(found)
-    assert "<script>" not in as_html(told)
-    assert "&lt;script&gt;" in as_html(told)
-    assert r"| <script>\| | alarm rate" in as_markdown(told)
+    assert "<script>" not in as_html(changed)
+    assert "&lt;script&gt;" in as_html(changed)
+    assert r"| <script>\| | alarm rate" in as_markdown(changed)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +281,7 @@ def run(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_the_command_tells_and_writes(rows_csv, tmp_path, capsys):
+def test_the_command_prints_and_writes(rows_csv, tmp_path, capsys):
     weights, out = tmp_path / "weights.csv", tmp_path / "audit"
     code, said, _ = run(
         capsys, rows_csv, "--label", "place", "--positive", "rural", "--weights", weights, "--out", out, *SETTINGS
@@ -307,7 +299,7 @@ def test_the_command_tells_and_writes(rows_csv, tmp_path, capsys):
     assert "place" not in (out / "columns.csv").read_text()
 
 
-def test_the_command_looks_through_a_model(rows_csv, lopsided, tmp_path, capsys):
+def test_the_command_uses_a_model(rows_csv, lopsided, tmp_path, capsys):
     save(RECIPE.__sklearn_clone__().set_params(max_epochs=2).fit(lopsided[NAMES[:3]]), tmp_path / "model")
     code, said, _ = run(
         capsys, rows_csv, "--model", tmp_path / "model", "--split", "place", "--out", tmp_path / "report.html"
@@ -331,7 +323,7 @@ def test_the_command_looks_through_a_model(rows_csv, lopsided, tmp_path, capsys)
         (["--weights", "weights.txt"], "weights.txt is not a .parquet or .csv file. Rename it."),
     ],
 )
-def test_the_command_says_what_is_wrong(rows_csv, capsys, arguments, said):
+def test_errors_of_the_command(rows_csv, capsys, arguments, said):
     code, _, error = run(capsys, rows_csv, *arguments, *SETTINGS)
     assert code == 1
     assert said in error

@@ -1,4 +1,4 @@
-"""What an audit found, as text, Markdown or a page of HTML."""
+"""An audit as text, Markdown or a page of HTML."""
 
 from html import escape
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ import pandas as pd
 from anomalyvae.audit.audit import Audit
 
 _SHOWN = 10  # rows of a table
+_DIFFERENCE = ["column", "direction", "difference"]
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Bias audit</title><style>
 body {{ font: 15px/1.5 "Helvetica Neue", Arial, sans-serif; color: #1f2a35; max-width: 60em; margin: 2em auto }}
@@ -20,7 +21,7 @@ th, td {{ border-bottom: 1px solid #d5dbe1 }}
 
 
 class Finding(NamedTuple):
-    """A heading, what was found in a sentence or more, and the rows that show it."""
+    """A heading, a summary, and a table."""
 
     title: str
     text: str
@@ -28,14 +29,14 @@ class Finding(NamedTuple):
 
 
 def findings(found: Audit) -> list[Finding]:
-    """What an audit has to say, part by part."""
+    """The parts of the report."""
     parts = [_regions(found), _duplicates(found)]
     if found.leaks is not None:
-        parts.append(_leaks(found))
+        parts.append(_leaks(found, found.leaks))
     if found.groups is not None:
         parts.append(_groups("Groups", found.groups))
     if found.reweighted is not None:
-        parts.append(_groups("Groups, learned with the weights", found.reweighted))
+        parts.append(_groups("Groups, with weights", found.reweighted))
     return [*parts, _weights(found)]
 
 
@@ -60,7 +61,7 @@ def as_markdown(found: Audit) -> str:
 
 
 def as_html(found: Audit) -> str:
-    """For a browser: one page that loads nothing. What stands in cells is escaped."""
+    """For a browser: one page without scripts or external files; cells are escaped."""
     body = []
     for part in findings(found):
         body += [f"<h2>{escape(part.title)}</h2>", f"<p>{escape(part.text)}</p>"]
@@ -70,68 +71,60 @@ def as_html(found: Audit) -> str:
 
 
 def _regions(found: Audit) -> Finding:
-    kinds = found.regions.groupby("kind")["rows"].agg(["size", "sum"])
-    said = [f"{size} {kind} ({rows:,} rows)" for kind, (size, rows) in kinds.iterrows() if kind]
-    text = f"{len(found.regions)} regions of the latent space: {', '.join(said) or 'none is thin or crowded'}."
-    apart = (
-        found.columns.assign(
-            said=[
-                f"{column} {direction} by {abs(difference):.1f}"
-                for column, direction, difference in zip(
-                    found.columns["column"], found.columns["direction"], found.columns["difference"], strict=True
-                )
-            ]
-        )
-        .groupby("region")["said"]
-        .agg("; ".join)
+    regions, columns = found.regions, found.columns
+    kinds = regions.groupby("kind")["rows"].agg(["size", "sum"])
+    counts = [f"{size} {kind} ({rows:,} rows)" for kind, (size, rows) in kinds.iterrows() if kind]
+    text = f"{len(regions)} regions of the latent space: {', '.join(counts) or 'none is sparse or dense'}."
+    differences = pd.Series(
+        [
+            f"{column} {direction} by {abs(difference):.1f}"
+            for column, direction, difference in columns.reindex(columns=_DIFFERENCE).itertuples(index=False)
+        ],
+        dtype=object,
     )
-    marked = found.regions[found.regions["kind"] != ""]
-    table = pd.concat([marked[marked["kind"] != "crowded"], marked[marked["kind"] == "crowded"].iloc[::-1]])[:_SHOWN]
-    return Finding("Regions", text, table.assign(set_apart_by=apart.reindex(table.index)).reset_index())
+    differs_in = differences.groupby(columns["region"].to_numpy()).agg("; ".join)
+    table = pd.concat([regions[regions["kind"] == "sparse"], regions[regions["kind"] == "dense"].iloc[::-1]])[:_SHOWN]
+    return Finding("Regions", text, table.assign(differs_in=differs_in.reindex(table.index)).reset_index())
 
 
 def _duplicates(found: Audit) -> Finding:
     count = found.duplicates["kind"].value_counts()
-    text = (
-        f"{count.get('exact', 0):,} rows equal an earlier one, {count.get('near', 0):,} are nearly equal to another"
-        f"{_sought(found)}."
-    )
-    return Finding("Duplicates", text, found.duplicates[:_SHOWN])
+    text = f"{count.get('exact', 0):,} rows equal an earlier row, {count.get('near', 0):,} nearly equal another"
+    return Finding("Duplicates", f"{text}{_searched(found)}.", found.duplicates[:_SHOWN])
 
 
-def _leaks(found: Audit) -> Finding:
-    leaks, shared = found.leaks, found.shared_recordings
-    assert leaks is not None  # noqa: S101
-    sides = ", ".join(f"{rows:,} of {side}" for side, rows in leaks["split"].value_counts(sort=False).items())
-    text = f"Rows with a twin on another side of the split: {sides or 'none'}{_sought(found)}."
-    if shared is not None:
-        text += f" Recordings on several sides: {', '.join(shared['recording'][:_SHOWN]) or 'none'}."
+def _leaks(found: Audit, leaks: pd.DataFrame) -> Finding:
+    parts = ", ".join(f"{rows:,} of {part}" for part, rows in leaks["split"].value_counts(sort=False).items())
+    text = f"Rows with a duplicate in another part of the split: {parts or 'none'}{_searched(found)}."
+    if found.shared_recordings is not None:
+        shared = ", ".join(found.shared_recordings["recording"][:_SHOWN])
+        text += f" Recordings in several parts: {shared or 'none'}."
     return Finding("Leaks", text, leaks[:_SHOWN])
 
 
 def _groups(title: str, figures: pd.DataFrame) -> Finding:
-    apart = figures[(figures["difference_low"] > 0) | (figures["difference_high"] < 0)]
-    said = [
+    different = figures[(figures["difference_low"] > 0) | (figures["difference_high"] < 0)]
+    lines = [
         f"{row['group']}: {row['figure']} {_figure(row['value'])} ({_figure(row['low'])} to {_figure(row['high'])}), "
         f"{_figure(abs(row['difference']))} {'above' if row['difference'] > 0 else 'below'} all others"
-        for _, row in apart.iterrows()
+        for _, row in different.iterrows()
     ]
-    text = "; ".join(said) or "No figure of a group differs from that of all other rows by more than chance may"
-    return Finding(title, f"{text}. Intervals are of 95 %; rows were judged by what others taught.", figures)
+    text = "; ".join(lines) or "No group differs significantly from all other rows"
+    return Finding(title, f"{text}. Intervals are 95 % confidence intervals, on held-out rows.", figures)
 
 
 def _weights(found: Audit) -> Finding:
     weights, rows = found.weights, found.effective_rows
     text = (
-        f"From {weights.min():.2f} to {weights.max():.2f}, of mean 1. With them, the {len(weights):,} rows tell as "
-        f"much as {rows:,.0f} rows of equal weight."
+        f"From {weights.min():.2f} to {weights.max():.2f}, of mean 1. With them, the effective sample size of "
+        f"{len(weights):,} rows is {rows:,.0f}."
     )
     return Finding("Weights", text, pd.DataFrame())
 
 
-def _sought(found: Audit) -> str:
-    few, all_rows = found.near_sought, len(found.weights)
-    return "" if few == all_rows else f" (near ones were sought among {few:,} of {all_rows:,} rows)"
+def _searched(found: Audit) -> str:
+    few, all_rows = found.near_searched, len(found.weights)
+    return "" if few == all_rows else f" (searched for near duplicates: {few:,} of {all_rows:,} rows)"
 
 
 def _cells(part: Finding) -> pd.DataFrame:
