@@ -212,7 +212,7 @@ def health(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from anomalyvae.health.grades import stretches
-    from anomalyvae.health.sensors import Sensors, watched
+    from anomalyvae.health.sensors import Sensors
     from anomalyvae.recordings import read_log
     from anomalyvae.scoring.inputs import inputs_of
 
@@ -225,10 +225,10 @@ def health(args: argparse.Namespace) -> int:
     parts, failed = [], 0
     with local_model(args.model) as model:
         sensors = Sensors.of(model, ranges)
-        recipe = watched(sensors.recipe)
         for file in files:
             try:
-                windows = recipe.windows(read_log(root / file, signals=recipe.needed, databases=args.dbc))
+                log = read_log(root / file, signals=sensors.recipe.needed, databases=args.dbc)
+                windows = sensors.windows(log)
             except (OSError, ValueError) as error:
                 tell(f"failed: {file}: {error}")
                 failed += 1

@@ -1,27 +1,26 @@
-"""Sensor health: each signal of each window graded good, suspect or bad, with the reason, and without a model.
+"""Sensor health: grades each signal of each window good, suspect or bad, with the reason; it needs no model.
 
-A profile says what a signal's windows look like as a rule. It is learned from normal windows without any label, and
-holds three levels per check and signal: what is usual, from where a signal is suspect, and from where it is bad.
+A profile describes normal windows. It is learned without labels and has three levels per check and signal: the usual
+value, and the values from which a signal is suspect and bad.
 
 ==============  =====================================================================================================
-check           what is measured of a signal in a window, always so that high is worse
+check           measure of a signal in a window; higher is worse
 ==============  =====================================================================================================
-``missing``     share of its cells that are missing
-``above``       its largest value
-``below``       its smallest value, with the sign turned
-``stuck``       seconds for which it is the same, across windows, but for the value at which it rests
-``resting``     seconds for which it has the value that it most often rests at: zero, for the speed of a car that stands
-``quiet``       its noise, that no window of a stretch of 10 s exceeds: minus log10
-``noisy``       its noise, that no window of a stretch of 10 s falls below: log10
-``high``        how far it lies over its reconstruction by a model of all signals, median over 30 s
-``low``         the same with the sign turned
+``missing``     share of missing cells
+``above``       largest value
+``below``       minus the smallest value
+``stuck``       seconds without a change, across windows, at any value but the resting value
+``resting``     seconds without a change at the resting value: zero, for the speed of a car
+``quiet``       minus log10 of the noise that no window within 10 s exceeds
+``noisy``       log10 of the noise that every window within 10 s exceeds
+``high``        how far it lies above its reconstruction by a model, median over 30 s
+``low``         how far it lies below
 ==============  =====================================================================================================
 
-Levels. ``usual`` is the median of a measure (zero, of shares and seconds). A signal is suspect beyond ``usual +
-margin`` and bad beyond ``usual + 2 margin``, where the margin is what 1 in 1,000 windows exceeds over the median of the
-*other* recordings: each is left out in turn (split conformal prediction, Vovk et al. 2005). What leaves a learned range
-is suspect at most, however far: no window has shown it, which may as well be a manoeuvre that none has shown. Bad is
-what leaves a range that somebody has stated.
+The usual level is the median (zero, for shares and seconds). A signal is suspect above ``usual + margin`` and bad above
+``usual + 2 margin``. The margin is what 1 in 1,000 windows exceeds over the median of the *other* recordings; each
+recording is left out in turn (split conformal prediction, Vovk et al. 2005). A signal outside its learned range is
+suspect, never bad, because new driving may explain it. A signal outside a range that the user has set is bad.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ Floats = NDArray[np.float64]
 Ranges = Mapping[str, Sequence[float]]
 
 GRADES = ("good", "suspect", "bad")
-REASONS = {  # in the order in which one is named where several are as bad; what they mean: the table above
+REASONS = {  # of each check; of equally bad checks, the first gives the reason
     "missing": "dropout",
     "above": "out of range",
     "below": "out of range",
@@ -58,31 +57,31 @@ FLAT = "flat-lined"  # stuck at zero, or at an end of its range
 SUSPECT_RATE = 1e-3
 
 _FOLDS = 8
-_SILENT = 1e-4  # of a signal's spread: less noise counts as none
-_NOISE_STEP = 0.3  # decades: noise that is less than doubled or halved is nothing to report
+_SILENT = 1e-4  # of a signal's range; less noise counts as none
+_NOISE_STEP = 0.3  # decades; noise must at least double or halve
 _FROM_ZERO = ("missing", "stuck", "resting")
 _BAD = 2.0  # margins
 _BAD_MISSING = 0.5
-_MOST = 99.0  # of a severity
+_MOST = 99.0  # the largest severity
 _SLACK_S = 1e-6
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What the signals of normal windows look like.
+    """Describes the signals of normal windows.
 
     Attributes
     ----------
     signals : tuple of str
     levels : dict of str to ndarray of shape (len(signals), 3)
-        For each check what is usual, from where a signal is suspect, and from where it is bad, in the unit of the
-        measure; infinite where a check says nothing of a signal.
+        For each check the usual, suspect and bad level, in the unit of the measure; infinite where a check does not
+        apply to a signal.
     rest : ndarray of shape (len(signals),)
-        The value at which each signal most often stays the same, NaN where it always moves.
+        The resting value of each signal: where it most often stays unchanged; NaN if it never does.
     suspect_rate : float
         Share of normal windows that one check may call suspect.
     windows : int
-        How many it was learned from.
+        Number of windows it was learned from.
     """
 
     signals: tuple[str, ...]
@@ -92,7 +91,7 @@ class Profile:
     windows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON: where a check says nothing of a signal, it is not there."""
+        """Plain values, ready for JSON; checks that do not apply to a signal are left out."""
         checks = {
             signal: {
                 check: [float(f"{level:.6g}") if np.isfinite(level) else None for level in levels[i]]
@@ -104,31 +103,9 @@ class Profile:
         rest = {name: float(value) for name, value in zip(self.signals, self.rest, strict=True) if np.isfinite(value)}
         return {"suspect_rate": self.suspect_rate, "windows": self.windows, "levels": checks, "rest": rest}
 
-    def stating(self, ranges: Ranges) -> Profile:
-        """The same profile, with physical ranges stated for some signals in place of learned ones.
-
-        Raises
-        ------
-        ValueError
-            If a range is none, or is that of no signal of the profile.
-        """
-        _refuse_ranges(self.signals, ranges)
-        levels = {check: values.copy() for check, values in self.levels.items()}
-        for signal, (low, high) in ranges.items():
-            for check, limit in (("above", high), ("below", -low)):
-                own = levels[check][self.signals.index(signal)]
-                own[:] = min(own[0], limit), limit, limit
-        return replace(self, levels=levels)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """Build a profile from what `to_dict` gave.
-
-        Raises
-        ------
-        ValueError
-            If it is nothing that `to_dict` gave.
-        """
+        """Build a profile from the result of `to_dict`; raises ValueError for anything else."""
         try:
             signals = tuple(values["levels"])
             levels = {check: np.full((len(signals), 3), np.inf) for check in REASONS}
@@ -139,6 +116,22 @@ class Profile:
             return cls(signals, levels, rest, float(values["suspect_rate"]), int(values["windows"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"Got a health profile that cannot be read ({error}). Learn it again.") from error
+
+    def with_ranges(self, ranges: Ranges) -> Profile:
+        """The same profile with set ranges ``{signal: (low, high)}`` in place of learned ones.
+
+        Raises
+        ------
+        ValueError
+            If a range is invalid, or its signal is not in the profile.
+        """
+        _refuse_ranges(self.signals, ranges)
+        levels = {check: values.copy() for check, values in self.levels.items()}
+        for signal, (low, high) in ranges.items():
+            for check, limit in (("above", high), ("below", -low)):
+                own = levels[check][self.signals.index(signal)]
+                own[:] = min(own[0], limit), limit, limit
+        return replace(self, levels=levels)
 
 
 # --- learning -------------------------------------------------------------------------------------------
@@ -152,71 +145,70 @@ def learn_profile(
     gaps: Floats | None = None,
     suspect_rate: float = SUSPECT_RATE,
 ) -> Profile:
-    """Learn from normal windows what is usual.
+    """Learn a profile from normal windows.
 
     Parameters
     ----------
     windows : Windows
         Of one or more recordings, each in order of time.
     states : iterable of str
-        Signals that hold their value until it changes: they are never stuck, and have no noise.
+        Signals that keep their value until it changes: they are never stuck, and have no noise.
     ranges : mapping of str to (low, high), optional
-        Physical ranges of signals, in their unit, in place of learned ones. What lies outside is bad.
+        Ranges of signals, in their unit, in place of learned ones. Values outside are bad.
     gaps : ndarray of shape (n, signals), optional
-        How far each signal lies over its reconstruction, mean over the window, by models that did not learn the
-        window. Without, nothing is said of drift.
+        Each signal minus its reconstruction, mean over the window, by models that did not learn the window. Without
+        gaps, there is no check for drift.
     suspect_rate : float, default=0.001
-        Share of normal windows that may be suspect, per check and signal. With fewer than 1 / rate windows, it is
-        that of the largest.
+        Share of normal windows that may be suspect, per check and signal. Fewer than 1 / rate windows give the level of
+        the largest.
 
     Returns
     -------
     Profile
-        A signal that is constant throughout a recording has no check of being stuck; one that is without noise for
-        10 s has no check of noise that is gone.
+        A signal that is constant throughout a recording has no check for being stuck; one without noise for 10 s has
+        no check for missing noise.
 
     Raises
     ------
     ValueError
-        If there are fewer than two windows, a range is none, or is that of no signal of the windows.
+        If there are fewer than two windows, a range is invalid, or its signal is not in the windows.
     """
     signals = signals_of(windows)
     if len(windows) < 2:
         raise ValueError(f"Got {len(windows)} windows, expected at least two to learn from. Add recordings.")
     if not 0 < suspect_rate < 1:
-        raise ValueError(f"Got suspect_rate={suspect_rate!r}, expected a share between 0 and 1. Pass 0.001, say.")
+        raise ValueError(f"Got suspect_rate={suspect_rate!r}, expected a share between 0 and 1, such as 0.001.")
     _refuse_ranges(signals, ranges or {})
-    missing = np.isnan(cells_of(windows)).mean(axis=2)  # before what lies outside of a stated range is, too
+    missing = np.isnan(cells_of(windows)).mean(axis=2)  # before cells outside set ranges are missing, too
     windows = within(windows, ranges)
     rest = rest_of(windows)
     measures = measure(windows, rest, gaps) | {"missing": missing}
-    folds = _folds(windows.spans)
-    low, high = -_most(measures["below"]), _most(measures["above"])
+    low, high = -measures["below"].max(axis=0), measures["above"].max(axis=0)
     spread = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0))
     silent = np.log10(_SILENT * spread)
     for check, least in (("noisy", silent), ("quiet", -np.inf)):
         measures[check] = np.where(np.isfinite(measures[check]), np.maximum(measures[check], least), -np.inf)
+    folds = _folds(windows.spans)
     levels = {check: _levels(values, folds, suspect_rate, check in _FROM_ZERO) for check, values in measures.items()}
 
     length_s = length_of(windows)
     held = [signal in set(states) for signal in signals]
     for check in ("noisy", "quiet"):
-        levels[check][:, 1:] = np.maximum(
-            levels[check][:, 1:], levels[check][:, :1] + [_NOISE_STEP, _BAD * _NOISE_STEP]
-        )
+        steps = levels[check][:, :1] + [_NOISE_STEP, _BAD * _NOISE_STEP]
+        levels[check][:, 1:] = np.maximum(levels[check][:, 1:], steps)
+        levels[check][held] = np.inf
+    levels["quiet"][measures["quiet"].max(axis=0) >= -silent] = np.inf
     levels["above"][:, 2] = levels["below"][:, 2] = np.inf
     levels["missing"][:, 2] = np.maximum(levels["missing"][:, 2], _BAD_MISSING)
     constant = _constant(windows, np.maximum(measures["stuck"], measures["resting"]))
     for check in ("stuck", "resting"):
         levels[check][:, 1:] = np.maximum(levels[check][:, 1:], [length_s, _BAD * length_s])
         levels[check][constant | held] = np.inf
-    levels["noisy"][held], levels["quiet"][held] = np.inf, np.inf
-    levels["quiet"][_most(measures["quiet"]) >= -silent] = np.inf
-    return Profile(signals, levels, rest, suspect_rate, len(windows)).stating(ranges or {})
+    return Profile(signals, levels, rest, suspect_rate, len(windows)).with_ranges(ranges or {})
 
 
 def _levels(values: Floats, folds: NDArray[np.intp], rate: float, from_zero: bool) -> Floats:
-    """Usual, suspect and bad of each signal, shape ``(signals, 3)``; infinite where nothing was measured."""
+    """Usual, suspect and bad level of each signal, shape ``(signals, 3)``; infinite without measurements."""
     known = np.isfinite(values)
     levels = np.full((values.shape[1], 3), np.inf)
     for i in range(values.shape[1]):
@@ -224,26 +216,23 @@ def _levels(values: Floats, folds: NDArray[np.intp], rate: float, from_zero: boo
         if len(own) < 2:
             continue
         usual = 0.0 if from_zero else float(np.median(own))
-        beyond = [own[fold == f] - (0.0 if from_zero else np.median(own[fold != f])) for f in _left_out(fold)]
-        margin = max(_conformal(np.concatenate(beyond) if beyond else own - usual, rate), 0.0)
+        names = np.unique(fold)
+        beyond = [own - usual]
+        if len(names) > 1:
+            beyond = [own[fold == f] - (0.0 if from_zero else np.median(own[fold != f])) for f in names]
+        margin = max(_conformal(np.concatenate(beyond), rate), 0.0)
         levels[i] = usual, usual + margin, usual + _BAD * margin
     return levels
 
 
-def _left_out(folds: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The folds that have others beside them."""
-    names = np.unique(folds)
-    return names if len(names) > 1 else names[:0]
-
-
 def _conformal(values: Floats, rate: float) -> float:
-    """The value that a new one exceeds with probability ``rate``; with too few of them, the largest."""
+    """The value that a new one exceeds with probability ``rate``; the largest of too few values."""
     rank = math.ceil((len(values) + 1) * (1 - rate) * (1 - 1e-12))
     return float(np.sort(values)[min(rank, len(values)) - 1])
 
 
 def _folds(spans: pd.DataFrame) -> NDArray[np.intp]:
-    """Recordings, or parts of them where there are fewer than three, as numbers of what is left out together."""
+    """The number of each window's fold: recordings, or parts of recordings if there are fewer than three."""
     number, names = pd.factorize(spans["recording"])
     if len(names) > 2:
         return np.asarray(number % _FOLDS)
@@ -252,16 +241,12 @@ def _folds(spans: pd.DataFrame) -> NDArray[np.intp]:
 
 
 def _constant(windows: Windows, stuck_s: Floats) -> NDArray[np.bool_]:
-    """Which signals stay the same throughout a recording, or a part of it that has windows."""
+    """Which signals stay unchanged throughout a recording, or a part of it between gaps."""
     run = runs_of(windows.spans)
     covered = windows.spans.groupby(run)["end_s"].max() - windows.spans.groupby(run)["start_s"].min()
     long = covered.to_numpy() > 2 * length_of(windows)
     whole = pd.DataFrame(stuck_s).groupby(run).max().to_numpy() >= 0.9 * covered.to_numpy()[:, None]
     return np.asarray(whole[long].any(axis=0))
-
-
-def _most(values: Floats) -> Floats:
-    return np.asarray(values.max(axis=0))
 
 
 def _refuse_ranges(signals: tuple[str, ...], ranges: Ranges) -> None:
@@ -285,25 +270,25 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
     profile : Profile
         Of the same signals.
     gaps : ndarray of shape (n, signals), optional
-        As in `learn_profile`. Without, drift is not looked for.
+        As in `learn_profile`. Without gaps, drift is not checked.
 
     Returns
     -------
     DataFrame, n * signals rows, window by window
         ``recording``, ``start_s``, ``end_s``, ``signal``, ``grade`` (of `GRADES`), ``reason`` (of `REASONS`, or
-        ``flat-lined``; empty where good), ``value`` (what the check measured, NaN where good) and ``severity``: how
-        far it lies beyond the usual, where suspect begins at 1 and bad at 2 (or later, where a floor says so).
+        ``flat-lined``; empty if good), ``value`` (the measure, NaN if good) and ``severity``: the distance from the
+        usual level in margins. It is 1 or more if suspect, and 2 or more if bad.
 
     Raises
     ------
     ValueError
-        If the windows are of other signals than the profile.
+        If the windows and the profile have different signals.
     """
     signals = signals_of(windows)
     if signals != profile.signals:
         raise ValueError(
             f"Got windows of {', '.join(signals)}, expected the signals of the profile: {', '.join(profile.signals)}. "
-            "Cut them by the recipe that it was learned with."
+            "Cut them by the recipe that the profile was learned with."
         )
     measures = measure(windows, profile.rest, gaps)
     shape = (len(REASONS), len(windows), len(signals))
@@ -315,8 +300,10 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
             beyond = (value - usual) / np.maximum(suspect - usual, 1e-9 * np.abs(usual) + 1e-9)
         severity[number] = np.where(steps[number] > 0, np.clip(beyond, steps[number], _MOST), 0.0)
     worst = (steps * (len(REASONS) + 1) - np.arange(len(REASONS))[:, None, None]).argmax(axis=0)
-    step = np.take_along_axis(steps, worst[None], axis=0)[0].ravel()
-    value = np.take_along_axis(np.stack(list(measures.values())), worst[None], axis=0)[0]
+    step, value, severest = (
+        np.take_along_axis(of_checks, worst[None], axis=0)[0].ravel()
+        for of_checks in (steps, np.stack(list(measures.values())), severity)
+    )
     reason = np.array(list(REASONS.values()), dtype=object)[worst]
     reason[(reason == "stuck") & _flat(windows, profile)] = FLAT
     table = windows.spans.loc[windows.spans.index.repeat(len(signals))].reset_index(drop=True)
@@ -324,31 +311,29 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
         signal=np.tile(np.array(signals, dtype=object), len(windows)),
         grade=np.array(GRADES, dtype=object)[step],
         reason=np.where(step > 0, reason.ravel(), ""),
-        value=np.where(step > 0, value.ravel(), np.nan),
-        severity=np.take_along_axis(severity, worst[None], axis=0)[0].ravel(),
+        value=np.where(step > 0, value, np.nan),
+        severity=severest,
     )
 
 
 def graded(grades: pd.DataFrame, signals: Sequence[str], *wanted: str) -> NDArray[np.bool_]:
-    """Which signals of each window have one of these grades, shape ``(n, signals)``, from what `grade` gave."""
+    """Which signals of each window have one of these grades, shape ``(n, signals)``, from the result of `grade`."""
     return grades["grade"].isin(wanted).to_numpy().reshape(-1, len(signals))
 
 
 def stretches(grades: pd.DataFrame) -> pd.DataFrame:
-    """Merge the windows in which a signal is not good to stretches.
-
-    Windows that touch and have the same reason make one stretch, which is as bad as its worst window.
+    """Merge touching windows in which a signal is not good, for the same reason, to intervals.
 
     Parameters
     ----------
     grades : DataFrame
-        What `grade` gave.
+        The result of `grade`.
 
     Returns
     -------
     DataFrame
-        A row per stretch, by recording, time and signal: ``recording``, ``signal``, ``grade``, ``reason``,
-        ``start_s``, ``end_s``, and ``severity``, that of the worst window.
+        By recording, time and signal: ``recording``, ``signal``, ``grade``, ``reason``, ``start_s``, ``end_s`` and
+        ``severity``. Grade and severity are those of the worst window.
     """
     found = grades[grades["grade"] != "good"]
     found = found.sort_values(["recording", "signal", "reason", "start_s"], kind="stable", ignore_index=True)
@@ -357,7 +342,7 @@ def stretches(grades: pd.DataFrame) -> pd.DataFrame:
     merged = found.groupby(begins.cumsum()).agg(
         recording=("recording", "first"),
         signal=("signal", "first"),
-        grade=("grade", "min"),  # bad comes before suspect
+        grade=("grade", "min"),  # "bad" comes before "suspect"
         reason=("reason", "first"),
         start_s=("start_s", "first"),
         end_s=("end_s", "max"),
@@ -367,13 +352,7 @@ def stretches(grades: pd.DataFrame) -> pd.DataFrame:
 
 
 def within(windows: Windows, ranges: Ranges | None) -> Windows:
-    """The same windows, in which cells outside of stated physical ranges are missing.
-
-    Parameters
-    ----------
-    windows : Windows
-    ranges : mapping of str to (low, high), optional
-    """
+    """The same windows, with cells outside set ranges ``{signal: (low, high)}`` missing."""
     if not ranges:
         return windows
     cells = cells_of(windows).copy()
@@ -385,7 +364,7 @@ def within(windows: Windows, ranges: Ranges | None) -> Windows:
 
 
 def _flat(windows: Windows, profile: Profile) -> NDArray[np.bool_]:
-    """Which signals lie at zero, or at or beyond an end of their range, in all of a window."""
+    """Which signals are zero, or at or beyond an end of their range, throughout a window."""
     cells = cells_of(windows)
     low, high = -profile.levels["below"][:, 1], profile.levels["above"][:, 1]
     ends = (cells == 0) | (cells <= low[:, None]) | (cells >= high[:, None])

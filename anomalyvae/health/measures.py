@@ -1,9 +1,8 @@
-"""What the checks of sensor health look at: one number per signal, window and check, always so that high is worse.
+"""The measures that sensor health checks: one number per signal, window and check; higher is worse.
 
-The noise of a window is the standard deviation of white noise that would have its mean absolute second difference: for
-white noise of deviation s that mean is s sqrt(6) sqrt(2 / pi), and a straight line has none (after J. von Neumann et
-al. 1941, The mean square successive difference, for the first difference). It counts by the floor that a whole stretch
-keeps, so that a pothole or a manoeuvre of a few seconds is no noise of the sensor.
+The noise of a window is the standard deviation s of white noise with the same mean absolute second difference, which is
+s sqrt(6) sqrt(2 / pi); a straight line has none (J. von Neumann et al. 1941, The mean square successive difference, use
+the first difference). The smallest noise within 10 s counts, so that a pothole is not taken for noise of the sensor.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from anomalyvae.recordings.windows import Windows
 
 Floats = NDArray[np.float64]
 
-_FLOOR_S, _DRIFT_S = 10.0, 30.0  # stretches over which noise and drift must last
-_SAME = 1e-9  # of the largest value: averages of equal numbers differ in the last bits
+_FLOOR_S, _DRIFT_S = 10.0, 30.0  # how long noise and drift must last
+_SAME = 1e-9  # of the largest value; means of equal numbers differ in the last bits
 _DIGITS = 9
 _SLACK_S = 1e-6
 
@@ -36,7 +35,7 @@ def cells_of(windows: Windows) -> Floats:
 
 
 def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[str, Floats]:
-    """What the checks look at, each of shape ``(n, signals)``, minus infinity where there is nothing to look at.
+    """The measure of each check, shape ``(n, signals)``; minus infinity without data.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
     rest : ndarray of shape (signals,)
         As `rest_of` gives it.
     gaps : ndarray of shape (n, signals), optional
-        How far each signal lies over its reconstruction.
+        Each signal minus its reconstruction.
     """
     cells, run = cells_of(windows), runs_of(windows.spans)
     stuck_s, held = _held(windows, cells, run)
@@ -75,17 +74,17 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
 
 
 def rest_of(windows: Windows) -> Floats:
-    """The value that each signal most often has throughout a window, NaN where it always moves, shape ``(signals,)``.
+    """The value that each signal most often has throughout a window, shape ``(signals,)``; NaN if it always changes.
 
-    A car that stands reads no speed for minutes, and is healthy; at 50 km/h no healthy sensor does. So being the same
-    is measured apart at this value and at all others.
+    The speed of a healthy car is zero for minutes when it stands, but it is never 50 km/h for minutes. So unchanged
+    signals are measured separately at this value and at all others.
     """
     held = pd.DataFrame(_held(windows, cells_of(windows), runs_of(windows.spans))[1]).round(_DIGITS)
     return held.mode().reindex([0]).to_numpy(dtype=np.float64)[0]
 
 
 def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:
-    """Number the runs of windows of one recording that touch one another in time."""
+    """Number the runs of windows that touch each other in time, within a recording."""
     recording, starts, ends = (spans[name].to_numpy() for name in ("recording", "start_s", "end_s"))
     begins = np.ones(len(spans), dtype=bool)
     begins[1:] = (recording[1:] != recording[:-1]) | (starts[1:] > ends[:-1] + _SLACK_S) | (starts[1:] < starts[:-1])
@@ -93,7 +92,7 @@ def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:
 
 
 def _noise(cells: Floats) -> Floats:
-    """Standard deviation of the white noise in each signal of each window, NaN where too little is there."""
+    """Standard deviation of the white noise of each signal in each window; NaN with too few cells."""
     bends = np.abs(np.diff(cells, n=2, axis=2))
     known = ~np.isnan(bends)
     count = known.sum(axis=2)
@@ -102,7 +101,7 @@ def _noise(cells: Floats) -> Floats:
 
 
 def _sustained(values: Floats, windows: int) -> Floats:
-    """The value that all windows of some stretch around each window reach, minus infinity in runs that are shorter."""
+    """The largest value that so many windows in a row, with this one, all reach; minus infinity in shorter runs."""
     width = max(windows, 1)
     if len(values) < width:
         return np.full(values.shape, -np.inf)
@@ -113,10 +112,7 @@ def _sustained(values: Floats, windows: int) -> Floats:
 
 
 def _rolling_median(values: Floats, windows: int) -> Floats:
-    """Median over the stretch around each window, at the ends that of the last stretch; NaN in runs that are shorter.
-
-    Where more than half of a stretch is missing, it is NaN, too.
-    """
+    """Median over so many windows around each; NaN in shorter runs, and where more than half are missing."""
     width = max(windows, 1)
     if len(values) < width or np.isnan(values).all():
         return np.full(values.shape, np.nan)
@@ -126,14 +122,10 @@ def _rolling_median(values: Floats, windows: int) -> Floats:
 
 
 def _held(windows: Windows, cells: Floats, run: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """How long each signal stays the same, and the value that it has throughout a window.
+    """How long each signal stays unchanged in seconds, and its value throughout a window, both ``(n, signals)``.
 
-    Returns
-    -------
-    stuck_s : ndarray of shape (n, signals)
-        Seconds: of windows throughout which it is the same, those of all that follow one another; else within one.
-    held : ndarray of shape (n, signals)
-        NaN where it moves.
+    Windows in a row throughout which it is unchanged count together; in others, its longest interval counts. The value
+    is NaN in windows in which it changes.
     """
     samples, length_s = cells.shape[2], length_of(windows)
     with np.errstate(invalid="ignore"):
@@ -161,6 +153,6 @@ def _held(windows: Windows, cells: Floats, run: NDArray[np.intp]) -> tuple[Float
 
 
 def length_of(windows: Windows) -> float:
-    """Return the length of a window in seconds."""
+    """The length of a window in seconds."""
     first = windows.spans.iloc[0]
     return float(first["end_s"] - first["start_s"])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from anomalyvae.bundle.card import read_card
-from anomalyvae.health.sensors import Sensors, event_causes, watched
+from anomalyvae.health.sensors import Sensors, event_causes
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.recordings.bus.messages import Databases
@@ -212,10 +212,9 @@ def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Data
     if not sensors.scores:
         return pd.DataFrame(index=picked.index)
     parts = []
-    recipe = watched(sensors.recipe)
     for _, events in picked.groupby(["source", "file"], sort=False):
         path = Path(events["source"].iloc[0], events["file"].iloc[0])
-        windows = recipe.windows(read_log(path, signals=recipe.needed, databases=databases))
+        windows = sensors.windows(read_log(path, signals=sensors.recipe.needed, databases=databases))
         causes = sensors.causes(windows, sensors.grade(windows))
         parts.append(event_causes(events, windows.spans, causes))
     return pd.concat(parts)

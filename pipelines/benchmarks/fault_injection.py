@@ -35,7 +35,7 @@ from anomalyvae.evaluate.job import (
 from anomalyvae.folders import replacing
 from anomalyvae.health.grades import FLAT, Profile, stretches
 from anomalyvae.health.measures import cells_of
-from anomalyvae.health.sensors import Sensors, watched
+from anomalyvae.health.sensors import Sensors
 from anomalyvae.metrics import covered_hours, merge_alarms
 from anomalyvae.recordings import Log, Windows, read_log
 from anomalyvae.train import TrainingSet, train
@@ -190,7 +190,7 @@ def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:
 
 
 def _graded(sensors: Sensors, log: Log) -> _Graded:
-    windows = watched(sensors.recipe).windows(log)
+    windows = sensors.windows(log)
     grades = sensors.grade(windows)
     return _Graded(windows, grades, sensors.causes(windows, grades))
 

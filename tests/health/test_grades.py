@@ -177,7 +177,7 @@ def test_a_stated_range_takes_the_place_of_what_was_learned():
 )
 def test_a_range_that_is_none_is_refused(profile, ranges, said):
     with pytest.raises(ValueError, match=said):
-        profile.stating(ranges)
+        profile.with_ranges(ranges)
 
 
 # What is kept

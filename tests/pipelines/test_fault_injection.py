@@ -15,7 +15,7 @@ from anomalyvae.bundle.card import read_card
 from anomalyvae.cli import main
 from anomalyvae.evaluate.job import databases_of, find_recordings, read_job
 from anomalyvae.health.grades import Profile, grade, learn_profile, stretches
-from anomalyvae.health.sensors import Sensors, event_causes, watched
+from anomalyvae.health.sensors import Sensors, event_causes
 from anomalyvae.recordings import WindowRecipe, log_from_frame, read_log
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -96,7 +96,7 @@ def threshold(model):
 def seen(sensors, *faults):
     """A fifth drive with faults: its windows, their grades and causes."""
     log = inject(log_from_frame(drive(4), "drive4"), faults)
-    windows = watched(sensors.recipe).windows(log)
+    windows = sensors.windows(log)
     grades = sensors.grade(windows)
     return windows, grades, sensors.causes(windows, grades)
 
@@ -125,7 +125,7 @@ def test_a_bundle_without_a_profile_says_so(model, tmp_path, capsys):
     del card["health"]  # as cards were before there were profiles
     (old / "card.json").write_text(json.dumps(card))
     assert main(["health", str(model.parent / "drive4.csv"), "--model", str(old)]) == 1
-    assert "does not say what healthy signals look like" in capsys.readouterr().err
+    assert "has no health profile" in capsys.readouterr().err
 
 
 # Beside novelty
