@@ -1,25 +1,26 @@
-"""anomalyvae: a variational autoencoder that notices what is new.
+"""anomalyvae: anomaly detection with a variational autoencoder.
 
-Everything is a row. A recording becomes a table, a table becomes windows, a window is one row of
-numbers; a model turns a row into how strange it is; everything after that is a table of scores.
+Everything is a row. A recording becomes a table, a table becomes windows, a window is one row of numbers. A model maps
+a row to an anomaly score. Everything after that is a table of scores.
 
 ============================  =============================================================
-name                          what it is
+name                          what it does
 ============================  =============================================================
-``VAEOutlierDetector``        the scikit-learn outlier detector: fit, score, predict, sample
-``read_log``                  a recording file -> its signals, each with its own time stamps
-``WindowRecipe``              how recordings become rows, and a row back to (recording, time)
-``read_windows``              recording files -> their windows, one row each
-``save``, ``load``            a fitted model as a folder that holds no pickle
-``export_onnx``               a fitted detector as one ONNX file, checked before it is written
-``Scorer``                    that file at work: rows in, scores out, without torch and scikit-learn
-``score_folder``              a folder of files in, a folder of scores out, each exactly once
+``VAEOutlierDetector``        scikit-learn outlier detector: fit, score, predict, sample
+``read_log``                  read a recording file: signals, each with its own time stamps
+``WindowRecipe``              how a recording is cut into windows, one row each
+``read_windows``              cut recording files into windows
+``save``, ``load``            a fitted model as a folder without pickle
+``export_onnx``               a fitted model as one ONNX file, checked before it is written
+``Scorer``                    score rows with an ONNX file, without torch and scikit-learn
+``score_folder``              score a folder of files, each exactly once
 ``as_pyod``                   the detector with PyOD's conventions, for PyOD's tools
-``tracked_run``, ``track``    a fit as a run of MLflow, while it goes on or from its folder
-``autolog``                   every fit as a run of MLflow
+``tracked_run``, ``track``    record a fit as an MLflow run, live or from its folder
+``autolog``                   record every fit as an MLflow run
 ============================  =============================================================
 
-The names are resolved when they are first used, so that importing the package costs nothing.
+`anomalyvae.train.train` trains on recording files and writes the bundle. Names are resolved on first use, so importing
+the package costs nothing.
 """
 
 import importlib
