@@ -2,9 +2,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two workers on two cores: each computes with one thread.
+PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test docs bench bench-score bench-tabular bench-ablation clean
+.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -12,12 +14,21 @@ help:  ## Show this help
 demo: .venv/demo  ## Find real potholes in drives that the model has not seen (under 3 minutes)
 	$(BIN)/anomalyvae run pipelines/potholes.toml
 
-test: .venv/dev  ## Lint, type-check, test, and build the documentation
+test: check  ## Lint, types, imports, tests but the slow ones, documentation (about 5 minutes after installing)
+	$(PYTEST) -n 2 -m "not slow"
+	@$(MAKE) --no-print-directory site
+
+test-all: check  ## The same with the slow tests and the notebooks
+	$(PYTEST) -n 2
+	@$(MAKE) --no-print-directory site
+
+check: .venv/dev  ## Lint, types and imports alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest
+
+site: .venv/dev  ## Build the documentation
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 docs: .venv/dev  ## Build the documentation and show it at http://127.0.0.1:8000
