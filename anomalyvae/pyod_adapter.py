@@ -1,6 +1,6 @@
-"""PyOD, both ways: ours inside PyOD (`as_pyod`), and PyOD's detectors beside ours on the same rows (`compare`).
+"""PyOD, both ways: our detector inside PyOD (`as_pyod`), and PyOD's detectors compared with ours (`compare`).
 
-PyOD comes with the extra ``compare``. Nothing of it is imported before it is needed.
+PyOD is installed with the extra ``compare``, and imported only when it is used.
 """
 
 import functools
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 OURS = "anomalyvae"
-PEERS = {  # name: class, below pyod.models
+PYOD_DETECTORS = {  # name: class in pyod.models
     "knn": "knn.KNN",
     "lof": "lof.LOF",
     "lunar": "lunar.LUNAR",
@@ -44,48 +44,46 @@ PEERS = {  # name: class, below pyod.models
     "autoencoder": "auto_encoder.AutoEncoder",
     "vae": "vae.VAE",
 }
-_TOP = 0.05  # share of the rows that are flagged where agreement is measured
+_TOP = 0.05  # share of the rows that are compared as most anomalous
 
 
-# --- ours inside PyOD -----------------------------------------------------------------------------------
+# --- our detector inside PyOD ---------------------------------------------------------------------------
 
 
 def as_pyod(
     detector: VAEOutlierDetector, rows: ArrayLike | None = None, *, contamination: Any = None
 ) -> "BaseDetector":
-    """Give a detector PyOD's conventions: labels 0 and 1, and a high score for an outlier.
+    """Wrap a detector by PyOD's conventions: labels 0 and 1, and a high score for an outlier.
 
     Parameters
     ----------
     detector : VAEOutlierDetector
-        Fitted or not. ``fit`` of what is returned learns with a clone of it, so its own state is never touched. Its
-        own threshold plays no part here: ``validation_fraction=0`` saves the networks that would set it.
+        Fitted or not; the result's ``fit`` fits a clone of it. Its own threshold is not used, so that
+        ``validation_fraction=0`` saves the networks that would set it.
     rows : array-like or DataFrame of shape (n_samples, n_features), optional
-        The rows that a *fitted* detector was trained on, to go on with it as it is: PyOD's threshold, labels,
-        probabilities and confidences are statements on the scores of those rows, and a fitted detector does not keep
-        them. Without them a fitted detector gives its ``decision_function`` at once, and all else once it has been
-        fitted again.
+        The training rows of a *fitted* detector, which does not keep them: PyOD's threshold, labels, probabilities and
+        confidences are computed from their scores. Without them, it has ``decision_function`` only until ``fit``.
     contamination : float in (0, 0.5], optional
-        Share of the training rows that lie above PyOD's ``threshold_``, or an object of PyThresh. By default the
-        detector's own where that is a number, else PyOD's 0.1. How the detector learns is not changed by it.
+        Share of the training rows above PyOD's ``threshold_``, or a PyThresh object. By default the detector's own if
+        it is a number, otherwise PyOD's 0.1. It does not change what the detector learns.
 
     Returns
     -------
     PyODDetector
         A ``pyod.models.base.BaseDetector`` that can be cloned, copied and pickled. ``decision_function`` is
         `VAEOutlierDetector.anomaly_score`; ``decision_scores_``, ``threshold_``, ``labels_``, ``predict``,
-        ``predict_proba`` and ``predict_confidence`` are PyOD's; the detector that was fitted is ``detector_``.
+        ``predict_proba`` and ``predict_confidence`` are PyOD's; ``detector_`` is the fitted detector.
 
     Raises
     ------
     TypeError
         If ``detector`` is something else.
     ValueError
-        If ``contamination`` lies outside (0, 0.5].
+        If ``contamination`` is outside (0, 0.5].
     sklearn.exceptions.NotFittedError
-        If ``rows`` are given with a detector that is not fitted.
+        If ``rows`` are given with an unfitted detector.
     ImportError
-        Without PyOD.
+        If PyOD is not installed.
 
     Examples
     --------
@@ -102,7 +100,7 @@ def as_pyod(
         contamination = 0.1 if isinstance(detector.contamination, str) else detector.contamination
     adapter = _pyod_class()(detector, contamination)
     if rows is not None:
-        adapter._take_over(detector, rows)
+        adapter._set_fitted(detector, rows)
     elif hasattr(detector, "offset_"):
         adapter.detector_ = detector
     return adapter
@@ -110,7 +108,7 @@ def as_pyod(
 
 @functools.cache
 def _pyod_class() -> Any:
-    """The class that `as_pyod` returns: made when PyOD is first needed, found by pickle as ``peers.PyODDetector``."""
+    """The class `PyODDetector`, defined when PyOD is first used; pickle finds it in this module."""
 
     class PyODDetector(_import_pyod("base", "BaseDetector")):  # type: ignore[misc]
         """A `VAEOutlierDetector` with PyOD's conventions; see `as_pyod`.
@@ -126,15 +124,15 @@ def _pyod_class() -> Any:
             self.detector = detector
 
         def fit(self, X: ArrayLike, y: Any = None) -> Self:
-            """Learn from the rows with a clone of ``detector``, and set PyOD's threshold by their scores."""
-            return self._take_over(clone(self.detector).fit(X), X, y)
+            """Fit a clone of ``detector``, and set PyOD's threshold."""
+            return self._set_fitted(clone(self.detector).fit(X), X, y)
 
         def decision_function(self, X: ArrayLike) -> Floats:
-            """How strange each row is, high = outlier, shape ``(n,)``."""
+            """Anomaly scores, high = outlier, shape ``(n,)``."""
             check_is_fitted(self, "detector_")
             return self.detector_.anomaly_score(X)
 
-        def _take_over(self, fitted: VAEOutlierDetector, X: ArrayLike, y: Any = None) -> Self:
+        def _set_fitted(self, fitted: VAEOutlierDetector, X: ArrayLike, y: Any = None) -> Self:
             self._set_n_classes(y)
             self.decision_scores_ = fitted.anomaly_score(X)
             self.detector_ = fitted
@@ -154,47 +152,45 @@ def _import_pyod(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"pyod.models.{module}"), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"Got no {error.name}, expected PyOD. Run: pip install 'anomalyvae[compare]'.") from error
+        raise ImportError(
+            f"{error.name} is not installed; it comes with PyOD. Install it with: pip install 'anomalyvae[compare]'."
+        ) from error
 
 
-# --- PyOD's beside ours ---------------------------------------------------------------------------------
+# --- PyOD's detectors -----------------------------------------------------------------------------------
 
 
-def peer(name: str, seed: int = 0) -> "Peer":
-    """A detector of PyOD's with its defaults.
+def pyod_detector(name: str, seed: int = 0) -> "SeededPyOD":
+    """A detector of PyOD with its default settings.
 
     Parameters
     ----------
     name : str
-        One of `PEERS`.
+        One of `PYOD_DETECTORS`.
     seed : int
-        What it draws from, also where its constructor takes no seed.
-
-    Returns
-    -------
-    Peer
+        For all random numbers, also if the constructor takes no seed.
 
     Raises
     ------
     ValueError
-        For a name that is not in `PEERS`.
+        For an unknown name.
     ImportError
-        Without PyOD.
+        If PyOD is not installed.
     """
-    if name not in PEERS:
-        raise ValueError(f"Got {name!r}, expected one of PyOD's detectors: {', '.join(PEERS)}. Choose among those.")
-    constructor = _import_pyod(*PEERS[name].split("."))
-    wanted = {"random_state": seed, "verbose": 0}  # its networks show progress bars unless told not to
+    if name not in PYOD_DETECTORS:
+        raise ValueError(f"{name!r} is not one of PyOD's detectors here. Choose from {', '.join(PYOD_DETECTORS)}.")
+    constructor = _import_pyod(*PYOD_DETECTORS[name].split("."))
+    wanted = {"random_state": seed, "verbose": 0}  # its networks show progress bars by default
     settings = {key: wanted[key] for key in wanted.keys() & inspect.signature(constructor).parameters.keys()}
-    return Peer(functools.partial(constructor, **settings), seed)
+    return SeededPyOD(functools.partial(constructor, **settings), seed)
 
 
-class Peer:
-    """A detector of PyOD's that draws from random generators of its own.
+class SeededPyOD:
+    """A detector of PyOD with its own random generators.
 
-    PyOD's networks seed the global generators of Python, numpy and torch, and draw from them as they learn and, the
-    VAE, as it scores. While a peer works its own states are in their place; then they are given back as they were.
-    So peers neither disturb each other nor their caller, and the same seed gives the same scores.
+    PyOD's networks seed the global generators of Python, numpy and torch, and use them to learn and, the VAE, to score.
+    Here these have the detector's own states while it works, and are restored afterwards. So the same seed gives the
+    same scores, and neither other detectors nor the caller are affected.
 
     Parameters
     ----------
@@ -212,25 +208,35 @@ class Peer:
 
     def __init__(self, construct: Callable[[], Any], seed: int) -> None:
         self._construct, self._seed = construct, seed
+        self._states: tuple[Any, ...] | None = None
 
     def fit(self, rows: Floats) -> Self:
-        """Learn anew from rows of shape ``(n, d)``."""
-        with _generators_kept():
-            random.seed(self._seed)
-            np.random.seed(self._seed)  # noqa: NPY002
-            torch.manual_seed(self._seed)
+        """Fit to rows of shape ``(n, d)``."""
+        self._states = None
+        with self._own_generators():
             self.detector_ = self._construct()
             self.detector_.fit(rows)
-            self._states = _generator_states()
         return self
 
     def anomaly_score(self, rows: Floats) -> Floats:
-        """PyOD's ``decision_function``, high = strange, shape ``(n,)``."""
-        with _generators_kept():
-            _set_generators(self._states)
-            scores = np.asarray(self.detector_.decision_function(rows), dtype=np.float64)
+        """PyOD's ``decision_function``, high = outlier, shape ``(n,)``."""
+        with self._own_generators():
+            return np.asarray(self.detector_.decision_function(rows), dtype=np.float64)
+
+    @contextmanager
+    def _own_generators(self) -> Iterator[None]:
+        before = _generator_states()
+        try:
+            if self._states is None:
+                random.seed(self._seed)
+                np.random.seed(self._seed)  # noqa: NPY002
+                torch.manual_seed(self._seed)
+            else:
+                _set_generators(self._states)
+            yield
             self._states = _generator_states()
-        return scores
+        finally:
+            _set_generators(before)
 
 
 def _generator_states() -> tuple[Any, ...]:
@@ -244,13 +250,7 @@ def _set_generators(states: tuple[Any, ...]) -> None:
     torch.cuda.set_rng_state_all(states[3])
 
 
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    before = _generator_states()
-    try:
-        yield
-    finally:
-        _set_generators(before)
+# --- the comparison -------------------------------------------------------------------------------------
 
 
 def compare(
@@ -264,27 +264,26 @@ def compare(
     random_state: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pd.DataFrame:
-    """Ours and PyOD's detectors on the same rows.
+    """Compare our detector with PyOD's on the same rows.
 
-    With a label, by the benchmark's protocol ``normal``: half of the normal rows, drawn anew for each seed, are
-    learned; the other half and all outliers are scored. No detector sees a label. Without one there is no truth to
-    measure: every row is learned and scored, and what is left to tell is how far the rankings agree, and the speed.
-    PyOD's detectors get the rows standardised by those that are learned; ours gets them as they are.
+    With a label: half of the normal rows, chosen anew for each seed, are learned; the other half and all outliers are
+    scored. No detector sees a label. Without a label, all rows are learned and scored, and the result shows how far the
+    rankings agree. PyOD's detectors get the rows standardised by the learned ones.
 
     Parameters
     ----------
     rows : DataFrame or array-like of shape (n, d)
-        All of them are used: for a first look at a large table, pass a sample.
+        For a large table, pass a sample.
     label : str or array-like of shape (n,), optional
         A column of ``rows``, which is then no feature, or one value per row: 1 or True for an outlier.
     against : sequence of str
-        Names in `PEERS`.
+        Names in `PYOD_DETECTORS`.
     positive : object, optional
-        The value that means outlier, for a label with two other values than 0 and 1.
+        The value that marks outliers, if the label has other values than 0 and 1.
     detector : VAEOutlierDetector, optional
-        Ours, with its settings; by default the defaults.
+        Our detector with its settings; by default the default settings.
     seeds : int
-        How many times; figures are means.
+        Repetitions; figures are means.
     random_state : int
         The first seed; the others follow it.
     progress : callable, optional
@@ -293,21 +292,19 @@ def compare(
     Returns
     -------
     DataFrame
-        A row per detector, best first, or by agreement with ours. With a label ``auroc`` and ``average_precision``;
-        without, ``rank_correlation`` (Spearman's, with our scores) and ``top_shared`` (the share of our strangest 5 %
-        of the rows that are among its strangest 5 %). Then ``fit_s`` and ``score_s``, the seconds to learn (ours
-        includes its threshold) and to score, and ``failure``: empty, or why a detector of PyOD's has no figures, such
-        as missing or text cells. ``attrs["protocol"]`` says in words what was done.
+        A row per detector, best first. With a label ``auroc`` and ``average_precision``; without, ``rank_correlation``
+        (Spearman, with our scores) and ``top_shared`` (the share of our 5 % most anomalous rows that are also among its
+        5 %). Then ``fit_s`` and ``score_s``, the seconds to learn (ours includes its threshold) and to score, and
+        ``failure``: empty, or why a detector of PyOD has no figures. ``attrs["protocol"]`` describes the procedure.
 
     Raises
     ------
     ValueError
-        For a label that does not tell outliers from normal rows, for unknown names, and for rows that our own
-        detector cannot use.
+        For a label without outliers or normal rows, for unknown names, and for rows that our detector cannot use.
     ImportError
-        Without PyOD.
+        If PyOD is not installed.
     KeyboardInterrupt
-        When interrupted, also in the middle of our own training, which would otherwise keep what it has.
+        Also during our own training, which on its own would keep what it has learned.
 
     Examples
     --------
@@ -322,16 +319,16 @@ def compare(
     [1.0, 1.0]
     """
     if seeds < 1:
-        raise ValueError(f"Got seeds={seeds}, expected 1 or more. Give a number of repetitions.")
+        raise ValueError(f"seeds={seeds} is below 1. Pass the number of repetitions.")
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(np.asarray(rows))
-    table, outlier = _without_label(table, label, positive)
+    table, outlier = _split_off_label(table, label, positive)
     names = [OURS, *dict.fromkeys(against)]
     for name in names[1:]:
-        peer(name)  # what cannot be had is told before anything takes time
-    why_not = _unfit_for_peers(table)
+        pyod_detector(name)  # fail early on unknown names
+    problem = _problem_for_pyod(table)
 
     results: list[dict[str, Any]] = []
-    failures = {name: why_not for name in names[1:] if why_not}
+    failures = {name: problem for name in names[1:] if problem}
     steps = [(seed, name) for seed in range(random_state, random_state + seeds) for name in names]
     ours = np.empty(0)
     for number, (seed, name) in enumerate(steps, start=1):
@@ -339,16 +336,18 @@ def compare(
             continue
         if progress is not None:
             progress(number, len(steps), f"{name}, seed {seed}")
-        learned, scored = _split(len(table), outlier, seed)
+        train, test = _train_test(len(table), outlier, seed)
         try:
             if name == OURS:
-                chosen = clone(VAEOutlierDetector() if detector is None else detector).set_params(random_state=seed)
-                ours, seconds = _interruptible(_timed, chosen, table.iloc[learned], table.iloc[scored])
+                model = clone(VAEOutlierDetector() if detector is None else detector).set_params(random_state=seed)
+                ours, seconds = _interruptible(_timed, model, table.iloc[train], table.iloc[test])
                 scores = ours
             else:
-                scores, seconds = _quiet(_timed, peer(name, seed), *_standardised(table, learned, scored))
-            figures = _agreement(ours, scores) if outlier is None else _quality(outlier[scored], scores)
-        except Exception as error:  # whatever goes wrong inside a peer is a line of the table
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of PyOD's inside
+                    scores, seconds = _timed(pyod_detector(name, seed), *_standardised(table, train, test))
+            figures = _agreement(ours, scores) if outlier is None else _quality(outlier[test], scores)
+        except Exception as error:  # an error of PyOD is a row of the table
             if name == OURS:
                 raise
             failures[name] = " ".join(f"{type(error).__name__}: {error}".split())
@@ -363,55 +362,48 @@ def compare(
     return means
 
 
-def _split(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to learn and rows to score."""
+def _train_test(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if outlier is None:
         return np.arange(n), np.arange(n)
-    normal = np.random.RandomState(seed).permutation(np.flatnonzero(~outlier))  # drawn as the benchmark draws
+    normal = np.random.RandomState(seed).permutation(np.flatnonzero(~outlier))  # as in pipelines/benchmarks/tabular.py
     half = len(normal) // 2
     return normal[:half], np.concatenate([normal[half:], np.flatnonzero(outlier)])
 
 
-def _standardised(table: pd.DataFrame, learned: NDArray[Any], scored: NDArray[Any]) -> tuple[Floats, Floats]:
+def _standardised(table: pd.DataFrame, train: NDArray[Any], test: NDArray[Any]) -> tuple[Floats, Floats]:
     x = table.to_numpy(dtype=np.float64)
-    center, scale = x[learned].mean(axis=0), x[learned].std(axis=0)
+    center, scale = x[train].mean(axis=0), x[train].std(axis=0)
     x = (x - center) / np.where(scale > 0, scale, 1)
-    return x[learned], x[scored]
+    return x[train], x[test]
 
 
-def _timed(detector: Any, learned: Any, scored: Any) -> tuple[Floats, dict[str, float]]:
-    """Scores, and the seconds that they took."""
-    began = time.perf_counter()
-    detector.fit(learned)
+def _timed(detector: Any, train: Any, test: Any) -> tuple[Floats, dict[str, float]]:
+    """Scores, and the seconds to fit and to score."""
+    start = time.perf_counter()
+    detector.fit(train)
     fitted = time.perf_counter()
-    scores = detector.anomaly_score(scored)
-    return scores, {"fit_s": fitted - began, "score_s": time.perf_counter() - fitted}
-
-
-def _quiet(function: Callable[..., Any], *args: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyOD's insides, which are not the caller's to mend
-        return function(*args)
+    scores = detector.anomaly_score(test)
+    return scores, {"fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
 
 
 def _interruptible(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of ours, which takes an interrupt for the wish to keep what was learned so far."""
+    """Call a function, and turn the warning of our interrupted training back into KeyboardInterrupt."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".* was interrupted", category=UserWarning)
         try:
             return function(*args)
-        except UserWarning as told:
-            raise KeyboardInterrupt from told
+        except UserWarning as warning:
+            raise KeyboardInterrupt from warning
 
 
 def _quality(outlier: Labels, scores: Floats) -> dict[str, float]:
-    scores = np.clip(scores, np.finfo(float).min, np.finfo(float).max)  # an infinite score still has its rank
+    scores = np.clip(scores, np.finfo(float).min, np.finfo(float).max)  # an infinite score can be ranked
     return {"auroc": auroc(outlier, scores), "average_precision": average_precision(outlier, scores)}
 
 
 def _agreement(ours: Floats, theirs: Floats) -> dict[str, float]:
     if np.isnan(theirs).any():
-        raise ValueError(f"Got NaN in {np.isnan(theirs).sum()} of {len(theirs)} scores, expected numbers.")
+        raise ValueError(f"{np.isnan(theirs).sum()} of {len(theirs)} scores are NaN.")
     k = math.ceil(_TOP * len(ours))
     tops = [set(np.argsort(-scores, kind="stable")[:k]) for scores in (ours, theirs)]
     return {
@@ -423,67 +415,48 @@ def _agreement(ours: Floats, theirs: Floats) -> dict[str, float]:
 def _protocol(n: int, outlier: Labels | None, seeds: range) -> str:
     times = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Mean of seeds {seeds[0]} to {seeds[-1]}"
     if outlier is None:
-        return (
-            f"{times}: all {n} rows learned, unlabelled, and scored. Without a label there is no best: rankings are "
-            f"compared with {OURS}'s."
-        )
-    normal, strange = int((~outlier).sum()), int(outlier.sum())
-    return (
-        f"{times}: {normal // 2} of {normal} normal rows learned; the other {normal - normal // 2} and {strange} "
-        "outliers scored."
-    )
+        return f"{times}: all {n} rows are learned and scored. Without a label, rankings are compared with {OURS}'s."
+    normal = int((~outlier).sum())
+    rest, learned = f"the other {normal - normal // 2} and {outlier.sum()} outliers", normal // 2
+    return f"{times}: {learned} of {normal} normal rows are learned; {rest} are scored."
 
 
-# --- what comes in --------------------------------------------------------------------------------------
-
-
-def _without_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd.DataFrame, Labels | None]:
+def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd.DataFrame, Labels | None]:
     """The features, and which rows are outliers."""
     if label is None:
         if positive is not None:
-            raise ValueError(f"Got positive={positive!r} without a label, expected both. Name the label too.")
+            raise ValueError(f"positive={positive!r} is a value of the label, and no label was given. Pass label, too.")
         return table, None
     if isinstance(label, str):
         if label not in table:
-            raise ValueError(f"Got label={label!r}, expected a column: {_listed(table.columns)}. Choose one of those.")
+            raise ValueError(f"label={label!r} is not one of the columns {_listed(table.columns)}. Correct the name.")
         column, table = table[label], table.drop(columns=label)
     else:
         column = pd.Series(np.asarray(label))
         if len(column) != len(table):
-            raise ValueError(f"Got {len(column)} labels for {len(table)} rows, expected one each.")
-    if column.isna().any():
-        raise ValueError(f"Got {column.isna().sum()} rows without a label, expected none. Label or drop them.")
-    found = sorted(column.unique().tolist(), key=str)
-    if positive is None and set(found) <= {0, 1}:
-        positive = 1
-    elif positive is None:
+            raise ValueError(f"Got {len(column)} labels for {len(table)} rows, expected one each. Pass equal lengths.")
+    values = sorted(column.unique().tolist(), key=str)
+    positive = 1 if positive is None else positive
+    matching = [value for value in values if value == positive or str(value) == str(positive)]
+    if len(values) != 2 or len(matching) != 1 or column.isna().any():
         raise ValueError(
-            f"Got a label with the values {_listed(found)}, expected 0 and 1. Name the one that means outlier: "
-            "positive=, or --positive."
+            f"The label has the values {_listed(values)}; it needs two, one of them {positive!r} for outliers. Name that "
+            "value by positive= (--positive), drop rows without a label, or choose another label."
         )
-    named = [value for value in found if value == positive or str(value) == str(positive)]
-    if len(found) > 2 or (len(found) == 2 and not named):
-        raise ValueError(
-            f"Got positive={positive!r} and a label with the values {_listed(found)}, expected two values, one of them "
-            "positive. Choose another label or value."
-        )
-    outlier = column.isin(named).to_numpy(dtype=bool)
-    if outlier.sum() < 1 or (~outlier).sum() < 4:
-        raise ValueError(
-            f"Got {outlier.sum()} outliers and {(~outlier).sum()} normal rows, expected at least 1 and 4. Leave the "
-            "label out to compare without one."
-        )
+    outlier = column.isin(matching).to_numpy(dtype=bool)
+    if (~outlier).sum() < 4:
+        raise ValueError(f"Got {(~outlier).sum()} normal rows, expected at least 4. Pass more, or leave the label out.")
     return table, outlier
 
 
-def _unfit_for_peers(table: pd.DataFrame) -> str:
-    """Why PyOD's detectors cannot take these rows; empty if they can."""
+def _problem_for_pyod(table: pd.DataFrame) -> str:
+    """Why PyOD's detectors cannot use these rows; empty if they can."""
     text = [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     if text:
-        return f"Got columns that are no numbers: {_listed(text)}. Expected numbers alone. Encode or drop them."
+        return f"PyOD's detectors need numbers, and these columns hold none: {_listed(text)}. Drop or encode them."
     broken = table.columns[~np.isfinite(table.to_numpy(dtype=np.float64, na_value=np.nan)).all(axis=0)]
     if len(broken):
-        return f"Got missing or infinite cells in {_listed(broken)}. Expected finite numbers. Impute them or drop rows."
+        return f"PyOD's detectors need finite numbers; cells are missing or infinite in {_listed(broken)}. Impute them."
     return ""
 
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.evaluate.baselines import BASELINES
-from anomalyvae.pyod_adapter import OURS, peer
+from anomalyvae.pyod_adapter import OURS, pyod_detector
 from anomalyvae.recordings.dct import cosines
 
 SETTINGS: dict[str, Any] = {"masking": 0.0, "scaling": "standard", "validation_fraction": 0.0}
@@ -74,7 +74,7 @@ def lagged(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
 def iforest(learned: Array, seed: int) -> Callable[[Array], Scores]:
     """PyOD's isolation forest with its defaults."""
-    detector = peer("iforest", seed).fit(raw(learned))
+    detector = pyod_detector("iforest", seed).fit(raw(learned))
     return lambda windows: {"iforest": detector.anomaly_score(raw(windows))}
 
 

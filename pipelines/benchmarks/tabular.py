@@ -36,7 +36,7 @@ from sklearn.base import clone
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
-from anomalyvae.pyod_adapter import OURS, PEERS, peer
+from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, pyod_detector
 
 ROOT = Path(__file__).parents[2]
 MOST_ROWS = 2500
@@ -103,7 +103,7 @@ def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
 
 def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
     """A detector of PyOD's with its defaults."""
-    detector = peer(name, seed)
+    detector = pyod_detector(name, seed)
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
         detector.fit(learned)
@@ -115,7 +115,7 @@ def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
 def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[dict[str, Any]]:
     """Fit and score one method on one task; one result per score that it gives."""
     learned, scored, outlier = task(path, protocol, seed)
-    fit = pyod(method, seed) if method in PEERS else ours(method, seed)
+    fit = pyod(method, seed) if method in PYOD_DETECTORS else ours(method, seed)
     started = time.perf_counter()
     score = fit(learned)
     fitted = time.perf_counter()
@@ -137,7 +137,7 @@ def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[di
 
 def code_version(method: str) -> str:
     """What a result depends on besides its data: our source, or the release of PyOD."""
-    if method in PEERS:
+    if method in PYOD_DETECTORS:
         return f"pyod {version('pyod')}"
     digest = hashlib.sha256()
     for source in sorted((ROOT / "anomalyvae").glob("*.py")) + sorted((ROOT / "anomalyvae" / "nets").glob("*.py")):
@@ -249,13 +249,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
     parser.add_argument("--protocol", choices=("normal", "contaminated", "missing"), default="normal")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=(*SETTINGS, *PEERS), metavar="METHOD", help="default: all")
+    parser.add_argument(
+        "--methods", nargs="+", choices=(*SETTINGS, *PYOD_DETECTORS), metavar="METHOD", help="default: all"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()
     files = sorted(options.folder.glob("*.npz"))
     if not files:
         parser.error(f"Got {options.folder}, expected a folder of .npz files with X and y.")
-    everybody = {"normal": [OURS, *PEERS], "contaminated": [OURS, TOLD, LONGER, *PEERS], "missing": [OURS]}
+    everybody = {
+        "normal": [OURS, *PYOD_DETECTORS],
+        "contaminated": [OURS, TOLD, LONGER, *PYOD_DETECTORS],
+        "missing": [OURS],
+    }
     methods = options.methods or everybody[options.protocol]
     torch.set_num_threads(1)
     with warnings.catch_warnings():

@@ -323,11 +323,11 @@ def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, cap
 
 
 def test_help_names_every_detector_to_compare_with(capsys):
-    from anomalyvae.pyod_adapter import PEERS
+    from anomalyvae.pyod_adapter import PYOD_DETECTORS
 
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
-    assert f"some of {', '.join(PEERS)} (" in " ".join(capsys.readouterr().out.split())
+    assert f"some of {', '.join(PYOD_DETECTORS)} (" in " ".join(capsys.readouterr().out.split())
 
 
 # Jobs and data
