@@ -440,8 +440,8 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
     matching = [value for value in values if value == positive or str(value) == str(positive)]
     if len(values) != 2 or len(matching) != 1 or column.isna().any():
         raise ValueError(
-            f"The label has the values {_listed(values)}; it needs two, one of them {positive!r} for outliers. Name that "
-            "value by positive= (--positive), drop rows without a label, or choose another label."
+            f"The label has the values {_listed(values)}; it needs two, one of them {positive!r} for outliers. Name "
+            "that value by positive= (--positive), drop rows without a label, or choose another label."
         )
     outlier = column.isin(matching).to_numpy(dtype=bool)
     if (~outlier).sum() < 4:

@@ -359,7 +359,7 @@ def test_a_label_may_be_written_in_several_ways(rows, values, positive):
         (
             ["x"] * 80 + ["y"] * 8,
             None,
-            r"the values x, y; it needs two, one of them 1 for outliers.*positive= \(--positive\)",
+            r"x, y; it needs two, one of them 1 for outliers.*positive= \(--positive\)",
         ),
         (["x"] * 80 + ["y"] * 8, "z", r"the values x, y; it needs two, one of them 'z'"),
         (["x"] * 80 + ["y"] * 7 + ["z"], "z", r"the values x, y, z; it needs two"),
