@@ -1,7 +1,7 @@
-"""The plain methods that a detector has to beat, each a few lines over scikit-learn.
+"""Baselines that a detector should beat, each a few lines of scikit-learn.
 
-``BASELINES[name](train_rows, test_rows)`` standardises both by the training rows and returns one score per
-test row, high = anomalous. A missing cell takes the training mean. None of them draws a random number.
+``BASELINES[name](train_rows, test_rows)`` standardises both by the training rows and returns one score per test row,
+high = anomalous. Missing cells are imputed by the training mean. No baseline is random.
 """
 
 from collections.abc import Callable
@@ -25,26 +25,26 @@ def row_norm(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]
     Returns
     -------
     ndarray of float, shape (n_test,)
-        High = strange.
+        High = anomalous.
     """
     _, test = _standardised(train_rows, test_rows)
     return np.linalg.norm(test, axis=1)
 
 
 def pca(train_rows: ArrayLike, test_rows: ArrayLike, explained: float = 0.9) -> NDArray[np.float64]:
-    """Length of what is left of a row after its projection on the main directions of training.
+    """Distance of a row from its projection on the principal components of the training rows.
 
     Parameters
     ----------
     train_rows : array-like of float, shape (n_train, d)
     test_rows : array-like of float, shape (n_test, d)
     explained : float
-        Share of the training variance that the kept directions hold.
+        Share of the training variance that the components explain.
 
     Returns
     -------
     ndarray of float, shape (n_test,)
-        High = strange.
+        High = anomalous.
     """
     train, test = _standardised(train_rows, test_rows)
     plane = PCA(n_components=explained, svd_solver="full").fit(train)
@@ -58,14 +58,14 @@ def knn(train_rows: ArrayLike, test_rows: ArrayLike, k: int = 5) -> NDArray[np.f
     ----------
     train_rows : array-like of float, shape (n_train, d)
     test_rows : array-like of float, shape (n_test, d)
-        Rows that were not trained on: a row is its own nearest neighbour.
+        Not among the training rows: a row would be its own nearest neighbour.
     k : int
-        Neighbours; all training rows if there are fewer.
+        Number of neighbours, at most all training rows.
 
     Returns
     -------
     ndarray of float, shape (n_test,)
-        High = strange.
+        High = anomalous.
     """
     train, test = _standardised(train_rows, test_rows)
     distances, _ = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train).kneighbors(test)
@@ -73,7 +73,7 @@ def knn(train_rows: ArrayLike, test_rows: ArrayLike, k: int = 5) -> NDArray[np.f
 
 
 def mahalanobis(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]:
-    """Mahalanobis distance with a covariance shrunk after Ledoit and Wolf (2004).
+    """Mahalanobis distance with the shrunk covariance of Ledoit and Wolf (2004).
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def mahalanobis(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float
     Returns
     -------
     ndarray of float, shape (n_test,)
-        High = strange.
+        High = anomalous.
     """
     train, test = _standardised(train_rows, test_rows)
     return np.sqrt(LedoitWolf().fit(train).mahalanobis(test))

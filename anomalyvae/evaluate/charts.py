@@ -1,4 +1,4 @@
-"""The charts of a report, each an SVG inside a data URI, for an ``<img>``: no script runs there."""
+"""Charts in the style of the project. Those of the report are SVG in a data URI for ``<img>``: no script runs there."""
 
 import base64
 import io
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.evaluate.style import INK, MODEL, MUTED, SHADE, STRANGE, STYLE
 from anomalyvae.metrics import event_spans, touches
 from anomalyvae.review.reasons import WindowView
 
@@ -17,15 +16,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Blue and vermilion are from Okabe and Ito's palette, for colour-blind readers. The HTML pages use the same colours.
+INK, MUTED, RULE, SHADE = "#1f2a35", "#66727f", "#d5dbe1", "#f0f2f5"
+ANOMALY, MODEL = "#d55e00", "#0072b2"
+VERDICTS = {"new_normal": "#009e73", "fault": ANOMALY, "noise": "#8a949e", "unsure": "#8f4f9f"}
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib; `svg_of` puts the reader's fonts first
+    "font.size": 9,
+    "text.parse_math": False,  # show a dollar sign in a signal's name as it is
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "anomalyvae",  # the same run gives the same page
+}
+
 _FONTS = b"'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _TICKS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
-_POINTS = 1500  # per timeline: more would only paint over one another
+_POINTS = 1500  # in a timeline; more would overlap
 
 
 def timeline(
     scores: pd.DataFrame, flags: pd.DataFrame, events: pd.DataFrame, threshold: float, tolerance_s: float
 ) -> str:
-    """Draw a recording's score over time, its flags, and beneath them the known events, found or missed.
+    """Draw the score of a recording over time, with its flags, and its known events below, found or missed.
 
     Parameters
     ----------
@@ -37,7 +59,7 @@ def timeline(
         Its known events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``.
     threshold : float
     tolerance_s : float
-        An event is found if a flag comes this near.
+        An event counts as found if a flag is within this many seconds.
 
     Returns
     -------
@@ -47,7 +69,7 @@ def timeline(
     known = event_spans(events)
     found = touches(known, flags, tolerance_s)
     middle = known[["start_s", "end_s"]].mean(axis=1).to_numpy()
-    time_s, score = _thinned(scores)
+    time_s, score = _downsampled(scores)
     low, high = np.nanmin(score), max(np.nanmax(score), threshold)
     height = (high - low) or 1.0
     floor, margin = low - 0.15 * height, 0.07 * height
@@ -55,11 +77,11 @@ def timeline(
     def draw(figure: "Figure") -> None:
         axes = figure.add_axes((0.045, 0.18, 0.95, 0.8))
         for start_s, end_s in zip(flags["start_s"], flags["end_s"], strict=True):
-            axes.axvspan(start_s, end_s, color=STRANGE, alpha=0.13, linewidth=0)
+            axes.axvspan(start_s, end_s, color=ANOMALY, alpha=0.13, linewidth=0)
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.plot(time_s, score, color=MUTED, linewidth=0.9)
         above = np.where(score >= threshold, score, np.nan)
-        axes.plot(time_s, above, color=STRANGE, linewidth=1.4, marker="o", markersize=1.6)
+        axes.plot(time_s, above, color=ANOMALY, linewidth=1.4, marker="o", markersize=1.6)
         for chosen, face in ((found, INK), (~found, "white")):
             marks: dict[str, Any] = {
                 "color": INK,
@@ -77,7 +99,7 @@ def timeline(
 
 
 def window(view: WindowView) -> str:
-    """Draw a window signal by signal, with its surroundings and what the model took it for.
+    """Draw the signals of a window, the time around it, and the model's reconstruction.
 
     Returns
     -------
@@ -87,7 +109,7 @@ def window(view: WindowView) -> str:
     n_signals = len(view.signals)
     height = 0.3 + 0.68 * n_signals
     inside = (view.around_time_s > view.start_s - 1e-6) & (view.around_time_s < view.end_s - 1e-6)
-    blamed = int(np.argmax(view.shares)) if view.shares.any() else -1
+    top = int(np.argmax(view.shares)) if view.shares.any() else -1  # the signal that contributes most
 
     def draw(figure: "Figure") -> None:
         from matplotlib.ticker import FixedLocator
@@ -95,19 +117,19 @@ def window(view: WindowView) -> str:
         layout = {"left": 0.115, "right": 0.96, "bottom": 0.26 / height, "top": 1.0, "hspace": 0.14}
         panels = figure.subplots(n_signals, 1, sharex=True, squeeze=False, gridspec_kw=layout)[:, 0]
         for index, axes in enumerate(panels):
-            to_blame, last = index == blamed, index == n_signals - 1
+            is_top, last = index == top, index == n_signals - 1
             values = view.around[index]
             axes.axvspan(view.start_s, view.end_s, color=SHADE, linewidth=0)
             axes.plot(*_broken(view.around_time_s, values), color="#a9b2bc", linewidth=0.9)
             axes.plot(view.time_s, view.reconstruction[index], color=MODEL, linewidth=1.2, linestyle=(0, (3, 1.5)))
-            own = {"color": STRANGE if to_blame else INK, "linewidth": 1.6, "marker": "o", "markersize": 2}
+            own = {"color": ANOMALY if is_top else INK, "linewidth": 1.6, "marker": "o", "markersize": 2}
             axes.plot(view.around_time_s[inside], values[inside], **own)
 
             low, high = axes.get_ylim()
             axes.set_ylim(low, high + 0.4 * (high - low))  # room for the name
             words = {
                 "color": own["color"],
-                "weight": "bold" if to_blame else "normal",
+                "weight": "bold" if is_top else "normal",
                 "transform": axes.transAxes,
             }
             axes.text(0.01, 0.95, _short(view.signals[index]), va="top", **words)
@@ -122,7 +144,7 @@ def window(view: WindowView) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Format seconds as people read a recording's time, to a tenth where it is no whole second.
+    """Format a time in a recording as hours, minutes and seconds, with tenths if there are any.
 
     Examples
     --------
@@ -145,21 +167,21 @@ def _clock_axis(axes: "Axes", ticks: int) -> None:
 
 
 def _inner_ticks(low: float, high: float) -> list[float]:
-    """Two or three round numbers, none so near the edge that it meets the next panel's."""
+    """Two or three round numbers, away from the edges, where they would touch those of the next panel."""
     from matplotlib.ticker import MaxNLocator
 
     edge = 0.12 * (high - low)
     return [tick for tick in MaxNLocator(3).tick_values(low, high) if low + edge <= tick <= high - edge]
 
 
-def _thinned(scores: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score over the middle of each window; of many windows the highest in each stretch of time."""
+def _downsampled(scores: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores at the middle of each window. If there are many, keep the highest of each interval of time."""
     ordered = scores.sort_values("start_s", kind="stable")
     time_s = ordered[["start_s", "end_s"]].mean(axis=1).to_numpy()
     score = ordered["anomaly_score"].to_numpy()
     if time_s.size > _POINTS:
-        stretch = np.floor((time_s - time_s[0]) / (np.ptp(time_s) + 1e-9) * _POINTS)
-        firsts = np.flatnonzero(np.diff(stretch, prepend=-1.0))
+        interval = np.floor((time_s - time_s[0]) / (np.ptp(time_s) + 1e-9) * _POINTS)
+        firsts = np.flatnonzero(np.diff(interval, prepend=-1.0))
         time_s, score = time_s[firsts], np.maximum.reduceat(score, firsts)
     return _broken(time_s, score)
 
@@ -167,7 +189,7 @@ def _thinned(scores: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.floa
 def _broken(
     time_s: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Break a line where nothing was measured: in steps longer than usual."""
+    """Break a line at gaps: steps more than 1.5 times the median one."""
     steps = np.diff(time_s)
     gaps = np.flatnonzero(steps > 1.5 * np.median(steps)) + 1 if steps.size else np.empty(0, dtype=int)
     return np.insert(time_s, gaps, time_s[gaps - 1]), np.insert(values, gaps, np.nan)
@@ -178,18 +200,46 @@ def _short(name: str, longest: int = 32) -> str:
 
 
 def _svg(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> str:
-    """A drawing as the address of an image, for a page that holds all that it shows."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg_of(draw, width_in, height_in)).decode()
 
 
 def svg_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> bytes:
-    """Draw in the style of the report."""
+    """Draw an SVG file in the style of the project."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    drawn = io.BytesIO()
+    file = io.BytesIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in))
         draw(figure)
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return drawn.getvalue().replace(b"'DejaVu Sans'", _FONTS)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return file.getvalue().replace(b"'DejaVu Sans'", _FONTS)
+
+
+def figure_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> "Figure":
+    """Draw a figure in the style of the project; a notebook shows it, ``savefig`` writes it.
+
+    Parameters
+    ----------
+    draw : callable
+        Draws into an empty figure.
+    width_in, height_in : float
+        Inches.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is not installed. Install it with: pip install 'anomalyvae[report]'."
+        ) from error
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width_in, height_in), dpi=120)
+        draw(figure)
+        figure.draw_without_rendering()  # makes the ticks, in this style
+    return figure

@@ -1,7 +1,7 @@
-"""One self-contained HTML page for a run: how well, when, and why.
+"""One self-contained HTML page for a run: how good the scores are, when they are high, and why.
 
-The page asks nothing of the network. Charts are SVG inside ``<img>``, where no script can run, and everything
-else passes an escaping template: names of recordings and signals are whatever somebody wrote into a file.
+The page loads nothing from the network. Charts are SVG inside ``<img>``, where no script can run. The template escapes
+everything else, because names of recordings and signals come from files and may hold anything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ HEADLINES = {
     "average_precision": "average precision",
     "event_recall": "event recall",
 }
-_TIMELINES = 12  # recordings drawn over time; the page says so where there are more
+_TIMELINES = 12  # recordings with a chart; the page says if there are more
 _FLAG_ROWS = 20
 
 
 def need_extra() -> None:
-    """Raise ImportError, saying what to install, where the report cannot be made."""
+    """Raise ImportError if a package for the report is missing."""
     missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"Got no {' and no '.join(missing)}, expected what the report needs. Run: pip install 'anomalyvae[report]'."
+            f"The report needs {' and '.join(missing)}. Install it with: pip install 'anomalyvae[report]'."
         )
 
 
@@ -52,21 +52,21 @@ def render_report(
     scores : DataFrame
         One row per window: ``recording``, ``start_s``, ``end_s``, ``anomaly_score``, ``is_outlier``.
     flags : DataFrame
-        One row per event that was flagged, strangest first; see `anomalyvae.review.reasons.explained_flags`.
+        One row per flagged event, highest score first; see `anomalyvae.review.reasons.explained_flags`.
     events : DataFrame
-        What is known: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``. May have no rows.
+        The known events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``. May have no rows.
     views : sequence of WindowView
-        Windows to draw signal by signal.
+        Windows whose signals are drawn.
 
     Returns
     -------
     str
-        HTML, without a single request to elsewhere.
+        HTML.
 
     Raises
     ------
     ImportError
-        If the extra ``report`` is missing.
+        If the extra ``report`` is not installed.
     """
     need_extra()
     from jinja2 import Environment, StrictUndefined
@@ -75,7 +75,7 @@ def render_report(
     environment.filters |= {
         "figure": _figure,
         "clock": clock,
-        "percent": lambda share: f"{100 * share:.0f} %",
+        "percent": lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%",
     }
     template = environment.from_string(
         files("anomalyvae.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -116,11 +116,11 @@ def render_report(
     )
 
 
-# --- words and numbers ----------------------------------------------------------------------------------
+# --- text and numbers ----------------------------------------------------------------------------------
 
 
 def _methods(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Table rows, best average precision first; the best of each column is marked."""
+    """Table rows, best average precision first. The best value of each column is marked."""
     named = {OURS: figures["mean"]} | {name: entry["mean"] for name, entry in figures["baselines"].items()}
     best = {
         key: max((mean[key] for mean in named.values() if mean[key] is not None), default=None) for key in HEADLINES
@@ -136,20 +136,20 @@ def _methods(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _verdict(figures: Mapping[str, Any]) -> str:
-    """Say in a sentence who is ahead, also where it is not us."""
+    """One sentence on which method is best, also if it is a baseline."""
     if figures["mean"]["auroc"] is None:
-        return "No recording has windows both near to and far from a known event, so nothing can be measured."
-    ahead: dict[str, list[str]] = {}
+        return "Nothing can be measured: no recording has windows near a known event and others far from one."
+    better: dict[str, list[str]] = {}
     for key, label in HEADLINES.items():
         own = figures["mean"][key]
         means = {name: entry["mean"][key] for name, entry in figures["baselines"].items()}
         rival = max(means, key=lambda name: means[name])
         if round(means[rival], 3) > round(own, 3):
-            ahead.setdefault(rival, []).append(f"{label} ({means[rival]:.3f} to {own:.3f})")
-    if ahead:
-        parts = [f"{rival} in {', '.join(labels)}" for rival, labels in ahead.items()]
-        return f"A plain method is ahead of the detector here: {'; '.join(parts)}."
-    return "The detector is level with or ahead of every plain method in all three figures."
+            better.setdefault(rival, []).append(f"{label} ({means[rival]:.3f} against {own:.3f})")
+    if better:
+        parts = [f"{rival} in {', '.join(labels)}" for rival, labels in better.items()]
+        return f"A baseline beats the detector here: {'; '.join(parts)}."
+    return "The detector equals or beats every baseline in all three figures."
 
 
 def _figure(value: float | None) -> str:
@@ -157,7 +157,7 @@ def _figure(value: float | None) -> str:
 
 
 def _most_flagged(scores: pd.DataFrame, flags: pd.DataFrame) -> list[str]:
-    """Choose the recordings to draw, in their order: all, or where they are many those with most flags."""
+    """The recordings with a chart, in their order: all, or those with the most flags."""
     names = list(scores["recording"].unique())
     counts = flags["recording"].value_counts()
     chosen = sorted(names, key=lambda name: -counts.get(name, 0))[:_TIMELINES]

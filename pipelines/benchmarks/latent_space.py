@@ -22,7 +22,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.calibration import AUTO_FALSE_ALARMS
 from anomalyvae.datasets import get_dataset
-from anomalyvae.evaluate.style import INK, MODEL, MUTED, RULE, STRANGE, drawn
+from anomalyvae.evaluate.charts import ANOMALY, INK, MODEL, MUTED, RULE, figure_of
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.study.latent import LatentSpace
 
@@ -106,11 +106,11 @@ def measures(
 
 
 PANELS: dict[str, dict[str, str]] = {  # title: column and colour of each line
-    "Held-out loss, nats per row": {"reconstruction": MODEL, "kl": STRANGE, "elbo": INK},
+    "Held-out loss, nats per row": {"reconstruction": MODEL, "kl": ANOMALY, "elbo": INK},
     "Active latent units": {"active_units": MODEL},
-    "Completeness": {"plausible": MODEL, "reference": MUTED, "coverage": STRANGE},
-    "Continuity (linear: 1)": {"detour": MODEL, "largest_step": STRANGE},
-    "Detection": {"auroc": MODEL, "average_precision": STRANGE},
+    "Completeness": {"plausible": MODEL, "reference": MUTED, "coverage": ANOMALY},
+    "Continuity (linear: 1)": {"detour": MODEL, "largest_step": ANOMALY},
+    "Detection": {"auroc": MODEL, "average_precision": ANOMALY},
 }
 
 
@@ -138,7 +138,7 @@ def draw_sweep(table: pd.DataFrame) -> "Figure":
                 axes.legend(frameon=False, fontsize=8, labelcolor=MUTED, handlelength=1.2, labelspacing=0.3)
         figure.tight_layout(w_pad=2.0)
 
-    return drawn(draw, 3.1 * len(panels), 2.9)
+    return figure_of(draw, 3.1 * len(panels), 2.9)
 
 
 def draw_planes(spaces: Mapping[str, LatentSpace]) -> "Figure":
@@ -154,7 +154,7 @@ def draw_planes(spaces: Mapping[str, LatentSpace]) -> "Figure":
             axes.set_title(name, loc="left", fontsize=9)
         figure.tight_layout(w_pad=1.5)
 
-    return drawn(draw, 3.6 * len(spaces), 3.7)
+    return figure_of(draw, 3.6 * len(spaces), 3.7)
 
 
 def draw_plane(axes: "Axes", space: LatentSpace) -> None:

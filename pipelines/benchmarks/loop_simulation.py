@@ -196,7 +196,7 @@ def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
     def draw(figure: "Figure") -> None:
         figure.set_layout_engine("constrained")
         for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-            for variant, colour in zip(_VERDICTS, (charts.MODEL, charts.STRANGE), strict=True):
+            for variant, colour in zip(_VERDICTS, (charts.MODEL, charts.ANOMALY), strict=True):
                 line = table[table["model"].isin(["first", variant])]
                 axes.plot(line["round"], line[name], color=colour, marker="o", markerfacecolor="white", label=variant)
                 kept = line[line["promoted"].astype(bool)]

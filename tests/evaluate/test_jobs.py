@@ -249,7 +249,7 @@ def test_each_model_says_what_it_learned_and_can_begin_the_loop(done, tmp_path):
     assert made.normal == read_card(folder / "model")["training"]["rows"]
 
 
-def test_flags_are_events_with_reasons_strangest_first(done):
+def test_flags_are_events_with_reasons_highest_score_first(done):
     _, folder, _ = done
     flags, scores = pd.read_parquet(folder / "flags.parquet"), pd.read_parquet(folder / "scores.parquet")
     assert flags["peak_score"].is_monotonic_decreasing
@@ -293,7 +293,7 @@ def test_without_events_nothing_is_measured_and_everything_else_works(job_file, 
     assert result["mean"]["auroc"] is None
     assert result["mean"]["event_recall"] is None
     assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
-    assert "nothing can be measured" in (tmp_path / "out" / "report.html").read_text()
+    assert "Nothing can be measured" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -144,11 +144,15 @@ def test_figures_and_marks_are_shown():
 @pytest.mark.parametrize(
     ("own", "rival", "said"),
     [
-        ((0.9, 0.6, 0.7), (0.8, 0.5, 0.6), "level with or ahead of every plain method"),
-        ((0.9, 0.6, 0.7), (0.9, 0.6, 0.7), "level with or ahead of every plain method"),
-        ((0.9, 0.6, 0.7), (0.8, 0.65, 0.6), "ahead of the detector here: row_norm in average precision (0.650"),
-        ((0.9, 0.6, 0.7), (0.95, 0.5, 0.8), "row_norm in AUROC (0.950 to 0.900), event recall (0.800 to 0.700)"),
-        ((None, None, None), (None, None, None), "nothing can be measured"),
+        ((0.9, 0.6, 0.7), (0.8, 0.5, 0.6), "equals or beats every baseline"),
+        ((0.9, 0.6, 0.7), (0.9, 0.6, 0.7), "equals or beats every baseline"),
+        ((0.9, 0.6, 0.7), (0.8, 0.65, 0.6), "A baseline beats the detector here: row_norm in average precision"),
+        (
+            (0.9, 0.6, 0.7),
+            (0.95, 0.5, 0.8),
+            "row_norm in AUROC (0.950 against 0.900), event recall (0.800 against 0.700)",
+        ),
+        ((None, None, None), (None, None, None), "Nothing can be measured"),
     ],
 )
 def test_the_page_says_who_is_ahead(own, rival, said):
@@ -195,5 +199,5 @@ def test_clock_reads_like_a_recording_s_time():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None if name == "jinja2" else object())
-    with pytest.raises(ImportError, match=r"Got no jinja2, .* pip install 'anomalyvae\[report\]'"):
+    with pytest.raises(ImportError, match=r"needs jinja2. .* pip install 'anomalyvae\[report\]'"):
         render()
