@@ -1,4 +1,4 @@
-"""CAN logs in four formats give the same signals, whole or in pieces, and broken ones a clear error."""
+"""CAN logs in four formats give the same signals, at once or in pieces; broken ones give a clear error."""
 
 import struct
 import sys
@@ -218,7 +218,7 @@ def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, database
     assert refused
 
 
-def test_what_is_no_can_log_is_refused_by_name(tmp_path):
+def test_other_files_are_refused_by_name(tmp_path):
     for name in ("drive.blf", "drive.asc", "drive.log", "drive.trc"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ValueError, match=f"{name} is empty, not a CAN log"):

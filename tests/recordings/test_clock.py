@@ -1,4 +1,4 @@
-"""Signals come onto one clock, and nothing is invented inside a gap."""
+"""Signals are sampled on one clock, and nothing is interpolated inside a gap."""
 
 import numpy as np
 import pandas as pd

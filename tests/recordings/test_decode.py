@@ -268,7 +268,7 @@ def test_other_control_units_have_their_address_in_the_name():
 
 
 @pytest.mark.parametrize("data", ["03410D", "02410D50", "03420D50", "10410D50", "034F0D50", "0341FF50"])
-def test_what_is_no_whole_reply_is_not_read_as_one(data):
+def test_an_incomplete_reply_is_not_decoded(data):
     assert not Decoder(None, None, "a log").decode(frames((0, 0x7E8, bytes.fromhex(data))))
 
 

@@ -1,4 +1,4 @@
-"""Scores of windows, folded back onto the clock: each tick has what its windows say, and nothing else."""
+"""Scores of windows become scores of ticks: each tick depends on its own windows only."""
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ def test_windows_of_a_recording_with_gaps_and_a_condition():
     np.testing.assert_array_equal(causal["anomaly_score"], [n, n, 1, 1, 2, 2, 4, n, n, 8, 8, 16, n, n, 32, 32, 64])
 
 
-def test_recordings_do_not_mix_and_none_is_needed():
+def test_recordings_do_not_mix_and_may_be_absent():
     recipe = WindowRecipe(("x",), 1, 2, 1, 1)
     spans = pd.DataFrame({"recording": ["a", "b", "b"], "start_s": [0.0, 0.0, 1.0]})
     table = fold_windows(spans, [1.0, 5.0, 7.0], recipe)

@@ -1,4 +1,4 @@
-"""A file that grows: its windows come once each, the newest first, whatever happens to the file."""
+"""A growing file gives each window once, the newest first, whatever happens to the file."""
 
 import os
 import re
@@ -123,7 +123,7 @@ def test_a_header_alone_has_no_window(path):
         assert starts(follow(Script(file))) == []
 
 
-def test_a_file_that_is_cut_is_told(path, monkeypatch):
+def test_a_file_that_is_cut_is_reported(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
     said = []

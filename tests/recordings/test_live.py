@@ -1,4 +1,4 @@
-"""Lines that are still being written give the windows of the finished file, as soon as they can be known."""
+"""Lines of a growing file give the windows of the finished file, as soon as they are known."""
 
 from itertools import pairwise
 
@@ -107,11 +107,11 @@ def delays_of(recipe, seconds, late=False):
     return delays
 
 
-@pytest.mark.parametrize(("hertz", "late"), [(100, False), (50, False), (10, False), (100, True), (10, True)])
+@pytest.mark.parametrize(("hertz", "late"), [(100, False), (10, False), (100, True)])
 def test_the_delay_is_constant(hertz, late):
     """Interpolated, a window is there with its last sample; averaged, a tick later; with late rows, a second later."""
     recipe = WindowRecipe(("x",), hertz, length_s=1, stride_s=1 / hertz, max_gap_s=0.5)
-    seconds = np.arange(600) / 100
+    seconds = np.arange(450) / 100
     delays = delays_of(recipe, seconds, late)
     begin = -(-16 // hertz) + 1  # a recording's first windows wait for what tells how fast signals are
     later = np.concatenate([delay for delay in delays if delay.size and delay[-1] < 9][1:])

@@ -1,4 +1,4 @@
-"""Measurement files give channels and decoded frames, whole or in pieces; damaged ones never more than an error."""
+"""Measurement files give channels and decoded frames, at once or in pieces; damaged ones give an error at most."""
 
 import subprocess
 import sys
@@ -242,7 +242,7 @@ def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, c
     ("content", "problem"),
     [(b"", "is empty, not a measurement file"), (b"RIFF" * 50, "begins with b'RIFFRIFF'; a measurement file")],
 )
-def test_what_is_no_measurement_file_is_refused(tmp_path, content, problem):
+def test_other_files_are_refused(tmp_path, content, problem):
     path = tmp_path / "drive.mf4"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=problem):
@@ -357,10 +357,10 @@ def test_a_real_drive_agrees_with_its_table():
         for column, name in slow.items():
             place = np.searchsorted(log[name].time_s, ticks, side="right") - 1
             held = np.where(place >= 0, log[name].values[place], np.nan)
-            told = drive[column].to_numpy()
-            both = np.isfinite(held) & np.isfinite(told)
+            expected = drive[column].to_numpy()
+            both = np.isfinite(held) & np.isfinite(expected)
             assert both.mean() > 0.95 or name == "obd_fuel_level"
-            np.testing.assert_allclose(held[both], told[both], rtol=0, atol=1e-6)
+            np.testing.assert_allclose(held[both], expected[both], rtol=0, atol=1e-6)
         for column, name in {"acc_x": "AccelerationX", "acc_z": "AccelerationZ", "gyro_z": "AngularRateZ"}.items():
             bins = np.floor((log[name].time_s - ticks[0]) / 0.1 + 1e-9).astype(int)
             inside = (bins >= 0) & (bins < len(ticks))

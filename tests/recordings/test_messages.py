@@ -1,4 +1,4 @@
-"""A vehicle's database may be a DBC, KCD or ARXML file: the same signals; a broken one is refused by name."""
+"""DBC, KCD and ARXML databases give the same signals; a broken one is refused by name."""
 
 import logging
 import warnings
@@ -170,7 +170,7 @@ def test_a_database_that_is_cut_or_damaged_is_refused_or_read_as_one(tmp_path, m
         assert complaint.endswith(("Correct that line.", "Correct the file, or export it again."))
 
 
-def test_what_is_no_database_is_refused_by_its_suffix(tmp_path):
+def test_other_files_are_refused_by_their_suffix(tmp_path):
     (tmp_path / "car.xml").write_text("<a/>")
     with pytest.raises(ValueError, match=r"car.xml has none of the suffixes .dbc, .arxml, .kcd, .sym. Export it"):
         load_messages(tmp_path / "car.xml")

@@ -1,4 +1,4 @@
-"""A recording that comes in pieces gives the windows of the whole, and memory does not grow with it."""
+"""A recording in pieces gives the windows of the whole recording, and memory does not grow with it."""
 
 import numpy as np
 import pandas as pd
@@ -100,7 +100,7 @@ EVEN = np.arange(40) / 10
 LATE = np.concatenate((EVEN[:8], EVEN[9:19], EVEN[8:9], EVEN[19:]))  # by a second, which is just allowed
 TWICE = np.sort(np.concatenate((EVEN, np.repeat(EVEN[10:14], [1, 20, 2, 3]))))
 GAPS = np.concatenate((EVEN[:9], 1.2 + EVEN[:12], 100 + EVEN[:3], 200 + EVEN[:14]))
-RATES = {"slow": (2, 1.0, 0.5), "even": (10, 0.5, 0.2), "fast": (70, 0.5, 0.1), "sparse": (10, 0.2, 1.7)}
+RATES = {"slow": (2, 1.0, 0.5), "fast": (70, 0.5, 0.1), "sparse": (10, 0.2, 1.7)}
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -200,7 +200,7 @@ def test_stamps_in_text_are_read_alike_and_empty_ones_left_out(tmp_path, stamps_
         assert len(assert_same(path, WindowRecipe(("x",), 0.7, 2 / 0.7, 1 / 0.7, 1.5), rows)) == 2
 
 
-def test_a_column_without_a_name_harms_nobody(tmp_path):
+def test_a_column_without_a_name_is_ignored(tmp_path):
     path = tmp_path / "drive.csv"
     path.write_text("time_s,x,,\n0,1,2,a\n1,2,3,b\n")
     assert len(assert_same(path, WindowRecipe(("x",), 1, 2, 1, 1), rows=1)) == 1

@@ -209,7 +209,7 @@ def test_a_damaged_parquet_file_is_refused_by_name(tmp_path):
 
 @given(edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.binary(max_size=4)), min_size=1, max_size=6))
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_damaged_file_gives_an_ordered_recording_or_an_error_of_ours(tmp_path_factory, suffix, edits):
+def test_a_damaged_file_gives_an_ordered_recording_or_an_error_that_names_it(tmp_path_factory, suffix, edits):
     frame = pd.DataFrame({"time_s": np.arange(20) / 5, "x": np.arange(20), "gear": "P"})
     path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
     frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)

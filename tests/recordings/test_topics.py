@@ -1,4 +1,4 @@
-"""MCAP files and ROS bags give back what was written to them, and broken ones an error of ours."""
+"""MCAP files and ROS bags give back what was written to them; broken ones give an error that names them."""
 
 import json
 import tempfile
@@ -212,7 +212,7 @@ def files(tmp_path_factory, drive):
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "file.db3"])
-def test_what_was_written_comes_back_to_the_last_bit(files, drive, name):
+def test_written_messages_come_back_bit_for_bit(files, drive, name):
     log = read_log(files[name])
     assert log.recording == files[name].stem
     assert log.start == pd.Timestamp(UNIX_NS, unit="ns", tz="UTC")
@@ -383,7 +383,7 @@ def test_an_mcap_file_whose_recorder_was_killed_is_read_as_far_as_it_goes(files,
     assert log.start == whole.start
 
 
-def test_what_is_no_such_file_is_refused(files, tmp_path):
+def test_other_files_are_refused(files, tmp_path):
     for suffix in (".mcap", ".bag", ".db3"):
         path = tmp_path / f"drive{suffix}"
         for content in (b"", b"time_s,x\n0,1\n", files["json.mcap"].read_bytes()[:40], bytes(500)):
@@ -453,7 +453,7 @@ def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path
     ["json.mcap", "unchunked.mcap", "protobuf.mcap", "cdr.mcap", "drive.bag", "bz2.bag", "lz4.bag", "file.db3"],
 )
 @pytest.mark.parametrize("turns", [9, pytest.param(60, marks=pytest.mark.slow)])
-def test_a_damaged_file_gives_a_log_or_an_error_of_ours(tmp_path, drive, files, name, turns):
+def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, drive, files, name, turns):
     rng = np.random.default_rng(0)
     small = tmp_path / f"small_{name}"
     if name == "file.db3":

@@ -1,4 +1,4 @@
-"""The condition language: what it understands, and what it says to the rest."""
+"""Conditions on signals: the valid forms, and the error for others."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Recordings become rows, and a row keeps the way back."""
+"""Recordings become rows, and a row keeps its way back."""
 
 import json
 from dataclasses import replace
