@@ -87,21 +87,20 @@ def resample(
     """
     check_rate(rate_hz, max_gap_s)
     clock = Clock(rate_hz, max_gap_s, tuple(states), tuple(counts), antialias)
-    chosen = [log[name] for name in (log.signals if signals is None else signals)]
-    stretches = _stretches([signal.time_s for signal in chosen], max_gap_s)
-    origin = stretches[0, 0] if len(stretches) else 0.0
-    first, count = _tick_ranges(stretches, origin, rate_hz)
-    ticks = _numbered(stretches, first, count, origin, rate_hz, 0, int(count.sum()))
-    return pd.DataFrame(at_ticks(chosen, ticks, clock), copy=False)
+    chosen = {name: log[name] for name in (log.signals if signals is None else signals)}
+    pieces = list(resample_pieces([chosen], list(chosen), clock))
+    columns = {name: np.concatenate([np.empty(0), *(piece[name] for piece in pieces)]) for name in ("time_s", *chosen)}
+    return pd.DataFrame(columns, copy=False)
 
 
 def resample_pieces(
-    pieces: Iterable[Mapping[str, Signal]], signals: list[str], clock: Clock, most: int
+    pieces: Iterable[Mapping[str, Signal]], signals: list[str], clock: Clock, most: int | None = None
 ) -> Iterator[Sampled]:
     """Put signals on one even clock; their samples come piece by piece.
 
-    Yields the columns of :func:`resample`, at most ``most`` ticks at once; joined, they have the same bits. A piece may
-    leave out a signal without samples in it. No sample is older than one of an earlier piece, of whichever signal.
+    Yields the columns of :func:`resample`, at most ``most`` ticks at once; joined, they have the same bits in whatever
+    pieces the samples come. A piece may leave out a signal without samples in it. No sample is older than one of an
+    earlier piece, of whichever signal.
     """
     resampler = Resampler(signals, clock, most)
     for piece in pieces:
@@ -120,7 +119,7 @@ class Resampler:
     wait for the next sample.
     """
 
-    def __init__(self, signals: list[str], clock: Clock, most: int, *, prompt: bool = False) -> None:
+    def __init__(self, signals: list[str], clock: Clock, most: int | None = None, *, prompt: bool = False) -> None:
         nothing = np.empty(0)
         self._clock, self._most = clock, most
         self._reach_s = SAME_S if prompt else -2 * SAME_S  # how far past the settled time a tick may lie
@@ -149,8 +148,10 @@ class Resampler:
             count[-1] = max(int((settled_s - origin + self._reach_s) * clock.rate_hz // 1) + 1 - first[-1], 0)
         self._following = int(first[-1] + count[-1])
         self._held = _since(held, settled_s - 2 * (clock.max_gap_s + SAME_S), clock)
-        for begin in range(0, int(count.sum()), self._most):
-            ticks = _numbered(stretches, first, count, origin, clock.rate_hz, begin, begin + self._most)
+        total = int(count.sum())
+        most = self._most or max(total, 1)
+        for begin in range(0, total, most):
+            ticks = _numbered(stretches, first, count, origin, clock.rate_hz, begin, begin + most)
             yield at_ticks(held.values(), ticks, clock, self._averaged_from)
 
 
@@ -174,6 +175,9 @@ def _followed_by(held: dict[str, Signal], piece: Mapping[str, Signal]) -> dict[s
     longer = dict(held)
     for name in held.keys() & piece.keys():
         old, new = held[name], piece[name]
+        if not len(old.time_s):
+            longer[name] = new
+            continue
         key = id(old.time_s), id(new.time_s)
         if key not in clocks:
             clocks[key] = np.concatenate((old.time_s, new.time_s))

@@ -40,17 +40,15 @@ class Ticks(NamedTuple):
         return self.origin_s + number / self.rate_hz
 
 
-def at_ticks(
-    signals: Iterable[Signal], ticks: Ticks, clock: Clock, averaged_from: Mapping[str, float] | None = None
-) -> Sampled:
+def at_ticks(signals: Iterable[Signal], ticks: Ticks, clock: Clock, averaged_from: Mapping[str, float]) -> Sampled:
     """Return the columns of :func:`~anomalyvae.recordings.resample` at some ticks, which are in order.
 
-    ``signals`` have all samples that affect these ticks. If they lack others, ``averaged_from`` has the results of
-    :func:`averaging_begins` for the whole signals; a signal that is not in it is not averaged.
+    ``signals`` have all samples that affect these ticks. ``averaged_from`` has the results of :func:`averaging_begins`;
+    a signal that is not in it is not averaged.
     """
     time_s = ticks.seconds(ticks.number)
     columns = {"time_s": time_s}
-    shared: dict[tuple[int, float | None], _Line] = {}  # signals of one table have the same stamps
+    shared: dict[tuple[int, float], _Line] = {}  # signals of one table have the same stamps
     for signal in signals:
         valid = np.isfinite(signal.values)
         complete = bool(valid.all())
@@ -60,8 +58,8 @@ def at_ticks(
         elif signal.name in clock.states:
             columns[signal.name] = _held(stamps, values, time_s, ticks.began_s)
         else:
-            begin_s = None if averaged_from is None else averaged_from.get(signal.name, np.inf)
-            line = shared.get((id(stamps), begin_s)) or _Line(stamps, ticks, time_s, clock, begin_s)
+            begin_s = averaged_from.get(signal.name, np.inf)
+            line = shared.get((id(stamps), begin_s)) or _Line(stamps, ticks, time_s, clock.max_gap_s, begin_s)
             if complete:  # the others have stamps of their own
                 shared[id(stamps), begin_s] = line
             columns[signal.name] = line.of(values)
@@ -113,17 +111,15 @@ class _Line:
     """Where ticks lie among the stamps of a continuous signal; the same for all signals that share the stamps."""
 
     def __init__(
-        self, stamps: np.ndarray, ticks: Ticks, time_s: np.ndarray, clock: Clock, averaged_from: float | None
+        self, stamps: np.ndarray, ticks: Ticks, time_s: np.ndarray, max_gap_s: float, averaged_from_s: float
     ) -> None:
-        self._left, self._way = _neighbours(stamps, time_s, clock.max_gap_s)
-        begin_s = averaging_begins(stamps, clock) if averaged_from is None else averaged_from
-        begin_s = np.inf if begin_s is None else begin_s
-        self._averaged = len(time_s) > 0 and begin_s <= time_s[-1] + SAME_S
+        self._left, self._way = _neighbours(stamps, time_s, max_gap_s)
+        self._averaged = len(time_s) > 0 and averaged_from_s <= time_s[-1] + SAME_S
         if self._averaged:
             self._weigh(stamps, ticks)
             weight = self._sums(1.0)
             # With less than the weight of a sample, as where a signal slows down, interpolation is better.
-            self._dense = (weight >= 1 - 1e-6) & ~np.isnan(self._way) & (time_s >= begin_s - SAME_S)
+            self._dense = (weight >= 1 - 1e-6) & ~np.isnan(self._way) & (time_s >= averaged_from_s - SAME_S)
             self._weight = np.where(self._dense, weight, 1.0)
 
     def of(self, values: np.ndarray) -> np.ndarray:
