@@ -100,7 +100,7 @@ def steps_shown(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 def files_shown(quiet: bool) -> "Iterator[Callable[[BatchProgress], None]]":
     """Show how many files are scored, the rows per second, and the remaining time."""
     with _progress_shown(quiet, every_s=_LINE_S) as show:
-        yield lambda p: show(p.bytes_done / max(p.bytes, 1), f"{p.files_done:,}/{p.files:,} files, {_pace(p)}")
+        yield lambda p: show(p.files_done / max(p.files, 1), f"{p.files_done:,}/{p.files:,} files, {_pace(p)}")
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def _progress_shown(quiet: bool, every_s: float) -> Iterator[Callable[[float, st
 
 
 def _pace(p: "BatchProgress") -> str:
-    share = (p.bytes_done - p.bytes_kept) / max(p.bytes - p.bytes_kept, 1)
+    share = (p.files_done - p.files_kept) / max(p.files - p.files_kept, 1)
     left = f", {p.seconds * (1 - share) / share:,.0f} s left" if share > 0 else ""
     return f"{p.rows_scored / max(p.seconds, 1e-9):,.0f} rows/s{left}"
 

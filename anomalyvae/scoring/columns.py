@@ -1,7 +1,4 @@
-"""Tables of any library, cut into slices of rows and read column by column as arrays.
-
-Tables of pandas, polars and pyarrow are read by what they offer; this file imports none of them.
-"""
+"""Tables of pandas, polars, pyarrow or plain dicts as arrays, column by column, without importing these libraries."""
 
 from collections.abc import Callable, Sequence
 from numbers import Number
@@ -10,18 +7,18 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-MISSING = "<missing>"  # in a column of text, where ONNX knows no missing cell
+MISSING = "<missing>"  # a missing cell of text; ONNX has none
 
 Floats = NDArray[np.float64]
 Cut = Callable[[int, int], Callable[[Any], Any]]
 
 
 def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
-    """The columns' names, how many rows there are, and how to cut some out; None where there is no table."""
+    """The columns' names, the number of rows, and a function that slices rows; None if ``rows`` is not a table."""
     if isinstance(rows, dict):
         lengths = {name: len(column) for name, column in rows.items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"Got columns of the lengths {lengths}, expected the same for all. Pass whole rows.")
+            raise ValueError(f"The columns have different lengths: {lengths}. Pass columns of equal length.")
         return list(rows), max(lengths.values(), default=0), lambda a, b: lambda name: rows[name][a:b]
     if hasattr(rows, "column_names") and hasattr(rows, "slice"):  # pyarrow
         return list(rows.column_names), rows.num_rows, lambda a, b: rows.slice(a, b - a).column
@@ -40,8 +37,8 @@ def matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Fl
 
 
 def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """The cells of a column and, unless they are plain numbers, which of them are missing."""
-    if isinstance(column, list | tuple):  # numpy would turn what is missing beside text into text
+    """The cells of a column and which are missing; None for plain numbers, where NaN says it."""
+    if isinstance(column, list | tuple):  # numpy would turn None beside text into text
         column = _objects(column)
     values = np.asarray(column)
     if values.dtype.kind in "fiu":
@@ -54,7 +51,7 @@ def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 
 
 def _objects(cells: Any) -> NDArray[np.object_]:
-    return np.array([*cells, None], dtype=object)[:-1]  # None keeps numpy from converting them
+    return np.array([*cells, None], dtype=object)[:-1]  # the None keeps numpy from converting the others
 
 
 def number(name: Any, column: Any) -> Floats:
@@ -71,12 +68,12 @@ def number(name: Any, column: Any) -> Floats:
 
 
 def text(name: Any, column: Any) -> NDArray[np.object_]:
-    """A column of text, `MISSING` where a cell is."""
-    if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # a category of pandas: its levels by their text
+    """A column of text, `MISSING` where a cell is missing."""
+    if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # categories of pandas, as text
         return np.array([*map(str, column.cat.categories), MISSING], dtype=object)[np.asarray(column.cat.codes)]
     values, missing = _values(column)
     if missing is None:
-        if np.isnan(values).all():  # nothing in it: of any kind
+        if np.isnan(values).all():  # an empty column is of any kind
             return np.full(len(values), MISSING, dtype=object)
         _refuse_kind(name, column, "text")
     if not all(isinstance(cell, str) for cell in values[~missing]):
@@ -97,19 +94,19 @@ def boolean(name: Any, column: Any) -> Floats:
 
 
 READ = {"number": number, "text": text, "bool": boolean}
-"""Of each kind of column, what reads it."""
+"""The reader of each kind of column."""
 
 
 def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
     kind = getattr(column, "dtype", getattr(column, "type", type(column).__name__))
-    raise ValueError(f"Got column {name!r} as {kind}, expected {expected}. Convert it to what it was in training.")
+    raise ValueError(f"Column {name!r} is of type {kind}, expected {expected}. Convert it to its type in training.")
 
 
 def refuse_infinite(columns: list[Any]) -> NoReturn:
-    """Say in which columns infinite cells are."""
+    """Raise an error that names the columns with infinite cells."""
     raise ValueError(
-        f"Got infinite cells in {listed(columns)}, expected finite numbers, or NaN where a value is missing. Replace "
-        "them: an infinite value is a fault of the source, no measurement."
+        f"There are infinite cells in {listed(columns)}. Replace them by finite numbers, or by NaN where a value is "
+        "missing: an infinite value is an error of the source, not a measurement."
     )
 
 
@@ -119,15 +116,15 @@ def lacks(cells: NDArray[Any]) -> bool:
 
 
 def refuse_missing(columns: list[Any]) -> None:
-    """Say which columns, if any, miss cells that they must have."""
+    """Raise an error that names the columns, if any, that lack required cells."""
     if columns:
         raise ValueError(
-            f"Got missing cells in {listed(columns)}, expected a value in every row: a transformer of the pipeline "
-            "takes none there. Leave such rows out, or fit the pipeline with a SimpleImputer before it."
+            f"There are missing cells in {listed(columns)}, where a transformer of the pipeline needs values. Leave "
+            "such rows out, or fit the pipeline with a SimpleImputer first."
         )
 
 
 def listed(names: Sequence[Any]) -> str:
-    """Some names, for a message."""
+    """Some names, for an error message."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(repr(name) for name in names[:5]) + more

@@ -1,4 +1,4 @@
-"""Where files are scored: on this machine, or on a Dask cluster. What is handed out is files, never rows."""
+"""Where files are scored: on this machine, or on a Dask cluster. The unit of work is a file."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,54 +8,47 @@ from typing import Any
 
 from anomalyvae.scoring.one_file import Outcome, Work, score_file
 
+_RETRIES = 3
+_DEADLY = "Every worker that took it died, as one does that is out of memory ({}). Score it alone, with more memory."
+
 
 def local(work: Work, names: list[str], workers: int, scheduler: str | None = None) -> Iterator[Outcome]:
-    """Score files with the threads of this process, several at the same time; tells of every slab."""
+    """Score files with threads of this process, several at a time; yields an outcome after every slab."""
     if scheduler is not None:
-        raise ValueError(f"Got scheduler={scheduler!r} with engine='local', expected engine='dask'. Pass that.")
-    events: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
-    waiting, stopped = iter(names), threading.Event()
-    lock = threading.Lock()
+        raise ValueError(
+            f"Got scheduler={scheduler!r} with engine='local'; a scheduler needs engine='dask'. Pass that."
+        )
+    outcomes: SimpleQueue[Outcome] = SimpleQueue()
+    stopped = threading.Event()
 
-    def drive() -> None:
-        try:
-            while not stopped.is_set():
-                with lock:
-                    name = next(waiting, None)
-                if name is None:
-                    break
-                for outcome in score_file(work, name, scorers):
-                    events.put(outcome)
-                    if stopped.is_set():
-                        break
-        except BaseException as error:  # told to whoever waits
-            events.put(error)
-        finally:
-            events.put(None)
+    def score(name: str) -> None:
+        for outcome in score_file(work, name, scorers):
+            outcomes.put(outcome)
+            if stopped.is_set():
+                return
 
-    drivers = min(workers, len(names))
-    with ThreadPoolExecutor(workers) as scorers, ThreadPoolExecutor(max(drivers, 1)) as readers:
+    with ThreadPoolExecutor(workers) as scorers, ThreadPoolExecutor(workers) as readers:
         try:
-            for _ in range(drivers):
-                readers.submit(drive)
-            while drivers:
-                event = events.get()
-                if event is None:
-                    drivers -= 1
-                elif isinstance(event, BaseException):
-                    raise event
-                else:
-                    yield event
+            for name in names:
+                readers.submit(score, name)
+            waiting = len(names)
+            while waiting:
+                outcome = outcomes.get()
+                waiting -= outcome.status != "reading"
+                yield outcome
         finally:
             stopped.set()
+            readers.shutdown(cancel_futures=True)
 
 
 def dask(work: Work, names: list[str], workers: int, scheduler: str | None = None) -> Iterator[Outcome]:
-    """Score files on a Dask cluster; tells of each file that is done. A lost worker's files are done by others."""
+    """Score files on a Dask cluster; yields each finished file. Other workers repeat the files of a lost worker."""
     try:
         from distributed import Client, LocalCluster, as_completed
     except ModuleNotFoundError as error:
-        raise ImportError(f"Got no {error.name}, expected Dask. Run: pip install 'anomalyvae[dask]'.") from error
+        raise ImportError(
+            f"engine='dask' needs the package {error.name}. Install it with: pip install 'anomalyvae[dask]'."
+        ) from error
 
     cluster: Any = scheduler or LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
@@ -64,13 +57,13 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
         with Client(cluster, set_as_default=False) as client:
             futures = client.map(score_whole, [work] * len(names), names, pure=False, retries=_RETRIES)
             files = dict(zip(futures, names, strict=True))
-            suspects = []  # those whose workers died, one after the other: the culprit, and what waited behind it
+            suspects = []  # files whose workers died repeatedly: the cause, and files that waited behind it
             for future in as_completed(futures, loop=client.loop):
                 if future.status == "finished":
                     yield future.result()
                 else:
                     suspects.append(files[future])
-            for name in suspects:
+            for name in suspects:  # one at a time, so that the cause shows
                 future = client.submit(score_whole, work, name, pure=False)
                 died = future.exception()
                 yield future.result() if died is None else Outcome(name, "failed", error=_DEADLY.format(died))
@@ -79,12 +72,8 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
             cluster.close()
 
 
-_RETRIES = 3
-_DEADLY = "It ended every worker that took it, as one without memory ends ({}). Score it alone, with more memory."
-
-
 def score_whole(work: Work, name: str) -> Outcome:
-    """`score_file` in a process of its own: what came of it in the end."""
+    """The last outcome of `score_file`, in a process of its own."""
     with ThreadPoolExecutor(1) as pool:
         *_, outcome = score_file(work, name, pool)
     return outcome

@@ -1,7 +1,7 @@
-"""One file in, one file of scores out: written under another name, and renamed when it is whole.
+"""Score one file: the scores are written under a temporary name, which is replaced when they are complete.
 
-Reading, scoring and writing overlap: while the threads of a pool score some slabs of rows, the next are read and the
-last are written.
+Reading, scoring and writing overlap: the threads of a pool score some slabs of rows while the next are read and earlier
+ones are written.
 """
 
 import hashlib
@@ -26,35 +26,35 @@ from anomalyvae.bundle.card import sha256_of
 from anomalyvae.scoring.inputs import Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer, file_of
 
-NOTE = b"anomalyvae"  # in the metadata of a file of scores: what it was made from
+NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 _AHEAD = 4  # slabs of a file that are read before they are scored
-_ENDS = 65536  # bytes at either end of an input that its fingerprint looks at
+_ENDS = 65536  # bytes at either end of an input that identify it
 
 Scored = TypeVar("Scored")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all files of a run have in common: plain values, so that it can travel to other machines.
+    """What all files of a run share: plain values, so that it can be sent to other machines.
 
     Parameters
     ----------
     model : str
         Bundle or ONNX file.
     graph : str
-        The sha256 of that file: a model that changes on the way is noticed.
+        The sha256 of the ONNX file, so that a change of the model is noticed.
     source, target : str
         Folders that names of files are relative to.
     staging : str
-        Folder of this run alone, for files that are not whole yet: what a run that is over still writes goes nowhere.
+        Folder of this run alone, for incomplete files. A worker that outlives its run writes only there.
     rate : float or None
         Rows with a p-value of at most this are flagged; None for the model's own threshold.
     tail : {"conformal", "pareto"}
     feature_scores : bool
     databases : tuple of (str, str)
-        Files that say what the messages of a vehicle bus mean, with the sha256 of each.
+        Files that define the messages of a vehicle bus, each with its sha256.
     per_tick : {"offline", "causal"} or None
-        Scores per tick of the clock in place of windows, and how they are folded.
+        Scores per tick of the clock instead of per window, and how windows are folded.
     """
 
     model: str
@@ -69,7 +69,7 @@ class Work:
     per_tick: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What decides the scores of a file, besides the file."""
+        """What decides the scores of a file, apart from the file."""
         settings = {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
         settings |= {"databases": sorted(digest for _, digest in self.databases)} if self.databases else {}
         return settings | ({"per_tick": self.per_tick} if self.per_tick else {})
@@ -77,17 +77,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of a file so far.
+    """What has become of a file so far.
 
     Parameters
     ----------
     file : str
         Relative to the source.
     status : {"reading", "scored", "kept", "failed"}
-        ``"kept"``: its scores were there from an earlier run.
+        ``"kept"``: its scores are those of an earlier run.
     rows, flagged : int
-    read : int
-        Bytes of the file.
     error : str or None
     """
 
@@ -95,28 +93,27 @@ class Outcome:
     status: str
     rows: int = 0
     flagged: int = 0
-    read: int = 0
     error: str | None = None
 
 
 def output_of(name: str) -> str:
-    """The name of the scores of a file, relative to the target; no two files share it."""
+    """The name of a file's scores, relative to the target; no two files share it."""
     return name if name.lower().endswith(".parquet") else f"{name}.parquet"
 
 
 def kept(work: Work, name: str) -> Outcome | None:
-    """The outcome of an earlier run, if its scores are whole and were made from this very file and model."""
+    """The outcome of an earlier run, if its scores are complete and were made from this very file and model."""
     try:
         note = json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
         if note["made_from"] == _made_from(work, name):
-            return Outcome(name, "kept", note["rows"], note["flagged"], note["made_from"]["size"])
+            return Outcome(name, "kept", note["rows"], note["flagged"])
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         pass
     return None
 
 
 def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
-    """Score a file and tell how far it is; the last outcome is ``"scored"`` or ``"failed"``, and never an error."""
+    """Score a file and yield its progress. The last outcome is ``"scored"`` or ``"failed"``; errors are not raised."""
     fresh = Path(work.staging, uuid4().hex)
     rows = flagged = 0
     try:
@@ -124,10 +121,10 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         made_from = _made_from(work, name)
         slabs = slabs_of(Path(work.source), name, session.metadata, [path for path, _ in work.databases] or None)
         with session.writer(fresh) as writer:
-            for read, table, outliers in _tables(work, session, pool, slabs):
+            for table, outliers in _tables(work, session, pool, slabs):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
-                yield Outcome(name, "reading", rows, flagged, read)
+                yield Outcome(name, "reading", rows, flagged)
             if _made_from(work, name) != made_from:
                 raise ValueError("It changed while it was read. Score it again when it is complete.")
             note = json.dumps({"made_from": made_from, "rows": rows, "flagged": flagged})
@@ -135,7 +132,7 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
         os.replace(fresh, output)
-        yield Outcome(name, "scored", rows, flagged, made_from["size"])
+        yield Outcome(name, "scored", rows, flagged)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         yield Outcome(name, "failed", error=kind + " ".join(str(error).split()))
@@ -143,13 +140,11 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         fresh.unlink(missing_ok=True)
 
 
-def _tables(
-    work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab]
-) -> Iterator[tuple[int, pa.Table, int]]:
-    """Tables of scores, with the bytes read so far and how many rows are flagged."""
+def _tables(work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab]) -> Iterator[tuple[pa.Table, int]]:
+    """Tables of scores, each with its number of flagged rows."""
     if work.per_tick is None:
-        for slab, (table, flagged) in _in_order(pool, session.score, slabs):
-            yield slab.read, table, flagged
+        for _, scored in _in_order(pool, session.score, slabs):
+            yield scored
         return
     from anomalyvae.recordings import WindowRecipe
     from anomalyvae.recordings.folding import Folding
@@ -157,13 +152,13 @@ def _tables(
     folding = Folding(WindowRecipe.from_dict(session.metadata["windowing"]), work.per_tick)
     newest: Slab | None = None
     for newest, figures in _in_order(pool, session.figures, slabs):
-        yield newest.read, *session.ticks(newest.where, *folding.add(newest.where["start_s"], figures))
+        yield session.ticks(newest.where, *folding.add(newest.where["start_s"], figures))
     if newest is not None:
-        yield newest.read, *session.ticks(newest.where, *folding.add([], figures[:0], last=True))
+        yield session.ticks(newest.where, *folding.add([], figures[:0], last=True))
 
 
 def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[Slab]) -> Iterator[tuple[Slab, Scored]]:
-    """Score slabs in a pool, a few at the same time, and give them back in their order."""
+    """Score slabs in a pool, a few at a time, and yield them in their order."""
     waiting: deque[tuple[Slab, Future[Scored]]] = deque()
     try:
         for slab in slabs:
@@ -179,7 +174,7 @@ def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[S
 
 
 def _made_from(work: Work, name: str) -> dict[str, Any]:
-    """What decides the scores of a file: model, settings, and which file it is, by its size, time and ends."""
+    """What decides the scores of a file: model, settings, and the file's size, time and ends."""
     path = Path(work.source, name)
     stat = path.stat()
     digest = hashlib.sha256()
@@ -205,26 +200,27 @@ _opening = threading.Lock()
 
 
 class Session:
-    """A model ready to turn slabs of rows into tables of scores."""
+    """An opened model, which turns slabs of rows into tables of scores."""
 
     def __init__(self, work: Work) -> None:
         graph = file_of(Path(work.model))
         if sha256_of(graph) != work.graph:
-            raise ValueError(f"Got {graph}, which is not the file that the run began with. Start the run again.")
+            raise ValueError(f"{graph} is not the file that the run began with. Start the run again.")
         self.scorer = Scorer(graph, threads=1)
         self.metadata = self.scorer.metadata
         self._work = work
         self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
         self._outputs = ["anomaly_score", "p_value", "is_outlier"]
-        self._features: list[str] = []
+        self._features: list[str] = []  # names of columns or, of windows, of signals
         if work.feature_scores:
             self._outputs.append("feature_scores")
-            self._features = _features(self.metadata)
+            windowing = self.metadata["windowing"]
+            self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
         self._calibration = None if work.tail == "conformal" else read_calibration(work.model)
 
     def writer(self, path: Path) -> pq.ParquetWriter:
         """A writer of tables of scores."""
-        text = pa.dictionary(pa.int32(), pa.string())  # text that repeats, stored once
+        text = pa.dictionary(pa.int32(), pa.string())  # repeated text is stored once
         spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
@@ -234,11 +230,11 @@ class Session:
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 
     def score(self, slab: Slab) -> tuple[pa.Table, int]:
-        """The scores of a slab, and how many of its rows are flagged."""
+        """The scores of a slab, and its number of flagged rows."""
         return self._table(slab.where, self.figures(slab))
 
     def figures(self, slab: Slab) -> Floats:
-        """What is known of each row: anomaly score, p-value, 1 if flagged and, if asked for, a score per feature."""
+        """Anomaly score, p-value, 1 if flagged and, if asked for, a score per feature, of each row."""
         found = self.scorer.score(slab.rows, self._outputs)
         score, p_value = found["anomaly_score"], found["p_value"]
         if self._calibration is not None:
@@ -250,10 +246,10 @@ class Session:
         return np.column_stack(columns)
 
     def ticks(self, where: dict[str, Any], time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
-        """The scores of ticks, folded from what `figures` said of windows, and how many are flagged.
+        """The scores of ticks, folded from the `figures` of windows, and how many are flagged.
 
-        Where p-values were averaged, twice their mean is one again, however much the windows overlap: V. Vovk and
-        R. Wang, Combining p-values via averaging, Biometrika 107 (2020), proposition 3.
+        Twice the mean of p-values is a p-value, however they depend on each other: V. Vovk and R. Wang, Combining
+        p-values via averaging, Biometrika 107 (2020), proposition 3.
         """
         if self._work.per_tick == "offline":
             score, p_value, flagged = folded.T[:3]  # views
@@ -277,10 +273,3 @@ class Session:
 
 def _repeated(text: str, count: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), [text])
-
-
-def _features(metadata: dict[str, Any]) -> list[str]:
-    """What feature scores are told of: signals, where rows are windows, or columns."""
-    if metadata["windowing"] is not None:
-        return list(metadata["windowing"]["signals"])
-    return list(metadata["features"])

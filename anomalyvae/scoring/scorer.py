@@ -1,7 +1,6 @@
-"""``Scorer``: rows in, scores out, from the one file that `export_onnx` or `save` wrote.
+"""``Scorer``: score rows with the ONNX file that `export_onnx` or `save` wrote.
 
-onnxruntime and numpy only: neither torch nor scikit-learn nor pandas is imported, so that a worker starts at once.
-Tables of pandas, polars and pyarrow are read by `anomalyvae.scoring.columns`, which imports none of them.
+It needs onnxruntime and numpy only, and imports neither torch, scikit-learn nor pandas, so a worker starts fast.
 """
 
 import json
@@ -21,18 +20,18 @@ from anomalyvae.scoring.columns import READ, Cut, lacks, listed, matrix, refuse_
 try:
     import onnxruntime
 except ModuleNotFoundError as error:
-    raise ImportError(f"Got no {error.name}, expected onnxruntime. Run: pip install onnxruntime.") from error
+    raise ImportError(f"Scoring needs the package {error.name}. Install it with: pip install onnxruntime.") from error
 
-FORMAT = 3  # of the metadata: it rises when an older version of the package could no longer read the file
-METADATA = "anomalyvae"  # under which the file carries them, as JSON
-MATRIX = "rows"  # the input that takes all columns at once
+FORMAT = 3  # of the metadata; it rises when an older version of the package can no longer read the file
+METADATA = "anomalyvae"  # the key of the metadata in the file; they are JSON
+MATRIX = "rows"  # the input that takes all columns as one matrix
 
-_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time; on a CPU the working set stays in the cache
+_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
 _KEYS = {"model_id", "columns", "n_features", "kinds", "inputs", "criterion", "units", "windowing", "offset"}
 _OUTPUTS_OF_2 = {
     "anomaly_score": "anomaly_score", "p_value": "p_value", "is_outlier": "label", "feature_scores": "feature_scores"
 }  # fmt: skip
-_SLAB = 16384  # rows of a table that a thread converts at once: memory stays bounded, however long the table
+_SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -41,37 +40,36 @@ Feeds = dict[str, NDArray[Any]]
 
 
 class Scorer:
-    """Score rows with a detector that `export_onnx` wrote, without the packages that trained it.
+    """Score rows with an exported detector, without the packages that trained it.
 
     Parameters
     ----------
     path : path
-        The ONNX file, or the bundle that holds it.
+        An ONNX file of `export_onnx`, or a bundle.
     providers : "auto" or sequence of str, default="auto"
-        Where it runs, in onnxruntime's names. ``"auto"`` takes CUDA where present, and says so in one line where it
-        should be but cannot be used.
+        Execution providers, by onnxruntime's names. ``"auto"`` takes CUDA if this onnxruntime has it, and falls back to
+        the CPU, with a warning, if there is no usable device.
     threads : int, default=None
-        Of one call on the CPU; by default one per core.
+        For one call on the CPU; one per core by default.
 
     Attributes
     ----------
     metadata : dict
-        What the file says of the model: ``model_id``, ``columns`` (their names, None if it has none), ``units``,
-        ``windowing`` (how recordings become rows, None if rows are rows), ``criterion``, ``objective``, ``offset``,
-        ``calibration``, ``training``, ``precision``, ``parity`` with the detector at the time of export, ``versions``.
+        The model's description: ``model_id``, ``columns`` (names, or None), ``units``, ``windowing`` (how recordings
+        become rows, or None), ``criterion``, ``objective``, ``offset``, ``calibration``, ``training``, ``precision``,
+        ``parity`` (the result of the check at export), ``versions``.
     outputs : list of str
-        What the file gives per row.
+        The names of the scores that the file has for each row.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        For a path without a file, and for a file that is not one of ours or of a newer format.
+        For a path without a file, and for a file of another origin or a newer format.
 
     Notes
     -----
-    A row is a row of a 2-D array, of a DataFrame (pandas or polars), of an Arrow table, or of a dict of columns. Where
-    the model has column names, those of a table must be the same; their order does not matter. Missing cells are NaN,
-    None or null, where the detector takes them.
+    Rows come as a 2-D array, a DataFrame (pandas or polars), an Arrow table, or a dict of columns. If the model has
+    column names, a table must have the same names, in any order. Missing cells are NaN, None or null.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class Scorer:
     ) -> None:
         path = file_of(Path(path))
         if threads is not None and threads < 1:
-            raise ValueError(f"Got threads={threads}, expected a number of at least 1, or None for one per core.")
+            raise ValueError(f"Got threads={threads}, expected at least 1. Pass that, or None for one per core.")
         self._session = _open(path, providers)
         self.metadata = _read_metadata(self._session, path)
         names = [output.name for output in self._session.get_outputs()]
@@ -100,13 +98,13 @@ class Scorer:
         return f"Scorer(model_id={model!r}, {width} columns, criterion={self.metadata['criterion']!r}, {where})"
 
     def score(self, rows: Any, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Everything that the file gives, by its name.
+        """All scores of the file, by name.
 
         Parameters
         ----------
         rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
         outputs : sequence of str, optional
-            Some of `outputs`; by default all.
+            Some of `outputs`; all by default.
 
         Returns
         -------
@@ -117,19 +115,19 @@ class Scorer:
         Raises
         ------
         ValueError
-            For other columns than the model's, or cells of another kind or infinite.
+            For other columns than the model's, and for cells that are infinite or of another type.
         """
         return self._run(self.outputs if outputs is None else list(outputs), rows)
 
     def anomaly_score(self, rows: Any) -> Floats:
-        """How strange each row is, high = strange, shape ``(n,)``."""
+        """The anomaly score of each row, high = anomalous, shape ``(n,)``."""
         return self._only("anomaly_score", rows)
 
     def decision_function(self, rows: Any) -> Floats:
-        """Negative for outliers, as scikit-learn has it, shape ``(n,)``."""
+        """Negative for outliers, as in scikit-learn, shape ``(n,)``."""
         found = self._run(["anomaly_score", "is_outlier"], rows)
         decision = -found["anomaly_score"] - self.metadata["offset"]
-        at_threshold = (decision < 0) != found["is_outlier"]  # equal to it but for rounding
+        at_threshold = (decision < 0) != found["is_outlier"]  # equal to the threshold, up to rounding
         return np.where(at_threshold, 0.0, decision)
 
     def predict(self, rows: Any) -> NDArray[np.int64]:
@@ -137,15 +135,14 @@ class Scorer:
         return np.where(self._only("is_outlier", rows), -1, 1)
 
     def p_values(self, rows: Any) -> Floats:
-        """How often a normal row would be at least as strange, in (0, 1], shape ``(n,)``."""
+        """The chance that a normal row has at least this score, in (0, 1], shape ``(n,)``."""
         return self._only("p_value", rows)
 
     def feature_scores(self, rows: Any) -> Floats:
-        """The part of each column in the reconstruction term, in nats, shape ``(n, d)``."""
+        """The contribution of each column to the reconstruction term, in nats, shape ``(n, d)``."""
         if "feature_scores" not in self.outputs:
             raise ValueError(
-                "Got a file without feature scores, expected one with them. Export it by "
-                "export_onnx(..., feature_scores=True)."
+                "The file has no feature scores. Export it again by export_onnx(..., feature_scores=True)."
             )
         return self._only("feature_scores", rows)
 
@@ -177,10 +174,10 @@ class Scorer:
             found["is_outlier"] = found["is_outlier"] < 0
         return found
 
-    # From whatever holds rows to what the graph takes
+    # From rows to the inputs of the graph
 
     def _parts(self, rows: Any) -> tuple[int, Callable[[int, int], Feeds]]:
-        """How many rows there are, and what gives those from one to another as the graph takes them."""
+        """The number of rows, and a function that gives a slice of them as inputs of the graph."""
         table = table_of(rows)
         if table is None:
             return self._array(rows)
@@ -190,14 +187,14 @@ class Scorer:
     def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
         if self._kinds:
             raise ValueError(
-                f"Got {type(rows).__name__} rows, expected a table: the columns {listed(list(self._kinds))} are "
-                "categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
+                f"Got rows of type {type(rows).__name__}, expected a table: the columns {listed(list(self._kinds))} "
+                "are categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
             )
         x = np.asarray(rows)
         if x.ndim != 2 or x.shape[1] != self._width:
             raise ValueError(
-                f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass one row per row of the array, with "
-                "the columns of the training rows."
+                f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass a 2-D array with the columns of the "
+                "training rows."
             )
         if x.dtype.kind not in "fiub":
             raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
@@ -206,8 +203,8 @@ class Scorer:
     def _by_place(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:
         if len(names) != self._width:
             raise ValueError(
-                f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows in their "
-                "order: the model has no names to tell them by."
+                f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows, in their "
+                "order, since the model has no column names."
             )
         return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
@@ -218,20 +215,20 @@ class Scorer:
             missing = [name for name in columns if name not in names]
             unknown = [name for name in names if name not in columns]
             differences = [
-                f"{what} {listed(which)}" for what, which in (("without", missing), ("with", unknown)) if which
-            ] or ["with some names twice"]
+                f"{what} {listed(which)}" for what, which in (("lacks", missing), ("has also", unknown)) if which
+            ] or ["has some names twice"]
             raise ValueError(
-                f"Got a table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
-                "Rename or select them: their names are in Scorer.metadata['columns']."
+                f"The table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
+                "Rename or select them; Scorer.metadata['columns'] lists their names."
             )
         if self._kinds:
             return lambda start, stop: self._cells(cut(start, stop))
         return lambda start, stop: self._numbers(matrix(columns, cut(start, stop), stop - start))
 
     def _numbers(self, x: Floats) -> Feeds:
-        """The rows as one matrix or column by column, as the graph takes them; infinite cells are refused."""
+        """Rows of numbers as inputs of the graph, without infinite and required cells that are missing."""
         with np.errstate(over="ignore", invalid="ignore"):
-            finite = bool(np.isfinite(x.sum()))  # the common case costs one pass
+            finite = bool(np.isfinite(x.sum()))  # the common case needs one pass
         if not finite and np.isinf(x).any():
             refuse_infinite([(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))])
         if not finite and self._required:
@@ -242,7 +239,7 @@ class Scorer:
         return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}
 
     def _cells(self, column: Callable[[Any], Any]) -> Feeds:
-        """A table with text or booleans, column by column."""
+        """Columns with text or booleans as inputs of the graph."""
         feeds = {
             name: READ[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
         }
@@ -254,15 +251,13 @@ class Scorer:
 
 
 def file_of(path: Path) -> Path:
-    """The ONNX file itself, or that of a bundle."""
+    """An ONNX file, or that of a bundle."""
     if not path.exists():
-        raise FileNotFoundError(f"Got {path}, expected a file that export_onnx() wrote, or a bundle: there is none.")
+        raise FileNotFoundError(f"{path} does not exist. Pass a file that export_onnx() wrote, or a bundle.")
     if path.is_file():
         return path
     if GRAPH not in read_card(path)["parts"]:
-        raise ValueError(
-            f"Got the bundle {path}, which has no ONNX file, expected one. Score with load({str(path)!r})."
-        )
+        raise ValueError(f"The bundle {path} has no ONNX file. Score with load({str(path)!r}) instead.")
     return path / GRAPH
 
 
@@ -271,15 +266,15 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
     wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
     unknown = [provider for provider in wanted if provider not in available]
     if isinstance(providers, str) and providers != "auto":
-        raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list of names such as ['{_CPU}'].")
+        raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list. Pass a list such as ['{_CPU}'].")
     if unknown:
         raise ValueError(
-            f"Got the providers {listed(unknown)}, expected some of {listed(available)}. Install an onnxruntime that "
-            "has them, or pass providers='auto'."
+            f"This onnxruntime lacks the providers {listed(unknown)}; it has {listed(available)}. Install one that has "
+            "them, or pass providers='auto'."
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said here, in one line
-    options.intra_op_num_threads = 1  # threads score blocks of their own: to share operators this small does not pay
+    options.log_severity_level = 4  # errors are raised here, in one line
+    options.intra_op_num_threads = 1  # each thread scores its own blocks: the operators are too small to be shared
 
     def start(chosen: list[str]) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen, disable_fallback=True)
@@ -291,13 +286,13 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
             if _CUDA not in wanted:
                 raise
             session = start([_CPU])
-    except Exception as error:  # onnxruntime has a class of its own for every failure
+    except Exception as error:  # onnxruntime has an own class for every failure
         raise ValueError(
-            f"Got {path}, which onnxruntime cannot read, expected a file that export_onnx() wrote: {error}"
+            f"onnxruntime cannot read {path}. Pass a file that export_onnx() wrote. (It says: {error})"
         ) from error
     if _CUDA in wanted and _CUDA not in session.get_providers():
         warnings.warn(
-            "Got an onnxruntime for CUDA but no CUDA device that it can use, expected one. Scoring runs on the CPU.",
+            "This onnxruntime supports CUDA but finds no CUDA device that it can use. Scoring runs on the CPU.",
             stacklevel=3,
         )
     return session
@@ -312,14 +307,13 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
             raise TypeError("format")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"Got {path}, an ONNX file without the description of an anomalyvae model. Pass one that export_onnx() "
-            "wrote."
+            f"The ONNX file {path} does not describe a model of anomalyvae. Pass a file that export_onnx() wrote."
         ) from error
     if number not in (2, FORMAT):
         remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
-        raise ValueError(f"Got {path} of format {number}, expected {FORMAT}. {remedy}.")
+        raise ValueError(f"{path} is of format {number}, expected {FORMAT}. {remedy}.")
     if number == 2:
         metadata["criterion"] = metadata.pop("score", None)
     if not metadata.keys() >= _KEYS:
-        raise ValueError(f"Got {path}, whose description of the model is not whole. Export the model again.")
+        raise ValueError(f"The model's description in {path} is incomplete. Export the model again.")
     return metadata

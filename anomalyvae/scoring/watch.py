@@ -1,7 +1,7 @@
-"""``watch``: lines that are still being written in, the score of each window out as soon as it is complete.
+"""``watch``: score the windows of a recording while it is written.
 
-Scores are causal: that of a window is said when its last sample is there, and knows nothing later. They are those that
-`score_folder` gives for the finished file. Neither torch nor scikit-learn is imported.
+Each window is scored as soon as its last sample has arrived, without later ones. The scores equal those of
+`score_folder` for the finished file. Neither torch nor scikit-learn is imported.
 """
 
 import os
@@ -26,12 +26,12 @@ class WindowScore(NamedTuple):
     ----------
     recording : str
     start_s, end_s : float
-        Its first sample, and its end: when its last sample is due plus one step of the clock.
+        The time of its first sample, and that of its last plus one step of the clock.
     anomaly_score, p_value : float
     is_outlier : bool
     signals : dict of str to float
-        The share of each signal in what the reconstruction term has above zero, the greatest first; empty where it has
-        nothing, and where the model's file has no feature scores.
+        The share of each signal in the positive part of the reconstruction term, largest first. Empty if there is none,
+        and if the model's file has no feature scores.
     """
 
     recording: str
@@ -44,34 +44,35 @@ class WindowScore(NamedTuple):
 
 
 class Watcher:
-    """Scores windows of a growing CSV file, or of CSV lines that come through a pipe.
+    """Score the windows of a growing CSV file, or of CSV lines from a pipe.
 
     Parameters
     ----------
     model : path
         A bundle with a windowing recipe, or its ONNX file.
     alarms : dict, optional
-        What ``is_outlier`` means in place of the model's threshold: ``{"per_hour": 6}`` or ``{"alpha": 0.01}``.
+        Flag windows by a false-alarm target instead of the model's threshold: ``{"per_hour": 6}`` or
+        ``{"alpha": 0.01}``.
     tail : {"conformal", "pareto"}, default="conformal"
         Of p-values, as for `score_folder`.
     late : bool, default=False
-        Wait for rows that come late, as `score_folder` sorts them in; see `LiveWindows`.
+        Wait for late rows, which `score_folder` sorts in; see `LiveWindows`.
     timeout_s : float, optional
-        End when nothing has come for so long; by default never.
+        End when nothing new has come for so long; never by default.
     tell : callable, optional
-        Told in a sentence of a backlog, of rows that were left out, and of a file that was replaced.
+        Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
 
     Attributes
     ----------
     windows, flagged : int
-        So far: windows scored, and those flagged.
+        Windows scored and flagged so far.
     timed_out : bool
-        Whether the end came because nothing else did.
+        Whether it ended because nothing new came.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no model, if its rows are no windows, or for a promise that cannot be kept.
+        If there is no model, if it is not one of windows, or for an invalid alarm target.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Watcher:
         scorer = Scorer(graph, providers=["CPUExecutionProvider"], threads=1)
         if scorer.metadata["windowing"] is None:
             raise ValueError(
-                f"Got {os.fspath(model)}, a model of plain rows, expected one of windows. Score tables with it: "
+                f"{os.fspath(model)} is a model of plain rows, expected one of windows. Score tables with it by "
                 "anomalyvae score."
             )
         rate = None if alarms is None else flag_rate(alarms, scorer.metadata, tail)
@@ -98,50 +99,49 @@ class Watcher:
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._late, self._timeout_s, self._tell = late, timeout_s, tell
         self._following: Following | None = None
-        self._recordings = self._left_out = 0  # of files that were cut or replaced
+        self._recordings = self._left_out = 0  # of files that were truncated or replaced
         self.windows = self.flagged = 0
         self.timed_out = False
 
     def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
-        """Score the windows of a file that grows, for ever or until nothing has come for ``timeout_s``.
+        """Score the windows of a growing file, until nothing new has come for ``timeout_s``.
 
-        What is in the file already is read through without being scored. Then its newest window is scored, and so are
-        those to come as they come; those before them whenever there is time. A file that is cut, or replaced by
-        another of its name, is begun anew.
+        First the newest window of the file is scored. New windows are then scored as they come, and earlier ones when
+        there is time. A file that is truncated or replaced is read again from its beginning.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no such file, if it is no CSV file, or if its header lacks what the model needs.
+            If there is no such file, if it is not CSV, or if its header lacks a signal of the model.
         """
         path = Path(path)
         if path.suffix.lower() == ".parquet":
-            raise ValueError(f"Got {path}, expected CSV: a Parquet file does not grow. Use anomalyvae score.")
+            raise ValueError(f"{path} is a Parquet file, which cannot grow; expected CSV. Use anomalyvae score.")
         while not self.timed_out:
             with GrowingFile(path) as file:
                 yield from self._follow(file, path.stem, str(path))
 
     def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
-        """Score the windows of lines that come through a pipe, until it ends or nothing has come for ``timeout_s``.
+        """Score the windows of lines from a pipe, until it ends or nothing new has come for ``timeout_s``.
 
-        Of the windows that come at once, the newest is scored first.
+        Of several new windows, the newest is scored first.
 
         Raises
         ------
         ValueError
-            If the header lacks what the model needs.
+            If the header lacks a signal of the model.
         """
         yield from self._follow(Feed(descriptor), recording, "the lines")
 
     @property
     def left_out(self) -> int:
-        """How many rows were left out."""
+        """The number of rows that were left out."""
         live = None if self._following is None else self._following.live
         return self._left_out + (0 if live is None else live.left_out)
 
     @property
     def waiting(self) -> int:
-        """How many windows were passed over and are not scored yet."""
+        """The number of windows that are not scored yet."""
         return 0 if self._following is None else self._following.waiting
 
     def _follow(self, feed: Feed, recording: str, source: str) -> Iterator[WindowScore]:
@@ -156,7 +156,7 @@ class Watcher:
         for windows in self._following:
             yield from self._scored(windows)
         if self._following.change:
-            self._tell(f"{source} was {self._following.change}: it is begun anew")
+            self._tell(f"{source} was {self._following.change}: it is read from its beginning")
         self.timed_out = self._following.timed_out
         live = self._following.live
         if live is not None:
@@ -164,7 +164,7 @@ class Watcher:
         self._following = None
 
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
-        figures = self._session.figures(Slab({}, windows.rows.to_numpy(), 0))
+        figures = self._session.figures(Slab({}, windows.rows.to_numpy()))
         signals = self._recipe.signals if figures.shape[1] > 3 else ()
         spans = (windows.spans[name].tolist() for name in ("recording", "start_s", "end_s"))
         for recording, start_s, end_s, (score, p_value, flag, *parts) in zip(*spans, figures.tolist(), strict=True):
@@ -174,7 +174,7 @@ class Watcher:
 
 
 def _shares(parts: dict[str, float]) -> dict[str, float]:
-    """The share of each in the sum of those above zero, the greatest first."""
+    """The share of each in the sum of the positive ones, largest first."""
     above = sorted(((part, name) for name, part in parts.items() if part > 0), reverse=True)
     total = sum(part for part, _ in above)
     return {name: part / total for part, name in above}

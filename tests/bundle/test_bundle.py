@@ -130,7 +130,9 @@ def test_a_damaged_card(folder, text):
         load(folder)
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:-9] + b"\0" * 9, lambda b: b""])
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-1], lambda b: b[:-9] + b"\0" * 9, lambda b: b""], ids=["short", "0", ""]
+)
 def test_damaged_arrays(folder, spoil):
     path = folder / "model.safetensors"
     path.write_bytes(spoil(path.read_bytes()))

@@ -63,33 +63,32 @@ def test_the_graph_gives_what_the_detector_gives(settings, normal, fresh, strang
         center, unit = normal.mean(), normal.std()
         normal, rows = (normal - center) / unit, (rows - center) / unit
     detector = fit(normal, **settings)
+    expected, features, label = detector.anomaly_score(rows), detector.feature_scores(rows), detector.predict(rows)
     scorer = Scorer(exactly(detector, tmp_path / "m.onnx", feature_scores=True))
     got = scorer.score(rows)
-    expected = detector.anomaly_score(rows)
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-9)
     np.testing.assert_allclose(scorer.decision_function(rows), detector.decision_function(rows), rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(got["is_outlier"], detector.predict(rows) < 0)
+    np.testing.assert_array_equal(got["is_outlier"], label < 0)
     assert got["is_outlier"].dtype == bool
     np.testing.assert_allclose(got["p_value"], detector.p_values(rows), rtol=1e-12)
-    np.testing.assert_allclose(got["feature_scores"], detector.feature_scores(rows), rtol=1e-9, atol=1e-9)
-    assert 0 < np.mean(got["is_outlier"]) < 1  # both kinds were there to tell apart
+    np.testing.assert_allclose(got["feature_scores"], features, rtol=1e-9, atol=1e-9)
+    assert 0 < np.mean(got["is_outlier"]) < 1  # there were both kinds
 
-
-@pytest.mark.parametrize("settings", EVERY, ids=str)
-def test_single_precision_is_close(settings, normal, fresh, strange, tmp_path):
-    rows = pd.concat([fresh, strange, riddled(fresh), 1e3 * fresh, 1e-3 * fresh + 1.7e9])
-    if settings.get("scaling", "") is None:
-        center, unit = normal.mean(), normal.std()
-        normal, rows = (normal - center) / unit, (rows - center) / unit
-    detector = fit(normal, **settings)
     scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx", feature_scores=True))
     assert scorer.metadata["precision"] == "single"
-    got, expected, features = scorer.score(rows), detector.anomaly_score(rows), detector.feature_scores(rows)
+    got = scorer.score(rows)
     np.testing.assert_allclose(got["anomaly_score"], expected, rtol=1e-4, atol=1e-4 * np.median(np.abs(expected)))
-    away = np.abs(detector.decision_function(rows)) > 1e-4 * np.abs(expected)
-    np.testing.assert_array_equal(got["is_outlier"][away], detector.predict(rows)[away] < 0)
+    away = np.abs(expected + detector.offset_) > 1e-4 * np.abs(expected)
+    np.testing.assert_array_equal(got["is_outlier"][away], label[away] < 0)
     np.testing.assert_array_equal(got["is_outlier"], scorer.decision_function(rows) < 0)
     np.testing.assert_allclose(got["feature_scores"], features, rtol=1e-4, atol=1e-4)
+
+
+def test_single_precision_is_close_far_from_zero(detector, fresh, tmp_path):
+    """Rows are scaled in double: small differences of large numbers are kept."""
+    rows = 1e-3 * fresh + 1.7e9
+    got = Scorer(export_onnx(detector, tmp_path / "m.onnx", precision="single")).anomaly_score(rows)
+    np.testing.assert_allclose(got, detector.anomaly_score(rows), rtol=1e-4)
 
 
 def test_precision_falls_back_where_single_is_not_enough(detector, tmp_path, monkeypatch):
@@ -157,8 +156,8 @@ def test_a_constant_column_and_copies_of_rows(normal, fresh, tmp_path):
     np.testing.assert_allclose(got, detector.anomaly_score(new), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("branches", [4096, 8, 1])
-@pytest.mark.parametrize("count", [0, 3, 4, 100, 1000])
+@pytest.mark.parametrize("branches", [4096, 8])
+@pytest.mark.parametrize("count", [0, 3, 4, 1000])
 def test_p_values_count_ties_as_the_calibration_does(branches, count, monkeypatch):
     monkeypatch.setattr(graphs, "_BRANCHES", branches)
     rng = np.random.default_rng(count)
@@ -211,6 +210,9 @@ def test_what_the_file_is(file):
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx.ml"}
     used = {node.op_type for node in model.graph.node}
     assert not {name for name in used if "Random" in name or name in ("Bernoulli", "Multinomial", "Dropout")}
+    names = [node.name for node in model.graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
     floats = {t.data_type for t in model.graph.initializer} - {onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
     assert floats == {onnx.TensorProto.DOUBLE}
     (rows,) = model.graph.input
@@ -259,6 +261,7 @@ def test_one_input_per_column(detector, fresh, tmp_path):
         ("feature_scores", lambda v: v + 0.01),
         ("anomaly_score", lambda v: v / 0.0 * 0.0),
     ],
+    ids=["score", "label", "p_value", "feature_scores", "nan"],
 )
 def test_a_graph_that_disagrees_is_not_written(output, spoil, file, autoencoder, monkeypatch):
     honest, before = graphs.detector_outputs, file.read_bytes()

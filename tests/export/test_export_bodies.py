@@ -20,20 +20,18 @@ SETTINGS = {
     "gru": {"input_shape": (2, 7), "hidden": (6,)},
 }
 FAMILY = [
-    (body, objective, score)
-    for body in SETTINGS
-    for objective in OBJECTIVES
-    for score in OBJECTIVES[objective].scores
-    if body != "mlp" or objective == "adversarial"  # the others are tried beside every setting elsewhere
-]
+    *((body, "elbo", "log_likelihood") for body in ("conv1d", "conv2d", "gru")),
+    *((body, "reconstruction", "memory") for body in ("conv1d", "conv2d", "gru")),
+    *((body, "adversarial", "energy") for body in ("mlp", "conv1d", "conv2d", "gru")),
+    *(("mlp", "adversarial", score) for score in OBJECTIVES["adversarial"].scores if score != "energy"),
+]  # test_export.py has the other objectives and scores of the mlp
 SHAPES = [
-    *(("conv1d", (2, length), (5, 4)) for length in (1, 2, 4, 9)),
+    *(("conv1d", (2, length), (5, 4)) for length in (1, 9)),
     ("conv1d", (3, 11), (4, 3, 5, 2)),
     ("conv1d", (2, 5), ()),
-    *(("conv2d", shape, (5, 4)) for shape in ((1, 1, 1), (1, 2, 4), (3, 1, 5), (1, 7, 6))),
-    ("conv2d", (1, 9, 10), (3, 4, 2)),
+    *(("conv2d", shape, (5, 4)) for shape in ((1, 1, 1), (3, 1, 5), (1, 7, 6))),
     ("conv2d", (2, 2, 3), ()),
-    *(("gru", (3, length), (5,)) for length in (1, 2, 15)),
+    *(("gru", (3, length), (5,)) for length in (1, 15)),
     ("gru", (2, 6), (5, 4, 3)),
 ]
 
@@ -86,7 +84,7 @@ def test_likelihoods_of_pixels(kind, score, tmp_path):
     x = 1 / (1 + np.exp(-0.5 * (rows((1, 3, 5), 500, 0) - 5.0)))
     x = np.round(x) if kind == "binary" else x
     likelihood = "isotropic" if kind == "isotropic" else "bernoulli"
-    settings = SETTINGS["conv2d"] | {"input_shape": (1, 3, 5), "max_epochs": 20, "validation_fraction": 0.3}
+    settings = SETTINGS["conv2d"] | {"input_shape": (1, 3, 5), "max_epochs": 10, "validation_fraction": 0.3}
     detector = VAEOutlierDetector(body="conv2d", likelihood=likelihood, criterion=score, random_state=0, **settings)
     detector.fit(x[:300])
     new = np.concatenate([x[300:], 1 - x[300:], x[300:] + 0.5, 0.5 + 0 * x[:1]])
@@ -146,11 +144,16 @@ def test_a_bundle_scores_files_without_torch(body, tmp_path):
 
 
 def test_a_longer_window_makes_no_larger_loop(tmp_path):
-    """Recurrent units are a loop of the graph, not a copy per step."""
+    """Recurrent units are a loop of the graph, not a copy per step; nodes of all loops have names of their own."""
     sizes = []
     for length in (5, 50):
-        file = export_onnx(fit("gru", input_shape=(2, length)), tmp_path / "m.onnx", precision="double")
-        sizes.append(len(onnx.load(file).graph.node))
+        detector = fit("gru", input_shape=(2, length), hidden=(4, 3), max_epochs=1)
+        graph = onnx.load(export_onnx(detector, tmp_path / "m.onnx", precision="double")).graph
+        sizes.append(len(graph.node))
+        loops = [a.g.node for node in graph.node for a in node.attribute if a.name == "body"]
+        assert len(loops) == 4
+        names = [node.name for nodes in (graph.node, *loops) for node in nodes]
+        assert len(set(names)) == len(names)
     assert sizes[0] == sizes[1]
 
 

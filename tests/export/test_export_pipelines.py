@@ -209,7 +209,7 @@ def test_missing_cells_that_the_pipeline_refuses_are_refused(tmp_path):
     new = rows[:9].assign(tail=np.nan)
     np.testing.assert_allclose(scorer.anomaly_score(new), -pipeline.score_samples(new), rtol=1e-4)
     new.loc[3, "plain"] = None
-    with pytest.raises(ValueError, match=r"missing cells in 'plain', expected a value in every row.*SimpleImputer"):
+    with pytest.raises(ValueError, match=r"missing cells in 'plain', where a transformer.*SimpleImputer"):
         scorer.predict(new)
 
 
@@ -221,7 +221,7 @@ def test_rows_without_names(tmp_path):
     assert scorer.metadata["parity"]["rows_from"] == "inverse_transform"
     np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-9)
     rows = np.where(rows == rows[0, 3], np.nan, rows)
-    with pytest.raises(ValueError, match="missing cells in 3, expected a value"):
+    with pytest.raises(ValueError, match="missing cells in 3, where a transformer"):
         scorer.anomaly_score(rows)
 
 

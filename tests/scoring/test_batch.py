@@ -208,12 +208,12 @@ def test_features_of_a_pipeline_that_does_not_name_them(normal, fresh, tmp_path)
 def test_progress_ends_where_it_should(bundle, drives, tmp_path):
     told = []
     score_folder(bundle, drives, tmp_path / "out", progress=told.append)
-    assert told[0].files_done == told[0].bytes_done == 0
-    assert [p.bytes_done for p in told] == sorted(p.bytes_done for p in told)
-    last = told[-1]
-    assert (last.files_done, last.bytes_done, last.rows_scored) == (3, last.bytes, 400)
+    assert told[0][:4] == (3, 0, 0, 0)
+    assert [p.files_done for p in told] == sorted(p.files_done for p in told)
+    assert [p.rows_scored for p in told] == sorted(p.rows_scored for p in told)
+    assert told[-1][:4] == (3, 3, 0, 400)
     score_folder(bundle, drives, tmp_path / "out", progress=told.append)
-    assert (told[-1].files_done, told[-1].bytes_kept, told[-1].rows_scored) == (3, last.bytes, 0)
+    assert told[-1][:4] == (3, 3, 3, 0)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
     assert said.keys() == {"again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet"}
     assert "jumps back" in said["again.parquet"]
     assert "lacks.csv has no column for signal 'b'" in said["lacks.csv"]
-    assert said["none.parquet"] == said["header.csv"] == "Got no row, expected some."
+    assert said["none.parquet"] == said["header.csv"] == "It has no rows. Leave it out."
     assert summary["scored"] == 3
 
 
@@ -311,7 +311,9 @@ def test_scores_of_an_input_that_is_gone_stay_and_are_told(bundle, drives, tmp_p
     assert (tmp_path / "out" / "b.parquet").exists()
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b""])
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b""], ids=["end", "half", "all"]
+)
 def test_a_damaged_output_is_made_again(bundle, drives, tmp_path, spoil):
     target = tmp_path / "out"
     score_folder(bundle, drives, target)
@@ -327,9 +329,9 @@ def test_models_are_never_mixed(bundle, drives, autoencoder, tmp_path):
     first = score_folder(bundle, drives, target)
     before = scores_in(target)
     other = save(autoencoder, tmp_path / "other")
-    with pytest.raises(FileExistsError, match=rf"scores of model {first['model_id']}, expected those of model.*Choose"):
+    with pytest.raises(FileExistsError, match=rf"scores of model {first['model_id']}; this run is of model.*Choose"):
         score_folder(other, drives, target)
-    with pytest.raises(FileExistsError, match="with scores of other settings"):
+    with pytest.raises(FileExistsError, match="has scores of other settings"):
         score_folder(bundle, drives, target, feature_scores=True)
     assert scores_in(target) == before
     (drives / "b.parquet").unlink()
@@ -346,7 +348,7 @@ def test_a_model_that_changes_on_the_way_is_noticed(bundle, drives, autoencoder,
     model = shutil.copytree(bundle, tmp_path / "model")
     work = Work(str(model), "0" * 64, str(drives), str(tmp_path), str(tmp_path))
     [outcome] = score_file(work, "b.parquet", None)
-    assert "not the file that the run began with" in outcome.error
+    assert "is not the file that the run began with" in outcome.error
 
 
 # What goes wrong
@@ -370,9 +372,9 @@ def troubled(drives, fresh):
     (drives / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     return {
         "binary.csv": "", "corrupt.parquet": "cannot be read", "cut.parquet": "cannot be read",
-        "empty.csv": "no header line", "gone.parquet": "No such file", "header.csv": "no row",
-        "infinite.parquet": "infinite", "lacks.parquet": "Got no 'signal 3', expected these columns. It has signal 0",
-        "no rows.parquet": "no row", "ragged.csv": "cannot be read", "text.parquet": "signal 1",
+        "empty.csv": "no header line", "gone.parquet": "No such file", "header.csv": "no rows",
+        "infinite.parquet": "infinite", "lacks.parquet": "It lacks the columns 'signal 3' of the model; it has",
+        "no rows.parquet": "no rows", "ragged.csv": "cannot be read", "text.parquet": "signal 1",
         "words.csv": "cannot be read",
     }  # fmt: skip
 
@@ -435,24 +437,24 @@ def test_a_full_disk(bundle, drives, fresh, tmp_path):
 
 @pytest.mark.parametrize("inside", ["", "out", "day=1/out"])
 def test_a_target_inside_of_the_source_is_refused(bundle, drives, inside):
-    with pytest.raises(ValueError, match="inside of the source"):
+    with pytest.raises(ValueError, match="inside the source"):
         score_folder(bundle, drives, drives / inside)
 
 
 def test_a_target_with_other_things_is_refused(bundle, drives, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="which holds other things than scores"):
+    with pytest.raises(FileExistsError, match="has other files than scores"):
         score_folder(bundle, drives, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "thesis.tex").exists()
 
 
 def test_nothing_to_score(bundle, tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"with 1 files, expected some that end in \.csv, \.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"has 1 files, but none that ends in \.csv, \.parquet"):
         score_folder(bundle, tmp_path, tmp_path.parent / "out")
-    for source in ("nowhere", "nowhere/*.csv"):
-        with pytest.raises(FileNotFoundError, match="expected"):
+    for source, message in (("nowhere", "nowhere does not exist"), ("nowhere/*.csv", "has 0 files, but none")):
+        with pytest.raises(FileNotFoundError, match=message):
             score_folder(bundle, source, tmp_path / "out")
     with pytest.raises(ValueError, match="Got engine='spark', expected one of 'local', 'dask'"):
         score_folder(bundle, tmp_path, tmp_path / "out", engine="spark")
@@ -460,7 +462,7 @@ def test_nothing_to_score(bundle, tmp_path):
 
 def test_two_runs_at_once_are_refused(bundle, drives, tmp_path):
     def meddle(progress):
-        with pytest.raises(BlockingIOError, match="another run is writing"):
+        with pytest.raises(BlockingIOError, match="Another run is writing"):
             score_folder(bundle, drives, tmp_path / "out")
 
     score_folder(bundle, drives, tmp_path / "out", progress=meddle)
@@ -493,7 +495,7 @@ def many(tmp_path_factory, normal):
     """Enough rows that a run takes a second or two."""
     source = tmp_path_factory.mktemp("many") / "in"
     rng = np.random.default_rng(0)
-    for i in range(40):
+    for i in range(24):
         (source / f"day={i % 4}").mkdir(parents=True, exist_ok=True)
         rows = normal.sample(3000, replace=True, random_state=i) + 0.01 * rng.normal(size=(3000, 6))
         rows.to_parquet(source / f"day={i % 4}" / f"{i}.parquet", row_group_size=500)
@@ -524,7 +526,14 @@ def kill_all(process):
     process.wait()
 
 
-@pytest.mark.parametrize(("engine", "kills", "first", "last"), [("local", 10, 0.2, 1.6), ("dask", 3, 2.5, 6.0)])
+@pytest.mark.parametrize(
+    ("engine", "kills", "first", "last"),
+    [
+        ("local", 2, 0.4, 1.0),
+        pytest.param("local", 10, 0.2, 1.6, marks=pytest.mark.slow),
+        pytest.param("dask", 3, 2.5, 6.0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     engine, kills, first, last, bundle, many, undisturbed, tmp_path
 ):
@@ -548,6 +557,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     assert {path.name for path in target.iterdir()} == {"run.json", "summary.json", *(f"day={i}" for i in range(4))}
 
 
+@pytest.mark.slow
 def test_a_lost_dask_worker_costs_nothing_but_time(bundle, many, undisturbed, tmp_path):
     process = start(bundle, many, tmp_path / "out", "dask")
     mother, killed = psutil.Process(process.pid), 0
@@ -592,6 +602,7 @@ def test_what_outlives_its_run_writes_nothing(bundle, drives, autoencoder, tmp_p
     assert pyarrow.parquet.read_table(target / "b.parquet")["model_id"][0].as_py() == summary_of(target)["model_id"]
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drives, fresh, tmp_path):
     """A worker that runs out of memory dies without a word, and so do those that try again."""
     script = (
@@ -611,7 +622,7 @@ def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drive
     command = [sys.executable, tmp_path / "script.py", bundle, drives, tmp_path / "out"]
     said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
     assert re.findall(r"\('([^']*)', None\)", said) == ["day=1/a b.csv", "day=1/ü.parquet"]
-    assert "It ended every worker that took it" in said
+    assert "Every worker that took it died" in said
     assert len(scores_in(tmp_path / "out")) == 2
 
 
@@ -631,7 +642,7 @@ def test_a_scheduler_of_one_s_own(bundle, drives, tmp_path):
         address = cluster.scheduler_address
         summary = score_folder(bundle, drives, tmp_path / "out", engine="dask", scheduler=address)
     assert summary["scored"] == 3
-    with pytest.raises(ValueError, match=r"expected engine='dask'"):
+    with pytest.raises(ValueError, match=r"needs engine='dask'"):
         score_folder(bundle, drives, tmp_path / "other", scheduler="tcp://127.0.0.1:1")
 
 

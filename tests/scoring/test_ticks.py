@@ -93,7 +93,7 @@ def test_an_event_is_found_where_it_is(model, drives, tmp_path):
 def test_scores_per_tick_and_per_window_are_not_mixed(model, drives, tmp_path):
     score_folder(model, drives, tmp_path / "out", per_tick="causal")
     assert score_folder(model, drives, tmp_path / "out", per_tick="causal")["kept"] == 3
-    with pytest.raises(FileExistsError, match="with scores of other settings"):
+    with pytest.raises(FileExistsError, match="has scores of other settings"):
         score_folder(model, drives, tmp_path / "out")
 
 

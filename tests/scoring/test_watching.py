@@ -130,7 +130,7 @@ def test_a_file_that_is_replaced_or_cut_is_begun_anew(model, finished, monkeypat
     told = []
     watcher = Watcher(model, timeout_s=0.05, tell=told.append)
     found = pd.DataFrame(watcher.file(growing))
-    assert told == [f"{growing} was replaced: it is begun anew", f"{growing} was cut: it is begun anew"]
+    assert told == [f"{growing} was {how}: it is read from its beginning" for how in ("replaced", "cut")]
     counts = found["recording"].value_counts()
     # How a file ended that was cut is not known: its last window may have waited for more.
     assert counts["growing"] == len(scored)
@@ -140,12 +140,12 @@ def test_a_file_that_is_replaced_or_cut_is_begun_anew(model, finished, monkeypat
 
 def test_what_cannot_be_watched_is_refused(model, detector, tmp_path):
     plain = save(detector, tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"a model of plain rows, expected one of windows\. Score tables with it"):
+    with pytest.raises(ValueError, match=r"is a model of plain rows, expected one of windows\. Score tables with it"):
         Watcher(plain)
     with pytest.raises(ValueError, match="expected alpha or per_hour: fdr needs all rows at once"):
         Watcher(model, alarms={"fdr": 0.1})
     watcher = Watcher(model)
-    with pytest.raises(ValueError, match=r"expected CSV: a Parquet file does not grow\. Use anomalyvae score\."):
+    with pytest.raises(ValueError, match=r"a Parquet file, which cannot grow; expected CSV\. Use anomalyvae score"):
         next(watcher.file(tmp_path / "drive.parquet"))
     with pytest.raises(FileNotFoundError):
         next(watcher.file(tmp_path / "nowhere.csv"))
@@ -163,5 +163,5 @@ def test_a_signal_in_another_unit_is_refused(tmp_path):
     bundle = save(detector, tmp_path / "model", recipe=RECIPE.to_dict(), units=windows.units)
     assert json.loads((bundle / "card.json").read_text())["units"] == {"a": "m/s"}
     (tmp_path / "drive.csv").write_text("time_s,a [km/h],b,speed\n")
-    with pytest.raises(ValueError, match=r"Got signal 'a' in km/h, expected m/s, as in training\. Convert it\."):
+    with pytest.raises(ValueError, match=r"Signal 'a' is in km/h, expected m/s, as in training\. Convert it\."):
         next(Watcher(bundle).file(tmp_path / "drive.csv"))
