@@ -620,7 +620,7 @@ def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drive
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, tmp_path / "script.py", bundle, drives, tmp_path / "out"]
-    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120).stdout
     assert re.findall(r"\('([^']*)', None\)", said) == ["day=1/a b.csv", "day=1/ü.parquet"]
     assert "Every worker that took it died" in said
     assert len(scores_in(tmp_path / "out")) == 2
