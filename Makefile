@@ -1,8 +1,8 @@
-# `make demo` and `make test` are all that a fresh machine with Python 3.11 needs; each makes .venv and installs into it.
+# A fresh machine needs Python 3.11 only: the targets create .venv and install into it.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Two workers on two cores: each computes with one thread.
+# One thread for each of two workers.
 PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -11,18 +11,18 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-demo: .venv/demo  ## Find real potholes in drives that the model has not seen (under 3 minutes)
+demo: .venv/demo  ## Find potholes in real drives that the model never saw (under 3 minutes)
 	$(BIN)/anomalyvae run pipelines/potholes.toml
 
-test: check  ## Lint, types, imports, tests but the slow ones, documentation (about 5 minutes after installing)
+test: check  ## Lint, type-check, run the quick tests, build the documentation (about 5 minutes)
 	$(PYTEST) -n 2 -m "not slow"
 	@$(MAKE) --no-print-directory site
 
-test-all: check  ## The same with the slow tests and the notebooks
+test-all: check  ## The same with all tests: slow ones and notebooks, too
 	$(PYTEST) -n 2
 	@$(MAKE) --no-print-directory site
 
-check: .venv/dev  ## Lint, types and imports alone
+check: .venv/dev  ## Lint, type-check, and check who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,22 +36,22 @@ docs: .venv/dev  ## Build the documentation and show it at http://127.0.0.1:8000
 
 DATA ?= ../shared/data/adbench
 
-bench: .venv/dev  ## Training and scoring speed against PyOD's VAE, in one process
+bench: .venv/dev  ## Speed of training and scoring, compared with PyOD's VAE in the same process
 	$(BIN)/python pipelines/benchmarks/speed.py
 
-bench-tabular: .venv/dev  ## Detection on tables beside PyOD's detectors: make bench-tabular DATA=folder of .npz files
+bench-tabular: .venv/dev  ## Detection on tables, compared with PyOD: make bench-tabular DATA=FOLDER (of .npz files)
 	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
 
-bench-score: .venv/dev  ## A folder of 5 million rows scored, beside pyarrow, onnxruntime and PyOD's VAE
+bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarrow, onnxruntime and PyOD's VAE
 	$(BIN)/python pipelines/benchmarks/score.py
 
-bench-ablation: .venv/dev  ## What each ingredient of the detector gives on those tables
+bench-ablation: .venv/dev  ## Detection on those tables without each part of the detector in turn
 	$(BIN)/python pipelines/benchmarks/ablation.py $(DATA)
 
-clean:  ## Remove the environment and what tools left behind
+clean:  ## Remove the environment, caches and build outputs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
 
-# Stamps: an install happens again only when what it installs has changed.
+# Stamp files: install again only after a change of the requirements.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 import anomalyvae
@@ -36,9 +35,16 @@ def test_every_verb_is_shown_at_work():
     assert [verb for verb in VERBS if f"anomalyvae {verb}" not in text] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_pages_that_are_there(page):
-    text = (DOCS / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if not target.startswith(("http:", "https:")):
-            assert (DOCS / page).parent.joinpath(target).exists(), target
+def test_links_lead_to_pages_that_are_there():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", (DOCS / page).read_text(encoding="utf-8")):
+            if not target.startswith(("http:", "https:")):
+                assert (DOCS / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_every_room_is_in_the_map():
+    package = Path(anomalyvae.__file__).parent
+    rooms = {f"{entry.parent.name}/" for entry in package.glob("*/__init__.py")}
+    rooms |= {entry.name for entry in package.glob("*.py") if not entry.name.startswith("__")}
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z_]+(?:/|\.py))` \|", contributing, re.MULTILINE)) == rooms
