@@ -119,7 +119,7 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
     import pandas as pd
     from safetensors.numpy import load_file
 
-    from anomalyvae.detector import VAEOutlierDetector
+    from anomalyvae.detector import VAEOutlierDetector, check_parameters
 
     arrays = load_file(Path(folder) / ARRAYS)
     try:
@@ -128,7 +128,7 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
             name: tuple(v) if isinstance(v, list) else v for name, v in card["parameters"].items()
         }
         model = VAEOutlierDetector(**parameters)
-        model._validate_params()
+        check_parameters(model)
         if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays.values()):
             raise ValueError("arrays must be finite float64")
         categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}

@@ -23,6 +23,7 @@ GRAPH = "model.onnx"
 PREPROCESSING = "preprocessing.skops"
 PARTS = {ARRAYS, GRAPH, PREPROCESSING}
 
+_REMOVED = {"batch_size", "learning_rate", "max_time", "memory_size", "patience", "warm_start"}  # of format 3
 _VERSIONS = ("anomalyvae", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
 
@@ -67,9 +68,9 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _from_3(card: dict[str, Any]) -> dict[str, Any]:
-    """Upgrade a card of format 3, where the parameter ``criterion`` was called ``score``."""
+    """Upgrade a card of format 3: ``criterion`` was called ``score``, and there were more parameters."""
     renamed = {
-        part: {"criterion" if name == "score" else name: value for name, value in card[part].items()}
+        part: {"criterion" if name == "score" else name: v for name, v in card[part].items() if name not in _REMOVED}
         for part in ("parameters", "architecture")
     }
     return {**card, **renamed}

@@ -1,4 +1,4 @@
-"""How a fit is conducted: which rows are learned, for how long, and which rows say how new ones score."""
+"""Train a network on rows, and score rows that it was not trained on."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,24 +12,27 @@ from numpy.typing import NDArray
 
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.blocks import in_blocks
-from anomalyvae.nets.distributed import from_first, is_first
-from anomalyvae.nets.generation import AggregatePosterior
-from anomalyvae.nets.objectives import Elbo, Reconstruction
+from anomalyvae.nets.elbo import AggregatePosterior, Elbo
+from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import Schedule, parts_of, train
 
+MEMORY_SIZE = 2048  # training rows that criterion="memory" keeps
 _STEPS, _MIN_EPOCHS = 1000, 20  # of max_epochs="auto"
+_BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
+_LEARNING_RATE = 5e-3
+_PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 Floats = NDArray[np.float64]
 History = list[dict[str, float]]
 
-listener: ContextVar[Callable[[dict[str, float]], None] | None] = ContextVar("listener", default=None)
-"""Who is told of each epoch of a fit as it ends, of the network that is kept alone; it must return at once."""
+epoch_callback: ContextVar[Callable[[dict[str, float]], None] | None] = ContextVar("epoch_callback", default=None)
+"""Called with the record of each epoch of the network that is kept; it must return at once."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a fit leaves behind.
+class FitResult:
+    """A trained network and the scores that calibrate it.
 
     Parameters
     ----------
@@ -37,171 +40,180 @@ class Fit:
         In float64, ready to score.
     history : list of dict
         A record per epoch.
-    stop_reason : str
-    unlearned : Rows
-        Rows that stand for new ones: not learned by the network that gave their scores. Where there was none such,
-        those that were learned.
-    scores : ndarray of shape (len(unlearned),)
+    stop_reason : {"max_epochs", "patience", "interrupted"}
+    calibration : Rows
+        Rows held out from the network that scored them; the training rows, where none could be held out.
+    scores : ndarray of shape (len(calibration),)
         Their anomaly scores.
     """
 
     network: Reconstruction
     history: History
     stop_reason: str
-    unlearned: Rows
+    calibration: Rows
     scores: Floats
 
 
 @dataclass(frozen=True)
-class Conductor:
-    """Fits networks to rows.
+class Trainer:
+    """Trains networks on rows.
 
     Parameters
     ----------
     new_network : callable
-        ``(rows) -> Reconstruction``: an untrained network around the scaling of these rows.
-    max_epochs, batch_size, patience, validation_fraction : number or "auto"
-    learning_rate, max_time, memory_size, verbose
-        As `VAEOutlierDetector` describes them.
-    splits : bool
-        Whether rows are held out, however few there are.
+        ``(rows) -> Reconstruction``: an untrained network with the scaling of these rows.
     seed : int
+        Of the random numbers of training.
+    max_epochs : int or "auto"
+    validation_fraction : float or "auto"
+        See `VAEOutlierDetector`.
     outliers : ndarray of shape (k, d), optional
-        Rows that are known to be strange: to be told apart, never learned.
+        Known outliers.
+    verbose : bool
+        Show a progress bar.
     """
 
     new_network: Callable[[Rows], Reconstruction]
-    max_epochs: int | str
-    batch_size: int | str
-    learning_rate: float
-    validation_fraction: float | str
-    patience: int | str
-    max_time: float | None
-    memory_size: int
-    verbose: bool
-    splits: bool
     seed: int
+    max_epochs: int | str = "auto"
+    validation_fraction: float | str = "auto"
     outliers: Floats | None = None
+    verbose: bool = False
 
-    def fit(self, rows: Rows, rng: np.random.RandomState, resumed: Reconstruction | None = None) -> Fit:
-        """Learn the rows and score such as were not learned.
+    def fit(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
+        """Train a network, and score rows that were held out.
 
-        Few rows are all learned, and three more networks, each without a third of them, say how unlearned rows score
-        (cross-fitting); many are split.
+        Many rows are split. Few rows are all learned, and three more networks, each trained without a third of them,
+        score the third that they did not see (cross-fitting).
 
         Parameters
         ----------
         rows : Rows
         rng : RandomState
-            Draws the rows that are held out.
-        resumed : Reconstruction, optional
-            A network to go on with in place of a new one.
+            Chooses the rows that are held out.
 
         Raises
         ------
         FloatingPointError
             If training diverges.
         KeyboardInterrupt
-            If interrupted in the first epoch; later, what has been learned is kept.
+            If interrupted in the first epoch; later, the best weights so far are kept.
         """
-        rng = from_first(rng)
-        fold = None if self.splits else cross_folds(rows, rng)
-        if fold is None:
-            share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
-            learned, stopping, calibration = hold_out(rows, share, rng)
-            network = resumed if resumed is not None else self.new_network(learned)
-            history, reason = self._learn(network, learned, stopping, "learning")
-            _tell_of_interrupt(history, reason)
-            unlearned = rows.take(rows.drawn()) if calibration is None else calibration
-            return Fit(network, history, reason, unlearned, _scores(network, unlearned))
+        fold = cross_folds(rows, rng) if self.validation_fraction == "auto" else None
+        return self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
+
+    def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
+        share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
+        learned, stopping, calibration = hold_out(rows, share, rng)
+        network = self.new_network(learned)
+        history, reason = self._train(network, learned, stopping, "learning")
+        _warn_of_interrupt(history, reason)
+        if calibration is None:
+            calibration = rows.take(rows.is_reference)
+        return FitResult(network, history, reason, calibration, _scores(network, calibration))
+
+    def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
         network = self.new_network(rows)
-        history, reason = self._learn(network, rows, None, f"learning, 1 of {fold.max() + 2}")
-        _tell_of_interrupt(history, reason)
+        history, reason = self._train(network, rows, None, f"learning, 1 of {fold.max() + 2}")
+        _warn_of_interrupt(history, reason)
         scores = None if reason == "interrupted" else self._cross_scores(rows, fold)
-        told, drawn = _scores(network, rows) if scores is None else scores, rows.drawn()
-        return Fit(network, history, reason, rows.take(drawn), told[drawn])
+        scores = _scores(network, rows) if scores is None else scores
+        return FitResult(network, history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
 
     def _cross_scores(self, rows: Rows, fold: NDArray[np.int64]) -> Floats | None:
-        """The anomaly score of each row in a fold by a network that learned without it; None if interrupted."""
+        """The anomaly score of each row in a fold by a network trained without that fold; None if interrupted."""
         scores = np.empty(len(rows))
-        parts = int(fold.max()) + 1
-        for part in range(parts):
-            learned = rows.take(fold != part)
+        folds = int(fold.max()) + 1
+        for held_out in range(folds):
+            learned = rows.take(fold != held_out)
             network = self.new_network(learned)
-            _, reason = self._learn(network, learned, None, f"threshold, {part + 2} of {parts + 1}", len(rows))
+            title = f"threshold, {held_out + 2} of {folds + 1}"
+            _, reason = self._train(network, learned, None, title, steps_of=len(rows))
             if reason == "interrupted":
                 warnings.warn(
-                    "The fit was interrupted while it set the threshold; the model is whole, and its threshold is set "
-                    "with the rows that it learned, too low for new ones. Fit again for one that holds.",
+                    "The fit was interrupted while it set the threshold. The model is complete, but its threshold "
+                    "comes from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
                     stacklevel=5,
                 )
                 return None
-            scores[fold == part] = _scores(network, rows.take(fold == part))
+            scores[fold == held_out] = _scores(network, rows.take(fold == held_out))
         return scores
 
-    def _learn(
-        self, network: Reconstruction, learned: Rows, stopping: Rows | None, title: str, like: int = 0
+    def _train(
+        self, network: Reconstruction, learned: Rows, stopping: Rows | None, title: str, steps_of: int | None = None
     ) -> tuple[History, str]:
-        """Train a network, let it remember, and leave it ready to score."""
+        """Train a network and fill its memory.
+
+        With ``steps_of``, it only scores a fold: it trains for as many steps as with so many rows, so that its scores
+        are comparable, reports no epoch, and keeps no codes to sample from.
+        """
         device = next(network.parameters()).device
 
         @torch.no_grad()
         def standardised(x: Floats) -> torch.Tensor:
             return network.scaling(torch.from_numpy(x).to(device))
 
-        s, seed = standardised(learned.x), from_first(self.seed)
-        strange = None if self.outliers is None else standardised(self.outliers)
-        network.outliers = None if strange is None else strange.float()
-        schedule = self._schedule(len(learned), like or len(learned))
-        heard = None if like else listener.get()
-        with _progress(self.verbose and is_first(), schedule.max_epochs, title) as show, torch.enable_grad():
+        s, weight = standardised(learned.x), torch.from_numpy(learned.weight)
+        outliers = None if self.outliers is None else standardised(self.outliers)
+        network.outliers = None if outliers is None else outliers.float()
+        schedule = schedule_for(len(learned), self.max_epochs, steps_of)
+        callback = epoch_callback.get() if steps_of is None else None
+        with _progress(self.verbose, schedule.max_epochs, title) as show, torch.enable_grad():
 
             def on_epoch(record: dict[str, float]) -> None:
                 show(record)
-                if heard is not None:
-                    heard(dict(record))
+                if callback is not None:
+                    callback(dict(record))
 
             outcome = train(
                 network,
                 s.float(),
-                torch.from_numpy(learned.weight / learned.weight.mean()).float().to(device),
+                (weight / learned.weight.mean()).float().to(device),
                 None if stopping is None else standardised(stopping.x).float(),
                 schedule,
-                torch.Generator(device).manual_seed(seed),
+                torch.Generator(device).manual_seed(self.seed),
                 on_epoch,
             )
         network.in_precision(torch.float64).eval()
         network.outliers = None
-        weight = torch.from_numpy(learned.weight)
         if network.criterion == "memory":
-            network.remember(s, self.memory_size, torch.Generator().manual_seed(seed), strange, weight)
-        if isinstance(network, Elbo) and not like:  # a network that only sets the threshold draws no rows
-            network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(seed))
+            network.remember(s, MEMORY_SIZE, torch.Generator().manual_seed(self.seed), outliers, weight)
+        if isinstance(network, Elbo) and steps_of is None:
+            network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(self.seed))
         return outcome
 
-    def _schedule(self, n: int, like: int) -> Schedule:
-        """How long to learn from n rows: as many steps as from ``like`` rows, so that their scores can be compared."""
-        batch = int(np.clip(like // 32, 128, 1024)) if self.batch_size == "auto" else int(self.batch_size)
-        epochs = max(_MIN_EPOCHS, -(-_STEPS // parts_of(like, batch)))
-        if self.max_epochs != "auto":
-            epochs = int(self.max_epochs)
-        epochs = -(-epochs * parts_of(like, batch) // parts_of(n, batch))
-        patience = max(10, epochs // 5) if self.patience == "auto" else int(self.patience)
-        return Schedule(epochs, batch, self.learning_rate, patience, self.max_time)
+
+def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:
+    """The schedule for ``n`` training rows.
+
+    Parameters
+    ----------
+    n : int
+    max_epochs : int or "auto"
+        "auto" makes 1,000 steps, and at least 20 epochs.
+    steps_of : int, optional
+        Make as many steps as with so many rows, in more epochs.
+    """
+    rows = steps_of or n
+    batch = int(np.clip(rows // _BATCHES, _MIN_BATCH, _MAX_BATCH))
+    steps = parts_of(rows, batch)
+    epochs = max(_MIN_EPOCHS, -(-_STEPS // steps)) if max_epochs == "auto" else int(max_epochs)
+    epochs = -(-epochs * steps // parts_of(n, batch))
+    return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 
 def _scores(network: Reconstruction, rows: Rows) -> Floats:
     return in_blocks(network, network, torch.from_numpy(rows.x)).numpy()
 
 
-def _tell_of_interrupt(history: History, reason: str) -> None:
+def _warn_of_interrupt(history: History, reason: str) -> None:
     if reason != "interrupted":
         return
     if not history:
         raise KeyboardInterrupt
     warnings.warn(
-        f"Training was interrupted in epoch {len(history) + 1}; the best weights so far are kept, and the "
-        "threshold is set with the rows at hand.",
+        f"Training was interrupted in epoch {len(history) + 1}. The best weights so far are kept, and the threshold is "
+        "set with the rows at hand. Fit again to train to the end.",
         stacklevel=5,
     )
 

@@ -230,7 +230,7 @@ def detector_arguments(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     ValueError
         If the constructor does not accept a name or a value.
     """
-    from anomalyvae.detector import VAEOutlierDetector
+    from anomalyvae.detector import VAEOutlierDetector, check_parameters
 
     for key in values:
         _refuse_unknown(key, inspect.signature(VAEOutlierDetector).parameters, f"Key {key!r} in {where}")
@@ -238,7 +238,7 @@ def detector_arguments(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
     try:
-        VAEOutlierDetector(**arguments)._validate_params()
+        check_parameters(VAEOutlierDetector(**arguments))
     except ValueError as error:
         raise ValueError(f"In {where}: {error}") from error
     return arguments

@@ -1,4 +1,4 @@
-"""A network applied to many rows, each with the same arithmetic wherever it stands."""
+"""Apply a network to many rows, with the same arithmetic for each row in any batch."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from anomalyvae.nets.training import threads
 
-_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU the working set stays in the cache
-_PAD = 16  # matrix kernels take rows in groups: full groups give every row the same arithmetic, bit for bit
+_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU they fit the cache
+_PAD = 16  # matrix kernels take rows in groups; full groups give every row the same arithmetic, bit for bit
 
 
 def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -19,14 +19,14 @@ def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tenso
     ----------
     network : Module
     function : callable
-        Of ``(m, k)`` rows, such as the network itself or one of its methods.
+        Takes ``(m, k)`` rows: the network itself or one of its methods.
     x : Tensor of shape (n, k)
 
     Returns
     -------
     Tensor of shape (n, ...)
-        On the CPU. A row's result does not depend, by a single bit, on the other rows, their number or the threads:
-        rows with missing cells, which take more steps, go in blocks of their own.
+        On the CPU. A row's result is bit-equal whatever the other rows, their number or the threads. Rows with missing
+        cells take more steps, so they go into separate blocks.
     """
     holed = x.isnan().any(1)
     if holed.any() and not holed.all():
@@ -42,7 +42,7 @@ def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tenso
         return function(padded.to(device))[: len(block)].cpu()
 
     blocks = x.split(_BLOCK[device.type])
-    with threads(1) as workers:  # a thread per block scales, threads within these small products do not
+    with threads(1) as workers:  # one thread per block scales; threads within these small products do not
         if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
             return torch.cat([apply(block) for block in blocks])
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

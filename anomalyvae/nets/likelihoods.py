@@ -1,8 +1,8 @@
-"""What a decoder's output says about a row: how likely each cell is, and how far it lies from what was expected.
+"""Likelihoods of a row given the decoder's output: log densities, residuals, means and samples of its cells.
 
-``s`` is a standardised row, NaN where a cell is missing; ``decoded`` is what the decoder made of the row's code. A
-missing cell is no evidence: it adds nothing to a likelihood, and its residual is that of what is expected. A category
-is a block of one-hot cells, to which its logits are decoded.
+``s`` is a standardised row, NaN where a cell is missing; ``decoded`` is the decoder's output for its code. A missing
+cell adds nothing to the likelihood, and its residual is that of the expected value. A category is a block of one-hot
+cells; the decoder gives its logits.
 
 A likelihood of numbers is ``(cells) -> nn.Module`` with the methods of `Gaussian`; `LIKELIHOODS` names them.
 """
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 LOG_2PI = math.log(2 * math.pi)
-NOISE_FLOOR = 0.01  # of a cell, in standardised units: a precision that no feature needs
-SURPRISE_FLOOR = 1e-3  # share of the probability that every level gets, expected or not: no surprise is larger
-_SERIES = 0.02  # below it, differences of functions that grow alike have lost their digits, and a series has not
-_VARIANCE_RATE = 30.0  # how much faster the variances learn than the weights: they have far to go
+NOISE_FLOOR = 0.01  # standard deviation of a cell, in standardised units: no feature needs more precision
+SURPRISE_FLOOR = 1e-3  # probability shared by all levels, which bounds the loss of an unexpected one
+_SERIES = 0.02  # below it, closed forms lose their digits by cancellation; a series does not
+_VARIANCE_RATE = 30.0  # learning rate of the variances, relative to the weights
 
 
 class Gaussian(nn.Module):
     """One learned variance per cell around a decoded mean, shared by all rows.
 
-    A cell that is hard to reconstruct then counts less (Kingma & Welling 2013, appendix C.2). A variance of each row's
-    own is sharper on tables, but forgives a window its energy, which is what makes it strange.
+    A cell that is hard to reconstruct then counts less (Kingma & Welling 2013, appendix C.2). One variance per row is
+    sharper on tables, but forgives a window its energy, which is what makes it anomalous.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Gaussian(nn.Module):
         return (_VARIANCE_RATE * self.log_variance).exp() + self.noise_floor**2
 
     def set_variance(self, variance: Tensor) -> None:
-        """Replace the learned variances by others of their shape; those below the noise floor become that."""
+        """Replace the learned variances; those below the noise floor are raised to it."""
         learned = (variance - self.noise_floor**2).clamp(min=torch.finfo(variance.dtype).tiny)
         self.log_variance = nn.Parameter(learned.log() / _VARIANCE_RATE)
 
@@ -54,7 +54,7 @@ class Gaussian(nn.Module):
         return nll.masked_fill(s.isnan(), 0.0)
 
     def row_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
-        """The sum of `feature_nll` over cells, shape ``(n,)``, in fewer steps: training spends its time here."""
+        """The sum of `feature_nll` over cells, shape ``(n,)``, in fewer steps, as training spends its time here."""
         variance = self.variance()
         error, constant = s - decoded, 0.5 * (variance.log() + LOG_2PI)
         missing = s.isnan()
@@ -72,18 +72,18 @@ class Gaussian(nn.Module):
         return decoded
 
     def expected(self, decoded: Tensor) -> Tensor:
-        """The row that stands for a missing one, in standardised units ``(n, d)``: here the means."""
+        """The value used for a missing cell, in standardised units ``(n, d)``: the mean."""
         return self.means(decoded)
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
-        """A row as the decoder would draw it, from standard normal ``noise`` of shape ``(n, d)``."""
+        """Sample a row, from standard normal ``noise`` of shape ``(n, d)``."""
         return decoded + self.variance().sqrt() * noise
 
 
 class Isotropic(Gaussian):
-    """One learned variance for all cells, which share a unit, as pixels do (Tipping & Bishop 1999, probabilistic PCA).
+    """One learned variance for all cells, for cells in one unit such as pixels (Tipping & Bishop 1999).
 
-    A pixel that was dark in every training row then counts no more than the others.
+    A pixel that is dark in every training row then counts as much as the others.
     """
 
     def __init__(self, cells: int, noise_floor: float = NOISE_FLOOR) -> None:
@@ -96,11 +96,10 @@ class Isotropic(Gaussian):
 
 
 class Bernoulli(nn.Module):
-    """Cells that are 0 or 1, with the probability of a 1 that the decoder's logits give.
+    """Cells that are 0 or 1; the decoder gives the logit of a 1.
 
-    ``p = (1 - eps) sigmoid(decoded) + eps / 2`` with eps = 0.001, the floor of `Categorical`: no cell is a surprise of
-    more than 7.6 nats. Beyond [0, 1] no cell can lie; one that does costs what the nearer end does, and 100 nats per
-    unit beyond.
+    ``p = (1 - eps) sigmoid(decoded) + eps / 2`` with eps = 0.001, the floor of `Categorical`: a cell costs at most 7.6
+    nats. A cell outside [0, 1] costs as much as the nearer end, and 100 nats per unit beyond it.
 
     Parameters
     ----------
@@ -136,11 +135,11 @@ class Bernoulli(nn.Module):
         return p * (1 - p)
 
     def expected(self, decoded: Tensor) -> Tensor:
-        """The row that stands for a missing one, shape ``(n, d)``: the means."""
+        """The value used for a missing cell, shape ``(n, d)``: the mean."""
         return self.means(decoded)
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
-        """A row as the decoder would draw it, from standard normal ``noise`` of shape ``(n, d)``."""
+        """Sample a row, from standard normal ``noise`` of shape ``(n, d)``."""
         return (torch.special.ndtr(noise) < self.means(decoded)).to(decoded.dtype)
 
     def _nll(self, s: Tensor, decoded: Tensor) -> Tensor:
@@ -151,10 +150,9 @@ class Bernoulli(nn.Module):
 class ContinuousBernoulli(Bernoulli):
     """Intensities between 0 and 1, with the density ``p(s) = exp(t s) / C(t)`` (Loaiza-Ganem & Cunningham 2019).
 
-    It has the likelihood of `Bernoulli`, divided by its integral (arXiv:1907.06845, equations 4-7, where t is the
-    logit of lambda), which intensities that are neither 0 nor 1 need to have a density at all. The decoder gives t,
-    bounded by ``t / (1 + |t| / 100)``: 100 stands for a mean and a standard deviation of 0.01 at either end, the noise
-    floor of `Gaussian`.
+    It is the likelihood of `Bernoulli` divided by its integral (arXiv:1907.06845, equations 4-7, where t is the logit
+    of lambda), which makes it a density of intensities. The decoder gives t, bounded by ``t / (1 + |t| / 100)``: at
+    100, mean and standard deviation are 0.01 from either end, the noise floor of `Gaussian`.
     """
 
     def means(self, decoded: Tensor) -> Tensor:
@@ -168,7 +166,7 @@ class ContinuousBernoulli(Bernoulli):
         return torch.where(near, 1 / 12 - t**2 / 240 + t**4 / 6048, 0.25 * (1 / h.square() - 4 * e / (1 - e).square()))
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
-        """A row as the decoder would draw it, from standard normal ``noise``: by the inverse of its distribution."""
+        """Sample a row, from standard normal ``noise``, by the inverse of the distribution function."""
         t, u = _natural(decoded), torch.special.ndtr(noise)
         steep = torch.where(t.abs() < 1e-6, 1e-6, t)
         return ((u * steep.expm1()).log1p() / steep).clamp(0, 1)
@@ -185,19 +183,18 @@ def _natural(decoded: Tensor) -> Tensor:
 
 
 def _halved(decoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Half of t without its sign, kept from 0, then exp(-2 h), and where h was too near to 0."""
+    """H = |t| / 2, at least `_SERIES`; exp(-2 h); and where h was below it."""
     h = 0.5 * _natural(decoded).abs()
     kept = h.clamp(min=_SERIES)
     return kept, (-2 * kept).exp(), h < _SERIES
 
 
 class Categorical(nn.Module):
-    """A level of each category, one of its known ones or another, with the probabilities that the decoder gives.
+    """The level of each category: a known one, or any other; the decoder gives logits.
 
-    ``p(level) = (1 - eps) softmax(decoded) + eps / levels`` with eps = 0.001. The floor is to a category what the
-    noise floor is to a number: a level never seen costs ``-log(eps / levels)``, 8 nats among two known levels and 9
-    among ten, as much as a number about four standard deviations off. That stands out, but a single cell does not
-    drown a row, and rows seen a thousand times do not teach that an exception is impossible.
+    ``p(level) = (1 - eps) softmax(decoded) + eps / levels`` with eps = 0.001. A level that was not in training costs
+    ``-log(eps / levels)``: 8 nats with two known levels and 9 with ten, as much as a number about four standard
+    deviations off. That stands out, but one cell does not dominate a row.
 
     Parameters
     ----------
@@ -219,10 +216,10 @@ class Categorical(nn.Module):
         return -(s.nan_to_num() * self.probabilities(decoded).log()).sum(1)
 
     def residual(self, s: Tensor, decoded: Tensor) -> Tensor:
-        """How surprising the level of each category is, shape ``(n, categories)``: the square root of chi-square.
+        """Root of Pearson's chi-square of the level of each category, shape ``(n, categories)``.
 
-        Pearson's statistic of one draw is ``1 / p(level) - 1``. Its mean is the number of known levels beyond the
-        first; divided by that, a category weighs like one standardised number, however many levels it has.
+        The statistic of one observation is ``1 / p(level) - 1``. Its mean is the number of known levels minus one;
+        divided by that, a category counts as much as one standardised number, however many levels it has.
         """
         freedom = torch.tensor([max(1, size - 2) for size in self.sizes]).to(s)
         whole = torch.where(s.isnan(), self.expected(decoded), s)
@@ -235,11 +232,11 @@ class Categorical(nn.Module):
         return torch.cat([(1 - floor) * block.softmax(1) + floor / block.shape[1] for block in blocks], dim=1)
 
     def expected(self, decoded: Tensor) -> Tensor:
-        """The likeliest level, one-hot, shape ``(n, cells)``: in between the levels there are no rows."""
+        """The likeliest level, one-hot, shape ``(n, cells)``."""
         return torch.cat([_one_hot(block, block.shape[1]) for block in decoded.split(self.sizes, dim=1)], dim=1)
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
-        """One known level of each category, one-hot, from standard normal ``noise`` of shape ``(n, cells)``.
+        """Sample a known level of each category, one-hot, from standard normal ``noise`` of shape ``(n, cells)``.
 
         By the maximum of logits plus Gumbel noise (Maddison et al. 2014, A* Sampling, section 2).
         """
@@ -249,7 +246,7 @@ class Categorical(nn.Module):
 
 
 def _one_hot(block: Tensor, cells: int) -> Tensor:
-    """One in place of each row's largest cell, zero elsewhere, shape ``(n, cells)``."""
+    """1 at each row's largest cell, 0 elsewhere, shape ``(n, cells)``."""
     return (block.argmax(1, keepdim=True) == torch.arange(cells, device=block.device)).to(block.dtype)
 
 
@@ -259,7 +256,7 @@ class Mixture(nn.Module):
     Parameters
     ----------
     numbers, categories : sequence of int
-        Place of each in the row as the user has it; in ``s`` numbers come first, then categories.
+        Columns of each in the user's row; in ``s`` numbers come first, then categories.
     sizes : sequence of int
         Cells of each category.
     """
@@ -294,13 +291,22 @@ class Mixture(nn.Module):
         return torch.cat(self._both("expected", decoded), dim=1)
 
     def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
-        """A row as the decoder would draw it, from standard normal ``noise``, both of shape ``(n, cells)``."""
+        """Sample a row, from standard normal ``noise``, both of shape ``(n, cells)``."""
         return torch.cat(self._both("draw", decoded, noise), dim=1)
 
     def _both(self, method: str, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         parts = [argument.split(self.split, dim=1) for argument in arguments]
         numbers, categories = zip(*parts, strict=True)
         return getattr(self.gaussian, method)(*numbers), getattr(self.categorical, method)(*categories)
+
+
+Likelihood = Gaussian | Bernoulli | Mixture
+
+
+def gaussian_of(likelihood: Likelihood) -> Gaussian | None:
+    """The part of a likelihood that has learned variances, if any."""
+    numbers = likelihood.gaussian if isinstance(likelihood, Mixture) else likelihood
+    return numbers if isinstance(numbers, Gaussian) else None
 
 
 LIKELIHOODS: dict[str, Callable[[int], Gaussian | Bernoulli]] = {

@@ -1,27 +1,27 @@
-"""The only training loop, of one process or of several that train together."""
+"""The only training loop."""
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from anomalyvae.nets.distributed import Team
-from anomalyvae.nets.objectives import Reconstruction
+from anomalyvae.nets.reconstruction import Reconstruction
 
 _WARM_UP = 0.2  # share of training over which the KL term grows to its full weight
-_FINAL_RATE = 0.02  # share of the learning rate that is left at the end
+_FINAL_RATE = 0.02  # of the learning rate, at the end
 _GRADIENT_NORM = 5.0
-_MIN_IMPROVEMENT = 1e-4  # nats per feature: less is noise
+_MIN_IMPROVEMENT = 1e-4  # nats per feature; smaller ones are noise
 _HELD_OUT_BLOCK = 8192
-_ONE_THREAD_WORK = 2e8  # multiply-adds of a step below which a second thread costs more than it brings
+_ONE_THREAD_WORK = 2e8  # multiply-adds of a step; below, one thread is faster than two
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn.
+    """How long and how fast to train.
 
     Parameters
     ----------
@@ -31,15 +31,12 @@ class Schedule:
         Of Adam at the start; it falls along half a cosine over ``max_epochs``.
     patience : int
         Epochs without a better held-out loss before training stops.
-    max_time : float or None
-        Seconds after which training stops at the end of a batch.
     """
 
     max_epochs: int
     batch_size: int
     learning_rate: float
     patience: int
-    max_time: float | None = None
 
 
 def train(
@@ -53,9 +50,6 @@ def train(
 ) -> tuple[list[dict[str, float]], str]:
     """Fit an objective to standardised rows and leave it with the weights of its best epoch.
 
-    Several processes (see `anomalyvae.nets.distributed`) call it with the same arguments; it leaves the same weights in
-    all of them, and what it returns or raises is the same too.
-
     Parameters
     ----------
     objective : Reconstruction or a subclass
@@ -64,7 +58,7 @@ def train(
     weight : Tensor of shape (n,)
         Weight of each row, of mean 1.
     held_out : Tensor of shape (m, d) or None
-        Rows that decide when to stop and which epoch was best. Without them all epochs are made.
+        Rows that decide when to stop and which epoch was best. Without them, training makes all epochs.
     schedule : Schedule
     generator : torch.Generator
         The source of every random number, on the device of the objective.
@@ -77,40 +71,31 @@ def train(
         Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training); with held-out rows, ``held_out_loss`` and its
         terms.
     reason : str
-        Why training ended: ``"max_epochs"``, ``"patience"``, ``"max_time"`` or ``"interrupted"``.
+        Why training ended: ``"max_epochs"``, ``"patience"`` or ``"interrupted"``.
 
     Raises
     ------
     FloatingPointError
         If the loss stops being finite.
-    ValueError
-        If processes that train together were given different rows or settings.
-    ConnectionError
-        If one of them has ended.
     """
-    team = Team()
-    size = sum(parameter.numel() for parameter in objective.parameters())
-    team.refuse_unlike(rows, weight, size, *(value or 0.0 for value in astuple(schedule)))
-    optimisers = {name: _Optimiser(parameters, team) for name, parameters in objective.players().items()}
+    started = time.monotonic()
+    optimisers = {name: _Optimiser(parameters) for name, parameters in objective.players().items()}
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
     best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
     reason = "max_epochs"
-    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))), team:
+    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))):
         try:
             for epoch in range(1, schedule.max_epochs + 1):
-                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, team, generator)
-                record = {"epoch": epoch, "seconds": team.elapsed(), "loss": loss}
+                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, generator)
+                record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss}
                 if held_out is not None:
-                    record |= _held_out(objective, held_out, noise_seed, team)
+                    record |= _held_out(objective, held_out, noise_seed)
                     if record["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
                         best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(objective)
-                _refuse_divergence(record.values(), epoch, schedule)
+                _refuse_divergence(record.values(), epoch)
                 history.append(record)
                 on_epoch(record)
-                if schedule.max_time is not None and record["seconds"] >= schedule.max_time:
-                    reason = "max_time"
-                    break
                 waited = epoch - max(best_epoch, _WARM_UP * schedule.max_epochs)
                 if held_out is not None and waited >= schedule.patience:
                     reason = "patience"
@@ -119,30 +104,28 @@ def train(
             reason = "interrupted"
     if held_out is not None and history:
         objective.load_state_dict(best_weights)
-    _refuse_divergence([float(p.detach().sum()) for p in objective.parameters()], len(history), schedule)
+    _refuse_divergence([float(p.detach().sum()) for p in objective.parameters()], len(history))
     return history, reason
 
 
 class _Optimiser:
-    """Adam with clipped gradients, on one long tensor of which a player's parameters become views.
+    """Adam with clipped gradients on one flat tensor; the player's parameters become views of it.
 
-    A step on many short tensors spends its time between them: on one, an epoch at a batch of 32 is a fifth faster.
+    An epoch at a batch of 32 is a fifth faster than with one tensor per parameter.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], team: Team) -> None:
-        self.team = team
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
-        team.start_alike(self.flat.detach())
         parts = self.flat.detach().split([parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view_as(parameter)
         self.adam = torch.optim.Adam([self.flat], fused=True)
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """Move the parameters along the gradient of a loss, of which each process has its part."""
+        """Move the parameters along the gradient of a loss."""
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self.flat.grad = self.team.summed(torch.cat([part.flatten() for part in gradients]))
+        self.flat.grad = torch.cat([part.flatten() for part in gradients])
         nn.utils.clip_grad_norm_(self.flat, _GRADIENT_NORM)
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
@@ -155,7 +138,6 @@ def _epoch(
     weight: Tensor,
     epoch: int,
     schedule: Schedule,
-    team: Team,
     generator: torch.Generator,
 ) -> float:
     """One pass over the rows in a new order; returns the mean loss of the last player."""
@@ -169,31 +151,28 @@ def _epoch(
         for player, loss in objective.turns(x, w, min(1.0, progress / _WARM_UP), generator):
             optimisers[player].step(loss, rate)
         total += loss.detach()
-        if schedule.max_time is not None and team.elapsed() > schedule.max_time:
-            break
-    return float(team.summed(total[None])) / (step + 1)
+    return float(total) / parts
 
 
 def parts_of(n: int, batch_size: int) -> int:
-    """Steps of an epoch. Parts have equal size: a last batch of one row would shake the weights like a full one."""
+    """Steps of an epoch, of equal size: a last batch of one row would change the weights as much as a full one."""
     return max(1, round(n / batch_size))
 
 
 def _rate(progress: float) -> float:
-    """Learning rate at a share of training, as a share of the first: half a cosine."""
+    """Learning rate after this share of training, relative to the first: half a cosine."""
     return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()
-def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int, team: Team) -> dict[str, float]:
-    """Mean loss and its terms. The noise is the same in every epoch, so that epochs can be compared."""
+def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int) -> dict[str, float]:
+    """Mean loss and its terms. The noise is the same in every epoch, so that epochs are comparable."""
     generator = torch.Generator(rows.device).manual_seed(noise_seed)
     totals: dict[str, float] = {}
     for block in rows.split(_HELD_OUT_BLOCK):
         for name, term in objective.held_out_terms(block, generator).items():
             totals[name] = totals.get(name, 0.0) + float(term.sum(dtype=torch.float64))
-    summed = team.summed(torch.tensor(list(totals.values()), dtype=torch.float64, device=rows.device)).tolist()
-    terms = {f"held_out_{name}": total / len(rows) for name, total in zip(totals, summed, strict=True)}
+    terms = {f"held_out_{name}": total / len(rows) for name, total in totals.items()}
     return {"held_out_loss": sum(terms.values()), **terms}
 
 
@@ -201,19 +180,18 @@ def _snapshot(objective: Reconstruction) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in objective.state_dict().items()}
 
 
-def _refuse_divergence(values: Iterable[float], epoch: int, schedule: Schedule) -> None:
+def _refuse_divergence(values: Iterable[float], epoch: int) -> None:
     wrong = [value for value in values if not math.isfinite(value)]
     if wrong:
         raise FloatingPointError(
-            f"Got a loss or weight of {wrong[0]} in epoch {epoch}, expected finite numbers: training diverged. "
-            f"Lower learning_rate (it is {schedule.learning_rate:g}), or use scaling='robust' or 'quantile' if a few "
-            "rows are far larger than the rest."
+            f"Got a loss or weight of {wrong[0]} in epoch {epoch}, expected finite numbers: training diverged. Use "
+            "scaling='robust' or 'quantile' if a few rows are far larger than the rest."
         )
 
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[int]:
-    """Let torch compute on so many threads, and give the caller's number back afterwards; yields that number."""
+    """Set torch's number of threads and restore the caller's afterwards; yields the caller's."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -223,6 +201,6 @@ def threads(number: int) -> Iterator[int]:
 
 
 def _threads_for(objective: Reconstruction, batch_size: int) -> int:
-    """Small steps run faster on one thread than on two."""
+    """Threads for a step: one for small steps."""
     work = batch_size * sum(parameter.numel() for parameter in objective.parameters())
     return 1 if work < _ONE_THREAD_WORK else torch.get_num_threads()

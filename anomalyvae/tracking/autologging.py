@@ -138,9 +138,9 @@ def _inside_another() -> bool:
     """Whether a fit belongs to a search, a `tracked_run`, or to what mlflow.sklearn tracks."""
     from mlflow.utils.autologging_utils import _has_active_training_session
 
-    from anomalyvae.detector.fitting import listener
+    from anomalyvae.detector.fitting import epoch_callback
 
-    return bool(_searches) or listener.get() is not None or _has_active_training_session()
+    return bool(_searches) or epoch_callback.get() is not None or _has_active_training_session()
 
 
 @contextmanager

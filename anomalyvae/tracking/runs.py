@@ -151,14 +151,14 @@ class TrackedRun:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Send the losses of the first fit in this block during training."""
-        from anomalyvae.detector.fitting import listener
+        from anomalyvae.detector.fitting import epoch_callback
 
         self._sender = sender = MetricSender(self.run_id)
-        token = listener.set(sender)
+        token = epoch_callback.set(sender)
         try:
             yield
         finally:
-            listener.reset(token)
+            epoch_callback.reset(token)
             sender.finish(_LAST_LOSSES_S)
 
     def log(self, folder: str | os.PathLike[str], *, source: str | None = None) -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import anomalyvae
 from anomalyvae import metrics
+from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.evaluate.job import find_recordings, read_job
 from anomalyvae.nets.memory import Memory, squared_distances
 from anomalyvae.nets.scaling import asinh
@@ -66,9 +67,9 @@ def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
         yield f"criterion='{name}'", torch.from_numpy(column.to_numpy())
 
     s, new = network.scaling(torch.from_numpy(given.learned)), network.scaling(torch.from_numpy(given.scored))
-    order = torch.randperm(len(s), generator=torch.Generator().manual_seed(seed))[: detector.memory_size]
+    order = torch.randperm(len(s), generator=torch.Generator().manual_seed(seed))[:MEMORY_SIZE]
     d, k = s.shape[1], network.latent_dim
-    u, v = network.joint(s[order]), network.joint(new)
+    u, v = network.memory_features(s[order]), network.memory_features(new)
     residual, new_residual = (
         network.likelihood.residual(rows, network.decode(network.encode(rows))) for rows in (s[order], new)
     )
@@ -78,7 +79,7 @@ def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
     yield "no code: row and residual", Memory.of(u[:, parts])(v[:, parts])
     raw = torch.cat([u[:, : d + k], residual], dim=1)
     yield "residual without asinh", Memory.of(raw)(torch.cat([v[:, : d + k], new_residual], dim=1))
-    assert torch.equal(u[:, d + k :], asinh(residual))  # noqa: S101  the variants are those of this joint space
+    assert torch.equal(u[:, d + k :], asinh(residual))  # noqa: S101  the variants are those of this space
     near = squared_distances(v, u).topk(6, largest=False).values.sqrt()
     yield "no unit of its own for each row", near[:, 1:].mean(1)
     yield "the nearest row alone, no unit", near[:, 0]

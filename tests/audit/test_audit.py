@@ -12,7 +12,7 @@ from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
 from anomalyvae.audit.regions import effective_rows, inverse_density_weights, neighbour_density
 from anomalyvae.audit.report import as_html, as_markdown, as_text
 from anomalyvae.cli import main
-from anomalyvae.nets.memory import drawn
+from anomalyvae.nets.memory import sample_by_weight
 
 RECIPE = VAEOutlierDetector(random_state=0, max_epochs=15, hidden=(16,), latent_dim=2)
 NAMES = ["speed", "load", "heat", "noise"]
@@ -83,7 +83,7 @@ def test_weights_are_even_bounded_and_inverse():
 
 def test_the_memory_is_drawn_by_weight_and_as_before_without():
     def draw(weight, seed):
-        return drawn(torch.from_numpy(weight), 20, torch.Generator().manual_seed(seed))[0]
+        return sample_by_weight(torch.from_numpy(weight), 20, torch.Generator().manual_seed(seed))[0]
 
     even = np.full(200, 2.0)
     assert torch.equal(draw(even, 7), torch.randperm(200, generator=torch.Generator().manual_seed(7))[:20])

@@ -144,9 +144,9 @@ def test_levels_are_those_that_occur_sorted(detector):
 
 def test_the_order_of_rows_and_of_levels_does_not_matter(normal, fresh, detector):
     turned = normal[::-1].assign(gear=normal["gear"].cat.reorder_categories(["high", "low", "reverse"]))
-    again = fit(turned, validation_fraction="auto")
-    np.testing.assert_array_equal(again.anomaly_score(fresh), detector.anomaly_score(fresh))
-    assert again.offset_ == detector.offset_
+    first, again = (fit(rows, validation_fraction="auto", max_epochs=3) for rows in (normal, turned))
+    np.testing.assert_array_equal(again.anomaly_score(fresh), first.anomaly_score(fresh))
+    assert again.offset_ == first.offset_
     other = fresh.assign(gear=fresh["gear"].astype(str), road=fresh["road"].astype("category"))
     np.testing.assert_array_equal(detector.anomaly_score(other), detector.anomaly_score(fresh))
 
@@ -215,7 +215,7 @@ def test_a_thousand_levels():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"x": rng.normal(size=4000), "y": rng.normal(size=4000), "shop": rng.integers(0, 1000, 4000)})
     rows["shop"] = rows["shop"].map("shop {}".format)
-    detector = fit(rows, max_epochs=2, memory_size=200)
+    detector = fit(rows, max_epochs=2)
     assert len(detector.categories_["shop"]) <= 1000
     score = detector.anomaly_score(pd.DataFrame({"x": [0.0, 30.0], "y": [0.0, -30.0], "shop": rows["shop"][:2]}))
     assert score[1] > score[0]
@@ -255,8 +255,8 @@ def test_terms_add_up(detector, fresh):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_same_row_same_score_bit_for_bit(normal, fresh, score):
-    detector = fit(normal, criterion=score, max_epochs=3)
-    many = pd.concat([fresh] * 8, ignore_index=True)
+    detector = fit(normal, criterion=score, max_epochs=2)
+    many = pd.concat([fresh] * 4, ignore_index=True)
     many.loc[::7, "road"] = None
     many.loc[::11, "gear"] = None
     whole = detector.anomaly_score(many)
@@ -314,13 +314,6 @@ def test_models_of_other_words_are_told_apart(normal, tmp_path):
         folder = save(fit(rows, max_epochs=1), tmp_path / names[0])
         identities.add(json.loads((folder / "card.json").read_text())["model_id"])
     assert len(identities) == 2
-
-
-def test_warm_start_keeps_the_known_levels(normal, fresh):
-    detector = fit(normal, max_epochs=5, warm_start=True)
-    detector.fit(normal.assign(road=normal["road"].replace("dry", "sand")))
-    assert detector.categories_["road"] == sorted(ROADS)
-    assert np.isfinite(detector.anomaly_score(fresh)).all()
 
 
 def test_a_failed_fit_leaves_the_old_levels(normal, fresh):
@@ -395,7 +388,7 @@ def test_rows_without_names_and_folded_rows_are_refused(detector, normal, fresh)
         ValueError, match=r"Got ndarray rows, expected a DataFrame: the columns 'road', 'wipers', 'gear'"
     ):
         detector.score_samples(fresh.to_numpy())
-    with pytest.raises(ValueError, match=r"Got input_shape=\(5,\) and categories in X, expected numbers alone"):
+    with pytest.raises(ValueError, match=r"Got input_shape=\(5,\) and categories in X, expected only numbers"):
         fit(normal, input_shape=(5,))
 
 

@@ -1,4 +1,4 @@
-"""The generative half of the detector: densities in the user's units, new rows, and missing cells drawn."""
+"""The generative half of the detector: densities in the user's units, new rows, and missing cells."""
 
 import pickle
 
@@ -139,7 +139,7 @@ class TestSample:
         older = VAEOutlierDetector()
         older.__setstate__(state)
         np.testing.assert_array_equal(older.sample(9), linear.sample(9, prior="standard"))
-        with pytest.raises(ValueError, match=r"Got prior='aggregate'.*expected 'standard'.*Leave prior out"):
+        with pytest.raises(ValueError, match=r"Got prior='aggregate'.*expected 'standard'.*Leave out prior"):
             older.sample(9, prior="aggregate")
 
     def test_codes_that_do_not_fit_are_refused(self, linear):
@@ -159,27 +159,12 @@ class TestImpute:
         return x[:, seen] @ gain.T, np.sqrt(np.diag(spread))
 
     @pytest.mark.parametrize("missing", [[0, 1], [1, 2, 3, 4]])
-    def test_a_known_conditional_mean_and_variance_are_found(self, linear, missing):
+    def test_a_known_conditional_mean_is_found(self, linear, missing):
         holed = gaussian(200, 2)
         holed[:, missing] = np.nan
         mean, std = self.conditional(holed, missing)
         best = (linear.impute(holed * UNITS) / UNITS)[:, missing]
-        draws = (np.stack(linear.impute(holed * UNITS, draws=60)) / UNITS)[:, :, missing]
         assert np.sqrt(((best - mean) ** 2).mean(axis=0) / std**2).max() < 0.6  # of a conditional standard deviation
-        assert np.sqrt(((draws.mean(axis=0) - mean) ** 2).mean(axis=0) / std**2).max() < 0.5
-        np.testing.assert_allclose(draws.std(axis=0, ddof=1).mean(axis=0), std, rtol=0.15)
-
-    def test_cells_of_a_row_are_drawn_together(self, linear):
-        holed = gaussian(40, 2)
-        holed[:, [1, 2, 3, 4]] = np.nan
-        mean, _ = self.conditional(holed, [1, 2, 3, 4])
-        missing, seen = [1, 2, 3, 4], [0, 5]
-        draws = np.stack(linear.impute(holed * UNITS, draws=100)) / UNITS
-        errors = (draws[:, :, missing] - mean).reshape(-1, 4)
-        gain = COVARIANCE[np.ix_(missing, seen)] @ np.linalg.inv(COVARIANCE[np.ix_(seen, seen)])
-        spread = COVARIANCE[np.ix_(missing, missing)] - gain @ COVARIANCE[np.ix_(seen, missing)]
-        scale = np.sqrt(np.diag(spread))
-        np.testing.assert_allclose(np.corrcoef(errors.T), spread / np.outer(scale, scale), atol=0.2)
 
     def test_the_default_model_beats_the_column_means(self, detector, fresh):
         hidden = np.random.default_rng(0).random(fresh.shape) < 0.3
@@ -195,11 +180,11 @@ class TestImpute:
         holed = given.mask(hidden)
         holed.loc[1:3, "speed"] = np.nan
         holed["lamps"] = holed["lamps"].astype("boolean")
-        for table in (roads.impute(holed), *roads.impute(holed, draws=2)):
-            assert not table.isna().any(axis=None)
-            pd.testing.assert_index_equal(table.index, holed.index)
-            pd.testing.assert_frame_equal(table.mask(holed.isna()), holed, check_dtype=False)
-            assert list(table.dtypes) == list(holed.dtypes)
+        table = roads.impute(holed)
+        assert not table.isna().any(axis=None)
+        pd.testing.assert_index_equal(table.index, holed.index)
+        pd.testing.assert_frame_equal(table.mask(holed.isna()), holed, check_dtype=False)
+        assert list(table.dtypes) == list(holed.dtypes)
 
     def test_a_level_never_seen_comes_back_too(self, roads):
         holed = mixed(3, 2)
@@ -213,26 +198,14 @@ class TestImpute:
         given = mixed(400, 2)
         without = given.assign(road=pd.Series([None] * len(given), dtype="str"))
         assert (roads.impute(without)["road"].astype(str) == given["road"].astype(str)).mean() > 0.9
-        without = given.assign(speed=np.nan)
-        drawn = roads.impute(without, draws=5)
-        means = pd.concat(drawn).groupby("road", observed=True)["speed"].agg(["mean", "std"])
-        np.testing.assert_allclose(means["mean"], [40, 80, 120], atol=12)
-        assert (means["std"] < 0.6 * given["speed"].std()).all()
+        filled = roads.impute(given.assign(speed=np.nan))
+        np.testing.assert_allclose(filled.groupby("road", observed=True)["speed"].mean(), [40, 80, 120], atol=12)
 
-    def test_draws_repeat_by_their_seed_alone(self, detector, fresh):
+    def test_nothing_missing_is_nothing_to_do_and_the_input_stays(self, detector, fresh):
+        pd.testing.assert_frame_equal(detector.impute(fresh), fresh)
         holed = fresh.mask(np.random.default_rng(0).random(fresh.shape) < 0.2)
-        torch.manual_seed(5)
-        state = torch.random.get_rng_state()
-        first, second = (detector.impute(holed, draws=2, random_state=3) for _ in range(2))
-        assert torch.equal(torch.random.get_rng_state(), state)
-        pd.testing.assert_frame_equal(first[1], second[1])
-        assert not first[0].equals(first[1])
-        other = detector.impute(holed, draws=1, random_state=4)[0]
-        assert not other.equals(first[0])
-        pd.testing.assert_frame_equal(detector.impute(holed), detector.impute(holed))
-
-    def test_nothing_missing_is_nothing_to_do(self, detector, fresh):
-        for table in (detector.impute(fresh), *detector.impute(fresh, draws=2)):
-            pd.testing.assert_frame_equal(table, fresh)
-        with pytest.raises(ValueError, match=r"Got draws=0, expected at least 1, or None"):
-            detector.impute(fresh, draws=0)
+        for rows in (holed, holed.to_numpy(copy=True)):
+            before = rows.copy()
+            first = detector.impute(rows)
+            np.testing.assert_array_equal(rows, before)
+            np.testing.assert_array_equal(detector.impute(rows), first)

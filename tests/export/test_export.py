@@ -13,6 +13,7 @@ from onnx import helper
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
 from anomalyvae.bundle.card import read_card
 from anomalyvae.calibration import Calibration
+from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.export import graph as graphs
 from anomalyvae.export.scaling import Cells
 
@@ -22,13 +23,17 @@ EVERY = [
     *({"scaling": scaling} for scaling in ("standard", "robust", "quantile", None)),
     {"input_shape": (2, 3), "hidden": (16,)},
     {"hidden": (), "latent_dim": 1},
-    {"memory_size": 3},
+    {"memory": 3},  # fewer rows than neighbours
     {"contamination": 0.1},
 ]
 
 
-def fit(rows, **settings):
-    return VAEOutlierDetector(**{"random_state": 0, "max_epochs": 3, "validation_fraction": 0.3} | settings).fit(rows)
+def fit(rows, memory=MEMORY_SIZE, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalyvae.detector.fitting.MEMORY_SIZE", memory)
+        return VAEOutlierDetector(**{"random_state": 0, "max_epochs": 3, "validation_fraction": 0.3} | settings).fit(
+            rows
+        )
 
 
 def riddled(x, share=0.3, seed=0):

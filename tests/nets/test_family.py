@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, GRU, HIDDEN, doubled, neighbours
+from anomalyvae.nets.elbo import kl_to_standard_normal
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.nets.training import Schedule, train
@@ -135,27 +137,31 @@ def test_the_best_epoch_is_restored():
     assert restored < best + 0.5 * (max(record["held_out_loss"] for record in history) - best)
 
 
-def test_kl_is_the_closed_form():
-    from anomalyvae.nets.objectives import kl_to_standard_normal
+def test_patience_stops_training_after_so_many_epochs_without_improvement():
+    history, reason = fit(network("elbo", "mlp")[0], 400, learning_rate=0.1, patience=5)
+    assert reason == "patience"
+    best = min(history, key=lambda record: record["held_out_loss"])["epoch"]
+    assert len(history) < 400
+    assert len(history) >= max(best, 0.2 * 400) + 5 - 1
 
+
+def test_kl_is_the_closed_form():
     mean, log_var = torch.tensor([[0.5, -1.0]]), torch.tensor([[0.2, -0.7]])
     posterior = torch.distributions.Normal(mean, (0.5 * log_var).exp())
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
     torch.testing.assert_close(kl_to_standard_normal(mean, log_var), expected)
 
 
-@pytest.mark.parametrize("length", [1, 2, 4, 7, 21])
-@pytest.mark.parametrize("hidden", [(3,), (3, 4), (3, 4, 5)])
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("body", ["conv1d", "gru", "conv2d"])
-def test_any_length_and_any_number_of_channels(body, channels, hidden, length):
-    shape = (channels, length) if body != "conv2d" else (channels, length, 5)
-    net = BODIES[body](shape, 2, hidden=hidden)
-    x = torch.randn(4, *shape)
-    features = net.encode(x)
-    assert features.shape[0] == 4
-    assert features.ndim == 2
-    assert net.decode(torch.randn(4, 2)).shape == x.shape
+def test_any_length_and_any_number_of_channels(body):
+    for length, hidden, channels in product([1, 2, 4, 7, 21], [(3,), (3, 4), (3, 4, 5)], [1, 3]):
+        shape = (channels, length) if body != "conv2d" else (channels, length, 5)
+        net = BODIES[body](shape, 2, hidden=hidden)
+        x = torch.randn(4, *shape)
+        features = net.encode(x)
+        assert features.shape[0] == 4
+        assert features.ndim == 2
+        assert net.decode(torch.randn(4, 2)).shape == x.shape
 
 
 def test_convolutions_are_those_of_torch():
@@ -208,7 +214,7 @@ def test_shapes_that_cannot_be(body, shape, hidden, message):
 @pytest.mark.parametrize("body", [body for body in BODIES if body != "mlp"])
 def test_the_detector_folds_its_rows(body):
     x = rows_of(body, 300).double().numpy()
-    settings = {"body": body, "input_shape": SHAPES[body], "max_epochs": 2, "random_state": 0}
+    settings = {"body": body, "input_shape": SHAPES[body], "max_epochs": 2, "validation_fraction": 0, "random_state": 0}
     detector = VAEOutlierDetector(**settings).fit(x)
     assert detector.architecture_["hidden"] == list(HIDDEN[body])  # so that a stored model does not hang on a default
     assert detector.reconstruct(x).shape == x.shape

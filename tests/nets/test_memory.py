@@ -1,8 +1,8 @@
-"""What is remembered of the training rows."""
+"""The memory of training rows."""
 
 import torch
 
-from anomalyvae.nets.memory import Memory, dimension, drawn, squared_distances
+from anomalyvae.nets.memory import Memory, dimension, sample_by_weight, squared_distances
 
 
 def rows(n, seed, dimensions=3):
@@ -43,12 +43,12 @@ def test_rows_that_are_drawn_stand_for_all_whatever_their_weights():
     value = torch.rand(200, generator=torch.Generator().manual_seed(1))
     sums = []
     for seed in range(300):
-        chosen, stands = drawn(weight, 100, torch.Generator().manual_seed(seed))
+        chosen, stands = sample_by_weight(weight, 100, torch.Generator().manual_seed(seed))
         assert len(set(chosen.tolist())) == 100
         assert set(range(10)) <= set(chosen.tolist())  # too heavy to be left out
         assert torch.equal(stands[chosen < 10], weight[chosen[chosen < 10]])
         sums.append((stands * value[chosen]).sum().item())
     whole = (weight * value).sum().item()
     assert abs(sum(sums) / len(sums) / whole - 1) < 0.02
-    chosen, stands = drawn(weight, 200, torch.Generator().manual_seed(0))
+    chosen, stands = sample_by_weight(weight, 200, torch.Generator().manual_seed(0))
     assert torch.equal(stands, weight[chosen])  # all are kept, and stand for themselves

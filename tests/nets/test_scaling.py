@@ -18,7 +18,7 @@ def fitted(kind, x, weight=None):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(x=tables)
 def test_there_and_back(kind, x):
     scaling = fitted(kind, x)
@@ -31,7 +31,7 @@ def test_there_and_back(kind, x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(x=tables)
 def test_order_is_kept(kind, x):
     scaling = fitted(kind, x)

@@ -11,6 +11,7 @@ import pytest
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
 from anomalyvae.calibration import false_discovery
 from anomalyvae.cli import main
+from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review.flagging import flag_folder
@@ -314,7 +315,7 @@ def test_what_touches_a_known_event_is_known_whatever_its_code(night, bundles, q
 def test_reasons_are_measured_against_the_training_windows(bundles):
     reasons, model = Reasons(bundles / "memory"), load(bundles / "memory")
     learned = read_windows(sorted(bundles.glob("*.parquet")), RECIPE).rows
-    assert len(learned) < model.memory_size  # so all of them are remembered
+    assert len(learned) < MEMORY_SIZE  # so the memory holds all of them
     rows = RECIPE.windows(log_from_frame(drive(21, faults=[(30, 4.0), (50, -4.0)]), "x")).rows
     expected = excess_shares(signal_scores(model, rows, RECIPE) - signal_scores(model, learned, RECIPE).mean(axis=0))
     found = reasons.explain(rows.to_numpy())

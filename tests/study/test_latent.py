@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
 def fitted(rows, seed=0, **settings):
     """One network instead of four, without early stopping; half of a fifth of the rows sets the threshold."""
-    return VAEOutlierDetector(validation_fraction=0.2, patience=1000, random_state=seed, **settings).fit(rows)
+    return VAEOutlierDetector(validation_fraction=0.2, random_state=seed, **settings).fit(rows)
 
 
 def spiral(n, seed=0):
