@@ -140,8 +140,8 @@ def _weights(sample_weight: Any, n: int) -> Floats:
         )
     if not weight.any():
         raise ValueError(
-            f"Got a sample_weight of zero for all {n} rows, expected some above zero. Leave out sample_weight to count all "
-            "rows."
+            f"Got a sample_weight of zero for all {n} rows, expected some above zero. Leave out sample_weight to count "
+            "all rows."
         )
     return weight
 

@@ -204,8 +204,7 @@ class TestImpute:
     def test_nothing_missing_is_nothing_to_do_and_the_input_stays(self, detector, fresh):
         pd.testing.assert_frame_equal(detector.impute(fresh), fresh)
         holed = fresh.mask(np.random.default_rng(0).random(fresh.shape) < 0.2)
-        for rows in (holed, holed.to_numpy(copy=True)):
-            before = rows.copy()
-            first = detector.impute(rows)
-            np.testing.assert_array_equal(rows, before)
-            np.testing.assert_array_equal(detector.impute(rows), first)
+        before = holed.copy()
+        first = detector.impute(holed)
+        pd.testing.assert_frame_equal(holed, before)
+        pd.testing.assert_frame_equal(detector.impute(holed), first)

@@ -39,11 +39,8 @@ def test_autoencoder_finds_it_too(autoencoder, fresh, strange):
 def test_likelihood_learns_how_precise_each_feature_is(normal):
     x = normal.to_numpy().copy()
     x[:, 3] = np.random.default_rng(0).normal(size=len(x))  # nothing explains this column
-    network = (
-        VAEOutlierDetector(random_state=0, max_epochs=60, latent_dim=2, masking=0, validation_fraction=0)
-        .fit(x)
-        .network_
-    )
+    settings = {"max_epochs": 60, "latent_dim": 2, "masking": 0, "validation_fraction": 0}
+    network = VAEOutlierDetector(random_state=0, **settings).fit(x).network_
     noise = network.likelihood.variance().sqrt().detach().numpy()
     assert noise[3] > 2 * np.delete(noise, 3).max()
 

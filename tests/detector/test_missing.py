@@ -17,9 +17,8 @@ def riddled(x, share, seed=0):
 
 @pytest.mark.parametrize("score", ["memory", "elbo", "log_likelihood"])
 def test_a_row_scores_the_same_beside_rows_with_missing_cells(normal, fresh, score):
-    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=2, validation_fraction=0).fit(
-        riddled(normal, 0.1)
-    )
+    detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=2, validation_fraction=0)
+    detector.fit(riddled(normal, 0.1))
     alone, holed = detector.anomaly_score(fresh), riddled(fresh, 0.3)
     np.testing.assert_array_equal(detector.anomaly_score(pd.concat([fresh, holed]))[: len(fresh)], alone)
     together = detector.anomaly_score(pd.concat([fresh[:7], holed, fresh]))[7 : 7 + len(holed)]

@@ -93,9 +93,8 @@ def dirty(n=900, seed=0):
 
 
 def fit_dirty(**settings):
-    return VAEOutlierDetector(**{"random_state": 0, "validation_fraction": 0, "max_epochs": 60} | settings).fit(
-        dirty()[0]
-    )
+    settings = {"random_state": 0, "validation_fraction": 0, "max_epochs": 60} | settings
+    return VAEOutlierDetector(**settings).fit(dirty()[0])
 
 
 @pytest.fixture(scope="module")

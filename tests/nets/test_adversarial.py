@@ -23,15 +23,12 @@ def two_sided(n, seed):
 
 @pytest.fixture(scope="module")
 def adversarial(normal):
-    return VAEOutlierDetector(objective="adversarial", random_state=0, validation_fraction=0, max_epochs=100).fit(
-        normal
-    )
+    return VAEOutlierDetector(objective="adversarial", random_state=0, validation_fraction=0).fit(normal)
 
 
 def test_codes_follow_the_prior(adversarial, normal, fresh):
-    without = VAEOutlierDetector(objective="reconstruction", random_state=0, validation_fraction=0, max_epochs=100).fit(
-        normal
-    )
+    settings = {"random_state": 0, "validation_fraction": 0, "max_epochs": 100}
+    without = VAEOutlierDetector(objective="reconstruction", **settings).fit(normal)
     drawn, free = (detector.embed(fresh).to_numpy() for detector in (adversarial, without))
     assert np.abs(drawn.mean(axis=0)).max() < 0.3
     off = [np.linalg.norm(np.cov(z.T) - np.eye(z.shape[1])) for z in (drawn, free)]
@@ -105,9 +102,8 @@ def test_categories_holes_and_outliers_among_the_rows(normal):
     table = normal.assign(gear=np.where(normal["signal 0"] > 5, "high", "low"))
     table.iloc[::7, 2] = np.nan
     strange = table.head(30).assign(**{"signal 1": 99.0})
-    detector = VAEOutlierDetector(**SETTINGS | {"contamination": 0.05, "max_epochs": 10, "validation_fraction": 0}).fit(
-        table, outliers=strange
-    )
+    settings = SETTINGS | {"contamination": 0.05, "max_epochs": 10, "validation_fraction": 0}
+    detector = VAEOutlierDetector(**settings).fit(table, outliers=strange)
     assert np.isfinite(detector.score_terms(table)).all(axis=None)
     assert set(detector.sample(50, random_state=0)["gear"]) <= {"high", "low"}
 

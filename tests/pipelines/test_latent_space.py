@@ -11,7 +11,7 @@ import pytest
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.study.latent import LatentSpace
 
-ONE_NETWORK = {"validation_fraction": 0.2}
+ONE_NETWORK = {"validation_fraction": 0}
 
 
 @pytest.fixture(scope="module")

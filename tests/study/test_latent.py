@@ -27,8 +27,8 @@ class Linear(nn.Module):
 
 
 def fitted(rows, seed=0, **settings):
-    """One network instead of four, without early stopping; half of a fifth of the rows sets the threshold."""
-    return VAEOutlierDetector(validation_fraction=0.2, random_state=seed, **settings).fit(rows)
+    """One network that learns all rows, without early stopping."""
+    return VAEOutlierDetector(validation_fraction=0, random_state=seed, **settings).fit(rows)
 
 
 def spiral(n, seed=0):
@@ -73,7 +73,7 @@ def test_a_path_ends_at_the_reconstructions_of_its_rows(space, normal):
 def test_the_row_half_way_decodes_the_mean_of_the_codes(space, normal):
     rows, _ = space.interpolate(normal.iloc[3], normal.iloc[4], steps=3)
     middle = space.codes.iloc[3:5].mean().to_numpy()[None]
-    np.testing.assert_array_equal(rows.iloc[1], np.asarray(space.detector.decode(middle))[0])
+    np.testing.assert_allclose(rows.iloc[1], np.asarray(space.detector.decode(middle))[0], rtol=1e-12)
 
 
 def test_a_traversal_changes_its_unit_alone(space, normal):
