@@ -50,6 +50,17 @@ _ROWS, _BYTES = 1 << 16, 1 << 23  # read at once
 _FD_LENGTHS = np.array([*range(9), 12, 16, 20, 24, 32, 48, 64], dtype=np.uint8)  # bytes by data length code
 
 
+class _Channel(NamedTuple):
+    """A measured channel."""
+
+    group: int
+    label: str  # of the group
+    place: int  # in the group
+    name: str
+    unit: str
+    reason: str  # why it is not a signal; empty if it is one
+
+
 class _Group(NamedTuple):
     """Channels that share their stamps."""
 
@@ -64,7 +75,7 @@ def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databa
     decoder = Decoder(databases, wanted, str(path))
     with _opened(path) as mdf:
         start = _guarded(path, _start, mdf)
-        groups, left_out = _guarded(path, _channels, mdf, set(decoder.names))
+        groups, left_out = _guarded(path, _groups, mdf, set(decoder.names))
         names = [signal.name for group in groups for _, signal in group.channels]
         decoder.check([*names, *left_out])
         for name in wanted or ():
@@ -94,7 +105,7 @@ def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Sig
     """
     decoder = Decoder(databases, None, str(path))
     with _opened(path) as mdf:
-        groups, _ = _guarded(path, _channels, mdf, set(decoder.names))
+        groups, _ = _guarded(path, _groups, mdf, set(decoder.names))
         for group in groups:
             if group.rows:
                 first_s, last_s = (_stamp(path, mdf, group, row) for row in (0, group.rows - 1))
@@ -180,40 +191,44 @@ def _start(mdf: Any) -> pd.Timestamp | None:
     return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
 
 
-def _channels(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
-    """Return the measured channels by group, and the channels that are not signals, with what they hold."""
-    found: list[tuple[int, str, int, str, str, str]] = []  # group, its name, place, name, unit, reason
-    for index, group in enumerate(mdf.groups):
+def _groups(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
+    """Return the groups of measured channels, and the channels that are not signals, with what they hold."""
+    channels = list(_channels(mdf))
+    short = Counter(channel.name for channel in channels)
+    long = Counter((channel.label, channel.name) for channel in channels)
+    groups: dict[int, _Group] = {}
+    left_out: dict[str, str] = {}
+    for number, label, place, name, unit, reason in channels:
+        if short[name] > 1 or name in taken:
+            name = f"{label}.{name}" if long[label, name] == 1 else f"group {number}.{name}"
+        if reason:
+            left_out[name] = reason
+            continue
+        group = mdf.groups[number].channel_group
+        rows = _Group(number, group.cycles_nr, group.samples_byte_nr, [])
+        signal = Signal(name, np.empty(0), np.empty(0), unit, label)
+        groups.setdefault(number, rows).channels.append((place, signal))
+    return list(groups.values()), left_out
+
+
+def _channels(mdf: Any) -> Iterator[_Channel]:
+    """Yield the measured channels; one sample of each shows its type and unit."""
+    for number, group in enumerate(mdf.groups):
         if getattr(group.channel_group, "flags", 0) & _BUS_EVENT and mdf.version >= "4.10":
             continue
         if any(channel.name == _FRAMES for channel in group.channels):
             continue
-        master = mdf.masters_db.get(index)
+        master = mdf.masters_db.get(number)
         places = [place for place in range(len(group.channels)) if place != master]
         varying = {p for p in places if mdf.version >= "4.00" and group.channels[p].channel_type in _VARYING}
-        reason = _without_stamps(mdf, index, master)
+        reason = _without_stamps(mdf, number, master)
         asked = [] if reason else [place for place in places if place not in varying]
-        probes = dict(zip(asked, mdf.select([(None, index, p) for p in asked], 0, False, True, True, 1), strict=True))
-        label = str(getattr(group.channel_group, "acq_name", None) or f"group {index}")
+        probes = dict(zip(asked, mdf.select([(None, number, p) for p in asked], 0, False, True, True, 1), strict=True))
+        label = str(getattr(group.channel_group, "acq_name", None) or f"group {number}")
         for place in places:
             probe = probes.get(place)
             why = reason or (_why_not(probe) if probe else "text or bytes of varying length")
-            found.append((index, label, place, group.channels[place].name, probe.unit if probe else "", why))
-    short = Counter(name for _, _, _, name, _, _ in found)
-    long = Counter((label, name) for _, label, _, name, _, _ in found)
-    groups: dict[int, _Group] = {}
-    left_out: dict[str, str] = {}
-    for index, label, place, name, unit, why in found:
-        group = mdf.groups[index].channel_group
-        if short[name] > 1 or name in taken:
-            name = f"{label}.{name}" if long[label, name] == 1 else f"group {index}.{name}"
-        if why:
-            left_out[name] = why
-            continue
-        signal = Signal(name, np.empty(0), np.empty(0), unit or "", label)
-        rows = _Group(index, group.cycles_nr, group.samples_byte_nr, [])
-        groups.setdefault(index, rows).channels.append((place, signal))
-    return list(groups.values()), left_out
+            yield _Channel(number, label, place, group.channels[place].name, (probe and probe.unit) or "", why)
 
 
 def _without_stamps(mdf: Any, index: int, master: int | None) -> str:
