@@ -159,7 +159,7 @@ class Scale:
         if unit and unit not in _PER_SECOND:
             raise ValueError(
                 f"{self._where} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
-                f"or give its unit: read_log(path, time='{self._column.name} [ms]')."
+                f"as in '{self._column.name} [ms]', or give its unit: read_log(path, time='{self._column.name} [ms]')."
             )
         self._guess, self._typical = (None if unit else _magnitude(typical)), typical
         self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
@@ -186,7 +186,8 @@ class Scale:
         if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
             raise ValueError(
                 f"{self._where} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
-                f"one unit. Give the unit: read_log(path, time='{self._column.name} [ms]')."
+                f"one unit. Rename the column, as in '{self._column.name} [ms]', or give its unit: read_log(path, "
+                f"time='{self._column.name} [ms]')."
             )
         return ticks
 
