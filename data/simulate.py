@@ -1,9 +1,9 @@
-"""Simulated drives: a car with its sensors, events and sensor faults, for tests and where no network is.
+"""Simulated drives: a car with sensors, events and sensor faults, for tests and without a network.
 
-Nothing here was measured. A drive is made in four steps: a speed profile with stops and a road with bends;
-what the car does on it (acceleration, yaw, pitch and roll, the shaking of the road); what its sensors say of
-that (IMU in the car's axes: x forward, y left, z up; GNSS speed once a second; engine signals as OBD-II gives
-them); and, if wanted, faults of those sensors. The same seed gives the same numbers.
+A drive is simulated in four steps: a speed profile with stops and a road with bends; the motion of the car
+(acceleration, yaw, pitch and roll, road roughness); the measurements of its sensors (IMU in the car's axes: x forward,
+y left, z up; GNSS speed once a second; engine signals as in OBD-II); and optionally faults of these sensors. The same
+seed gives the same numbers.
 
     recordings/simulated1 …   time_s and the signals of UNITS
     events.parquet            recording, time_s, kind, start_s, end_s, signal (of a fault; else empty)
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anomalyvae.datasets import get_dataset, write_dataset, write_events, write_recording
+from anomalyvae.datasets import get_dataset, write_events, write_recording
+from anomalyvae.folders import replacing
 
 ABOUT = {
     "what": "simulated drives (5 of 4 min) with potholes, hard braking, swerves; IMU, speed, engine, 10 Hz",
     "licence": "MIT, as the project",
-    "source": "simulated here, nothing is fetched",
+    "source": "simulated, nothing is fetched",
     "size_mb": 0.0,
 }
 
@@ -41,7 +42,7 @@ UNITS = {
     "coolant_degc": "degC",
 }
 
-# How long each kind of event lasts, in seconds.
+# Duration of each kind of event, in seconds.
 EVENTS = {"pothole": 0.4, "hard_brake": 2.0, "swerve": 2.0}
 FAULTS = ("stuck", "dropout", "drift", "noise")
 USUAL_EVENTS = {"pothole": 12, "hard_brake": 2, "swerve": 2}
@@ -52,18 +53,18 @@ FINE_HZ = 100  # the car is computed at this rate; sensors average over their ow
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens in a drive, or a fault of one of its sensors.
+    """An event of a drive, or a fault of one of its sensors.
 
     Parameters
     ----------
     kind : str
         One of `EVENTS`, or one of `FAULTS`.
     start_s, end_s : float
-        When, in seconds from the start of the drive.
+        In seconds from the start of the drive.
     signal : str
-        The signal that a fault befalls; empty for an event of driving.
+        The signal with the fault; empty for an event of driving.
     size : float
-        Its strength; 1 is a typical one. Of a drift and of noise: the signal's own spread is the measure.
+        Strength; 1 is typical. Drift and noise are relative to the signal's standard deviation.
     """
 
     kind: str
@@ -86,53 +87,53 @@ def simulate_drive(
     Parameters
     ----------
     seed : int or sequence of int
-        The same seed, with the same other arguments, gives the same drive.
+        The same arguments give the same drive.
     duration_s : float
         Length of the drive; at least 30 s.
     rate_hz : float
         Samples per second, a divisor of 100.
     roughness : float
-        How much the road shakes the car; 1 is an ordinary street.
+        Of the road; 1 is an ordinary street.
     events : mapping of str to int, or iterable of Event
-        How many of each kind, at places and in sizes drawn by the seed, where the car moves and nothing else
-        happens; or the events themselves.
+        The number of each kind, at random times and in random sizes, without overlap, while the car moves; or the
+        events themselves.
 
     Returns
     -------
     signals : DataFrame, shape (duration_s * rate_hz, 1 + 11)
         ``time_s`` and the signals of `UNITS`.
     events : DataFrame
-        ``time_s`` (its middle), ``kind``, ``start_s``, ``end_s``, ``signal``; in order of time.
+        ``time_s`` (the middle), ``kind``, ``start_s``, ``end_s``, ``signal``; sorted by time.
 
     Raises
     ------
     ValueError
-        An unknown kind or signal, an event outside the drive, or more events than the drive has room for.
+        For an unknown kind or signal, an event outside the drive, or more events than fit into it.
     """
     steps = FINE_HZ / rate_hz
     if duration_s < 30 or steps != round(steps):
         raise ValueError(
-            f"Got duration_s={duration_s!r}, rate_hz={rate_hz!r}, expected at least 30 s and "
-            f"a divisor of {FINE_HZ}. Correct them."
+            f"Got duration_s={duration_s!r}, rate_hz={rate_hz!r}, expected at least 30 s and a divisor of {FINE_HZ} "
+            "Hz. Correct them."
         )
-    # Streams of their own: an event more changes neither the road nor the noise of the sensors.
-    plan, happen, shake, sense = np.random.default_rng(seed).spawn(4)
+    # Independent streams: another event changes neither the road nor the noise of the sensors.
+    plan, chance, shake, sense = np.random.default_rng(seed).spawn(4)
     count = round(duration_s * rate_hz) * round(steps)
     fine_s = np.arange(count) / FINE_HZ
     speed, bends = _speed_profile(plan, fine_s), _bends(plan, fine_s)
-    happening = _draw(happen, events, fine_s, speed) if isinstance(events, Mapping) else list(events)
-    for event in happening:
+    occurring = _place_events(chance, events, fine_s, speed) if isinstance(events, Mapping) else list(events)
+    for event in occurring:
         _check(event, duration_s)
-    motion = _motion(shake, fine_s, speed, bends, roughness, happening)
-    for event in happening:
+    motion = _motion(shake, fine_s, speed, bends, roughness, occurring)
+    for event in occurring:
         if event.kind == "pothole":
-            _hit(motion, fine_s, event, side=happen.choice((-1.0, 1.0)))
+            _hit(motion, fine_s, event, side=chance.choice((-1.0, 1.0)))
     signals = _sensors(sense, motion, round(steps))
-    for event in happening:
+    for event in occurring:
         if event.kind in FAULTS:
-            _befall(happen, signals, event)
+            _add_fault(chance, signals, event)
     table = pd.DataFrame(
-        [((e.start_s + e.end_s) / 2, e.kind, e.start_s, e.end_s, e.signal) for e in happening],
+        [((e.start_s + e.end_s) / 2, e.kind, e.start_s, e.end_s, e.signal) for e in occurring],
         columns=["time_s", "kind", "start_s", "end_s", "signal"],
     ).astype({"time_s": float, "kind": "str", "start_s": float, "end_s": float, "signal": "str"})
     return signals, table.sort_values("time_s", kind="stable", ignore_index=True)
@@ -146,12 +147,12 @@ def write_drives(
     events: Mapping[str, int] = USUAL_EVENTS,
     **drive: float,
 ) -> None:
-    """Simulate several drives, each with a seed of its own, and write them as a data set.
+    """Simulate several drives with different seeds, and write them as a data set.
 
-    What else is given (``duration_s``, ``rate_hz``, ``roughness``) goes to `simulate_drive`.
+    Other arguments (``duration_s``, ``rate_hz``, ``roughness``) are those of `simulate_drive`.
     """
     if drives < 1:
-        raise ValueError(f"Got drives={drives}, expected at least one. Correct it.")
+        raise ValueError(f"drives={drives} is below 1. Pass the number of drives.")
     found = []
     for number in range(1, drives + 1):
         name = f"simulated{number}"
@@ -168,11 +169,11 @@ def prepare(folder: Path) -> None:
     write_drives(folder)
 
 
-# --- what the car does ----------------------------------------------------------------------------------
+# --- motion of the car ----------------------------------------------------------------------------------
 
 
 def _speed_profile(rng: np.random.Generator, time_s: np.ndarray) -> np.ndarray:
-    """Speed in m/s: standing, getting away, cruising at changing speeds, braking for the next stop."""
+    """Speed in m/s: standing, accelerating, cruising at changing speeds, braking for the next stop."""
     knots = [(0.0, 0.0), (rng.uniform(2, 5), 0.0)]
     while knots[-1][0] < time_s[-1]:
         now, speed = knots[-1]
@@ -237,7 +238,7 @@ def _motion(
 
 
 def _hit(motion: dict[str, np.ndarray], time_s: np.ndarray, pothole: Event, side: float) -> None:
-    """Let one wheel drop, hit the edge and ring: harder the faster the car is."""
+    """One wheel drops, hits the edge and rings: harder at higher speed."""
     since = np.maximum(time_s - pothole.start_s, 0.0)
     blow = pothole.size * (0.4 + motion["speed"] / 15.0)
     ring = blow * np.sin(2 * np.pi * 4.0 * since) * np.exp(-since / 0.13)
@@ -247,7 +248,7 @@ def _hit(motion: dict[str, np.ndarray], time_s: np.ndarray, pothole: Event, side
     motion["pitch_rate"] += 0.4 * ring
 
 
-# --- what the sensors say -------------------------------------------------------------------------------
+# --- sensors -------------------------------------------------------------------------------
 
 
 def _sensors(rng: np.random.Generator, motion: Mapping[str, np.ndarray], steps: int) -> pd.DataFrame:
@@ -285,7 +286,7 @@ def _sensors(rng: np.random.Generator, motion: Mapping[str, np.ndarray], steps: 
     )
 
 
-def _befall(rng: np.random.Generator, signals: pd.DataFrame, fault: Event) -> None:
+def _add_fault(rng: np.random.Generator, signals: pd.DataFrame, fault: Event) -> None:
     rows = np.flatnonzero((signals["time_s"] >= fault.start_s) & (signals["time_s"] < fault.end_s))
     values = signals[fault.signal].to_numpy(copy=True)
     spread = max(float(np.nanstd(values)), 1e-6) * fault.size
@@ -303,8 +304,10 @@ def _befall(rng: np.random.Generator, signals: pd.DataFrame, fault: Event) -> No
 # --- events ---------------------------------------------------------------------------------------------
 
 
-def _draw(rng: np.random.Generator, counts: Mapping[str, int], time_s: np.ndarray, speed: np.ndarray) -> list[Event]:
-    """Place events where the car has been moving and goes on moving, a few seconds apart."""
+def _place_events(
+    rng: np.random.Generator, counts: Mapping[str, int], time_s: np.ndarray, speed: np.ndarray
+) -> list[Event]:
+    """Random events while the car moves, a few seconds apart."""
     tick = FINE_HZ // 10
     time_s, speed = time_s[::tick], speed[::tick]
     free = np.ones(len(time_s), dtype=bool)
@@ -320,8 +323,8 @@ def _draw(rng: np.random.Generator, counts: Mapping[str, int], time_s: np.ndarra
             places = np.flatnonzero(long_enough)
             if not len(places):
                 raise ValueError(
-                    f"Got {count} events of kind {kind!r} in {time_s[-1]:.0f} s, expected room for them "
-                    f"between the others. Ask for fewer, or a longer drive."
+                    f"{count} events of kind {kind!r} do not fit into {time_s[-1]:.0f} s beside the others. Ask for "
+                    "fewer, or a longer drive."
                 )
             place = int(rng.choice(places))
             free[place : place + reach] = False
@@ -334,15 +337,13 @@ def _draw(rng: np.random.Generator, counts: Mapping[str, int], time_s: np.ndarra
 
 def _check(event: Event, duration_s: float) -> None:
     if event.kind not in (*EVENTS, *FAULTS):
-        raise ValueError(f"Got event kind {event.kind!r}, expected one of {', '.join((*EVENTS, *FAULTS))}. Correct it.")
+        raise ValueError(f"{event.kind!r} is no kind of event. Choose from {', '.join((*EVENTS, *FAULTS))}.")
     if event.kind in FAULTS and event.signal not in UNITS:
-        raise ValueError(
-            f"Got a fault of signal {event.signal!r}, expected one of {', '.join(UNITS)}. Name the signal."
-        )
+        raise ValueError(f"A fault needs a signal, and {event.signal!r} is none. Choose from {', '.join(UNITS)}.")
     if not 0 <= event.start_s < event.end_s <= duration_s:
         raise ValueError(
-            f"Got {event.kind!r} from {event.start_s:g} to {event.end_s:g} s, expected a span within the "
-            f"drive's {duration_s:g} s. Correct it."
+            f"The event {event.kind!r} from {event.start_s:g} to {event.end_s:g} s is not within the drive of "
+            f"{duration_s:g} s. Correct its times."
         )
 
 
@@ -356,14 +357,14 @@ def _smooth(values: np.ndarray, width_s: float, rate_hz: float = FINE_HZ) -> np.
 
 
 def _slow(rng: np.random.Generator, count: int, period_s: float) -> np.ndarray:
-    """Return noise of about unit spread that changes over ``period_s``."""
+    """Noise of about unit standard deviation that varies over ``period_s``."""
     knots = rng.normal(size=int(count / FINE_HZ / period_s) + 3)
     place = np.arange(count) / FINE_HZ / period_s
     return _smooth(np.interp(place, np.arange(len(knots)), knots), period_s / 2)
 
 
 def _rumble(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return noise of unit spread with a car's resonances: the body near 1.5 Hz, the wheels near 11 Hz."""
+    """Noise of unit standard deviation with a car's resonances: body near 1.5 Hz, wheels near 11 Hz."""
     frequency = np.fft.rfftfreq(count, 1 / FINE_HZ)
     gain = np.zeros(len(frequency))
     for peak, weight in ((1.5, 1.0), (11.0, 0.6)):
@@ -376,12 +377,12 @@ def _rumble(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write simulated drives to a folder, or make the default set where `get_dataset` finds it."""
+    """Write simulated drives to a folder, or prepare the default data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = ",".join(f"{kind}={count}" for kind, count in USUAL_EVENTS.items())
     kinds = ", ".join((*EVENTS, *FAULTS))
     add = parser.add_argument
-    add("--out", type=Path, metavar="FOLDER", help="a new folder; without it, the default set is prepared")
+    add("--out", type=Path, metavar="FOLDER", help="a new folder (default: prepare the default data set)")
     add("--drives", type=int, default=5, metavar="N")
     add("--minutes", type=float, default=4.0, metavar="X", help="length of each drive")
     add("--rate-hz", type=float, default=10.0, metavar="X")
@@ -397,9 +398,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.out is None:
             print(get_dataset("simulated"))
-        else:
-            events = _parse_counts(args.events)
-            print(write_dataset("simulated", args.out, lambda folder: write_drives(folder, events=events, **options)))
+            return 0
+        events = _parse_counts(args.events)
+        if args.out.exists():
+            raise FileExistsError(f"{args.out} exists; nothing is overwritten. Remove it, or name another folder.")
+        with replacing(args.out) as folder:
+            write_drives(folder, events=events, **options)
+        print(args.out)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -411,7 +416,7 @@ def _parse_counts(text: str) -> dict[str, int]:
     for item in filter(None, text.split(",")):
         kind, _, count = item.partition("=")
         if not count.isdecimal():
-            raise ValueError(f"Got {item!r}, expected KIND=COUNT, as in pothole=12. Correct --events.")
+            raise ValueError(f"Got --events {item!r}, expected KIND=COUNT, as in pothole=12. Correct it.")
         counts[kind.strip()] = int(count)
     return counts
 

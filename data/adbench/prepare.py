@@ -1,17 +1,16 @@
-"""ADBench: 21 tabular sets for outlier detection, as they are.
+"""ADBench: 21 tabular sets for outlier detection, unchanged.
 
 Source: github.com/Minqi824/ADBench (Han et al. 2022, arXiv 2206.09426), at a pinned commit; BSD-2-Clause. Written
-are ``18_Ionosphere.npz`` and so on with ``X`` (rows, columns) and ``y`` (1: outlier). These are no recordings.
+are ``18_Ionosphere.npz`` and so on with ``X`` (rows, columns) and ``y`` (1: outlier). They are not recordings.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
-from anomalyvae.datasets import command_line, source_file
+from anomalyvae.datasets import source_file
 
 ABOUT = {
-    "what": "21 tabular sets of ADBench with labelled outliers; rows, no recordings",
+    "what": "21 tabular sets of ADBench with labelled outliers; rows, not recordings",
     "licence": "BSD-2-Clause",
     "source": "github.com/Minqi824/ADBench at f7fed68d",
     "size_mb": 3.9,
@@ -50,7 +49,3 @@ def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
     for name, sha256 in SHA256.items():
         shutil.copyfile(source_file("adbench", name, url=f"{URL}/{name}", sha256=sha256), folder / name)
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("adbench", __doc__))

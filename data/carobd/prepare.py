@@ -3,18 +3,17 @@
 Source: github.com/eron93br/carOBD, at a pinned commit; its authors ask to be cited and state no licence.
 Written are ``recordings/drive1 … ufpe18.parquet``.
 
-The files have no stamps. The engine's run time, which the ECU counts in seconds, grows by 0.49 s from row to
-row in every drive, and its minutes since the trouble codes were cleared say the same: rows are half a second
-apart, and all drives together last 41 hours. Each drive gets the even clock that its run time gives.
+The files have no time stamps. The engine's run time, which the ECU counts in seconds, grows by 0.49 s per row in
+every drive, and so do its minutes since the trouble codes were cleared: rows are half a second apart, and all drives
+together last 41 hours. Each drive gets an even clock from its run time.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from anomalyvae.datasets import command_line, local_file, source_file, write_recording
+from anomalyvae.datasets import local_file, source_file, write_recording
 
 ABOUT = {
     "what": "128 drives (41 h) of one car, 27 OBD-II signals, 2 Hz, no labels",
@@ -91,7 +90,3 @@ def _read(name: str) -> pd.DataFrame:
     path = source_file("carobd", f"{name}.csv", url=f"{URL}/{name}.csv", sha256=None)
     # each row ends in a comma that the header lacks; the header misspells the first name, so names go by place
     return pd.read_csv(path, header=None, skiprows=1, usecols=range(len(UNITS)), names=[*UNITS], index_col=False)
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("carobd", __doc__))

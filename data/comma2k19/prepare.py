@@ -1,16 +1,15 @@
 """comma2k19: one minute of a car on a motorway, its CAN bus and a phone's IMU, 83 Hz.
 
 The example of github.com/commaai/comma2k19 (Schafer et al. 2018, arXiv 1812.05752); MIT. Written is
-``recordings/example.parquet``; nothing is labelled. All signals are on one clock, so that the slower ones repeat
-their values: GNSS comes ten times a second. Positions are left out.
+``recordings/example.parquet``; nothing is labelled. All signals are on one clock, so the slower ones repeat
+their values (GNSS has 10 Hz). Positions are left out.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import command_line, converted_file, write_recording
+from anomalyvae.datasets import source_file, write_recording
 
 SOURCE = "github.com/commaai/comma2k19, Example_1"
 ABOUT = {
@@ -36,10 +35,6 @@ NAMES = {"time": "time_s", **{column: signal for column, (signal, _) in SIGNALS.
 
 def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
-    path = converted_file("comma2k19", "comma2k19.parquet", sha256=CONVERTED, source=SOURCE)
+    path = source_file("comma2k19", "comma2k19.parquet", sha256=CONVERTED, origin=SOURCE)
     table = pd.read_parquet(path)[[*NAMES]].rename(columns=NAMES)
     write_recording(folder / "recordings" / "example.parquet", table, dict(SIGNALS.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("comma2k19", __doc__))

@@ -4,21 +4,19 @@ IMU, GNSS and OBD-II over CAN. Source: github.com/CSS-Electronics/api-examples, 
 Written are
 
     recordings/      00000164_00000001-60FE3F04 …: all eleven logs decoded, on an even 10 Hz clock
-    raw/             five of the logs as they are (MF4) and their database canmod-gps.dbc, which hold positions
+    raw/             five of the logs unchanged (MF4), with positions, and their database canmod-gps.dbc
 
-Positions are left out of recordings/. Slower signals repeat their values. Stamps are those of the logs: they
-count from the moment at which the logger was switched on, so that a later log of the same folder goes on where
-the one before ended. Altitude reads -5400 m until the receiver has its first fix (1,477 rows): a real sensor
-fault. Nothing else is labelled.
+Positions are left out of recordings/. Slower signals repeat their values. Time stamps are those of the logs: they
+count from when the logger was switched on, so a later log of the same folder continues the one before. Altitude is
+-5400 m until the receiver has its first fix (1,477 rows): a real sensor fault. Nothing else is labelled.
 """
 
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import command_line, converted_file, write_recording
+from anomalyvae.datasets import source_file, write_recording
 
 SOURCE = "github.com/CSS-Electronics/api-examples at f7932bac"
 ABOUT = {
@@ -58,7 +56,7 @@ NAMES = {"time": "time_s", **{column: signal for column, (signal, _) in SIGNALS.
 
 def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
-    path = converted_file("css_drive", "css_drive.parquet", sha256=CONVERTED, source=SOURCE)
+    path = source_file("css_drive", "css_drive.parquet", sha256=CONVERTED, origin=SOURCE)
     for (session, file), rows in pd.read_parquet(path).groupby(["drive", "file"]):
         write_recording(
             folder / "recordings" / f"{session}_{file}.parquet",
@@ -69,8 +67,4 @@ def prepare(folder: Path) -> None:
     for name, sha256 in RAW.items():
         target = folder / "raw" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(converted_file("css_drive", name, sha256=sha256, source=SOURCE), target)
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("css_drive", __doc__))
+        shutil.copyfile(source_file("css_drive", name, sha256=sha256, origin=SOURCE), target)

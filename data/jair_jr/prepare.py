@@ -7,17 +7,16 @@ commit; its authors state no licence. Written are
     recordings/      trip17, trip20, trip21: acceleration, linear acceleration (without gravity), gyroscope
     events.parquet   start_s, end_s, kind: aggressive_braking … or non_aggressive
 
-The sensors have stamps of their own; the others are put on those of the accelerometer, the nearest sample
-each. Linear acceleration is acceleration with gravity taken off the vertical axis: x and y are equal in both,
-so nine signals say as much as six. The magnetometer is left out: one trip alone has it.
+The sensors have their own time stamps; each accelerometer row gets the nearest sample of the others. Linear
+acceleration is acceleration without gravity on the vertical axis: x and y are equal in both, so nine signals hold
+the information of six. The magnetometer is left out, since only one trip has it.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import command_line, converted_file, write_events, write_recording
+from anomalyvae.datasets import source_file, write_events, write_recording
 
 SOURCE = "github.com/jair-jr/driverBehaviorDataset at b65118d7"
 ABOUT = {
@@ -36,14 +35,10 @@ UNITS = {name: "rad/s" if name.startswith("gyro") else "m/s²" for name in SIGNA
 
 def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
-    trips = pd.read_parquet(converted_file("jair_jr", "jair_jr.parquet", sha256=CONVERTED, source=SOURCE))
-    marks = converted_file("jair_jr", "jair_jr_events.parquet", sha256=CONVERTED_EVENTS, source=SOURCE)
+    trips = pd.read_parquet(source_file("jair_jr", "jair_jr.parquet", sha256=CONVERTED, origin=SOURCE))
+    marks = source_file("jair_jr", "jair_jr_events.parquet", sha256=CONVERTED_EVENTS, origin=SOURCE)
     for name, rows in trips.groupby("drive"):
         table = rows[["time", *SIGNALS]].rename(columns={"time": "time_s", **SIGNALS})
         write_recording(folder / "recordings" / f"{name}.parquet", table, UNITS)
     events = pd.read_parquet(marks).rename(columns={"drive": "recording", "event": "kind"})
     write_events(folder, events[["recording", "start_s", "end_s", "kind"]])
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("jair_jr", __doc__))

@@ -1,27 +1,26 @@
-"""KIT OBD: 77 drives of one car in ten OBD-II signals; four of them are named for what happened.
+"""KIT OBD: 77 drives of one car in ten OBD-II signals; four of them are named after an event.
 
 Source: a data set of the Karlsruhe Institute of Technology (radar.kit.edu, bCtGxdTklQlfQcAq), in the copy of
 github.com/hayatu4islam/Automotive_Diagnostics at a pinned commit, which states no licence. Written are
 
-    recordings/      2017-07-05_RT_S_Stau …: date, from, to (number plates), traffic, and what happened
-    events.parquet   start_s, end_s, kind of the four drives that are named for an event
+    recordings/      2017-07-05_RT_S_Stau …: date, from, to (number plates), traffic, and the event
+    events.parquet   start_s, end_s, kind of the four drives that are named after an event
 
-When in its drive an event happened is not known: start_s and end_s are those of the whole drive.
+The time of an event within its drive is not known: start_s and end_s are those of the whole drive.
 
-The dongle asks for one signal after the other, about eleven answers a second, and each row repeats the last
-answer of the others; a signal is missing until its first answer. There are gaps of up to 604 s. In five drives
-the phone's clock was set back by less than half a second: those rows are sorted in.
+The dongle polls one signal after the other, about eleven a second; each row repeats the last values of the others,
+and a signal is missing until its first value. There are gaps of up to 604 s. In five drives the phone's clock was set
+back by less than half a second: those rows are sorted.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import command_line, local_file, source_file, write_events, write_recording
+from anomalyvae.datasets import local_file, source_file, write_events, write_recording
 
 ABOUT = {
-    "what": "77 drives (62 h) of one car, 10 OBD-II signals, 11 Hz in turn; four drives named for an event",
+    "what": "77 drives (62 h) of one car, 10 OBD-II signals, 11 Hz in turn; four drives named after an event",
     "licence": "none stated in the copy",
     "source": "github.com/hayatu4islam/Automotive_Diagnostics at c3827470",
     "size_mb": 150.0,
@@ -96,7 +95,3 @@ def _read(file: str) -> pd.DataFrame:
     rows = pd.read_csv(path).rename(columns={column: signal for column, (signal, _) in SIGNALS.items()})
     time_s = pd.to_timedelta(rows["Time"]).dt.total_seconds()
     return rows.astype(dict.fromkeys(UNITS, float)).assign(time_s=(time_s - time_s.iloc[0]).round(3))
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("kit_obd", __doc__))

@@ -1,24 +1,23 @@
 """Pothole drives: five trips with 96 marked potholes, and fifteen drives on good and bad roads.
 
-A phone in a car, spring 2017: accelerometer, gyroscope and GNSS speed at 5 Hz, and the moments at which a
-pothole was hit, marked by hand. Source: github.com/shouvikmani/Intelligent-Pothole-Detection, at a pinned
+A phone in a car, spring 2017: accelerometer, gyroscope and GNSS speed at 5 Hz, and the times of potholes, marked by
+hand. Source: github.com/shouvikmani/Intelligent-Pothole-Detection, at a pinned
 commit; its authors state no licence. Written are
 
-    recordings/   trip1 … trip5, whose potholes stand in events.parquet
+    recordings/   trip1 … trip5, with their potholes in events.parquet
     roads/        good1 … good10 and bad1 … bad5, drives on roads that are good or bad as a whole; no events
 
-What is changed: stamps are put back on the 5 Hz clock of the phone (see `even_stamps`); a speed of -1, by
-which the phone says that it does not know, becomes a missing value; positions are left out, because they tell
-where people were and give the place away to a model.
+Changes: time stamps follow the phone's 5 Hz clock (see `even_stamps`); a speed of -1, by which the phone marks an
+unknown speed, becomes a missing value; positions are left out, because they reveal where people were, and would let
+a model learn the place.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from anomalyvae.datasets import command_line, source_file, write_events, write_recording
+from anomalyvae.datasets import source_file, write_events, write_recording
 
 ABOUT = {
     "what": "5 drives (0.55 h) with 96 marked potholes, 15 on good and bad roads; phone IMU and speed, 5 Hz",
@@ -87,11 +86,10 @@ def prepare(folder: Path) -> None:
 
 
 def even_stamps(stamps: np.ndarray) -> np.ndarray:
-    """Put stamps back on the clock that made them.
+    """Undo the rounding of the phone's time stamps.
 
-    A timer of the phone fires five times a second, and each stamp is rounded to a tenth of a second: steps of
-    0.1 and 0.3 s are rounding, not time. Between two pauses the stamps therefore follow an even clock to
-    within half a tenth, and its phase is the middle of where they allow it to be.
+    The phone's timer has 5 Hz, and each stamp is rounded to a tenth of a second, which makes steps of 0.1 and 0.3 s.
+    Between two pauses the stamps follow an even clock to within 0.05 s; its phase is the middle of the possible range.
 
     Parameters
     ----------
@@ -111,7 +109,7 @@ def even_stamps(stamps: np.ndarray) -> np.ndarray:
         even[rows] = clock + (offset.min() + offset.max()) / 2
     moved = np.abs(even - stamps).max()
     if moved > ROUNDING_S + 1e-3:
-        raise ValueError(f"Got stamps {moved:.3f} s off a 5 Hz clock, expected at most {ROUNDING_S}. Check the file.")
+        raise ValueError(f"Stamps are {moved:.3f} s off a 5 Hz clock, expected at most {ROUNDING_S} s. Check the file.")
     return even
 
 
@@ -129,7 +127,3 @@ def _write_drive(path: Path, drive: pd.DataFrame) -> float:
     table["speed_mps"] = table["speed_mps"].where(table["speed_mps"] >= 0)
     write_recording(path, table, UNITS, start_unix_s=start)
     return start
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("potholes", __doc__))

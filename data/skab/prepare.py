@@ -1,30 +1,22 @@
-"""SKAB: a water circulation testbed with 34 experiments in which something is done to it, and one without.
+"""SKAB: 34 experiments with anomalies on a water circulation testbed, and one without.
 
 Eight sensors, about one row a second. Source: github.com/waico/SKAB (Katser and Kozitsin 2020,
 doi 10.34740/KAGGLE/DSV/1693952), at a pinned commit; GPL-3.0. Written are
 
     recordings/      anomaly-free, valve1-0 … valve2-3, other-1 … other-14; the authors' columns
-    events.parquet   start_s, end_s of each run of rows labelled anomalous (kind anomaly)
-    changepoints.parquet   recording, time_s: the authors' second markup, for change-point detection
-    training.parquet       recording, end_s: rows up to end_s are those that the leaderboard trains on
+    events.parquet   start_s, end_s of consecutive rows labelled anomalous (kind anomaly)
+    changepoints.parquet   recording, time_s: the authors' second labels, for change-point detection
+    training.parquet       recording, end_s: the leaderboard trains on rows up to end_s
 
-The leaderboard trains on the first 400 rows of each experiment. Rows are missing here and there, so that
-``end_s`` is more than 399 in most.
+The leaderboard trains on the first 400 rows of each experiment. Some rows are missing, so ``end_s`` is more than 399
+in most.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import (
-    command_line,
-    labelled_intervals,
-    local_file,
-    source_file,
-    write_events,
-    write_recording,
-)
+from anomalyvae.datasets import labelled_intervals, local_file, source_file, write_events, write_recording
 
 ABOUT = {
     "what": "35 experiments on a water circulation testbed (13 h), 8 sensors, 1 Hz, labelled anomalies",
@@ -82,7 +74,3 @@ def _read(file: str) -> pd.DataFrame:
     if "label" not in rows:  # the experiment without an anomaly has no such columns
         rows = rows.assign(label=0, changepoint=0)
     return rows.assign(time_s=(rows["datetime"] - rows["datetime"].iloc[0]).dt.total_seconds())
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("skab", __doc__))

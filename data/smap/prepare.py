@@ -4,18 +4,17 @@ Each channel has one telemetry value, scaled to [-1, 1], and 24 one-hot commands
 (arXiv 1802.04431), in the copy of github.com/imperial-qore/TranAD; BSD-3 (that repository). Written are
 
     recordings/      A-1.train, A-1.test …; the telemetry and command_1 … command_24
-    events.parquet   start_s, end_s of each run of rows labelled anomalous; only test parts have any
+    events.parquet   start_s, end_s of consecutive rows labelled anomalous; in test parts only
 
-Times were taken out by the authors: ``time_s`` counts rows. Train and test of a channel are two recordings,
-each from zero. The intervals of channel P-2, which is listed twice, are joined.
+The authors removed the times: ``time_s`` counts rows. Train and test of a channel are two recordings, each from
+zero. Channel P-2 is listed twice; its intervals are merged.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import command_line, converted_file, labelled_intervals, write_events, write_recording
+from anomalyvae.datasets import labelled_intervals, source_file, write_events, write_recording
 
 SOURCE = "github.com/imperial-qore/TranAD, data/SMAP_MSL"
 ABOUT = {
@@ -30,7 +29,7 @@ NAMES = {"time": "time_s", "f0": "telemetry", **{f"f{number}": f"command_{number
 
 def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
-    path = converted_file("smap", "smap.parquet", sha256=CONVERTED, source=SOURCE)
+    path = source_file("smap", "smap.parquet", sha256=CONVERTED, origin=SOURCE)
     events = []
     for (channel, split), rows in pd.read_parquet(path).groupby(["series", "split"], sort=True):
         name = f"{channel}.{split}"
@@ -38,7 +37,3 @@ def prepare(folder: Path) -> None:
         intervals = labelled_intervals(rows["time"].to_numpy(), rows["label"].to_numpy())
         events.append(intervals.assign(recording=name, kind="anomaly"))
     write_events(folder, pd.concat(events)[["recording", "start_s", "end_s", "kind"]])
-
-
-if __name__ == "__main__":
-    sys.exit(command_line("smap", __doc__))

@@ -130,10 +130,10 @@ def test_counts_are_drawn_while_moving_apart_from_each_other_and_are_told():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"events": {"potole": 1}}, r"event kind 'potole', expected one of pothole"),
+        ({"events": {"potole": 1}}, r"'potole' is no kind of event. Choose from pothole"),
         ({"events": {"pothole": 500}}, r"500 events of kind 'pothole'.*Ask for fewer"),
-        ({"events": [Event("stuck", 1, 2)]}, r"fault of signal '', expected one of speed_mps"),
-        ({"events": [Event("swerve", 100, 130)]}, r"'swerve' from 100 to 130 s.*drive's 120 s"),
+        ({"events": [Event("stuck", 1, 2)]}, r"A fault needs a signal, and '' is none. Choose from speed_mps"),
+        ({"events": [Event("swerve", 100, 130)]}, r"'swerve' from 100 to 130 s is not within the drive of 120 s"),
         ({"duration_s": 5}, r"duration_s=5.*at least 30 s"),
         ({"rate_hz": 7}, r"rate_hz=7.*a divisor of 100"),
     ],
@@ -155,8 +155,8 @@ def test_the_default_set_reads_back_as_it_was_made(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(ticks, resample(log_from_frame(signals, "simulated2"), 10, 0.5))
     np.testing.assert_array_equal(ticks["acc_z_g"], signals["acc_z_g"])
     events = pd.read_parquet(folder / "events.parquet")
-    told = events[events["recording"].eq("simulated2")].drop(columns="recording").reset_index(drop=True)
-    pd.testing.assert_frame_equal(told, made)
+    read = events[events["recording"].eq("simulated2")].drop(columns="recording").reset_index(drop=True)
+    pd.testing.assert_frame_equal(read, made)
 
 
 def test_the_script_writes_a_new_folder_and_says_what_is_wrong(tmp_path, capsys):
@@ -166,7 +166,7 @@ def test_the_script_writes_a_new_folder_and_says_what_is_wrong(tmp_path, capsys)
     assert capsys.readouterr().out.strip() == str(out)
     assert pd.read_parquet(out / "events.parquet")["kind"].value_counts().to_dict() == {"pothole": 2, "dropout": 2}
     assert simulate.main(arguments) == 1
-    assert "expected a new folder" in capsys.readouterr().err
+    assert "nothing is overwritten" in capsys.readouterr().err
     assert simulate.main(["--out", str(tmp_path / "other"), "--events", "pothole"]) == 1
     assert "expected KIND=COUNT" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
