@@ -1,10 +1,10 @@
-"""What each ingredient of the default detector gives: the benchmark of tables, with one thing changed at a time.
+"""Ablation of the default detector: the benchmark of tables with one change at a time.
 
     python pipelines/benchmarks/ablation.py FOLDER          # or: make bench-ablation DATA=FOLDER
 
-Protocol ``normal`` of tabular.py, whose results, store and data it shares. Some changes train another network; the
-others measure distances otherwise in the space of the same network. With ``--drives FOLDER`` the same is asked of the
-pothole drives (what `anomalyvae data get potholes` prepares), each scored by what was learned from the others.
+The protocol is ``normal`` of tabular.py, with the same data and stored results. Some changes train another network;
+the others change the distance in the space of the same network. With ``--drives FOLDER``, it also runs on the
+pothole drives (`anomalyvae data get potholes`): each drive is scored by a detector of the others.
 """
 
 import argparse
@@ -40,7 +40,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray[np.bool_]]:
-    """Windows of the pothole drives ``(n, d)``, the recording of each, and whether it lies near a pothole."""
+    """Windows of the pothole drives ``(n, d)``, the recording of each, and whether it is near a pothole."""
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
     windows = read_windows(paths, job.windows)
@@ -49,7 +49,7 @@ def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray
 
 
 def drives(path: str) -> Iterator[tuple[str, Task]]:
-    """Each pothole drive, to be scored by what was learned from the others without their potholes."""
+    """One task per pothole drive: learn the other drives without their potholes, and score it."""
     os.environ["ANOMALYVAE_DATA"] = path
     x, recording, strange = pothole_windows()
     for name in np.unique(recording):
@@ -90,7 +90,7 @@ def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def fitted(given: Task, seed: int, **settings: Any) -> anomalyvae.VAEOutlierDetector:
-    """A detector of all rows; its threshold is not asked for."""
+    """A detector that learns all rows; its threshold is not used."""
     detector = anomalyvae.VAEOutlierDetector(random_state=seed, validation_fraction=0.0, **settings)
     return detector.fit(given.learned)
 
@@ -98,7 +98,7 @@ def fitted(given: Task, seed: int, **settings: Any) -> anomalyvae.VAEOutlierDete
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
-    parser.add_argument("--drives", help="folder that holds the pothole drives, as ANOMALYVAE_DATA does")
+    parser.add_argument("--drives", help="folder of the pothole drives, as in ANOMALYVAE_DATA")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()

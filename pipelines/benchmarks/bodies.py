@@ -1,8 +1,9 @@
-"""How fast the bodies score windows: the detector in torch beside its ONNX file in double and in single precision.
+"""Speed of scoring windows with each body: the detector in torch, and its ONNX file in double and single precision.
 
-Windows of 9 signals and 20 steps, random, of which three causes explain most; default layers, one pass over few rows:
-how well a network is trained does not change how long it takes. One thread, and CPU seconds in place of time on the
-clock, so that others on the machine count less; methods take turns, and the median of the rounds is printed.
+Windows of 9 signals and 20 steps are random; three hidden factors explain most of their variance. Layers are the
+defaults, and training is short, because it does not change the speed of scoring. The benchmark uses one thread and
+measures CPU seconds instead of wall time, so that other processes matter less. Methods alternate, and the median of
+the rounds is printed.
 
     python pipelines/benchmarks/bodies.py
 """

@@ -1,15 +1,15 @@
-"""Tens of hours of driving scored end to end: how fast, and where the drives named for an event rank.
+"""Tens of hours of driving scored end to end: the speed, and the ranks of drives that are named for an event.
 
     python pipelines/benchmarks/bulk.py carobd      # 41 hours, 27 signals
     python pipelines/benchmarks/bulk.py kit_obd     # 62 hours, 10 signals; four of 77 drives are named for an event
 
-Every other drive is learned, the rest is scored, and the other way round, so that each drive is scored by a model that
-has not learned it. Windows are ten seconds at one sample a second, one every five, each signal as level, slope and bend
-(``coefficients=3``); all else is as it comes. What counts as scoring is all of it: files read, put on one clock, cut,
-scored by `anomalyvae.score_folder`, and written.
+A model learns every other drive and scores the rest, and a second one the other way round, so that each drive is
+scored by a model that never saw it. Windows are ten seconds at one sample per second, one every five seconds, each
+signal as level, slope and bend (``coefficients=3``); all other settings are defaults. The time of scoring includes
+everything: files are read, resampled to one clock, cut, scored by `anomalyvae.score_folder`, and written.
 
-A drive has as many chances to be strange as it has windows, so that its strangest is in the top percent of all windows
-by chance alone; `of drives` therefore says at which place its strangest window stands among those of all drives.
+A long drive has many windows, so one of them is in the top percent of all windows by chance. `of drives` therefore
+gives the rank of a drive among all drives, by its most anomalous window.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from anomalyvae.datasets import get_dataset
 from anomalyvae.evaluate.job import Data, find_recordings
 from anomalyvae.recordings import list_signals, read_windows
 
-LEFT_OUT = {  # signals that count up, and those of which most drives have nothing
+LEFT_OUT = {  # counters, and signals that most drives lack
     "carobd": {"engine_run_time", "time_since_trouble_codes_cleared", "warm_ups_since_codes_cleared"},
 }
 
@@ -43,10 +43,8 @@ class Scored(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["carobd", "kit_obd"])
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="take every Nth drive alone, for a quick look"
-    )
-    parser.add_argument("--out", type=Path, help="write the scores of all windows here, as Parquet")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use only every Nth drive, for a quick check")
+    parser.add_argument("--out", type=Path, help="write the scores of all windows to this Parquet file")
     options = parser.parse_args()
     get_dataset(options.name)
     paths, events = find_recordings(Data(name=options.name))
@@ -61,7 +59,7 @@ def main() -> None:
 
 
 def scored(paths: list[Path], left_out: set[str]) -> Scored:
-    """Score each half of the drives by a model of the other."""
+    """Score each half of the drives with a model of the other half."""
     signals = [signal for signal in common_signals(paths) if signal not in left_out]
     recipe = WindowRecipe(tuple(signals), rate_hz=1, length_s=10, stride_s=5, max_gap_s=5, coefficients=3)
     print(f"signals: {', '.join(signals)}")
@@ -89,14 +87,14 @@ def scored(paths: list[Path], left_out: set[str]) -> Scored:
 
 
 def common_signals(paths: list[Path]) -> list[str]:
-    """The signals that every drive has."""
+    """The signals that all drives have."""
     tables = [list_signals(path) for path in paths]
     names = set.intersection(*(set(table["signal"]) for table in tables))
     return [name for name in tables[0]["signal"] if name in names]
 
 
 def ranks(windows: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    """Where the strangest window of each drive with a named event stands."""
+    """The rank of the most anomalous window of each drive with a named event."""
     score = windows["anomaly_score"]
     best = windows.groupby("recording")["anomaly_score"].max().sort_values(ascending=False)
     rows = []

@@ -1,22 +1,21 @@
-"""Novel images: one digit is normal, the nine others are novel, for all ten in turn; ours beside plain methods.
+"""Anomalous images: one digit is normal and the nine others are anomalous, for each of the ten digits in turn.
 
     python pipelines/benchmarks/images.py                          # about an hour on one core
-    python pipelines/benchmarks/images.py --quick                  # two digits, one seed: is it still so?
-    python pipelines/benchmarks/images.py --features               # rows are features of a network that stays as it is
-    python pipelines/benchmarks/images.py --picture maps.png       # nothing but a picture of scores per pixel
+    python pipelines/benchmarks/images.py --quick                  # a check with two digits and one seed
+    python pipelines/benchmarks/images.py --features               # rows are features of a fixed network
+    python pipelines/benchmarks/images.py --picture maps.png       # only a picture of the scores per pixel
 
-The images are scikit-learn's digits: 1,797 of 8 x 8 pixels, divided by 16, the largest value that a pixel can have.
+The images are scikit-learn's digits: 1,797 of 8 x 8 pixels, divided by 16, the largest value of a pixel.
 
 Protocols
-    pixels      half of the images of one digit, drawn by the seed (87 to 91), are learned; the other half and all
-                images of the other digits (1,614 to 1,623) are scored, with the digit of no other image known
-    features    a classifier learns the digits 0 to 4, with their labels; its hidden layer then turns any image into
-                64 numbers. One of the digits 5 to 9 is normal as above, and its other half and the four others are
-                scored: no image that is learned or scored, nor its digit, was seen by the classifier
+    pixels      learn half of the images of one digit, chosen by the seed (87 to 91); score the other half and all
+                images of the other digits (1,614 to 1,623)
+    features    a classifier learns the digits 0 to 4 with their labels; its hidden layer turns any image into 64
+                numbers. One of the digits 5 to 9 is normal, as above; its other half and the other four are scored.
+                The classifier never saw these digits
 
-No label reaches a detector. Ours has its defaults but for what a method's name says; its threshold is not asked for.
-A result is kept as soon as it is there, and a run that was stopped goes on where it was (delete its folder to begin
-anew).
+No detector sees a label. Ours has the settings in a method's name, and else its defaults; its threshold is not used.
+Each result is stored at once, so that an interrupted run resumes. To start again, delete its folder.
 """
 
 import argparse
@@ -41,13 +40,13 @@ from anomalyvae import VAEOutlierDetector
 from anomalyvae.metrics import auroc
 
 SHAPE = (1, 8, 8)
-KNOWN = 5  # digits below it are those that the classifier learns
+KNOWN = 5  # the classifier learns the digits below it
 Rows = NDArray[np.float64]
 Score = Callable[[Rows], dict[str, Rows]]
 
 
 class Task(NamedTuple):
-    """Rows to learn, rows to score, and which of those are novel."""
+    """Rows to learn, rows to score, and which of these are anomalous."""
 
     learned: Rows
     scored: Rows
@@ -55,7 +54,7 @@ class Task(NamedTuple):
 
 
 def task(rows: Rows, digits: NDArray[np.int64], normal: int, seed: int) -> Task:
-    """Half of a digit's rows to learn; its other half and all others to score."""
+    """Learn half of the rows of a digit; score its other half and all other digits."""
     own = np.random.RandomState(seed).permutation(np.flatnonzero(digits == normal))
     half = len(own) // 2
     scored = np.concatenate([own[half:], np.flatnonzero(digits != normal)])
@@ -63,7 +62,7 @@ def task(rows: Rows, digits: NDArray[np.int64], normal: int, seed: int) -> Task:
 
 
 def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "gaussian", objective: str = "elbo") -> Score:
-    """Our detector by its default score, and by what its objective says of a row's density."""
+    """Our detector: its default score, and the density score of its objective."""
     shape = SHAPE if body == "conv2d" else None
     detector = VAEOutlierDetector(
         body=body,
@@ -84,7 +83,7 @@ def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "gaussia
 
 
 def pca(learned: Rows, seed: int) -> Score:
-    """Squared error of the reconstruction by the components that hold 90 % of the variance."""
+    """Squared reconstruction error with the components that explain 90 % of the variance."""
     components = PCA(0.9).fit(learned)
     return lambda rows: {"": np.square(rows - components.inverse_transform(components.transform(rows))).sum(axis=1)}
 
@@ -96,7 +95,7 @@ def ocsvm(learned: Rows, seed: int) -> Score:
 
 
 def ocsvm_of_few_outliers(learned: Rows, seed: int) -> Score:
-    """The same, told that few of the rows it learns are outliers; scikit-learn's default is half of them."""
+    """The same with few outliers among the training rows (nu); scikit-learn's default is half of them."""
     machine = OneClassSVM(nu=0.05).fit(learned)
     return lambda rows: {"": -machine.score_samples(rows)}
 
@@ -108,7 +107,7 @@ def knn(learned: Rows, seed: int) -> Score:
 
 
 def standardised(method: Callable[[Rows, int], Score]) -> Callable[[Rows, int], Score]:
-    """A method of rows whose columns are standardised by those that are learned."""
+    """A method on columns that are standardised by the training rows."""
 
     def fit(learned: Rows, seed: int) -> Score:
         center, scale = learned.mean(axis=0), learned.std(axis=0)
@@ -142,7 +141,7 @@ FEATURES: dict[str, Callable[[Rows, int], Score]] = {
 
 
 def features(images: Rows, digits: NDArray[np.int64]) -> dict[str, Rows]:
-    """Each way to turn images into rows: pixels, the classifier's hidden layer, and that layer before it learned."""
+    """Three ways to turn images into rows: pixels, the classifier's hidden layer, the same with random weights."""
     known = digits < KNOWN
     classifier = MLPClassifier((64,), max_iter=300, random_state=0).fit(images[known], digits[known])
     untaught = np.random.RandomState(0).standard_normal((images.shape[1], 64)) / 8
@@ -158,7 +157,7 @@ def run(
     kinds: dict[str, Rows], digits: NDArray[np.int64], normal: list[int], seeds: list[int], methods: list[str],
     table: dict[str, Callable[[Rows, int], Score]], store: Path,
 ) -> pd.DataFrame:  # fmt: skip
-    """Fill in what is not in the store yet, and return all of it."""
+    """Compute the results that are not stored yet, and return all."""
     store.parent.mkdir(parents=True, exist_ok=True)
     done = {(r["rows"], r["digit"], r["seed"], r["asked"]) for r in kept_results(store)}
     todo = [(kind, digit, seed, name) for name in methods for kind in kinds for seed in seeds for digit in normal]
@@ -176,7 +175,7 @@ def run(
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """A row per method: mean AUROC, its smallest of any digit's mean, and each digit's."""
+    """A row per method: the mean AUROC, the minimum over the digits, and the AUROC of each digit."""
     per_digit = results.pivot_table(index="method", columns=["rows", "digit"], values="auroc")
     kinds = {f"{kind}: mean": per_digit[kind].mean(axis=1) for kind in results["rows"].unique()}
     kinds |= {f"{kind}: hardest": per_digit[kind].min(axis=1) for kind in results["rows"].unique()}
@@ -184,7 +183,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_maps(images: Rows, digits: NDArray[np.int64], path: Path, normal: int = 3) -> None:
-    """Images, what a detector of one digit makes of them, and the score of each pixel."""
+    """Draw images, their reconstruction by a detector of one digit, and the score of each pixel."""
     from matplotlib.figure import Figure
 
     given = task(images, digits, normal, 0)
@@ -210,7 +209,7 @@ def draw_maps(images: Rows, digits: NDArray[np.int64], path: Path, normal: int =
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits", type=int, nargs="+", choices=range(10), help="normal ones; default: all")
+    parser.add_argument("--digits", type=int, nargs="+", choices=range(10), help="normal digits (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS | FEATURES, metavar="METHOD", help="default: all")
     parser.add_argument("--features", action="store_true")

@@ -1,11 +1,11 @@
-"""How fast recorded CAN frames in MF4 files become signals, beside decoding them message by message with cantools.
+"""Speed of turning recorded CAN frames in MF4 files into signals, compared with decoding each message by cantools.
 
-Both read the same files with asammdf and end with an array of values and stamps per signal. They take turns in one
-process; what counts is the ratio of medians. The same frames are also written as BLF and ASC, which python-can reads
-row by row: that is what such a format costs.
+Both read the same files with asammdf and end with an array of values and time stamps per signal. They alternate in
+one process; the result is the ratio of medians. The same frames are also written as BLF and ASC, which python-can
+reads row by row, to show the cost of these formats.
 
     .venv/bin/python pipelines/benchmarks/logs.py                     # real drives in ../shared/data/css_drive
-    .venv/bin/python pipelines/benchmarks/logs.py FOLDER car.dbc      # yours
+    .venv/bin/python pipelines/benchmarks/logs.py FOLDER car.dbc      # your own
 """
 
 import argparse
@@ -31,13 +31,13 @@ Values = dict[str, tuple[np.ndarray, np.ndarray]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=CSS_DRIVE / "LOG", help="MF4 files lie in it")
+    parser.add_argument("folder", nargs="?", type=Path, default=CSS_DRIVE / "LOG", help="folder of MF4 files")
     parser.add_argument("database", nargs="?", type=Path, default=CSS_DRIVE / "canmod-gps.dbc")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     files = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() == ".mf4")
     if not files:
-        raise SystemExit(f"Got {options.folder}, which holds no MF4 file, expected some. Name another folder.")
+        raise SystemExit(f"{options.folder} has no MF4 file. Name another folder.")
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")
         database = cantools.database.load_file(options.database)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def recorded(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the stamps of the frames in a file, and the frames as asammdf gives them."""
+    """The time stamps of the frames in a file, and the frames as asammdf returns them."""
     settings: dict[str, Any] = {"process_bus_logging": False}
     with asammdf.MDF(path, **settings) as file:
         groups: Any = file.groups
@@ -77,7 +77,7 @@ def recorded(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_by_one(path: Path, database: Any) -> Values:
-    """Decode a file as cantools' documentation does."""
+    """Decode a file as in the documentation of cantools."""
     stamps, samples = recorded(path)
     lists: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     known = {message.frame_id for message in database.messages}
@@ -105,7 +105,7 @@ def assert_same(path: Path, database: Path, loaded: Any) -> None:
 
 
 def extent(files: list[Path]) -> tuple[float, int]:
-    """Return how many hours the files last together, and how many frames they hold."""
+    """The total hours and the number of frames of the files."""
     stamps = [recorded(path)[0] for path in files]
     return sum(times[-1] - times[0] for times in stamps) / 3600, sum(len(times) for times in stamps)
 

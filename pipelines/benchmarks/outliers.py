@@ -1,11 +1,11 @@
-"""What it gives to know some outliers: detection of others, by a detector that was told and by one that was not.
+"""Detection of outliers if some other outliers are known: with and without ``fit(X, outliers=...)``.
 
-    python pipelines/benchmarks/outliers.py FOLDER            # ADBench's tables; with --drives the pothole drives, too
+    python pipelines/benchmarks/outliers.py FOLDER            # ADBench's tables; with --drives also the pothole drives
 
-Tables: half of the normal rows (at most 1,500) are learned, half of the outliers are told; the rest is scored. Drives:
-each is scored by what was learned from the others without their potholes, whose windows are told. ``memory alone`` and
-``push alone`` each leave out one of the two things that knowing outliers does. ``false`` and ``found`` are the shares
-of normal and of strange rows that lie beyond the detector's own threshold.
+Tables: learn half of the normal rows (at most 1,500) with half of the outliers as known ones, and score the rest.
+Drives: learn the other drives without their potholes, with the windows of these potholes as known outliers, and
+score each drive. ``memory alone`` and ``push alone`` each leave out one of the two effects of known outliers.
+``false`` and ``found`` are the shares of normal and of anomalous rows beyond the detector's own threshold.
 """
 
 import argparse
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
 
 
 class Told(NamedTuple):
-    """Rows to learn with their groups, outliers to tell, rows to score, and which of those are outliers."""
+    """Training rows with their groups, known outliers, rows to score, and which of these are outliers."""
 
     learned: NDArray[np.float64]
     groups: NDArray[Any] | None
@@ -45,7 +45,7 @@ class Told(NamedTuple):
 
 
 def table(path: Path, seed: int) -> Told:
-    """Half of a table, and half of its outliers."""
+    """A task of a table: half of its normal rows to learn, half of its outliers as known ones."""
     with np.load(path, allow_pickle=False) as file:
         x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
     rng = np.random.RandomState(seed)
@@ -56,7 +56,7 @@ def table(path: Path, seed: int) -> Told:
 
 
 def drives() -> Iterator[tuple[str, Told]]:
-    """Each pothole drive, and the others."""
+    """One task per pothole drive: score it, learn the others."""
     x, recording, strange = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
@@ -83,8 +83,8 @@ def figures(given: Told, seed: int, variant: str, score: str) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
-    parser.add_argument("--sets", nargs="+", default=["*"], metavar="PATTERN", help="of their names")
-    parser.add_argument("--drives", action="store_true", help="the pothole drives, too")
+    parser.add_argument("--sets", nargs="+", default=["*"], metavar="PATTERN", help="patterns of table names")
+    parser.add_argument("--drives", action="store_true", help="also use the pothole drives")
     parser.add_argument("--scores", nargs="+", default=["memory", "elbo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""What a day of driving costs to score: the arithmetic behind docs/scaling.md, and a simulation of a cluster.
+"""The cost of scoring a day of driving: the calculation behind docs/scaling.md, and a simulation of a cluster.
 
-Without options it measures the two costs on this machine, per window and per file, by scoring short and long drives
-with one worker. Then it plays a day through: drives of mixed length, workers that take the next file when they are
-free, one scheduler that hands files out, and workers that are lost on the way, whose file another one does again.
+Without options, it measures two costs on this machine, per window and per file, by scoring short and long drives
+with one worker. Then it simulates a day: drives of mixed length, workers that take the next file when they are free,
+one scheduler that assigns files, and workers that fail, whose file another worker repeats.
 
     .venv/bin/python pipelines/benchmarks/scaling.py
-    .venv/bin/python pipelines/benchmarks/scaling.py --hours 10000 --window-us 20 --file-ms 8   # costs known already
+    .venv/bin/python pipelines/benchmarks/scaling.py --hours 10000 --window-us 20 --file-ms 8   # known costs
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIGNALS, RATE_HZ, LENGTH_S, STRIDE_S = 6, 10.0, 2.0, 1.0
 
 @dataclass(frozen=True)
 class Costs:
-    """What scoring takes on one core."""
+    """The cost of scoring on one core."""
 
     window_s: float
     file_s: float
@@ -39,9 +39,9 @@ class Day:
     Parameters
     ----------
     hours : float
-        Of driving.
+        Hours of driving.
     file_hours : float
-        Mean length of a drive; lengths are lognormal, a tenth of them over twice the mean.
+        Mean length of a drive. Lengths are lognormal; a tenth of them exceeds twice the mean.
     """
 
     hours: float
@@ -56,11 +56,11 @@ class Day:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--hours", type=float, default=10_000, help="of driving a day")
-    parser.add_argument("--window-us", type=float, help="cost of a window in microseconds of one core")
-    parser.add_argument("--file-ms", type=float, help="cost of a file, whatever its length, in milliseconds")
-    parser.add_argument("--price", type=float, default=0.05, help="of a core-hour, in any currency")
-    parser.add_argument("--lost-per-day", type=float, default=2.0, help="times that a worker is lost in 24 hours")
+    parser.add_argument("--hours", type=float, default=10_000, help="hours of driving per day")
+    parser.add_argument("--window-us", type=float, help="cost per window, in microseconds of one core")
+    parser.add_argument("--file-ms", type=float, help="fixed cost per file, in milliseconds")
+    parser.add_argument("--price", type=float, default=0.05, help="price of a core-hour")
+    parser.add_argument("--lost-per-day", type=float, default=2.0, help="failures of a worker in 24 hours")
     options = parser.parse_args()
     if options.window_us is None or options.file_ms is None:
         costs = measured()
@@ -85,7 +85,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """How a simulated day went."""
+    """The result of a simulated day."""
 
     files: int
     seconds: float
@@ -94,7 +94,7 @@ class Made:
 
 
 def simulate(day: Day, workers: int, costs: Costs, lost_per_day: float, seed: int) -> Made:
-    """Play a day through, file by file."""
+    """Simulate a day, file by file."""
     rng = np.random.default_rng(seed)
     waiting = list(costs.file_s + costs.window_s * day.windows(rng))
     files, useful, redone = len(waiting), sum(waiting), 0.0
@@ -118,7 +118,7 @@ def simulate(day: Day, workers: int, costs: Costs, lost_per_day: float, seed: in
 
 
 def measured() -> Costs:
-    """Score drives of a minute and of three hours, and tell a file's cost from a window's."""
+    """Score drives of a minute and of three hours, and derive the cost of a file and of a window."""
     from anomalyvae import VAEOutlierDetector, WindowRecipe, read_windows, save, score_folder
 
     names = [f"signal_{i}" for i in range(SIGNALS)]

@@ -1,14 +1,14 @@
-"""How fast a folder of Parquet is scored, beside the two things that it cannot do without, and beside PyOD's VAE.
+"""Throughput of scoring a folder of Parquet files, compared with its two necessary parts and with PyOD's VAE.
 
-    r   rows/s of pyarrow, reading the files and doing nothing with them
-    s   rows/s of onnxruntime, running the same graph on rows that lie in memory
-    e   rows/s of score_folder: reading, scoring and writing
+    r   rows/s of pyarrow, which only reads the files
+    s   rows/s of onnxruntime, which runs the same graph on rows in memory
+    e   rows/s of score_folder: read, score and write
 
-All live on the same cores, so that even with perfect overlap e would be about 1 / (1/r + 1/s). Methods take turns, in
-one process; what counts is the ratio of medians:
+All three share the same cores, so even with perfect overlap e would be about 1 / (1/r + 1/s). Methods alternate in
+one process; the result is the ratio of medians:
 
     make bench-score                             # 5 million rows of 20 columns, criterion="elbo"
-    .venv/bin/python pipelines/benchmarks/score.py --memory   # peak memory as a file grows tenfold
+    .venv/bin/python pipelines/benchmarks/score.py --memory   # peak memory if a file is ten times as long
 """
 
 import argparse
@@ -34,7 +34,7 @@ from anomalyvae.scoring.scorer import Scorer
 
 COLUMNS = [f"x{i}" for i in range(20)]
 SIGNALS = COLUMNS[:6]  # of a recording
-BLOCKS = (256, 512, 1024, 2048, 4096, 16384)  # of which onnxruntime's best counts
+BLOCKS = (256, 512, 1024, 2048, 4096, 16384)  # rows per call; the best one of onnxruntime counts
 HIDDEN, LATENT = (128, 64, 32), 2  # PyOD's defaults, for both
 
 
@@ -84,7 +84,7 @@ def speed(model: Path, options: argparse.Namespace, scratch: Path) -> None:
     import torch
     from pyod.models.vae import VAE
 
-    torch.set_num_threads(1)  # PyOD's small steps get slower by a second one
+    torch.set_num_threads(1)  # PyOD's small steps are slower with two
     cores = os.cpu_count() or 1
     print(f"writing {options.rows:,} rows of {len(COLUMNS)} columns", flush=True)
     paths = write(scratch / "in", options.rows, options.files)
@@ -98,7 +98,7 @@ def speed(model: Path, options: argparse.Namespace, scratch: Path) -> None:
 
     def read() -> float:
         for path in paths:
-            with pq.ParquetFile(path, pre_buffer=False) as file:  # the faster of its ways here
+            with pq.ParquetFile(path, pre_buffer=False) as file:  # faster than with it here
                 for _ in file.iter_batches(65_536):
                     pass
         return options.rows
@@ -185,7 +185,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def memory(model: Path, scratch: Path) -> None:
-    """Peak memory of a fresh process that scores one file, and one ten times as long: a table, and a recording."""
+    """Peak memory of a new process that scores a file, and one ten times as long: a table and a recording."""
     recipe = WindowRecipe(tuple(SIGNALS), rate_hz=10, length_s=2, stride_s=1, max_gap_s=1)
     rows = pd.DataFrame(np.random.default_rng(3).normal(size=(2000, len(recipe.columns))), columns=recipe.columns)
     windows = save(

@@ -1,16 +1,17 @@
-"""Training and scoring speed against PyOD's VAE, in one process.
+"""Speed of training and scoring, compared with PyOD's VAE in one process.
 
-Both get the same rows (20,000 x 20, random), layers, number of epochs and threads, and otherwise train as they do by
-default: ours hides cells and learns a variance per feature, PyOD's drops units out.
+Both get the same rows (20,000 x 20, random), layers, number of epochs and threads, and otherwise their defaults:
+ours masks cells and learns a variance per feature, PyOD's uses dropout.
 
-- An epoch is the difference between a fit of one epoch and a longer one, divided by the epochs between: what else a
-  fit does (checking, scaling, scoring the training rows, the threshold) falls out, on both sides.
-- Scoring is the whole call, rows in, scores out, with PyOD's float32 network and batches of 32. Ours is in float64,
-  and by the negative ELBO, one pass through the network as PyOD's is. Two rows of the table, for the reader's
-  judgement: our default score, which also looks up neighbours, and PyOD with batches of 1024.
+- The time of an epoch is the difference between a fit of one epoch and a longer one, divided by the additional
+  epochs. This removes, on both sides, all other work of a fit: checks, scaling, scores of the training rows, the
+  threshold.
+- Scoring is the whole call, from rows to scores. PyOD uses a float32 network and batches of 32. Ours uses float64 and
+  the negative ELBO, one pass through the network like PyOD's. Two more rows of the table show our default score,
+  which also looks up neighbours, and PyOD with batches of 1024.
 
-One thread by default, since PyOD's small steps slow down many times over when two threads wait for each other on a
-busy machine. The machine may be shared, so methods take turns, and what counts is the ratio of medians:
+The default is one thread, because PyOD's small steps are many times slower when two threads wait for each other on a
+busy machine. Other processes may run on the machine, so methods alternate, and the result is the ratio of medians:
 
     make bench
 """
@@ -35,9 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--columns", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=3, help="epochs by which the two timed fits differ")
+    parser.add_argument("--epochs", type=int, default=3, help="difference in epochs of the two timed fits")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads, for both")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads, for both")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -50,7 +51,7 @@ def main() -> None:
             hidden=HIDDEN,
             latent_dim=LATENT,
             max_epochs=epochs,
-            validation_fraction=0,  # every row is learned, as in the other
+            validation_fraction=0,  # learn all rows, as PyOD does
             criterion=score,
             random_state=0,
             device="cpu",

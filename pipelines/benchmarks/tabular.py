@@ -1,20 +1,18 @@
-"""Detection on tables: ours beside PyOD's detectors, on the same rows.
+"""Detection on tables, compared with PyOD's detectors on the same rows.
 
-Any folder of ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such as ADBench's::
+The folder has ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such as those of ADBench::
 
     python pipelines/benchmarks/tabular.py FOLDER            # or: make bench-tabular DATA=FOLDER
 
 Protocols
-    normal        half of the normal rows (at most 2,500) are learned; the other half and all outliers are scored
-    contaminated  all rows (at most 2,500 of them learned, with their outliers, unlabelled) are scored; ours also
-                  told that a tenth may be outliers (contamination=0.1, PyOD's own default everywhere), and so for
-                  twice the epochs
-    missing       as normal, with a fifth of the cells of the scored rows missing at random; ours alone, as no other
-                  takes such rows
+    normal        learn half of the normal rows (at most 2,500); score the other half and all outliers
+    contaminated  learn all rows (at most 2,500, unlabelled, outliers included) and score all; ours also with
+                  contamination=0.1 (PyOD's own default), and with twice the epochs
+    missing       as normal, but a fifth of the cells of the scored rows is missing at random; ours only, because
+                  the others do not accept missing cells
 
-Rows are standardised by those that are learned. No label reaches a detector, and every detector has its defaults.
-Each result is kept as soon as it is there, by data set, seed, method and version of the code, so that a run can be
-stopped and goes on where it was.
+Rows are standardised by the training rows. No detector sees a label, and every detector has its defaults. Each
+result is stored at once, by data set, seed, method and version of the code, so that an interrupted run resumes.
 """
 
 import argparse
@@ -82,7 +80,7 @@ def task(path: Path, protocol: str, seed: int) -> Task:
 
 
 def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
-    """Our detector with its defaults but for what its name says, and each of its pure scores."""
+    """Our detector with the settings in its name, else its defaults, and each of its other scores."""
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
         detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name])
@@ -102,7 +100,7 @@ def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
 
 
 def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
-    """A detector of PyOD's with its defaults."""
+    """A detector of PyOD with its defaults."""
     detector = pyod_detector(name, seed)
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
@@ -113,7 +111,7 @@ def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, 
 
 
 def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[dict[str, Any]]:
-    """Fit and score one method on one task; one result per score that it gives."""
+    """Fit and score one method on one task: one result per score."""
     learned, scored, outlier = task(path, protocol, seed)
     fit = pyod(method, seed) if method in PYOD_DETECTORS else ours(method, seed)
     started = time.perf_counter()
@@ -147,7 +145,7 @@ def code_version(method: str) -> str:
 
 
 def kept_results(store: Path) -> list[dict[str, Any]]:
-    """The results of earlier runs; a line that a kill cut short is passed over."""
+    """The results of earlier runs. A line that a kill cut short is ignored."""
     results = []
     for line in store.read_text(encoding="utf-8").splitlines() if store.exists() else []:
         try:
@@ -158,7 +156,7 @@ def kept_results(store: Path) -> list[dict[str, Any]]:
 
 
 def run(files: list[Path], protocol: str, seeds: list[int], methods: list[str], store: Path) -> pd.DataFrame:
-    """Fill in what is not in the store yet, and return all that was asked for."""
+    """Compute the results that are not stored yet, and return all."""
     store.parent.mkdir(parents=True, exist_ok=True)
     if store.exists() and not store.read_bytes().endswith(b"\n"):
         with store.open("a", encoding="utf-8") as file:
@@ -189,7 +187,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_report(results: pd.DataFrame, folder: Path, protocol: str) -> None:
-    """Write the tables as Markdown and the ranks as a picture, with the commit that they were made at."""
+    """Write the tables as Markdown and the ranks as a picture, with the commit of the code."""
     table = summary(results)
     per_set = results.pivot_table(index="set", columns="method", values="auroc")[list(table.index)]
     text = (
@@ -202,7 +200,7 @@ def write_report(results: pd.DataFrame, folder: Path, protocol: str) -> None:
 
 
 def made_at() -> str:
-    """The commit of the code that makes a figure."""
+    """The commit of the code, for a report."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
     return f"commit {commit or 'unknown'}"
@@ -217,7 +215,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _main_methods(results: pd.DataFrame) -> pd.DataFrame:
-    """AUROC per set and seed, a column per method; our pure scores are no contestants of their own."""
+    """AUROC per set and seed, a column per method, without the other scores of our networks."""
     main = results[~results["method"].str.contains(": ")]
     return main.pivot_table(index=["set", "seed"], columns="method", values="auroc")
 

@@ -1,13 +1,13 @@
-"""How long after a line is written its window's score is there, and how fast a backlog is worked through.
+"""Latency of `anomalyvae watch`: the delay from a line to its window's score, and the time to score a backlog.
 
-A process of its own runs `anomalyvae watch` with a model of six signals, on a clock of 100 Hz with windows of a second,
-one per line. Lines come 100 a second, as from a logger that flushes each; the delay is from before the line is written
-to when its score can be read. Then the same with lines that are there already: when the newest window is scored, and
-when all are. The process writes a line per window, which is part of what is measured; starting it (loading the model)
-is not.
+A separate process runs `anomalyvae watch` with a model of six signals, a clock of 100 Hz and windows of one second,
+one per line. Lines arrive at 100 per second, each flushed, as from a logger. The delay is from just before the line
+is written to when its score can be read. Then the same with lines that exist already: the time to score the newest
+window, and all windows. Writing a line per window is part of the measured time; starting the process (loading the
+model) is not.
 
     .venv/bin/python pipelines/benchmarks/watch.py
-    .venv/bin/python pipelines/benchmarks/watch.py --clock-hz 10     # averaged down: a window per ten lines
+    .venv/bin/python pipelines/benchmarks/watch.py --clock-hz 10     # averaged: one window per ten lines
 """
 
 import argparse
@@ -31,14 +31,14 @@ from anomalyvae.recordings import read_windows
 
 RATE_HZ = 100
 SIGNALS = [f"x{i}" for i in range(6)]
-BEFORE = 3 * RATE_HZ  # lines that are there while the process starts
+BEFORE = 3 * RATE_HZ  # lines that exist when the process starts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30, help="for which lines are written one by one")
-    parser.add_argument("--backlog-s", type=float, default=600, help="seconds of recording that are there already")
-    parser.add_argument("--clock-hz", type=float, default=RATE_HZ, help="of the windows' clock")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds of lines to write in real time")
+    parser.add_argument("--backlog-s", type=float, default=600, help="seconds of recording that exist already")
+    parser.add_argument("--clock-hz", type=float, default=RATE_HZ, help="clock of the windows")
     options = parser.parse_args()
     recipe = WindowRecipe(tuple(SIGNALS), options.clock_hz, 1.0, 1 / options.clock_hz, max_gap_s=0.5)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def frame_of(rows: int, seed: int) -> pd.DataFrame:
-    """Six smooth signals with noise, as two hidden causes drive them."""
+    """Six smooth signals with noise, driven by two hidden factors."""
     rng = np.random.default_rng(seed)
     causes = np.cumsum(rng.normal(size=(rows, 2)), axis=0) / 10
     values = np.sin(causes @ np.random.default_rng(0).normal(size=(2, len(SIGNALS)))) + 0.1 * rng.normal(
@@ -89,7 +89,7 @@ def started(model: Path, source: str, *options: str, **streams: Any) -> "subproc
 
 
 class Listener(threading.Thread):
-    """Reads what a process says, and notes when each window was there, by the row that completes it."""
+    """Reads the output of a process, and records when each score arrived, by the row that completes the window."""
 
     def __init__(self, out: IO[bytes], recipe: WindowRecipe) -> None:
         super().__init__(daemon=True)
@@ -98,14 +98,14 @@ class Listener(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Listen until the process says no more."""
+        """Read until the process closes its output."""
         for line in self._out:
             now = time.perf_counter()
             self.seen[round((json.loads(line)["end_s"] + self._later_s) * RATE_HZ)] = now
 
 
 def delays_of(model: Path, folder: Path, rows: int, through_pipe: bool, recipe: WindowRecipe) -> list[float]:
-    """Write lines at their pace, and return how long after its last line each window was scored."""
+    """Write lines in real time, and return the delay from the last line of each window to its score."""
     path = folder / "live.csv"
     header, *lines = frame_of(rows + BEFORE, 9).to_csv(index=False).encode().splitlines(keepends=True)
     path.write_bytes(header)
@@ -131,7 +131,7 @@ def delays_of(model: Path, folder: Path, rows: int, through_pipe: bool, recipe: 
 
 
 def backlog_of(model: Path, folder: Path, rows: int, recipe: WindowRecipe) -> tuple[int, float, float, float]:
-    """Return how many windows there were, when the newest and when all were scored, and the peak memory in MB."""
+    """The number of windows, the seconds until the newest and until all were scored, and the peak memory in MB."""
     path = folder / "backlog.csv"
     header, *lines = frame_of(rows + BEFORE, 9).to_csv(index=False).encode().splitlines(keepends=True)
     path.write_bytes(header + b"".join(lines[:BEFORE]))
@@ -153,12 +153,12 @@ def backlog_of(model: Path, folder: Path, rows: int, recipe: WindowRecipe) -> tu
         peak = _peak_of(process.pid) or peak
         time.sleep(0.2)
     listener.join()
-    *_, all_but_the_last, _ = sorted(listener.seen.values())  # averaged, the last may have waited for the end
+    *_, all_but_the_last, _ = sorted(listener.seen.values())  # the last one may have waited for the end of its average
     return len(listener.seen) - before, newest_s, all_but_the_last - begun, peak
 
 
 def _peak_of(process: int) -> float:
-    """Return the most memory that a process has held so far, in MB; 0 if it is gone."""
+    """Peak memory of a process so far, in MB; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
