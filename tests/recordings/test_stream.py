@@ -124,7 +124,7 @@ def test_signals_may_take_turns(tmp_path):
     frame = pd.DataFrame({"time_s": seconds, "x": np.where(turn, values, np.nan), "y": np.where(turn, np.nan, values)})
     path = write(tmp_path / "drive.parquet", frame)
     recipe = WindowRecipe(("x", "y"), 50, length_s=0.2, stride_s=0.06, max_gap_s=0.1)
-    assert len({len(assert_same(path, recipe, rows)) for rows in range(1, 9)} - {0}) == 1
+    assert len({len(assert_same(path, recipe, rows)) for rows in (1, 2, 7)} - {0}) == 1
 
 
 @pytest.mark.parametrize("seconds", [TWICE, EVEN], ids=["twice", "even"])
@@ -278,7 +278,7 @@ def test_what_is_held_does_not_grow_with_the_recording(tmp_path, monkeypatch):
     monkeypatch.setattr(timeline._Samples, "in_order", lambda self: (held.append(len(self.ticks)), in_order(self))[1])
     recipe = WindowRecipe(("x", "y", "z"), 50, length_s=1, stride_s=0.5, max_gap_s=0.5, states=("z",))
     most = []
-    for count in (20_000, 200_000):
+    for count in (20_000, 60_000):
         rng = np.random.default_rng(0)
         frame = pd.DataFrame({"time_s": np.arange(count) / 100, "x": rng.normal(size=count)})
         frame["y"] = np.where(np.arange(count) % 2000 < 500, np.nan, 1.0)  # five seconds without a sample
