@@ -126,14 +126,14 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 class Scale:
-    """What the cells of a time column mean, judged by its first stamps; ``where`` names the column in errors.
+    """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
     Stamps are ``ticks``, with ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
     from the recording's start. A row may be late by ``late_s``.
     """
 
-    def __init__(self, first: pa.ChunkedArray, column: Column, where: str) -> None:
-        self._column, self._where = column, where
+    def __init__(self, first: pa.ChunkedArray, column: Column, source: str) -> None:
+        self._column, self._source = column, source
         self.per_second, self.absolute = _PER_SECOND["ns"], True
         self._guess: int | None = None  # by magnitude, if no unit is given
         self._date_times: bool | None = None  # text holds date-times; False: times of day; None: it is not text
@@ -149,7 +149,7 @@ class Scale:
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
             self._measure(float(np.median(first.to_numpy())) if len(first) else 0.0)
         else:
-            raise ValueError(f"{where} holds {kind}; a time column needs seconds or date-times. Convert it.")
+            raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
         step = np.abs(np.diff(self.ticks(first))) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
@@ -158,7 +158,7 @@ class Scale:
         unit = self._column.unit or (suffix[1] if suffix else "")
         if unit and unit not in _PER_SECOND:
             raise ValueError(
-                f"{self._where} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
+                f"{self._source} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
                 f"as in '{self._column.name} [ms]', or give its unit: read_log(path, time='{self._column.name} [ms]')."
             )
         self._guess, self._typical = (None if unit else _magnitude(typical)), typical
@@ -185,7 +185,7 @@ class Scale:
             ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
         if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
             raise ValueError(
-                f"{self._where} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
+                f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
                 f"one unit. Rename the column, as in '{self._column.name} [ms]', or give its unit: read_log(path, "
                 f"time='{self._column.name} [ms]')."
             )
@@ -201,7 +201,7 @@ class Scale:
 
     def _refuse_text(self, text: str) -> NoReturn:
         raise ValueError(
-            f"{self._where} holds the text {text!r}; a time column needs seconds or ISO 8601, as in "
+            f"{self._source} holds the text {text!r}; a time column needs seconds or ISO 8601, as in "
             f"2026-05-01T10:00:00.2. Convert it, or name another column: read_log(path, time=...)."
         )
 

@@ -30,11 +30,11 @@ class Timeline:
     follow; until then it waits, so ``late_s`` of samples wait at most. With ``prompt``, every sample is returned at
     once, and rows that are not newer than all before them are left out and counted in ``left_out``.
 
-    ``first`` are the first stamps of the recording; ``where`` names their column in errors.
+    ``first`` are the first stamps of the recording; ``source`` names their column in errors.
     """
 
-    def __init__(self, first: pa.ChunkedArray, column: Column, where: str, *, prompt: bool = False) -> None:
-        self._scale, self._where, self._prompt = Scale(first, column, where), where, prompt
+    def __init__(self, first: pa.ChunkedArray, column: Column, source: str, *, prompt: bool = False) -> None:
+        self._scale, self._source, self._prompt = Scale(first, column, source), source, prompt
         self._rows = self._stamped = self.left_out = 0
         self._origin: float | None = None  # the first tick
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
@@ -72,7 +72,7 @@ class Timeline:
             ticks, columns = ticks[newer], [values[newer] for values in columns]
         if last and self._rows and not self._stamped:
             raise ValueError(
-                f"{self._where} is empty; each row needs a time stamp. Repair the file, or name another column: "
+                f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column: "
                 f"read_log(path, time=...)."
             )
         samples = _Samples(ticks, columns)
@@ -97,7 +97,7 @@ class Timeline:
         if back_s.max() > self._scale.late_s:
             row = int(np.argmax(back_s > self._scale.late_s))
             raise JumpBackError(
-                f"The clock in {self._where} jumps back by {back_s[row]:g} s after {self._stamped + row} rows; a "
+                f"The clock in {self._source} jumps back by {back_s[row]:g} s after {self._stamped + row} rows; a "
                 f"recording is in order of time. Split the file there, or sort its rows if they were shuffled.",
                 int(rows[row]),
             )
