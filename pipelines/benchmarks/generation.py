@@ -1,21 +1,21 @@
-"""How good drawn rows, filled-in cells and densities are, beside plain ways to have them.
+"""Quality of samples, imputed cells and densities, compared with simple methods.
 
     python pipelines/benchmarks/generation.py FOLDER             # samples, then imputation, of each table
     python pipelines/benchmarks/generation.py FOLDER --drives    # and of the windows of the pothole drives
     python pipelines/benchmarks/generation.py --density          # log-densities against the known truth
 
 ``FOLDER`` holds ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such as ADBench's; only normal rows are
-used. Half of them (at most 2,500) are learned, a quarter judges, and the last quarter is what real rows reach. Of the
-drives each is judged by what was learned from the others, without windows near a pothole.
+used. Half of them (at most 2,500) are learned, a quarter is the test set, and the last quarter shows what real rows
+reach. Each of the drives is the test set of a model fitted to the others, without windows near a pothole.
 
 Samples
     ours            ``sample(n)``; and with ``prior="standard"``, from N(0, I)
     gaussian        mean and full covariance
     mixture         of up to twelve Gaussians with full covariances, as many as the BIC asks for
-    bootstrap       training rows drawn again: as good as real rows by every figure but ``copying``
-    real            rows that nobody learned
+    bootstrap       resampled training rows: as good as real rows by every figure but ``copying``
+    real            held-out rows
 Imputation
-    a fifth of the cells of the judging rows is hidden. Root mean squared and mean absolute error of the filled-in
+    a fifth of the cells of the test rows is hidden. Root mean squared and mean absolute error of the imputed
     cells in standard deviations of the training rows: ours by ``impute`` and ``reconstruct``, the column means, and
     scikit-learn's IterativeImputer (Bayesian ridge regressions; on tables wider than 40 columns each on 30 of them).
 """
@@ -50,7 +50,7 @@ Table = NDArray[np.float64]
 
 
 class Rows(NamedTuple):
-    """Rows to learn, rows that judge, and rows that show what real ones reach (none for a drive)."""
+    """Rows to learn, rows to test with, and other real rows to compare with (none for a drive)."""
 
     learned: Table
     judging: Table
@@ -87,24 +87,24 @@ def best_mixture(x: Table, seed: int) -> GaussianMixture:
 
 
 def samples_of(given: Rows, detector: VAEOutlierDetector, seed: int) -> dict[str, Table]:
-    """As many drawn rows of each method as there are that judge."""
+    """Samples of each method, as many as test rows."""
     learned, n, rng = given.learned, len(given.judging), np.random.RandomState(seed)
     center, scale = learned.mean(axis=0), learned.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     standardised = (learned - center) / scale
     gaussian = GaussianMixture(1, reg_covar=1e-6, random_state=seed).fit(standardised)
-    drawn = {
+    samples = {
         "ours": np.asarray(detector.sample(n, random_state=seed)),
         "ours, prior='standard'": np.asarray(detector.sample(n, prior="standard", random_state=seed)),
         "gaussian": gaussian.sample(n)[0] * scale + center,
         "mixture": best_mixture(standardised, seed).sample(n)[0] * scale + center,
         "bootstrap": learned[rng.randint(len(learned), size=n)],
     }
-    return drawn if given.real is None else drawn | {"real": given.real}
+    return samples if given.real is None else samples | {"real": given.real}
 
 
 def imputation(given: Rows, detector: VAEOutlierDetector, seed: int) -> Iterator[dict[str, float | str]]:
-    """Errors of filled-in cells, in standard deviations of the training rows."""
+    """Errors of imputed cells, in standard deviations of the training rows."""
     learned, truth = given.learned, given.judging[:500]
     scale = np.where(learned.std(axis=0) > 0, learned.std(axis=0), 1)
     hidden = np.random.RandomState(seed).random_sample(truth.shape) < HIDDEN
@@ -123,11 +123,11 @@ def imputation(given: Rows, detector: VAEOutlierDetector, seed: int) -> Iterator
         yield {"method": method, "rmse": float(np.sqrt((error**2).mean())), "mae": float(np.abs(error).mean())}
 
 
-# Known densities: each gives rows and the log-density of each
+# Known densities: rows, and their log-densities
 
 
 def gaussian(rng: np.random.Generator, n: int) -> tuple[Table, Table]:
-    """Six columns in units from 0.001 to 100, which two causes explain."""
+    """Six columns with two causes, in units from 0.001 to 100."""
     loading = np.random.default_rng(5).normal(size=(2, 6))
     units = 10.0 ** np.arange(-3, 3)
     x = rng.normal(size=(n, 2)) @ loading + 0.3 * rng.normal(size=(n, 6))
@@ -162,9 +162,9 @@ DENSITIES: dict[str, Callable[[np.random.Generator, int], tuple[Table, Table]]] 
 
 
 def bound(detector: VAEOutlierDetector, x: Table, codes: int) -> float:
-    """Mean estimate with so many codes: what `log_density` gives, over several sets of points where they are few.
+    """Mean of `log_density` with a number of codes, averaged over several sets of points if they are few.
 
-    All rows share the points, and with them an error that the mean over rows does not show.
+    All rows share the points, and so an error that averages over rows do not reduce.
     """
     network = detector.network_
     assert isinstance(network, Elbo)  # noqa: S101
@@ -173,7 +173,7 @@ def bound(detector: VAEOutlierDetector, x: Table, codes: int) -> float:
 
 
 def gaps(seeds: list[int]) -> pd.DataFrame:
-    """Mean of true log-density less its estimate, in nats per row and in the units of the rows."""
+    """Mean of the true log-density minus its estimate, in nats per row and in the units of the rows."""
     results = []
     for name, draw in DENSITIES.items():
         test, truth = draw(np.random.default_rng(1), 300)
@@ -212,8 +212,8 @@ def main() -> None:
         for kind, name, given in tasks:
             print(f"{name}, seed {seed}", flush=True)
             detector = VAEOutlierDetector(random_state=seed, validation_fraction=0.0).fit(given.learned)
-            for method, drawn in samples_of(given, detector, seed).items():
-                figures = sample_quality(drawn, given.judging, given.learned, random_state=seed)["value"]
+            for method, samples in samples_of(given, detector, seed).items():
+                figures = sample_quality(samples, given.judging, given.learned, random_state=seed)["value"]
                 quality.append({"kind": kind, "set": name, "method": method, **figures})
             filled += [{"kind": kind, "set": name, **one} for one in imputation(given, detector, seed)]
     if not quality:

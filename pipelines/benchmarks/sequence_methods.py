@@ -87,9 +87,9 @@ def kmeans(learned: Array, seed: int) -> Callable[[Array], Scores]:
 def matrix_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
     """Distance from the nearest training window, each signal of a window standardised by itself (an AB join).
 
-    So the profile is defined, and so it does not see how large a movement is. It takes a quiet window for strange:
-    standardised noise is far from all else (De Paepe, Janssens & Van Hoecke 2019, Eliminating noise in the matrix
-    profile), while large movements are smooth and resemble one another.
+    This is the definition of the matrix profile, and it ignores the size of a movement. Quiet windows get high scores:
+    standardised noise is far from everything (De Paepe, Janssens & Van Hoecke 2019, Eliminating noise in the matrix
+    profile), while large movements are smooth and similar.
     """
 
     def standardised(windows: Array) -> Array:
@@ -101,7 +101,7 @@ def matrix_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
 
 def plain_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
-    """The same without that, signals in standard deviations of the training part (AAMP, Akbarinia & Cloez 2019)."""
+    """The matrix profile with signals in standard deviations of the training part (AAMP, Akbarinia & Cloez 2019)."""
     center, spread = learned.mean(axis=(0, 2)), learned.std(axis=(0, 2))
 
     def scaled(windows: Array) -> Array:
@@ -112,7 +112,7 @@ def plain_profile(learned: Array, seed: int) -> Callable[[Array], Scores]:
 
 
 def lstm(learned: Array, seed: int) -> Callable[[Array], Scores]:
-    """PyOD's LSTMAD: how far, in Mahalanobis distance, the last sample of a window is from its prediction."""
+    """PyOD's LSTMAD: Mahalanobis distance between the last sample of a window and its prediction."""
     from pyod.models.ts_lstm import LSTMAD
 
     center, scale = learned.mean(axis=(0, 2)), learned.std(axis=(0, 2))

@@ -1,26 +1,27 @@
-"""Detection on recordings: ours beside the plain methods and PyOD's, on the same windows.
+"""Detection on recordings: our detector, plain methods and PyOD's, on the same windows.
 
     python pipelines/benchmarks/sequences.py            # 50 minutes on one core; --quick a minute or two
 
 Sets
     skab      34 experiments, each learned from its first 400 rows. Windows of 20 rows, one at each row. The threshold
-              is the 95 % quantile of the training rows, each scored by what was learned without its fifth of them (a
-              stretch of time; windows that touch it are left out). F1, the share of normal rows flagged and of
-              anomalous rows missed, over the rows of all experiments together: of those after the first 400, as the
-              leaderboard counts, or (``all_...``) of all of them, as it did before.
+              is the 95 % quantile of the training rows, by five-fold cross-validation over stretches of time (windows
+              that touch the held-out stretch are left out). F1, the share of normal rows flagged and of anomalous rows
+              missed, over the rows of all experiments together: of those after the first 400, as the leaderboard
+              counts, or (``all_...``) of all rows, as it did before.
     smap      54 channels, learned from their train part. Windows of 20 rows, one at each row. Mean VUS-PR and VUS-ROC
               of the test parts, the buffer by `volume.evaluation_window`.
-    jair_jr   3 trips, each scored by what was learned from the two others without their manoeuvres. Windows of 2 s at
-              10 Hz, all nine signals, every 0.4 s. A window is strange if half of it lies in an aggressive manoeuvre,
-              or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a minute.
-    potholes  5 drives, as in pipelines/potholes.toml: each scored by what was learned from the others without their
+    jair_jr   3 trips, each scored by a detector fitted to the two others without their manoeuvres. Windows of 2 s at
+              10 Hz, all nine signals, every 0.4 s. A window is anomalous if half of it lies in an aggressive
+              manoeuvre, or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a
+              minute.
+    potholes  5 drives, as in pipelines/potholes.toml: each scored by a detector fitted to the others without their
               potholes.
 
 A row of skab or smap has the mean score of the windows that cover it (offline), or (``causal_...``) the score of the
 window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. ``linear`` is our
-detector with ``hidden=()``; `SETTINGS` in sequence_methods.py says where ours differs from its defaults. No label
-reaches a detector or a threshold, nor does a row that is to be scored. Each result is kept as soon as it is there, by
-set, case, seed, method and version of the code, so that a run can be stopped and goes on where it was.
+detector with ``hidden=()``; `SETTINGS` in sequence_methods.py lists our settings other than the defaults. Detectors and
+thresholds use neither labels nor scored rows. Each result is stored at once, by set, case, seed, method and version of
+the code, so a stopped run continues where it was.
 """
 
 import argparse
@@ -66,11 +67,11 @@ JAIR = WindowRecipe(
 ALARMS_PER_HOUR = 60.0
 
 
-# --- sets: what is learned and scored, and how the scores are judged ------------------------------------
+# --- data sets: windows to learn and to score, and how scores are evaluated ------------------------------------
 
 
 class Case(NamedTuple):
-    """Windows to learn and to score, and figures for scores: of the windows scored and, if parted, of those learned."""
+    """Windows to learn and to score, and the function that evaluates scores (if `parted`, also of learned windows)."""
 
     name: str
     learned: Array
@@ -85,14 +86,14 @@ def rolling(x: Array) -> Array:
 
 
 def of_points(scores: Array) -> dict[str, Array]:
-    """Scores of rolling windows -> scores of the rows, offline and causal; until a window ends, the first has its."""
+    """Scores of rolling windows -> scores of rows, offline and causal; rows before the first end get its score."""
     starts, rows = np.arange(len(scores)), len(scores) + LENGTH - 1
     offline, causal = (fold(scores, starts, LENGTH, rows, mode=mode) for mode in ("offline", "causal"))
     return {"": offline, "causal_": np.where(np.isnan(causal), scores[0], causal)}
 
 
 def skab() -> Iterator[Case]:
-    """Each experiment, of which the first 400 rows are learned."""
+    """Each experiment; its first 400 rows are learned."""
     folder = get_dataset("skab")
     events = pd.read_parquet(folder / "events.parquet")
     for path in sorted((folder / "recordings").glob("*-[0-9]*.parquet")):
@@ -139,19 +140,19 @@ def _volumes(label: NDArray[np.bool_], window: int, scores: Array, held_out: Arr
 
 
 def jair_jr() -> Iterator[Case]:
-    """Each trip, scored by what was learned from the others without their manoeuvres."""
+    """Each trip, scored by a detector fitted to the others without their manoeuvres."""
     folder = get_dataset("jair_jr")
     events = pd.read_parquet(folder / "events.parquet")
     windows = read_windows(sorted((folder / "recordings").glob("*.parquet")), JAIR)
     aggressive = events[events["kind"].str.startswith("aggressive")]
-    strange = {"": _half_inside(windows.spans, aggressive), "any_": _half_inside(windows.spans, events)}
+    anomalous = {"": _half_inside(windows.spans, aggressive), "any_": _half_inside(windows.spans, events)}
     yield from _left_out(
-        windows.rows.to_numpy(), windows.spans, JAIR, metrics.touches(windows.spans, events), strange, aggressive
+        windows.rows.to_numpy(), windows.spans, JAIR, metrics.touches(windows.spans, events), anomalous, aggressive
     )
 
 
 def _half_inside(spans: pd.DataFrame, events: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which windows lie in events for half of their length or more; events of a recording do not overlap."""
+    """Whether half of a window or more lies in events, which do not overlap within a recording."""
     inside = np.zeros(len(spans))
     start, end = spans["start_s"].to_numpy(), spans["end_s"].to_numpy()
     for event in events.to_dict("records"):
@@ -161,13 +162,13 @@ def _half_inside(spans: pd.DataFrame, events: pd.DataFrame) -> NDArray[np.bool_]
 
 
 def potholes() -> Iterator[Case]:
-    """Each drive, scored by what was learned from the others without their potholes."""
+    """Each drive, scored by a detector fitted to the others without their potholes."""
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
     windows = read_windows(paths, job.windows)
-    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    anomalous = metrics.touches(windows.spans, events, job.data.tolerance_s)
     rows = windows.rows.to_numpy()
-    yield from _left_out(rows, windows.spans, job.windows, strange, {"": strange}, events, job.data.tolerance_s)
+    yield from _left_out(rows, windows.spans, job.windows, anomalous, {"": anomalous}, events, job.data.tolerance_s)
 
 
 def _left_out(
@@ -175,7 +176,7 @@ def _left_out(
     spans: pd.DataFrame,
     recipe: WindowRecipe,
     touched: NDArray[np.bool_],
-    strange: dict[str, NDArray[np.bool_]],
+    anomalous: dict[str, NDArray[np.bool_]],
     events: pd.DataFrame,
     tolerance_s: float = 0.0,
 ) -> Iterator[Case]:
@@ -185,7 +186,7 @@ def _left_out(
         inside = recording == name
         judge = partial(
             _ranked,
-            {kind: y[inside] for kind, y in strange.items()},
+            {kind: y[inside] for kind, y in anomalous.items()},
             spans[inside].reset_index(drop=True),
             events,
             tolerance_s,
@@ -194,7 +195,7 @@ def _left_out(
 
 
 def _ranked(
-    strange: dict[str, NDArray[np.bool_]],
+    anomalous: dict[str, NDArray[np.bool_]],
     spans: pd.DataFrame,
     events: pd.DataFrame,
     tolerance_s: float,
@@ -202,7 +203,7 @@ def _ranked(
     held_out: Array,
 ) -> dict[str, float]:
     found: dict[str, float] = {}
-    for kind, y in strange.items():
+    for kind, y in anomalous.items():
         found |= {f"{kind}auroc": metrics.auroc(y, scores), f"{kind}ap": metrics.average_precision(y, scores)}
     return found | {"event_recall": metrics.event_recall(scores, spans, events, ALARMS_PER_HOUR, tolerance_s)}
 
@@ -216,7 +217,7 @@ SETS: dict[str, Callable[[], Iterator[Case]]] = {
 
 
 def results_of(case: Case, method: str, seed: int) -> list[dict[str, Any]]:
-    """Fit and score one method on one case; one result per score that it gives."""
+    """Fit and score one method on one case; one result per score."""
     started = time.perf_counter()
     score = METHODS[method](case.learned, seed)
     fitted = time.perf_counter()
@@ -236,21 +237,21 @@ def _finite(scores: Array) -> Array:
 
 
 def _held_out_scores(learned: Array, method: str, seed: int) -> Scores:
-    """Scores of rolling training windows by what was learned without their stretch and all windows that touch it."""
+    """Scores of rolling training windows, each by a detector fitted without its stretch and windows that touch it."""
     part = np.arange(len(learned)) * FOLDS // len(learned)
     pieces: list[Scores] = []
     for number in range(FOLDS):
         inside = np.flatnonzero(part == number)
-        apart = np.ones(len(learned), dtype=bool)
-        apart[max(inside[0] - LENGTH + 1, 0) : inside[-1] + LENGTH] = False
-        pieces.append(METHODS[method](learned[apart], seed)(learned[inside]))
+        rest = np.ones(len(learned), dtype=bool)
+        rest[max(inside[0] - LENGTH + 1, 0) : inside[-1] + LENGTH] = False
+        pieces.append(METHODS[method](learned[rest], seed)(learned[inside]))
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def tasks(
     sets: Iterable[str], methods: list[str] | None, seeds: int | None, quick: bool
 ) -> Iterator[tuple[str, Case, str, int]]:
-    """What is to be done; unless told, sets of few cases with three seeds and all methods, those of many with one."""
+    """By default small sets with three seeds and all methods, large sets with one seed and without slow methods."""
     for name in sets:
         large = name in ("skab", "smap")
         chosen = methods or (QUICK if quick else [method for method in METHODS if not (large and method in SLOW)])
@@ -271,9 +272,9 @@ def version_of(method: str) -> str:
 
 
 def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> None:
-    """Fill in what is not in the store yet."""
+    """Compute the results that are not stored yet."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    if store.exists() and not store.read_bytes().endswith(b"\n"):  # a kill cut the last line short
+    if store.exists() and not store.read_bytes().endswith(b"\n"):  # incomplete after a kill
         with store.open("a", encoding="utf-8") as file:
             file.write("\n")
     done = {(r["set"], r["case"], r["asked"], r["seed"], r["version"]) for r in kept_results(store)}
@@ -291,7 +292,7 @@ def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> N
 
 
 def _answered(asked: list[dict[str, Any]], jobs: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Results as they come, in this process or in several."""
+    """Results as they are ready, in this process or in several."""
     if jobs == 1:
         yield from ((one, _work(one)) for one in asked)
         return

@@ -65,7 +65,7 @@ def test_without_a_prior_there_is_no_completeness(normal):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_drawn_panel_by_panel(betas):
+def test_the_picture_of_a_sweep_has_a_panel_per_measure(betas):
     figure = latent_space.draw_sweep(betas)
     assert len(figure.axes) == 5
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0.01", "1", "100"]
@@ -73,7 +73,7 @@ def test_a_sweep_is_drawn_panel_by_panel(betas):
     np.testing.assert_array_equal(loss["kl"], betas["kl"])
 
 
-def test_planes_are_drawn_side_by_side(normal, tmp_path):
+def test_the_picture_of_planes_is_written(normal, tmp_path):
     plane = LatentSpace(VAEOutlierDetector(latent_dim=2, random_state=0, max_epochs=10).fit(normal), normal)
     figure = latent_space.draw_planes({"one": plane, "other": plane})
     assert isinstance(figure, matplotlib.figure.Figure)

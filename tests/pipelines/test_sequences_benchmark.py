@@ -1,4 +1,4 @@
-"""The benchmark of recordings holds back what it says, counts as it says, and goes on where it stopped."""
+"""The benchmark of recordings holds out rows, counts as described, and continues where it stopped."""
 
 from functools import partial
 
@@ -16,12 +16,12 @@ from anomalyvae.recordings import log_from_frame
 FAST = [*sequence_methods.SEEDLESS, "iforest", "kmeans"]
 
 
-def series(rows=200, strange=slice(150, 170)):
-    """Two signals and a stretch in which one of them stands apart."""
+def series(rows=200, anomalous=slice(150, 170)):
+    """Two signals, one of them with an anomaly."""
     x = np.random.default_rng(0).normal(size=(rows, 2))
-    x[strange, 1] += 8
+    x[anomalous, 1] += 8
     label = np.zeros(rows, dtype=bool)
-    label[strange] = True
+    label[anomalous] = True
     return x, label
 
 
@@ -38,8 +38,8 @@ def toy_drives():
     start = np.arange(len(windows), dtype=float)
     spans = pd.DataFrame({"recording": "trip", "start_s": start, "end_s": start + sequences.LENGTH})
     events = pd.DataFrame({"recording": ["trip"], "start_s": [150.0], "end_s": [170.0]})
-    strange = {"": sequences._half_inside(spans, events)}
-    yield sequences.Case("trip", learned, windows, False, partial(sequences._ranked, strange, spans, events, 0.0))
+    anomalous = {"": sequences._half_inside(spans, events)}
+    yield sequences.Case("trip", learned, windows, False, partial(sequences._ranked, anomalous, spans, events, 0.0))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_the_matrix_profile_is_blind_to_size_and_the_plain_one_is_not():
 
 
 @pytest.mark.parametrize("method", FAST)
-def test_plain_methods_find_what_stands_apart(method, toys):
+def test_simple_methods_find_the_anomaly(method, toys):
     (case,) = toy_drives()
     (result,) = sequences.results_of(case, method, 0)
     if method != "matrix_profile":  # a step in noise is noise to it

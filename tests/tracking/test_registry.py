@@ -125,10 +125,10 @@ def test_a_registry_that_is_down_loses_no_promotion_and_hears_of_it_later(world,
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         made = decision("second", "champion", promoted=True)
-        with pytest.warns(UserWarning, match="did not record") as told:
+        with pytest.warns(UserWarning, match="did not record") as warned:
             assert not promote("second", "champion", made, holdout(), register="road")
     assert identity("champion") == identity("second")
-    [line] = [str(warning.message) for warning in told if warning.category is UserWarning]
+    [line] = [str(warning.message) for warning in warned if warning.category is UserWarning]
     assert line.endswith("Run later: anomalyvae promote --champion champion --register road")
     assert "\n" not in line
 
