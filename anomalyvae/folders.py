@@ -1,4 +1,4 @@
-"""Folders and files that are replaced as a whole or not at all."""
+"""Write folders and files atomically: they are replaced as a whole or not at all."""
 
 import errno
 import os
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_ABANDONED_S = 3600  # a half-made folder older than this belongs to a process that was killed
+_ABANDONED_S = 3600  # a scratch folder older than this belongs to a process that was killed
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes the place of ``folder`` once it is complete.
+    """Yield a new folder, which replaces ``folder`` at the end of the ``with`` block.
 
-    An error or a kill on the way leaves what was there before. (Between the two renames that swap the folders, a kill
-    leaves it beside, under a hidden name; the next call puts it back.)
+    An error or a kill leaves the old folder. (A kill between the two renames that swap them leaves it beside, under a
+    hidden name; the next call restores it.)
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             with suppress(OSError):
                 os.replace(left / "old", folder)
-        with suppress(FileNotFoundError):  # of another process that has just finished
+        with suppress(FileNotFoundError):  # another process has just removed it
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -52,31 +52,20 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _put(new: Path, folder: Path) -> None:
-    """Move a folder to a place, unless another process was faster: what it made is as good."""
+    """Move a folder to its place, unless another process has just put its own there."""
     while True:
         try:
             return os.replace(new, folder)
         except OSError as error:
             if folder.is_dir():
                 return None
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else it was there, and has just been moved aside
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process has just moved it aside
                 raise
 
 
 @contextmanager
 def replacing_file(file: Path) -> Iterator[Path]:
-    """Give a file to write, which takes the place of ``file`` once it is complete; an error leaves what was there.
-
-    Parameters
-    ----------
-    file : Path
-        In a folder that exists.
-
-    Yields
-    ------
-    Path
-        Beside it, with the same suffix.
-    """
+    """Yield the path of a new file, which replaces ``file`` at the end of the ``with`` block; its folder must exist."""
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
         fresh = Path(scratch) / file.name
         yield fresh

@@ -1,1 +1,1 @@
-"""A fitted model as a folder: its card, its arrays, its preprocessing, and the manifest of what it learned."""
+"""The parts of a bundle, the folder of a fitted model: card, arrays, preprocessing, manifest."""

@@ -1,14 +1,14 @@
-"""What a model learned, interval by interval: the way back from a model to the recordings it was made from.
+"""The manifest of a model: which intervals of which recordings it learned.
 
 A manifest is a table with a row per interval of a recording:
 
-- ``source``, ``file``: where the recording lies (``source`` may be empty), and ``sha256`` of that file;
+- ``source``, ``file``: folder (may be empty) and name of the recording, and ``sha256`` of its file;
 - ``recording``, ``start_s``, ``end_s``: the interval;
-- ``role``: ``normal`` (its windows are learned), ``fault`` (they are pushed away) or ``excluded`` (left out);
-- ``event_id``, ``verdict``: whose review said so; empty for what a model was begun with.
+- ``role``: ``normal`` (its windows are learned), ``fault`` (they are learned as outliers) or ``excluded`` (left out);
+- ``event_id``, ``verdict``: the reviewed event that the interval comes from; empty for the first training.
 
-A bundle carries the manifest of its model as ``manifest.json``, whose sha256 stands in the card under ``training``. The
-recordings that are held out for the gate are a manifest, too.
+A bundle has the manifest of its model as ``manifest.json``, whose sha256 is on the card under ``training``. Recordings
+that are held out for the gate are a manifest, too.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from anomalyvae.recordings.bus.messages import Databases
 
 MANIFEST = "manifest.json"
 ROLES = {"new_normal": "normal", "fault": "fault", "noise": "excluded"}
-"""What becomes of an event by its verdict; one that is open or ``unsure`` is left as if it had never been flagged."""
+"""The role of an event by its verdict. An event that is open or ``unsure`` has none: it changes nothing."""
 COLUMNS = ("source", "file", "recording", "start_s", "end_s", "role", "sha256", "event_id", "verdict")
 _FORMAT = 1
-_SLACK_S = 1e-6  # ends of windows come from sums of decimal steps
+_SLACK_S = 1e-6  # ends of windows are sums of decimal steps, which are rounded
 
 Paths = str | os.PathLike[str]
 
@@ -47,7 +47,7 @@ def begin_manifest(
     tolerance_s: float = 0.0,
     role: str = "fault",
 ) -> pd.DataFrame:
-    """The manifest of recordings whose windows are normal, but for known events.
+    """The manifest of recordings whose windows are normal, except during known events.
 
     Parameters
     ----------
@@ -56,27 +56,26 @@ def begin_manifest(
     spans : DataFrame
         Their windows: ``recording`` (a file's name without suffix), ``start_s``, ``end_s``.
     events : DataFrame, optional
-        What is known to be strange: ``recording`` and ``start_s``, ``end_s`` (or ``time_s``), in seconds.
+        Known anomalies: ``recording`` and ``start_s``, ``end_s`` (or ``time_s``), in seconds.
     tolerance_s : float, default=0
-        By how much events are widened to both sides.
+        Events are extended by this to both sides.
     role : {"fault", "excluded"}, default="fault"
         Of the events.
 
     Returns
     -------
     DataFrame
-        One interval per recording that has windows, from its first to its last, and the events in them.
+        For each recording with windows, an interval from its first to its last, and its events.
     """
     reach = spans.groupby("recording", sort=False).agg(start_s=("start_s", "min"), end_s=("end_s", "max"))
-    strange = pd.DataFrame(columns=["recording", "start_s", "end_s"]) if events is None else event_spans(events)
-    strange = strange.assign(start_s=strange["start_s"] - tolerance_s, end_s=strange["end_s"] + tolerance_s)
+    known = pd.DataFrame(columns=["recording", "start_s", "end_s"]) if events is None else event_spans(events)
+    known = known.assign(start_s=known["start_s"] - tolerance_s, end_s=known["end_s"] + tolerance_s, role=role)
     parts = []
     for file in map(Path, files):
         if file.stem not in reach.index:
             continue
         whole = reach.loc[[file.stem]].assign(role="normal")
-        known = strange[strange["recording"] == file.stem].assign(role=role)
-        part = pd.concat([whole, known[list(whole)]], ignore_index=True)
+        part = pd.concat([whole, known.loc[known["recording"] == file.stem, list(whole)]], ignore_index=True)
         digest = sha256_of(file)
         parts.append(part.assign(source=str(file.parent), file=file.name, recording=file.stem, sha256=digest))
     return _in_form(pd.concat(parts) if parts else pd.DataFrame())
@@ -89,7 +88,7 @@ def manifest_of(
     tolerance_s: float = 0.0,
     databases: Databases = None,
 ) -> pd.DataFrame:
-    """`begin_manifest` of the windows that a recipe makes of the recordings."""
+    """`begin_manifest` for the windows into which a recipe cuts the recordings."""
     files = list(files)
     return begin_manifest(files, read_windows(files, recipe, databases=databases).spans, events, tolerance_s)
 
@@ -102,7 +101,7 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.D
     events : DataFrame
         Of a queue: ``event_id``, ``source``, ``file``, ``recording``, ``start_s``, ``end_s`` and ``verdict``.
     source : path, optional
-        Where the recordings lie now, if elsewhere than when they were flagged.
+        The folder of the recordings, if they have moved.
 
     Raises
     ------
@@ -117,10 +116,9 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.D
 
 
 def next_manifest(old: pd.DataFrame, events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
-    """What is to be learned next: the old intervals and the new normals, without faults and noise.
+    """The manifest for the next training: the old intervals, with the reviewed events in their roles.
 
-    A verdict takes the place of an earlier one on the same event; an event whose verdict was taken back, or is
-    ``unsure`` now, is no longer learned. Nothing else of the events is.
+    The latest verdict on an event counts. An event whose verdict was withdrawn, or is ``unsure`` now, is not learned.
 
     Parameters
     ----------
@@ -135,7 +133,7 @@ def next_manifest(old: pd.DataFrame, events: pd.DataFrame, source: Paths | None 
 
 
 def _in_form(table: pd.DataFrame) -> pd.DataFrame:
-    """Bring a table into the columns of a manifest; what is not said is empty."""
+    """A table with the columns of a manifest; missing ones are empty."""
     table = table.reindex(columns=list(COLUMNS)).reset_index(drop=True)
     times = ["start_s", "end_s"]
     texts = [name for name in COLUMNS if name not in times]
@@ -148,29 +146,29 @@ def _in_form(table: pd.DataFrame) -> pd.DataFrame:
 def windows_by_role(
     manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None = None, databases: Databases = None
 ) -> tuple[Windows, NDArray[np.str_]]:
-    """Read the windows that a manifest names, and say of each what it is.
+    """Read the windows in the intervals of a manifest, and the role of each.
 
     Parameters
     ----------
     manifest : DataFrame
     recipe : WindowRecipe
     source : path, optional
-        Where the recordings lie now, if elsewhere than the manifest says.
+        The folder of the recordings, if they have moved.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Files that define the messages of a vehicle bus, as for `anomalyvae.read_log`.
 
     Returns
     -------
     windows : Windows
-        Those that the manifest says anything of; their ``recording`` is the sha256 of the file, since names repeat.
+        Those with a role. Their ``recording`` is the sha256 of the file, since names may repeat.
     role : ndarray of str
-        ``"fault"`` for windows inside a fault, ``"excluded"`` for others that touch a fault or something excluded, and
-        ``"normal"`` for the rest of those inside a normal interval.
+        ``"fault"`` inside a fault; otherwise ``"excluded"`` if the window touches a fault or an excluded interval;
+        otherwise ``"normal"`` inside a normal interval.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If a recording is gone, or is not the file that was reviewed.
+        If a recording is gone or its file has changed.
     """
     rows, spans = [np.empty((0, len(recipe.columns)))], [read_windows([], recipe).spans]
     units: dict[str, str] = {}
@@ -180,10 +178,10 @@ def windows_by_role(
         _refuse_changed(path, str(digest))
         for slab in stream_windows(path, recipe, recording=str(digest), databases=databases):
             role = roles_of(slab.spans, part)
-            said = role != ""
-            rows.append(slab.rows.to_numpy()[said])
-            spans.append(slab.spans[said])
-            roles.append(role[said])
+            chosen = role != ""
+            rows.append(slab.rows.to_numpy()[chosen])
+            spans.append(slab.spans[chosen])
+            roles.append(role[chosen])
             for signal, unit in slab.units.items():
                 if units.setdefault(signal, unit) != unit:
                     raise ValueError(
@@ -206,15 +204,15 @@ def roles_of(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:
 
 def is_base(spans: pd.DataFrame, manifest: pd.DataFrame) -> NDArray[np.bool_]:
     """Which normal windows (of `windows_by_role`) belong to a recording that was normal without a verdict."""
-    begun = np.zeros(len(spans), dtype=bool)
+    base = np.zeros(len(spans), dtype=bool)
     for digest, part in manifest[(manifest["role"] == "normal") & (manifest["event_id"] == "")].groupby("sha256"):
         own = (spans["recording"] == digest).to_numpy()
-        begun[own] = _inside(spans[own], part)
-    return begun
+        base[own] = _inside(spans[own], part)
+    return base
 
 
 def _inside(spans: pd.DataFrame, intervals: pd.DataFrame) -> NDArray[np.bool_]:
-    """Tell which windows lie wholly inside one of the intervals of their recording."""
+    """Which windows lie wholly inside one of the intervals of their recording."""
     intervals = intervals.sort_values("start_s")
     reach = np.concatenate([[-np.inf], np.maximum.accumulate(intervals["end_s"].to_numpy())])
     begun = np.searchsorted(intervals["start_s"].to_numpy(), spans["start_s"].to_numpy() + _SLACK_S, side="right")
@@ -225,8 +223,8 @@ def _place(row: dict[Any, Any], source: Paths | None) -> Path:
     path = Path(row["source"] if source is None else source, row["file"])
     if not path.is_file():
         raise FileNotFoundError(
-            f"Got the recording {row['recording']!r} of a manifest or queue, which is not at {path}. Put it back, or "
-            "pass source= (--source), the folder that it lies in now."
+            f"The recording {row['recording']!r} of a manifest or queue is not at {path}. Put it back, or pass its new "
+            "folder as source= (--source)."
         )
     return path
 
@@ -235,8 +233,8 @@ def _refuse_changed(path: Path, expected: str) -> None:
     found = sha256_of(path)
     if found != expected:
         raise ValueError(
-            f"Got {path} with sha256 {found[:12]}, expected {expected[:12]}: it is not the file that was learned or "
-            "reviewed. Put that one back, or review its events again."
+            f"{path} has changed since it was learned or reviewed: its sha256 is {found[:12]}, expected "
+            f"{expected[:12]}. Restore the old file, or review its events again."
         )
 
 
@@ -258,22 +256,22 @@ def read_manifest(path: Paths) -> pd.DataFrame:
     FileNotFoundError
         If there is none.
     ValueError
-        If it is damaged, or is not the one that the bundle's model was made from.
+        If it is damaged, or does not belong to the bundle.
     """
     folder = Path(path) if Path(path).is_dir() else None
     file = Path(path) if folder is None else folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"Got {path} without {MANIFEST}, expected a model that says what it learned. Fit it again from recordings "
-            "with this version, or pass the recordings that it learned (--learned)."
+            f"{path} has no {MANIFEST}, which lists the recordings that a model learned. Fit the model again from "
+            "recordings, or pass the recordings that it learned (--learned)."
         )
     if folder is not None and read_card(folder)["training"].get("manifest") != sha256_of(file):
-        raise ValueError(f"Got {file}, which is not the manifest that the card describes. Save the model again.")
+        raise ValueError(f"{file} is not the manifest that the card describes. Save the model again.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
         table = _in_form(pd.DataFrame(content["intervals"], columns=list(COLUMNS)))
-        return table.assign(verdict=table["verdict"].replace("novel", "new_normal"))  # as an earlier version called it
+        return table.assign(verdict=table["verdict"].replace("novel", "new_normal"))  # its old name
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"Got {file}, which is no manifest ({error}). Write it again.") from error
+        raise ValueError(f"{file} is not a manifest ({error}). Write it again.") from error

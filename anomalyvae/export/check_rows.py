@@ -41,14 +41,8 @@ def check_rows(
 ) -> CheckRows:
     """Rows like those of a model, half of them disturbed.
 
-    Parameters
-    ----------
-    before : Pipeline or None
-    detector : VAEOutlierDetector
-    inputs : list of Input
-    sample : DataFrame or array, optional
-        Rows to begin with. Otherwise they are drawn from the detector and, for a Pipeline, led back by its
-        ``inverse_transform``; where it has none, each column is drawn on its own, from what its transformers know.
+    Without a sample, rows are drawn from the detector and, for a Pipeline, led back by its ``inverse_transform``. If it
+    has none, each column is made up on its own, from what its transformers know.
 
     Raises
     ------
@@ -106,14 +100,9 @@ def _made_up(
             return list(cells.T), "inverse_transform"
     except (AttributeError, IndexError, TypeError, ValueError):
         pass  # a step has no inverse, or none for these rows
-    names = [str(name) for name in getattr(detector, "feature_names_in_", ())]
-    known = dict(zip(names, drawn, strict=True)) if names else {}
-
-    def cells_of(column: Input) -> Cells:
-        examples = known.get(str(column.name)) if column.examples is None else column.examples
-        return rng.standard_normal(_ROWS) if examples is None else rng.permutation(examples)
-
-    return [cells_of(column) for column in inputs], "columns"
+    known = dict(zip(map(str, getattr(detector, "feature_names_in_", ())), drawn, strict=False))
+    examples = [known.get(str(c.name)) if c.examples is None else c.examples for c in inputs]
+    return [rng.standard_normal(_ROWS) if cells is None else rng.permutation(cells) for cells in examples], "columns"
 
 
 def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Cells]:

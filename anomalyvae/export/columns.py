@@ -15,27 +15,13 @@ from anomalyvae.scoring.columns import MISSING
 
 @dataclass(eq=False)
 class Input:
-    """A column of the rows that go in, and what the transformers reveal about it.
+    """A column of the rows that go in, and what the transformers reveal about it."""
 
-    Parameters
-    ----------
-    name : str or int
-        A number where the rows had no names.
-    kind : {"number", "text", "bool"} or None
-        None until a transformer reveals it.
-    missing : Any
-        How the pipeline marks a missing cell: None or NaN.
-    used : bool
-        Whether any transformer reads it.
-    examples : ndarray or None
-        Cells like those of training, where a transformer knows some.
-    """
-
-    name: str | int
-    kind: str | None = None
-    missing: Any = np.nan
+    name: str | int  # a number where the rows had no names
+    kind: str | None = None  # "number", "text" or "bool", once a transformer reveals it
+    missing: Any = np.nan  # how the pipeline marks a missing cell
     used: bool = False
-    examples: NDArray[Any] | None = None
+    examples: NDArray[Any] | None = None  # cells like those of training, where a transformer knows some
 
     def require(self, kind: str) -> None:
         """Record the kind of the column; refuse a second, different kind."""
@@ -51,24 +37,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Column:
-    """A column inside the graph. Text stays as it came in; ``read_as`` says which text replaces which.
+    """A column inside the graph; text stays as it came in, and ``read_as`` says which text replaces which."""
 
-    Parameters
-    ----------
-    source : Value of shape (n, width)
-        A matrix that has the column at ``place``.
-    place, width : int
-    origin : Input, optional
-        The input whose cells these still are; None for computed numbers.
-    read_as : mapping of str to str
-        Replacements, such as an imputer's filling for missing cells.
-    """
-
-    source: Value
+    source: Value  # (n, width): a matrix that has the column at ``place``
     place: int
     width: int
-    origin: Input | None = None
-    read_as: Mapping[str, str] = field(default_factory=dict)
+    origin: Input | None = None  # the input whose cells these still are; None for computed numbers
+    read_as: Mapping[str, str] = field(default_factory=dict)  # such as an imputer's filling for missing cells
 
     def require(self, kind: str) -> None:
         """As `Input.require`."""
@@ -127,15 +102,9 @@ def kind_of(cells: Any) -> str:
 
 
 def level_numbers(column: Column, levels: list[Any], missing: float, other: float) -> Value:
-    """The number of each cell's level in a column of text, shape ``(n, 1)``.
+    """The number of each cell's level in a column of text, shape ``(n, 1)``, of the type of ``other``.
 
-    Parameters
-    ----------
-    column : Column
-    levels : list of str
-        A level that is None or NaN is the missing one; its number is ``missing``.
-    missing, other : int or float
-        The numbers of a missing cell and of an unknown level. Their type, int or float, is that of the output.
+    A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""

@@ -63,19 +63,10 @@ def model_proto(
 
 
 def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool = False) -> dict[str, Value]:
-    """Add a detector to a graph.
+    """Add a detector to a graph; returns the outputs by name.
 
-    Parameters
-    ----------
-    x : Value of shape (n, d), double
-        Rows. A category is the number of its level, -1 for an unknown one; a missing cell is NaN.
-    model : VAEOutlierDetector
-    feature_scores : bool
-
-    Returns
-    -------
-    dict of Value
-        The outputs by name.
+    ``x`` are rows ``(n, d)`` in double. A category is the number of its level, -1 for an unknown one; a missing cell is
+    NaN.
     """
     network = model.network_
     s = standardise(network.scaling, x)

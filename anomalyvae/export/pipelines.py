@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: Any = None) -> list[Input]:
     """The columns that a model was fitted to, and what its steps, and a sample of rows, reveal about them.
 
-    Parameters
-    ----------
-    before : Pipeline or None
-        The transformers, as `anomalyvae.bundle.preprocessing.split` gives them.
-    detector : VAEOutlierDetector
-    sample : DataFrame, optional
-
-    Returns
-    -------
-    list of Input
-        By the names of fitting, or by number where there are no names.
-
     Raises
     ------
     TypeError

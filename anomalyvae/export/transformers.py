@@ -192,12 +192,7 @@ def _code(column: Column, levels: list[Any]) -> Value:
 
 
 def _tables(t: Any) -> list[Floats]:
-    """What an encoder makes of each level of each column and, last, of an unknown one: it is asked.
-
-    Returns
-    -------
-    list of ndarray of shape (levels + 1, width)
-    """
+    """An encoder's output for each level of each column and, last, for an unknown one, ``(levels + 1, width)`` each."""
     counts = [len(levels) for levels in t.categories_]
     cells = {}
     for i, levels in enumerate(t.categories_):

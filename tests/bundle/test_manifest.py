@@ -95,7 +95,7 @@ def test_known_events_are_no_normal_windows(folder):
 def test_a_recording_that_changed_or_went_is_refused(folder):
     manifest = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "new_normal", 2, 6)))
     pd.read_parquet(folder / "new.parquet").assign(a=0.0).to_parquet(folder / "new.parquet")
-    with pytest.raises(ValueError, match="not the file that was learned or reviewed"):
+    with pytest.raises(ValueError, match="has changed since it was learned or reviewed"):
         windows_by_role(manifest, RECIPE)
     (folder / "new.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="Put it back"):
@@ -122,7 +122,7 @@ def test_a_manifest_is_read_as_it_was_written(folder):
     write_manifest(manifest, folder / "m.json")
     pd.testing.assert_frame_equal(read_manifest(folder / "m.json"), manifest)
     (folder / "m.json").write_text('{"format": 1, "intervals": 3}')
-    with pytest.raises(ValueError, match="is no manifest"):
+    with pytest.raises(ValueError, match="is not a manifest"):
         read_manifest(folder / "m.json")
 
 
