@@ -95,24 +95,9 @@ class GrowingFile(Feed):
 class Following:
     """Windows of a feed, the newest first.
 
-    Parameters
-    ----------
-    feed : Feed
-    open_ : callable
-        Begins a recording with its header line.
-    timeout_s : float, optional
-        End when nothing has come for so long; by default never.
-    notify : callable
-        Receives a sentence about a backlog, or about rows that are left out.
-
-    Attributes
-    ----------
-    waiting : int
-        Windows in the backlog.
-    timed_out : bool
-        Whether it ended because nothing came.
-    change : str
-        What happened to the file, if that ended it.
+    ``open_`` begins a recording with its header line; ``notify`` receives a sentence about a backlog, or about rows
+    that are left out. It ends when nothing has come for ``timeout_s`` (``timed_out``), or because of what happened to
+    the file (``change``). The number of windows in the backlog is ``waiting``.
     """
 
     def __init__(

@@ -252,23 +252,8 @@ def read_pieces(
 ) -> Iterator[Log]:
     """Read a recording piece by piece; joined, the pieces are what :func:`read_log` returns.
 
-    Parameters
-    ----------
-    path, signals, time, databases
-        As for :func:`read_log`.
-    rows : int
-        The most rows of a table in a piece.
-
-    Returns
-    -------
-    iterator of Log
-        Each has the next samples; none is older than one of an earlier piece. With ``signals``, each piece has them
-        all.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError, ImportError
-        As for :func:`read_log`, but only when the broken place is reached.
+    No sample of a piece is older than one of an earlier piece. A piece of a table has at most ``rows`` rows. Errors are
+    those of :func:`read_log`, raised when the broken place is reached.
     """
     path = Path(path)
     reader = _reader_of(path)

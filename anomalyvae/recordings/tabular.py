@@ -186,13 +186,7 @@ def read_header(line: bytes, source: str) -> tuple[list[str], str, str]:
 
 
 def choose(schema: pa.Schema, source: str, time: str | None, wanted: list[str] | None) -> Columns:
-    """Return the time column and the columns of the wanted signals, by default of all.
-
-    Raises
-    ------
-    ValueError
-        There is no time column, a wanted signal is missing, or two columns have the same name.
-    """
+    """Return the time column and the columns of the wanted signals, by default of all."""
     columns = []
     for field in schema:
         name, unit = split_unit(field.name)

@@ -46,23 +46,7 @@ _Number = (bool, int, float, np.number, np.bool_)
 
 
 def topic_pieces(path: Path, signals: list[str] | None = None) -> Iterator[Log]:
-    """Read an MCAP file or a ROS bag piece by piece.
-
-    Yields
-    ------
-    Log
-        The next samples of these signals, or of all; from about 20,000 messages.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged or empty, or it lacks a signal.
-
-    Warns
-    -----
-    UserWarning
-        The file has no end, and was read as far as it goes.
-    """
+    """Read an MCAP file or a ROS bag in pieces of about 20,000 messages."""
     wanted = None if signals is None else {prefix for name in signals for prefix in _prefixes(name)}
     waiting: dict[str, list[tuple[int, dict[str, float]]]] = {}
     left_out: dict[str, str] = {}

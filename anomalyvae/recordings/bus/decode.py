@@ -49,16 +49,9 @@ class _Batch(NamedTuple):
 
 
 class Decoder:
-    """Turns the frames of a recording into signals, piece by piece.
+    """Turns the frames of a recording into the wanted signals, by default all, piece by piece.
 
-    Parameters
-    ----------
-    databases : path-like, iterable of path-like, or None
-        DBC, ARXML, KCD or SYM files. Without any, only replies of on-board diagnostics are decoded.
-    wanted : list of str or None
-        The signals to decode; None for all.
-    source : str
-        How errors and warnings name the recording.
+    Without databases, only replies of on-board diagnostics are decoded. ``source`` names the recording in errors.
     """
 
     def __init__(self, databases: Databases, wanted: list[str] | None, source: str) -> None:

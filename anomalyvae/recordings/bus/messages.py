@@ -89,19 +89,8 @@ class Message(NamedTuple):
 def load_messages(databases: Databases) -> list[Message]:
     """Read databases; the first message with an identifier is kept.
 
-    Signals with a name that is not unique in these databases are renamed ``Message.Signal``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        The file does not exist, or it is not a database; the message names the file and the line.
-    ImportError
-        The extra ``logs`` is not installed.
-
-    Warns
-    -----
-    UserWarning
-        An ARXML file has conversions that are not linear or have several segments.
+    Signals with a name that is not unique in these databases are renamed ``Message.Signal``. Errors name the file and
+    the line. A warning names conversions in ARXML files that are not linear or have several segments.
     """
     if databases is None:
         return []
