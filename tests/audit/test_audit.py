@@ -200,7 +200,8 @@ def test_intervals_are_wider_if_alarms_cluster_in_recordings():
     assert width(-np.ones(400), recording=recording) > 2 * width(-np.ones(400))  # not one alarm in ten recordings
 
 
-def test_quality_by_group_is_that_of_its_rows():
+def test_quality_by_group_is_that_of_its_rows(monkeypatch):
+    monkeypatch.setattr("anomalyvae.audit.groups._RESAMPLES", 50)
     rng = np.random.default_rng(0)
     group, outlier = pd.Series(np.repeat(["a", "b"], 150)), np.arange(300) % 3 == 0
     excess = rng.normal(size=300) + np.where(outlier, np.repeat([3.0, 0.0], 150), 0)

@@ -1,4 +1,4 @@
-"""The registry follows the gate: aliases move with promotions, and a registry that is down costs none of them."""
+"""The registry follows the gate: aliases move with promotions, and a failing registry costs none of them."""
 
 import json
 import shutil
@@ -28,9 +28,9 @@ RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """A folder with a drive, three models of it that say what they learned, and MLflow's tables."""
-    folder = tmp_path_factory.mktemp("house")
+def models(template, tmp_path_factory):
+    """A folder with two drives, three models of one of them with manifests, and MLflow's database."""
+    folder = tmp_path_factory.mktemp("models")
     time_s = np.arange(0, 60, 0.2)
     rng = np.random.default_rng(0)
     for name in ("drive", "held"):
@@ -39,18 +39,14 @@ def house(tmp_path_factory):
     for seed, name in enumerate(("first", "second", "third")):
         detector = VAEOutlierDetector(max_epochs=2, hidden=(8,), random_state=seed)
         train([folder / "drive.csv"], RECIPE, detector, folder / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    shutil.copy(template, folder / "mlflow.db")
     return folder
 
 
 @pytest.fixture
-def world(house, tmp_path, monkeypatch):
-    """A copy of it, in which MLflow keeps its store."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    shutil.copytree(house, tmp_path / "world")
+def world(models, tmp_path, monkeypatch, no_settings):
+    """A copy of these models, with MLflow's store."""
+    shutil.copytree(models, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")
     mlflow.set_tracking_uri(None)
     yield tmp_path / "world"
@@ -109,7 +105,7 @@ def test_aliases_move_with_promotion_refusal_and_rollback(world):
     assert roll_back("champion", register="road") == identity("first") == model_id("champion")
 
 
-def test_what_the_loop_knows_travels_with_the_model(world):
+def test_manifest_holdout_and_decision_travel_with_the_model(world):
     shutil.copytree("first", "champion")
     promote("second", "champion", decision("second", "champion", promoted=True), holdout(), register="road")
     with fetched("models:/road@champion") as folder:
@@ -118,7 +114,7 @@ def test_what_the_loop_knows_travels_with_the_model(world):
         assert json.loads((folder / "gate.json").read_text())["promoted"]
 
 
-def test_a_registry_that_is_down_loses_no_promotion_and_hears_of_it_later(world, capsys, monkeypatch):
+def test_a_failing_registry_loses_no_promotion_and_catches_up_later(world, capsys, monkeypatch):
     shutil.copytree("first", "champion")
     with closing(socket()) as unused:
         unused.bind(("127.0.0.1", 0))
@@ -138,11 +134,11 @@ def test_a_registry_that_is_down_loses_no_promotion_and_hears_of_it_later(world,
     assert (model_id("champion"), version("champion").tags["gate"]) == (identity("second"), "promoted")
     former = mlflow.MlflowClient().get_model_version("road", version("champion").tags["champion_before"])
     assert former.tags["anomalyvae.model_id"] == identity("first")
-    assert record_champion("champion", "road")  # and once more changes nothing
+    assert record_champion("champion", "road")  # again: changes nothing
     assert len(mlflow.MlflowClient().search_model_versions("name = 'road'")) == 2
 
 
-def test_the_loop_with_a_champion_that_only_the_registry_holds(world, capsys, monkeypatch):
+def test_the_loop_with_a_champion_only_in_the_registry(world, capsys, monkeypatch):
     events = pd.DataFrame({"recording": ["held"], "start_s": [20.0], "end_s": [24.0]})
     events.to_csv("marks.csv", index=False)
     assert record_champion("first", "road")
@@ -176,19 +172,19 @@ def test_the_loop_with_a_champion_that_only_the_registry_holds(world, capsys, mo
     assert model_id("champion") == identity("first")
 
 
-def test_a_folder_is_the_champion_by_its_own_decision_and_no_other(world):
+def test_a_decision_about_another_model_is_ignored(world):
     shutil.copytree("first", "champion")
     refused = decision("second", "champion", promoted=False)
     Path("champion", "gate.json").write_text(json.dumps(refused.to_dict()))  # of another model
     assert record_champion("champion", "road")
     assert (model_id("champion"), aliases()) == (identity("first"), {"champion"})
     assert "gate" not in version("champion").tags
-    assert record_champion("second", "road")  # from now on, without a gate
+    assert record_champion("second", "road")  # without a gate
     assert model_id("champion") == identity("second")
     assert "champion_before" not in version("champion").tags
 
 
-def test_promotion_moves_the_champion_and_no_other_alias():
+def test_promotion_moves_no_other_alias():
     assert champion_name("models/road") is None
     assert champion_name("models:/road@champion") == champion_name("models://road@champion") == "road"
     for address in ("models:/road/3", "models:/road@challenger", "runs:/1/model", "models:/@champion"):
@@ -196,7 +192,7 @@ def test_promotion_moves_the_champion_and_no_other_alias():
             champion_name(address)
 
 
-def test_a_model_that_mlflow_cannot_run_is_said_to_be_so(world):
+def test_a_model_without_an_onnx_file_is_warned_of(world):
     card = json.loads(Path("first", "card.json").read_text())
     del card["parts"]["model.onnx"]
     Path("first", "card.json").write_text(json.dumps(card))

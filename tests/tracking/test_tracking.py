@@ -30,7 +30,6 @@ mlflow = import_mlflow()
 
 BIN = Path(sys.executable).parent
 PACKAGES = Path(np.__file__).parents[1]
-SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
 
 
 def free_port():
@@ -41,7 +40,7 @@ def free_port():
 
 @contextmanager
 def process(*command, answers, cwd):
-    """A process that ends, with its children, when the block does; the block begins when it answers."""
+    """A running process, from its first answer until the block ends; its children end with it."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (cwd / "output").open("w") as output:
@@ -63,27 +62,15 @@ def process(*command, answers, cwd):
 
 
 def send(number, started):
-    """A signal to a process of ours and to its children."""
+    """Signal a process and its children."""
     if started.is_running():
         for each in [*started.children(recursive=True), started]:
             each.send_signal(number)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """MLflow's tables, which take seconds to make."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(file.parent)  # where it makes a folder for artifacts
-        mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
-def store(template, tmp_path, monkeypatch):
-    """A folder with an empty local store, which MLflow finds by its own default."""
-    for name in SETTINGS:
-        monkeypatch.delenv(name, raising=False)
+def store(template, tmp_path, monkeypatch, no_settings):
+    """A folder with an empty local store, MLflow's default."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(template, "mlflow.db")
     mlflow.set_tracking_uri(None)
@@ -111,7 +98,7 @@ def bundle(rows, tmp_path_factory):
 
 @pytest.fixture
 def own(bundle, tmp_path):
-    """The bundle, to be noted in."""
+    """A copy of the bundle, for notes."""
     return Path(shutil.copytree(bundle, tmp_path / "pump"))
 
 
@@ -146,16 +133,16 @@ def scores_of(bundle, rows):
     )
 
 
-# What a run gets
+# Contents of a run
 
 
 @pytest.fixture(scope="module")
 def tracked(rows, template, tmp_path_factory):
-    """A fit that was tracked in a git repository, with MLflow's default store: the run, the detector and the bundle."""
+    """A fit tracked in a git repository, with MLflow's default store: run, detector, bundle and commit."""
     folder = tmp_path_factory.mktemp("tracked")
     shutil.copy(template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        for name in SETTINGS:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "MLFLOW_EXP", "MLFLOW_RUN"))]:
             patch.delenv(name, raising=False)
         patch.chdir(folder)
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder)]
@@ -169,12 +156,12 @@ def tracked(rows, template, tmp_path_factory):
         yield mlflow.get_run(run.run_id), detector, folder / "models" / "pump", commit
 
 
-def test_a_run_gets_what_was_asked_for_and_what_came_of_it(tracked):
+def test_a_run_has_settings_losses_figures_and_tags(tracked):
     run, detector, bundle, commit = tracked
     assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
     assert mlflow.get_experiment(run.info.experiment_id).name == "pumps"
-    asked = detector.get_params() | {"hidden": [8]}
-    assert run.data.params == {name: str(value) for name, value in asked.items()}
+    settings = detector.get_params() | {"hidden": [8]}
+    assert run.data.params == {name: str(value) for name, value in settings.items()}
     for name in ("loss", "held_out_loss", "held_out_reconstruction", "held_out_kl"):
         expected = list(zip(detector.history_["epoch"], detector.history_[name], strict=True))
         assert history_of(run.info.run_id, name) == expected
@@ -189,7 +176,7 @@ def test_a_run_gets_what_was_asked_for_and_what_came_of_it(tracked):
     assert not (bundle / NOTE).exists()
 
 
-def test_a_run_knows_its_data_set_by_fingerprint_source_and_columns(tracked):
+def test_a_run_describes_its_data_set_by_fingerprint_source_and_columns(tracked):
     run, detector, _, _ = tracked
     [known] = run.inputs.dataset_inputs
     assert detector.training_["sha256"].startswith(known.dataset.digest)
@@ -329,7 +316,7 @@ def test_an_active_run_is_joined_and_left_open(store, own):
     assert model_of(run.run_id).tags["anomalyvae.model_id"]
 
 
-def test_environment_and_code_say_where(store, own, monkeypatch, template):
+def test_environment_and_code_decide_where_a_run_goes(store, own, monkeypatch, template):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
     with tracked_run() as run:
         pass
@@ -345,7 +332,7 @@ def test_environment_and_code_say_where(store, own, monkeypatch, template):
     assert mlflow.MlflowClient(elsewhere).get_run(run.run_id).info.status == "FINISHED"
 
 
-def test_another_store_for_a_block_alone(store, template):
+def test_another_store_for_one_block(store, template):
     before = mlflow.get_tracking_uri()
     elsewhere = f"sqlite:///{shutil.copy(template, store / 'other.db')}"
     with tracked_run(uri=elsewhere) as run:
@@ -368,7 +355,7 @@ def test_trials_of_a_study_are_children_of_one_run(store, rows, runs):
     assert "loss" not in found["study"].data.metrics
 
 
-def test_an_error_in_the_block_marks_the_run_and_passes(store, runs):
+def test_an_error_in_the_block_marks_the_run_and_propagates(store, runs):
     with pytest.raises(ZeroDivisionError), tracked_run():
         raise ZeroDivisionError
     with pytest.raises(KeyboardInterrupt), tracked_run():
@@ -376,7 +363,7 @@ def test_an_error_in_the_block_marks_the_run_and_passes(store, runs):
     assert [run.info.status for run in runs()] == ["KILLED", "FAILED"]
 
 
-def test_telemetry_is_off_unless_the_user_turned_it_on(monkeypatch):
+def test_telemetry_is_off_unless_the_user_turns_it_on(monkeypatch):
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     import_mlflow()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -385,13 +372,13 @@ def test_telemetry_is_off_unless_the_user_turned_it_on(monkeypatch):
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
-def test_without_mlflow_it_says_what_to_install(monkeypatch):
+def test_without_mlflow_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ImportError, match=r"pip install 'anomalyvae\[mlflow\]'"), tracked_run():
         pass
 
 
-def test_patience_is_short_only_where_the_user_has_not_set_it(monkeypatch):
+def test_timeouts_are_short_unless_the_user_sets_them(monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     with mlflow_session():
@@ -444,7 +431,7 @@ def server(template, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_is_not_waited_for_and_gets_the_rest_later(server, rows, store, runs, monkeypatch):
+def test_a_hanging_server_costs_bounded_time_and_gets_the_rest_later(server, rows, store, runs, monkeypatch):
     started, address = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -467,12 +454,12 @@ def test_a_server_that_hangs_is_not_waited_for_and_gets_the_rest_later(server, r
     assert history_of(run.run_id) == losses_of(detector)
     assert str(model_of(run.run_id).status) == "READY"
     assert not Path("pump", NOTE).exists()
-    track("pump")  # whoever asks again changes nothing but makes a run of its own
+    track("pump")  # again: a run of its own
     assert len(runs()) == 2
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_while_training_goes_on(server, rows, store, monkeypatch):
+def test_a_server_killed_during_training_costs_no_model(server, rows, store, monkeypatch):
     started, address = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setattr(tracking_runs, "_BATCH_S", 0.05)
@@ -519,7 +506,7 @@ def test_versions_aliases_and_scoring_by_them(store, own, rows, tmp_path, capsys
     assert "has no model models:/pump@nobody" in capsys.readouterr().err
 
 
-def test_a_model_of_somebody_else_is_refused(store):
+def test_a_model_of_another_flavour_is_refused(store):
     with mlflow.start_run():
         info = mlflow.pyfunc.log_model(
             name="other", python_model=lambda model_input: model_input, input_example=["a"], pip_requirements=[]
@@ -545,7 +532,7 @@ def test_autolog_tracks_fits_until_it_is_disabled(automatic, rows, runs):
     assert history_of(run.info.run_id) == losses_of(detector)
     assert (run.data.tags["mlflow.autologging"], run.data.tags["team"]) == ("anomalyvae", "pumps")
     assert model_of(run.info.run_id).tags["anomalyvae.model_id"]
-    with mlflow.start_run() as mine:  # the first goes into it, the second into a child
+    with mlflow.start_run() as mine:  # the first fit goes into it, the second into a child
         a_detector(beta=2.0).fit(rows)
         a_detector(beta=3.0).fit(rows)
     first, second = mlflow.get_run(mine.info.run_id), runs()[0]
@@ -599,12 +586,12 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(automatic, rows, runs):
             assert (data.metrics.get("value"), data.tags.get("pruned") == "true") == (trial.value, trial.value is None)
             assert data.metrics["loss"]
     assert len(runs()) == 2 * (1 + 4)
-    optuna.create_study().optimize(objective, n_trials=1)  # without a run of one's own
+    optuna.create_study().optimize(objective, n_trials=1)  # without an active run
     assert len(runs()) == 2 * (1 + 4) + 2
     assert {run.info.status for run in runs()} == {"FINISHED"}
 
 
-def test_what_mlflow_tracks_by_itself_is_left_to_it(automatic, rows, runs):
+def test_mlflow_sklearn_autolog_takes_precedence(automatic, rows, runs):
     from sklearn.model_selection import GridSearchCV
 
     mlflow.sklearn.autolog(silent=True, log_models=False)
