@@ -157,7 +157,7 @@ def watch(args: argparse.Namespace) -> int:
     with local_model(args.model) as model:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
-            tell=(lambda text: None) if args.quiet else tell,
+            notify=(lambda text: None) if args.quiet else tell,
         )  # fmt: skip
         with _watch_summary(watcher, args.quiet):
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)

@@ -59,7 +59,7 @@ class Watcher:
         Wait for late rows, which `score_folder` sorts in; see `LiveWindows`.
     timeout_s : float, optional
         End when nothing new has come for so long; never by default.
-    tell : callable, optional
+    notify : callable, optional
         Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
 
     Attributes
@@ -83,7 +83,7 @@ class Watcher:
         tail: str = "conformal",
         late: bool = False,
         timeout_s: float | None = None,
-        tell: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         graph = file_of(Path(model))
         scorer = Scorer(graph, providers=["CPUExecutionProvider"], threads=1)
@@ -97,7 +97,7 @@ class Watcher:
         work = Work(os.path.abspath(model), sha256_of(graph), "", "", "", rate, tail, feature_scores=explains)
         self._session = Session(work)
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
-        self._late, self._timeout_s, self._tell = late, timeout_s, tell
+        self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._following: Following | None = None
         self._recordings = self._left_out = 0  # of files that were truncated or replaced
         self.windows = self.flagged = 0
@@ -152,11 +152,11 @@ class Watcher:
             refuse_units(live.units, self._session.metadata)
             return live
 
-        self._following = Following(feed, begin, timeout_s=self._timeout_s, notify=self._tell)
+        self._following = Following(feed, begin, timeout_s=self._timeout_s, notify=self._notify)
         for windows in self._following:
             yield from self._scored(windows)
         if self._following.change:
-            self._tell(f"{source} was {self._following.change}: it is read from its beginning")
+            self._notify(f"{source} was {self._following.change}: it is read from its beginning")
         self.timed_out = self._following.timed_out
         live = self._following.live
         if live is not None:

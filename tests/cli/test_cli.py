@@ -250,7 +250,7 @@ def test_recordings_in_another_unit_are_refused(drives, tmp_path, capsys):
     frames[0].rename(columns={"a [m/s]": "a [km/h]"}).to_csv(other, index=False)
     code, _, err = run(capsys, "score", other, tmp_path / "s.csv", "--model", model)
     assert code == 1
-    assert "Got signal 'a' in km/h, expected m/s, as in training. Convert it." in err
+    assert "Signal 'a' is in km/h, expected m/s, as in training. Convert it." in err
     frames[0].rename(columns={"a [m/s]": "a"}).to_csv(other, index=False)  # no unit, no quarrel
     assert run(capsys, "score", other, tmp_path / "s.csv", "--model", model)[0] == 0
 
@@ -380,8 +380,8 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["compare", "{table}", "--against", "knnn"], "Got 'knnn', expected one of PyOD's detectors: knn, lof, "),
         (["compare", "{table}", "--out", "figures.txt"], "figures.txt is not a .parquet or .csv file. Rename it."),
         (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
-        (["score", "{table}", "s.parquet", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
-        (["score", "{table}", "scores", "--model", "nowhere"], "Got nowhere, expected a file that export_onnx()"),
+        (["score", "{table}", "s.parquet", "--model", "nowhere"], "nowhere does not exist. Pass a file"),
+        (["score", "{table}", "scores", "--model", "nowhere"], "nowhere does not exist. Pass a file"),
         (["export", "nowhere", "m.onnx"], "nowhere is not a bundle"),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_table_without_the_model_s_columns_is_refused(table, tmp_path, capsys)
     pd.read_csv(table).rename(columns={"b": "bee"}).to_csv(table, index=False)
     code, _, err = run(capsys, "score", table, tmp_path / "s.csv", "--model", tmp_path / "model")
     assert code == 1
-    assert "rows.csv: Got no 'b', expected these columns. It has a, bee." in err
+    assert "rows.csv: It lacks the columns 'b' of the model; it has a, bee. Rename or add them." in err
     assert not list(tmp_path.glob("*s.csv*.*[0-9]"))
 
 

@@ -102,7 +102,7 @@ def test_what_is_wrong_is_told(model, tmp_path, capsys):
     assert main(["watch", str(tmp_path / "none.csv"), "--model", str(model)]) == 1
     assert "none.csv: No such file or directory" in capsys.readouterr().err
     assert main(["watch", str(tmp_path / "x.parquet"), "--model", str(model)]) == 1
-    assert "a Parquet file does not grow" in capsys.readouterr().err
+    assert "is a Parquet file, which cannot grow" in capsys.readouterr().err
 
 
 def test_rows_that_are_left_out_are_counted(model, tmp_path, capsys):

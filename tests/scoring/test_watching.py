@@ -128,7 +128,7 @@ def test_a_file_that_is_replaced_or_cut_is_begun_anew(model, finished, monkeypat
     wait = following.GrowingFile.wait
     monkeypatch.setattr(following.GrowingFile, "wait", lambda self: steps.pop(0)() if steps else wait(self))
     told = []
-    watcher = Watcher(model, timeout_s=0.05, tell=told.append)
+    watcher = Watcher(model, timeout_s=0.05, notify=told.append)
     found = pd.DataFrame(watcher.file(growing))
     assert told == [f"{growing} was {how}: it is read from its beginning" for how in ("replaced", "cut")]
     counts = found["recording"].value_counts()
