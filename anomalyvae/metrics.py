@@ -113,32 +113,13 @@ def read_events(path: str | PathLike[str]) -> pd.DataFrame:
 
 
 def event_spans(events: pd.DataFrame) -> pd.DataFrame:
-    """Start and end of every event; both are ``time_s`` if an event is a moment.
-
-    Returns
-    -------
-    DataFrame
-        ``recording``, ``start_s``, ``end_s``.
-    """
+    """``recording``, ``start_s`` and ``end_s`` of every event; both times are ``time_s`` if an event is a moment."""
     start, end = ("start_s", "end_s") if {"start_s", "end_s"} <= set(events) else ("time_s", "time_s")
     return pd.DataFrame({"recording": events["recording"], "start_s": events[start], "end_s": events[end]})
 
 
 def touches(spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> NDArray[np.bool_]:
-    """Whether each window lies within `tolerance_s` of an event of its recording.
-
-    Parameters
-    ----------
-    spans : DataFrame, n rows
-        Windows: ``recording``, ``start_s``, ``end_s``.
-    events : DataFrame
-        Events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``.
-    tolerance_s : float
-        Largest distance between a window and an event, in seconds.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
+    """Whether each window of `spans`, shape ``(n,)``, lies within `tolerance_s` seconds of an event of its recording.
 
     Examples
     --------
@@ -302,13 +283,7 @@ def event_recall(
 
 
 def found_share(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> float:
-    """Share of the events in the recordings of `spans` that have a flagged window within `tolerance_s`.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN without events.
-    """
+    """Share of the events in the recordings of `spans` with a flagged window within `tolerance_s`; NaN without events."""
     chosen = _check_flags(flagged, len(spans))
     (starts, ends), (event_starts, event_ends) = _on_one_axis(spans, events)
     if not event_starts.size:
@@ -356,10 +331,7 @@ def false_alarms_per_hour(
 ) -> float:
     """Alarms further than `tolerance_s` from every event, per hour covered by windows that touch no event.
 
-    Returns
-    -------
-    float
-        NaN if every window touches an event.
+    NaN if every window touches an event.
 
     Examples
     --------
