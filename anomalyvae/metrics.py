@@ -283,7 +283,7 @@ def event_recall(
 
 
 def found_share(flagged: ArrayLike, spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> float:
-    """Share of the events in the recordings of `spans` with a flagged window within `tolerance_s`; NaN without events."""
+    """Share of the events of these recordings with a flagged window within `tolerance_s`; NaN without events."""
     chosen = _check_flags(flagged, len(spans))
     (starts, ends), (event_starts, event_ends) = _on_one_axis(spans, events)
     if not event_starts.size:
