@@ -1,6 +1,6 @@
-"""From scores to decisions: where the line between normal and strange lies, and what an alarm promises.
+"""From scores to decisions: thresholds, p-values and alarms with a target of false alarms.
 
-Numpy only. Everything here takes anomaly scores (high = strange).
+Numpy only. All functions take anomaly scores (high = anomalous).
 """
 
 import math
@@ -13,12 +13,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-AUTO_FALSE_ALARMS = 0.05  # share of normal rows that contamination="auto" lets cross the line
+AUTO_FALSE_ALARMS = 0.05  # share of normal rows beyond the threshold of contamination="auto"
 
-_SLACK = 1e-9  # relative; sums of weights are rounded, and a p-value that equals its promise keeps it
-_TAIL_SHARE = 0.1  # of the calibration scores, from which the tail beyond them is read
-_MIN_FOR_TAIL = 20  # rows (or groups): that tenth then holds two, and it takes two to tell a shape
-_STOREY_LAMBDA = 0.5  # p-values above it are taken to come from normal rows
+_SLACK = 1e-9  # relative; sums of weights are rounded, and a p-value equal to its target must count
+_TAIL_SHARE = 0.1  # of the calibration scores; the tail is fitted to the highest of them
+_MIN_FOR_TAIL = 20  # rows (or groups): a tenth of them are two, the fewest that show a shape
+_STOREY_LAMBDA = 0.5  # p-values above it count as those of normal rows
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -26,44 +26,43 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of rows that were not learned, and what each counts as evidence: from a score to a p-value to an alarm.
+    """Scores of held-out rows and their weights, which turn a score into a p-value and an alarm.
 
-    The p-value of a score s is the share of the evidence that is at least as strange, the new row counted with it:
+    The p-value of a score s is the weighted share of calibration scores that are at least as high, with the new row
+    counted among them:
 
         p(s) = (1 + sum of weight_i where scores_i >= s) / (1 + sum of weight_i)
 
-    It lies in (0, 1], and ties count. The two arrays are all there is: ``Calibration(scores, weight)`` is the same
-    object again. Most callers begin with `from_rows`.
+    It lies in (0, 1]; ties count. Most callers use `from_rows`.
 
     Parameters
     ----------
     scores : array-like of shape (m,)
         Anomaly scores, finite. Kept sorted, low to high.
     weight : array-like of shape (m,)
-        What each counts as evidence, above zero: 1 for a row, 2 for a row that stands for two, 1 / size for a row of
-        a group.
+        How much each score counts, above zero: 1 for a row, 2 for a row of weight two, 1 / size for a row of a group.
 
     Raises
     ------
     ValueError
-        For no rows, lengths that differ, scores that are not finite, weights that are not above zero.
+        For no rows, different lengths, scores that are not finite, weights that are not above zero.
 
     Notes
     -----
     **Guaranteed.** Rows (split conformal prediction [1]_): a new row that is exchangeable with the calibration rows
     has p <= alpha with probability at most alpha, whatever the distribution and the network. Groups (hierarchical
     conformal prediction [2]_ [3]_): a row drawn at random from a *new* group, exchangeable with the calibration
-    groups, has p <= alpha with probability at most alpha, however the rows of a group depend on each other. (Were
-    the new group's own share of rows at or above s counted in place of the 1, p would be the survival function of
-    all G + 1 groups together, each with the same say; and the row is one draw from just that distribution, any group
-    being as likely to be the new one. The 1 can only raise it.) So alpha bounds the share of a new group's rows that
-    raise a false alarm, on average over new groups, short and long ones alike.
+    groups, has p <= alpha with probability at most alpha, however the rows of a group depend on each other. (With the
+    new group's own share of rows at or above s in place of the 1, p is the survival function of the equal mixture of
+    all G + 1 groups. The row is a sample of that mixture, as any group is equally likely to be the new one. The 1 can
+    only raise p.) So alpha bounds the share of a new group's rows that raise a false alarm, on average over new groups
+    of any size.
 
     **Not guaranteed.** G groups give no p-value below 1 / (G + 1), n rows none below 1 / (n + 1). Rows of one group
-    stay dependent: one bad drive can alarm many times while most are silent. The guarantee is an average over
-    calibration sets as well: with this one, the rate is alpha give or take about sqrt(alpha (1 - alpha) / n).
-    Cross-fitted scores, each from a network that learned without the row's fold, keep it approximately, not exactly
-    [4]_: the network that scores new rows has learned a little more than those.
+    stay dependent: one unusual drive can alarm many times while most never do. The guarantee is an average over
+    calibration sets: with a given one, the rate is alpha plus or minus about sqrt(alpha (1 - alpha) / n). With
+    cross-fitted scores, each from a network trained without the row's fold, it holds approximately [4]_: the network
+    that scores new rows has learned slightly more rows.
 
     References
     ----------
@@ -104,23 +103,23 @@ class Calibration:
                 f"Got calibration weights from {weight.min()} to {weight.max()}, expected finite ones above zero. "
                 "Leave out rows that do not count."
             )
-        order = np.lexsort((weight, scores))  # ties in an order of their own: sums do not depend on how rows came
+        order = np.lexsort((weight, scores))  # ties are ordered too: sums do not depend on the order of rows
         object.__setattr__(self, "scores", scores[order])
         object.__setattr__(self, "weight", weight[order])
 
     @classmethod
     def from_rows(cls, scores: ArrayLike, weight: ArrayLike | None = None, group: Any = None) -> Self:
-        """Count rows, or groups of rows, as evidence.
+        """Weigh each row, or each group of rows, equally.
 
         Parameters
         ----------
         scores : array-like of shape (m,)
-            Anomaly scores of rows that were not learned.
+            Anomaly scores of held-out rows.
         weight : array-like of shape (m,), optional
-            How many rows each stands for; 1 by default.
+            Weight of each row; 1 by default.
         group : array-like of shape (m,), optional
-            The group (drive, machine, patient, ...) of each row. Each group then is *one* piece of evidence, which
-            its rows share in proportion to their weights.
+            The group (drive, machine, patient, ...) of each row. Each group then counts as *one* observation, divided
+            among its rows in proportion to their weights.
 
         Returns
         -------
@@ -140,20 +139,20 @@ class Calibration:
 
     @property
     def evidence(self) -> float:
-        """How many rows (groups, where rows were grouped) the p-values rest on: the sum of the weights."""
+        """The number of calibration rows (or groups): the sum of the weights."""
         return float(self.weight.sum())
 
     def p_values(self, scores: ArrayLike, tail: str = "conformal") -> Floats:
-        """How often a normal row would be at least as strange.
+        """Probability that a normal row scores at least as high.
 
         Parameters
         ----------
         scores : array-like of shape (n,)
             Anomaly scores of new rows.
         tail : {"conformal", "pareto"}, default="conformal"
-            ``"conformal"`` stops at 1 / (1 + evidence), a promise without assumptions. ``"pareto"`` *extrapolates*
-            below that, where no calibration row has been: beyond the highest score that one whole piece of evidence
-            reaches, the new row's own 1 in the formula fades like the tail of a generalised Pareto distribution [1]_.
+            ``"conformal"`` needs no assumption, and is at least 1 / (1 + evidence). ``"pareto"`` *extrapolates* below
+            that: beyond the highest score that a total weight of one reaches, the 1 of the new row is multiplied by
+            the tail of a generalised Pareto distribution [1]_.
 
         Returns
         -------
@@ -167,17 +166,16 @@ class Calibration:
 
         Notes
         -----
-        The tail is fitted to what exceeds the 90th percentile, by probability-weighted moments [2]_: with l1 the mean
-        excess and l2 half the mean difference of two excesses, shape = 2 - l1 / l2. The shape is taken no lighter
-        than exponential, since a tail that ends would call all beyond its end impossible, which no sample can show;
-        and one standard error heavier, since plugged in as it is, it raises several times the promised alarms. Made
-        so, from 1,000 rows, a promise of 0.1 / (n + 1) costs 0.3 of the false alarms it allows for exponential
-        scores, next to none for normal ones, and 1.4 times as many for Student's t with three degrees of freedom.
+        The tail is fitted to the scores above the 90th percentile, by probability-weighted moments [2]_: with l1 the
+        mean excess and l2 half the mean difference of two excesses, shape = 2 - l1 / l2. The shape is at least that of
+        an exponential tail: a bounded tail would call scores beyond its end impossible. One standard error is added,
+        because the plain estimate raises several times the allowed alarms. With 1,000 rows and alpha = 0.1 / (n + 1),
+        false alarms are then 0.3 of the allowed number for exponential scores, almost none for normal ones, and 1.4
+        times the allowed number for Student's t with three degrees of freedom.
 
-        Whatever the true tail, ``"pareto"`` is never above ``"conformal"`` and never more than 1 / (1 + evidence)
-        below it, so p <= alpha has probability at most alpha + 1 / (1 + evidence); and for alpha of at least
-        2 / (1 + evidence) both flag the same rows. Where calibration scores are tied from the 90th percentile up,
-        there is no tail to read, and both are equal.
+        For any true tail, ``"pareto"`` is at most ``"conformal"`` and at most 1 / (1 + evidence) below it, so
+        p <= alpha has probability at most alpha + 1 / (1 + evidence); for alpha of at least 2 / (1 + evidence) both
+        flag the same rows. Both are equal if calibration scores are tied from the 90th percentile up.
 
         References
         ----------
@@ -193,20 +191,20 @@ class Calibration:
                 f"Got NaN in {np.isnan(s).sum()} of {s.size} scores, expected numbers. Leave those rows out."
             )
         reached = np.append(np.cumsum(self.weight[::-1])[::-1], 0.0)  # (m + 1,) evidence from each score up
-        as_strange = reached[np.searchsorted(self.scores, s)]
-        counted = 1 + as_strange
+        at_least = reached[np.searchsorted(self.scores, s)]
+        counted = 1 + at_least
         if tail == "pareto":
             if self.evidence < _MIN_FOR_TAIL * (1 - _SLACK):
                 raise ValueError(
                     f"Got tail='pareto' with {self.evidence:g} calibration rows (or groups), expected at least "
-                    f"{_MIN_FOR_TAIL} to read a tail from. Calibrate with more, or pass tail='conformal'."
+                    f"{_MIN_FOR_TAIL} to fit a tail. Calibrate with more, or pass tail='conformal'."
                 )
             last = self.scores[np.flatnonzero(reached >= 1 - _SLACK)[-1]]
-            counted = np.where(s > last, np.maximum(self._fading(s, last), as_strange), counted)
+            counted = np.where(s > last, np.maximum(self._fading(s, last), at_least), counted)
         return np.maximum(counted / (1 + reached[0]), np.finfo(np.float64).tiny)
 
     def _fading(self, s: Floats, last: float) -> Floats:
-        """Chance that a row exceeds ``s``, given that it exceeds ``last``, by a generalised Pareto tail."""
+        """Probability that a row exceeds ``s``, given that it exceeds ``last``, by a generalised Pareto tail."""
         begin = np.searchsorted(np.cumsum(self.weight), (1 - _TAIL_SHARE) * self.evidence * (1 - _SLACK))
         threshold = self.scores[begin]
         above = self.scores > threshold
@@ -215,10 +213,10 @@ class Calibration:
         mean = w @ excess / total if above.any() else 0.0
         if mean == 0:
             return np.ones_like(s)
-        pairs = total**2 - w @ np.minimum(w, 1)  # a row of weight two makes a pair with itself, part of a row none
+        pairs = total**2 - w @ np.minimum(w, 1)  # a row of weight two pairs with itself
         half_difference = (w * excess) @ (2 * np.cumsum(w) - w - total) / pairs if pairs > 0 else 0.0
         shape = max(2 - mean / half_difference, 0.0) if half_difference > 0 else 0.0
-        shape = min(shape + math.sqrt(4 / 3 / total), 0.9)  # the error for an exponential tail; a mean needs < 1
+        shape = min(shape + math.sqrt(4 / 3 / total), 0.9)  # error of an exponential tail; the mean is finite below 1
         with np.errstate(over="ignore"):
             steps = np.maximum(np.append(s, last) - threshold, 0) / mean
             logs = np.log1p(steps * shape / (1 - shape))
@@ -235,24 +233,24 @@ class Calibration:
         tail: str = "conformal",
         storey: bool = False,
     ) -> Flags:
-        """Flag rows under exactly one promise on false alarms.
+        """Flag rows for exactly one target of false alarms.
 
         Parameters
         ----------
         scores : array-like of shape (n,)
             Anomaly scores of new rows.
         alpha : float in (0, 1), optional
-            Of the normal rows, at most this share is flagged: p <= alpha.
+            At most this share of normal rows is flagged: p <= alpha.
         fdr : float in (0, 1), optional
-            Of the rows flagged in this batch, at most this share is normal, on average over batches; see
+            At most this share of the rows flagged in this batch is normal, on average over batches; see
             `false_discovery`.
         per_hour : float, optional
-            Of the normal rows in an hour of recording, at most this many are flagged: p <= per_hour / rows_per_hour.
-            Where flagged windows that touch are shown as one alarm, alarms are fewer still.
+            At most so many normal rows are flagged in an hour of recording: p <= per_hour / rows_per_hour. Alarms that
+            merge neighbouring windows are fewer.
         rows_per_hour : float, optional
-            With ``per_hour``: the rows that an hour of recording gives, 3600 s / the step between windows.
+            With ``per_hour``: rows in an hour of recording, 3600 s / the step between windows.
         tail : {"conformal", "pareto"}, default="conformal"
-            See `p_values`. With ``"pareto"``, promises finer than 1 / (1 + evidence) rest on an extrapolation.
+            See `p_values`. ``"pareto"`` extrapolates for targets below 1 / (1 + evidence).
         storey : bool, default=False
             With ``fdr``; see `false_discovery`.
 
@@ -263,13 +261,13 @@ class Calibration:
         Raises
         ------
         ValueError
-            For none or several promises, and for one that is not a share between none and all of the rows.
+            For no or several targets, and for a target out of range.
 
         Warns
         -----
         UserWarning
-            Where nothing is flagged and the promise asks for smaller p-values than this calibration gives (with
-            ``fdr``, for a strange row that is alone in a batch of this size): silence then says nothing.
+            If nothing is flagged and the target needs smaller p-values than this calibration can give (with ``fdr``,
+            for a single anomalous row in a batch of this size).
         """
         target = AlarmTarget.of({"alpha": alpha, "fdr": fdr, "per_hour": per_hour})
         if (per_hour is None) != (rows_per_hour is None):
@@ -375,16 +373,16 @@ def _refuse_outside(target: AlarmTarget, most: float) -> None:
 
 
 def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> Flags:
-    """Flag as many rows of a batch as keeps the expected share of normal rows among the flagged below ``rate``.
+    """Flag rows of a batch so that the expected share of normal rows among the flagged is at most ``rate``.
 
     Parameters
     ----------
     p_values : array-like of shape (n,)
-        Of all rows of the batch; leaving out the unsuspicious ones breaks the promise.
+        Of all rows of the batch; without the rows of high p-value the rate does not hold.
     rate : float in (0, 1)
     storey : bool, default=False
-        Estimate the share of normal rows in the batch, as (1 + number of p > 1/2) / (n / 2), where otherwise all are
-        taken to be normal: finds more where strange rows are many, and flags none with p > 1/2.
+        Estimate the share of normal rows in the batch as (1 + number of p > 1/2) / (n / 2), instead of 1. It finds more
+        in batches with many anomalous rows, and flags none with p > 1/2.
 
     Returns
     -------
@@ -398,9 +396,9 @@ def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> F
     Notes
     -----
     The procedure is Benjamini and Hochberg's [1]_, with Storey's estimate in its conservative form [2]_. Conformal
-    p-values of one batch share their calibration rows and so depend on each other, but positively (PRDS), and the
-    promise holds for rows that are independent of each other given the network [3]_, with Storey's estimate too
-    [4]_. For several rows of one group, and for p-values of a fitted tail, there is no proof.
+    p-values of one batch share their calibration rows, so they are positively dependent (PRDS). The rate holds for rows
+    that are independent of each other given the network [3]_, with Storey's estimate too [4]_. It is not proven for
+    several rows of one group, or for p-values of a fitted tail.
 
     References
     ----------
@@ -432,7 +430,7 @@ def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> F
 
 
 def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_ALARMS) -> float:
-    """The score that a new normal row exceeds with probability ``alpha``, from rows that were not trained on.
+    """The score that a new normal row exceeds with probability ``alpha``, from held-out rows.
 
     Parameters
     ----------
@@ -446,7 +444,7 @@ def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_A
     -------
     float
         The ceil((m + 1)(1 - alpha))-th smallest score (Vovk et al. 2005, split conformal prediction). With too few
-        rows for ``alpha``, the largest: the share is then 1 / (m + 1).
+        rows for ``alpha``, the largest score: the probability is then 1 / (m + 1).
     """
     order = np.argsort(held_out)
     reached = np.cumsum(weight[order])
@@ -456,7 +454,7 @@ def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_A
 
 
 def contamination_threshold(scores: Floats, weight: Floats, contamination: float) -> float:
-    """The score above which the share ``contamination`` of the training rows lies.
+    """The score that the share ``contamination`` of the training rows exceeds.
 
     Parameters
     ----------
@@ -468,9 +466,9 @@ def contamination_threshold(scores: Floats, weight: Floats, contamination: float
     Returns
     -------
     float
-        Half-way between the last row above the line and the first below it, so that rounding moves no row across.
+        Half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
     """
-    value, place = np.unique(scores, return_inverse=True)  # tied rows cross the line together
+    value, place = np.unique(scores, return_inverse=True)  # tied rows are flagged together
     reached = np.cumsum(np.bincount(place, weights=weight)[::-1])  # weight of the rows at or above each value
     value = value[::-1]
     flagged = int(np.searchsorted(reached, contamination * reached[-1] * (1 + 1e-12), side="right"))
@@ -478,4 +476,4 @@ def contamination_threshold(scores: Floats, weight: Floats, contamination: float
         return float(value[0])
     last, next_below = value[flagged - 1], value[min(flagged, len(value) - 1)]
     middle = 0.5 * (last + next_below)
-    return float(middle if middle < last else next_below)  # between neighbouring floats there is no middle
+    return float(middle if middle < last else next_below)  # adjacent floats have no middle

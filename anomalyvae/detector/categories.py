@@ -1,4 +1,4 @@
-"""Categories: text and booleans, of DataFrames alone. A level is its place among the known ones, -1 if it is another.
+"""Categories: text and booleans of DataFrames. A level is encoded as its index among the known levels, else -1.
 
 Numpy and pandas only.
 """
@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-_KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known by its name if it makes so many rows, and such a share
+_KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
 _BOOLEANS = [False, True]
-_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"}  # among objects, as pandas calls them
+_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"}  # pandas' names for numeric objects
 
 
 def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]]:
-    """Which columns of a training table are categories: those of dtype category, string or bool, and objects of these.
+    """Find the categories of a training table: columns of dtype category, string or bool, and objects of these.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
     Returns
     -------
     levels : dict
-        By column, sorted: text (whatever a category holds is taken by its ``str``), or False and True.
+        The levels of each column, sorted: text (``str`` of each level), or False and True.
     dtypes : dict
-        By column, the name of its dtype.
+        The name of the dtype of each column.
 
     Raises
     ------
     ValueError
-        For columns that are neither numbers nor categories, and for categories without names to tell them by.
+        For columns that are neither numbers nor categories, and for categories without unique text names.
     """
     if not isinstance(X, pd.DataFrame):
         return {}, {}
@@ -46,12 +46,12 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
         listed = ", ".join(f"{X.columns[i]!r} ({X.dtypes.iloc[i]})" for i in refused)
         raise ValueError(
             f"Got columns that are neither numeric nor categories: {listed}. Expected numbers, text, category or bool. "
-            "Turn them into one of these (a time into seconds, say) or leave them out."
+            "Convert them (a time into seconds, for example) or leave them out."
         )
     if columns and not (X.columns.is_unique and all(isinstance(name, str) for name in X.columns)):
         raise ValueError(
             f"Got categories in a table with the column names {list(X.columns)[:9]}, expected text, each name once. "
-            "Rename them, for example by X.columns = X.columns.astype(str)."
+            "Rename the columns, for example by X.columns = X.columns.astype(str)."
         )
     levels: dict[str, list[str | bool]] = {}
     for i, kind in columns.items():
@@ -61,7 +61,7 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
 
 
 def encode_categories(X: Any, categories: Categories) -> Any:
-    """Replace the levels in a table by their numbers: NaN where one is missing, -1 where it is not known.
+    """Replace the levels in a table by their numbers: NaN for a missing level, -1 for an unknown one.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def encode_categories(X: Any, categories: Categories) -> Any:
     Returns
     -------
     DataFrame or array-like
-        ``X`` itself where there is nothing to do.
+        ``X`` itself if it has no categories.
 
     Raises
     ------
     ValueError
-        If a column is categorical and was not in training, or the reverse.
+        If a column is categorical now and was not in training, or the reverse.
     """
     if not isinstance(X, pd.DataFrame):
         if categories:
@@ -99,13 +99,13 @@ def encode_categories(X: Any, categories: Categories) -> Any:
             place = {level: code for code, level in enumerate(categories[name])}
             found, levels = pd.factorize(column)
             kept = [place.get(bool(level) if expected == "bool" else str(level), -1) for level in levels]
-            encoded.isetitem(i, np.array([*kept, np.nan])[found])  # pandas has -1 for what is missing: the last
-        else:  # numbers among objects may lie beside pandas.NA
+            encoded.isetitem(i, np.array([*kept, np.nan])[found])  # factorize gives -1, the last, for a missing level
+        else:  # a column of numeric objects may hold pandas.NA
             encoded.isetitem(i, cast(Any, column.where(column.notna(), np.nan)))
     if wrong:
         raise ValueError(
-            f"Got columns of another kind than in training: {'; '.join(wrong)}. Convert them (text by "
-            ".astype(str), numbers by pandas.to_numeric), or fit again."
+            f"Got columns of another type than in training: {'; '.join(wrong)}. Convert them (text by .astype(str), "
+            "numbers by pandas.to_numeric), or fit again."
         )
     return encoded
 
@@ -116,16 +116,15 @@ _EXPECTED = {"number": "numbers", "bool": "booleans", "text": "text or a categor
 def common_levels(
     x: NDArray[np.float64], weight: NDArray[np.float64], columns: Any, categories: Categories
 ) -> tuple[NDArray[np.float64], dict[str, list[str | bool]]]:
-    """Forget the names of rare levels of text: those that make a single row, or less than a thousandth of the rows.
+    """Pool rare levels of text: those of a single row, or of less than a thousandth of the rows.
 
-    They become one level together, which stands for all that are not known, also in new rows. So how often a new
-    level is to be expected is learned, a column that is different in every row says nothing, and no column has more
-    than a thousand known levels.
+    Levels that were not in training get the same pooled level. So the model learns how often to expect a new level, a
+    column that differs in every row carries no information, and no column has more than a thousand known levels.
 
     Parameters
     ----------
     x : ndarray of shape (n, d)
-        Rows as `encode_categories` gave them.
+        Rows from `encode_categories`.
     weight : ndarray of shape (n,)
     columns : sequence of str
     categories : dict
@@ -156,7 +155,7 @@ def common_levels(
         known[name] = levels
     if empty:
         warnings.warn(
-            f"Got categories in which hardly any value comes twice: {', '.join(map(repr, empty))}. Nothing can be "
+            f"Got categories in which almost every value is unique: {', '.join(map(repr, empty))}. Nothing can be "
             "learned from them. Leave them out.",
             stacklevel=4,
         )
@@ -164,7 +163,7 @@ def common_levels(
 
 
 def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mapping[str, str]) -> pd.DataFrame:
-    """Put the levels back where `encode_categories` put numbers, in a dtype of each column's own."""
+    """Replace numbers by their levels, the inverse of `encode_categories`, in the dtype of each column."""
     columns: dict[str, Any] = {}
     for name, levels in categories.items():
         code = table[name].to_numpy().astype(np.int64)
@@ -173,55 +172,55 @@ def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mappi
     return table.assign(**columns)
 
 
-def fill_cells(X: pd.DataFrame, drawn: pd.DataFrame, categories: Categories) -> pd.DataFrame:
-    """Put drawn cells where a table has none; all others stay as they are.
+def fill_cells(X: pd.DataFrame, values: pd.DataFrame, categories: Categories) -> pd.DataFrame:
+    """Replace the missing cells of a table.
 
     Parameters
     ----------
     X : DataFrame of shape (n, d)
-    drawn : DataFrame of shape (n, d)
-        The same columns, as `decode_categories` gives them.
+    values : DataFrame of shape (n, d)
+        The same columns, from `decode_categories`.
     categories : dict
         Known levels of each categorical column.
 
     Returns
     -------
     DataFrame of shape (n, d)
-        A column in which nothing was missing is that of ``X``. Of the others, numbers are float64, categories of the
-        dtype they have in ``X`` or, where that is object, of the dtype in ``drawn``.
+        Columns without a missing cell are those of ``X``. In the others, numbers are float64; categories have the dtype
+        of ``X`` or, if that is object, of ``values``.
     """
     table = X.copy()
     for i, name in enumerate(X.columns):
-        column, new = X.iloc[:, i], drawn.iloc[:, i].set_axis(X.index)
+        column, new = X.iloc[:, i], values.iloc[:, i].set_axis(X.index)
         missing = column.isna()
         if not missing.any():
             continue
         if name not in categories:
-            values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-            table.isetitem(i, np.where(missing, new, values))
+            numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            table.isetitem(i, np.where(missing, new, numbers))
             continue
         dtype = column.dtype if column.dtype != object else new.dtype
         if isinstance(column.dtype, pd.CategoricalDtype):
             level = {str(known): known for known in column.cat.categories}
-            new = new.astype(object).map(lambda drawn, level=level: level.get(drawn, drawn))
+            new = new.astype(object).map(lambda value, level=level: level.get(value, value))
         whole = column.astype(object).where(~missing, new.astype(object))
         table.isetitem(i, whole.astype("category" if isinstance(dtype, pd.CategoricalDtype) else dtype).array)
     return table
 
 
 def one_hot_cells(columns: Any, categories: Categories) -> list[int]:
-    """Cells of each column in one-hot code: its known levels and one for any other; 0 where it is a number."""
+    """One-hot cells of each column: its known levels and one for any other; 0 for a number."""
     return [len(categories[name]) + 1 if name in categories else 0 for name in columns] if categories else []
 
 
 def _unusual(X: pd.DataFrame) -> list[int]:
-    """Places of the columns that are not plainly numbers."""
+    """Indices of the columns whose dtype is not numeric."""
     types = pd.api.types
     return [i for i, dtype in enumerate(X.dtypes) if types.is_bool_dtype(dtype) or not types.is_numeric_dtype(dtype)]
 
 
 def _kind(column: "pd.Series[Any]") -> str | None:
-    """What a column holds: text, bool or number; None if it is something else."""
+    """The type of a column: text, bool or number; None for anything else."""
     types, dtype = pd.api.types, column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "text"

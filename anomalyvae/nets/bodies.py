@@ -1,15 +1,15 @@
-"""What a row is to the network: the encoder and the decoder around the latent code.
+"""Bodies: the encoder and decoder layers around the latent code.
 
 A body is any callable ``(input_shape, latent_dim) -> nn.Module`` whose module has
 
-- ``encode(x)``: ``(n, *input_shape)`` -> ``(n, k)`` features, for a ``k`` of its own choice;
+- ``encode(x)``: ``(n, *input_shape)`` -> ``(n, k)`` features, with any ``k``;
 - ``decode(z)``: ``(n, latent_dim)`` -> ``(n, *input_shape)``, the mean of each cell.
 
-The objective adds the linear layers that turn features into a code. There is nothing to inherit from and nothing
-to register: pass a function of your own as ``VAEOutlierDetector(body=...)``.
+The objective adds the linear layers that turn features into a code. There is no base class and no registry: pass your
+own function as ``VAEOutlierDetector(body=...)``.
 
-Convolutions and recurrences are written out as matrix products. In double precision, in which rows are scored, these
-are faster than torch's own; runtimes of ONNX have no others; and each row gets the same arithmetic in any batch.
+Convolutions and recurrences are written as matrix products. Rows are scored in double precision, where these are faster
+than torch's own layers; ONNX runtimes have no others in double; and each row gets the same arithmetic in any batch.
 """
 
 import math
@@ -57,11 +57,11 @@ class MLP(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Convolutions that halve the length of every axis, mirrored around the code by ones that double it.
+    """Convolutions that halve the length of every axis; the decoder mirrors them and doubles it.
 
-    The same few weights look at every place of a window or an image. Lengths that are odd are rounded up on the way
-    in and cut off on the way out, so that any length will do. The way out is by sub-pixel convolutions (Shi et al.
-    2016, arXiv:1609.05158): each place is convolved into two per axis.
+    The same weights apply at every place of a window or an image. Any length is allowed: odd lengths are rounded up in
+    the encoder and cropped in the decoder. The decoder uses sub-pixel convolutions (Shi et al. 2016,
+    arXiv:1609.05158): each place becomes two per axis.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Convolutional(nn.Module):
     hidden : sequence of int
         Channels of the encoder's layers, from the row inwards; the decoder has them in reverse.
     axes : int
-        How many axes there are.
+        Number of axes besides the channels.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Convolutional(nn.Module):
         self.decoder.append(ChannelsFirst())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Rows ``(n, *input_shape)`` -> features ``(n, k)``: the channels of all places that are left."""
+        """Rows ``(n, *input_shape)`` -> features ``(n, k)``: the channels of all remaining places."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Convolutional(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """``(n, channels, *sides)`` -> ``(n, *sides, channels)``: what lies around a place is then one row of numbers."""
+    """``(n, channels, *sides)`` -> ``(n, *sides, channels)``."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.movedim(1, -1)
@@ -155,9 +155,9 @@ class Doubling(nn.Module):
 
 
 def neighbours(x: Tensor, step: int) -> Tensor:
-    """Each place with those beside it, side by side: ``(n, *sides, c)`` -> ``(n, *places, 3 ** axes * c)``.
+    """The channels of each place and its neighbours: ``(n, *sides, c)`` -> ``(n, *places, 3 ** axes * c)``.
 
-    Places are those at every ``step`` along each axis; beyond the edge there are zeros.
+    ``places`` are every ``step``-th along each axis; the edges are padded with zeros.
     """
     sides = x.shape[1:-1]
     places = [-(-side // step) for side in sides]
@@ -172,7 +172,7 @@ def neighbours(x: Tensor, step: int) -> Tensor:
 
 
 def doubled(x: Tensor, sides: tuple[int, ...]) -> Tensor:
-    """Each place into two per axis: ``(n, *halves, 2 ** axes * c)`` -> ``(n, *sides, c)``."""
+    """Rearrange each place into two per axis: ``(n, *halves, 2 ** axes * c)`` -> ``(n, *sides, c)``."""
     halves, axes = x.shape[1:-1], len(sides)
     x = x.unflatten(-1, (*[2] * axes, -1))
     x = x.permute(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 1 + 2 * axes)
@@ -181,9 +181,9 @@ def doubled(x: Tensor, sides: tuple[int, ...]) -> Tensor:
 
 
 class Recurrent(nn.Module):
-    """Gated recurrent units that read a window step by step and write it again.
+    """Gated recurrent units over the steps of a window.
 
-    The last state is what was read. What is written starts from the code, and sees it again at every step.
+    The encoder's features are its last state. The decoder gets the code as input at every step.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class Recurrent(nn.Module):
         ``(channels, length)``.
     latent_dim : int
     hidden : sequence of int
-        State sizes of the encoder's layers, from the row inwards, one or more; the decoder has them in reverse.
+        State sizes of the encoder's layers, from the row inwards, at least one; the decoder has them in reverse.
     """
 
     def __init__(self, input_shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int] = (32,)) -> None:
@@ -199,7 +199,7 @@ class Recurrent(nn.Module):
         _refuse_other_axes(input_shape, ("channels", "length"))
         _refuse_empty_layers(hidden)
         if not hidden:
-            raise ValueError("Got hidden=(), expected at least one size of the state. Pass such as hidden=(32,).")
+            raise ValueError("Got hidden=(), expected at least one state size. Pass, for example, hidden=(32,).")
         channels, self.length = input_shape
         inner = [*reversed(hidden)]
         self.reading = nn.ModuleList(GRU(*sizes) for sizes in pairwise([channels, *hidden]))
@@ -224,8 +224,8 @@ class Recurrent(nn.Module):
 class GRU(nn.Module):
     """Gated recurrent units (Cho et al. 2014, arXiv:1406.1078): ``(length, n, into)`` -> states ``(length, n, size)``.
 
-    With ``[r, u] = sigmoid(a + b)`` and ``c = tanh(a + r b)``, each of its own part of ``a``, which is linear in what
-    is read, and ``b``, linear in the state h, the next state is ``u h + (1 - u) c``.
+    With a linear in the input and b linear in the state h, split into three parts each: ``[r, u] = sigmoid(a + b)``,
+    ``c = tanh(a + r b)``, and the next state is ``u h + (1 - u) c``.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ class GRU(nn.Module):
         self.state = nn.Linear(size, 3 * size)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        same = x.stride(0) == 0  # a code is the same at every step, and need be multiplied but once
+        same = x.stride(0) == 0  # the code is the same at every step: multiply it once
         seen = self.seen(x[0]).expand(len(x), -1, -1) if same else self.seen(x)
         state, states = x.new_zeros(x.shape[1], self.size), []
         parts = [2 * self.size, self.size]
@@ -258,14 +258,14 @@ def _layers(widths: Sequence[int]) -> list[nn.Module]:
 
 def _refuse_empty_layers(hidden: Sequence[int]) -> None:
     if not all(size >= 1 for size in hidden):
-        raise ValueError(f"Got hidden={tuple(hidden)}, expected sizes of at least 1. Leave a layer out instead.")
+        raise ValueError(f"Got hidden={tuple(hidden)}, expected sizes of at least 1. Leave out the layer instead.")
 
 
 def _refuse_other_axes(input_shape: tuple[int, ...], names: tuple[str, ...]) -> None:
     if len(input_shape) != len(names):
         expected = ", ".join(names)
         raise ValueError(
-            f"Got input_shape={tuple(input_shape)}, expected ({expected}) for a body that sees more than a flat row. "
+            f"Got input_shape={tuple(input_shape)}, expected ({expected}) for this body. "
             f"Pass input_shape=({expected}): channels times the rest is the number of features."
         )
 
@@ -277,4 +277,4 @@ BODIES: dict[str, Callable[..., nn.Module]] = {
     "gru": Recurrent,
 }
 HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (128, 64), "conv1d": (32, 64), "conv2d": (32, 64), "gru": (32,)}
-"""Of each body, what ``hidden="auto"`` stands for."""
+"""``hidden="auto"`` of each body."""

@@ -1,6 +1,6 @@
-"""The first layer of every network: raw units -> standardised units, and back.
+"""The first layer of every network: the user's units -> standardised units, and back.
 
-It is a layer, not a preprocessing step, so that whatever leaves the package with the network has its units inside.
+It is a layer, not a preprocessing step, so that a stored or exported network contains its units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-LIMIT = 1e6  # standardised units; beyond it squares and exponentials would overflow, and rows are equally strange
-_NEARLY_CONSTANT = 1e-5  # a spread below this share of a column's magnitude is rounding, not information
-_CONSTANT_UNIT = 1e-2  # the unit in which such a column is measured, as a share of its magnitude
+LIMIT = 1e6  # standardised units are clipped to this: squares and exponentials of larger ones would overflow
+_NEARLY_CONSTANT = 1e-5  # a smaller spread, as a share of |mean|, is rounding error
+_CONSTANT_UNIT = 1e-2  # the scale of such a column, as a share of |mean|
 _NORMAL_RANGE = 6.0  # standard deviations that a normal column of a thousand rows spans
 _KNOTS = 33
 
@@ -41,10 +41,10 @@ class Affine(nn.Module):
 
 
 class Asinh(nn.Module):
-    """Standardise, then draw in each column's tails: ``asinh(clip(u) / gain) + (u - clip(u))``.
+    """Standardise, then compress each column's tails: ``asinh(clip(u) / gain) + (u - clip(u))``.
 
-    Within the training range a heavy tail is drawn in, so that a few large values neither hide the rest nor steer
-    the network; outside it the map goes on at a slope of one, so that a value far outside stays far.
+    Within the training range heavy tails are compressed, so that a few large values do not dominate. Outside it the
+    slope is one, so that a value far outside stays far.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Asinh(nn.Module):
     low, high : Tensor of shape (d,)
         Training range of u.
     gain : Tensor of shape (d,)
-        Where drawing in begins: it grows with the range, so that the bulk of a heavy-tailed column stays apart.
+        Where compression begins. It grows with the range, so that the bulk of a heavy-tailed column keeps its spread.
     """
 
     center: Tensor
@@ -81,15 +81,15 @@ class Asinh(nn.Module):
 
 
 def asinh(x: Tensor) -> Tensor:
-    """Written out, since not every runtime has it in double precision."""
+    """The inverse hyperbolic sine, written out: not every ONNX runtime has it in double precision."""
     return x.sign() * (x.abs() + (x.square() + 1).sqrt()).log()
 
 
 class Quantile(nn.Module):
     """A monotone, piecewise linear map of each column onto the normal quantiles of its training values.
 
-    Outside the training range the line goes on at one standard deviation per unit, so that a value far outside
-    stays far. Written as a sum of hinges, ``y = y_0 + sum_k slope_k relu(x - x_k)``, which every runtime has.
+    Outside the training range the slope is one standardised unit per standard deviation, so that a value far outside
+    stays far. It is written as a sum of hinges, ``y = y_0 + sum_k slope_k relu(x - x_k)``, which every runtime has.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Quantile(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Numbers scaled, then each category as one-hot cells: one per known level, the last for any other level.
+    """Scaled numbers, then one-hot cells of each category: one per known level, the last for any other level.
 
     A missing category is NaN in all of its cells.
 
@@ -128,8 +128,8 @@ class Mixed(nn.Module):
     numeric : Affine, Asinh or Quantile
         Of the numeric columns.
     cells : Tensor of shape (d,)
-        One-hot cells of each column, its known levels and one more; 0 for a numeric column. A category arrives as the
-        number of its level, and as -1 where it is none of those.
+        One-hot cells of each column: its known levels and one more; 0 for a numeric column. In a row, a category is the
+        number of its level, -1 for any other level.
     """
 
     cells: Tensor
@@ -157,7 +157,7 @@ class Mixed(nn.Module):
         return torch.cat([self.numeric(numbers), one_hot], dim=1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Standardised numbers, and one-hot cells or logits -> rows ``(n, d)``: of each category the largest known."""
+        """Standardised numbers, and one-hot cells or logits -> rows ``(n, d)``, with the largest known level."""
         numbers = self.numeric.inverse(y[:, : len(self.numbers)])
         columns = [numbers[:, [i]] for i in range(len(self.numbers))]  # split would make one column of none
         for block in y[:, len(self.numbers) :].split(self.sizes, dim=1):
@@ -174,10 +174,11 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
     Parameters
     ----------
     kind : {"asinh", "standard", "robust", "quantile", "isotropic", None}
-        Mean and standard deviation with the tails drawn in; without that; median and interquartile range; normal
-        scores; mean and one standard deviation for all columns, by the mean of their variances; or none.
+        ``"standard"``: mean and standard deviation; ``"asinh"``: the same with compressed tails; ``"robust"``: median
+        and interquartile range; ``"quantile"``: normal quantiles; ``"isotropic"``: mean, and one standard deviation
+        for all columns, by the mean of their variances; or none.
     x : Tensor of shape (n, d), float64
-        NaN where a cell is missing: a column is scaled by what was observed of it.
+        NaN where a cell is missing; a column is scaled by its observed cells.
     weight : Tensor of shape (n,)
         How often each row counts.
     cells : sequence of int, optional
@@ -189,9 +190,8 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
 
     Notes
     -----
-    A column whose spread is below 1e-5 of its magnitude counts as constant. Its own spread is no unit to measure
-    with, so 1 % of its magnitude is (1 if it is zero): a constant that moves by a hair is no outlier, one that
-    moves by a tenth is.
+    A column whose spread is below 1e-5 of |mean| counts as constant. It is scaled by 1 % of |mean| (by 1 if the mean
+    is 0), so that rounding errors are no outliers, and a change by a tenth is.
     """
     if any(cells):
         numbers = [column for column, size in enumerate(cells) if not size]
@@ -225,7 +225,7 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
 
 
 def _informative(std: Tensor, mean: Tensor) -> Tensor:
-    """Replace the spread of (nearly) constant columns by a unit that their magnitude gives."""
+    """The spread of each column; of (nearly) constant columns 1 % of their mean."""
     magnitude = mean.abs()
     unit = torch.where(magnitude > 0, _CONSTANT_UNIT * magnitude, torch.ones_like(magnitude))
     return torch.where(std > _NEARLY_CONSTANT * magnitude, std, unit)
@@ -234,11 +234,11 @@ def _informative(std: Tensor, mean: Tensor) -> Tensor:
 def _fit_quantile(x: Tensor, share: Tensor, std: Tensor) -> Quantile:
     probability = torch.linspace(0, 1, _KNOTS, dtype=x.dtype).clamp(0.5 / len(x), 1 - 0.5 / len(x))
     knots = _quantiles(x, share, probability)
-    # A value that spans several knots gets the mean of their normal scores. Values that differ by next to nothing count
-    # as one: the line between two such knots would be so steep that all beyond it lost its last digits.
+    # A value that spans several knots gets the mean of their normal quantiles. Almost equal values count as one: a line
+    # between two such knots would be so steep that the values beyond it lose their last digits.
     tied = ((knots[:, None] - knots[None]).abs() <= 1e-7 * std).to(x.dtype)  # (knots, knots, d)
     normal_score = torch.einsum("jkd,k->jd", tied, torch.special.ndtri(probability)) / tied.sum(1)
-    # Both sides are kept strictly increasing by steps too small to see, so that the map has an inverse.
+    # Tiny steps keep both sides strictly increasing, so that the map has an inverse.
     step = 1e-9 * torch.arange(_KNOTS, dtype=x.dtype)[:, None]
     return Quantile(knots + step * std, normal_score + step, 1 / std)
 
@@ -263,7 +263,7 @@ def _quantiles(x: Tensor, share: Tensor, probability: Tensor) -> Tensor:
 
 
 Scaling = Affine | Asinh | Quantile | Mixed
-SCALINGS = {  # told apart by the names of their tensors
+SCALINGS = {  # by the names of their tensors
     frozenset(("center", "scale")): Affine,
     frozenset(("center", "scale", "low", "high", "gain")): Asinh,
     frozenset(("x", "y", "slope")): Quantile,
@@ -271,12 +271,12 @@ SCALINGS = {  # told apart by the names of their tensors
 
 
 def restore_scaling(state: Mapping[str, Tensor]) -> Scaling:
-    """Construct a scaling from its tensors, as ``state_dict`` gave them out.
+    """Construct a scaling from the tensors of its ``state_dict``.
 
     Raises
     ------
     KeyError
-        If they are those of no scaling.
+        If they belong to no scaling.
     """
     numeric = {name.removeprefix("numeric."): tensor for name, tensor in state.items() if name != "cells"}
     scaling = SCALINGS[frozenset(numeric)](**numeric)

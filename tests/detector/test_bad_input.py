@@ -28,7 +28,7 @@ def spoiled(column, value, rows=1):
         (spoiled("accel", np.nan, 40), r"Got no value at all in accel, expected at least one.*Leave out such columns"),
         (spoiled("yaw", -np.inf), r"Got 1 cells that are infinity in X: yaw \(1\)\..*Replace"),
         (spoiled("yaw", np.inf).to_numpy(), r"infinity in X: column 2 \(1\)"),
-        (X.assign(when=pd.Timestamp(0)), r"neither numeric nor categories: 'when' \(datetime64.*Turn them into one of"),
+        (X.assign(when=pd.Timestamp(0)), r"neither numeric nor categories: 'when' \(datetime64.*Convert them"),
         (np.array([["a", "b"]] * 5), r"could not convert string to float|dtype='numeric' is not compatible"),
         (X[:0], r"0 sample\(s\).*minimum of 2 is required"),
         (X[:1], r"1 sample\(s\).*minimum of 2 is required"),

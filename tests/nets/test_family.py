@@ -138,11 +138,11 @@ def test_the_best_epoch_is_restored():
 
 
 def test_patience_stops_training_after_so_many_epochs_without_improvement():
-    history, reason = fit(network("elbo", "mlp")[0], 400, learning_rate=0.1, patience=5)
+    history, reason = fit(network("elbo", "mlp")[0], 200, learning_rate=0.1, patience=5)
     assert reason == "patience"
     best = min(history, key=lambda record: record["held_out_loss"])["epoch"]
-    assert len(history) < 400
-    assert len(history) >= max(best, 0.2 * 400) + 5 - 1
+    assert len(history) < 200
+    assert len(history) >= max(best, 0.2 * 200) + 5 - 1
 
 
 def test_kl_is_the_closed_form():
@@ -202,7 +202,7 @@ def test_the_gru_is_that_of_torch():
         ("conv1d", (6,), (8,), r"Got input_shape=\(6,\), expected \(channels, length\).*Pass input_shape"),
         ("gru", (1, 2, 3), (8,), r"Got input_shape=\(1, 2, 3\), expected \(channels, length\)"),
         ("conv2d", (2, 3), (8,), r"Got input_shape=\(2, 3\), expected \(channels, height, width\)"),
-        ("gru", (2, 3), (), r"Got hidden=\(\), expected at least one size.*Pass such as hidden=\(32,\)"),
+        ("gru", (2, 3), (), r"Got hidden=\(\), expected at least one state size.*hidden=\(32,\)"),
         ("conv1d", (2, 3), (8, 0), r"Got hidden=\(8, 0\), expected sizes of at least 1"),
     ],
 )
