@@ -223,7 +223,7 @@ def test_a_range_on_the_command_line_and_a_file_that_fails(model, tmp_path, caps
     assert "failed: less.csv" in heard.err
     assert "speed: out of range" in heard.out
     assert main(["health", str(tmp_path), "--model", str(model), "--range", "speed=10"]) == 1
-    assert "expected [LOW,HIGH]" in capsys.readouterr().err
+    assert "--range speed=10 has no two limits" in capsys.readouterr().err
 
 
 def test_flags_say_whether_a_sensor_is_bad(model, tmp_path, capsys):
