@@ -397,18 +397,17 @@ def test_the_command_prints_an_address_with_a_token_and_ends_by_ctrl_c(house, tm
 # --- in a browser -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def shared_browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
 @pytest.fixture
-def browse(tmp_path):
-    """Call it to start a browser."""
-    started = []
-
-    def start():
-        started.append(Browser(tmp_path / f"profile{len(started)}"))
-        return started[-1]
-
-    yield start
-    for browser in started:
-        browser.close()
+def browser(shared_browser):
+    shared_browser.console.clear()
+    return shared_browser
 
 
 SELECTED = "document.querySelector('[aria-selected=\"true\"]')?.dataset.event"
@@ -431,9 +430,8 @@ def shown(tab):
 
 
 @in_chromium
-def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, browse):
+def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, browser):
     page = serving(events_of(house, 6))
-    browser = browse()
     tab = meet(browser, page)
     assert shown(tab) == page.ids
     for key, left in (("f", 5), ("n", 4)):
@@ -475,13 +473,13 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, bro
 
 
 @in_chromium
-def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house, serving, browse):
+def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house, serving, browser):
     page = serving(events_of(house, 6))
     for place, reviewer in ((0, "ada"), (1, "ada"), (3, "bob"), (4, "ada")):
         page.queue.give(page.ids[place], "new_normal", reviewer)
     page.queue.give(page.ids[2], "fault", "ada")
     page.queue.give(page.ids[4], "new_normal", "bob")
-    tab = meet(browse(), page, "bob")
+    tab = meet(browser, page, "bob")
     button = "document.querySelector('[data-status=second]').textContent"
     assert tab.run(button) == "2nd look (2)"
     tab.click("[data-status=second]")
@@ -506,11 +504,10 @@ def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house,
 
 
 @in_chromium
-def test_names_and_notes_are_text_and_never_markup(house, serving, browse):
+def test_names_and_notes_are_text_and_never_markup(house, serving, browser):
     events = events_of(house, 2, recording=[HOSTILE, "</script><svg onload=document.body.dataset.ran=1>"])
     page = serving(events)
     page.queue.give(page.ids[0], "fault", HOSTILE, f"{HOSTILE}\n</textarea>{HOSTILE}")
-    browser = browse()
     tab = meet(browser, page)
     tab.click("[data-status=all]")
     for name in page.ids:
@@ -527,10 +524,12 @@ def test_names_and_notes_are_text_and_never_markup(house, serving, browse):
     assert browser.console == []
 
 
+@pytest.mark.slow  # the pages ask every five seconds
 @in_chromium
-def test_two_browsers_at_once_lose_nothing(house, serving, browse):
+def test_two_browsers_at_once_lose_nothing(house, serving, browser, tmp_path):
     page = serving(events_of(house, 24))
-    tabs = [meet(browse(), page, name) for name in ("ada", "bob")]
+    second = Browser(tmp_path)
+    tabs = [meet(browser, page, "ada"), meet(second, page, "bob")]
     start = threading.Barrier(2)
 
     def review(tab, keys):
@@ -559,12 +558,13 @@ def test_two_browsers_at_once_lose_nothing(house, serving, browse):
         tab.click("[data-status=reviewed]")
         chips = "[...document.querySelectorAll('.item .chip')].map((chip) => chip.className.slice(5))"
         tab.until(f"JSON.stringify({chips}) === '{json.dumps(list(reviewed['verdict']), separators=(',', ':'))}'")
+    second.close()
 
 
 @in_chromium
-def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, browse):
+def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, browser):
     page = serving(events_of(house))
-    tab = meet(browse(), page)
+    tab = meet(browser, page)
     tab.run("window.fetch = ((fetch) => (url, request) => request?.method === 'POST'"
             " ? Promise.reject(new Error('down')) : fetch(url, request))(window.fetch)")  # fmt: skip
     tab.press("f")
@@ -575,9 +575,9 @@ def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, 
 
 
 @in_chromium
-def test_overruling_what_the_page_had_not_shown_is_said_and_can_be_undone(house, serving, browse):
+def test_overruling_what_the_page_had_not_shown_is_said_and_can_be_undone(house, serving, browser):
     page = serving(events_of(house))
-    tab = meet(browse(), page)
+    tab = meet(browser, page)
     tab.run("fetch('api/events').then((answer) => answer.text()).then((text) => { window.before = text })")
     tab.run("window.fetch = ((fetch) => (url, request) => url === 'api/events' && window.before"
             " ? Promise.resolve(new Response(window.before)) : fetch(url, request))(window.fetch)")  # fmt: skip
