@@ -1,1 +1,1 @@
-"""Evaluation: each recording scored by a detector that never saw it, beside plain methods, and the report."""
+"""Evaluation: each recording is scored by a detector that never saw it, and by baselines; the report."""
