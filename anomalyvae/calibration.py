@@ -197,7 +197,7 @@ class Calibration:
             if self.evidence < _MIN_FOR_TAIL * (1 - _SLACK):
                 raise ValueError(
                     f"Got tail='pareto' with {self.evidence:g} calibration rows (or groups), expected at least "
-                    f"{_MIN_FOR_TAIL} to fit a tail. Calibrate with more, or pass tail='conformal'."
+                    f"{_MIN_FOR_TAIL} to fit a tail. Calibrate with more, or pass tail='conformal' (--tail)."
                 )
             last = self.scores[np.flatnonzero(reached >= 1 - _SLACK)[-1]]
             counted = np.where(s > last, np.maximum(self._fading(s, last), at_least), counted)
@@ -287,7 +287,7 @@ class Calibration:
                 f"The alarm target {target}{batch} needs p-values of {wanted:.2g} to flag {row}, but "
                 f"{self.evidence:g} calibration rows (or groups) give none below {smallest:.2g}, so nothing is "
                 f"flagged. Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
-                + (", or pass tail='pareto', which extrapolates." if tail == "conformal" else "."),
+                + (", or pass tail='pareto' (--tail), which extrapolates." if tail == "conformal" else "."),
                 stacklevel=2,
             )
         return flagged

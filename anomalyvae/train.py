@@ -272,7 +272,7 @@ def recipe_of(bundle: Paths) -> WindowRecipe:
     if card["windowing"] is None or card.get("preprocessing") is not None:
         raise ValueError(
             f"The bundle {os.fspath(bundle)} holds a model of plain rows or a Pipeline, expected a model that "
-            "'anomalyvae fit' made from recordings. For rows, call its own fit with outliers=."
+            "'anomalyvae fit' made from recordings. For rows, call the detector's own fit in Python, with outliers=."
         )
     return WindowRecipe.from_dict(card["windowing"])
 

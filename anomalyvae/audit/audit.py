@@ -160,7 +160,7 @@ def audit(
         raise ValueError("No column is left besides group, split, y and recording. Pass columns to audit.")
     outlier = None if "y" not in known else _labels(known["y"])
     if reweighted and "group" not in known:
-        raise ValueError("reweighted=True compares groups, and no group was given. Pass group.")
+        raise ValueError("reweighted=True compares groups, and no group was given. Pass group (--group).")
     if "group" in known and known["group"].nunique() < 2:
         raise ValueError(f"All rows are in one group, {known['group'].iloc[0]!r}. Leave group out, or pass several.")
 
@@ -213,7 +213,7 @@ def _labels(y: pd.Series) -> NDArray[np.bool_]:
     if not y.isin([0, 1]).all():
         raise ValueError(
             f"The labels are {', '.join(map(repr, sorted(y.unique(), key=str)[:5]))}, expected 0 and 1 (or False and "
-            "True). Pass labels == VALUE, with the value that marks outliers."
+            "True). Pass labels == VALUE (--positive VALUE), with the value that marks outliers."
         )
     return y.astype(bool).to_numpy()
 

@@ -39,7 +39,7 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / CARD
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a bundle: it has no {CARD}. Pass a folder that save() wrote.")
+        raise FileNotFoundError(f"{folder} is not a bundle: it has no {CARD}. Pass the folder of a fitted model.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         number, parts = card["format"], card["parts"]

@@ -66,7 +66,7 @@ def write_onnx(
         raise ArithmeticError(
             f"The ONNX graph does not agree with the detector: {parity}. Differences may reach {_TOLERANCE:g}, and "
             "labels and p-values must be the same. No file was written. Score with the detector itself"
-            + (", or pass precision='double'." if single else ", and report this.")
+            + (", or pass precision='double' (--precision)." if single else ", and report this.")
         )
     _store(proto, metadata | {"parity": parity}, file)
 

@@ -65,7 +65,7 @@ def check_rows(
     if taken.sum() < _ENOUGH:
         raise ValueError(
             f"The Pipeline takes only {taken.sum()} of the {_ROWS} rows made up for the check, which needs {_ENOUGH}. "
-            "Pass some rows like those of training as sample=."
+            "Export it in Python, and pass some rows like those of training as sample=."
         )
     return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
 

@@ -60,12 +60,12 @@ def layout(inputs: list[Input], arrangement: str, bare: bool) -> dict[str, Any]:
     if arrangement == "matrix" and kinds:
         raise ValueError(
             f"Got inputs='matrix' for a model with the categories {', '.join(map(repr, kinds))}; a matrix holds "
-            "numbers only. Pass inputs='columns'."
+            "numbers only. Pass inputs='columns' (--inputs)."
         )
     if arrangement == "columns" and not named:
         raise ValueError(
             "Got inputs='columns' for a model that was fitted to rows without column names. Fit it to a DataFrame, or "
-            "pass inputs='matrix'."
+            "pass inputs='matrix' (--inputs)."
         )
     taken = [column for column in inputs if column.used or arrangement == "matrix"]
     return {
@@ -92,7 +92,7 @@ def add_inputs(
         text = any(column.kind in ("text", "bool") for column in inputs)
         raise ValueError(
             f"Got the column names {', '.join(map(repr, bad))}; a name must not be empty, begin with '~', or be that "
-            "of an output. Rename them before fitting" + ("." if text else ", or pass inputs='matrix'.")
+            "of an output. Rename them before fitting" + ("." if text else ", or pass inputs='matrix' (--inputs).")
         )
     types = {str(c.name): TensorProto.STRING if c.kind == "text" else TensorProto.DOUBLE for c in inputs}
     infos = [helper.make_tensor_value_info(name, types[name], ["n", 1]) for name in used]

@@ -173,7 +173,7 @@ def read_windows(
         if log.recording in parts:
             raise ValueError(
                 f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or name "
-                f"one of them: read_log(path, recording=...)."
+                f"the recording in Python: read_log(path, recording=...)."
             )
         parts[log.recording] = windows = recipe.windows(log)
         for signal, unit in windows.units.items():

@@ -65,7 +65,8 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
         return stamps[0]
     raise ValueError(
         f"{source} has no column with the name of a time column, such as {', '.join(_TIME_NAMES[:4])}; it has "
-        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it: read_log(path, time=...)."
+        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it in Python: "
+        f"read_log(path, time=...)."
     )
 
 
@@ -159,7 +160,8 @@ class Scale:
         if unit and unit not in _PER_SECOND:
             raise ValueError(
                 f"{self._source} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
-                f"as in '{self._column.name} [ms]', or give its unit: read_log(path, time='{self._column.name} [ms]')."
+                f"as in '{self._column.name} [ms]', or give its unit in Python: read_log(path, "
+                f"time='{self._column.name} [ms]')."
             )
         self._guess, self._typical = (None if unit else _magnitude(typical)), typical
         self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
@@ -186,8 +188,8 @@ class Scale:
         if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
             raise ValueError(
                 f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
-                f"one unit. Rename the column, as in '{self._column.name} [ms]', or give its unit: read_log(path, "
-                f"time='{self._column.name} [ms]')."
+                f"one unit. Rename the column, as in '{self._column.name} [ms]', or give its unit in Python: "
+                f"read_log(path, time='{self._column.name} [ms]')."
             )
         return ticks
 
@@ -202,7 +204,7 @@ class Scale:
     def _refuse_text(self, text: str) -> NoReturn:
         raise ValueError(
             f"{self._source} holds the text {text!r}; a time column needs seconds or ISO 8601, as in "
-            f"2026-05-01T10:00:00.2. Convert it, or name another column: read_log(path, time=...)."
+            f"2026-05-01T10:00:00.2. Convert it, or name another column in Python: read_log(path, time=...)."
         )
 
 

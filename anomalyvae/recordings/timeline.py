@@ -72,8 +72,8 @@ class Timeline:
             ticks, columns = ticks[newer], [values[newer] for values in columns]
         if last and self._rows and not self._stamped:
             raise ValueError(
-                f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column: "
-                f"read_log(path, time=...)."
+                f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column "
+                f"in Python: read_log(path, time=...)."
             )
         samples = _Samples(ticks, columns)
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()

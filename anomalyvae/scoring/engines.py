@@ -16,7 +16,7 @@ def local(work: Work, names: list[str], workers: int, scheduler: str | None = No
     """Score files with threads of this process, several at a time; yields an outcome after every slab."""
     if scheduler is not None:
         raise ValueError(
-            f"Got scheduler={scheduler!r} with engine='local'; a scheduler needs engine='dask'. Pass that."
+            f"Got scheduler={scheduler!r} with engine='local'; it needs engine='dask' (--engine). Pass that."
         )
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     stopped = threading.Event()

@@ -142,7 +142,7 @@ class Scorer:
         """The contribution of each column to the reconstruction term, in nats, shape ``(n, d)``."""
         if "feature_scores" not in self.outputs:
             raise ValueError(
-                "The file has no feature scores. Export it again by export_onnx(..., feature_scores=True)."
+                "The file has no feature scores. Export it again with feature_scores=True (--feature-scores)."
             )
         return self._only("feature_scores", rows)
 
@@ -253,7 +253,7 @@ class Scorer:
 def file_of(path: Path) -> Path:
     """An ONNX file, or that of a bundle."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Pass a file that export_onnx() wrote, or a bundle.")
+        raise FileNotFoundError(f"{path} does not exist. Pass the folder of a fitted model, or an exported ONNX file.")
     if path.is_file():
         return path
     if GRAPH not in read_card(path)["parts"]:
@@ -287,9 +287,7 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
                 raise
             session = start([_CPU])
     except Exception as error:  # onnxruntime has an own class for every failure
-        raise ValueError(
-            f"onnxruntime cannot read {path}. Pass a file that export_onnx() wrote. (It says: {error})"
-        ) from error
+        raise ValueError(f"onnxruntime cannot read {path}. Export the model again. (It says: {error})") from error
     if _CUDA in wanted and _CUDA not in session.get_providers():
         warnings.warn(
             "This onnxruntime supports CUDA but finds no CUDA device that it can use. Scoring runs on the CPU.",
@@ -307,7 +305,7 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
             raise TypeError("format")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"The ONNX file {path} does not describe a model of anomalyvae. Pass a file that export_onnx() wrote."
+            f"The ONNX file {path} does not describe a model of anomalyvae. Pass one that 'anomalyvae export' wrote."
         ) from error
     if number not in (2, FORMAT):
         remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"

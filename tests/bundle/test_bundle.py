@@ -112,7 +112,7 @@ def sign(folder):
 
 
 def test_no_bundle(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is not a bundle: it has no card\.json\. Pass a folder"):
+    with pytest.raises(FileNotFoundError, match=r"is not a bundle: it has no card\.json\. Pass the folder"):
         load(tmp_path)
 
 

@@ -297,7 +297,7 @@ def test_a_comparison_is_a_table_with_the_best_first_and_says_what_was_done(labe
     assert head.split() == ["AUROC", "AP", "fit", "s", "score", "s"]
     assert [line.split()[:2] for line in lines] == [[name, f"{best:.3f}"] for name, best in figures["auroc"].items()]
     assert figures["auroc"].is_monotonic_decreasing
-    assert out.endswith("\nMean of seeds 0 to 1: 25 of 50 normal rows learned; the other 25 and 10 outliers scored.\n")
+    assert "\nMean of seeds 0 to 1: 25 of 50 normal rows are learned; the other 25 and 10 outliers are scored.\n" in out
     assert err.startswith("anomalyvae: 1/6 anomalyvae, seed 0\n")
     assert run(capsys, "compare", labelled, *options, *TINY, "--quiet") == (0, "", "")
 
@@ -309,7 +309,7 @@ def test_a_comparison_without_a_label_tells_agreement_and_speed(labelled, capsys
     assert code == 0
     assert out.splitlines()[0].split("  ")[-4:] == ["rank correlation", "top 5 % shared", " fit s", "score s"]
     assert "AUROC" not in out
-    assert "all 60 rows learned, unlabelled, and scored." in out
+    assert "all 60 rows are learned and scored." in out
 
 
 def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, capsys):
@@ -375,13 +375,16 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "rows.csv has no column bb. "),
         (["fit", "{table}", "--model", "m", "--signals", "a"], "The window recipe lacks rate_hz"),
-        (["compare", "{table}", "--label", "c"], "Got label='c', expected a column: a, b. Choose one of those."),
+        (["compare", "{table}", "--label", "c"], "label='c' is not one of the columns a, b."),
         (["compare", "{table}", "--label", "c", "--columns", "a"], "rows.csv has no column c. Use one of 'a', 'b'."),
-        (["compare", "{table}", "--against", "knnn"], "Got 'knnn', expected one of PyOD's detectors: knn, lof, "),
+        (
+            ["compare", "{table}", "--against", "knnn"],
+            "'knnn' is not one of PyOD's detectors here. Choose from knn, lof, ",
+        ),
         (["compare", "{table}", "--out", "figures.txt"], "figures.txt is not a .parquet or .csv file. Rename it."),
         (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
-        (["score", "{table}", "s.parquet", "--model", "nowhere"], "nowhere does not exist. Pass a file"),
-        (["score", "{table}", "scores", "--model", "nowhere"], "nowhere does not exist. Pass a file"),
+        (["score", "{table}", "s.parquet", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
+        (["score", "{table}", "scores", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
         (["export", "nowhere", "m.onnx"], "nowhere is not a bundle"),
     ],
 )

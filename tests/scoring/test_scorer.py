@@ -193,24 +193,22 @@ def test_categories_that_are_refused(mixed_scorer, change, message):
 
 
 def test_what_is_no_file_of_ours(file, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"does not exist\. Pass a file that export_onnx\(\) wrote, or a bundle"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. Pass the folder of a fitted model"):
         Scorer(tmp_path / "none.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("scores")
-    with pytest.raises(ValueError, match=r"onnxruntime cannot read .*text\.onnx\. Pass a file that export_onnx"):
+    with pytest.raises(ValueError, match=r"onnxruntime cannot read .*text\.onnx\. Export the model again"):
         Scorer(text)
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(ValueError, match=r"cut\.onnx\. Pass a file"):
+    with pytest.raises(ValueError, match=r"cut\.onnx\. Export the model again"):
         Scorer(cut)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: None, r"does not describe a model of anomalyvae\. Pass a file"),
+        (lambda m: None, r"does not describe a model of anomalyvae\. Pass one"),
         (lambda m: "{", r"does not describe a model"),
         (lambda m: "[]", r"does not describe a model"),
         (lambda m: m | {"format": "one"}, r"does not describe a model"),
@@ -255,7 +253,7 @@ def test_a_bundle_without_a_graph_says_how_to_score(detector, tmp_path, monkeypa
 
 
 def test_feature_scores_that_were_not_exported(mixed_scorer):
-    with pytest.raises(ValueError, match=r"has no feature scores\. .*export_onnx\(\.\.\., feature_scores=True\)"):
+    with pytest.raises(ValueError, match=r"has no feature scores\. .*feature_scores=True \(--feature-scores\)"):
         mixed_scorer.feature_scores(mixed(3, 0))
 
 
