@@ -68,7 +68,7 @@ def test_the_card_knows_the_rows_that_were_learned(normal, tmp_path):
     assert training(changed)["sha256"] != known["sha256"]
 
 
-def test_models_are_told_apart(folder, normal, tmp_path):
+def test_models_are_reported_apart(folder, normal, tmp_path):
     other = save(VAEOutlierDetector(random_state=1, max_epochs=1).fit(normal), tmp_path / "other")
     assert read_card(other)["model_id"] != read_card(folder)["model_id"]
 

@@ -90,7 +90,7 @@ def test_a_place_that_is_taken_and_moved_aside_at_that_moment_is_tried_again(fol
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_what_cannot_be_put_in_place_is_told(folder, monkeypatch):
+def test_what_cannot_be_put_in_place_is_reported(folder, monkeypatch):
     whole = os.replace
 
     def refused(source, target):

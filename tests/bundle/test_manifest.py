@@ -1,4 +1,4 @@
-"""What a model learned can be told, and follows from verdicts alone."""
+"""A manifest lists what a model learned, and changes by verdicts alone."""
 
 import numpy as np
 import pandas as pd

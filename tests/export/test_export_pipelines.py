@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from anomalyvae import Scorer, export_onnx, load, save
 from anomalyvae.bundle.card import read_card
-from anomalyvae.export import pipelines
+from anomalyvae.export import pipelines, transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
 
@@ -132,6 +132,22 @@ def test_a_graph_that_disagrees_is_not_written(mixed, tmp_path, monkeypatch):
         with pytest.raises(ArithmeticError, match=r"does not agree.*No file was written"):
             export_onnx(mixed, tmp_path / "m.onnx", sample=sample)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pre.StandardScaler(), pre.PowerTransformer(), pre.KBinsDiscretizer(4), pre.PolynomialFeatures(2), dec.PCA(2)],
+    ids=named,
+)
+def test_a_wrong_transformer_is_noticed_without_a_sample(step, tmp_path, monkeypatch):
+    rows = signals(300, 0)[["count", "tail", "plain"]]
+    steps = ColumnTransformer([("step", step, ["count", "tail"])], remainder="passthrough", sparse_threshold=0)
+    pipeline = make_pipeline(steps, detector()).fit(rows)
+    assert Scorer(export_onnx(pipeline, tmp_path / "m.onnx")).metadata["parity"]["rows_from"] == "columns"
+    honest = transformers._NUMERIC[type(step)]
+    monkeypatch.setitem(transformers._NUMERIC, type(step), lambda t, x: honest(t, x) * 1.001)
+    with pytest.raises(ArithmeticError, match="does not agree"):
+        export_onnx(pipeline, tmp_path / "m.onnx")
 
 
 def test_only_rows_with_unknown_levels_can_tell(mixed, tmp_path, monkeypatch):

@@ -165,14 +165,14 @@ def test_features_of_a_pipeline_that_does_not_name_them(normal, fresh, tmp_path)
 
 
 def test_progress_ends_where_it_should(bundle, drives, tmp_path):
-    told = []
-    score_folder(bundle, drives, tmp_path / "out", progress=told.append)
-    assert told[0][:4] == (3, 0, 0, 0)
-    assert [p.files_done for p in told] == sorted(p.files_done for p in told)
-    assert [p.rows_scored for p in told] == sorted(p.rows_scored for p in told)
-    assert told[-1][:4] == (3, 3, 0, 400)
-    score_folder(bundle, drives, tmp_path / "out", progress=told.append)
-    assert told[-1][:4] == (3, 3, 3, 0)
+    seen = []
+    score_folder(bundle, drives, tmp_path / "out", progress=seen.append)
+    assert seen[0][:4] == (3, 0, 0, 0)
+    assert [p.files_done for p in seen] == sorted(p.files_done for p in seen)
+    assert [p.rows_scored for p in seen] == sorted(p.rows_scored for p in seen)
+    assert seen[-1][:4] == (3, 3, 0, 400)
+    score_folder(bundle, drives, tmp_path / "out", progress=seen.append)
+    assert seen[-1][:4] == (3, 3, 3, 0)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_recordings_are_cut_as_in_training(recordings, tmp_path, monkeypatch):
         np.testing.assert_allclose(got.loc[flagged, ["feature_score.a", "feature_score.b"]], parts[flagged], rtol=1e-6)
 
 
-def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
+def test_a_recording_that_cannot_be_read_is_reported(recordings, tmp_path):
     recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
     detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(
         read_windows(recordings / "car a/2.csv", recipe).rows
@@ -236,7 +236,7 @@ def test_a_recording_that_cannot_be_read_is_told(recordings, tmp_path):
 # What goes wrong
 
 
-def test_a_bad_file_is_told_and_the_others_go_on(bundle, drives, troubled, tmp_path):
+def test_a_bad_file_is_reported_and_the_others_go_on(bundle, drives, troubled, tmp_path):
     summary = score_folder(bundle, drives, tmp_path / "out")
     failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
     assert failed.keys() == troubled.keys()

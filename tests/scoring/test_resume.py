@@ -46,7 +46,7 @@ def test_a_changed_input_is_scored_again(bundle, drives, tmp_path):
     assert scores_in(target)["b.parquet"] != before["b.parquet"]
 
 
-def test_scores_of_an_input_that_is_gone_stay_and_are_told(bundle, drives, tmp_path):
+def test_scores_of_an_input_that_is_gone_stay_and_are_reported(bundle, drives, tmp_path):
     score_folder(bundle, drives, tmp_path / "out")
     (drives / "b.parquet").unlink()
     summary = score_folder(bundle, drives, tmp_path / "out")
@@ -211,14 +211,15 @@ def test_what_outlives_its_run_writes_nothing(bundle, drives, autoencoder, tmp_p
 
 
 @pytest.mark.slow
-def test_a_file_that_kills_its_worker_is_told_and_the_others_go_on(bundle, drives, fresh, tmp_path):
+def test_a_file_that_kills_its_worker_is_reported_and_the_others_go_on(bundle, drives, fresh, tmp_path):
     """A worker that runs out of memory dies without a word, and so do those that try again."""
     script = (
-        "import os, sys\n"
+        "import os, sys, time\n"
         "from anomalyvae.scoring import one_file as parts; from anomalyvae.scoring import inputs as sources\n"
         "honest = sources.slabs_of\n"
         "def slabs(root, name, *given):\n"
         "    if name == 'b.parquet':\n"
+        "        time.sleep(0.5)\n"  # Dask restarts a worker only once it is up
         "        os._exit(1)\n"
         "    return honest(root, name, *given)\n"
         "parts.slabs_of = slabs\n"

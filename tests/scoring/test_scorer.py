@@ -267,7 +267,7 @@ def test_where_it_runs(file, monkeypatch):
         Scorer(file, threads=0)
 
 
-def test_cuda_that_cannot_be_used_is_told_once(file, fresh, monkeypatch):
+def test_cuda_that_cannot_be_used_is_reported_once(file, fresh, monkeypatch):
     start = module.onnxruntime.InferenceSession
 
     def without_a_device(*arguments, providers, **options):
@@ -279,9 +279,9 @@ def test_cuda_that_cannot_be_used_is_told_once(file, fresh, monkeypatch):
     monkeypatch.setattr(
         module.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    with pytest.warns(UserWarning, match="no CUDA device that it can use. Scoring runs on the CPU") as told:
+    with pytest.warns(UserWarning, match="no CUDA device that it can use. Scoring runs on the CPU") as caught:
         scorer = Scorer(file)
-    assert len(told) == 1
+    assert len(caught) == 1
     assert len(scorer.predict(fresh)) == len(fresh)
 
 

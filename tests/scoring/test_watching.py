@@ -127,10 +127,10 @@ def test_a_file_that_is_replaced_or_cut_is_begun_anew(model, finished, monkeypat
     steps = [replaced, cut]
     wait = following.GrowingFile.wait
     monkeypatch.setattr(following.GrowingFile, "wait", lambda self: steps.pop(0)() if steps else wait(self))
-    told = []
-    watcher = Watcher(model, timeout_s=0.05, notify=told.append)
+    messages = []
+    watcher = Watcher(model, timeout_s=0.05, notify=messages.append)
     found = pd.DataFrame(watcher.file(growing))
-    assert told == [f"{growing} was {how}: it is read from its beginning" for how in ("replaced", "cut")]
+    assert messages == [f"{growing} was {how}: it is read from its beginning" for how in ("replaced", "cut")]
     counts = found["recording"].value_counts()
     # How a file ended that was cut is not known: its last window may have waited for more.
     assert counts["growing"] == len(scored)
