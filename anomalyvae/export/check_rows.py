@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ROWS = EXAMPLES
 _ENOUGH = _ROWS // 2
 
-Cells = NDArray[Any]  # of one column: float, or object where it is text or boolean
+Array = NDArray[Any]  # of one column: float, or object where it is text or boolean
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def check_rows(
     return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
 
 
-# Cells to begin with
+# Array to begin with
 
 
-def _sampled(inputs: list[Input], sample: Any, rng: np.random.Generator) -> list[Cells]:
+def _sampled(inputs: list[Input], sample: Any, rng: np.random.Generator) -> list[Array]:
     """Rows of a sample at random, each once if there are enough."""
     if not isinstance(sample, pd.DataFrame):
         sample = pd.DataFrame(np.asarray(sample))
@@ -90,7 +90,7 @@ def _sampled(inputs: list[Input], sample: Any, rng: np.random.Generator) -> list
 
 def _made_up(
     before: Pipeline | None, detector: "VAEOutlierDetector", inputs: list[Input], rng: np.random.Generator
-) -> tuple[list[Cells], str]:
+) -> tuple[list[Array], str]:
     drawn = _drawn(detector, rng)
     if before is None:
         return drawn, "detector"
@@ -105,7 +105,7 @@ def _made_up(
     return [rng.standard_normal(_ROWS) if cells is None else rng.permutation(cells) for cells in examples], "columns"
 
 
-def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Cells]:
+def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
     """The columns of rows that the network draws, in the units of training."""
     network = detector.network_
     device = next(network.parameters()).device
@@ -113,7 +113,7 @@ def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Cel
     noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
     with torch.no_grad():
         x = network.scaling.inverse(network.likelihood.draw(network.decode(z), noise)).cpu().numpy()
-    cells: list[Cells] = list(x.T)
+    cells: list[Array] = list(x.T)
     for i, name in enumerate(getattr(detector, "feature_names_in_", ())):
         if name in detector.categories_:
             levels = np.array([*detector.categories_[name], None], dtype=object)  # number -1 is an unknown level
@@ -124,7 +124,7 @@ def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Cel
 # Rows as they go in
 
 
-def _typed(column: Input, cells: Cells) -> Cells:
+def _typed(column: Input, cells: Array) -> Array:
     """The cells as floats, or as text or booleans in an array of objects, None where missing."""
     if column.kind not in ("text", "bool"):
         return pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -132,7 +132,7 @@ def _typed(column: Input, cells: Cells) -> Cells:
     return np.array([*(None if pd.isna(cell) else read(cell) for cell in cells), None], dtype=object)[:-1]
 
 
-def _disturbed(inputs: list[Input], cells: list[Cells], required: list[int], rng: np.random.Generator) -> list[Cells]:
+def _disturbed(inputs: list[Input], cells: list[Array], required: list[int], rng: np.random.Generator) -> list[Array]:
     """The first quarter gets extremes and constants, the next unknown levels, and both missing cells."""
     cells, quarter = [column.copy() for column in cells], _ROWS // 4
     numbers = [i for i, column in enumerate(inputs) if column.kind not in ("text", "bool") and column.used]
@@ -152,7 +152,7 @@ def _disturbed(inputs: list[Input], cells: list[Cells], required: list[int], rng
     return cells
 
 
-def _table(inputs: list[Input], cells: list[Cells]) -> Any:
+def _table(inputs: list[Input], cells: list[Array]) -> Any:
     """The rows as a DataFrame, or as an array where the model has no column names."""
     if not isinstance(inputs[0].name, str):
         return np.column_stack([values.astype(np.float64) for values in cells])
@@ -170,7 +170,7 @@ def _table(inputs: list[Input], cells: list[Cells]) -> Any:
 # What a pipeline takes
 
 
-def _required(before: Pipeline, inputs: list[Input], cells: list[Cells]) -> list[int]:
+def _required(before: Pipeline, inputs: list[Input], cells: list[Array]) -> list[int]:
     """The columns in which the pipeline refuses a missing cell, found by trying: any step may refuse."""
     few = [column[:16] for column in cells]
     taken = _accepted(before, _table(inputs, few))[0]

@@ -15,7 +15,7 @@ from anomalyvae.export.nodes import Value, cast, concat
 Floats = NDArray[np.float64]
 
 
-def double(array: Any) -> Floats:
+def as_double(array: Any) -> Floats:
     """A fitted attribute in double, also where the transformer was fitted to single."""
     return np.asarray(array, dtype=np.float64)
 
@@ -26,31 +26,31 @@ def _clip(x: Value, low: float, high: float) -> Value:
 
 def standard(t: Any, x: Value) -> Value:
     """`StandardScaler`."""
-    x = x - double(t.mean_) if t.with_mean else x
-    return x / double(t.scale_) if t.with_std else x
+    x = x - as_double(t.mean_) if t.with_mean else x
+    return x / as_double(t.scale_) if t.with_std else x
 
 
 def min_max(t: Any, x: Value) -> Value:
     """`MinMaxScaler`."""
-    x = x * double(t.scale_) + double(t.min_)
+    x = x * as_double(t.scale_) + as_double(t.min_)
     return _clip(x, *t.feature_range) if t.clip else x
 
 
 def max_abs(t: Any, x: Value) -> Value:
     """`MaxAbsScaler`."""
-    x = x / double(t.scale_)
+    x = x / as_double(t.scale_)
     return _clip(x, -1.0, 1.0) if t.clip else x
 
 
 def robust(t: Any, x: Value) -> Value:
     """`RobustScaler`."""
-    x = x - double(t.center_) if t.with_centering else x
-    return x / double(t.scale_) if t.with_scaling else x
+    x = x - as_double(t.center_) if t.with_centering else x
+    return x / as_double(t.scale_) if t.with_scaling else x
 
 
 def power(t: Any, x: Value) -> Value:
     """`PowerTransformer`: I. Yeo, R. A. Johnson (2000), A new family of power transformations, Biometrika 87."""
-    powers = double(t.lambdas_)
+    powers = as_double(t.lambdas_)
     up = _power_of(x.op("Max", 0.0), powers)
     down = _power_of(x.op("Neg").op("Max", 0.0), 2.0 - powers).op("Neg")
     y = x.op("GreaterOrEqual", 0.0).op("Where", up, down)
@@ -83,7 +83,7 @@ def expm1(x: Value) -> Value:
 
 def bins(t: Any, x: Value) -> Value:
     """`KBinsDiscretizer`."""
-    knots = [double(edges)[1:-1] for edges in t.bin_edges_]
+    knots = [as_double(edges)[1:-1] for edges in t.bin_edges_]
     table = np.full((len(knots), max(1, *map(len, knots))), np.inf)
     for row, knot in zip(table, knots, strict=True):
         # A training row may lie on an edge; a cell computed here may differ from it by rounding.
@@ -112,9 +112,9 @@ def polynomial(t: Any, x: Value) -> Value:
 
 def pca(t: Any, x: Value) -> Value:
     """`PCA` and `IncrementalPCA`."""
-    axes = double(t.components_).T
-    y = x @ axes - double(t.mean_) @ axes
-    scale = np.sqrt(double(t.explained_variance_))
+    axes = as_double(t.components_).T
+    y = x @ axes - as_double(t.mean_) @ axes
+    scale = np.sqrt(as_double(t.explained_variance_))
     return y / np.maximum(scale, np.finfo(np.asarray(t.explained_variance_).dtype).eps) if t.whiten else y
 
 

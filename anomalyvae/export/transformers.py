@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from anomalyvae.export import numeric
 from anomalyvae.export.columns import Column, columns_of, joined, kind_of, level_numbers, lookup, numbers
 from anomalyvae.export.nodes import Value, cast
-from anomalyvae.export.numeric import FUNCTIONS, Floats, double
+from anomalyvae.export.numeric import FUNCTIONS, Floats, as_double
 from anomalyvae.scoring.columns import MISSING
 
 EXAMPLES = 512  # cells of each column that a transformer is asked for
@@ -115,7 +115,7 @@ def _imputed(t: Any, columns: list[Column]) -> list[Column]:
     plain = [i for i in kept if i not in made]
     if plain:
         x = numbers([columns[i] for i in plain])
-        filled = _is_missing(x, t.missing_values).op("Where", double([statistics[i] for i in plain]), x)
+        filled = _is_missing(x, t.missing_values).op("Where", as_double([statistics[i] for i in plain]), x)
         new = columns_of(filled, len(plain))
         made |= {i: replace(column, origin=columns[i].origin) for i, column in zip(plain, new, strict=True)}
     indicated = _indicated(t.indicator_, columns) if t.add_indicator else []
@@ -186,7 +186,7 @@ def _code(column: Column, levels: list[Any]) -> Value:
     if column.is_text:
         return level_numbers(column, levels, missing[0] if missing else count, count)
     x = numbers([column])
-    equal = cast(x.op("Equal", double([np.nan if pd.isna(level) else level for level in levels])))  # (n, levels)
+    equal = cast(x.op("Equal", as_double([np.nan if pd.isna(level) else level for level in levels])))  # (n, levels)
     code = cast(equal @ (np.arange(count) - float(count))[:, None] + float(count), TensorProto.INT64)
     return x.op("IsNaN").op("Where", missing[0], code) if missing else code
 
@@ -205,7 +205,7 @@ def _tables(t: Any) -> list[Floats]:
         warnings.simplefilter("ignore", UserWarning)  # about the unknown level
         made = t.transform(rows)
     made = made.toarray() if hasattr(made, "toarray") else made
-    blocks = np.split(double(made), np.cumsum(list(_widths(t)))[:-1], axis=1)
+    blocks = np.split(as_double(made), np.cumsum(list(_widths(t)))[:-1], axis=1)
     return [block[: count + 1] for block, count in zip(blocks, counts, strict=True)]
 
 

@@ -127,7 +127,7 @@ def test_a_sample_says_what_is_boolean_and_is_used_for_the_check(tmp_path):
 
 
 def test_a_graph_that_disagrees_is_not_written(mixed, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomalyvae.export.numeric.double", lambda array: np.asarray(array, dtype=float) * 1.001)
+    monkeypatch.setattr("anomalyvae.export.numeric.as_double", lambda array: np.asarray(array, dtype=float) * 1.001)
     for sample in (None, drives(100, seed=1)):
         with pytest.raises(ArithmeticError, match=r"does not agree.*No file was written"):
             export_onnx(mixed, tmp_path / "m.onnx", sample=sample)
