@@ -219,7 +219,7 @@ def health(args: argparse.Namespace) -> int:
     write = None if args.out is None else writer(args.out)
     ranges = dict(args.ranges)
     for name, limits in ranges.items():
-        if not (isinstance(limits, list) and all(isinstance(limit, int | float) for limit in limits)):
+        if not (isinstance(limits, list) and [type(limit) in (int, float) for limit in limits] == [True, True]):
             raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
     root, files, _ = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
     parts, failed = [], 0
