@@ -63,7 +63,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": "+", "metavar": "FILE", "help": "DBC, ARXML or KCD files that define the messages in MF4 and CAN logs"
     },
     "--queue": {
-        "metavar": "QUEUE", "required": True, "help": "the review queue: a SQLite file, or the URL of a PostgreSQL database"
+        "metavar": "QUEUE", "required": True, "help": "the review queue: a SQLite file, or the URL of PostgreSQL"
     },
     "--source": {"metavar": "FOLDER", "help": "folder of the recordings, if they have moved"},
     "--quiet": {"action": "store_true", "help": "print errors only"},
