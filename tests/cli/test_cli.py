@@ -132,12 +132,12 @@ def test_a_table_is_fitted_and_scored_row_by_row(table, tmp_path, capsys):
     assert np.abs(scores["p_value"] - fine).max() < 2 / 60
 
 
-@pytest.mark.parametrize("promise", ["alpha=0.2", "fdr=0.5"])
-def test_rows_are_flagged_under_a_promise(table, tmp_path, capsys, promise):
+@pytest.mark.parametrize("target", ["alpha=0.2", "fdr=0.5"])
+def test_rows_are_flagged_by_a_false_alarm_target(table, tmp_path, capsys, target):
     model, out = tmp_path / "model", tmp_path / "scores.parquet"
     assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
-    assert run(capsys, "score", table, out, "--model", model, "--alarms", promise, "--tail", "pareto")[0] == 0
-    name, rate = promise.split("=")
+    assert run(capsys, "score", table, out, "--model", model, "--alarms", target, "--tail", "pareto")[0] == 0
+    name, rate = target.split("=")
     expected = load(model).alarms(pd.read_csv(table), tail="pareto", **{name: float(rate)})
     np.testing.assert_array_equal(pd.read_parquet(out)["is_outlier"], expected)
 
@@ -158,7 +158,7 @@ def test_alarms_per_hour_need_windows(table, drives, tmp_path, capsys):
 
 def test_several_tables_keep_their_names(table, tmp_path, capsys):
     other = tmp_path / "more.parquet"
-    pd.read_csv(table)[["b", "a"]].assign(note=1.0).to_parquet(other)  # another order, and a column too many
+    pd.read_csv(table)[["b", "a"]].assign(note=1.0).to_parquet(other)  # another order, and one column more
     model, out = tmp_path / "model", tmp_path / "scores.csv"
     assert run(capsys, "fit", table, other, "--model", model, *TINY)[0] == 0
     assert run(capsys, "score", table, other, out, "--model", model)[0] == 0
@@ -212,7 +212,7 @@ def test_a_recording_without_a_window_gives_an_empty_table(drives, tmp_path, cap
     assert pd.read_parquet(out)["anomaly_score"].dtype == float
 
 
-def test_a_job_lends_its_windows_and_its_detector(drives, job, tmp_path, capsys):
+def test_fit_uses_the_windows_and_the_detector_of_a_job(drives, job, tmp_path, capsys):
     fit = ["fit", *drives, "--model", tmp_path / "model", "--recipe", job, "--stride-s", "0.4", "--set", "beta=2"]
     assert run(capsys, *fit)[0] == 0
     card = read_card(tmp_path / "model")
@@ -251,7 +251,7 @@ def test_recordings_in_another_unit_are_refused(drives, tmp_path, capsys):
     code, _, err = run(capsys, "score", other, tmp_path / "s.csv", "--model", model)
     assert code == 1
     assert "Signal 'a' is in km/h, expected m/s, as in training. Convert it." in err
-    frames[0].rename(columns={"a [m/s]": "a"}).to_csv(other, index=False)  # no unit, no quarrel
+    frames[0].rename(columns={"a [m/s]": "a"}).to_csv(other, index=False)  # without a unit, it is accepted
     assert run(capsys, "score", other, tmp_path / "s.csv", "--model", model)[0] == 0
 
 
@@ -302,7 +302,7 @@ def test_a_comparison_is_a_table_with_the_best_first_and_says_what_was_done(labe
     assert run(capsys, "compare", labelled, *options, *TINY, "--quiet") == (0, "", "")
 
 
-def test_a_comparison_without_a_label_tells_agreement_and_speed(labelled, capsys):
+def test_a_comparison_without_a_label_measures_agreement_and_speed(labelled, capsys):
     pytest.importorskip("pyod")
     options = ["--columns", "a,b", "--against", "knn", "--seeds", "1"]
     code, out, _ = run(capsys, "compare", labelled, *options, *TINY)
@@ -315,7 +315,7 @@ def test_a_comparison_without_a_label_tells_agreement_and_speed(labelled, capsys
 def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, capsys):
     pytest.importorskip("pyod")
     few = tmp_path / "few.csv"
-    pd.read_csv(labelled).tail(16).to_csv(few, index=False)  # three rows are learned; knn wants five neighbours
+    pd.read_csv(labelled).tail(16).to_csv(few, index=False)  # three training rows; knn needs five neighbours
     options = ["--label", "state", "--positive", "broken", "--against", "knn,pca", "--seeds", "1"]
     code, out, _ = run(capsys, "compare", few, *options, *TINY)
     assert code == 0
@@ -412,7 +412,7 @@ def test_debug_shows_the_traceback(capsys):
     assert "FileNotFoundError" in err
 
 
-def test_a_bug_is_told_from_a_mistake(job, monkeypatch, capsys):
+def test_a_bug_reads_differently_from_a_mistake(job, monkeypatch, capsys):
     def broken(job, progress):
         raise KeyError("left_out")
 
@@ -460,7 +460,7 @@ def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.csv", "scores.csv"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_reader_that_stops_is_no_error():
     command = f"{sys.executable} -m anomalyvae data list | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "0\n"

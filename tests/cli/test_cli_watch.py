@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -50,7 +49,7 @@ def test_a_line_goes_out_for_each_that_comes_in(model):
         for line, begin in zip(lines(5, begin=40), range(40, 45), strict=True):
             process.stdin.write(line)
             process.stdin.flush()
-            score = json.loads(process.stdout.readline())  # would wait for ever if it were held back
+            score = json.loads(process.stdout.readline())  # would hang if it were buffered
             assert score["end_s"] == pytest.approx((begin + 1) / 10)
         process.stdin.close()
         rest, err = process.stdout.read(), process.stderr.read()
@@ -81,7 +80,7 @@ def test_its_lines_are_those_of_score(model, tmp_path, capsys):
     assert err == f"anomalyvae: 51 windows scored, {watched['is_outlier'].sum()} flagged, stopped by --timeout\n"
 
 
-def test_ctrl_c_is_an_end_like_any_other(model, tmp_path):
+def test_ctrl_c_is_a_normal_end(model, tmp_path):
     drive = tmp_path / "drive.csv"
     drive.write_text("time_s,a,b\n" + "".join(lines(30)))
     with watch(model, str(drive), env=os.environ | {"PYTHONUNBUFFERED": ""}) as process:
@@ -95,7 +94,7 @@ def test_ctrl_c_is_an_end_like_any_other(model, tmp_path):
     assert "Traceback" not in err
 
 
-def test_what_is_wrong_is_told(model, tmp_path, capsys):
+def test_errors_say_what_is_wrong(model, tmp_path, capsys):
     (tmp_path / "drive.csv").write_text("time_s,a\n")
     assert main(["watch", str(tmp_path / "drive.csv"), "--model", str(model)]) == 1
     assert "drive.csv has no column for signal 'b'." in capsys.readouterr().err
@@ -105,13 +104,11 @@ def test_what_is_wrong_is_told(model, tmp_path, capsys):
     assert "is a Parquet file, which cannot grow" in capsys.readouterr().err
 
 
-def test_rows_that_are_left_out_are_counted(model, tmp_path, capsys):
+def test_ignored_rows_are_counted(model, tmp_path, capsys):
     rows = lines(40)
     (tmp_path / "drive.csv").write_text("time_s,a,b\n" + "".join([*rows[:30], rows[25], "torn,1\n", *rows[30:]]))
-    begun = time.monotonic()
     options = ["--model", str(model), "--timeout", "0.1"]
     assert main(["watch", str(tmp_path / "drive.csv"), *options]) == 5
-    assert time.monotonic() - begun > 0.1
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("anomalyvae: a row was left out, and so will be others like it: it came late, ")
     assert err[-1].endswith("flagged, 2 rows ignored, stopped by --timeout")

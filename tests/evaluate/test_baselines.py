@@ -8,7 +8,7 @@ from anomalyvae.evaluate.baselines import BASELINES, knn
 
 @pytest.fixture(scope="module")
 def rows():
-    """Correlated normal rows, in units far apart, and a test set whose last row breaks the correlation."""
+    """Correlated normal rows, in very different units, and a test set whose last row breaks the correlation."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(2, 6))
     train = rng.normal(size=(400, 2)) @ mixing + 0.1 * rng.normal(size=(400, 6))
@@ -27,7 +27,7 @@ def test_the_four_names():
     assert list(BASELINES) == ["row_norm", "pca", "knn", "mahalanobis"]
 
 
-def test_the_strange_row_scores_highest(baseline, rows):
+def test_the_anomalous_row_scores_highest(baseline, rows):
     scores = baseline(*rows)
     assert scores.shape == (50,)
     assert np.argmax(scores) == 49

@@ -55,7 +55,7 @@ folder = "{folder}/out"
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory):
-    """Three short drives at 5 Hz, each with two bumps that somebody marked, and a stop in the middle."""
+    """Three short drives at 5 Hz, each with two marked bumps, and a stop in the middle."""
     folder = tmp_path_factory.mktemp("drives")
     marks = []
     for number in range(3):
@@ -220,12 +220,12 @@ def test_figures_are_those_of_the_scores(done, drives):
     result, folder, _ = done
     scores, events = pd.read_parquet(folder / "scores.parquet"), pd.read_csv(drives / "events.csv")
     own = scores[scores["recording"] == "drive1"]
-    strange = metrics.touches(own, events, 0.5)
+    anomalous = metrics.touches(own, events, 0.5)
     fold = result["folds"]["drive1"]
-    assert fold["auroc"] == metrics.auroc(strange, own["anomaly_score"])
-    assert fold["average_precision"] == metrics.average_precision(strange, own["anomaly_score"])
+    assert fold["auroc"] == metrics.auroc(anomalous, own["anomaly_score"])
+    assert fold["average_precision"] == metrics.average_precision(anomalous, own["anomaly_score"])
     assert fold["event_recall"] == metrics.event_recall(own["anomaly_score"], own, events, 60, 0.5)
-    assert (fold["windows"], fold["strange"], fold["events"]) == (len(own), strange.sum(), 2)
+    assert (fold["windows"], fold["strange"], fold["events"]) == (len(own), anomalous.sum(), 2)
     assert result["mean"]["auroc"] == pytest.approx(np.mean([f["auroc"] for f in result["folds"].values()]))
     assert set(result["baselines"]) == {"row_norm", "pca", "knn", "mahalanobis"}
     for baseline in result["baselines"].values():
@@ -260,7 +260,7 @@ def test_flags_are_events_with_reasons_highest_score_first(done):
     assert sum(top["shares"]) == pytest.approx(1)
 
 
-def test_no_window_stands_where_the_condition_fails(done):
+def test_no_window_is_scored_where_the_condition_fails(done):
     scores = pd.read_parquet(done[1] / "scores.parquet")
     assert not ((scores["end_s"] > 41) & (scores["start_s"] < 50)).any()
 
@@ -271,7 +271,7 @@ def test_progress_counts_to_the_end(done):
     assert {total for _, total, _ in steps} == {6}
 
 
-def test_a_second_run_gives_the_same_and_takes_the_place_of_the_first(done, job_file, tmp_path):
+def test_a_second_run_gives_the_same_and_replaces_the_first(done, job_file, tmp_path):
     first, folder, _ = done
     shutil.copytree(folder, tmp_path / "out")
     (tmp_path / "out" / "scores.parquet").write_bytes(b"old")
@@ -310,7 +310,7 @@ def test_a_job_that_cannot_run_says_why(job_file, old, new, said):
         run_job(read_job(edited(job_file, old, new)))
 
 
-def test_a_folder_that_holds_other_things_is_never_replaced(job_file, tmp_path):
+def test_a_folder_with_other_files_is_never_replaced(job_file, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.docx").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"out holds thesis.docx, which no earlier run wrote"):

@@ -1,4 +1,4 @@
-"""The report: one page, nothing from elsewhere, nothing that a name could smuggle in, nothing flattering."""
+"""The report: one self-contained page, safe against hostile names, and honest about baselines."""
 
 import base64
 import re
@@ -99,7 +99,7 @@ def render(views=(), title="bumps", **what):
     return render_report(title, views=views, **run_of(**what))
 
 
-def test_the_page_asks_nothing_of_the_network():
+def test_the_page_loads_nothing_from_the_network():
     html = render(views=[view_of()])
     page = Page(html)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "form", "svg"})
@@ -120,7 +120,7 @@ def test_hostile_names_stay_text():
         assert "<script" not in decoded(source)
 
 
-def test_names_in_charts_are_drawn_as_they_are():
+def test_names_in_charts_are_literal_text():
     svg = decoded(window(view_of(signals=("$x_1$ < 2 & y", "gyro"))))
     assert "$x_1$ &lt; 2 &amp; y" in svg
 
@@ -129,7 +129,7 @@ def test_long_names_do_not_run_over_the_chart():
     assert "…" in decoded(window(view_of(signals=("n" * 200, "gyro"))))
 
 
-def test_the_signal_to_blame_is_in_colour_and_the_rest_is_not():
+def test_only_the_signal_that_contributes_most_is_in_colour():
     vermilion = "#d55e00"
     assert decoded(window(view_of())).count(vermilion) > 0
     assert vermilion not in decoded(window(view_of(shares=(0.0, 0.0))))
@@ -155,11 +155,11 @@ def test_figures_and_marks_are_shown():
         ((None, None, None), (None, None, None), "Nothing can be measured"),
     ],
 )
-def test_the_page_says_who_is_ahead(own, rival, said):
+def test_the_page_says_which_method_is_best(own, rival, said):
     assert said in Page(render(own=own, rival=rival)).text
 
 
-def test_many_recordings_are_not_all_drawn_and_the_page_says_so():
+def test_the_page_says_if_not_all_recordings_have_a_chart():
     page = Page(render(recordings=[f"drive{i}" for i in range(30)]))
     assert len(page.images()) == 12
     assert "12 of 30 recordings" in page.text
