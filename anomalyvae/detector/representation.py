@@ -132,7 +132,7 @@ class Representation(TransformerMixin):
             if aggregate is not None and isinstance(network, Elbo):
                 z = aggregate.codes(torch.from_numpy(rng.random_sample(n)).to(device), z)
                 likelihood = network.sampling_likelihood()
-            rows = network.scaling.inverse(likelihood.draw(network.decode(z), noise)).cpu().numpy()
+            rows = network.scaling.inverse(likelihood.sample(network.decode(z), noise)).cpu().numpy()
         return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
 
     def impute(self, X: ArrayLike) -> Floats | pd.DataFrame:

@@ -112,7 +112,7 @@ def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Arr
     z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
     noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
     with torch.no_grad():
-        x = network.scaling.inverse(network.likelihood.draw(network.decode(z), noise)).cpu().numpy()
+        x = network.scaling.inverse(network.likelihood.sample(network.decode(z), noise)).cpu().numpy()
     cells: list[Array] = list(x.T)
     for i, name in enumerate(getattr(detector, "feature_names_in_", ())):
         if name in detector.categories_:

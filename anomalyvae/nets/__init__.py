@@ -1,1 +1,1 @@
-"""Rows -> strangeness. Torch only: what a row is (bodies) x what learning means (objectives), and one loop."""
+"""Networks that score rows, in torch alone: bodies (layers) x objectives (losses) x likelihoods, and one loop."""

@@ -75,7 +75,7 @@ class Gaussian(nn.Module):
         """The value used for a missing cell, in standardised units ``(n, d)``: the mean."""
         return self.means(decoded)
 
-    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """Sample a row, from standard normal ``noise`` of shape ``(n, d)``."""
         return decoded + self.variance().sqrt() * noise
 
@@ -138,7 +138,7 @@ class Bernoulli(nn.Module):
         """The value used for a missing cell, shape ``(n, d)``: the mean."""
         return self.means(decoded)
 
-    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """Sample a row, from standard normal ``noise`` of shape ``(n, d)``."""
         return (torch.special.ndtr(noise) < self.means(decoded)).to(decoded.dtype)
 
@@ -165,7 +165,7 @@ class ContinuousBernoulli(Bernoulli):
         t, (h, e, near) = _natural(decoded), _halved(decoded)
         return torch.where(near, 1 / 12 - t**2 / 240 + t**4 / 6048, 0.25 * (1 / h.square() - 4 * e / (1 - e).square()))
 
-    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """Sample a row, from standard normal ``noise``, by the inverse of the distribution function."""
         t, u = _natural(decoded), torch.special.ndtr(noise)
         steep = torch.where(t.abs() < 1e-6, 1e-6, t)
@@ -235,7 +235,7 @@ class Categorical(nn.Module):
         """The likeliest level, one-hot, shape ``(n, cells)``."""
         return torch.cat([_one_hot(block, block.shape[1]) for block in decoded.split(self.sizes, dim=1)], dim=1)
 
-    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """Sample a known level of each category, one-hot, from standard normal ``noise`` of shape ``(n, cells)``.
 
         By the maximum of logits plus Gumbel noise (Maddison et al. 2014, A* Sampling, section 2).
@@ -290,9 +290,9 @@ class Mixture(nn.Module):
         """Mean of each number, likeliest level of each category, shape ``(n, cells)``."""
         return torch.cat(self._both("expected", decoded), dim=1)
 
-    def draw(self, decoded: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, decoded: Tensor, noise: Tensor) -> Tensor:
         """Sample a row, from standard normal ``noise``, both of shape ``(n, cells)``."""
-        return torch.cat(self._both("draw", decoded, noise), dim=1)
+        return torch.cat(self._both("sample", decoded, noise), dim=1)
 
     def _both(self, method: str, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         parts = [argument.split(self.split, dim=1) for argument in arguments]

@@ -155,9 +155,9 @@ class Reconstruction(nn.Module):
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
             return s
-        draw = torch.rand(len(s), self.columns + 1, generator=generator, device=s.device, dtype=s.dtype)
-        share = self.masking * (2 * draw[:, :1] - 1)  # of each row's cells; below zero for half of the rows
-        hidden = draw[:, 1:] < share
+        uniform = torch.rand(len(s), self.columns + 1, generator=generator, device=s.device, dtype=s.dtype)
+        share = self.masking * (2 * uniform[:, :1] - 1)  # of each row's cells; below zero for half of the rows
+        hidden = uniform[:, 1:] < share
         if isinstance(self.scaling, Mixed):
             hidden = hidden[:, self.scaling.source]  # a category is hidden as a whole
         return s.masked_fill(hidden, torch.nan)

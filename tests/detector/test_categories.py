@@ -446,6 +446,6 @@ def test_a_surprise_is_of_one_size_on_average_whatever_the_number_of_levels(leve
     likelihood = Categorical([levels + 1])
     decoded = logits.expand(20_000, -1)
     noise = torch.randn(decoded.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    s = likelihood.draw(decoded, noise)
+    s = likelihood.sample(decoded, noise)
     np.testing.assert_allclose(s.mean(0)[:-1], logits.softmax(1)[0, :-1], atol=0.015)
     assert float(likelihood.residual(s, decoded).square().mean()) == pytest.approx(1, abs=0.1)

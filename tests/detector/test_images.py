@@ -72,7 +72,7 @@ def test_it_is_the_continuous_bernoulli():
 @pytest.mark.parametrize("likelihood", [Bernoulli(1), ContinuousBernoulli(1)])
 def test_draws_have_the_mean_and_variance_that_are_told(likelihood):
     noise = torch.randn(40_000, DECODED.shape[1], generator=torch.Generator().manual_seed(0)).double()
-    drawn = likelihood.draw(DECODED.expand_as(noise), noise)
+    drawn = likelihood.sample(DECODED.expand_as(noise), noise)
     mean, variance = likelihood.means(DECODED)[0], likelihood.variance(DECODED)[0]
     assert ((drawn >= 0) & (drawn <= 1)).all()
     assert ((drawn.mean(0) - mean).abs() < 5 * (variance / len(noise)).sqrt()).all()
