@@ -1,9 +1,9 @@
-"""Two models compared by shares that were counted for both, and by whether a difference is more than chance.
+"""Compares two models by shares, and tests whether a difference is more than chance.
 
-Chance has three parts. The hold-out might have been other recordings: its parts are drawn again (bootstrap). Each fault
-found or missed might have gone to the other model: the models are exchanged, fault by fault (permutation). And the same
-rows, learned with other random numbers, give another model: the champion is fitted again, and the challenger has to lie
-beyond what these fits spread over. Any one of the three alone lets a lucky challenger pass where faults are few.
+Chance has three sources. The hold-out could have other recordings: its parts are resampled (bootstrap). Each fault
+could be found by the other model: the models are exchanged, fault by fault (permutation). And another random seed gives
+another model: the champion is fitted again, and the challenger must be better than these fits predict. With few faults,
+any one of the three tests alone would let a lucky challenger pass.
 """
 
 from collections.abc import Sequence
@@ -13,40 +13,40 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-PROMISED = 0.05  # share of normal windows that a model's own threshold lets it flag
-_LOST = 0.02  # of the held-out faults, at most: some of what takes faults for novel costs no more than 0.05 of them
+PROMISED = 0.05  # target share of normal windows that a model's own threshold flags
+_LOST = 0.02  # largest loss of held-out faults; learning faults as new normals may cost less than 0.05 of them
 _DRAWS = 2000
 _LEVEL = 0.9  # of the bootstrap intervals
-_CHANCE = 0.05  # of calling no difference a better one, by permutation and by fits repeated
+_CHANCE = 0.05  # error level of the permutation test and of the prediction interval
 RECALL = "recall of held-out faults around the alarm rate"
 CALIBRATION = "normal held-out windows flagged by its own threshold"
-FIGURES = {  # name: what is counted, of what, and whether more of it is better
+FIGURES = {  # name: numerator, denominator, and whether more is better
     RECALL: ("held_found", "held_faults", True),
     "recall of held-out faults at its own threshold": ("held_found_at_work", "held_faults", True),
     "recall of past verdicts' faults at the alarm rate": ("verdict_found", "verdict_faults", True),
-    "alarms on novel events at the alarm rate": ("novel_flagged", "novel", False),
+    "alarms on new normals at the alarm rate": ("new_flagged", "new", False),
     CALIBRATION: ("normal_flagged", "normal", False),
 }
-EARNING = (RECALL, CALIBRATION)  # what a challenger can be promoted for; the others can only refuse it
+EARNING = (RECALL, CALIBRATION)  # a challenger is promoted for these only; the others can refuse it
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted of one model.
+    """The counts of one model.
 
     Parameters
     ----------
     table : DataFrame
-        A row per part: a recording, or a stretch of one where recordings are few; a column per thing counted.
+        A row per part of the hold-out: a recording or, with few recordings, a block of one. A column per count.
     found : ndarray of shape (faults,)
-        Of each held-out fault, the share of the alarm rates at which it was found.
+        For each held-out fault, the share of the alarm rates at which it was found.
     """
 
     table: pd.DataFrame
     found: NDArray[np.float64]
 
     def share(self, name: str) -> float:
-        """One of the `FIGURES`; NaN where there is nothing to count."""
+        """One of the `FIGURES`; NaN without anything to count."""
         part, whole, _ = FIGURES[name]
         return float(self.table[part].sum() / self.table[whole].sum()) if self.table[whole].any() else np.nan
 
@@ -59,15 +59,15 @@ class Figure:
     ----------
     name : str
     champion, challenger : float or None
-        A share; None where there is nothing to count.
+        A share; None without anything to count.
     interval : tuple of float or None
-        90 % of the bootstrap's differences, challenger less champion, parts drawn with replacement.
+        90 % bootstrap interval of the difference, challenger minus champion; parts are sampled with replacement.
     count, parts : int
-        How many were counted, in how many recordings, or stretches of them where these are few.
+        How many were counted, in how many recordings or blocks.
     passed, better : bool
         Not worse by more than the tolerance; better by more than chance.
     refits : tuple of float
-        The same figure of the champion learned again with other random numbers, as far as it was asked for.
+        The same figure of the champion, fitted again with other seeds, if that was needed.
     """
 
     name: str
@@ -82,20 +82,20 @@ class Figure:
 
     def __str__(self) -> str:
         if self.champion is None or self.challenger is None or self.interval is None:
-            return f"{self.name}: nothing to tell from"
+            return f"{self.name}: nothing to compare"
         low, high = self.interval
-        said = "worse" if not self.passed else "better" if self.better else "no worse"
+        verdict = "worse" if not self.passed else "better" if self.better else "no worse"
         again = ""
         if self.refits:
-            again = f"; the champion learned again has {min(self.refits):.3f} to {max(self.refits):.3f}"
+            again = f"; the champion fitted again has {min(self.refits):.3f} to {max(self.refits):.3f}"
         return (
-            f"{self.name}: {said}, {self.champion:.3f} -> {self.challenger:.3f} (difference {low:+.3f} to {high:+.3f}, "
-            f"{self.count} in {self.parts} parts{again})"
+            f"{self.name}: {verdict}, {self.champion:.3f} -> {self.challenger:.3f} "
+            f"(difference {low:+.3f} to {high:+.3f}, {self.count} in {self.parts} parts{again})"
         )
 
 
 def compare(name: str, champion: Counts, challenger: Counts, tolerance: float, seed: int) -> Figure:
-    """Compare one share; both models are counted on the same drawn parts, and exchanged on the same faults."""
+    """Compare one share of both models, on the same resampled parts and the same faults."""
     part, whole, more_is_better = FIGURES[name]
     tables = (champion.table, challenger.table)
     parts = tables[0].index.union(tables[1].index)
@@ -105,14 +105,14 @@ def compare(name: str, champion: Counts, challenger: Counts, tolerance: float, s
     if not n or not old[:, 1].any() or not new[:, 1].any():
         return Figure(name, None, None, None, 0, 0, True, False)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)
-    low, high = np.nanquantile(_gain(drawn @ old, drawn @ new), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).astype(np.float64)
+    low, high = np.nanquantile(_gain(weights @ old, weights @ new), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     was, now = champion.share(name), challenger.share(name)
     worse_by = was - now if more_is_better else now - was
-    better = n > 1 and bool(low > 0 if more_is_better else high < 0)  # one part shows no chance
+    better = n > 1 and bool(low > 0 if more_is_better else high < 0)  # one part shows no spread
     if name == RECALL:
         better = better and _by_exchange(challenger.found - champion.found, rng) <= _CHANCE
-    if name == CALIBRATION:  # a promise is kept or not: to flag less than promised is no merit
+    if name == CALIBRATION:  # flagging less than the target is not better
         worse_by = max(now - PROMISED, 0.0) - max(was - PROMISED, 0.0)
         better = better and was > PROMISED
     passed = bool(worse_by <= (min(tolerance, _LOST) if whole == "held_faults" else tolerance))
@@ -120,10 +120,10 @@ def compare(name: str, champion: Counts, challenger: Counts, tolerance: float, s
 
 
 def beyond_refits(figure: Figure, refits: Sequence[Counts]) -> Figure:
-    """Call a figure better only if it lies beyond what the champion's fits, repeated, are expected to reach.
+    """Call a figure better only if it exceeds what another fit of the champion is expected to reach.
 
-    The limit is that of one more fit: the upper end of a one-sided 95 % prediction interval, mean + t s sqrt(1 + 1/n),
-    from the champion and its refits.
+    The limit is the upper end of a one-sided 95 % prediction interval for one more fit, mean + t s sqrt(1 + 1/n), from
+    the champion and its refits.
     """
     from scipy.stats import t
 
@@ -138,7 +138,7 @@ def beyond_refits(figure: Figure, refits: Sequence[Counts]) -> Figure:
 
 
 def _by_exchange(gain: NDArray[np.float64], rng: np.random.Generator) -> float:
-    """How often the sum of gains would be as large if each had come out the other way as easily.
+    """The p-value of the sum of gains if the sign of each gain were random.
 
     A permutation test of pairs (Good 2005, Permutation, Parametric and Bootstrap Tests, section 3.2), one-sided.
     """
@@ -147,6 +147,6 @@ def _by_exchange(gain: NDArray[np.float64], rng: np.random.Generator) -> float:
 
 
 def _gain(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Difference of two shares in each draw; NaN where a draw has nothing to count."""
+    """Difference of two shares in each resample; NaN if one has nothing to count."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(new[:, 0] / new[:, 1] - old[:, 0] / old[:, 1])

@@ -1,8 +1,8 @@
-"""The gate: a challenger becomes champion only where it is shown to be better, and no worse in anything that matters.
+"""The gate: a challenger becomes champion only if it is significantly better, and not worse in anything that matters.
 
-Both are asked about recordings that neither learned (a frozen hold-out) and about every past verdict. Each is given the
-threshold that brings it to the same rate of false alarms on the hold-out, so that sensitivity is not taken for skill.
-What counts as better than chance is said in `anomalyvae.review.comparison`.
+Both models score recordings that neither learned (a frozen hold-out) and all past verdicts. Each gets the threshold
+with the same rate of false alarms on the hold-out, so that a more sensitive model is not taken for a better one.
+`anomalyvae.review.comparison` tests what is better than chance.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -31,34 +31,34 @@ from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Fig
 from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring.scorer import Scorer
 
-_AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate, over which recall is averaged: at one rate it is luck
-_FEWEST, _STRETCHES = 5, 9  # recordings that can be drawn again; stretches of fewer
+_AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate; recall at a single rate varies by chance
+_FEWEST, _BLOCKS = 5, 9  # recordings for the bootstrap; blocks of fewer recordings
 
 
 class _Model(Protocol):
-    """What scores rows: `score` gives ``anomaly_score`` and ``is_outlier``."""
+    """Scores rows: `score` returns ``anomaly_score`` and ``is_outlier``."""
 
     def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]: ...
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says.
+    """The decision of the gate.
 
     Parameters
     ----------
     promoted : bool
     reasons : tuple of str
-        For people, the deciding ones first.
+        In words; the deciding ones first.
     champion : str or None
-        Model id; None if there was none.
+        Its model id; None without a champion.
     challenger : str
     figures : tuple of Figure
     alarms_per_hour, tolerance : float
     decided_at : str
         UTC.
     doubtful : tuple of str
-        Events judged novel that wait for a second reviewer, by id.
+        The ids of new normals that need a second reviewer.
     """
 
     promoted: bool
@@ -90,18 +90,18 @@ def holdout(
     tolerance_s: float = 0.0,
     databases: Databases = None,
 ) -> pd.DataFrame:
-    """Hold recordings out, with the faults that are known in them: a manifest for `judge`.
+    """Hold out recordings with their known faults: a manifest for `judge`.
 
     Parameters
     ----------
     model : path
-        A bundle, whose windowing recipe says how far the recordings reach.
+        A bundle, for its windowing recipe.
     files : iterable of path
         The recordings, or one JSON file that `write_manifest` wrote.
     events : path, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``).
     tolerance_s : float, default=0
-        By how much each fault is widened to both sides.
+        Seconds by which each fault is extended on both sides.
     databases : path or paths, optional
         What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
     """
@@ -134,63 +134,62 @@ def judge(
     Parameters
     ----------
     challenger, champion : path
-        Bundles. A champion that is not there yields to any challenger.
+        Bundles. If the champion does not exist, the challenger is promoted.
     events : DataFrame
         All events of a queue with their verdicts (``Queue.events()``).
     holdout : DataFrame
-        A manifest of recordings that neither has learned; its ``fault`` intervals are the faults known in them. A
-        challenger must say what it learned; a champion that was fitted without a manifest is taken at its word.
+        A manifest of recordings that neither has learned; its ``fault`` intervals are their known faults. The
+        challenger needs a manifest, to check this; a champion without one is not checked.
     alarms_per_hour : float, default=30
-        False alarms on the hold-out at which each model's faults are counted.
+        Rate of false alarms on the hold-out at which each model's faults are counted.
     tolerance : float, default=0.05
-        By how much a share may be worse and still pass. Of the held-out faults no more than 0.02 may be lost.
+        How much worse a share may be and still pass. Of the held-out faults, at most 0.02 may be lost.
     source : path, optional
-        Where the recordings lie now, if elsewhere than before.
+        Folder of the reviewed recordings, if they have moved.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
     confirmed : collection of str, optional
-        Events that two reviewers call novel (``Queue.confirmed("novel")``). If it is given, each novel event that the
-        challenger has learned and the champion has not must be one of them.
+        New normals that two reviewers have confirmed (``Queue.confirmed("new_normal")``). If given, the challenger may
+        have learned no other new normals than these and the champion's.
     refits : int, default=4
-        How often the champion is fitted again, with other random numbers, before a challenger takes its place: what a
-        mere fit brings is no gain. It takes as many fits' time, and the recordings that the champion learned; a
-        champion without a manifest is not fitted again. 0 leaves it out.
+        How often the champion is fitted again with other seeds before it is replaced, to see how much a fit varies by
+        chance. It needs the recordings that the champion learned; a champion without a manifest is not fitted again.
+        0 leaves it out.
     seed : int, default=0
         Of the bootstrap.
 
     Returns
     -------
     Decision
-        Promoted if no figure is worse by more than the tolerance, and one of the hold-out is better by more than chance
-        (see `anomalyvae.review.comparison`), and no novel event waits for a second reviewer. A figure of which
-        nothing is known decides nothing.
+        Promoted if no figure is worse by more than the tolerance, one of the hold-out is better by more than chance
+        (see `anomalyvae.review.comparison`), and no new normal needs a second reviewer. Figures without anything to
+        count are ignored.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If a recording is gone or changed, or a bundle has no windowing recipe.
+        If a recording is missing or has changed, or a bundle has no windowing recipe.
 
     Notes
     -----
-    - *Recall around the alarm rate* is the share of held-out faults that an alarm touches, where both models raise as
-      many false alarms: the mean over nine rates, from a quarter of ``alarms_per_hour`` to four times it. At a single
-      rate it hangs on the few windows that make the last false alarms.
-    - *Recall at its own threshold* is what a model finds at work: one that learned faults as normal may still rank them
-      first, but its threshold has risen above them. Where a threshold flags more than the promised 5 % of normal
-      held-out windows, it is raised to 5 %: faults found by calling everything a fault do not count.
-    - *Alarms on novel events* is the share of events judged normal that would still raise one.
-    - *Calibration* is the share of normal held-out windows that the own threshold flags. What counts is by how much it
-      exceeds the promised 5 %: fewer is no merit.
+    - *Recall around the alarm rate* is the share of held-out faults that an alarm touches, with the same number of
+      false alarms for both models. It is the mean over nine rates, from a quarter of ``alarms_per_hour`` to four times
+      it, because at a single rate it depends on a few windows.
+    - *Recall at its own threshold* is what a model finds in use. A model that learned faults as normal may still rank
+      them first, but its threshold is above them. A threshold that flags more than 5 % of normal held-out windows is
+      raised to 5 %: finding faults by flagging everything does not count.
+    - *Alarms on new normals* is the share of reviewed normal events that would still raise an alarm.
+    - *Calibration* is the share of normal held-out windows that the model's own threshold flags. Only the excess over
+      the target of 5 % counts.
 
-    The recall at the own threshold can refuse a challenger but not promote it: it rises with sensitivity, whatever was
-    learned. So can past verdicts: to keep silent where it was told to is no evidence, least of all if it was told
-    wrong. They favour the champion, too, which chose those faults by flagging them. So the hold-out decides. It should
-    hold faults, and what has become normal since: where it lacks that, no challenger can be shown to be better, and it
-    is time to begin with another.
+    Recall at the own threshold can refuse a challenger, but not promote it, because it rises with sensitivity. The same
+    holds for past verdicts: matching them is not evidence of skill, since the challenger learned them, right or wrong.
+    They also favour the champion, which flagged these faults. So the hold-out decides. It should contain faults and
+    what has become normal since; otherwise no challenger can be shown to be better, and a new hold-out is needed.
 
-    Where some faults among the novel events were taken for novel, no figure may tell: to have learned a few faults does
-    not make a model blind to others, and what it loses can be less than chance brings about. ``confirmed`` is what
-    helps against such verdicts, since a second person has to give them, too.
+    If a few faults were called new normals, no figure may show it: a model that learned a few faults still finds
+    others, and the loss can be less than chance. ``confirmed`` protects against this, because a second person has to
+    agree.
     """
     old = read_card(champion)["model_id"] if (Path(champion) / CARD).is_file() else None
     new = read_card(challenger)["model_id"]
@@ -236,16 +235,16 @@ def _decide(figures: tuple[Figure, ...]) -> tuple[bool, tuple[str, ...]]:
 
 
 def _leak(folder: Paths, holdout: pd.DataFrame) -> list[str]:
-    """Whether a model learned from a recording of the hold-out, by the file's content."""
+    """Whether a model learned a recording of the hold-out, by its checksum."""
     manifest = read_manifest(folder)
     learned = manifest[manifest["role"] != "excluded"]
     names = sorted(learned.loc[learned["sha256"].isin(holdout["sha256"]), "file"].unique())
-    return [f"{folder} has learned from the hold-out: {', '.join(names[:5])}."] if names else []
+    return [f"{folder} has learned recordings of the hold-out: {', '.join(names[:5])}."] if names else []
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What both models, and the champion's refits, are asked about."""
+    """The hold-out and the reviewed events, on which both models and the champion's refits are compared."""
 
     holdout: pd.DataFrame
     reviewed: pd.DataFrame
@@ -255,15 +254,13 @@ class _Work:
     _read: dict[Any, tuple[Windows, NDArray[np.str_]]] = field(default_factory=dict)
 
     def counts(self, model: _Model, recipe: WindowRecipe) -> Counts:
-        """What one model found and flagged, a row per part of the hold-out and per recording of the verdicts."""
+        """Counts of one model, by part of the hold-out and by recording of the reviewed events."""
         held, role = self._windows("holdout", recipe, None)
         faults = _events_in(self.holdout, "fault")
         chosen = (role == "normal") | metrics.touches(held.spans, faults)
         normal, spans = role[chosen] == "normal", held.spans[chosen].reset_index(drop=True)
         if not normal.any():
-            raise ValueError(
-                "Got a hold-out without a normal window, expected some to count false alarms on. Add more."
-            )
+            raise ValueError("The hold-out has no normal windows, so false alarms cannot be counted. Add recordings.")
         found = model.score(held.rows[chosen])
         score = found["anomaly_score"]
         rates = self.alarms_per_hour * _AROUND
@@ -272,9 +269,10 @@ class _Work:
         at_work = found["is_outlier"] & (score > np.quantile(score[normal], 1 - PROMISED))
 
         judged, _ = self._windows("reviewed", recipe, self.source)
-        strangeness = model.score(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
-        loud = judged.spans[strangeness >= thresholds[len(rates) // 2]]
-        known, novel = (_alarmed(_events_in(self.reviewed, role), loud) for role in ("fault", "normal"))
+        reviewed = model.score(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
+        alarmed = judged.spans[reviewed >= thresholds[len(rates) // 2]]
+        known, new = (_events_in(self.reviewed, role) for role in ("fault", "normal"))
+        known, new = (events.assign(hit=metrics.touches(events, alarmed)) for events in (known, new))
         part_of = self._parts()
         faults = faults.assign(part=part_of(faults), found=share, at_work=metrics.touches(faults, spans[at_work]))
         quiet = spans[normal].assign(flagged=found["is_outlier"][normal])
@@ -285,49 +283,49 @@ class _Work:
             "held_found_at_work": faults.groupby("part")["at_work"].sum(),
             "verdict_faults": known.groupby("recording").size(),
             "verdict_found": known.groupby("recording")["hit"].sum(),
-            "novel": novel.groupby("recording").size(),
-            "novel_flagged": novel.groupby("recording")["hit"].sum(),
+            "new": new.groupby("recording").size(),
+            "new_flagged": new.groupby("recording")["hit"].sum(),
             "normal": quiet.groupby("part").size(),
             "normal_flagged": quiet.groupby("part")["flagged"].sum(),
         }
         return Counts(pd.DataFrame(parts).fillna(0.0), share)
 
     def _windows(self, name: str, recipe: WindowRecipe, source: Paths | None) -> tuple[Windows, NDArray[np.str_]]:
-        """The windows of a manifest; models with one recipe are asked about the same ones."""
+        """The windows of a manifest, read once for models with the same recipe."""
         if (name, recipe) not in self._read:
             self._read[name, recipe] = windows_by_role(getattr(self, name), recipe, source, databases=self.databases)
         return self._read[name, recipe]
 
     def _parts(self) -> Callable[[pd.DataFrame], pd.Series]:
-        """How to tell the part of the hold-out in which a window or a fault begins."""
+        """A function that gives the part of the hold-out in which windows or faults begin."""
         reach = self.holdout.groupby("sha256").agg(start=("start_s", "min"), end=("end_s", "max"))
         length = reach["end"] - reach["start"]
         cuts = np.ones(len(reach))
         if len(reach) < _FEWEST:
-            cuts = np.ceil(_STRETCHES * length / length.sum())
-        stretch = length / cuts
+            cuts = np.ceil(_BLOCKS * length / length.sum())
+        block = length / cuts
 
         def part_of(spans: pd.DataFrame) -> pd.Series:
             recording = spans["recording"]
             since = spans["start_s"] - recording.map(reach["start"])
-            return recording + "/" + (since // recording.map(stretch)).astype(int).astype(str)
+            return recording + "/" + (since // recording.map(block)).astype(int).astype(str)
 
         return part_of
 
 
 class _Detector:
-    """A detector in place of its scorer."""
+    """Lets a detector score like a scorer."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        strangeness = self._model.anomaly_score(rows)
-        return {"anomaly_score": strangeness, "is_outlier": -strangeness < self._model.offset_}
+        score = self._model.anomaly_score(rows)
+        return {"anomaly_score": score, "is_outlier": -score < self._model.offset_}
 
 
 def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd.DataFrame:
-    """Novel events that the challenger has learned, the champion has not, and one reviewer alone has judged."""
+    """New normals that the challenger has learned, the champion has not, and only one reviewer has confirmed."""
     known = read_manifest(champion)["event_id"].tolist() if (Path(champion) / MANIFEST).exists() else []
     learned = read_manifest(challenger)
     by_verdict = (learned["role"] == "normal") & (learned["event_id"] != "")
@@ -337,20 +335,19 @@ def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd
 def _doubt(events: pd.DataFrame) -> str:
     named = [f"{event.recording} at {event.start_s:g} s" for event in events.head(5).itertuples()]
     more = f" and {len(events) - len(named)} more" if len(events) > len(named) else ""
-    told = f"Judged novel by one reviewer alone: {', '.join(named)}{more}."
-    return f"{told} Have another look (2nd look, in the review page)."
+    return (
+        f"Called new normal by only one reviewer: {', '.join(named)}{more}. A second reviewer must confirm it (2nd "
+        "look, on the review page)."
+    )
 
 
 def _recipe(folder: Paths) -> WindowRecipe:
     windowing = read_card(folder)["windowing"]
     if windowing is None:
-        raise ValueError(f"Got {folder}, a model of plain rows, expected one of recordings. Fit it with a recipe.")
+        raise ValueError(
+            f"The model {folder} scores plain rows, expected a model of recordings. Fit it with a windowing recipe."
+        )
     return WindowRecipe.from_dict(windowing)
-
-
-def _alarmed(events: pd.DataFrame, loud: pd.DataFrame) -> pd.DataFrame:
-    """Say of each event whether a window that raised an alarm lies in it."""
-    return events.assign(hit=metrics.touches(events, loud))
 
 
 def _events_in(manifest: pd.DataFrame, role: str) -> pd.DataFrame:

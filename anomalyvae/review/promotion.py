@@ -1,4 +1,4 @@
-"""Promotion: a challenger takes the champion's place as a whole, and gives it back on demand."""
+"""Promotion: a challenger replaces the champion as a whole, and a rollback restores it."""
 
 import json
 import shlex
@@ -26,30 +26,30 @@ def promote(
     register: str | None = None,
     again: str = "",
 ) -> bool:
-    """Do as the gate says: put a promoted challenger in the champion's place, and write down why in any case.
+    """Carry out the gate's decision, and record it.
 
-    The decision is written to ``gate.json`` in the challenger's folder. A promoted one is copied to the champion's,
-    which is swapped as a whole; it carries the decision and the frozen hold-out, ``holdout.json``. The former champion
-    is kept beside it, in ``<champion>-former/<model_id>``.
+    The decision is written to ``gate.json`` in the challenger's folder. If it is promoted, the challenger is copied to
+    the champion's folder, which is replaced as a whole, with the decision and the frozen hold-out, ``holdout.json``.
+    The former champion is kept in ``<champion>-former/<model_id>``.
 
     Parameters
     ----------
     challenger, champion : path
     decision : Decision
     holdout : DataFrame
-        Which it was decided by.
+        The hold-out of the decision.
     dry_run : bool, default=False
         Do nothing.
     register : str, optional
-        A registered model of MLflow, which is told last: its alias ``champion`` moves with a promotion, and
-        ``challenger`` to what was refused. A registry that does not answer undoes nothing.
+        A registered model of MLflow, updated last: its alias ``champion`` moves to a promoted model, and
+        ``challenger`` to a refused one. If the registry does not answer, the promotion stays.
     again : str, optional
-        Said if it does not: what tells it later (by default, the command that does as `record_champion`).
+        The remedy in that message; by default the command that updates the registry later.
 
     Returns
     -------
     bool
-        Whether everybody was told who was to be: false if the registry was not.
+        False if the registry could not be updated.
     """
     if dry_run:
         return True
@@ -71,9 +71,9 @@ def promote(
 
 
 def record_champion(champion: Paths, register: str) -> bool:
-    """Tell MLflow that the champion in a folder is the ``champion`` of a registered model; returns whether it knows.
+    """Register the champion in a folder with MLflow, with its decision; returns whether that succeeded.
 
-    What the gate said of it goes along. It is the way to begin with a registry, and to catch up with one that was down.
+    Use it to begin with a registry, and to update one that was down.
     """
     from anomalyvae.tracking.registry import record
 
@@ -87,27 +87,27 @@ def record_champion(champion: Paths, register: str) -> bool:
 
 
 def roll_back(champion: Paths, *, register: str | None = None) -> str:
-    """Put the champion before this one back in its place; returns its model id.
+    """Restore the previous champion; returns its model id.
 
-    Each call goes one promotion further back. The one that is taken back is kept with the former ones.
+    Each call goes back one more promotion. The replaced model is kept with the former ones.
 
     Parameters
     ----------
     champion : path
     register : str, optional
-        A registered model of MLflow, whose alias ``champion`` goes back as well; see `record_champion`.
+        A registered model of MLflow, whose alias ``champion`` moves back as well; see `record_champion`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no champion, or none before it.
+        If there is no champion, or no previous one.
     """
     present = read_card(champion)["model_id"]
     former = _replaced(_decision(champion))
     if former is None:
-        raise ValueError(f"Got {champion}, which took the place of no other model. There is nothing to roll back to.")
+        raise ValueError(f"{champion} has no earlier champion to roll back to.")
     if read_card(_former(champion, former))["model_id"] != former:
-        raise ValueError(f"Got {_former(champion, former)}, which is another model than {former}. Promote a bundle.")
+        raise ValueError(f"{_former(champion, former)} is not the model {former}. Promote a bundle instead.")
     _copy(Path(champion), _former(champion, present))
     _copy(_former(champion, former), Path(champion))
     if register is not None:
@@ -116,30 +116,30 @@ def roll_back(champion: Paths, *, register: str | None = None) -> str:
 
 
 def frozen_holdout(champion: Paths, given: pd.DataFrame | None) -> pd.DataFrame:
-    """The hold-out that a champion was promoted on or, for the first, the one that is given.
+    """The hold-out that a champion was promoted on; for the first champion, the given one.
 
     Raises
     ------
     ValueError
-        If there is none, or another is given than the frozen one.
+        If there is none, or the given one differs from the frozen one.
     """
     file = Path(champion) / HOLDOUT
     if not file.is_file():
         if given is None:
-            raise ValueError(f"Got {champion} without {HOLDOUT}, expected recordings to judge by. Pass --holdout.")
+            raise ValueError(f"{champion} has no {HOLDOUT}, so there are no recordings to judge on. Pass --holdout.")
         return given
     frozen = read_manifest(file)
     if given is not None and not _same(frozen, given):
         raise ValueError(
-            f"Got another hold-out than the one that {champion} was promoted on, expected the same, so that champions "
-            f"can be compared. Leave --holdout out, or delete {file} to begin with another."
+            f"The hold-out differs from the one that {champion} was promoted on; champions are compared on the same "
+            f"one. Leave --holdout out, or delete {file} to start with another."
         )
     return frozen
 
 
 def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    told = ["sha256", "start_s", "end_s", "role"]
-    first, second = (table[told].sort_values(told).reset_index(drop=True) for table in (a, b))
+    columns = ["sha256", "start_s", "end_s", "role"]
+    first, second = (table[columns].sort_values(columns).reset_index(drop=True) for table in (a, b))
     return first.equals(second)
 
 
@@ -149,13 +149,13 @@ def _former(champion: Paths, model_id: str) -> Path:
 
 
 def _decision(bundle: Paths) -> dict[str, Any]:
-    """What the gate has written into a bundle; nothing if it has not."""
+    """The gate's decision in a bundle; empty without one."""
     file = Path(bundle) / GATE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _replaced(decision: dict[str, Any]) -> str | None:
-    """The model id of the champion before, if that is what it says: it becomes part of a path."""
+    """The previous champion's model id, if it is a plain name: it becomes part of a path."""
     former = decision.get("champion")
     return former if isinstance(former, str) and Path(former).name == former else None
 
@@ -166,7 +166,7 @@ def _command(champion: Paths, register: str) -> str:
 
 def _copy(bundle: Path, folder: Path) -> None:
     if folder.exists() and not (folder / CARD).exists():
-        raise FileExistsError(f"Got {folder}, which holds other files than a bundle. Choose another folder.")
+        raise FileExistsError(f"{folder} contains other files than a bundle. Choose another folder.")
     with replacing(folder) as fresh:
         shutil.copytree(bundle, fresh, dirs_exist_ok=True)
-        read_card(fresh)  # whole, or not at all
+        read_card(fresh)  # fails if the copy is incomplete

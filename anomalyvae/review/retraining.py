@@ -1,4 +1,4 @@
-"""Learn from verdicts: what was reviewed makes the next model, and nothing else does."""
+"""Retrains a model from verdicts: only reviewed events are added to what it learned."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from anomalyvae.train import TrainingSet, ranges_of, recipe_of, train, unfitted
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
-_REFIT_SEED = 0x0DD5EED  # the first seed of refits: none that people choose
+_REFIT_SEED = 0x0DD5EED  # the first seed of refits, unlike seeds that people choose
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What a retraining made.
+    """The result of `retrain`.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class Retrained:
         The bundle of the challenger.
     model_id : str
     normal, faults : int
-        Windows learned, and windows pushed away.
+        Windows that were learned as normal, and as faults.
     verdicts : dict of str to int
-        Events in the queue by verdict; ``"open"`` those without one.
+        Number of events by verdict, with ``"open"`` for those without one.
     """
 
     folder: Path
@@ -49,22 +49,22 @@ def retrain(
     source: Paths | None = None,
     databases: Databases = None,
 ) -> Retrained:
-    """Fit a challenger to what the champion learned, with novel events, without noise, and against faults.
+    """Fit a challenger to the champion's training data and the new normals, without noise, and against the faults.
 
     Parameters
     ----------
     events : DataFrame
         All events of a queue with their verdicts (``Queue.events()``).
     champion : path
-        The bundle whose settings, windowing recipe and manifest are taken over. It is not changed.
+        A bundle. The challenger has its settings, windowing recipe and manifest. It is not changed.
     out : path
-        The challenger's bundle, with the manifest of what it learned.
+        Folder for the challenger's bundle, with the manifest of its training data.
     learned : iterable of path, optional
-        For a champion that has no manifest: the recordings that it learned, as a whole.
+        For a champion without a manifest: the recordings that it learned.
     source : path, optional
-        Where the recordings of events and manifest lie now, if elsewhere than before.
+        Folder of the recordings, if they have moved.
     databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
 
     Returns
     -------
@@ -73,16 +73,16 @@ def retrain(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the champion has no windowing recipe or manifest, a recording is gone or changed, or there is nothing to
-        learn.
+        If the champion has no windowing recipe or manifest, a recording is missing or has changed, or there is nothing
+        to learn.
 
     Notes
     -----
-    Windows that touch a fault without lying inside it are neither learned nor pushed away. Windows that a reviewer
-    called normal are the most anomalous of their recordings: they are learned, and the others alone set the threshold.
+    Windows that only partly overlap a fault are left out. New normals are the most anomalous windows of their
+    recordings: they are learned, but only the other windows set the threshold.
     """
     if Path(out).resolve() == Path(champion).resolve():
-        raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion moves a champion.")
+        raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion replaces a champion.")
     recipe, card = recipe_of(champion), read_card(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, databases=databases)
     data = TrainingSet.of_manifest(
@@ -98,7 +98,7 @@ def retrain(
 def refits(
     champion: Paths, count: int, *, source: Paths | None = None, databases: Databases = None
 ) -> Iterator["VAEOutlierDetector"]:
-    """Fit the champion again, by the same procedure with other seeds: what the luck of a fit alone changes.
+    """Fit the champion again with other seeds, to see how much a fit varies by chance.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def refits(
     Yields
     ------
     VAEOutlierDetector
-        With the champion's parameters but for ``random_state``.
+        With the champion's parameters, except ``random_state``.
     """
     data = TrainingSet.of_bundle(champion, source=source, databases=databases)
     for number in range(count):

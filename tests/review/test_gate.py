@@ -128,7 +128,7 @@ def test_a_model_that_does_not_say_what_it_learned_needs_to_be_told(world, tmp_p
 
 
 def test_a_champion_is_never_overwritten_by_retraining(world):
-    with pytest.raises(ValueError, match="only promotion moves a champion"):
+    with pytest.raises(ValueError, match="only promotion replaces a champion"):
         retrain(world["events"], world["folder"] / "first", world["folder"] / "first")
 
 
@@ -147,9 +147,9 @@ def test_a_better_challenger_is_promoted_and_can_be_rolled_back(challenger, cham
     first = read_card(champion)["model_id"]
     assert decision.promoted, str(decision)
     figures = {figure.name: figure for figure in decision.figures}
-    novel = figures["alarms on novel events at the alarm rate"]
-    assert novel.better
-    assert novel.challenger < novel.champion
+    new = figures["alarms on new normals at the alarm rate"]
+    assert new.better
+    assert new.challenger < new.champion
 
     promotion.promote(challenger, champion, decision, holdout, dry_run=True)
     assert read_card(champion)["model_id"] == first
@@ -160,7 +160,7 @@ def test_a_better_challenger_is_promoted_and_can_be_rolled_back(challenger, cham
 
     assert promotion.roll_back(champion) == first
     assert read_card(champion)["model_id"] == first
-    with pytest.raises(ValueError, match="nothing to roll back to"):
+    with pytest.raises(ValueError, match="no earlier champion to roll back to"):
         promotion.roll_back(champion)
     assert read_card(promotion._former(champion, decision.challenger))["model_id"] == decision.challenger
 
@@ -195,7 +195,7 @@ def test_a_promotion_that_breaks_off_leaves_the_champion(challenger, champion, d
 @pytest.mark.parametrize("former", [None, "../first", 7])
 def test_a_rollback_goes_nowhere_but_to_a_former_champion(champion, former):
     (champion / "gate.json").write_text(json.dumps({"champion": former}))
-    with pytest.raises(ValueError, match="nothing to roll back to"):
+    with pytest.raises(ValueError, match="no earlier champion to roll back to"):
         promotion.roll_back(champion)
 
 
@@ -238,7 +238,8 @@ def test_some_faults_among_new_normals_wait_for_a_second_reviewer(world, champio
     alone = decide(champion, confirmed=new - {wrong})
     assert not alone.promoted
     assert alone.reasons[0] == (
-        "Judged novel by one reviewer alone: broken0 at 40 s. Have another look (2nd look, in the review page)."
+        "Called new normal by only one reviewer: broken0 at 40 s. A second reviewer must confirm it (2nd look, on the "
+        "review page)."
     )
     assert alone.doubtful == (wrong,)
     everybody = decide(champion, confirmed=set())
@@ -261,7 +262,7 @@ def test_a_challenger_that_learned_from_the_hold_out_is_refused(world, challenge
     leaking = manifest_of([world["folder"] / "new0.parquet"], RECIPE)
     decision = judged(challenger, champion, world, leaking)
     assert not decision.promoted
-    assert "has learned from the hold-out: new0.parquet" in decision.reasons[0]
+    assert "has learned recordings of the hold-out: new0.parquet" in decision.reasons[0]
 
 
 def test_the_first_champion_needs_no_rival(world, challenger, holdout, tmp_path):
@@ -275,7 +276,7 @@ def test_the_hold_out_is_frozen_by_the_first_promotion(world, challenger, holdou
         promotion.frozen_holdout(tmp_path / "none", None)
     decision = judged(challenger, tmp_path / "none", world, holdout)
     promotion.promote(challenger, tmp_path / "none", decision, holdout)
-    with pytest.raises(ValueError, match="another hold-out"):
+    with pytest.raises(ValueError, match="hold-out differs"):
         promotion.frozen_holdout(tmp_path / "none", holdout.iloc[1:])
 
 
@@ -304,7 +305,7 @@ def test_figures_are_compared_on_the_same_drawn_recordings():
     past = "recall of past verdicts' faults at the alarm rate"
     alike = counted(found, verdict_faults=10.0, verdict_found=found)
     assert compare(past, alike, counted(found, verdict_faults=10.0, verdict_found=fewer), 0.05, 0).passed
-    assert "nothing to tell from" in str(compare("alarms on novel events at the alarm rate", old, old, 0.05, 0))
+    assert "nothing to compare" in str(compare("alarms on new normals at the alarm rate", old, old, 0.05, 0))
 
 
 def test_a_few_faults_more_are_no_evidence_however_alike_the_recordings_gain():
@@ -330,7 +331,7 @@ def test_a_gain_within_what_fitting_again_brings_is_none():
     assert not luck.better
     assert luck.passed
     assert "no worse, 0.300 -> 0.500" in str(luck)
-    assert "the champion learned again has 0.200 to 0.500" in str(luck)
+    assert "the champion fitted again has 0.200 to 0.500" in str(luck)
     assert beyond_refits(better, []) == better
 
 
