@@ -212,7 +212,7 @@ def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
 def _labels(y: pd.Series) -> NDArray[np.bool_]:
     if not y.isin([0, 1]).all():
         raise ValueError(
-            f"The labels are {', '.join(map(repr, sorted(y.unique(), key=str)[:5]))}, expected 0 and 1 (or False and "
+            f"The labels are {', '.join(sorted(map(str, y.unique()))[:5])}, expected 0 and 1 (or False and "
             "True). Pass labels == VALUE (--positive VALUE), with the value that marks outliers."
         )
     return y.astype(bool).to_numpy()

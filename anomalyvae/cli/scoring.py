@@ -249,10 +249,11 @@ def health(args: argparse.Namespace) -> int:
 
 def _health_text(table: "pd.DataFrame", recordings: int) -> str:
     """One line per stretch of a signal that is not good: the bad ones first, then the longest."""
+    files = f"{recordings:,} recording" + ("" if recordings == 1 else "s")
     if not len(table):
-        return f"{recordings:,} recordings: every signal is good"
+        return f"{files}: every signal is good"
     bad = int((table["grade"] == "bad").sum())
-    lines = [f"{recordings:,} recordings: {bad:,} bad and {len(table) - bad:,} suspect stretches of a signal"]
+    lines = [f"{files}: {bad:,} bad and {len(table) - bad:,} suspect stretches of a signal"]
     order = table.assign(shorter=table["start_s"] - table["end_s"]).sort_values(["grade", "shorter"], kind="stable")
     for row in order.head(_LINES).to_dict("records"):
         when = f"{row['start_s']:.1f} to {row['end_s']:.1f} s"

@@ -59,7 +59,9 @@ class Evidence:
     ) -> None:
         card = read_card(model)
         if card["windowing"] is None:
-            raise ValueError(f"The model {model} scores plain rows, expected windows. Fit it with a windowing recipe.")
+            raise ValueError(
+                f"The model {model} scores plain rows, expected windows. Fit it with a window recipe (--recipe)."
+            )
         self.model_id: str = card["model_id"]
         self.threshold = -float(card["offset"])
         self.recipe = WindowRecipe.from_dict(card["windowing"])

@@ -113,7 +113,7 @@ class Reasons:
         if card["windowing"] is None:
             raise ValueError(
                 f"The model {os.fspath(model)} scores plain rows, expected a model of recordings. Fit one with a "
-                "windowing recipe."
+                "window recipe (--recipe)."
             )
         self.model_id: str = card["model_id"]
         self.recipe = WindowRecipe.from_dict(card["windowing"])

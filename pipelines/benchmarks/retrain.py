@@ -1,11 +1,11 @@
-"""The loop of review and retraining in every order of the recordings: what the gate lets pass, and what it gains.
+"""Simulated review and retraining with the recordings in every order: what the gate promotes, and what is gained.
 
-    python pipelines/benchmarks/retrain.py                  # a quarter of an hour; results stay in runs/retrain-orders
-    python pipelines/benchmarks/retrain.py manoeuvres       # of one job alone
+    python pipelines/benchmarks/retrain.py                  # a quarter of an hour; results are in runs/retrain-orders
+    python pipelines/benchmarks/retrain.py manoeuvres       # only one of the jobs
 
-Of the pothole drives (pipelines/retrain.toml), the first model learns one, meets two others, and the last two are held
-out; of the trips with manoeuvres (pipelines/manoeuvres.toml), it learns one, meets another twice, and the last is held
-out. `loop_simulation` says what a row of the table means.
+With pothole drives (pipelines/retrain.toml), the first model learns one drive, then scores two others; the last two are
+held out. With manoeuvres (pipelines/manoeuvres.toml), it learns one trip, scores another twice, and the last is held
+out. `loop_simulation` explains the rows of the table.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FIGURES = ["event_recall", "false_alarms_per_hour", "recall_at_rate"]
 
 
 def in_every_order(name: str, folder: Path) -> pd.DataFrame:
-    """Rehearse a job with each recording as the first that is learned."""
+    """Simulate a job once per recording, which the first model learns."""
     job = read_job(ROOT / "pipelines" / f"{name}.toml", {"simulation": Simulation})
     recordings, tables = JOBS[name], []
     for shift in range(len(recordings)):
@@ -41,7 +41,7 @@ def in_every_order(name: str, folder: Path) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {', '.join(JOBS)} (default: all)")
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(JOBS)} (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "retrain-orders", help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -50,8 +50,8 @@ def main() -> None:
         print(f"\n{name}: mean over the orders")
         print(table.groupby(["round", "model"])[FIGURES].mean().to_string(float_format="{:.3f}".format))
         later = table[table["round"] > 0]
-        for told, part in later.groupby("model"):
-            print(f"{told}: {int(part['promoted'].sum())} of {len(part)} promoted")
+        for variant, part in later.groupby("model"):
+            print(f"{variant}: {int(part['promoted'].sum())} of {len(part)} promoted")
 
 
 if __name__ == "__main__":
