@@ -345,7 +345,7 @@ def _recipe(folder: Paths) -> WindowRecipe:
     windowing = read_card(folder)["windowing"]
     if windowing is None:
         raise ValueError(
-            f"The model {folder} scores plain rows, expected a model of recordings. Fit it with a window recipe (--recipe)."
+            f"The model {folder} scores plain rows, expected one of recordings. Fit it with a window recipe (--recipe)."
         )
     return WindowRecipe.from_dict(windowing)
 
