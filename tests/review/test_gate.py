@@ -1,4 +1,4 @@
-"""The loop: verdicts make a challenger, and the gate says whether it takes the champion's place."""
+"""The loop: verdicts make a challenger, and the gate decides whether it replaces the champion."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ RATE = 60.0
 
 
 def drive(path, seed, regime=0.0, faults=()):
-    """Two signals that go together; in another regime they go together otherwise."""
+    """Two correlated signals; another regime changes the correlation."""
     rng = np.random.default_rng(seed)
     time = np.arange(0, 200, 0.2)
     a = np.sin(time + seed) + 0.1 * rng.normal(size=len(time))
@@ -94,7 +94,7 @@ def decision(world, challenger, holdout):
 # Retraining
 
 
-def test_a_challenger_learns_what_was_reviewed_and_says_so(world, challenger):
+def test_a_challenger_learns_reviewed_events_and_lists_them(world, challenger):
     manifest = read_manifest(challenger)
     windows, role = windows_by_role(manifest, RECIPE)
     card = read_card(challenger)
@@ -115,7 +115,7 @@ def test_retraining_without_a_verdict_gives_the_champion_again(world, tmp_path):
     assert made.verdicts == {"open": len(nothing)}
 
 
-def test_a_model_that_does_not_say_what_it_learned_needs_to_be_told(world, tmp_path):
+def test_a_champion_without_a_manifest_needs_learned(world, tmp_path):
     from anomalyvae import save
 
     plain = save(load(world["folder"] / "first"), tmp_path / "plain", recipe=RECIPE.to_dict())
@@ -165,7 +165,7 @@ def test_a_better_challenger_is_promoted_and_can_be_rolled_back(challenger, cham
     assert read_card(promotion._former(champion, decision.challenger))["model_id"] == decision.challenger
 
 
-def test_sensitivity_and_silence_on_what_it_was_told_promote_nobody():
+def test_figures_outside_the_hold_out_promote_nobody():
     figures = [gate.Figure(name, 0.5, 0.5, (0.0, 0.0), 9, 3, True, False) for name in FIGURES]
     better = [replace(figure, better=figure.name not in EARNING) for figure in figures]
     promoted, reasons = gate._decide(tuple(better))
@@ -175,7 +175,7 @@ def test_sensitivity_and_silence_on_what_it_was_told_promote_nobody():
     assert not gate._decide((replace(figures[0], better=True), replace(better[2], passed=False)))[0]
 
 
-def test_a_promotion_that_breaks_off_leaves_the_champion(challenger, champion, decision, holdout, monkeypatch):
+def test_a_promotion_that_fails_keeps_the_champion(challenger, champion, decision, holdout, monkeypatch):
     before = read_card(champion)["model_id"]
     whole = promotion.shutil.copytree
 
@@ -252,7 +252,7 @@ def test_some_faults_among_new_normals_wait_for_a_second_reviewer(world, champio
     assert gate.judge(tmp_path / "next", champion, taken, holdout, confirmed=set(), refits=0).doubtful == ()
 
 
-def test_what_is_no_better_is_refused(champion, world, holdout):
+def test_the_champion_itself_is_refused(champion, world, holdout):
     decision = judged(world["folder"] / "first", champion, world, holdout)
     assert not decision.promoted
     assert decision.reasons == ("It is the champion.",)
@@ -288,7 +288,7 @@ def counted(found, faults=10.0, **more):
     return Counts(table, (np.arange(10) < np.asarray(found)[:, None]).ravel().astype(float))
 
 
-def test_figures_are_compared_on_the_same_drawn_recordings():
+def test_figures_are_compared_on_the_same_resampled_recordings():
     found = np.arange(20) % 5
     old = counted(found)
     alike = compare(RECALL, old, old, 0.05, 0)
@@ -308,8 +308,8 @@ def test_figures_are_compared_on_the_same_drawn_recordings():
     assert "nothing to compare" in str(compare("alarms on new normals at the alarm rate", old, old, 0.05, 0))
 
 
-def test_a_few_faults_more_are_no_evidence_however_alike_the_recordings_gain():
-    """Drawn again, two recordings gain in every draw; that two or four faults went the other way says little."""
+def test_a_few_more_faults_are_not_significant():
+    """Two recordings gain in every resample, but two or four faults can be found by chance."""
     old, new = counted(np.full(20, 3)), counted(np.full(20, 3))
     for gained, evidence in ((2, False), (4, False), (5, True), (8, True)):
         ahead = old.found.copy()
@@ -320,7 +320,7 @@ def test_a_few_faults_more_are_no_evidence_however_alike_the_recordings_gain():
         assert figure.better == evidence
 
 
-def test_a_gain_within_what_fitting_again_brings_is_none():
+def test_a_gain_within_the_spread_of_refits_does_not_count():
     old, new = counted(np.full(20, 3)), counted(np.full(20, 5))
     better = compare(RECALL, old, new, 0.05, 0)
     assert better.better
@@ -335,7 +335,7 @@ def test_a_gain_within_what_fitting_again_brings_is_none():
     assert beyond_refits(better, []) == better
 
 
-def test_few_recordings_are_drawn_in_stretches(world, holdout):
+def test_few_recordings_are_resampled_in_blocks(world, holdout):
     recordings = holdout["sha256"].unique()
     few = holdout[holdout["sha256"].isin(recordings[:2])]
     for part, expected in ((holdout, 6), (few, 10)):

@@ -1,4 +1,4 @@
-"""Verdicts that come back from Label Studio: whose they are, when they were given, and none of them twice."""
+"""Verdicts from Label Studio: read once, with author and time."""
 
 import json
 
@@ -68,7 +68,7 @@ def said(queue, event_id):
     return queue.history(event_id)[["verdict", "note", "reviewer", "at"]].to_numpy().tolist()
 
 
-def test_verdicts_come_back_with_who_when_and_note_and_not_twice(queue, export):
+def test_verdicts_are_read_once_with_author_time_and_note(queue, export):
     second = sorted(ids(queue))[1]
     by = {"id": 7, "email": "ann@drives.example", "first_name": "Ann", "last_name": ""}
     file = export(**on(second, annotation("fault", by, ONE, "cable\nloose"), annotation("new_normal", 8, TWO)))
@@ -84,8 +84,8 @@ def test_verdicts_come_back_with_who_when_and_note_and_not_twice(queue, export):
     assert len(queue.history(second)) == 2
 
 
-def test_a_person_has_one_name_here_and_there(queue, export):
-    """So that nobody confirms himself by using two programs."""
+def test_reviewers_maps_users_to_names(queue, export):
+    """So that nobody can confirm their own verdict by using two programs."""
     first, second, third = sorted(ids(queue))
     for name in (first, second, third):
         queue.give(name, "new_normal", "ann")
@@ -99,7 +99,7 @@ def test_a_person_has_one_name_here_and_there(queue, export):
     assert queue.confirmed("new_normal") == {third}
 
 
-def test_the_verdict_that_a_task_was_written_with_is_no_second_opinion(queue, export):
+def test_the_verdict_that_a_task_was_written_with_does_not_count(queue, export):
     first, second, third = sorted(ids(queue))
     queue.give(first, "new_normal", "ann", "new road")
     queue.give(second, "new_normal", "ann")
@@ -117,7 +117,7 @@ def test_the_verdict_that_a_task_was_written_with_is_no_second_opinion(queue, ex
     assert queue.event(third)["verdict"] is None
 
 
-def test_of_verdicts_here_and_there_the_later_stands(queue, export):
+def test_the_later_of_two_verdicts_counts_wherever_it_was_given(queue, export):
     first, second, _ = sorted(ids(queue))
     queue.give(first, "fault", "ann")
     queue.give(second, "fault", "ann")
@@ -144,7 +144,7 @@ def test_labels_of_an_earlier_version_are_read_under_their_new_name(queue, expor
     assert read_label_studio(file, queue) == (0, 2, {})
 
 
-def test_what_is_no_verdict_is_said_and_left_out(queue, export):
+def test_annotations_that_are_not_verdicts_are_left_out_and_listed(queue, export):
     first = sorted(ids(queue))[0]
     span = queue.event(first)["start_s"], queue.event(first)["end_s"]
     both = annotation("new_normal", 7, ONE)
@@ -188,7 +188,7 @@ def test_what_is_no_verdict_is_said_and_left_out(queue, export):
 
 
 @pytest.mark.parametrize("text", ["", "{", "7", '{"data": {}}', '["a"]', '[{"verdict": [], "id": 1}]', '[{"data": 1}]'])
-def test_a_file_of_another_kind_is_refused(queue, tmp_path, text):
+def test_another_file_is_refused(queue, tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other.json, expected tasks of Label Studio .*JSON \(neither JSON-MIN"):
         read_label_studio(tmp_path / "other.json", queue)

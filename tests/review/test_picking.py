@@ -1,4 +1,4 @@
-"""What a person is asked to look at: the strangest, no two of a kind, nothing known, and with reasons that hold."""
+"""Events to review are anomalous, different from each other and new, and their reasons are right."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
 
 
 def scored(n=300, recordings=6, seed=0, flagged=0.3):
-    """Windows that overlap, with codes of five kinds."""
+    """Overlapping windows with codes of five kinds."""
     rng = np.random.default_rng(seed)
     start_s = np.tile(np.arange(n // recordings) * 1.0, recordings)
     scores = pd.DataFrame({"recording": np.repeat([f"drive {i}" for i in range(recordings)], n // recordings)})
@@ -48,7 +48,7 @@ def codes(picked):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("budget", "per_recording"), [(1, 5), (8, 2), (8, 1), (500, 500)])
-def test_a_pick_keeps_the_budget_the_cap_and_the_distance(seed, budget, per_recording):
+def test_picks_keep_the_budget_the_cap_and_the_distance(seed, budget, per_recording):
     scores, latent = scored(seed=seed)
     picked = pick(scores, budget, latent, per_recording=per_recording)
     events = merge_alarms(scores, scores["is_outlier"])
@@ -73,7 +73,7 @@ def test_a_pick_reaches_every_kind():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_spread_is_within_twice_the_best_there_is(seed):
+def test_picks_cover_events_within_twice_the_optimal_radius(seed):
     """Gonzalez's theorem for greedy k-centre: no choice leaves an event less than half as far from all picked."""
     scores, latent = scored(n=60, recordings=2, seed=seed)
     events = flagged_events(scores)
@@ -106,7 +106,7 @@ def test_the_order_of_rows_and_another_call_change_nothing():
     pd.testing.assert_frame_equal(flagged_events(shuffled).drop(columns="peak"), wanted)
 
 
-def test_what_is_like_a_reviewed_event_is_left_out():
+def test_events_similar_to_reviewed_ones_are_left_out():
     scores, latent = scored()
     before = pick(scores, 6, latent)
     known = before.assign(event_id=[f"e{i}" for i in range(len(before))])
@@ -139,7 +139,7 @@ def test_a_recording_full_of_known_events_does_not_hide_a_new_one():
     assert list(pick(scores, 3, latent, known=known)["start_s"]) == [10.0 * (n - 1)]
 
 
-def test_copies_of_one_fault_do_not_eat_the_budget():
+def test_copies_of_one_fault_do_not_use_up_the_budget():
     scores, latent = scored(n=600)
     stuck = scores["recording"] == "drive 0"
     latent[stuck] = 7.0
@@ -150,7 +150,7 @@ def test_copies_of_one_fault_do_not_eat_the_budget():
     assert (picked["recording"] == "drive 0").sum() == 1
 
 
-def test_no_more_codes_are_asked_for_than_are_considered():
+def test_codes_are_computed_for_candidates_only():
     scores, latent = scored(n=3000)
     events, asked = flagged_events(scores), []
 
@@ -189,7 +189,7 @@ def test_an_alarm_target_that_the_p_values_cannot_reach_is_reported():
         ({"known": pd.DataFrame({"event_id": ["a"], "latent": [[0.0]]})}, "codes of 3 numbers and known events with 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments, said):
+def test_invalid_arguments_are_refused(arguments, said):
     scores, latent = scored()
     with pytest.raises(ValueError, match=said):
         pick(scores, **({"budget": 5, "latent": latent} | arguments))
@@ -201,7 +201,7 @@ RECIPE = WindowRecipe(("speed", "<b>yaw</b>"), rate_hz=10, length_s=1.0, stride_
 
 
 def drive(seed, faults=()):
-    """Two signals that go together, two minutes; a fault is a stretch in which the second goes its own way."""
+    """Two minutes of two correlated signals; a fault shifts the second one."""
     rng = np.random.default_rng(seed)
     time_s = np.arange(1200) / 10
     speed = np.sin(time_s / 3) + 0.5 * np.sin(time_s + rng.uniform(0, 6))
@@ -288,7 +288,7 @@ def test_flagging_again_gives_the_same_and_adds_nothing(night, bundles, queue, t
         pd.testing.assert_frame_equal(flag(night, bundles, other, budget=4).picked, first.picked)
 
 
-def test_what_was_reviewed_is_not_asked_again_nor_what_is_like_it(night, bundles, queue):
+def test_reviewed_and_similar_events_are_not_flagged_again(night, bundles, queue):
     flag(night, bundles, queue)
     known = touching(queue.events(), "c", 40)["event_id"].iloc[0]
     queue.give(known, "fault", "ann")
@@ -304,7 +304,7 @@ def test_what_was_reviewed_is_not_asked_again_nor_what_is_like_it(night, bundles
     assert len(touching(flag(night, bundles, queue, near=0.0, budget=99).picked, "d", 70)) == 1
 
 
-def test_what_touches_a_known_event_is_known_whatever_its_code(night, bundles, queue):
+def test_events_that_touch_a_known_one_are_known_whatever_their_code(night, bundles, queue):
     known = touching(flag(night, bundles, queue).picked, "c", 40)
     with Queue(night / "other.db") as other:
         far = [[1e6] * len(code) for code in known["latent"]]
@@ -337,7 +337,7 @@ def test_reasons_are_measured_against_the_training_windows(bundles):
 
 
 @pytest.mark.parametrize("name", ["elbo", "autoencoder"])
-def test_a_model_that_remembers_nothing_gives_reasons_too(name, bundles):
+def test_models_without_a_memory_give_reasons(name, bundles):
     reasons = Reasons(bundles / name)
     normal, strange = drive(21), drive(21, faults=[(0, 9.0)])
     first = [RECIPE.windows(log_from_frame(table, "x")).rows.to_numpy()[:4] for table in (normal, strange)]
@@ -349,7 +349,7 @@ def test_a_model_that_remembers_nothing_gives_reasons_too(name, bundles):
     assert 0.3 < reasons.spread / spread_of(code[:4]) < 30
 
 
-def test_events_of_another_model_are_known_by_where_they_lie_in_this_ones_latent_space(night, bundles, queue):
+def test_known_events_of_another_model_are_encoded_by_this_one(night, bundles, queue):
     score_folder(bundles / "elbo", night / "drives", night / "old")
     flag_folder(night / "old", bundles / "elbo", queue, budget=1)
     [old] = touching(queue.events(), "c", 40)["event_id"]
@@ -398,7 +398,7 @@ def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue)
         flag_folder(night / "none", bundles / "memory", queue)
 
 
-def test_moved_recordings_are_found_where_they_are_said_to_be(night, bundles, queue):
+def test_source_finds_moved_recordings(night, bundles, queue):
     (night / "drives").rename(night / "archive")
     with pytest.raises(FileNotFoundError):
         flag(night, bundles, queue)

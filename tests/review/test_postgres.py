@@ -1,6 +1,6 @@
-"""The review queue on a PostgreSQL server: what SQLite promises holds there, too.
+"""The review queue on a PostgreSQL server keeps the promises of SQLite.
 
-It runs where ANOMALYVAE_POSTGRES_URL names a database whose user may make schemas (each test takes one of its own and
+It runs if ANOMALYVAE_POSTGRES_URL names a database whose user may make schemas (each test takes one of its own and
 drops it), as in postgresql://postgres@127.0.0.1/postgres, and psycopg is installed.
 """
 
@@ -16,18 +16,18 @@ from test_queue import (  # noqa: F401 - tests of a queue, with the queue below
     events,
     ids,
     review_at_once,
-    test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back,
-    test_a_note_that_no_database_could_store_is_stored_without_what_it_refuses,
-    test_an_event_is_confirmed_by_the_last_word_of_two_reviewers,
-    test_an_event_that_is_there_stays_as_it_is_with_its_verdict,
+    test_a_wrong_clock_does_not_restore_an_old_verdict,
+    test_adding_an_event_again_keeps_it_and_its_verdict,
+    test_an_event_is_confirmed_by_the_latest_verdicts_of_two_reviewers,
     test_an_export_loads_to_the_same_queue_and_loading_it_again_changes_nothing,
-    test_events_come_back_as_they_were_added_strangest_first,
-    test_filters_tell_open_from_reviewed,
-    test_hostile_text_is_text,
-    test_queues_that_were_reviewed_apart_become_one,
-    test_the_latest_verdict_stands_and_undo_brings_the_one_before_back,
+    test_characters_that_databases_reject_are_removed_from_notes,
+    test_events_are_returned_as_added_most_anomalous_first,
+    test_filters_select_open_and_reviewed_events,
+    test_hostile_text_stays_text,
+    test_the_latest_verdict_counts_and_undo_restores_the_one_before,
     test_threads_may_share_a_queue,
-    test_what_is_not_known_is_refused,
+    test_two_queues_can_be_merged,
+    test_unknown_events_and_verdicts_are_refused,
 )
 
 from anomalyvae.review import database
@@ -68,7 +68,7 @@ def test_a_queue_of_an_earlier_version_opens_with_its_verdicts_renamed(queue, ur
         assert again.event(name)["verdict"] == "new_normal"
 
 
-def test_processes_that_review_at_the_same_time_lose_nothing_on_a_server(url):
+def test_processes_that_review_at_once_lose_nothing_on_a_server(url):
     review_at_once(url, rounds=5)
 
 
@@ -84,7 +84,7 @@ with Queue({url!r}) as queue:
 """
 
 
-def test_processes_that_add_the_same_events_in_another_order_do_not_wait_for_each_other_without_end(queue, url):
+def test_processes_that_add_the_same_events_do_not_deadlock(queue, url):
     scripts = [ADDER.format(tests=os.path.dirname(__file__), url=url, step=step) for step in (1, -1)]
     running = [
         subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -97,7 +97,7 @@ def test_processes_that_add_the_same_events_in_another_order_do_not_wait_for_eac
     assert sum(int(process.communicate(timeout=100)[0]) for process in running) == len(ids(queue)) == 480
 
 
-def test_a_writer_that_does_not_end_is_not_waited_for_without_end(queue, monkeypatch):
+def test_a_writer_that_does_not_end_gives_an_error(queue, monkeypatch):
     queue.add(events(1))
     monkeypatch.setattr(database, "_TIMEOUT_S", 0.05)
     with queue._writing(), pytest.raises(sa.exc.OperationalError, match="lock timeout"):
@@ -105,7 +105,7 @@ def test_a_writer_that_does_not_end_is_not_waited_for_without_end(queue, monkeyp
     queue.give(*ids(queue), "fault", "ann")
 
 
-def test_a_server_that_has_hung_up_meanwhile_is_called_again(queue, url):
+def test_a_lost_connection_is_opened_again(queue, url):
     queue.add(events(2))
     hang_up = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name")
     engine = sa.create_engine(URL)
@@ -117,7 +117,7 @@ def test_a_server_that_has_hung_up_meanwhile_is_called_again(queue, url):
     assert len(ids(queue, status="reviewed")) == 1
 
 
-def test_a_server_that_does_not_answer_is_said_without_the_password():
+def test_the_error_of_a_silent_server_hides_the_password():
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         port = unheard.getsockname()[1]

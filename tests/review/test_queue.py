@@ -1,4 +1,4 @@
-"""The review queue: nothing that a person said is lost, whoever writes at the same time, and text stays text."""
+"""The review queue: no verdict is lost when several people write at once, and text stays text."""
 
 import shutil
 import sqlite3
@@ -76,7 +76,7 @@ def ids(queue, **filters):
 # --- events and verdicts --------------------------------------------------------------------------------
 
 
-def test_events_come_back_as_they_were_added_strangest_first(queue):
+def test_events_are_returned_as_added_most_anomalous_first(queue):
     assert queue.add(events(3)) == 3
     found = queue.events()
     assert list(found["peak_score"]) == [2.0, 1.0, 0.0]
@@ -88,12 +88,12 @@ def test_events_come_back_as_they_were_added_strangest_first(queue):
         assert row["verdict"] is row["note"] is row["reviewer"] is row["reviewed_at"] is None
 
 
-def test_events_of_two_models_are_ordered_by_what_can_be_compared(queue):
+def test_events_of_two_models_are_ordered_by_p_value(queue):
     queue.add(pd.DataFrame([event(1, p_value=0.2, peak_score=900.0), event(2, model_id="m2", p_value=0.01)]))
     assert list(queue.events()["model_id"]) == ["m2", "m1"]
 
 
-def test_an_event_that_is_there_stays_as_it_is_with_its_verdict(queue):
+def test_adding_an_event_again_keeps_it_and_its_verdict(queue):
     queue.add(events(2))
     queue.give(queue.events()["event_id"][0], "fault", "ann")
     assert queue.add(events(4, peak_score=99.0)) == 2
@@ -102,7 +102,7 @@ def test_an_event_that_is_there_stays_as_it_is_with_its_verdict(queue):
     assert len(ids(queue, verdict="fault")) == 1
 
 
-def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
+def test_the_latest_verdict_counts_and_undo_restores_the_one_before(queue):
     queue.add(events(1))
     [name] = ids(queue)
     queue.give(name, "new_normal", "ann", "new road")
@@ -125,7 +125,7 @@ def test_the_latest_verdict_stands_and_undo_brings_the_one_before_back(queue):
     assert list(log["takes_back"]) == [None, None, entries[1], None, entries[3], entries[0]]
 
 
-def test_an_event_is_confirmed_by_the_last_word_of_two_reviewers(queue):
+def test_an_event_is_confirmed_by_the_latest_verdicts_of_two_reviewers(queue):
     queue.add(events(1))
     [name] = ids(queue)
     for verdict, reviewer, confirmed in (
@@ -145,7 +145,7 @@ def test_an_event_is_confirmed_by_the_last_word_of_two_reviewers(queue):
         queue.confirmed("new")
 
 
-def test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back(queue, monkeypatch):
+def test_a_wrong_clock_does_not_restore_an_old_verdict(queue, monkeypatch):
     queue.add(events(1))
     [name] = ids(queue)
     queue.give(name, "new_normal", "ann")
@@ -154,7 +154,7 @@ def test_a_clock_that_goes_wrong_does_not_bring_an_old_verdict_back(queue, monke
     assert queue.event(name)["verdict"] == "fault"
 
 
-def test_filters_tell_open_from_reviewed(queue):
+def test_filters_select_open_and_reviewed_events(queue):
     queue.add(pd.concat([events(2), events(1, recording="b")]))
     names = list(queue.events()["event_id"])
     queue.give(names[0], "fault", "ann")
@@ -166,7 +166,7 @@ def test_filters_tell_open_from_reviewed(queue):
     assert ids(queue, verdict="new_normal") == set()
 
 
-def test_what_needs_a_second_reviewer_is_a_new_normal_by_one_alone(queue):
+def test_new_normals_of_only_one_reviewer_are_unconfirmed(queue):
     queue.add(events(5))
     alone, twice, taken_back, fault, still_open = sorted(ids(queue))
     for name, verdict, reviewer in (
@@ -187,7 +187,7 @@ def test_what_needs_a_second_reviewer_is_a_new_normal_by_one_alone(queue):
     assert still_open in ids(queue, status="open")
 
 
-def test_what_was_said_elsewhere_is_added_once_in_its_order_of_time(queue):
+def test_entries_of_another_log_are_added_once_in_order_of_time(queue):
     queue.add(events(1))
     [name] = ids(queue)
     queue.give(name, "fault", "ann")
@@ -210,7 +210,7 @@ def test_what_was_said_elsewhere_is_added_once_in_its_order_of_time(queue):
     assert len(queue.history(name)) == 3
 
 
-def test_what_is_not_known_is_refused(queue):
+def test_unknown_events_and_verdicts_are_refused(queue):
     queue.add(events(1))
     [name] = ids(queue)
     with pytest.raises(
@@ -233,7 +233,7 @@ def test_what_is_not_known_is_refused(queue):
     assert len(queue.history(name)) == 0
 
 
-def test_what_is_no_queue_is_said_so(tmp_path):
+def test_a_missing_queue_and_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"typo.db does not exist\. Check the path, or make"):
         Queue(tmp_path / "typo.db", create=False)
     assert not (tmp_path / "typo.db").exists()
@@ -242,7 +242,7 @@ def test_what_is_no_queue_is_said_so(tmp_path):
         Queue(tmp_path / "notes.db")
 
 
-def test_a_url_of_no_known_database_and_a_driver_that_is_missing_are_said_so(monkeypatch):
+def test_other_databases_and_a_missing_driver_are_refused(monkeypatch):
     for kind in ("postgres://{}/drives", "postgresql://{}:port/drives", "mysql://{}/drives", "://"):
         with pytest.raises(ValueError, match=r"Got a queue at \w*://…, expected a file, or a URL such as") as refused:
             Queue(kind.format("ann:hidden@host"))
@@ -291,7 +291,7 @@ with Queue({path!r}) as queue:
 
 
 def review_at_once(url, rounds=15):
-    """Three processes make the same queue and add to it and review it together; what each said must be there."""
+    """Three processes create one queue, add to it and review it at once; all their verdicts must be there."""
     people = ["ann", "bob", "cid"]
     script = REVIEWER.format(tests=__file__.rsplit("/", 1)[0], path=url, rounds=rounds)
     running = [
@@ -318,7 +318,7 @@ def review_at_once(url, rounds=15):
             assert queue.event(name)["note"] == standing["note"].iloc[-1]
 
 
-def test_processes_that_review_at_the_same_time_lose_nothing(tmp_path):
+def test_processes_that_review_at_once_lose_nothing(tmp_path):
     review_at_once(str(tmp_path / "queue.db"))
 
 
@@ -335,7 +335,7 @@ connection.execute("COMMIT")
 
 @pytest.fixture
 def writer(tmp_path):
-    """Another process that is writing to a file in which nobody has turned to write-ahead logging yet."""
+    """Another process that is writing to a file without write-ahead logging."""
     command = [sys.executable, "-c", WRITER, str(tmp_path / "queue.db")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
@@ -344,9 +344,7 @@ def writer(tmp_path):
     assert process.returncode == 0
 
 
-def test_a_file_that_another_process_writes_to_is_waited_for_before_it_turns_to_write_ahead(
-    writer, tmp_path, monkeypatch
-):
+def test_opening_waits_for_another_process_that_writes(writer, tmp_path, monkeypatch):
     waited = []
 
     def sleep(seconds):
@@ -364,7 +362,7 @@ def test_a_file_that_another_process_writes_to_is_waited_for_before_it_turns_to_
     assert len(waited) == 1
 
 
-def test_a_file_that_stays_locked_is_not_waited_for_without_end(writer, tmp_path, monkeypatch):
+def test_a_file_that_stays_locked_gives_an_error(writer, tmp_path, monkeypatch):
     monkeypatch.setattr(database, "_TIMEOUT_S", 0.05)
     with pytest.raises(database.sa.exc.OperationalError, match="locked"):
         Queue(tmp_path / "queue.db")
@@ -408,14 +406,14 @@ def state(queue):
     return table, pd.concat([queue.history(name) for name in table["event_id"]], ignore_index=True)
 
 
-def test_hostile_text_is_text(queue):
+def test_hostile_text_stays_text(queue):
     filled(queue)
     notes = {note for name in ids(queue) for note in queue.history(name)["note"]}
     assert set(HOSTILE) <= notes
     assert {signals[0] for signals in queue.events()["signals"]} >= set(HOSTILE)
 
 
-def test_a_note_that_no_database_could_store_is_stored_without_what_it_refuses(queue):
+def test_characters_that_databases_reject_are_removed_from_notes(queue):
     queue.add(events(1))
     [name] = ids(queue)
     queue.give(name, "noise", "ann", "a\0b\ud800c")
@@ -441,14 +439,14 @@ def test_an_empty_queue_exports_and_loads(queue, tmp_path):
         assert queue.load(tmp_path / f"out{suffix}") == 0
 
 
-def test_a_spreadsheet_meets_no_formula(queue, tmp_path):
+def test_an_exported_csv_contains_no_formulas(queue, tmp_path):
     filled(queue).export(tmp_path / "out.csv")
     table = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
     for name in ("recording", "file", "note", "reviewer", "signals"):
         assert not table[name].str.match(r"[=+\-@\t\r]").any()
 
 
-def test_queues_that_were_reviewed_apart_become_one(queue, tmp_path):
+def test_two_queues_can_be_merged(queue, tmp_path):
     queue.add(events(2))
     first, second = sorted(ids(queue))
     queue.export(tmp_path / "start.csv")
@@ -464,7 +462,7 @@ def test_queues_that_were_reviewed_apart_become_one(queue, tmp_path):
     assert len(queue.history(first)) == len(queue.history(second)) == 2
 
 
-def test_files_of_another_kind_are_refused_and_leave_the_queue_as_it_was(queue, tmp_path):
+def test_other_files_are_refused_and_leave_the_queue_unchanged(queue, tmp_path):
     queue.add(events(1))
     with pytest.raises(ValueError, match=r"Got 'out.xlsx', expected a name that ends in .parquet or .csv"):
         queue.export(tmp_path / "out.xlsx")

@@ -1,4 +1,4 @@
-"""The review page: what it tells, what it takes, whom it refuses; and what a person meets in a real browser."""
+"""The review page: what it returns, accepts and refuses, and how it behaves in a real browser."""
 
 import http.client
 import json
@@ -33,9 +33,9 @@ MISSING = "no chromium is installed here"
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def files(tmp_path_factory):
     """A folder of drives, a model of them, their scores, and a secret beside them."""
-    root = tmp_path_factory.mktemp("house")
+    root = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     time_s = np.arange(0, 120, 0.2)
     for file in FILES:
@@ -53,12 +53,12 @@ def house(tmp_path_factory):
     return root
 
 
-def events_of(house, n=4, **columns):
-    """Events, strangest first, one every four seconds."""
+def events_of(files, n=4, **columns):
+    """Events, the most anomalous first, one every four seconds."""
     start_s = 4.0 * (1 + np.arange(n))
     latent = np.random.default_rng(1).normal(size=(n, 2)).tolist()
     event = {
-        "model_id": "m", "source": str(house / "drives"), "file": [FILES[i % 2] for i in range(n)],
+        "model_id": "m", "source": str(files / "drives"), "file": [FILES[i % 2] for i in range(n)],
         "recording": [FILES[i % 2].removesuffix(".csv") for i in range(n)], "start_s": start_s, "end_s": start_s + 2,
         "peak_start_s": start_s, "peak_end_s": start_s + 2, "peak_score": 9.0 - np.arange(n) / 10, "p_value": 0.01,
         "windows": 1, "signals": [list(SIGNALS[::-1])] * n, "shares": [[0.75, 0.25]] * n,
@@ -68,8 +68,8 @@ def events_of(house, n=4, **columns):
 
 
 @pytest.fixture(scope="module")
-def evidence(house):
-    return Evidence(house / "model", [house / "drives"], house / "scores")
+def evidence(files):
+    return Evidence(files / "model", [files / "drives"], files / "scores")
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,11 @@ def ask(page, path, body=None, headers=None):
     return answer.status, answer.headers, json.loads(data) if is_json else data.decode()
 
 
-# --- what it tells ----------------------------------------------------------------------------------------
+# --- what it returns --------------------------------------------------------------------------------------
 
 
-def test_the_list_holds_each_event_strangest_first_and_names_stay_as_they_are(house, serving):
-    page = serving(events_of(house))
+def test_the_list_has_all_events_most_anomalous_first_with_exact_names(files, serving):
+    page = serving(events_of(files))
     status, _, told = ask(page, "/api/events")
     assert status == 200
     assert [event["event_id"] for event in told["events"]] == page.ids
@@ -126,10 +126,10 @@ def test_the_list_holds_each_event_strangest_first_and_names_stay_as_they_are(ho
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(house, serving, which):
-    page = serving(events_of(house))
+def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(files, serving, which):
+    page = serving(events_of(files))
     _, _, view = ask(page, f"/api/events/{page.ids[which]}/signals?around_s=3")
-    drive = pd.read_csv(house / "drives" / FILES[which])
+    drive = pd.read_csv(files / "drives" / FILES[which])
     start_s = 4.0 * (1 + which)
     shown = drive[(drive["time_s"] > start_s - 3 - 1e-6) & (drive["time_s"] < start_s + 5 - 1e-6)]
     assert view["time_s"] == pytest.approx(shown["time_s"])
@@ -137,8 +137,8 @@ def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(ho
     for told in view["signals"]:
         assert told["values"] == pytest.approx(shown[told["name"]])
 
-    windows = read_windows(house / "drives" / FILES[which], RECIPE)
-    rebuilt = np.asarray(load(house / "model").reconstruct(windows.rows)).reshape(-1, 2, 10)
+    windows = read_windows(files / "drives" / FILES[which], RECIPE)
+    rebuilt = np.asarray(load(files / "model").reconstruct(windows.rows)).reshape(-1, 2, 10)
     at_s, begins = start_s + 0.4, windows.spans["start_s"].to_numpy()
     cover = [(i, round((at_s - begin) * 5)) for i, begin in enumerate(begins) if 0 <= round((at_s - begin) * 5) < 10]
     assert len(cover) == 2
@@ -148,28 +148,28 @@ def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(ho
         assert told["reconstruction"][place] == pytest.approx(expected)
 
 
-def test_a_long_stretch_is_thinned_but_keeps_its_extremes(house, tmp_path):
+def test_a_long_interval_is_thinned_but_keeps_its_extremes(files, tmp_path):
     time_s = np.arange(0, 3600, 0.2)
     drive = pd.DataFrame({"time_s": time_s, "speed": 0.0, HOSTILE: 0.0})
     drive.loc[[5001, 9002], "speed"] = [77.0, -77.0]
     drive.to_parquet(tmp_path / "long.parquet")
-    [event] = events_of(house, 1, file="long.parquet", end_s=3000.0).to_dict("records")
-    view = Evidence(house / "model", [tmp_path]).signals(event, 0.0)
+    [event] = events_of(files, 1, file="long.parquet", end_s=3000.0).to_dict("records")
+    view = Evidence(files / "model", [tmp_path]).signals(event, 0.0)
     speed = [value for value in view["signals"][0]["values"] if value is not None]
     assert len(speed) < 4000
     assert (max(speed), min(speed)) == (77, -77)
 
 
-def test_timeline_is_the_scores_of_the_recording(house, serving):
-    page = serving(events_of(house))
+def test_the_timeline_shows_the_scores_of_the_recording(files, serving):
+    page = serving(events_of(files))
     _, _, told = ask(page, f"/api/events/{page.ids[0]}/timeline")
-    scores = pd.read_parquet(house / "scores" / "plain.csv.parquet")
+    scores = pd.read_parquet(files / "scores" / "plain.csv.parquet")
     assert told["score"] == pytest.approx(scores["anomaly_score"])
-    assert told["threshold"] == pytest.approx(-load(house / "model").offset_)
+    assert told["threshold"] == pytest.approx(-load(files / "model").offset_)
 
 
-def test_map_keeps_distances_where_the_latent_space_is_a_plane(house, serving):
-    events = events_of(house)
+def test_the_map_keeps_distances_in_a_latent_plane(files, serving):
+    events = events_of(files)
     page = serving(events)
     _, _, told = ask(page, "/api/map")
     drawn = np.array([told["events"][name] for name in page.ids])
@@ -180,16 +180,16 @@ def test_map_keeps_distances_where_the_latent_space_is_a_plane(house, serving):
     assert len(told["training"]) > 100
 
 
-def test_codes_of_another_model_are_not_in_the_map(house, serving):
-    page = serving(events_of(house, 2, latent=[[1.0, 2.0, 3.0], [0.5, 0.5]]))
+def test_codes_of_another_model_are_not_in_the_map(files, serving):
+    page = serving(events_of(files, 2, latent=[[1.0, 2.0, 3.0], [0.5, 0.5]]))
     assert list(ask(page, "/api/map")[2]["events"]) == page.ids[1:]
 
 
-# --- what it takes ----------------------------------------------------------------------------------------
+# --- what it accepts --------------------------------------------------------------------------------------
 
 
-def test_verdicts_are_kept_with_name_and_note_and_can_be_taken_back(house, serving):
-    page = serving(events_of(house))
+def test_verdicts_are_saved_with_name_and_note_and_can_be_undone(files, serving):
+    page = serving(events_of(files))
     place = f"/api/events/{page.ids[0]}"
     said = {"verdict": "fault", "reviewer": " ada ", "note": HOSTILE}
     status, _, standing = ask(page, f"{place}/verdict", said)
@@ -204,8 +204,8 @@ def test_verdicts_are_kept_with_name_and_note_and_can_be_taken_back(house, servi
     assert len(page.queue.history(page.ids[0])) == 2
 
 
-def test_undo_spares_what_somebody_else_has_said_meanwhile(house, serving):
-    page = serving(events_of(house))
+def test_undo_keeps_a_later_verdict_of_somebody_else(files, serving):
+    page = serving(events_of(files))
     _, _, mine = ask(page, f"/api/events/{page.ids[0]}/verdict", {"verdict": "new_normal", "reviewer": "ada"})
     page.queue.give(page.ids[0], "fault", "bob")
     undo = {"reviewer": "ada", "reviewed_at": mine["reviewed_at"]}
@@ -215,8 +215,8 @@ def test_undo_spares_what_somebody_else_has_said_meanwhile(house, serving):
     assert page.queue.event(page.ids[0])["verdict"] == "fault"
 
 
-def test_a_verdict_says_whose_it_overrules_where_the_page_had_not_shown_that_one(house, serving):
-    page = serving(events_of(house))
+def test_a_verdict_names_a_verdict_it_overrules_that_the_page_had_not_shown(files, serving):
+    page = serving(events_of(files))
     place = f"/api/events/{page.ids[0]}/verdict"
 
     def overruled(reviewer, verdict, seen):
@@ -250,39 +250,39 @@ def test_a_verdict_says_whose_it_overrules_where_the_page_had_not_shown_that_one
         (b" " * 70000, 413),
     ],
 )
-def test_what_is_no_verdict_is_refused_and_nothing_is_kept(house, serving, body, status):
-    page = serving(events_of(house))
+def test_invalid_verdicts_are_refused_and_not_saved(files, serving, body, status):
+    page = serving(events_of(files))
     answer, _, _ = ask(page, f"/api/events/{page.ids[0]}/verdict", body)
     assert answer == status
     assert page.queue.history(page.ids[0]).empty
 
 
-def test_an_event_that_is_not_there_is_said_to_be_so(house, serving):
-    page = serving(events_of(house))
+def test_an_unknown_event_is_not_found(files, serving):
+    page = serving(events_of(files))
     for what in ("", "/signals", "/timeline"):
         assert ask(page, f"/api/events/nothing{what}")[0] == 404
     assert ask(page, "/api/events/nothing/verdict", {"verdict": "fault", "reviewer": "ada"})[0] == 404
 
 
-# --- whom it refuses --------------------------------------------------------------------------------------
+# --- what it refuses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "file", ["../secret.csv", "sub/../../secret.csv", "{root}/secret.csv", "link.csv", "\0", "sub", "gone.csv"]
 )
-def test_nothing_outside_the_folders_is_read(house, serving, file):
-    page = serving(events_of(house, 1, file=file.format(root=house)))
+def test_nothing_outside_the_folders_is_read(files, serving, file):
+    page = serving(events_of(files, 1, file=file.format(root=files)))
     for what in ("signals", "timeline"):
         status, _, told = ask(page, f"/api/events/{page.ids[0]}/{what}")
         assert told is None or (status in (403, 404, 422) and "error" in told)
 
 
-def test_a_queue_cannot_name_further_folders(house):
-    event = events_of(house, 1, source=str(house), file="secret.csv").to_dict("records")[0]
-    evidence = Evidence(house / "model", [house / "drives", house / "scores"])
+def test_a_queue_cannot_name_further_folders(files):
+    event = events_of(files, 1, source=str(files), file="secret.csv").to_dict("records")[0]
+    evidence = Evidence(files / "model", [files / "drives", files / "scores"])
     with pytest.raises(PermissionError, match="which this page may not read"):
         evidence.signals(event)
-    assert Evidence(house / "model", [house / "scores", house]).signals(event)["signals"][0]["values"][0] == 42
+    assert Evidence(files / "model", [files / "scores", files]).signals(event)["signals"][0]["values"][0] == 42
 
 
 @pytest.mark.parametrize(
@@ -297,8 +297,8 @@ def test_a_queue_cannot_name_further_folders(house):
         {"Host": "evil.example", "Origin": "http://evil.example"},
     ],
 )
-def test_only_the_page_itself_may_write(house, serving, headers):
-    page = serving(events_of(house))
+def test_only_the_page_itself_may_write(files, serving, headers):
+    page = serving(events_of(files))
     said = {"verdict": "new_normal", "reviewer": "mallory"}
     assert ask(page, f"/api/events/{page.ids[0]}/verdict", said, headers)[0] in (403, 415, 421)
     assert page.queue.history(page.ids[0]).empty
@@ -319,13 +319,13 @@ def test_only_the_page_itself_may_write(house, serving, headers):
         ("drives.example", "Drives.Example:8765", True),
     ],
 )
-def test_a_name_that_is_rebound_to_this_machine_gets_nothing(house, serving, host, name, welcome):
-    page = serving(events_of(house), host=host)
+def test_a_foreign_host_name_is_refused(files, serving, host, name, welcome):
+    page = serving(events_of(files), host=host)
     assert (ask(page, "/api/events", headers={"Host": name})[0] == 200) is welcome
 
 
-def test_the_token_opens_the_page_once_and_the_cookie_from_then_on(house, serving):
-    page = serving(events_of(house), token="right", host="0.0.0.0")  # noqa: S104, S106
+def test_the_token_opens_the_page_once_and_the_cookie_from_then_on(files, serving):
+    page = serving(events_of(files), token="right", host="0.0.0.0")  # noqa: S104, S106
     for path in (
         "/",
         "/review.js",
@@ -348,8 +348,8 @@ def test_the_token_opens_the_page_once_and_the_cookie_from_then_on(house, servin
     assert ask(page, "/api/events", headers={"Cookie": cookie.split("=")[0] + "=wrong"})[0] == 401
 
 
-def test_every_answer_forbids_foreign_and_inline_scripts(house, serving):
-    page = serving(events_of(house))
+def test_every_answer_forbids_foreign_and_inline_scripts(files, serving):
+    page = serving(events_of(files))
     for path, status in (("/", 200), ("/review.js", 200), ("/api/events", 200), ("/nothing", 404)):
         answer, headers, text = ask(page, path)
         assert answer == status
@@ -363,25 +363,25 @@ def test_every_answer_forbids_foreign_and_inline_scripts(house, serving):
 # --- started from the command line ------------------------------------------------------------------------
 
 
-def test_a_queue_that_is_not_there_is_not_made(house, tmp_path, capsys):
-    assert main(["review", "--queue", str(tmp_path / "no.db"), "--model", str(house / "model"), "--port", "0"]) == 1
+def test_a_queue_that_is_not_there_is_not_made(files, tmp_path, capsys):
+    assert main(["review", "--queue", str(tmp_path / "no.db"), "--model", str(files / "model"), "--port", "0"]) == 1
     assert "no.db does not exist" in capsys.readouterr().err
     assert not (tmp_path / "no.db").exists()
 
 
-def test_a_model_of_rows_and_a_port_that_is_taken_are_refused(house, serving, normal, detector, tmp_path):
-    page = serving(events_of(house))
+def test_a_model_of_rows_and_a_port_that_is_taken_are_refused(files, serving, normal, detector, tmp_path):
+    page = serving(events_of(files))
     save(detector, tmp_path / "rows")
     with pytest.raises(ValueError, match="scores plain rows, expected windows"):
         Evidence(tmp_path / "rows", [])
     with pytest.raises(OSError, match=f"Cannot listen on host .*, port {page.port} "):
-        serve(page.queue.url, house / "model", port=page.port)
+        serve(page.queue.url, files / "model", port=page.port)
 
 
-def test_the_command_prints_an_address_with_a_token_and_ends_by_ctrl_c(house, tmp_path):
+def test_the_command_prints_an_address_with_a_token_and_ends_by_ctrl_c(files, tmp_path):
     with Queue(tmp_path / "queue.db") as queue:
-        queue.add(events_of(house))
-    arguments = ["--queue", tmp_path / "queue.db", "--model", house / "model", "--host", "0.0.0.0", "--port", "0"]  # noqa: S104
+        queue.add(events_of(files))
+    arguments = ["--queue", tmp_path / "queue.db", "--model", files / "model", "--host", "0.0.0.0", "--port", "0"]  # noqa: S104
     command = [sys.executable, "-m", "anomalyvae", "review", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
@@ -430,8 +430,8 @@ def shown(tab):
 
 
 @in_chromium
-def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, browser):
-    page = serving(events_of(house, 6))
+def test_verdicts_by_keyboard_are_found_again_after_a_reload(files, serving, browser):
+    page = serving(events_of(files, 6))
     tab = meet(browser, page)
     assert shown(tab) == page.ids
     for key, left in (("f", 5), ("n", 4)):
@@ -473,8 +473,8 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(house, serving, bro
 
 
 @in_chromium
-def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house, serving, browser):
-    page = serving(events_of(house, 6))
+def test_second_look_lists_new_normals_of_one_other_reviewer(files, serving, browser):
+    page = serving(events_of(files, 6))
     for place, reviewer in ((0, "ada"), (1, "ada"), (3, "bob"), (4, "ada")):
         page.queue.give(page.ids[place], "new_normal", reviewer)
     page.queue.give(page.ids[2], "fault", "ada")
@@ -504,8 +504,8 @@ def test_a_second_reviewer_finds_new_normals_that_one_alone_has_called_so(house,
 
 
 @in_chromium
-def test_names_and_notes_are_text_and_never_markup(house, serving, browser):
-    events = events_of(house, 2, recording=[HOSTILE, "</script><svg onload=document.body.dataset.ran=1>"])
+def test_names_and_notes_are_text_and_never_markup(files, serving, browser):
+    events = events_of(files, 2, recording=[HOSTILE, "</script><svg onload=document.body.dataset.ran=1>"])
     page = serving(events)
     page.queue.give(page.ids[0], "fault", HOSTILE, f"{HOSTILE}\n</textarea>{HOSTILE}")
     tab = meet(browser, page)
@@ -526,8 +526,8 @@ def test_names_and_notes_are_text_and_never_markup(house, serving, browser):
 
 @pytest.mark.slow  # the pages ask every five seconds
 @in_chromium
-def test_two_browsers_at_once_lose_nothing(house, serving, browser, tmp_path):
-    page = serving(events_of(house, 24))
+def test_two_browsers_at_once_lose_nothing(files, serving, browser, tmp_path):
+    page = serving(events_of(files, 24))
     second = Browser(tmp_path)
     tabs = [meet(browser, page, "ada"), meet(second, page, "bob")]
     start = threading.Barrier(2)
@@ -562,8 +562,8 @@ def test_two_browsers_at_once_lose_nothing(house, serving, browser, tmp_path):
 
 
 @in_chromium
-def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, browser):
-    page = serving(events_of(house))
+def test_a_verdict_that_was_not_saved_is_not_shown_as_given(files, serving, browser):
+    page = serving(events_of(files))
     tab = meet(browser, page)
     tab.run("window.fetch = ((fetch) => (url, request) => request?.method === 'POST'"
             " ? Promise.reject(new Error('down')) : fetch(url, request))(window.fetch)")  # fmt: skip
@@ -575,8 +575,8 @@ def test_a_verdict_that_could_not_be_kept_is_not_shown_as_given(house, serving, 
 
 
 @in_chromium
-def test_overruling_what_the_page_had_not_shown_is_said_and_can_be_undone(house, serving, browser):
-    page = serving(events_of(house))
+def test_overruling_an_unseen_verdict_is_reported_and_can_be_undone(files, serving, browser):
+    page = serving(events_of(files))
     tab = meet(browser, page)
     tab.run("fetch('api/events').then((answer) => answer.text()).then((text) => { window.before = text })")
     tab.run("window.fetch = ((fetch) => (url, request) => url === 'api/events' && window.before"

@@ -1,4 +1,4 @@
-"""The loop over raw logs of a vehicle bus: whoever reads a recording again is told what its messages mean."""
+"""The loop over raw logs of a vehicle bus: every step that reads a recording takes the message databases."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def run(*arguments):
     return main([*map(str, arguments)])
 
 
-def test_raw_logs_are_scored_flagged_looked_at_exported_and_learned(tmp_path, capsys):
+def test_the_loop_runs_on_raw_bus_logs(tmp_path, capsys):
     log = min(DRIVES.rglob("*.MF4"), key=lambda path: path.stat().st_size)
     (tmp_path / "drives").mkdir()
     shutil.copy(log, tmp_path / "drives" / "a.MF4")

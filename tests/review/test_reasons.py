@@ -1,4 +1,4 @@
-"""Flags: merged windows, and the signals behind them."""
+"""Flagged windows are merged to events, with the signals behind their scores."""
 
 import numpy as np
 import pandas as pd
