@@ -60,7 +60,9 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
             suspects = []  # files whose workers died repeatedly: the cause, and files that waited behind it
             for future in as_completed(futures, loop=client.loop):
                 if future.status == "finished":
-                    yield future.result()
+                    outcome = future.result()
+                    future.release()  # or a lost worker's finished files are scored again
+                    yield outcome
                 else:
                     suspects.append(files[future])
             for name in suspects:  # one at a time, so that the cause shows
