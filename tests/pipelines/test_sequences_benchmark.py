@@ -116,7 +116,7 @@ def test_the_matrix_profile_is_blind_to_size_and_the_plain_one_is_not():
     assert scores["plain_profile"][50:].min() > scores["plain_profile"][:50].max()
 
 
-@pytest.mark.parametrize("method", FAST)
+@pytest.mark.parametrize("method", sorted(FAST))
 def test_simple_methods_find_the_anomaly(method, toys):
     (case,) = toy_drives()
     (result,) = sequences.results_of(case, method, 0)
