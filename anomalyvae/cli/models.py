@@ -52,7 +52,7 @@ def fit(args: argparse.Namespace) -> int:
         from anomalyvae.recordings import WindowRecipe
 
         if args.recipe is not None:
-            job = read_job(args.recipe)
+            job = read_job(args.recipe, skip=("simulation", "faults"))
             given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
         recipe = WindowRecipe.from_dict({"antialias": True} | given)  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")

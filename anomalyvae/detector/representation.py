@@ -1,5 +1,6 @@
 """Latent codes, reconstructions, densities and samples of a fitted detector."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -203,16 +204,18 @@ class Representation(TransformerMixin):
 
 
 def rows_like_training(detector: Any) -> pd.DataFrame:
-    """Rows like those of training, in their units: those of the memory, or samples of the model."""
-    network, columns = detector.network_, getattr(detector, "feature_names_in_", None)
+    """Rows like those of training, in their units and categories: those of the memory, or samples of the model."""
+    network = detector.network_
 
     def in_units(s: torch.Tensor) -> pd.DataFrame:
         with torch.no_grad():
-            return pd.DataFrame(network.scaling.inverse(s).cpu().numpy(), columns=columns)
+            rows = network.scaling.inverse(s).cpu().numpy()
+        return detector._table(pd.DataFrame(index=range(len(rows))), rows)
 
+    cells = math.prod(network.input_shape)
     if network.memorised is not None:
-        return in_units(network.memorised.rows[:, : detector.n_features_in_])  # row, code, residual
-    if detector.network_.generative:
-        return pd.DataFrame(detector.sample(_SAMPLED, random_state=0), columns=columns)
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, detector.n_features_in_)))
-    return pd.DataFrame(detector.reconstruct(in_units(noise.to(network.missing.device))), columns=columns)
+        return in_units(network.memorised.rows[:, :cells])  # row, code, residual
+    if network.generative:
+        return pd.DataFrame(detector.sample(_SAMPLED, random_state=0))
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, cells)))
+    return pd.DataFrame(detector.reconstruct(in_units(noise.to(network.missing.device))))

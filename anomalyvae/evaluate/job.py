@@ -155,7 +155,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 
 
-def read_job(path: str | Path, extra: Mapping[str, type[Any]] | None = None) -> Job:
+def read_job(path: str | Path, extra: Mapping[str, type[Any]] | None = None, *, skip: Iterable[str] = ()) -> Job:
     """Read and check a job file.
 
     Parameters
@@ -163,6 +163,8 @@ def read_job(path: str | Path, extra: Mapping[str, type[Any]] | None = None) -> 
     path : path
     extra : mapping of str to dataclass, optional
         Additional sections by name. The file must have each of them.
+    skip : iterable of str, optional
+        Sections to leave unread.
 
     Raises
     ------
@@ -180,6 +182,7 @@ def read_job(path: str | Path, extra: Mapping[str, type[Any]] | None = None) -> 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a valid TOML file: {error}. Correct the file.") from error
 
+    tables = {name: values for name, values in tables.items() if name not in set(skip)}
     kinds = _SECTIONS | dict(extra)
     for name, values in tables.items():
         _refuse_unknown(name, [*kinds, "detector"], f"Section [{name}] of {path}")

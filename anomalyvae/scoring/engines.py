@@ -1,6 +1,7 @@
 """Where files are scored: on this machine, or on a Dask cluster. The unit of work is a file."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -9,6 +10,7 @@ from typing import Any
 from anomalyvae.scoring.one_file import Outcome, Work, score_file
 
 _RETRIES = 3
+_NO_WORKER_S = 60.0  # a cluster without a worker for so long is given up
 _DEADLY = "Every worker that took it died, as one does that is out of memory ({}). Score it alone, with more memory."
 
 
@@ -44,7 +46,7 @@ def local(work: Work, names: list[str], workers: int, scheduler: str | None = No
 def dask(work: Work, names: list[str], workers: int, scheduler: str | None = None) -> Iterator[Outcome]:
     """Score files on a Dask cluster; yields each finished file. Other workers repeat the files of a lost worker."""
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
         raise ImportError(
             f"engine='dask' needs the package {error.name}. Install it with: pip install 'anomalyvae[dask]'."
@@ -58,7 +60,7 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
             futures = client.map(score_whole, [work] * len(names), names, pure=False, retries=_RETRIES)
             files = dict(zip(futures, names, strict=True))
             suspects = []  # files whose workers died repeatedly: the cause, and files that waited behind it
-            for future in as_completed(futures, loop=client.loop):
+            for future in _finished(client, futures):
                 if future.status == "finished":
                     outcome = future.result()
                     future.release()  # or a lost worker's finished files are scored again
@@ -66,12 +68,31 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
                 else:
                     suspects.append(files[future])
             for name in suspects:  # one at a time, so that the cause shows
-                future = client.submit(score_whole, work, name, pure=False)
+                (future,) = _finished(client, [client.submit(score_whole, work, name, pure=False)])
                 died = future.exception()
                 yield future.result() if died is None else Outcome(name, "failed", error=_DEADLY.format(died))
     finally:
         if scheduler is None:
             cluster.close()
+
+
+def _finished(client: Any, futures: list[Any]) -> Iterator[Any]:
+    """Futures as they finish; an error instead of waiting for ever for a cluster that has lost all its workers."""
+    from distributed import as_completed
+
+    waiting, alive = as_completed(futures, loop=client.loop), time.monotonic()
+    while not waiting.is_empty():
+        if client.scheduler_info()["workers"]:
+            alive = time.monotonic()
+        elif time.monotonic() - alive > _NO_WORKER_S:
+            raise ConnectionError(
+                f"The Dask cluster has had no worker for {_NO_WORKER_S:g} s. Finished files are kept: start workers, "
+                "or run the same command with --engine local."
+            )
+        if waiting.has_ready():
+            yield next(waiting)
+        else:
+            time.sleep(0.02)
 
 
 def score_whole(work: Work, name: str) -> Outcome:

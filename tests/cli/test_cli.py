@@ -465,3 +465,11 @@ def test_a_reader_that_stops_is_no_error():
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "0\n"
     assert done.stderr == ""
+
+
+def test_the_jobs_of_simulations_are_recipes_as_well(drives, tmp_path, capsys):
+    job = tmp_path / "job.toml"
+    windows = "signals = ['a']\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 5"
+    job.write_text(f"[windows]\n{windows}\n[detector]\nmax_epochs = 1\n[simulation]\nlearn = ['a']\n")
+    code, said, _ = run(capsys, "fit", *drives, "--recipe", job, "--model", tmp_path / "model")
+    assert (code, "windows" in said) == (0, True)

@@ -11,6 +11,7 @@ import torch
 
 from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.detector.categories import common_levels
+from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.nets.likelihoods import SURPRISE_FLOOR, Categorical
 from anomalyvae.nets.objectives import build
 from anomalyvae.nets.scaling import Mixed, fit_scaling
@@ -449,3 +450,13 @@ def test_a_surprise_is_of_one_size_on_average_whatever_the_number_of_levels(leve
     s = likelihood.sample(decoded, noise)
     np.testing.assert_allclose(s.mean(0)[:-1], logits.softmax(1)[0, :-1], atol=0.015)
     assert float(likelihood.residual(s, decoded).square().mean()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"criterion": "elbo"}, {"objective": "reconstruction", "criterion": "reconstruction"}], ids=str
+)
+def test_rows_like_those_of_training_have_its_columns_and_levels(normal, settings):
+    rows = rows_like_training(fit(normal, max_epochs=2, **settings))
+    assert list(rows) == list(normal)
+    for name in normal.select_dtypes(["category", "string", "bool"]):
+        assert set(rows[name].dropna().astype(str)) <= set(normal[name].dropna().astype(str))

@@ -57,6 +57,7 @@ def job(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_each_round_is_reviewed_by_the_known_events_and_judged_on_the_hold_out(job):
     table = simulate_loop(read_simulation(job))
     assert table["model"].tolist() == ["first", "poisoned", "as reviewed", "poisoned", "as reviewed"]
