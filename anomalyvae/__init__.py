@@ -23,8 +23,9 @@ name                          what it does
 the package costs nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anomalyvae.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -72,11 +73,4 @@ if TYPE_CHECKING:
     from anomalyvae.tracking.autologging import autolog
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'anomalyvae' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}.")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

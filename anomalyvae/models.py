@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalyvae.bundle import preprocessing
+from anomalyvae.bundle import preprocessing, read_card
 from anomalyvae.bundle.arrays import arrays_of
-from anomalyvae.bundle.card import ARRAYS, GRAPH, PREPROCESSING, describe, read_card, refuse_foreign, write_card
+from anomalyvae.bundle.card import ARRAYS, GRAPH, PREPROCESSING, describe, refuse_foreign, write_card
 from anomalyvae.folders import replacing, replacing_file
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def save(
     """
     from sklearn.utils.validation import check_is_fitted
 
-    from anomalyvae.export.check import write_onnx
+    from anomalyvae.export import write_onnx
 
     before, detector = preprocessing.split(model)
     check_is_fitted(detector, "network_")
@@ -226,7 +226,7 @@ def export_onnx(
     """
     from sklearn.utils.validation import check_is_fitted
 
-    from anomalyvae.export.check import write_onnx
+    from anomalyvae.export import write_onnx
     from anomalyvae.nets.bodies import BODIES
 
     card = None

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.bundle.card import read_card, refuse_foreign
+from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import refuse_foreign
 from anomalyvae.bundle.manifest import (
     MANIFEST,
     Paths,

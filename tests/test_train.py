@@ -7,12 +7,11 @@ from fault_injection import Faults, inject_faults
 from loop_simulation import Simulation, simulate_loop
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load
-from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import read_manifest
+from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.cli import main
-from anomalyvae.evaluate.job import read_job
-from anomalyvae.evaluate.leave_out import run_job
-from anomalyvae.review.retraining import refits, retrain
+from anomalyvae.evaluate import read_job, run_job
+from anomalyvae.review import retrain
+from anomalyvae.review.retraining import refits
 from anomalyvae.train import TrainingSet, groups_of, train, unfitted
 
 JOB = """

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anomalyvae.audit.audit import Audit
+from anomalyvae.audit.auditing import Audit
 
 _SHOWN = 10  # rows of a table
 _DIFFERENCE = ["column", "direction", "difference"]

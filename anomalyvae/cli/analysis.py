@@ -11,7 +11,7 @@ from anomalyvae.cli.tables import read_table, writer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.audit.audit import Audit
+    from anomalyvae.audit import Audit
 
 _NAMED = ("group", "split", "label", "recording")  # options of audit that name a column
 _TABLE = "a CSV or Parquet file of rows"
@@ -110,7 +110,7 @@ def audit(args: argparse.Namespace) -> int:
     if out is not None:
         _write_audit(found, out)
     if not args.quiet:
-        from anomalyvae.audit.report import as_text
+        from anomalyvae.audit import as_text
 
         print(as_text(found))
     return DONE
@@ -121,7 +121,7 @@ def _audit(args: argparse.Namespace) -> "Audit":
 
     settings = detector_arguments(dict(args.settings), "--set")
     with nullcontext() if args.model is None else local_model(args.model) as model:
-        from anomalyvae.audit.audit import audit
+        from anomalyvae.audit import audit
         from anomalyvae.detector import VAEOutlierDetector
 
         if model is None:
@@ -159,7 +159,7 @@ def _audit_table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame,
 
 
 def _write_audit(found: "Audit", out: Path) -> None:
-    from anomalyvae.audit.report import as_html, as_markdown
+    from anomalyvae.audit import as_html, as_markdown
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from anomalyvae.evaluate.job import Output, Tracking, read_job
-    from anomalyvae.evaluate.leave_out import run_job
+    from anomalyvae.evaluate import read_job, run_job
+    from anomalyvae.evaluate.job import Output, Tracking
 
     began = time.monotonic()
     with steps_shown(args.quiet) as progress:

@@ -42,7 +42,8 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(args: argparse.Namespace) -> int:
-    from anomalyvae.evaluate.job import detector_arguments, read_job
+    from anomalyvae.evaluate import read_job
+    from anomalyvae.evaluate.job import detector_arguments
 
     options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where", "coefficients")
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
@@ -67,7 +68,7 @@ def _fit_and_save(
     health: "Health | None",
     run: "TrackedRun | None",
 ) -> int:
-    from anomalyvae.bundle.card import read_card
+    from anomalyvae.bundle import read_card
     from anomalyvae.detector import VAEOutlierDetector
     from anomalyvae.models import save
     from anomalyvae.train import TrainingSet, train
@@ -154,7 +155,7 @@ def export(args: argparse.Namespace) -> int:
         args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision
     )
     if not args.quiet:
-        from anomalyvae.scoring.scorer import Scorer
+        from anomalyvae.scoring import Scorer
 
         metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
         parity = metadata["parity"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from anomalyvae.cli.console import DONE, FAILED, REFUSED, local_model, one_line, option, quiet_mlflow, setting, tell
 
 if TYPE_CHECKING:
-    from anomalyvae.review.queue import Queue
+    from anomalyvae.review import Queue
 
 _NAMED = 5  # events in a message
 _CHAMPION = "folder of the current model, or its name in MLflow's registry, such as models:/NAME@champion"
@@ -43,8 +43,8 @@ def flag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def flag(args: argparse.Namespace) -> int:
-    from anomalyvae.review.flagging import export, flag_folder, in_words
-    from anomalyvae.review.queue import Queue
+    from anomalyvae.review import Queue, flag_folder
+    from anomalyvae.review.flagging import export, in_words
 
     if args.scores is None and args.load is None and args.export is None:
         raise ValueError("There is nothing to do. Pass SCORES, --load or --export.")
@@ -93,7 +93,7 @@ def review_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def review(args: argparse.Namespace) -> int:
-    from anomalyvae.review.server import serve
+    from anomalyvae.review import serve
 
     with local_model(args.model) as model:
         serve(
@@ -117,8 +117,7 @@ def retrain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def retrain(args: argparse.Namespace) -> int:
-    from anomalyvae.review.queue import Queue
-    from anomalyvae.review.retraining import retrain
+    from anomalyvae.review import Queue, retrain
 
     with Queue(args.queue, create=False) as queue:
         events = queue.events()
@@ -186,8 +185,7 @@ def promote(args: argparse.Namespace) -> int:
     if args.challenger is None or args.queue is None:
         raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
     with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
-        from anomalyvae.review import gate, promotion
-        from anomalyvae.review.queue import Queue
+        from anomalyvae.review import Queue, gate, promotion
 
         given = None
         if args.holdout is not None:

@@ -16,7 +16,8 @@ from anomalyvae.cli.tables import WRITERS, writer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.scoring.watch import Watcher, WindowScore
+    from anomalyvae.scoring import Watcher
+    from anomalyvae.scoring.watch import WindowScore
 
 SILENT = 5  # exit code: no new rows for --timeout seconds
 _SIGNALS = 3  # named in a line of CSV
@@ -62,7 +63,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def _score_files(args: argparse.Namespace) -> int:
-    from anomalyvae.scoring.batch import score_folder
+    from anomalyvae.scoring import score_folder
 
     with files_shown(args.quiet) as progress:
         summary = score_folder(
@@ -90,7 +91,7 @@ def _score_table(args: argparse.Namespace) -> int:
 
     import pandas as pd
 
-    from anomalyvae.scoring.batch import score_folder
+    from anomalyvae.scoring import score_folder
 
     write = writer(args.target)
     # Folding to time steps needs the flags of windows; otherwise rows are flagged when all are there.
@@ -118,8 +119,7 @@ def _score_table(args: argparse.Namespace) -> int:
 
 def _flag_all(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     """Replace p-values and flags by those of --tail and --alarms."""
-    from anomalyvae.bundle.arrays import read_calibration
-    from anomalyvae.bundle.card import read_card
+    from anomalyvae.bundle import read_calibration, read_card
     from anomalyvae.calibration import AlarmTarget
 
     calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
@@ -152,7 +152,7 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def watch(args: argparse.Namespace) -> int:
-    from anomalyvae.scoring.watch import Watcher
+    from anomalyvae.scoring import Watcher
 
     with local_model(args.model) as model:
         watcher = Watcher(
@@ -211,8 +211,8 @@ def health_arguments(parser: argparse.ArgumentParser) -> None:
 def health(args: argparse.Namespace) -> int:
     import pandas as pd
 
+    from anomalyvae.health import Sensors
     from anomalyvae.health.grades import stretches
-    from anomalyvae.health.sensors import Sensors
     from anomalyvae.recordings import read_log
     from anomalyvae.scoring.inputs import inputs_of
 

@@ -24,12 +24,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae import metrics
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import Profile, stretches
-from anomalyvae.health.sensors import Sensors, event_causes, part_of
+from anomalyvae.health import Profile, Sensors
+from anomalyvae.health.grades import stretches
+from anomalyvae.health.sensors import event_causes, part_of
 from anomalyvae.recordings import Windows
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, signal_scores, window_view
 from anomalyvae.train import TrainingSet, train
@@ -247,7 +248,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
 def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Scores by the model's ONNX file, and how close they are to the model's own."""
     from anomalyvae.models import export_onnx
-    from anomalyvae.scoring.scorer import Scorer
+    from anomalyvae.scoring import Scorer
 
     with tempfile.TemporaryDirectory() as scratch:
         scorer = Scorer(export_onnx(model, Path(scratch, "model.onnx")))

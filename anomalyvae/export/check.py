@@ -14,7 +14,8 @@ from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.graph import model_proto, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
-from anomalyvae.scoring.scorer import FORMAT, METADATA, Scorer
+from anomalyvae.scoring import Scorer
+from anomalyvae.scoring.scorer import FORMAT, METADATA
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

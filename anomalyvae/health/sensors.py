@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from anomalyvae import models as bundle
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.health.grades import Profile, Ranges, grade, graded, learn_profile

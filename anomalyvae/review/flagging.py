@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from anomalyvae.bundle.card import read_card
-from anomalyvae.health.sensors import Sensors, event_causes
+from anomalyvae.bundle import read_card
+from anomalyvae.health import Sensors
+from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.recordings.bus.messages import Databases

@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae import metrics
-from anomalyvae.bundle.card import CARD, read_card
+from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import (
     MANIFEST,
     Paths,
@@ -29,7 +30,7 @@ from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
 from anomalyvae.review.retraining import refits as refits_of
-from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.scoring import Scorer
 
 _AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate; recall at a single rate varies by chance
 _FEWEST, _BLOCKS = 5, 9  # recordings for the bootstrap; blocks of fewer recordings

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from anomalyvae.bundle.card import CARD, read_card
-from anomalyvae.bundle.manifest import Paths, read_manifest, write_manifest
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.card import CARD
+from anomalyvae.bundle.manifest import Paths, write_manifest
 from anomalyvae.folders import replacing
 from anomalyvae.review.gate import Decision
 

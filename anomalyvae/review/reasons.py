@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae import models as bundle
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.metrics import merge_alarms

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import Paths, manifest_of, next_manifest, read_manifest
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.manifest import Paths, manifest_of, next_manifest
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.train import TrainingSet, ranges_of, recipe_of, train, unfitted
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anomalyvae.bundle.arrays import read_calibration
+from anomalyvae.bundle import read_calibration
 from anomalyvae.bundle.card import sha256_of
 from anomalyvae.scoring.inputs import Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer, file_of

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.bundle.card import GRAPH, read_card
+from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import GRAPH
 from anomalyvae.scoring.columns import READ, Cut, lacks, listed, matrix, refuse_infinite, refuse_missing, table_of
 
 try:

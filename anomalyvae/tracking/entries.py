@@ -19,7 +19,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.bundle.card import CARD, GRAPH, read_card
+from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import CARD, GRAPH
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -282,7 +283,7 @@ def _write_model(result: Result, scratch: Path, run_id: str, model: Any) -> None
     bundle, package = scratch / pyfunc_model.BUNDLE, scratch / pyfunc_model.PACKAGE
     _copy_files(result.bundle, [CARD, *result.card["parts"], *_companions(result.bundle)], bundle)
     ours = Path(str(files("anomalyvae")))
-    _copy_files(ours, ["__init__.py"], package / "anomalyvae")
+    _copy_files(ours, ["__init__.py", "lazy.py"], package / "anomalyvae")
     for name in _WORKER:
         shutil.copytree(ours / name, package / "anomalyvae" / name, ignore=shutil.ignore_patterns("__pycache__"))
     with warnings.catch_warnings():
@@ -316,7 +317,7 @@ def _signature(result: Result) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    from anomalyvae.scoring.scorer import Scorer
+    from anomalyvae.scoring import Scorer
 
     known = Scorer(result.bundle, providers=["CPUExecutionProvider"]).metadata
     types = {"text": "string", "bool": "boolean"}

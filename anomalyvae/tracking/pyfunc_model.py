@@ -21,11 +21,11 @@ class ScorerModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Open the bundle, with the copy of the scoring code if anomalyvae is not installed."""
         try:
-            from anomalyvae.scoring.scorer import Scorer
+            from anomalyvae.scoring import Scorer
         except ModuleNotFoundError:
             sys.modules.pop("anomalyvae", None)  # a folder of that name, with no package in it
             sys.path.append(context.artifacts[PACKAGE])
-            from anomalyvae.scoring.scorer import Scorer
+            from anomalyvae.scoring import Scorer
 
         self.scorer = Scorer(context.artifacts[BUNDLE])
 

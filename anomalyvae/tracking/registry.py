@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomalyvae.bundle.card import CARD, read_card
+from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import CARD
 from anomalyvae.tracking import server
 from anomalyvae.tracking.entries import CHALLENGER, CHAMPION, MODEL_ID, send_companions
 from anomalyvae.tracking.runs import track

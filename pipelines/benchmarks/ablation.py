@@ -24,7 +24,8 @@ from torch import Tensor
 import anomalyvae
 from anomalyvae import metrics
 from anomalyvae.detector.fitting import MEMORY_SIZE
-from anomalyvae.evaluate.job import find_recordings, read_job
+from anomalyvae.evaluate import read_job
+from anomalyvae.evaluate.job import find_recordings
 from anomalyvae.nets.memory import Memory, squared_distances
 from anomalyvae.nets.scaling import asinh
 from anomalyvae.recordings import read_windows

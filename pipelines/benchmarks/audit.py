@@ -5,7 +5,7 @@
 In each set, one group of normal rows is reduced to 3 % of the training rows, but not among the test rows:
 gravel roads among simulated drives (2 s windows as they are, or mean, standard deviation and range of each signal),
 the smaller of two clusters (k-means) of three ADBench sets, one of eight digits.
-A detector learns the training rows without weights and with those of `anomalyvae.audit.audit`, which does not see the
+A detector learns the training rows without weights and with those of `anomalyvae.audit`, which does not see the
 groups; with ``--all``, also with those of the debiasing VAE (a product of histograms of the latent units), and with
 weights that know the groups and balance them: the best that can be reached. Columns: the false-alarm rates of the
 others and of the rare group and the recall of outliers, at the detector's own threshold, and (``at .05``) at the
@@ -29,7 +29,7 @@ from sklearn.preprocessing import scale
 from tabular import ROOT, made_at, markdown
 
 from anomalyvae import VAEOutlierDetector, metrics
-from anomalyvae.audit.audit import audit
+from anomalyvae.audit import audit
 from anomalyvae.audit.regions import effective_rows
 from anomalyvae.datasets import load_recipe
 

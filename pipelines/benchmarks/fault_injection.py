@@ -19,7 +19,7 @@ import pandas as pd
 from faults import FAULTS, MANOEUVRES, Fault, inject
 from numpy.typing import NDArray
 
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate.job import (
@@ -33,9 +33,9 @@ from anomalyvae.evaluate.job import (
     refuse_foreign,
 )
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import FLAT, Profile, stretches
+from anomalyvae.health import Profile, Sensors
+from anomalyvae.health.grades import FLAT, stretches
 from anomalyvae.health.measures import cells_of
-from anomalyvae.health.sensors import Sensors
 from anomalyvae.metrics import covered_hours, merge_alarms
 from anomalyvae.recordings import Log, Windows, read_log
 from anomalyvae.train import TrainingSet, train

@@ -40,7 +40,7 @@ from tabular import made_at, markdown
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.generation import log_density, sobol_points
 from anomalyvae.nets.objectives import Elbo
-from anomalyvae.study.samples import sample_quality
+from anomalyvae.study import sample_quality
 
 MOST_LEARNED, MOST_JUDGED = 2500, 1000
 COMPONENTS = (1, 2, 3, 5, 8, 12)

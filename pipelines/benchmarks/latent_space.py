@@ -24,7 +24,7 @@ from anomalyvae.calibration import AUTO_FALSE_ALARMS
 from anomalyvae.datasets import get_dataset
 from anomalyvae.evaluate.charts import ANOMALY, INK, MODEL, MUTED, RULE, figure_of
 from anomalyvae.metrics import auroc, average_precision
-from anomalyvae.study.latent import LatentSpace
+from anomalyvae.study import LatentSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,17 +21,12 @@ from anomalyvae import metrics
 from anomalyvae.bundle.manifest import begin_manifest
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
-from anomalyvae.evaluate import charts
-from anomalyvae.evaluate.job import Job, Output, Progress, databases_of, find_recordings, read_job, refuse_foreign
+from anomalyvae.evaluate import Job, charts, read_job
+from anomalyvae.evaluate.job import Output, Progress, databases_of, find_recordings, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.recordings import Windows, read_windows
-from anomalyvae.review import gate
-from anomalyvae.review.flagging import flag_folder
-from anomalyvae.review.promotion import promote
-from anomalyvae.review.queue import Queue
-from anomalyvae.review.retraining import retrain
-from anomalyvae.scoring.batch import score_folder
-from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.review import Queue, flag_folder, gate, promote, retrain
+from anomalyvae.scoring import Scorer, score_folder
 from anomalyvae.train import train
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
-from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.scoring import Scorer
 
 COLUMNS = [f"x{i}" for i in range(20)]
 SIGNALS = COLUMNS[:6]  # of a recording

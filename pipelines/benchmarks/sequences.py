@@ -47,7 +47,8 @@ from volume import evaluation_window, vus
 
 from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
-from anomalyvae.evaluate.job import find_recordings, read_job
+from anomalyvae.evaluate import read_job
+from anomalyvae.evaluate.job import find_recordings
 from anomalyvae.pyod_adapter import OURS
 from anomalyvae.recordings import WindowRecipe, read_windows
 from anomalyvae.recordings.folding import fold

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from anomalyvae import VAEOutlierDetector, metrics, save
-from anomalyvae.audit.audit import audit
+from anomalyvae.audit import as_html, as_markdown, as_text, audit
 from anomalyvae.audit.duplicates import Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
 from anomalyvae.audit.regions import effective_rows, inverse_density_weights, neighbour_density
-from anomalyvae.audit.report import as_html, as_markdown, as_text
 from anomalyvae.cli import main
 from anomalyvae.nets.memory import sample_by_weight
 

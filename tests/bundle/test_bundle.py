@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from anomalyvae import Scorer, load, score_folder
-from anomalyvae.bundle.card import FORMAT, read_card
-from anomalyvae.bundle.manifest import read_manifest
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.card import FORMAT
 
 FOLDERS = sorted(Path(__file__).parent.glob("format-*"))
 

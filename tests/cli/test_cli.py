@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae import WindowRecipe, __version__, cli, load
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
 from anomalyvae.evaluate import leave_out as runs
 from anomalyvae.recordings import read_windows
@@ -189,7 +189,7 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     code, said, _ = run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
     assert code == 0
     assert said.startswith("Learned 57 windows: model ")
-    from anomalyvae.bundle.manifest import read_manifest
+    from anomalyvae.bundle import read_manifest
 
     learned = read_manifest(model)
     assert learned["recording"].tolist() == ["drive0", "drive1", "drive2"]

@@ -14,15 +14,14 @@ import pandas as pd
 import pytest
 
 from anomalyvae import Scorer, load, metrics
-from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import read_manifest, windows_by_role
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.manifest import windows_by_role
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate import leave_out as runs
-from anomalyvae.evaluate import report
-from anomalyvae.evaluate.job import Data, find_recordings, read_job
-from anomalyvae.evaluate.leave_out import run_job
+from anomalyvae.evaluate import read_job, report, run_job
+from anomalyvae.evaluate.job import Data, find_recordings
 from anomalyvae.recordings import WindowRecipe, read_windows
-from anomalyvae.review.retraining import retrain
+from anomalyvae.review import retrain
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -359,9 +358,9 @@ def test_a_kill_while_writing_leaves_the_earlier_result(done, job_file, tmp_path
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
     script = f"""
         import time
-        from anomalyvae.evaluate.job import read_job
+        from anomalyvae.evaluate import read_job
         from anomalyvae.evaluate import report
-        from anomalyvae.evaluate.leave_out import run_job
+        from anomalyvae.evaluate import run_job
 
         def hang(*_, **__):
             open({str(tmp_path / "writing")!r}, "w").close()

@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.calibration import Calibration
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.export import graph as graphs

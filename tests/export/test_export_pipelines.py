@@ -15,7 +15,7 @@ from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from anomalyvae import Scorer, export_onnx, load, save
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.export import pipelines, transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from faults import Fault, inject
 
-from anomalyvae.health.grades import GRADES, Profile, grade, graded, learn_profile, stretches, within
+from anomalyvae.health import Profile, grade, learn_profile
+from anomalyvae.health.grades import GRADES, graded, stretches, within
 from anomalyvae.health.measures import cells_of, signals_of
 from anomalyvae.recordings import WindowRecipe, log_from_frame, read_windows
 

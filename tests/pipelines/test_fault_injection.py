@@ -11,11 +11,13 @@ import pytest
 from fault_injection import Faults, inject_faults
 from faults import Fault, inject
 
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
-from anomalyvae.evaluate.job import databases_of, find_recordings, read_job
-from anomalyvae.health.grades import Profile, grade, learn_profile, stretches
-from anomalyvae.health.sensors import Sensors, event_causes
+from anomalyvae.evaluate import read_job
+from anomalyvae.evaluate.job import databases_of, find_recordings
+from anomalyvae.health import Profile, Sensors, grade, learn_profile
+from anomalyvae.health.grades import stretches
+from anomalyvae.health.sensors import event_causes
 from anomalyvae.recordings import WindowRecipe, log_from_frame, read_log
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"

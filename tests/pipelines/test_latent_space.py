@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.study.latent import LatentSpace
+from anomalyvae.study import LatentSpace
 
 ONE_NETWORK = {"validation_fraction": 0}
 

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from loop_simulation import Simulation, simulate_loop
 
-from anomalyvae.bundle.card import read_card
-from anomalyvae.evaluate.job import find_recordings, read_job
-from anomalyvae.review.queue import Queue
+from anomalyvae.bundle import read_card
+from anomalyvae.evaluate import read_job
+from anomalyvae.evaluate.job import find_recordings
+from anomalyvae.review import Queue
 
 JOB = """
 [data]

@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import manifest_of, read_manifest, windows_by_role
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.manifest import manifest_of, windows_by_role
 from anomalyvae.cli import main
 from anomalyvae.recordings import WindowRecipe
-from anomalyvae.review import gate, promotion
+from anomalyvae.review import Queue, gate, promotion, retrain
 from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
-from anomalyvae.review.queue import EVENT_COLUMNS, Queue
-from anomalyvae.review.retraining import retrain
+from anomalyvae.review.queue import EVENT_COLUMNS
 from anomalyvae.train import train
 
 RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)

@@ -9,8 +9,8 @@ from test_queue import events, ids
 
 from anomalyvae import WindowRecipe
 from anomalyvae.cli import main
+from anomalyvae.review import Queue
 from anomalyvae.review.label_studio import read_label_studio, write_label_studio
-from anomalyvae.review.queue import Queue
 
 RECIPE = WindowRecipe(("speed", "yaw"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
 NOON, ONE, TWO = (f"2026-03-01T{hour}:00:00.000250Z" for hour in (12, 13, 14))

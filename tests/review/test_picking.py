@@ -14,10 +14,9 @@ from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
-from anomalyvae.review.flagging import flag_folder
+from anomalyvae.review import Queue, flag_folder
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
 from anomalyvae.review.picking import NEAR, alarm_cut, flagged_events, pick_events, spread_of
-from anomalyvae.review.queue import Queue
 from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
 
 

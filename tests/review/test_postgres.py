@@ -30,8 +30,7 @@ from test_queue import (  # noqa: F401 - tests of a queue, with the queue below
     test_unknown_events_and_verdicts_are_refused,
 )
 
-from anomalyvae.review import database
-from anomalyvae.review.queue import Queue
+from anomalyvae.review import Queue, database
 
 URL = os.environ.get("ANOMALYVAE_POSTGRES_URL")
 if URL is None:
@@ -76,7 +75,7 @@ ADDER = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_queue import event, events
-from anomalyvae.review.queue import Queue
+from anomalyvae.review import Queue
 with Queue({url!r}) as queue:
     print("ready", flush=True)
     sys.stdin.readline()

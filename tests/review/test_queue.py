@@ -15,10 +15,10 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from anomalyvae.review import database
+from anomalyvae.review import Queue, database
 from anomalyvae.review import queue as queue_module
 from anomalyvae.review.database import EVENT_COLUMNS, VERDICTS
-from anomalyvae.review.queue import Queue, event_id_of
+from anomalyvae.review.queue import event_id_of
 
 OLD = Path(__file__).parent
 HOSTILE = [
@@ -277,7 +277,7 @@ REVIEWER = """
 import sys, pandas as pd
 sys.path.insert(0, {tests!r})
 from test_queue import events
-from anomalyvae.review.queue import Queue
+from anomalyvae.review import Queue
 print("ready", flush=True)
 sys.stdin.readline()
 with Queue({path!r}) as queue:

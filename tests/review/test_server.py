@@ -21,9 +21,9 @@ from browser import CHROMIUM, Browser
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
 from anomalyvae.cli import main
 from anomalyvae.recordings import read_windows
+from anomalyvae.review import Queue, serve
 from anomalyvae.review.evidence import Evidence
-from anomalyvae.review.queue import Queue
-from anomalyvae.review.server import create_app, serve
+from anomalyvae.review.server import create_app
 
 HOSTILE = "<img src=x onerror=document.body.dataset.ran=1>"
 SIGNALS = ("speed", HOSTILE)

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from anomalyvae import read_log
-from anomalyvae.bundle.manifest import read_manifest
+from anomalyvae.bundle import read_manifest
 from anomalyvae.cli import main
+from anomalyvae.review import Queue
 from anomalyvae.review.evidence import Evidence
 from anomalyvae.review.label_studio import read_label_studio
-from anomalyvae.review.queue import Queue
 
 DRIVES = Path(__file__).parents[3] / "shared" / "data" / "css_drive"
 DATABASE = DRIVES / "canmod-gps.dbc"

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
-from anomalyvae.bundle.card import read_card
+from anomalyvae.bundle import read_card
 from anomalyvae.scoring import scorer as module
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.recordings import following, read_windows
-from anomalyvae.scoring.watch import Watcher
+from anomalyvae.scoring import Watcher
 
 RECIPE = WindowRecipe(("a", "b"), rate_hz=10, length_s=1, stride_s=0.2, max_gap_s=0.5, where="speed > 1")
 

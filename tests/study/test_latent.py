@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.study.latent import LatentSpace
+from anomalyvae.study import LatentSpace
 
 
 class Linear(nn.Module):

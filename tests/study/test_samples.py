@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from anomalyvae.study.samples import column_distances, sample_quality
+from anomalyvae.study import sample_quality
+from anomalyvae.study.samples import column_distances
 
 
 def rows(n, seed):

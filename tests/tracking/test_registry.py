@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe
-from anomalyvae.bundle.card import read_card
-from anomalyvae.bundle.manifest import manifest_of, read_manifest
+from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.manifest import manifest_of
 from anomalyvae.cli import main
-from anomalyvae.review import gate
+from anomalyvae.review import Queue, gate, promote
 from anomalyvae.review.gate import Decision
-from anomalyvae.review.promotion import promote, record_champion, roll_back
-from anomalyvae.review.queue import Queue
+from anomalyvae.review.promotion import record_champion, roll_back
 from anomalyvae.tracking.registry import champion_name, fetched
 from anomalyvae.tracking.server import import_mlflow
 from anomalyvae.train import train
