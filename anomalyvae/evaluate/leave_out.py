@@ -202,7 +202,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     grades = sensors.grade(recorded)
     flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
-    strangest = flags.head(_DRAWN_WINDOWS)
+    most_anomalous = flags.head(_DRAWN_WINDOWS)
 
     def measured(values: NDArray[np.float64]) -> dict[str, float]:
         threshold = metrics.alarm_threshold(
@@ -227,13 +227,13 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
         flags=flags.drop(columns="peak"),
         views=[
             window_view(model, job.windows, own, peak, float(score[peak]), near, shares[peak])
-            for peak, near in zip(strangest["peak"], strangest["near_event"], strict=True)
+            for peak, near in zip(most_anomalous["peak"], most_anomalous["near_event"], strict=True)
         ],
         figures={
             **measured(score),
             "own_threshold": {"threshold": -model.offset_, **alarms(flagged)},
             "windows": len(own),
-            "strange": int(anomalous[inside].sum()),
+            "anomalous": int(anomalous[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
             "not_good": stretches(grades).to_dict("records"),
@@ -284,7 +284,7 @@ def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Ma
             "windows": {
                 **job.windows.to_dict(),
                 "count": len(windows),
-                "strange": int(anomalous.sum()),
+                "anomalous": int(anomalous.sum()),
                 "recordings": int(windows.spans["recording"].nunique()),
                 "hours": round(metrics.covered_hours(windows.spans), 4),
             },

@@ -45,17 +45,17 @@ def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
     windows = read_windows(paths, job.windows)
-    strange = metrics.touches(windows.spans, events, job.data.tolerance_s)
-    return windows.rows.to_numpy(), windows.spans["recording"].to_numpy(), strange
+    anomalous = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    return windows.rows.to_numpy(), windows.spans["recording"].to_numpy(), anomalous
 
 
 def drives(path: str) -> Iterator[tuple[str, Task]]:
     """One task per pothole drive: learn the other drives without their potholes, and score it."""
     os.environ["ANOMALYVAE_DATA"] = path
-    x, recording, strange = pothole_windows()
+    x, recording, anomalous = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
-        yield str(name), Task(x[~inside & ~strange], x[inside], strange[inside])
+        yield str(name), Task(x[~inside & ~anomalous], x[inside], anomalous[inside])
 
 
 @torch.no_grad()

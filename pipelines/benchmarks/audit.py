@@ -45,21 +45,21 @@ Floats = NDArray[np.float64]
 
 
 class Task(NamedTuple):
-    """Rows to learn and rows to score, each ``(n, d)``; which are of the starved group, and which are strange."""
+    """Rows to learn and rows to score, each ``(n, d)``; which are of the starved group, and which are anomalous."""
 
     learned: Floats
     starved: NDArray[np.bool_]
     normal: Floats
     normal_starved: NDArray[np.bool_]
-    strange: Floats
+    anomalous: Floats
 
 
-def lopsided(normal: Floats, group: NDArray[np.bool_], strange: Floats, rng: np.random.Generator) -> Task:
+def lopsided(normal: Floats, group: NDArray[np.bool_], anomalous: Floats, rng: np.random.Generator) -> Task:
     """Half of the normal rows to learn, of the group only so many that they make 3 % of them."""
     learned = rng.random(len(normal)) < 0.5
     many, few = np.flatnonzero(learned & ~group), np.flatnonzero(learned & group)
     kept = np.concatenate([many, few[: max(10, round(THINNED / (1 - THINNED) * len(many)))]])
-    return Task(normal[kept], group[kept], normal[~learned], group[~learned], strange)
+    return Task(normal[kept], group[kept], normal[~learned], group[~learned], anomalous)
 
 
 def clustered(path: Path, seed: int) -> Task:
@@ -73,17 +73,17 @@ def clustered(path: Path, seed: int) -> Task:
 
 
 def digits(seed: int) -> Task:
-    """The digits 0 to 7, one of them starved; 8 and 9 are strange."""
+    """The digits 0 to 7, one of them starved; 8 and 9 are anomalous."""
     x, digit = load_digits(return_X_y=True)
     normal = digit < 8
     return lopsided(x[normal], digit[normal] == seed % 8, x[~normal], np.random.default_rng(seed))
 
 
 def drives(seed: int, summarised: bool) -> Task:
-    """Windows of simulated drives on paved roads, a few of them on gravel; windows with an event are strange."""
+    """Windows of simulated drives on paved roads, a few of them on gravel; windows with an event are anomalous."""
     form = _summaries if summarised else _windows
     simulate = load_recipe("simulated").simulate_drive
-    plain, kind, strange = [], [], []
+    plain, kind, anomalous = [], [], []
     for number in range(24):
         gravel = number % 2 == 1
         rough = 3.0 if gravel else 1.0
@@ -94,8 +94,8 @@ def drives(seed: int, summarised: bool) -> Task:
             counts = {"pothole": 12, "hard_brake": 2, "swerve": 2}
             signals, events = simulate(seed=(seed, 100 + number), roughness=rough, events=counts)
             hit = np.unique((events["time_s"] / 2).astype(int))
-            strange.append(form(signals)[hit[hit < len(signals) // SAMPLES]])
-    return lopsided(np.concatenate(plain), np.concatenate(kind), np.concatenate(strange), np.random.default_rng(seed))
+            anomalous.append(form(signals)[hit[hit < len(signals) // SAMPLES]])
+    return lopsided(np.concatenate(plain), np.concatenate(kind), np.concatenate(anomalous), np.random.default_rng(seed))
 
 
 def _windows(signals: pd.DataFrame) -> Floats:
@@ -160,13 +160,13 @@ def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[s
             continue
         model = VAEOutlierDetector(random_state=seed).fit(given.learned, sample_weight=weight)
         false = model.predict(given.normal) == -1
-        score = model.anomaly_score(np.concatenate([given.normal, given.strange]))
+        score = model.anomaly_score(np.concatenate([given.normal, given.anomalous]))
         line = np.quantile(score[: len(given.normal)][~given.normal_starved], 0.95)
-        label = np.repeat([False, True], [len(given.normal), len(given.strange)])
+        label = np.repeat([False, True], [len(given.normal), len(given.anomalous)])
         yield row | {
             "others": float(false[~given.normal_starved].mean()),
             "starved": float(false[given.normal_starved].mean()),
-            "recall": float((model.predict(given.strange) == -1).mean()),
+            "recall": float((model.predict(given.anomalous) == -1).mean()),
             "auroc": metrics.auroc(label, score),
             "starved at .05": float((score[: len(given.normal)][given.normal_starved] > line).mean()),
             "recall at .05": float((score[len(given.normal) :] > line).mean()),

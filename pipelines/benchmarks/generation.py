@@ -72,10 +72,10 @@ def table(path: Path, seed: int) -> Rows:
 
 def drives() -> Iterator[tuple[str, Rows]]:
     """Each pothole drive, and the others, without their potholes."""
-    x, recording, strange = pothole_windows()
+    x, recording, anomalous = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
-        yield str(name), Rows(x[~inside & ~strange][:MOST_LEARNED], x[inside & ~strange][:MOST_JUDGED], None)
+        yield str(name), Rows(x[~inside & ~anomalous][:MOST_LEARNED], x[inside & ~anomalous][:MOST_JUDGED], None)
 
 
 def best_mixture(x: Table, seed: int) -> GaussianMixture:

@@ -27,14 +27,14 @@ from anomalyvae.nets import reconstruction
 
 MOST_ROWS = 1500
 VARIANTS: dict[str, dict[str, Any] | None] = {
-    "not told": None,
-    "told": {},
+    "not given": None,
+    "given": {},
     "memory alone": {"_PUSH": 0.0},
-    "push alone": {"apart": lambda u, strange: torch.ones(len(u), dtype=torch.bool)},
+    "push alone": {"unlike_outliers": lambda u, outliers: torch.ones(len(u), dtype=torch.bool)},
 }
 
 
-class Told(NamedTuple):
+class Task(NamedTuple):
     """Training rows with their groups, known outliers, rows to score, and which of these are outliers."""
 
     learned: NDArray[np.float64]
@@ -44,27 +44,27 @@ class Told(NamedTuple):
     outlier: NDArray[np.bool_]
 
 
-def table(path: Path, seed: int) -> Told:
+def table(path: Path, seed: int) -> Task:
     """A task of a table: half of its normal rows to learn, half of its outliers as known ones."""
     with np.load(path, allow_pickle=False) as file:
         x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
     rng = np.random.RandomState(seed)
-    normal, strange = (rng.permutation(np.flatnonzero(mask)) for mask in (~outlier, outlier))
-    half, known = len(normal) // 2, len(strange) // 2
-    rest = np.concatenate([normal[half:], strange[known:]])
-    return Told(x[normal[:half][:MOST_ROWS]], None, x[strange[:known]], x[rest], outlier[rest])
+    normal, anomalous = (rng.permutation(np.flatnonzero(mask)) for mask in (~outlier, outlier))
+    half, known = len(normal) // 2, len(anomalous) // 2
+    rest = np.concatenate([normal[half:], anomalous[known:]])
+    return Task(x[normal[:half][:MOST_ROWS]], None, x[anomalous[:known]], x[rest], outlier[rest])
 
 
-def drives() -> Iterator[tuple[str, Told]]:
+def drives() -> Iterator[tuple[str, Task]]:
     """One task per pothole drive: score it, learn the others."""
-    x, recording, strange = pothole_windows()
+    x, recording, anomalous = pothole_windows()
     for name in np.unique(recording):
         inside = recording == name
-        normal = ~inside & ~strange
-        yield name, Told(x[normal], recording[normal], x[~inside & strange], x[inside], strange[inside])
+        normal = ~inside & ~anomalous
+        yield name, Task(x[normal], recording[normal], x[~inside & anomalous], x[inside], anomalous[inside])
 
 
-def figures(given: Told, seed: int, variant: str, score: str) -> dict[str, float]:
+def figures(given: Task, seed: int, variant: str, score: str) -> dict[str, float]:
     """Fit a variant and measure it."""
     changed = VARIANTS[variant]
     detector = VAEOutlierDetector(random_state=seed, criterion=score)
@@ -97,7 +97,7 @@ def main() -> None:
         tasks += [("drives", *one) for one in drives()] if options.drives else []
         for kind, name, given in tasks:
             for score in options.scores:
-                for variant in VARIANTS if score == "memory" else ("not told", "told"):
+                for variant in VARIANTS if score == "memory" else ("not given", "given"):
                     found = figures(given, seed, variant, score)
                     print(f"{name}, seed {seed}, {score}, {variant}: AP {found['ap']:.3f}", flush=True)
                     results.append({"on": f"{kind}, criterion='{score}', {variant}", **found})

@@ -224,7 +224,7 @@ def test_figures_are_those_of_the_scores(done, drives):
     assert fold["auroc"] == metrics.auroc(anomalous, own["anomaly_score"])
     assert fold["average_precision"] == metrics.average_precision(anomalous, own["anomaly_score"])
     assert fold["event_recall"] == metrics.event_recall(own["anomaly_score"], own, events, 60, 0.5)
-    assert (fold["windows"], fold["strange"], fold["events"]) == (len(own), anomalous.sum(), 2)
+    assert (fold["windows"], fold["anomalous"], fold["events"]) == (len(own), anomalous.sum(), 2)
     assert result["mean"]["auroc"] == pytest.approx(np.mean([f["auroc"] for f in result["folds"].values()]))
     assert set(result["baselines"]) == {"row_norm", "pca", "knn", "mahalanobis"}
     for baseline in result["baselines"].values():

@@ -65,14 +65,14 @@ def run_of(recordings=("drive",), signal="acc", own=(0.9, 0.6, 0.7), rival=(0.8,
     """The arguments of a small report."""
     fold = mean_of(*own) | {
         "own_threshold": {"threshold": 5.0, "event_recall": 1.0, "alarms_per_hour": 9.0},
-        "windows": 40, "strange": 3, "events": 1, "fit_seconds": 1.0,
+        "windows": 40, "anomalous": 3, "events": 1, "fit_seconds": 1.0,
     }  # fmt: skip
     figures = {
         "model_id": "abc", "seed": 0, "seconds": 1.5, "detector": {"beta": 0.5},
         "evaluation": {"alarms_per_hour": 60.0, "leave_out": "*", "tolerance_s": 0.5},
         "windows": {
             "signals": [signal], "rate_hz": 5.0, "length_s": 2.0, "stride_s": 1.0, "max_gap_s": 1.0, "where": None,
-            "count": 40, "strange": 3, "recordings": len(recordings), "hours": 0.1,
+            "count": 40, "anomalous": 3, "recordings": len(recordings), "hours": 0.1,
         },
         "folds": dict.fromkeys(recordings, fold),
         "mean": mean_of(*own) | {"own_threshold": {"event_recall": 1.0, "alarms_per_hour": 9.0}},
