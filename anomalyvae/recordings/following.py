@@ -129,8 +129,8 @@ class Following:
             behind = self._feed.is_behind()
             data = None if change == "cut" else self._feed.read()
             if data:
-                heard_s = time.monotonic()
                 yield from self._new(data, behind)
+                heard_s = time.monotonic()  # the time that a consumer takes is no silence of the file
             elif self._backlog and change != "cut":
                 yield from self._old()
             elif change or data is None:

@@ -128,7 +128,7 @@ def test_a_file_that_is_replaced_or_cut_is_begun_anew(model, finished, monkeypat
     wait = following.GrowingFile.wait
     monkeypatch.setattr(following.GrowingFile, "wait", lambda self: steps.pop(0)() if steps else wait(self))
     messages = []
-    watcher = Watcher(model, timeout_s=0.05, notify=messages.append)
+    watcher = Watcher(model, timeout_s=1.0, notify=messages.append)
     found = pd.DataFrame(watcher.file(growing))
     assert messages == [f"{growing} was {how}: it is read from its beginning" for how in ("replaced", "cut")]
     counts = found["recording"].value_counts()
