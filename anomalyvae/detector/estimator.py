@@ -11,10 +11,9 @@ from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
 from anomalyvae.detector.fitting import Trainer
-from anomalyvae.detector.inputs import read_rows, read_training
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
-from anomalyvae.detector.rows import Rows
+from anomalyvae.detector.rows import Rows, read_rows, read_training
 from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling

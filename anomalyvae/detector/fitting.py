@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
-from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.reconstruction import Reconstruction
-from anomalyvae.nets.training import Schedule, parts_of, train
+from anomalyvae.nets.training import Schedule, in_blocks, parts_of, train
 
 MEMORY_SIZE = 2048  # training rows that criterion="memory" keeps
 _STEPS, _MIN_EPOCHS = 1000, 20  # of max_epochs="auto"

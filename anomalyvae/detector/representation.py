@@ -13,9 +13,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector.categories import decode_categories, fill_cells
-from anomalyvae.nets.blocks import in_blocks
-from anomalyvae.nets.generation import IMPUTATION_CODES, expected_rows, log_density, sobol_points
+from anomalyvae.nets.elbo import IMPUTATION_CODES, expected_rows, log_density, sobol_points
 from anomalyvae.nets.objectives import Elbo, Reconstruction
+from anomalyvae.nets.training import in_blocks
 
 _SAMPLED = 2048  # rows sampled from a model without a memory
 

@@ -11,10 +11,9 @@ from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
 from anomalyvae.export.nodes import Value, concat
 from anomalyvae.export.scaling import Cells, asinh
-from anomalyvae.nets.adversarial import Adversarial
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS
-from anomalyvae.nets.objectives import Elbo
+from anomalyvae.nets.objectives import Adversarial, Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
 
 _CANDIDATES = 2 * (NEIGHBOURS + 1)  # nearest rows of the memory whose distances single precision computes again

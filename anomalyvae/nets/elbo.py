@@ -1,8 +1,12 @@
-"""The variational autoencoder, and the codes that it samples new rows from."""
+"""The variational autoencoder: its scores, the codes that it samples new rows from, and densities of rows.
+
+Densities and missing cells are estimated by importance sampling: codes are sampled where the encoder puts them, and
+weighed by the prior and the decoder.
+"""
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -11,10 +15,12 @@ from torch import Tensor, nn
 from anomalyvae.nets.likelihoods import Likelihood, gaussian_of
 from anomalyvae.nets.memory import sample_by_weight
 from anomalyvae.nets.reconstruction import Reconstruction
-from anomalyvae.nets.scaling import Scaling
+from anomalyvae.nets.scaling import Mixed, Scaling
 
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _KEPT_CODES = 2048  # training rows whose codes the aggregate posterior keeps
+_WIDTHS = (1.0, 2.0, 4.0)  # standard deviations of the proposals, in those of the posterior
+IMPUTATION_CODES = 255  # codes weighed to impute a row: 85 of each width
 
 
 class Elbo(Reconstruction):
@@ -37,23 +43,20 @@ class Elbo(Reconstruction):
 
     def _losses(self, s: Tensor, seen: Tensor, warmth: float, generator: torch.Generator) -> Tensor:
         """The negative ELBO with one sample of z per row; ``warmth`` scales the KL term."""
-        noise = self._noise(s, generator)
-        mean, log_var = self.posterior(seen)
-        z = reparameterise(mean, log_var, noise)
-        return self.row_nll(s, z) + warmth * self.beta * kl_to_standard_normal(mean, log_var)
+        nll, kl = self._sampled_terms(s, seen, generator)
+        return nll + warmth * self.beta * kl
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The two terms at full weight, with one sample of z per row."""
-        noise = self._noise(s, generator)
-        mean, log_var = self.posterior(s)
-        z = reparameterise(mean, log_var, noise)
-        return {
-            "reconstruction": self.row_nll(s, z),
-            "kl": self.beta * kl_to_standard_normal(mean, log_var),
-        }
+        nll, kl = self._sampled_terms(s, s, generator)
+        return {"reconstruction": nll, "kl": self.beta * kl}
 
-    def _noise(self, s: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(len(s), self.latent_dim, generator=generator, device=s.device, dtype=s.dtype)
+    def _sampled_terms(self, s: Tensor, seen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``-log p(s | z)`` at one sample of z per row, with gradients to mean and variance, and the KL term."""
+        noise = torch.randn(len(s), self.latent_dim, generator=generator, device=s.device, dtype=s.dtype)
+        mean, log_var = self.posterior(seen)
+        z = torch.addcmul(mean, (0.5 * log_var).exp(), noise)  # Kingma & Welling 2013, section 2.4
+        return self.row_nll(s, z), kl_to_standard_normal(mean, log_var)
 
     def posterior(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | s), each ``(n, latent_dim)``."""
@@ -102,11 +105,6 @@ def _noise_table(latent_dim: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(IMPORTANCE_SAMPLES // 2, latent_dim, generator=generator, device="cpu")
     return torch.cat([half, -half])  # antithetic: the mean is exactly zero
-
-
-def reparameterise(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
-    """Sample ``z = mean + std * noise``, so that gradients flow through both (Kingma & Welling 2013, section 2.4)."""
-    return torch.addcmul(mean, (0.5 * log_var).exp(), noise)
 
 
 def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -164,27 +162,18 @@ class AggregatePosterior(nn.Module):
 
     @classmethod
     def restored(cls, network: Elbo, state: Mapping[str, Tensor]) -> Self:
-        """Construct it from the tensors of a network.
-
-        Raises
-        ------
-        RuntimeError
-            If tensors are missing, or their shapes do not fit the network.
-        """
-        mean, std, share, variance = (
-            state.get(f"aggregate.{name}", torch.empty(0)) for name in ("mean", "std", "share", "variance")
-        )
+        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
+        parts = [state.get(f"aggregate.{name}", torch.empty(0)) for name in ("mean", "std", "share", "variance")]
         gaussian = gaussian_of(network.likelihood)
         variances = 0 if gaussian is None else len(gaussian.log_variance)
-        shapes = [tuple(tensor.shape) for tensor in (mean, std, share, variance)]
-        rows = len(share)
+        shapes, rows = [tuple(tensor.shape) for tensor in parts], len(parts[2])
         expected = [(rows, network.latent_dim), (rows, network.latent_dim), (rows,), (variances,)]
         if shapes != expected or not rows:
             raise RuntimeError(
                 f"Got an aggregate posterior of shapes {shapes}, expected {expected} with at least one row. Save the "
                 "model again."
             )
-        return cls(mean, std, share, variance)
+        return cls(*parts)
 
     def codes(self, place: Tensor, noise: Tensor) -> Tensor:
         """Codes ``(n, latent_dim)`` from uniform ``place``, shape ``(n,)``, and standard normal ``noise``."""
@@ -204,3 +193,72 @@ def _variance(network: Elbo, s: Tensor, z: Tensor, share: Tensor) -> Tensor:
     if len(gaussian.log_variance) == 1:
         total, seen = total.sum()[None], seen.sum()[None]
     return torch.where(seen > 0, total / seen.clamp(min=torch.finfo(s.dtype).tiny), 1.0)
+
+
+def sobol_points(codes: int, latent_dim: int, seed: int = 0) -> Tensor:
+    """Fixed standard normal points ``(k, latent_dim)``, from which `weighed_codes` makes at least so many codes.
+
+    A scrambled Sobol sequence fills space more evenly than random points, so that fewer are enough. All rows share the
+    points, and so the error that they leave.
+    """
+    sobol = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=seed)
+    return torch.special.ndtri(sobol.draw(-(-codes // len(_WIDTHS)), dtype=torch.float64).clamp(1e-12, 1 - 1e-12))
+
+
+def weighed_codes(network: Elbo, s: Tensor, points: Tensor, likelihood: Likelihood) -> Iterator[tuple[Tensor, Tensor]]:
+    """Codes ``(n, latent_dim)`` and logs ``(n,)`` of ``p(s, z) / q(z)``, whose mean over codes estimates ``p(s)``.
+
+    Each of the standard normal ``points``, shape ``(k, latent_dim)``, makes a code of each width. q is the equal
+    mixture of the posterior and of the posterior widened twice and four times (multiple importance sampling with the
+    balance heuristic: Veach & Guibas 1995). The encoder is as sure about a row with missing cells as about a complete
+    one; the wider proposals reach the codes that such a row allows.
+    """
+    mean, log_var = network.posterior(s)
+    std, log_scale = (0.5 * log_var).exp(), 0.5 * log_var.sum(1)
+    widths = torch.tensor(_WIDTHS, dtype=s.dtype, device=s.device)
+    log_share = -math.log(len(_WIDTHS)) - network.latent_dim * widths.log()
+    for width in widths:
+        for step in width * points:
+            z = mean + std * step
+            log_q = (log_share - 0.5 * step.square().sum() / widths.square()).logsumexp(0) - log_scale
+            log_p = -0.5 * z.square().sum(1) - likelihood.row_nll(s, network.decode(z))
+            yield z, log_p - log_q
+
+
+@torch.no_grad()
+def log_density(network: Elbo, x: Tensor, points: Tensor) -> Tensor:
+    """The importance-weighted bound on ``log p(x)`` in nats, in the units of ``x``, shape ``(n,)``."""
+    s = network.scaling(x)
+    weights = torch.stack([weight for _, weight in weighed_codes(network, s, points, network.likelihood)])
+    return weights.logsumexp(0) - math.log(len(weights)) + _log_slope(network, x)
+
+
+def _log_slope(network: Elbo, x: Tensor) -> Tensor:
+    """Sum over the observed numbers of ``log ds/dx``, shape ``(n,)``: the change of units of a density."""
+    with torch.enable_grad():
+        given = x.detach().requires_grad_()
+        s = network.scaling(given)
+        (slope,) = torch.autograd.grad(s.nansum(), given)
+    if isinstance(network.scaling, Mixed):
+        slope[:, network.scaling.categories] = 1  # a level has a probability, not a density
+    return slope.masked_fill(x.isnan(), 1).clamp(min=torch.finfo(x.dtype).tiny).log().sum(1)
+
+
+@torch.no_grad()
+def expected_rows(network: Elbo, s: Tensor, points: Tensor) -> Tensor:
+    """The expected row given its observed cells, in the units of the user ``(n, d)``.
+
+    Numbers are means over weighed codes (self-normalised importance sampling: Mattei & Frellsen 2019,
+    arXiv:1812.02633, equation 13); a category is the level that is the likeliest at most of the weight.
+    """
+    likelihood = network.sampling_likelihood()
+    codes, log_weights = zip(*weighed_codes(network, s, points, likelihood), strict=True)
+    units = cells = torch.zeros((), dtype=s.dtype, device=s.device)
+    for z, weight in zip(codes, torch.stack(log_weights).softmax(0)[:, :, None], strict=True):
+        expected = likelihood.expected(network.decode(z))
+        units = weight * network.scaling.inverse(expected) + units
+        cells = weight * expected + cells
+    if isinstance(network.scaling, Mixed):
+        columns = network.scaling.categories
+        units[:, columns] = network.scaling.inverse(cells)[:, columns]
+    return units

@@ -29,22 +29,19 @@ class Gaussian(nn.Module):
     Parameters
     ----------
     cells : int
-    noise_floor : float
-        Smallest standard deviation, in standardised units.
     """
 
-    def __init__(self, cells: int, noise_floor: float = NOISE_FLOOR) -> None:
+    def __init__(self, cells: int) -> None:
         super().__init__()
-        self.noise_floor = noise_floor
         self.log_variance = nn.Parameter(torch.zeros(cells))
 
     def variance(self) -> Tensor:
         """Variance of each cell around its mean, shape ``(d,)``."""
-        return (_VARIANCE_RATE * self.log_variance).exp() + self.noise_floor**2
+        return (_VARIANCE_RATE * self.log_variance).exp() + NOISE_FLOOR**2
 
     def set_variance(self, variance: Tensor) -> None:
         """Replace the learned variances; those below the noise floor are raised to it."""
-        learned = (variance - self.noise_floor**2).clamp(min=torch.finfo(variance.dtype).tiny)
+        learned = (variance - NOISE_FLOOR**2).clamp(min=torch.finfo(variance.dtype).tiny)
         self.log_variance = nn.Parameter(learned.log() / _VARIANCE_RATE)
 
     def feature_nll(self, s: Tensor, decoded: Tensor) -> Tensor:
@@ -86,8 +83,8 @@ class Isotropic(Gaussian):
     A pixel that is dark in every training row then counts as much as the others.
     """
 
-    def __init__(self, cells: int, noise_floor: float = NOISE_FLOOR) -> None:
-        super().__init__(1, noise_floor)
+    def __init__(self, cells: int) -> None:
+        super().__init__(1)
         self.cells = cells
 
     def variance(self) -> Tensor:

@@ -38,7 +38,7 @@ from sklearn.mixture import GaussianMixture
 from tabular import made_at, markdown
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.nets.generation import log_density, sobol_points
+from anomalyvae.nets.elbo import log_density, sobol_points
 from anomalyvae.nets.objectives import Elbo
 from anomalyvae.study import sample_quality
 

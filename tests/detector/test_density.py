@@ -9,7 +9,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.nets.generation import log_density
+from anomalyvae.nets.elbo import log_density
 
 LOADING = np.random.default_rng(0).normal(size=(2, 6))
 COVARIANCE = LOADING.T @ LOADING + 0.09 * np.eye(6)

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.nets.blocks import in_blocks
 from anomalyvae.nets.bodies import BODIES, GRU, HIDDEN, doubled, neighbours
 from anomalyvae.nets.elbo import kl_to_standard_normal
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Schedule, train
+from anomalyvae.nets.training import Schedule, in_blocks, train
 
 SHAPES = {"mlp": (6,), "conv1d": (2, 5), "conv2d": (1, 3, 5), "gru": (2, 5)}
 FAMILY = [(objective, body) for objective in OBJECTIVES for body in BODIES]
