@@ -30,8 +30,8 @@ from anomalyvae.bundle.manifest import (
     write_manifest,
 )
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import within
-from anomalyvae.health.sensors import learn_health, part_of, rows_of, unlearned_gaps
+from anomalyvae.health.grades import learn_profile, within
+from anomalyvae.health.sensors import part_of, rows_of, unlearned_gaps
 from anomalyvae.models import load, save
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
 from anomalyvae.recordings.bus.messages import Databases
@@ -237,7 +237,9 @@ class TrainingSet:
         """What healthy signals look like: a profile as plain values; with a fitted model, drift as well."""
         normal = self.role == "normal"
         gaps = None if model is None else unlearned_gaps(model, self.recipe, part_of(self._within, normal))
-        return learn_health(self.recipe, part_of(self.samples, normal), self.ranges, gaps)
+        states = (*self.recipe.states, *self.recipe.counts)
+        samples = part_of(self.samples, normal)
+        return learn_profile(samples, states=states, ranges=self.ranges, gaps=gaps).to_dict()
 
     def save(
         self,
@@ -261,19 +263,18 @@ class TrainingSet:
         return target
 
 
-def recipe_of(bundle: Paths) -> WindowRecipe:
-    """The windowing recipe of a bundle.
-
-    Raises
-    ------
-    ValueError
-        For a model of plain rows, or a Pipeline.
-    """
+def recipe_of(bundle: Paths, *, pipelines: bool = False) -> WindowRecipe:
+    """The windowing recipe of a bundle; ValueError for a model of plain rows or, unless allowed, for a Pipeline."""
     card = read_card(bundle)
-    if card["windowing"] is None or card.get("preprocessing") is not None:
+    if card["windowing"] is None:
         raise ValueError(
-            f"The bundle {os.fspath(bundle)} holds a model of plain rows or a Pipeline, expected a model that "
-            "'anomalyvae fit' made from recordings. For rows, call the detector's own fit in Python, with outliers=."
+            f"The model {os.fspath(bundle)} scores plain rows, expected windows. Fit it with a window recipe "
+            "(--recipe)."
+        )
+    if not pipelines and card.get("preprocessing") is not None:
+        raise ValueError(
+            f"The bundle {os.fspath(bundle)} holds a Pipeline, expected a model that 'anomalyvae fit' made from "
+            "recordings. Fit one with a window recipe (--recipe)."
         )
     return WindowRecipe.from_dict(card["windowing"])
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from anomalyvae import __version__
-from anomalyvae.cli import analysis, jobs, models, review, scoring
+from anomalyvae.cli import analysis, models, review, scoring
 from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, add_command, message_of, one_line, option, tell
 
 
@@ -96,7 +96,7 @@ VERBS = {
     ),
     "run": Verb(
         "run a job file: train, evaluate, flag, report",
-        jobs.run_arguments, jobs.run,
+        models.run_arguments, models.run,
         "anomalyvae run pipelines/potholes.toml",
     ),
     "track": Verb(
@@ -132,7 +132,7 @@ VERBS = {
     ),
     "data": Verb(
         "list and prepare public data sets",
-        jobs.data_arguments, jobs.data,
+        models.data_arguments, models.data,
         "anomalyvae data list\n  anomalyvae data get potholes",
     ),
 }

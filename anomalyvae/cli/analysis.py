@@ -5,8 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, local_model, names, option, steps_shown
-from anomalyvae.cli.tables import read_table, writer
+from anomalyvae.cli.console import DONE, local_model, names, option, read_table, steps_shown, writer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,14 +1,13 @@
-"""The verbs that make models: fit, track, export."""
+"""The verbs that make models and run jobs: fit, track, export, run, data."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, names, option, quiet_mlflow
-from anomalyvae.cli.tables import read_tables
+from anomalyvae.cli.console import DONE, add_command, names, option, quiet_mlflow, read_tables, steps_shown
 
 if TYPE_CHECKING:
     from anomalyvae.evaluate.job import Health
@@ -57,7 +56,12 @@ def fit(args: argparse.Namespace) -> int:
             given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
         recipe = WindowRecipe.from_dict({"antialias": True} | given)  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
-    with _tracking(args) as run:
+    if not (args.track or args.experiment or args.run_name or args.register):
+        return _fit_and_save(args, recipe, detector, health, None)
+    quiet_mlflow()
+    from anomalyvae.tracking import tracked_run
+
+    with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
         return _fit_and_save(args, recipe, detector, health, run)
 
 
@@ -99,19 +103,6 @@ def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGro
     parser.add_argument("--register", metavar="NAME", help="also register the model under this name")
 
 
-@contextmanager
-def _tracking(args: argparse.Namespace) -> "Iterator[TrackedRun | None]":
-    """Open a run of MLflow if an option asks for it."""
-    if not (args.track or args.experiment or args.run_name or args.register):
-        yield None
-        return
-    quiet_mlflow()
-    from anomalyvae.tracking import tracked_run
-
-    with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
-        yield run
-
-
 def track_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="a fitted model, or the result of 'anomalyvae run'")
     parser.add_argument("--uri", metavar="URI", help="tracking server or store (default: MLFLOW_TRACKING_URI)")
@@ -140,10 +131,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--feature-scores", action="store_true", help="add an output with the score of each column")
     parser.add_argument(
-        "--precision",
-        choices=("auto", "double", "single"),
-        default="auto",
-        help="floating-point format of the network",
+        "--precision", choices=("auto", "double", "single"), default="auto", help="floating-point format of the network"
     )
     option(parser, "--quiet")
 
@@ -161,4 +149,73 @@ def export(args: argparse.Namespace) -> int:
         parity = metadata["parity"]
         print(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
         print(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
+    return DONE
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB.toml", help="the job file")
+    parser.add_argument("--out", metavar="FOLDER", help="write the result here instead of the folder of [output]")
+    parser.add_argument("--track", action="store_true", help="record the run with MLflow, as [tracking] says")
+    option(parser, "--quiet")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from anomalyvae.evaluate import read_job, run_job
+    from anomalyvae.evaluate.job import Output, Tracking
+
+    began = time.monotonic()
+    with steps_shown(args.quiet) as progress:
+        job = read_job(args.job)
+        if args.out is not None:
+            job = replace(job, output=Output(args.out))
+        if args.track and job.tracking is None:
+            job = replace(job, tracking=Tracking())
+        if job.tracking is not None:
+            quiet_mlflow()
+        result = run_job(job, progress)
+    if not args.quiet:
+        print(_summary(result))
+        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
+        print(f"Wall time  {time.monotonic() - began:.0f} s")
+    return DONE
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Our detector and the baselines, best average precision first."""
+    means = {"anomalyvae": result["mean"]} | {k: entry["mean"] for k, entry in result["baselines"].items()}
+    rate = result["evaluation"]["alarms_per_hour"]
+    lines = [
+        f"Mean over {len(result['folds'])} recordings, each scored by a model that never saw it:\n",
+        f"{'':<14}{'AUROC':>7}{'AP':>8}   event recall at {rate:g} false alarms/h",
+    ]
+    for name in sorted(means, key=lambda name: -(means[name]["average_precision"] or 0)):
+        cells = [means[name][key] for key in ("auroc", "average_precision", "event_recall")]
+        auroc, precision, recall = ("–" if cell is None else f"{cell:.3f}" for cell in cells)
+        lines.append(f"{name:<14}{auroc:>7}{precision:>8}{recall:>8}")
+    return "\n".join(lines)
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    known = add_command(actions, "list", "list the data sets and their folders", "anomalyvae data list")
+    get = add_command(
+        actions, "get", "download and prepare a data set, and print its folder", "anomalyvae data get potholes"
+    )
+    get.add_argument("name", metavar="NAME", help="a data set that 'anomalyvae data list' names")
+    for action in (known, get):
+        option(action, "--debug", default=argparse.SUPPRESS)
+
+
+def data(args: argparse.Namespace) -> int:
+    from anomalyvae.datasets import get_dataset, list_datasets
+
+    if args.action == "get":
+        print(get_dataset(args.name))
+        return DONE
+    for dataset in list_datasets():
+        size = f"{dataset.size_mb:g} MB to download" if dataset.size_mb else "nothing to download"
+        state = f"prepared in {dataset.folder}" if dataset.prepared else f"not prepared; {size}"
+        print(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
     return DONE

@@ -6,17 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, SOME_FAILED, files_shown, local_model, option, setting, tell
-from anomalyvae.cli.tables import WRITERS, writer
+from anomalyvae.cli.console import DONE, SOME_FAILED, WRITERS, files_shown, local_model, option, setting, tell, writer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from anomalyvae.scoring import Watcher
     from anomalyvae.scoring.watch import WindowScore
 
 SILENT = 5  # exit code: no new rows for --timeout seconds
@@ -159,9 +157,14 @@ def watch(args: argparse.Namespace) -> int:
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
             notify=(lambda text: None) if args.quiet else tell,
         )  # fmt: skip
-        with _watch_summary(watcher, args.quiet):
+        with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
             (_print_json if args.json else _print_csv)(scores)
+    if not args.quiet:
+        waiting = f", {watcher.waiting:,} not scored yet" if watcher.waiting else ""
+        left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
+        silent = ", stopped by --timeout" if watcher.timed_out else ""
+        tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
     return SILENT if watcher.timed_out else DONE
 
 
@@ -178,18 +181,6 @@ def _print_csv(scores: "Iterator[WindowScore]") -> None:
 def _print_json(scores: "Iterator[WindowScore]") -> None:
     for score in scores:
         print(json.dumps(score._asdict()), flush=True)
-
-
-@contextmanager
-def _watch_summary(watcher: "Watcher", quiet: bool) -> Iterator[None]:
-    """Print totals at the end. Ctrl-C is a normal end."""
-    with suppress(KeyboardInterrupt):
-        yield
-    if not quiet:
-        waiting = f", {watcher.waiting:,} not scored yet" if watcher.waiting else ""
-        left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
-        silent = ", stopped by --timeout" if watcher.timed_out else ""
-        tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
 
 
 # --- health ---------------------------------------------------------------------------------------------

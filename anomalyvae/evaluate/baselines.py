@@ -1,7 +1,8 @@
 """Baselines that a detector should beat, each a few lines of scikit-learn.
 
-``BASELINES[name](train_rows, test_rows)`` standardises both by the training rows and returns one score per test row,
-high = anomalous. Missing cells are imputed by the training mean. No baseline is random.
+``BASELINES[name](train_rows, test_rows)`` takes rows of shape ``(n_train, d)`` and ``(n_test, d)``, standardises both
+by the training rows, and returns one score per test row, shape ``(n_test,)``, high = anomalous. Missing cells are
+imputed by the training mean. No baseline is random.
 """
 
 from collections.abc import Callable
@@ -15,76 +16,27 @@ from sklearn.preprocessing import StandardScaler
 
 
 def row_norm(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]:
-    """Distance from the training mean, in standard deviations.
-
-    Parameters
-    ----------
-    train_rows : array-like of float, shape (n_train, d)
-    test_rows : array-like of float, shape (n_test, d)
-
-    Returns
-    -------
-    ndarray of float, shape (n_test,)
-        High = anomalous.
-    """
+    """Distance from the training mean, in standard deviations."""
     _, test = _standardised(train_rows, test_rows)
     return np.linalg.norm(test, axis=1)
 
 
 def pca(train_rows: ArrayLike, test_rows: ArrayLike, explained: float = 0.9) -> NDArray[np.float64]:
-    """Distance of a row from its projection on the principal components of the training rows.
-
-    Parameters
-    ----------
-    train_rows : array-like of float, shape (n_train, d)
-    test_rows : array-like of float, shape (n_test, d)
-    explained : float
-        Share of the training variance that the components explain.
-
-    Returns
-    -------
-    ndarray of float, shape (n_test,)
-        High = anomalous.
-    """
+    """Distance from the projection on the principal components that explain this share of the training variance."""
     train, test = _standardised(train_rows, test_rows)
     plane = PCA(n_components=explained, svd_solver="full").fit(train)
     return np.linalg.norm(test - plane.inverse_transform(plane.transform(test)), axis=1)
 
 
 def knn(train_rows: ArrayLike, test_rows: ArrayLike, k: int = 5) -> NDArray[np.float64]:
-    """Mean distance to the `k` nearest training rows.
-
-    Parameters
-    ----------
-    train_rows : array-like of float, shape (n_train, d)
-    test_rows : array-like of float, shape (n_test, d)
-        Not among the training rows: a row would be its own nearest neighbour.
-    k : int
-        Number of neighbours, at most all training rows.
-
-    Returns
-    -------
-    ndarray of float, shape (n_test,)
-        High = anomalous.
-    """
+    """Mean distance to the `k` nearest training rows, or to all of fewer; a test row must not be one of them."""
     train, test = _standardised(train_rows, test_rows)
     distances, _ = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train).kneighbors(test)
     return distances.mean(axis=1)
 
 
 def mahalanobis(train_rows: ArrayLike, test_rows: ArrayLike) -> NDArray[np.float64]:
-    """Mahalanobis distance with the shrunk covariance of Ledoit and Wolf (2004).
-
-    Parameters
-    ----------
-    train_rows : array-like of float, shape (n_train, d)
-    test_rows : array-like of float, shape (n_test, d)
-
-    Returns
-    -------
-    ndarray of float, shape (n_test,)
-        High = anomalous.
-    """
+    """Mahalanobis distance with the shrunk covariance of Ledoit and Wolf (2004)."""
     train, test = _standardised(train_rows, test_rows)
     return np.sqrt(LedoitWolf().fit(train).mahalanobis(test))
 

@@ -83,12 +83,7 @@ def timeline(
         above = np.where(score >= threshold, score, np.nan)
         axes.plot(time_s, above, color=ANOMALY, linewidth=1.4, marker="o", markersize=1.6)
         for chosen, face in ((found, INK), (~found, "white")):
-            marks: dict[str, Any] = {
-                "color": INK,
-                "markerfacecolor": face,
-                "markersize": 5,
-                "markeredgewidth": 0.8,
-            }
+            marks: dict[str, Any] = {"color": INK, "markerfacecolor": face, "markersize": 5, "markeredgewidth": 0.8}
             axes.plot(middle[chosen], np.full(chosen.sum(), floor), "^", **marks)
         axes.set_ylim(floor - margin, high + margin)
         axes.set_xlim(scores["start_s"].min(), scores["end_s"].max())
@@ -127,11 +122,7 @@ def window(view: WindowView) -> str:
 
             low, high = axes.get_ylim()
             axes.set_ylim(low, high + 0.4 * (high - low))  # room for the name
-            words = {
-                "color": own["color"],
-                "weight": "bold" if is_top else "normal",
-                "transform": axes.transAxes,
-            }
+            words = {"color": own["color"], "weight": "bold" if is_top else "normal", "transform": axes.transAxes}
             axes.text(0.01, 0.95, _short(view.signals[index]), va="top", **words)
             axes.text(0.99, 0.95, f"{100 * view.shares[index]:.0f} %", va="top", ha="right", **words)
             axes.yaxis.set_major_locator(FixedLocator(_inner_ticks(low, high)))

@@ -216,10 +216,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
 
     def alarms(flagged: NDArray[np.bool_]) -> dict[str, float]:
         known = (flagged, own.spans, events, job.data.tolerance_s)
-        return {
-            "event_recall": metrics.found_share(*known),
-            "alarms_per_hour": metrics.false_alarms_per_hour(*known),
-        }
+        return {"event_recall": metrics.found_share(*known), "alarms_per_hour": metrics.false_alarms_per_hour(*known)}
 
     return _Fold(
         model=model,

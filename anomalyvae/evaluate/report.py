@@ -15,11 +15,7 @@ from anomalyvae.evaluate.charts import clock, timeline, window
 from anomalyvae.review.reasons import WindowView
 
 OURS = "anomalyvae"
-HEADLINES = {
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "event_recall": "event recall",
-}
+HEADLINES = {"auroc": "AUROC", "average_precision": "average precision", "event_recall": "event recall"}
 _TIMELINES = 12  # recordings with a chart; the page says if there are more
 _FLAG_ROWS = 20
 
@@ -126,10 +122,7 @@ def _methods(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         key: max((mean[key] for mean in named.values() if mean[key] is not None), default=None) for key in HEADLINES
     }
     rows = [
-        {
-            "name": name,
-            "cells": [(mean[key], mean[key] is not None and mean[key] == best[key]) for key in HEADLINES],
-        }
+        {"name": name, "cells": [(mean[key], mean[key] is not None and mean[key] == best[key]) for key in HEADLINES]}
         for name, mean in named.items()
     ]
     return sorted(rows, key=lambda row: -(named[row["name"]]["average_precision"] or 0.0))

@@ -316,9 +316,9 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
     )
 
 
-def graded(grades: pd.DataFrame, signals: Sequence[str], *wanted: str) -> NDArray[np.bool_]:
-    """Which signals of each window have one of these grades, shape ``(n, signals)``, from the result of `grade`."""
-    return grades["grade"].isin(wanted).to_numpy().reshape(-1, len(signals))
+def graded(grades: pd.DataFrame, signals: Sequence[str], wanted: str) -> NDArray[np.bool_]:
+    """Which signals of each window have this grade, shape ``(n, signals)``, from the result of `grade`."""
+    return (grades["grade"] == wanted).to_numpy().reshape(-1, len(signals))
 
 
 def stretches(grades: pd.DataFrame) -> pd.DataFrame:

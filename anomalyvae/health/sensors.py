@@ -19,7 +19,7 @@ from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
-from anomalyvae.health.grades import Profile, Ranges, grade, graded, learn_profile
+from anomalyvae.health.grades import Profile, Ranges, grade, graded
 from anomalyvae.health.measures import cells_of
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, Windows
@@ -230,16 +230,6 @@ def event_causes(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame
         cause = next((name for name in ("novel", "unclear", "sensor") if name in found), "novel")
         rows.append((cause, sorted({name for names in causes["sensors"][inside] for name in names})))
     return pd.DataFrame(rows, columns=["cause", "sensors"], index=events.index)
-
-
-# --- learning -------------------------------------------------------------------------------------------
-
-
-def learn_health(
-    recipe: WindowRecipe, windows: Windows, ranges: Ranges | None = None, gaps: Floats | None = None
-) -> dict[str, Any]:
-    """Learn the health profile for a bundle's card from normal windows of samples; see `learn_profile`."""
-    return learn_profile(windows, states=(*recipe.states, *recipe.counts), ranges=ranges, gaps=gaps).to_dict()
 
 
 def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats:

@@ -1,11 +1,17 @@
-"""The tables of a review queue, and database engines whose writers wait for each other."""
+"""The tables of a review queue, database engines whose writers wait for each other, and exported queues."""
 
+import csv
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anomalyvae.folders import replacing_file
 
 try:
     import sqlalchemy as sa
@@ -52,8 +58,23 @@ LOG = sa.Table(
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
 LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
 
-_NUMBERS = {column.name: "float64" for column in EVENTS.columns if isinstance(column.type, sa.Double)}
-_NUMBERS["windows"] = "int64"
+_DOUBLES = [column.name for column in EVENTS.columns if isinstance(column.type, sa.Double)]
+_NUMBERS = dict.fromkeys(_DOUBLES, "float64") | {"windows": "int64"}
+
+# Exported queues
+_TYPES = dict.fromkeys(_DOUBLES, pa.float64()) | {
+    "windows": pa.int64(),
+    "signals": pa.list_(pa.string()),
+    "shares": pa.list_(pa.float64()),
+    "outside": pa.map_(pa.string(), pa.float64()),
+    "latent": pa.list_(pa.float64()),
+    "history": pa.list_(pa.struct([(name, pa.string()) for name in LOG_COLUMNS])),
+}
+_COLUMNS = (*EVENT_COLUMNS, "verdict", "note", "reviewer", "reviewed_at", "history")
+_SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _COLUMNS])
+_TEXTS = [name for name in _COLUMNS if name not in _TYPES]
+_LISTS = [name for name in _COLUMNS if pa.types.is_nested(_SCHEMA.field(name).type)]
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # text that begins like this gets an apostrophe in front
 
 
 def open_engine(url: str, create: bool) -> sa.Engine:
@@ -133,15 +154,8 @@ def create_tables(connection: sa.Connection) -> None:
         connection.execute(LOG.update().where(LOG.c.verdict == old).values(verdict=new))
 
 
-class Current(NamedTuple):
-    """The entry with the current verdict on an event, and the reviewers who agree on it."""
-
-    entry: dict[str, Any]
-    agreeing: list[str]
-
-
-def current_verdicts(entries: list[dict[str, Any]]) -> dict[str, Current]:
-    """The current verdict of each reviewed event, from log entries in order of time."""
+def current_verdicts(entries: list[dict[str, Any]]) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """Of each reviewed event, the entry with its current verdict, and who agrees; from entries in order of time."""
     taken_back = {entry["takes_back"] for entry in entries}
     latest: dict[str, dict[str, dict[str, Any]]] = {}  # per event and reviewer
     for entry in entries:
@@ -153,7 +167,7 @@ def current_verdicts(entries: list[dict[str, Any]]) -> dict[str, Current]:
     for event_id, of_event in latest.items():
         *_, last = of_event.values()
         agreeing = [reviewer for reviewer, entry in of_event.items() if entry["verdict"] == last["verdict"]]
-        current[event_id] = Current(last, agreeing)
+        current[event_id] = last, agreeing
     return current
 
 
@@ -185,3 +199,46 @@ def record_of(event: Mapping[Any, Any]) -> dict[str, Any]:
 def storable(text: str) -> str:
     """Remove from a text what databases reject: NUL, and halves of a surrogate pair."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+# --- exported queues: exact in both directions ----------------------------------------------------------
+
+
+def write_events(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write events, one row each, to a ``.parquet`` or ``.csv`` file; `Queue.export` makes the rows."""
+    with replacing_file(_known(path)) as fresh:
+        if path.suffix.lower() == ".parquet":
+            plain = [{**row, "outside": list(row["outside"].items())} for row in rows]
+            pq.write_table(pa.Table.from_pylist(plain, schema=_SCHEMA), fresh)
+            return
+        table = pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object)
+        table[_LISTS] = table[_LISTS].map(json.dumps)
+        table[_TEXTS] = table[_TEXTS].map(lambda text: f"'{text}" if str(text).startswith(_FORMULA) else text)
+        table.to_csv(fresh, index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Read a file that `write_events` wrote, in this version or an earlier one; ValueError for another file."""
+    try:
+        if _known(path).suffix.lower() == ".parquet":
+            rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)].astype(object)
+            table[_TEXTS] = table[_TEXTS].map(lambda text: text.removeprefix("'") or None)
+            table[_LISTS] = table[_LISTS].map(json.loads)
+            table[_DOUBLES] = table[_DOUBLES].map(lambda text: float(text) if text else None)
+            rows = table.to_dict("records")
+        for row in rows:
+            row["outside"] = dict(row["outside"])
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Got {path}, which cannot be read ({error}), expected an exported queue.") from error
+    for row in rows:
+        for entry in row["history"]:
+            entry["verdict"] = RENAMED.get(entry["verdict"], entry["verdict"])
+    return rows
+
+
+def _known(path: Path) -> Path:
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise ValueError(f"Got {path.name!r}, expected a name that ends in .parquet or .csv. Rename it.")
+    return path

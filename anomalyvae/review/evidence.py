@@ -20,6 +20,7 @@ from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.scoring.one_file import output_of
+from anomalyvae.train import recipe_of
 
 Floats = NDArray[np.float64]
 
@@ -58,13 +59,9 @@ class Evidence:
         databases: Databases = None,
     ) -> None:
         card = read_card(model)
-        if card["windowing"] is None:
-            raise ValueError(
-                f"The model {model} scores plain rows, expected windows. Fit it with a window recipe (--recipe)."
-            )
         self.model_id: str = card["model_id"]
         self.threshold = -float(card["offset"])
-        self.recipe = WindowRecipe.from_dict(card["windowing"])
+        self.recipe = recipe_of(model, pipelines=True)
         self._before, self._detector = split(bundle.load(model))
         self._sources = [Path(source).resolve() for source in sources]
         self._scores = None if scores is None else Path(scores).resolve()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,28 +18,18 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.card import CARD
-from anomalyvae.bundle.manifest import (
-    MANIFEST,
-    Paths,
-    manifest_of,
-    read_manifest,
-    reviewed_manifest,
-    windows_by_role,
-)
+from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manifest, reviewed_manifest, windows_by_role
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
 from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring import Scorer
+from anomalyvae.train import recipe_of
 
 _AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate; recall at a single rate varies by chance
 _FEWEST, _BLOCKS = 5, 9  # recordings for the bootstrap; blocks of fewer recordings
 
-
-class _Model(Protocol):
-    """Scores rows: `score` returns ``anomaly_score`` and ``is_outlier``."""
-
-    def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]: ...
+_Score = Callable[[pd.DataFrame], dict[str, NDArray[Any]]]  # gives ``anomaly_score`` and ``is_outlier`` of rows
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ def holdout(
     if len(paths) == 1 and paths[0].suffix == ".json":
         return read_manifest(paths[0])
     table = None if events is None else metrics.read_events(events)
-    return manifest_of(paths, _recipe(model), table, tolerance_s, databases)
+    return manifest_of(paths, recipe_of(model, pipelines=True), table, tolerance_s, databases)
 
 
 # --- judging --------------------------------------------------------------------------------------------
@@ -209,11 +199,11 @@ def judge(
     if leaks or old == new:
         return decided(False, leaks or ["It is the champion."])
     work = _Work(holdout, reviewed_manifest(events, source), alarms_per_hour, source, databases)
-    counts = [work.counts(Scorer(folder), _recipe(folder)) for folder in (champion, challenger)]
+    counts = [work.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)]
     figures = tuple(compare(name, counts[0], counts[1], tolerance, seed) for name in FIGURES)
     if _decide(figures)[0] and refits and champion in traced:
         again = [
-            work.counts(_Detector(model), _recipe(champion))
+            work.counts(_scoring(model), recipe_of(champion))
             for model in refits_of(champion, refits, source=source, databases=databases)
         ]
         figures = tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
@@ -254,7 +244,7 @@ class _Work:
     databases: Databases
     _read: dict[Any, tuple[Windows, NDArray[np.str_]]] = field(default_factory=dict)
 
-    def counts(self, model: _Model, recipe: WindowRecipe) -> Counts:
+    def counts(self, score_of: _Score, recipe: WindowRecipe) -> Counts:
         """Counts of one model, by part of the hold-out and by recording of the reviewed events."""
         held, role = self._windows("holdout", recipe, None)
         faults = _events_in(self.holdout, "fault")
@@ -262,7 +252,7 @@ class _Work:
         normal, spans = role[chosen] == "normal", held.spans[chosen].reset_index(drop=True)
         if not normal.any():
             raise ValueError("The hold-out has no normal windows, so false alarms cannot be counted. Add recordings.")
-        found = model.score(held.rows[chosen])
+        found = score_of(held.rows[chosen])
         score = found["anomaly_score"]
         rates = self.alarms_per_hour * _AROUND
         thresholds = [metrics.alarm_threshold(score, spans, faults, rate) for rate in rates]
@@ -270,7 +260,7 @@ class _Work:
         at_work = found["is_outlier"] & (score > np.quantile(score[normal], 1 - PROMISED))
 
         judged, _ = self._windows("reviewed", recipe, self.source)
-        reviewed = model.score(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
+        reviewed = score_of(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
         alarmed = judged.spans[reviewed >= thresholds[len(rates) // 2]]
         known, new = (_events_in(self.reviewed, role) for role in ("fault", "normal"))
         known, new = (events.assign(hit=metrics.touches(events, alarmed)) for events in (known, new))
@@ -314,15 +304,14 @@ class _Work:
         return part_of
 
 
-class _Detector:
-    """Lets a detector score like a scorer."""
+def _scoring(model: Any) -> _Score:
+    """Lets a detector score as `Scorer.score` does."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def score(rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
+        found = model.anomaly_score(rows)
+        return {"anomaly_score": found, "is_outlier": -found < model.offset_}
 
-    def score(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        score = self._model.anomaly_score(rows)
-        return {"anomaly_score": score, "is_outlier": -score < self._model.offset_}
+    return score
 
 
 def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd.DataFrame:
@@ -340,15 +329,6 @@ def _doubt(events: pd.DataFrame) -> str:
         f"Called new normal by only one reviewer: {', '.join(named)}{more}. A second reviewer must confirm it (2nd "
         "look, on the review page)."
     )
-
-
-def _recipe(folder: Paths) -> WindowRecipe:
-    windowing = read_card(folder)["windowing"]
-    if windowing is None:
-        raise ValueError(
-            f"The model {folder} scores plain rows, expected one of recordings. Fit it with a window recipe (--recipe)."
-        )
-    return WindowRecipe.from_dict(windowing)
 
 
 def _events_in(manifest: pd.DataFrame, role: str) -> pd.DataFrame:

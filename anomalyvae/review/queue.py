@@ -296,14 +296,12 @@ class Queue:
         One row per event, as `events` gives them; the column ``history`` has all entries of its log. In CSV, lists are
         JSON, and an apostrophe precedes text that a spreadsheet would run as a formula.
         """
-        from anomalyvae.review.exchange import write_events
-
         rows = {row["event_id"]: row | {"history": []} for row in self._events()}
         with self._engine.connect() as connection:
             for entry in entries_of(connection):
                 if entry["event_id"] in rows:  # and not an event that was added in between
                     rows[entry["event_id"]]["history"].append(entry)
-        write_events(Path(path), list(rows.values()))
+        database.write_events(Path(path), list(rows.values()))
 
     def load(self, path: str | os.PathLike[str]) -> int:
         """Add the events and verdicts of an exported queue.
@@ -321,9 +319,7 @@ class Queue:
         ValueError
             If the file is not an exported queue.
         """
-        from anomalyvae.review.exchange import read_events
-
-        rows = read_events(Path(path))
+        rows = database.read_events(Path(path))
         entries = [{**entry, "event_id": row["event_id"]} for row in rows for entry in row["history"]]
         for entry in entries:
             if entry["verdict"] is not None:
@@ -353,7 +349,7 @@ def _current(connection: sa.Connection, event_id: str) -> Row | None:
     """The entry with the current verdict on an event."""
     _refuse_unknown(connection, event_id)
     current = current_verdicts(entries_of(connection, LOG.c.event_id == event_id)).get(event_id)
-    return current and current.entry
+    return current and current[0]
 
 
 def _append(

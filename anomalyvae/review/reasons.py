@@ -17,6 +17,7 @@ from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
 from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.picking import peaks_of, spread_of
+from anomalyvae.train import recipe_of
 
 _OUTSIDE = 0.01  # range widths; less is rounding, or depends on which training rows the model remembers
 _AROUND_S = 4.0  # seconds shown before and after a window
@@ -109,14 +110,8 @@ class Reasons:
     """
 
     def __init__(self, model: str | os.PathLike[str], databases: Databases = None) -> None:
-        card = read_card(model)
-        if card["windowing"] is None:
-            raise ValueError(
-                f"The model {os.fspath(model)} scores plain rows, expected a model of recordings. Fit one with a "
-                "window recipe (--recipe)."
-            )
-        self.model_id: str = card["model_id"]
-        self.recipe = WindowRecipe.from_dict(card["windowing"])
+        self.recipe = recipe_of(model, pipelines=True)
+        self.model_id: str = read_card(model)["model_id"]
         self._databases = databases
         self._before, self._detector = split(bundle.load(model))
         if self._detector.n_features_in_ != len(self.recipe.columns):
@@ -257,31 +252,11 @@ class WindowView:
 
 
 def window_view(
-    model: Any,
-    recipe: WindowRecipe,
-    windows: Windows,
-    position: int,
-    score: float,
-    near_event: bool,
-    shares: Floats,
+    model: Any, recipe: WindowRecipe, windows: Windows, position: int, score: float, near_event: bool, shares: Floats
 ) -> WindowView:
-    """Gather the data of a chart of one window.
+    """Gather the data of a chart of the window at a position among the windows of its recording.
 
-    Parameters
-    ----------
-    model : fitted detector
-    recipe : WindowRecipe
-    windows : Windows
-        Rows and spans of the window's recording.
-    position : int
-        The window, among these.
-    score : float
-    near_event : bool
-    shares : ndarray of shape (n_signals,)
-
-    Returns
-    -------
-    WindowView
+    ``shares``, shape ``(n_signals,)``, are the parts of the signals in its score.
     """
     starts, ends = windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
     start_s, end_s = float(starts[position]), float(ends[position])

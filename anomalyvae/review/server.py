@@ -117,12 +117,7 @@ def serve(
 
 
 def create_app(
-    queue: Queue,
-    evidence: Evidence,
-    *,
-    host: str = "127.0.0.1",
-    token: str | None = None,
-    reviewer: str = "",
+    queue: Queue, evidence: Evidence, *, host: str = "127.0.0.1", token: str | None = None, reviewer: str = ""
 ) -> Starlette:
     """The page as an ASGI application.
 
