@@ -297,16 +297,7 @@ def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
     A network that learned a drive of a minute says little about how unlearned windows of an hour score. If there are
     fewer than three recordings, or the smallest is below a quarter of the average, long ones are cut and short ones
     joined to nine stretches of about equal size. Windows overlap across such a cut, which makes the threshold slightly
-    too low.
-
-    Parameters
-    ----------
-    spans : DataFrame, n rows
-        Windows by recording and time; ``recording`` is a name.
-
-    Returns
-    -------
-    ndarray of shape (n,)
+    too low. ``spans`` are in order of recording (a name) and time; the groups have shape ``(n,)``.
     """
     recording = spans["recording"].to_numpy()
     sizes = spans["recording"].value_counts()

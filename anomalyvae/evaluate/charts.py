@@ -47,7 +47,7 @@ _POINTS = 1500  # in a timeline; more would overlap
 def timeline(
     scores: pd.DataFrame, flags: pd.DataFrame, events: pd.DataFrame, threshold: float, tolerance_s: float
 ) -> str:
-    """Draw the score of a recording over time, with its flags, and its known events below, found or missed.
+    """Draw the score of a recording over time, with its flags, and its known events below, as a data URI.
 
     Parameters
     ----------
@@ -60,11 +60,6 @@ def timeline(
     threshold : float
     tolerance_s : float
         An event counts as found if a flag is within this many seconds.
-
-    Returns
-    -------
-    str
-        Data URI.
     """
     known = event_spans(events)
     found = touches(known, flags, tolerance_s)
@@ -94,13 +89,7 @@ def timeline(
 
 
 def window(view: WindowView) -> str:
-    """Draw the signals of a window, the time around it, and the model's reconstruction.
-
-    Returns
-    -------
-    str
-        Data URI.
-    """
+    """Draw the signals of a window, the time around it, and the model's reconstruction, as a data URI."""
     n_signals = len(view.signals)
     height = 0.3 + 0.68 * n_signals
     inside = (view.around_time_s > view.start_s - 1e-6) & (view.around_time_s < view.end_s - 1e-6)
@@ -208,20 +197,7 @@ def svg_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) 
 
 
 def figure_of(draw: Callable[["Figure"], None], width_in: float, height_in: float) -> "Figure":
-    """Draw a figure in the style of the project; a notebook shows it, ``savefig`` writes it.
-
-    Parameters
-    ----------
-    draw : callable
-        Draws into an empty figure.
-    width_in, height_in : float
-        Inches.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
+    """Draw a figure in the style of the project; a notebook shows it, ``savefig`` writes it."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure

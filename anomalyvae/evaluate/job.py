@@ -219,19 +219,9 @@ def _section(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
 
 
 def detector_arguments(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check the names and values of the detector's arguments, so that a misspelt one fails before any work.
+    """Check the detector's arguments, as read from TOML, so that a misspelt one fails before any work.
 
-    Parameters
-    ----------
-    values : mapping
-        As read from TOML; lists become tuples.
-    where : str
-        What holds the arguments, for the message.
-
-    Raises
-    ------
-    ValueError
-        If the constructor does not accept a name or a value.
+    Lists become tuples. ``where`` says, for the ValueError, what holds the arguments.
     """
     from anomalyvae.detector import VAEOutlierDetector, check_parameters
 

@@ -37,13 +37,7 @@ def cells_of(windows: Windows) -> Floats:
 def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[str, Floats]:
     """The measure of each check, shape ``(n, signals)``; minus infinity without data.
 
-    Parameters
-    ----------
-    windows : Windows
-    rest : ndarray of shape (signals,)
-        As `rest_of` gives it.
-    gaps : ndarray of shape (n, signals), optional
-        Each signal minus its reconstruction.
+    ``rest`` is as `rest_of` gives it; ``gaps``, shape ``(n, signals)``, are the signals minus their reconstructions.
     """
     cells, run = cells_of(windows), runs_of(windows.spans)
     stuck_s, held = _held(windows, cells, run)

@@ -233,20 +233,9 @@ def event_causes(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame
 
 
 def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats:
-    """The gaps of a model's training windows, each by a model that has not learned the window.
+    """The gaps of a fitted model's training windows (as samples), each by a model that has not learned the window.
 
-    Two models are trained, each on one half: half of the recordings, or of the only one.
-
-    Parameters
-    ----------
-    model : fitted VAEOutlierDetector
-    recipe : WindowRecipe
-    windows : Windows
-        Its training windows, as samples.
-
-    Returns
-    -------
-    ndarray of shape (n, signals)
+    Two models are trained, each on one half: half of the recordings, or of the only one. The shape is ``(n, signals)``.
     """
     number, names = pd.factorize(windows.spans["recording"])
     half = number % 2 == 0 if len(names) > 1 else np.arange(len(windows)) < len(windows) // 2

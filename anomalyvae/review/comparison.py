@@ -34,12 +34,8 @@ EARNING = (RECALL, CALIBRATION)  # a challenger is promoted for these only; the 
 class Counts:
     """The counts of one model.
 
-    Parameters
-    ----------
-    table : DataFrame
-        A row per part of the hold-out: a recording or, with few recordings, a block of one. A column per count.
-    found : ndarray of shape (faults,)
-        For each held-out fault, the share of the alarm rates at which it was found.
+    ``table`` has a row per part of the hold-out (a recording or, with few recordings, a block of one) and a column per
+    count; ``found`` has, for each held-out fault, the share of the alarm rates at which it was found.
     """
 
     table: pd.DataFrame
@@ -53,21 +49,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of both models.
+    """One figure of both models, as shares; None without anything to count.
 
-    Parameters
-    ----------
-    name : str
-    champion, challenger : float or None
-        A share; None without anything to count.
-    interval : tuple of float or None
-        90 % bootstrap interval of the difference, challenger minus champion; parts are sampled with replacement.
-    count, parts : int
-        How many were counted, in how many recordings or blocks.
-    passed, better : bool
-        Not worse by more than the tolerance; better by more than chance.
-    refits : tuple of float
-        The same figure of the champion, fitted again with other seeds, if that was needed.
+    ``interval`` is the 90 % bootstrap interval of the difference, challenger minus champion. ``count`` says how many
+    were counted, in how many ``parts`` (recordings or blocks). ``passed``: not worse by more than the tolerance.
+    ``better``: by more than chance. ``refits``: the figure of the champion fitted again with other seeds, if needed.
     """
 
     name: str

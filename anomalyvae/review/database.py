@@ -81,15 +81,7 @@ def open_engine(url: str, create: bool) -> sa.Engine:
     """Open a file of SQLite, or the PostgreSQL database of a URL.
 
     A connection with the execution option ``writing=True`` waits, from its first statement, for others that write.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file and ``create`` is false.
-    ImportError
-        If the driver of PostgreSQL is not installed.
-    ValueError
-        If the URL is not one of SQLite or PostgreSQL.
+    FileNotFoundError if there is no such file and ``create`` is false.
     """
     try:
         where = sa.make_url(url) if "://" in url else sa.URL.create("sqlite", database=url)

@@ -23,19 +23,10 @@ _SCORES = ["anomaly_score", "p_value", "is_outlier"]
 
 
 class Flagged(NamedTuple):
-    """The result of `flag_folder`.
+    """The picked events, and how many events were flagged, touch one of the queue in time, and are new in the queue.
 
-    Attributes
-    ----------
-    picked : DataFrame
-        The events as `Queue.add` takes them, in the order of picking. If the model's card has a health profile, also
-        ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.event_causes`).
-    events : int
-        How many flagged events there were.
-    known : int
-        How many of those touch an event of the queue in time.
-    added : int
-        How many of the picked events are new in the queue.
+    ``picked`` is as `Queue.add` takes it, in the order of picking. If the model's card has a health profile, it also
+    has ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.event_causes`).
     """
 
     picked: pd.DataFrame
@@ -119,9 +110,7 @@ def flag_folder(
         picked = picked.join(reasons.explain(reasons.windows(picked)))
         if read_card(model).get("health") is not None:
             picked = picked.join(_causes(picked, model, databases))
-        added = queue.add(picked)
-    else:
-        added = 0
+    added = queue.add(picked) if len(picked) else 0
     return Flagged(picked, len(events), int(met.sum()), added)
 
 

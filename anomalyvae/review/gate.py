@@ -34,22 +34,10 @@ _Score = Callable[[pd.DataFrame], dict[str, NDArray[Any]]]  # gives ``anomaly_sc
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision of the gate.
+    """The decision of the gate: the model ids, the figures, and the reasons in words, the deciding ones first.
 
-    Parameters
-    ----------
-    promoted : bool
-    reasons : tuple of str
-        In words; the deciding ones first.
-    champion : str or None
-        Its model id; None without a champion.
-    challenger : str
-    figures : tuple of Figure
-    alarms_per_hour, tolerance : float
-    decided_at : str
-        UTC.
-    doubtful : tuple of str
-        The ids of new normals that need a second reviewer.
+    ``champion`` is None without a champion, ``decided_at`` is UTC, and ``doubtful`` are the ids of new normals that
+    need a second reviewer.
     """
 
     promoted: bool

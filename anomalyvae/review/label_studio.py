@@ -27,17 +27,7 @@ _VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
 
 
 class Loaded(NamedTuple):
-    """The result of `read_label_studio`.
-
-    Attributes
-    ----------
-    new : int
-        Verdicts that were added to the queue.
-    known : int
-        Verdicts that the queue had already.
-    left_out : dict of str to list of str
-        Reasons why annotations are not verdicts, and the events they are on.
-    """
+    """How many verdicts were new and known; and by reason, the events with annotations that are not verdicts."""
 
     new: int
     known: int

@@ -31,21 +31,9 @@ def spread_of(codes: Floats) -> float:
 
 
 def alarm_cut(p_values: Floats, alarms: dict[str, float], rows_per_hour: float) -> float:
-    """The largest p-value that is flagged under an alarm target, such as ``{"fdr": 0.1}``.
+    """The largest p-value that is flagged under an alarm target, such as ``{"fdr": 0.1}``; see `AlarmTarget`.
 
-    Parameters
-    ----------
-    p_values : ndarray of shape (n,)
-        Of all windows.
-    alarms : dict
-        See `anomalyvae.calibration.AlarmTarget`.
-    rows_per_hour : float
-        Windows per hour.
-
-    Warns
-    -----
-    UserWarning
-        If the p-values are too coarse for the target, so that nothing is flagged.
+    Warns if the p-values are too coarse for the target, so that nothing is flagged.
     """
     target = AlarmTarget.of(alarms)
     cut = target.cut(p_values, rows_per_hour)

@@ -217,25 +217,12 @@ class Reasons:
 
 @dataclass(frozen=True)
 class WindowView:
-    """The data of a chart of one window.
+    """The data of a chart of one window with c signals.
 
-    Parameters
-    ----------
-    recording : str
-    start_s, end_s, score : float
-        The window and its anomaly score.
-    near_event : bool
-        Whether a known event explains it.
-    signals : tuple of str, length c
-    shares : ndarray of shape (c,)
-        Part of each signal in the score; sums to 1, or to 0.
-    time_s : ndarray of shape (t,)
-    reconstruction : ndarray of shape (c, t)
-        The model's reconstruction, in the signals' units.
-    around_time_s : ndarray of shape (m,)
-    around : ndarray of shape (c, m)
-        The signals in the window, before and after it, as far as there are windows. Windows of cosine coefficients
-        give the signals that the coefficients describe.
+    ``shares``, shape ``(c,)``, are the parts of the signals in the score; ``near_event`` says whether a known event
+    explains it. ``reconstruction`` is the model's, at the t times ``time_s``, shape ``(c, t)``, in the signals' units.
+    ``around`` are the signals in the window, before and after it, shape ``(c, m)``, as far as there are windows.
+    Windows of cosine coefficients give the signals that the coefficients describe.
     """
 
     recording: str

@@ -20,17 +20,10 @@ _REFIT_SEED = 0x0DD5EED  # the first seed of refits, unlike seeds that people ch
 
 @dataclass(frozen=True)
 class Retrained:
-    """The result of `retrain`.
+    """The challenger that `retrain` made.
 
-    Parameters
-    ----------
-    folder : Path
-        The bundle of the challenger.
-    model_id : str
-    normal, faults : int
-        Windows that were learned as normal, and as faults.
-    verdicts : dict of str to int
-        Number of events by verdict, with ``"open"`` for those without one.
+    ``normal`` and ``faults`` count the windows that were learned as such, ``verdicts`` the events by verdict
+    (``"open"`` without one).
     """
 
     folder: Path

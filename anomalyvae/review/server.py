@@ -121,16 +121,8 @@ def create_app(
 ) -> Starlette:
     """The page as an ASGI application.
 
-    Parameters
-    ----------
-    queue : Queue
-    evidence : Evidence
-    host : str
-        Address that the server listens on; other names in the ``Host`` header are refused.
-    token : str, optional
-        Requests without it are refused. It is passed once, as ``/?token=…``, and kept in a cookie.
-    reviewer : str
-        Name that the page suggests.
+    Other names than ``host`` in the ``Host`` header are refused, and so are requests without the ``token``, which is
+    passed once, as ``/?token=…``, and kept in a cookie.
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
 
