@@ -97,7 +97,7 @@ def test_unfitted(method):
         ({"max_epochs": 0}, r"Got max_epochs=0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         fit(X, **settings)
 

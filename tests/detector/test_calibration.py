@@ -31,7 +31,7 @@ def draws(name, rng, shape):
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
-def test_a_new_row_crosses_the_line_with_the_promised_probability(alpha):
+def test_a_new_row_exceeds_the_threshold_with_probability_alpha(alpha):
     rng = np.random.default_rng(0)
     m, trials = 200, 4000
     held_out = rng.normal(size=(trials, m))
@@ -55,7 +55,7 @@ def test_contamination_flags_its_share_up_to_ties(scores, percent):
     assert flagged <= wanted < flagged + (scores == next_value).sum()
 
 
-def test_contamination_tells_neighbouring_floats_apart():
+def test_contamination_separates_adjacent_floats():
     scores = np.array([np.nextafter(10, 0), 10.0, *np.zeros(8)])
     assert (scores > contamination_threshold(scores, np.ones(10), 0.1)).sum() == 1
 
@@ -245,7 +245,7 @@ def test_whatever_the_tail_it_takes_off_less_than_one_piece_of_evidence(name, gr
         assert calibration.p_values(just_beyond, "pareto") == pytest.approx(one)  # it begins where conformal stops
 
 
-def test_the_tail_of_groups_keeps_its_promise_for_rows_of_new_groups():
+def test_the_tail_of_groups_is_valid_for_rows_of_new_groups():
     rng = np.random.default_rng(8)
     groups, rows, trials = 20, 50, 200
     alpha = 0.2 / (groups + 1)
@@ -284,7 +284,7 @@ def test_the_tail_is_refused_where_there_is_too_little_to_read_it_from():
 
 @pytest.mark.filterwarnings("ignore:The alarm target fdr=0.1")  # of a batch in which no row stands out enough
 @pytest.mark.parametrize("storey", [False, True])
-def test_the_false_discovery_rate_stays_below_the_promise(storey):
+def test_the_false_discovery_rate_stays_below_its_target(storey):
     rng = np.random.default_rng(9)
     batches, m, n, outliers = 300, 1000, 200, 20
     false, found = np.empty(batches), np.empty(batches)
@@ -299,7 +299,7 @@ def test_the_false_discovery_rate_stays_below_the_promise(storey):
     assert found.mean() > 0.3
 
 
-def test_without_any_strange_row_a_batch_is_seldom_flagged_at_all():
+def test_a_batch_of_normal_rows_is_rarely_flagged():
     rng = np.random.default_rng(10)
     flagged = []
     for _ in range(400):
@@ -308,7 +308,7 @@ def test_without_any_strange_row_a_batch_is_seldom_flagged_at_all():
     assert (np.mean(flagged, axis=0) <= 0.1 + 2 * np.sqrt(0.09 / 400)).all()
 
 
-def test_storey_finds_more_where_strange_rows_are_many():
+def test_storey_finds_more_among_many_anomalous_rows():
     rng = np.random.default_rng(11)
     p = Calibration.from_rows(rng.normal(size=1000)).p_values(np.r_[rng.normal(size=100), rng.normal(2, 1, 100)])
     plain, adaptive = false_discovery(p, 0.1), false_discovery(p, 0.1, storey=True)
@@ -340,7 +340,7 @@ def test_discoveries_are_the_smallest_p_values_and_grow_with_the_rate(p, rate, s
         assert p[flagged].max(initial=0) <= 0.5
 
 
-def test_alarms_per_hour_are_as_many_as_promised():
+def test_alarms_per_hour_meet_their_target():
     rng = np.random.default_rng(12)
     hours, rows_per_hour = 200, 360
     counts = []
@@ -352,7 +352,7 @@ def test_alarms_per_hour_are_as_many_as_promised():
     assert 2 - 360 / 2001 - 2 * error <= np.mean(counts) <= 2 + 2 * error
 
 
-def test_a_promise_finer_than_the_calibration_warns_that_silence_says_nothing():
+def test_a_target_too_small_for_the_calibration_warns():
     calibration = Calibration.from_rows(np.arange(99.0))
     new = np.array([50.0, 1e6])
     with pytest.warns(UserWarning, match=r"The alarm target alpha=0\.001 needs .* at least 999, or pass tail='pareto'"):
@@ -385,7 +385,7 @@ def test_a_promise_finer_than_the_calibration_warns_that_silence_says_nothing():
         ({"alpha": 0.1, "tail": "fat"}, "Got tail='fat', expected 'conformal' or 'pareto'"),
     ],
 )
-def test_promises_that_cannot_be_kept_are_refused(arguments, message):
+def test_invalid_alarm_targets_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Calibration.from_rows(np.arange(30.0)).alarms([1.0], **arguments)
 
@@ -400,7 +400,7 @@ def test_promises_that_cannot_be_kept_are_refused(arguments, message):
         (([1.0, 2.0], None, [0]), r"Got groups of shape \(1,\) for 2 scores, expected one per score"),
     ],
 )
-def test_calibration_rows_that_say_nothing_are_refused(arguments, message):
+def test_invalid_calibration_rows_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Calibration.from_rows(*arguments)
 

@@ -1,4 +1,4 @@
-"""Categories are learned with a likelihood of their own; a level never seen is strange, not an error."""
+"""Categories are learned with a likelihood of their own; an unseen level is anomalous, not an error."""
 
 import copy
 import json
@@ -79,7 +79,7 @@ def test_two_levels_that_do_not_go_together_are_found(detector, fresh, score):
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("column", ["road", "gear"])
-def test_an_unseen_level_is_strange(detector, fresh, column, score):
+def test_an_unseen_level_is_anomalous(detector, fresh, column, score):
     odd = fresh.assign(**{column: "lava"})
     assert np.median(rank(detector, odd, fresh, score)) > 0.98
     assert (rank(detector, odd, fresh, score) > 0.9).mean() > 0.95
@@ -91,7 +91,7 @@ def test_one_unseen_level_does_not_drown_a_row(detector, fresh):
     assert odd.between(5, -np.log(SURPRISE_FLOOR / 3)).all()  # nats
 
 
-def test_a_column_that_says_nothing_hides_nothing():
+def test_an_uninformative_column_hides_nothing():
     rng = np.random.default_rng(0)
     numbers = pd.DataFrame(
         rng.normal(size=(500, 1)) @ np.ones((1, 3)) + 0.2 * rng.normal(size=(500, 3)), columns=[*"abc"]
@@ -101,8 +101,8 @@ def test_a_column_that_says_nothing_hides_nothing():
     for levels in (0, 40):
         detector = fit(with_noise(numbers, levels, rng))
         ordinary = detector.anomaly_score(with_noise(numbers, levels, rng))
-        strange = detector.anomaly_score(with_noise(torn, levels, rng))
-        detected[levels] = (strange[:, None] > ordinary).mean()
+        anomalous = detector.anomaly_score(with_noise(torn, levels, rng))
+        detected[levels] = (anomalous[:, None] > ordinary).mean()
     assert detected[40] > detected[0] - 0.1
 
 
@@ -189,19 +189,19 @@ def test_samples_look_like_the_data(normal):
     assert (sample.groupby("road")["speed"].mean() - pd.Series(ROADS)).abs().max() < 4
 
 
-def test_levels_that_come_once_stand_for_those_never_seen():
+def test_levels_that_occur_once_are_pooled_with_unseen_levels():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"x": rng.normal(size=300), "id": [f"id {i}" for i in range(150)] + ["a", "b", "c"] * 50})
     detector = fit(rows)
     assert detector.categories_ == {"id": ["a", "b", "c"]}
     new = rows.assign(id="never seen")
-    once = rows[:150]  # half of the rows had a name of their own: another is nothing strange
+    once = rows[:150]  # half of the rows had a unique name: another is not anomalous
     for score in ("elbo", "memory"):
         assert abs(np.median(rank(detector, new, rows, score)) - 0.5) < 0.25
         np.testing.assert_array_equal(detector.score_terms(new[:150])[score], detector.score_terms(once)[score])
 
 
-def test_a_column_that_differs_in_every_row_says_nothing(normal, fresh):
+def test_a_column_that_differs_in_every_row_carries_no_information(normal, fresh):
     with pytest.warns(UserWarning, match=r"almost every value is unique: 'plate'\. Nothing can be learned.*Leave"):
         detector = fit(normal.assign(plate=[f"HU {i}" for i in range(len(normal))]))
     assert detector.categories_["plate"] == []
@@ -308,7 +308,7 @@ def test_a_card_with_other_levels_is_refused(detector, tmp_path, categories):
         load(folder)
 
 
-def test_models_of_other_words_are_told_apart(normal, tmp_path):
+def test_models_with_other_levels_are_different(normal, tmp_path):
     identities = set()
     for names in (["dry", "snow", "wet"], ["a", "b", "c"]):
         rows = normal.assign(road=normal["road"].map(dict(zip(ROADS, names, strict=True))))

@@ -81,7 +81,7 @@ class TestDensity:
         marginal = roads.log_density(without, samples=3000)[0]
         assert np.log(np.exp(given).sum()) == pytest.approx(marginal, abs=0.1)
 
-    def test_the_same_row_has_the_same_density_in_any_company(self, linear):
+    def test_a_row_has_the_same_density_in_any_batch(self, linear):
         x = gaussian(300, 2) * UNITS
         x[::3, 1] = np.nan
         whole = linear.log_density(x, samples=20)
@@ -97,7 +97,7 @@ class TestDensity:
 
 
 class TestSample:
-    def test_two_separate_clouds_stay_apart(self):
+    def test_two_clusters_stay_separate(self):
         """N(0, I) has its largest density between them, where there is no row."""
         rng = np.random.default_rng(0)
         x = np.concatenate([rng.normal(-4, 0.4, size=(500, 3)), rng.normal(4, 0.4, size=(1500, 3))])
@@ -109,14 +109,14 @@ class TestSample:
         assert between("aggregate") < 0.02 < between("standard")
         assert (detector.sample(2000)[:, 0] < 0).mean() == pytest.approx(0.25, abs=0.04)
 
-    def test_a_row_of_weight_three_is_drawn_three_times_as_often(self):
+    def test_a_row_of_weight_three_is_sampled_three_times_as_often(self):
         rng = np.random.default_rng(0)
         x = np.concatenate([rng.normal(-4, 0.4, size=(300, 3)), rng.normal(4, 0.4, size=(300, 3))])
         detector = VAEOutlierDetector(random_state=0, max_epochs=40, validation_fraction=0)
         detector.fit(x, sample_weight=np.repeat([3, 1], 300))
         assert (detector.sample(4000)[:, 0] < 0).mean() == pytest.approx(0.75, abs=0.04)
 
-    def test_outliers_that_were_not_learned_are_not_drawn(self):
+    def test_outliers_that_were_not_learned_are_not_sampled(self):
         rng = np.random.default_rng(0)
         x = np.concatenate([gaussian(600, 1), gaussian(30, 2) + rng.choice([-9, 9], size=(30, 6))])
         detector = VAEOutlierDetector(
@@ -126,14 +126,14 @@ class TestSample:
         assert (np.abs(x[600:]) > normal).any(axis=1).mean() > 0.9
         assert (np.abs(detector.sample(1000)) > normal).any(axis=1).mean() < 0.01
 
-    def test_draws_survive_a_pickle_and_a_bundle(self, linear, tmp_path):
+    def test_samples_survive_a_pickle_and_a_bundle(self, linear, tmp_path):
         expected = linear.sample(20, random_state=1)
         again = pickle.loads(pickle.dumps(linear))  # noqa: S301 - our own bytes
         save(linear, tmp_path / "bundle")
         for other in (again, load(tmp_path / "bundle")):
             np.testing.assert_array_equal(other.sample(20, random_state=1), expected)
 
-    def test_a_model_without_kept_codes_draws_from_the_standard_prior(self, linear):
+    def test_a_model_without_kept_codes_samples_the_standard_prior(self, linear):
         state = linear.__getstate__()
         state["network_"] = {name: t for name, t in state["network_"].items() if not name.startswith("aggregate.")}
         older = VAEOutlierDetector()

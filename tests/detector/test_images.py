@@ -70,7 +70,7 @@ def test_it_is_the_continuous_bernoulli():
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(1), ContinuousBernoulli(1)])
-def test_draws_have_the_mean_and_variance_that_are_told(likelihood):
+def test_samples_have_the_mean_and_variance_of_the_likelihood(likelihood):
     noise = torch.randn(40_000, DECODED.shape[1], generator=torch.Generator().manual_seed(0)).double()
     drawn = likelihood.sample(DECODED.expand_as(noise), noise)
     mean, variance = likelihood.means(DECODED)[0], likelihood.variance(DECODED)[0]
@@ -80,7 +80,7 @@ def test_draws_have_the_mean_and_variance_that_are_told(likelihood):
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(1), ContinuousBernoulli(1)])
-def test_the_further_outside_the_range_the_stranger(likelihood):
+def test_cells_further_outside_the_range_are_more_anomalous(likelihood):
     for way in ([1.0, 1.01, 1.5, 7.0, 1e6], [0.0, -0.01, -0.5, -7.0, -1e6]):
         nll = torch.stack([likelihood.feature_nll(torch.full_like(DECODED, s), DECODED)[0] for s in way])
         assert (nll.diff(dim=0) > 0).all()

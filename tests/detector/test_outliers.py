@@ -36,14 +36,14 @@ def faults(n, seed):
         pytest.param("reconstruction", "memory", marks=pytest.mark.slow),
     ],
 )
-def test_rows_like_known_outliers_get_stranger_and_normal_rows_keep_their_promise(objective, criterion):
+def test_known_outliers_raise_scores_of_similar_rows_without_more_false_alarms(objective, criterion):
     settings = {"objective": objective, "criterion": criterion, "validation_fraction": 0.3}
-    x, new, strange = normal(600, 0), normal(600, 1), faults(100, 2)
+    x, new, anomalous = normal(600, 0), normal(600, 1), faults(100, 2)
     naive = VAEOutlierDetector(**SMALL, **settings).fit(x)
-    told = VAEOutlierDetector(**SMALL, **settings).fit(x, outliers=faults(60, 3))
-    ranks = [(d.p_values(strange)).mean() for d in (naive, told)]
+    informed = VAEOutlierDetector(**SMALL, **settings).fit(x, outliers=faults(60, 3))
+    ranks = [(d.p_values(anomalous)).mean() for d in (naive, informed)]
     assert ranks[1] < 0.8 * ranks[0]
-    assert (told.predict(new) == -1).mean() < 0.1
+    assert (informed.predict(new) == -1).mean() < 0.1
 
 
 def test_holes_weights_groups_and_a_single_outlier_are_welcome():
@@ -81,10 +81,10 @@ def test_a_bundle_remembers_that_there_were_outliers_but_not_which(tmp_path):
     assert "outliers" not in VAEOutlierDetector(**SMALL | {"max_epochs": 1}).fit(normal(100, 0)).training_
 
 
-def test_rows_are_apart_from_outliers_that_lie_beyond_their_own_neighbours():
+def test_rows_closer_to_their_neighbours_than_to_outliers_are_kept():
     line = torch.arange(12.0)[:, None]  # an inner row's five nearest: 1, 1, 2, 2, 3, on average 1.8
-    strange = torch.tensor([[5.0], [40.0]])
-    assert (~unlike_outliers(line, strange)).nonzero()[:, 0].tolist() == [4, 5, 6]
+    anomalous = torch.tensor([[5.0], [40.0]])
+    assert (~unlike_outliers(line, anomalous)).nonzero()[:, 0].tolist() == [4, 5, 6]
 
 
 @pytest.mark.parametrize("fraction", ["auto", 0.3])
@@ -97,20 +97,20 @@ def test_selected_rows_are_never_held_out(fraction):
 
 @pytest.mark.slow
 def test_selected_rows_are_learned_and_leave_the_threshold_to_the_others():
-    """Counted like others, reviewed flags, the strangest of their recordings, would lift it over the faults."""
+    """Held out, reviewed flags of high score would raise the threshold above the faults."""
     rng = np.random.default_rng(5)
     tail = np.concatenate([rng.normal(4, 0.7, size=(110, 5)), 3.5 * rng.normal(size=(40, 5))])
     x = np.concatenate([normal(600, 0), tail])
     chosen = np.arange(750) >= 600
-    plain, counted, told = (
+    plain, counted, informed = (
         VAEOutlierDetector(**SMALL).fit(x[: 600 + 150 * more], selected=selected)
         for more, selected in ((False, None), (True, None), (True, chosen))
     )
     new = normal(600, 1)
-    flagged = [(detector.predict(new) == -1).mean() for detector in (plain, counted, told)]
+    flagged = [(detector.predict(new) == -1).mean() for detector in (plain, counted, informed)]
     assert flagged[1] < 0.4 * flagged[0]
     assert abs(flagged[2] - flagged[0]) < 0.02
-    assert (told.predict(tail) == -1).mean() < 0.6 * (plain.predict(tail) == -1).mean()
+    assert (informed.predict(tail) == -1).mean() < 0.6 * (plain.predict(tail) == -1).mean()
 
 
 def test_selected_rows_alone_set_no_threshold():

@@ -1,4 +1,4 @@
-"""What a threshold and an alarm promise, measured over many fits."""
+"""What a threshold and an alarm guarantee, measured over many fits."""
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ def p_values(request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
-def test_false_alarms_are_as_many_as_promised(p_values, alpha):
+def test_false_alarms_meet_their_target(p_values, alpha):
     # Calibration sets vary too, so rows of one fit are not independent: the interval is that of 1,600 rows, widened.
     low, high = binom.interval(0.999, p_values.size, alpha)
     width = np.sqrt(1 + p_values.shape[1] / 48)  # 48 calibration rows after the split, 240 cross-fitted
@@ -42,7 +42,7 @@ def test_false_alarms_are_as_many_as_promised(p_values, alpha):
 
 
 @pytest.mark.slow
-def test_false_discoveries_are_as_few_as_promised():
+def test_false_discoveries_meet_their_target():
     shares, found = [], []
     for seed in range(15):
         rng = np.random.default_rng(seed)
@@ -57,8 +57,8 @@ def test_false_discoveries_are_as_few_as_promised():
 
 
 @pytest.mark.slow
-def test_recordings_keep_the_promise_that_their_rows_break():
-    """Each recording lies at a place of its own: its rows say little about those of the next."""
+def test_p_values_hold_by_recording_where_they_fail_by_row():
+    """Each recording has its own mean, so its rows say little about those of another."""
     by_group, by_row = [], []
     for seed in range(12):
         rng = np.random.default_rng(seed)

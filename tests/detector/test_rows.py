@@ -22,7 +22,7 @@ def test_rows_are_merged_by_value_in_an_order_of_their_own(x, random):
     np.testing.assert_array_equal(shuffled.weight, rows.weight)
 
 
-def test_equal_rows_of_two_groups_stay_apart():
+def test_equal_rows_of_two_groups_are_not_merged():
     rows = distinct_rows(np.zeros((4, 2)), np.ones(4), ["a", "b", "b", "b"])
     assert sorted(rows.weight) == [1, 3]
     assert sorted(rows.group) == [0, 1]
@@ -38,7 +38,7 @@ def test_held_out_rows_are_disjoint_and_complete(n, fraction, seed):
     assert (stopping is None) == (calibration is None)
 
 
-def test_groups_never_straddle():
+def test_groups_are_never_split():
     group = np.arange(500) // 25
     rows = distinct_rows(np.random.default_rng(0).normal(size=(500, 2)), np.ones(500), group)
     parts = hold_out(rows, 0.2, np.random.RandomState(0))

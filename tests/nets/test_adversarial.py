@@ -56,7 +56,7 @@ def test_terms_add_up_and_detect(adversarial, fresh, strange):
         assert roc_auc_score(outlier, both[name]) > 0.9, name
 
 
-def test_the_critic_is_taught_before_the_model_and_neither_by_the_others_loss():
+def test_the_critic_steps_before_the_model_and_each_by_its_own_loss():
     net, _ = network("adversarial", "mlp")
     turns = net.turns(rows(64), torch.ones(64), 1.0, torch.Generator().manual_seed(0))
     played = {name: {id(p) for p in parameters} for name, parameters in net.players().items()}

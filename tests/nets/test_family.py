@@ -81,7 +81,7 @@ class TestFamily:
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
             assert torch.equal(a, b)
 
-    def test_scoring_draws_no_random_number(self, objective, body):
+    def test_scoring_uses_no_random_number(self, objective, body):
         net, _ = network(objective, body)
         net.in_precision(torch.float64)
         before = torch.random.get_rng_state()
@@ -100,7 +100,7 @@ class TestFamily:
         again = restore(architecture, net.state_dict())
         assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
 
-    def test_a_row_scores_the_same_in_any_company(self, objective, body):
+    def test_a_row_scores_the_same_in_any_batch(self, objective, body):
         net, _ = network(objective, body)
         fit(net, 2)
         net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))

@@ -9,20 +9,20 @@ def rows(n, seed, dimensions=3):
     return torch.rand(n, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_a_row_that_stands_for_many_scores_as_if_they_were_there():
-    """Of two crowds alike, one is thinned to a tenth, whose rows count tenfold: new rows are as strange in both."""
+def test_a_row_that_counts_tenfold_scores_like_ten_rows():
+    """One of two equal clusters is thinned to a tenth, whose rows count tenfold: new rows score alike in both."""
     away = torch.tensor([9.0, 0.0, 0.0], dtype=torch.float64)
     whole, thin = rows(3000, 0), rows(300, 1) + away
     u = torch.cat([whole, thin])
     count = torch.cat([torch.ones(3000), torch.full((300,), 10.0)])
     new = rows(500, 2)
 
-    def strangeness(memory):
+    def median_scores(memory):
         return memory(new).median().item(), memory(new + away).median().item()
 
-    plain, starved = strangeness(Memory.of(u))
+    plain, starved = median_scores(Memory.of(u))
     assert starved > 1.3 * plain
-    plain, starved = strangeness(Memory.of(u, count))
+    plain, starved = median_scores(Memory.of(u, count))
     assert abs(starved / plain - 1) < 0.1
 
 
@@ -37,18 +37,18 @@ def test_dimensions_are_those_that_rows_fill():
         assert abs(dimension(squared_distances(u, u)) - fills) < 0.15 * fills + 0.1
 
 
-def test_rows_that_are_drawn_stand_for_all_whatever_their_weights():
-    """A sum over the rows drawn, each as often as it stands for, is that of all rows on average."""
+def test_sampled_rows_represent_all_rows_for_any_weights():
+    """The weighted sum over sampled rows is the sum over all rows, on average."""
     weight = torch.cat([torch.full((10,), 30.0), torch.rand(190, generator=torch.Generator().manual_seed(0)) + 0.5])
     value = torch.rand(200, generator=torch.Generator().manual_seed(1))
     sums = []
     for seed in range(300):
-        chosen, stands = sample_by_weight(weight, 100, torch.Generator().manual_seed(seed))
+        chosen, represents = sample_by_weight(weight, 100, torch.Generator().manual_seed(seed))
         assert len(set(chosen.tolist())) == 100
         assert set(range(10)) <= set(chosen.tolist())  # too heavy to be left out
-        assert torch.equal(stands[chosen < 10], weight[chosen[chosen < 10]])
-        sums.append((stands * value[chosen]).sum().item())
+        assert torch.equal(represents[chosen < 10], weight[chosen[chosen < 10]])
+        sums.append((represents * value[chosen]).sum().item())
     whole = (weight * value).sum().item()
     assert abs(sum(sums) / len(sums) / whole - 1) < 0.02
-    chosen, stands = sample_by_weight(weight, 200, torch.Generator().manual_seed(0))
-    assert torch.equal(stands, weight[chosen])  # all are kept, and stand for themselves
+    chosen, represents = sample_by_weight(weight, 200, torch.Generator().manual_seed(0))
+    assert torch.equal(represents, weight[chosen])  # all are kept, and stand for themselves

@@ -20,12 +20,12 @@ def fitted(kind, x, weight=None):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=20)
 @given(x=tables)
-def test_there_and_back(kind, x):
+def test_the_inverse_restores_rows(kind, x):
     scaling = fitted(kind, x)
     y = scaling(torch.from_numpy(x))
     assert y.isfinite().all()
     spread = np.ptp(x, axis=0) + np.abs(x).max(axis=0)
-    kept = (y.abs() < 0.9 * LIMIT).numpy()  # beyond the limit rows are equally strange
+    kept = (y.abs() < 0.9 * LIMIT).numpy()  # beyond the limit rows are equally anomalous
     back = scaling.inverse(y).numpy()
     np.testing.assert_allclose(back[kept], x[kept], atol=1e-6 * (spread.max() + 1e-300), rtol=1e-6)
 
