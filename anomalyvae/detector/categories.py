@@ -18,30 +18,16 @@ _NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"} 
 
 
 def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]]:
-    """Find the categories of a training table: columns of dtype category, string or bool, and objects of these.
+    """The sorted levels and the dtype of each column of dtype category, string or bool, or of such objects.
 
-    Parameters
-    ----------
-    X : DataFrame or array-like
-        Only a DataFrame has categories.
-
-    Returns
-    -------
-    levels : dict
-        The levels of each column, sorted: text (``str`` of each level), or False and True.
-    dtypes : dict
-        The name of the dtype of each column.
-
-    Raises
-    ------
-    ValueError
-        For columns that are neither numbers nor categories, and for categories without unique text names.
+    Levels are text (``str`` of each level), or False and True. Only a DataFrame has categories. Columns that are
+    neither numbers nor categories, and categories without unique text names, raise ValueError.
     """
     if not isinstance(X, pd.DataFrame):
         return {}, {}
-    kinds = [_kind(X.iloc[:, i]) for i in _unusual(X)]
-    columns = {i: kind for i, kind in zip(_unusual(X), kinds, strict=True) if kind in ("text", "bool")}
-    refused = [i for i, kind in zip(_unusual(X), kinds, strict=True) if kind is None]
+    kinds = {i: _kind(X.iloc[:, i]) for i in _unusual(X)}
+    columns = {i: kind for i, kind in kinds.items() if kind in ("text", "bool")}
+    refused = [i for i, kind in kinds.items() if kind is None]
     if refused:
         listed = ", ".join(f"{X.columns[i]!r} ({X.dtypes.iloc[i]})" for i in refused)
         raise ValueError(
@@ -63,21 +49,8 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
 def encode_categories(X: Any, categories: Categories) -> Any:
     """Replace the levels in a table by their numbers: NaN for a missing level, -1 for an unknown one.
 
-    Parameters
-    ----------
-    X : DataFrame or array-like
-    categories : dict
-        Known levels of each categorical column.
-
-    Returns
-    -------
-    DataFrame or array-like
-        ``X`` itself if it has no categories.
-
-    Raises
-    ------
-    ValueError
-        If a column is categorical now and was not in training, or the reverse.
+    ``X`` itself is returned if it has no categories. A column that is categorical now and was not in training, or the
+    reverse, raises ValueError.
     """
     if not isinstance(X, pd.DataFrame):
         if categories:
@@ -120,21 +93,7 @@ def common_levels(
 
     Levels that were not in training get the same pooled level. So the model learns how often to expect a new level, a
     column that differs in every row carries no information, and no column has more than a thousand known levels.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n, d)
-        Rows from `encode_categories`.
-    weight : ndarray of shape (n,)
-    columns : sequence of str
-    categories : dict
-        All levels.
-
-    Returns
-    -------
-    x : ndarray of shape (n, d)
-    categories : dict
-        The known levels.
+    Takes rows ``(n, d)`` from `encode_categories` and all levels; returns the rows and the known levels.
     """
     if not categories:
         return x, {}
@@ -173,21 +132,10 @@ def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mappi
 
 
 def fill_cells(X: pd.DataFrame, values: pd.DataFrame, categories: Categories) -> pd.DataFrame:
-    """Replace the missing cells of a table.
+    """Replace the missing cells of a table by ``values``, of the same columns, from `decode_categories`.
 
-    Parameters
-    ----------
-    X : DataFrame of shape (n, d)
-    values : DataFrame of shape (n, d)
-        The same columns, from `decode_categories`.
-    categories : dict
-        Known levels of each categorical column.
-
-    Returns
-    -------
-    DataFrame of shape (n, d)
-        Columns without a missing cell are those of ``X``. In the others, numbers are float64; categories have the dtype
-        of ``X`` or, if that is object, of ``values``.
+    Columns without a missing cell are those of ``X``. In the others, numbers are float64; categories have the dtype of
+    ``X`` or, if that is object, of ``values``.
     """
     table = X.copy()
     for i, name in enumerate(X.columns):

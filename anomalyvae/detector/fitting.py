@@ -31,72 +31,32 @@ epoch_callback: ContextVar[Callable[[dict[str, float]], None] | None] = ContextV
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained network and the scores that calibrate it.
-
-    Parameters
-    ----------
-    network : Reconstruction
-        In float64, ready to score.
-    history : list of dict
-        A record per epoch.
-    stop_reason : {"max_epochs", "patience", "interrupted"}
-    calibration : Rows
-        Rows held out from the network that scored them; the training rows, where none could be held out.
-    scores : ndarray of shape (len(calibration),)
-        Their anomaly scores.
-    """
+    """A trained network in float64, and the scores that calibrate it."""
 
     network: Reconstruction
-    history: History
-    stop_reason: str
-    calibration: Rows
-    scores: Floats
+    history: History  # a record per epoch
+    stop_reason: str  # "max_epochs", "patience" or "interrupted"
+    calibration: Rows  # held out from the network that scored them; the training rows, where none could be held out
+    scores: Floats  # of the calibration rows
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains networks on rows.
+    """Trains networks on rows, with parameters of `VAEOutlierDetector`."""
 
-    Parameters
-    ----------
-    new_network : callable
-        ``(rows) -> Reconstruction``: an untrained network with the scaling of these rows.
-    seed : int
-        Of the random numbers of training.
-    max_epochs : int or "auto"
-    validation_fraction : float or "auto"
-        See `VAEOutlierDetector`.
-    outliers : ndarray of shape (k, d), optional
-        Known outliers.
-    verbose : bool
-        Show a progress bar.
-    """
-
-    new_network: Callable[[Rows], Reconstruction]
-    seed: int
+    new_network: Callable[[Rows], Reconstruction]  # untrained, with the scaling of these rows
+    seed: int  # of the random numbers of training
     max_epochs: int | str = "auto"
     validation_fraction: float | str = "auto"
-    outliers: Floats | None = None
+    outliers: Floats | None = None  # known ones, shape (k, d)
     verbose: bool = False
 
     def fit(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
         """Train a network, and score rows that were held out.
 
         Many rows are split. Few rows are all learned, and three more networks, each trained without a third of them,
-        score the third that they did not see (cross-fitting).
-
-        Parameters
-        ----------
-        rows : Rows
-        rng : RandomState
-            Chooses the rows that are held out.
-
-        Raises
-        ------
-        FloatingPointError
-            If training diverges.
-        KeyboardInterrupt
-            If interrupted in the first epoch; later, the best weights so far are kept.
+        score the third that they did not see (cross-fitting). An interrupt in the first epoch is raised; later, the
+        best weights so far are kept.
         """
         fold = cross_folds(rows, rng) if self.validation_fraction == "auto" else None
         return self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
@@ -183,15 +143,9 @@ class Trainer:
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:
-    """The schedule for ``n`` training rows.
+    """The schedule for ``n`` training rows: "auto" makes 1,000 steps, and at least 20 epochs.
 
-    Parameters
-    ----------
-    n : int
-    max_epochs : int or "auto"
-        "auto" makes 1,000 steps, and at least 20 epochs.
-    steps_of : int, optional
-        Make as many steps as with so many rows, in more epochs.
+    With ``steps_of``, it makes as many steps as with so many rows, in more epochs.
     """
     rows = steps_of or n
     batch = int(np.clip(rows // _BATCHES, _MIN_BATCH, _MAX_BATCH))
@@ -225,19 +179,12 @@ def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[di
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        f"{title}: epoch",
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as bar:
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(f"{title}: epoch", *columns) as bar:
         task = bar.add_task("", total=max_epochs)
 
         def on_epoch(record: dict[str, float]) -> None:
             held_out = f"  held out {record['held_out_loss']:.3f}" if "held_out_loss" in record else ""
-            text = f"loss {record['loss']:.3f}{held_out}"
-            bar.update(task, advance=1, description=text)
+            bar.update(task, advance=1, description=f"loss {record['loss']:.3f}{held_out}")
 
         yield on_epoch

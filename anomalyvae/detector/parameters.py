@@ -62,12 +62,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # parameter: what is e
 
 
 def check_parameters(detector: "VAEOutlierDetector") -> None:
-    """Check each constructor parameter of a detector, and that ``criterion`` belongs to its ``objective``.
-
-    Parameters
-    ----------
-    detector : VAEOutlierDetector
-        Fitted or not.
+    """Check each constructor parameter of a detector, fitted or not, and that ``objective`` has the ``criterion``.
 
     Raises
     ------
@@ -88,13 +83,7 @@ def check_parameters(detector: "VAEOutlierDetector") -> None:
 
 
 def architecture_of(detector: "VAEOutlierDetector", data: TrainingData) -> dict[str, Any]:
-    """The plain values from which the network can be built again.
-
-    Raises
-    ------
-    ValueError
-        For parameters that do not fit the training rows.
-    """
+    """The plain values from which the network can be built again; refuses parameters that do not fit the rows."""
     width = detector.n_features_in_
     if any(data.cells) and detector.input_shape is not None:
         raise ValueError(

@@ -31,23 +31,12 @@ _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a thre
 
 @dataclass(frozen=True)
 class Rows:
-    """Distinct rows, ordered by content, so that nothing depends on their order in ``X``.
+    """Distinct rows, ordered by content, so that nothing depends on their order in ``X``."""
 
-    Parameters
-    ----------
-    x : ndarray of shape (n, d)
-    weight : ndarray of shape (n,)
-        How often each row counts; the sum is the number (or the weight) of all rows.
-    group : ndarray of shape (n,) or None
-        A number per group.
-    selected : ndarray of bool, shape (n,), or None
-        Rows that are in ``X`` because they scored high: always learned, never held out.
-    """
-
-    x: Floats
-    weight: Floats
-    group: NDArray[np.int64] | None = None
-    selected: NDArray[np.bool_] | None = None
+    x: Floats  # (n, d)
+    weight: Floats  # (n,), how often each row counts; the sum is the number (or the weight) of all rows
+    group: NDArray[np.int64] | None = None  # (n,), a number per group
+    selected: NDArray[np.bool_] | None = None  # (n,), in X because they scored high: learned, never held out
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,19 +64,7 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     """Merge equal rows into one with their total weight, and order rows by content.
 
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
-    on the order of the rows.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n, d)
-    weight : ndarray of shape (n,)
-        Rows of weight zero are left out, as are rows in which every cell is missing.
-    groups : array-like of shape (n,), optional
-    selected : array-like of bool, shape (n,), optional
-
-    Returns
-    -------
-    Rows
+    on the order of the rows. Rows of weight zero, and rows in which every cell is missing, are left out.
     """
     kept = (weight > 0) & ~np.isnan(x).all(axis=1)
     x, weight = x[kept], weight[kept]
@@ -121,19 +98,8 @@ def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[Rows, Rows | None, Rows | None]:
     """Split rows into those that are learned, those that stop training, and those that set the threshold.
 
-    Parameters
-    ----------
-    rows : Rows
-        With ``group`` set, whole groups are held out: neighbouring windows of a recording overlap. Selected rows are
-        learned.
-    fraction : float
-        Share of rows held out; half of them stops training, half sets the threshold.
-    rng : RandomState
-
-    Returns
-    -------
-    learned, stopping, calibration : Rows
-        The last two are None where there are too few rows (or groups) to hold any out.
+    The last two are half of the share ``fraction`` each, or None where there are too few rows (or groups). Whole groups
+    are held out: neighbouring windows of a recording overlap. Selected rows are learned.
     """
     group, reference = np.arange(len(rows)) if rows.group is None else rows.group, rows.is_reference
     names = rng.permutation(np.unique(group[reference]))
@@ -152,10 +118,7 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
 def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
     """Fold of each row, 0, 1 or 2, for fewer than 5,000 rows or 10 groups; -1 for a selected row, which is in none.
 
-    Returns
-    -------
-    ndarray of shape (n,) or None
-        None where one split is enough, or where there are too few rows for folds.
+    None where one split is enough, or where there are too few rows for folds.
     """
     reference = rows.is_reference
     group = np.arange(len(rows)) if rows.group is None else rows.group
@@ -170,29 +133,14 @@ def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | N
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `fit` receives, ready for training.
+    """What `fit` receives, ready for training."""
 
-    Parameters
-    ----------
-    x : ndarray of shape (n, d)
-        All rows, in the order of ``X``, categories as numbers, NaN where a cell is missing.
-    weight : ndarray of shape (n,)
-    rows : Rows
-        The distinct rows, which are learned.
-    outliers : ndarray of shape (k, d) or None
-        Known outliers.
-    cells : list of int
-        One-hot cells of each column, 0 for a number; empty without categories.
-    categories, dtypes : dict
-        Known levels and dtype of each categorical column.
-    """
-
-    x: Floats
-    weight: Floats
-    rows: Rows
-    outliers: Floats | None
-    cells: list[int]
-    categories: dict[str, list[str | bool]]
+    x: Floats  # (n, d), all rows in the order of X, categories as numbers, NaN where a cell is missing
+    weight: Floats  # (n,)
+    rows: Rows  # the distinct rows, which are learned
+    outliers: Floats | None  # (k, d), known ones
+    cells: list[int]  # one-hot cells of each column, 0 for a number; empty without categories
+    categories: dict[str, list[str | bool]]  # known levels of each categorical column
     dtypes: dict[str, str]
 
     def describe(self) -> dict[str, Any]:
@@ -209,17 +157,7 @@ def read_training(
 ) -> TrainingData:
     """Validate what `fit` receives, encode categories, and merge equal rows.
 
-    Parameters
-    ----------
-    detector : VAEOutlierDetector
-        Its ``n_features_in_`` and ``feature_names_in_`` are set.
-    X, sample_weight, groups, outliers, selected
-        As for `VAEOutlierDetector.fit`.
-
-    Raises
-    ------
-    ValueError
-        For rows that cannot be used.
+    It sets ``n_features_in_`` and ``feature_names_in_`` of the detector.
     """
     columns = getattr(X, "columns", None)
     categories, dtypes = find_categories(X)

@@ -118,14 +118,7 @@ class ChannelsFirst(nn.Module):
 
 
 class Halving(nn.Module):
-    """A convolution over three places per axis, at every other place: ``(n, *sides, into)`` -> ``(n, *halves, out)``.
-
-    Parameters
-    ----------
-    into, out : int
-        Channels.
-    axes : int
-    """
+    """A convolution over three places per axis, at every other one: ``(n, *sides, into)`` -> ``(n, *halves, out)``."""
 
     def __init__(self, into: int, out: int, axes: int) -> None:
         super().__init__()
@@ -136,14 +129,7 @@ class Halving(nn.Module):
 
 
 class Doubling(nn.Module):
-    """A convolution over three places per axis into two per axis: ``(n, *halves, into)`` -> ``(n, *sides, out)``.
-
-    Parameters
-    ----------
-    into, out : int
-        Channels.
-    sides : tuple of int
-    """
+    """A convolution over three places per axis into two per axis: ``(n, *halves, into)`` -> ``(n, *sides, out)``."""
 
     def __init__(self, into: int, out: int, sides: tuple[int, ...]) -> None:
         super().__init__()
@@ -226,10 +212,6 @@ class GRU(nn.Module):
 
     With a linear in the input and b linear in the state h, split into three parts each: ``[r, u] = sigmoid(a + b)``,
     ``c = tanh(a + r b)``, and the next state is ``u h + (1 - u) c``.
-
-    Parameters
-    ----------
-    into, size : int
     """
 
     def __init__(self, into: int, size: int) -> None:

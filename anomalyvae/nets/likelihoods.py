@@ -25,10 +25,6 @@ class Gaussian(nn.Module):
 
     A cell that is hard to reconstruct then counts less (Kingma & Welling 2013, appendix C.2). One variance per row is
     sharper on tables, but forgives a window its energy, which is what makes it anomalous.
-
-    Parameters
-    ----------
-    cells : int
     """
 
     def __init__(self, cells: int) -> None:
@@ -97,10 +93,6 @@ class Bernoulli(nn.Module):
 
     ``p = (1 - eps) sigmoid(decoded) + eps / 2`` with eps = 0.001, the floor of `Categorical`: a cell costs at most 7.6
     nats. A cell outside [0, 1] costs as much as the nearer end, and 100 nats per unit beyond it.
-
-    Parameters
-    ----------
-    cells : int
     """
 
     def __init__(self, cells: int) -> None:

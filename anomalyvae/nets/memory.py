@@ -64,14 +64,8 @@ def sample_by_weight(weight: Tensor, count: int, generator: torch.Generator) -> 
 
     By exponential waiting times (Efraimidis & Spirakis 2006, Weighted random sampling with a reservoir). A row so
     heavy that it is always sampled represents its weight; the others are sampled roughly in proportion to their
-    weights and represent equally many rows each (after Horvitz & Thompson 1952).
-
-    Returns
-    -------
-    chosen : Tensor of shape (k,)
-        Indices.
-    represents : Tensor of shape (k,)
-        How many rows each of them represents.
+    weights and represent equally many rows each (after Horvitz & Thompson 1952). Returns the indices of the sampled
+    rows, and how many rows each represents.
     """
     order = torch.randperm(len(weight), generator=generator)
     if len(weight) <= count or bool((weight == weight[0]).all()):

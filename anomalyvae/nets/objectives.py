@@ -123,13 +123,11 @@ def build(architecture: dict[str, Any], scaling: Scaling, seed: int = 0) -> Reco
 def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstruction:
     """Construct a trained network from plain values and the tensors of its ``state_dict``.
 
-    Raises
-    ------
-    RuntimeError
-        If the tensors do not fit the architecture. It is raised before memory of their size is allocated.
+    Tensors that do not fit raise RuntimeError, before memory of their size is allocated.
     """
-    parts = {name.removeprefix("scaling."): t for name, t in state.items() if name.startswith("scaling.")}
-    scaling = restore_scaling(parts)
+    scaling = restore_scaling(
+        {name.removeprefix("scaling."): t for name, t in state.items() if name.startswith("scaling.")}
+    )
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
     if network.criterion == "memory":

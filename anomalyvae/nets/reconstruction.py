@@ -94,7 +94,8 @@ class Reconstruction(nn.Module):
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
         loss = self._losses(s, self._hide(s, generator), warmth, generator)
-        mean = self._mean(loss, weight, warmth)
+        kept = self._learned(loss, warmth)
+        mean = (weight[kept] * loss[kept]).mean()
         yield "model", mean if self.outliers is None else mean + self._exposure(loss, warmth, generator)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -147,8 +148,7 @@ class Reconstruction(nn.Module):
             unlike = unlike_outliers(u, self.memory_features(outliers))
             u, count = (u[unlike], count[unlike]) if unlike.sum() > 1 else (u, count)
         if self.trimming:
-            neighbours = math.ceil(2 * self.trimming * len(u))  # twice the expected number of outliers
-            kept_rows = densest(u, kept, neighbours)
+            kept_rows = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
             u, count = u[kept_rows], count[kept_rows]
         self.memorised = Memory.of(u, count)
 
@@ -179,11 +179,6 @@ class Reconstruction(nn.Module):
         shown = self.outliers[chosen]
         line = loss.detach().quantile(_ALARM) + _MARGIN * self.columns
         return _PUSH * (line - self._losses(shown, shown, warmth, generator)).relu().sum() / len(shown)
-
-    def _mean(self, loss: Tensor, weight: Tensor, warmth: float) -> Tensor:
-        """Mean loss of the rows of a batch that are learned."""
-        kept = self._learned(loss, warmth)
-        return (weight[kept] * loss[kept]).mean()
 
     def _learned(self, loss: Tensor, warmth: float) -> Tensor | slice:
         """Rows of a batch that are learned: after the warm-up, all but the share ``trimming`` of the hardest."""

@@ -16,12 +16,7 @@ _KNOTS = 33
 
 
 class Affine(nn.Module):
-    """``(x - center) / scale``, column by column.
-
-    Parameters
-    ----------
-    center, scale : Tensor of shape (d,)
-    """
+    """``(x - center) / scale``, column by column; ``center`` and ``scale`` have shape ``(d,)``."""
 
     center: Tensor
     scale: Tensor
@@ -105,9 +100,8 @@ class Quantile(nn.Module):
 
     def __init__(self, x: Tensor, y: Tensor, slope: Tensor) -> None:
         super().__init__()
-        self.register_buffer("x", x)
-        self.register_buffer("y", y)
-        self.register_buffer("slope", slope)
+        for name, value in (("x", x), ("y", y), ("slope", slope)):
+            self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Units of the user ``(n, d)`` -> standardised units."""
@@ -143,7 +137,7 @@ class Mixed(nn.Module):
         sizes = [int(size) for size in cells.tolist()]
         self.numbers = [column for column, size in enumerate(sizes) if not size]
         self.categories = [column for column, size in enumerate(sizes) if size]
-        self.sizes = [sizes[column] for column in self.categories]
+        self.sizes = [size for size in sizes if size]
         source = self.numbers + [column for column in self.categories for _ in range(sizes[column])]
         code = [code for size in self.sizes for code in (*range(size - 1), -1)]
         self.register_buffer("source", torch.tensor(source, dtype=torch.long), persistent=False)  # of each cell
@@ -183,10 +177,6 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
         How often each row counts.
     cells : sequence of int, optional
         One-hot cells of each column, as `Mixed` takes them; by default all columns are numeric.
-
-    Returns
-    -------
-    Affine, Asinh, Quantile or, where a column is categorical, Mixed
 
     Notes
     -----
@@ -271,13 +261,7 @@ SCALINGS = {  # by the names of their tensors
 
 
 def restore_scaling(state: Mapping[str, Tensor]) -> Scaling:
-    """Construct a scaling from the tensors of its ``state_dict``.
-
-    Raises
-    ------
-    KeyError
-        If they belong to no scaling.
-    """
+    """Construct a scaling from the tensors of its ``state_dict``; raises KeyError if they belong to none."""
     numeric = {name.removeprefix("numeric."): tensor for name, tensor in state.items() if name != "cells"}
     scaling = SCALINGS[frozenset(numeric)](**numeric)
     return Mixed(scaling, state["cells"]) if "cells" in state else scaling

@@ -55,7 +55,7 @@ def train(
 
     Parameters
     ----------
-    objective : Reconstruction or a subclass
+    objective : Reconstruction
     rows : Tensor of shape (n, d)
         Standardised, on the device of the objective.
     weight : Tensor of shape (n,)
@@ -66,7 +66,7 @@ def train(
     generator : torch.Generator
         The source of every random number, on the device of the objective.
     on_epoch : callable
-        Called with each epoch's record.
+        Receives each epoch's record.
 
     Returns
     -------
@@ -210,20 +210,10 @@ def _threads_for(objective: Reconstruction, batch_size: int) -> int:
 
 
 def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of a network to rows, block by block, on the network's device.
+    """Apply a network or one of its methods to rows ``(n, k)``, block by block; the result is on the CPU.
 
-    Parameters
-    ----------
-    network : Module
-    function : callable
-        Takes ``(m, k)`` rows: the network itself or one of its methods.
-    x : Tensor of shape (n, k)
-
-    Returns
-    -------
-    Tensor of shape (n, ...)
-        On the CPU. A row's result is bit-equal whatever the other rows, their number or the threads. Rows with missing
-        cells take more steps, so they go into separate blocks.
+    A row's result is bit-equal whatever the other rows, their number or the threads. Rows with missing cells take more
+    steps, so they go into separate blocks.
     """
     holed = x.isnan().any(1)
     if holed.any() and not holed.all():
