@@ -38,10 +38,6 @@ def setting(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def _target(text: str) -> dict[str, Any]:
-    return dict([setting(text)])
-
-
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--model": {
         "metavar": "MODEL", "required": True,
@@ -53,7 +49,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "set an argument of VAEOutlierDetector, such as beta=0.5; repeat for more",
     },
     "--alarms": {
-        "type": _target, "metavar": "TARGET",
+        "type": lambda text: dict([setting(text)]), "metavar": "TARGET",
         "help": "flag by a false-alarm target instead of the model's threshold: alpha=0.01 (share of the normal rows), "
         "per_hour=6 (only for windows)",
     },

@@ -264,7 +264,7 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
     else:
         home = _home(data.name)
         everything = sorted((home / "recordings").glob("*.parquet"))
-        paths = [path for path in everything if _matches(path.stem, patterns or ("*",))]
+        paths = [path for path in everything if matches(path.stem, patterns or ("*",))]
         paths += sorted({found for pattern in patterns if "/" in pattern for found in home.glob(pattern)})
         if events_file is None and (home / "events.parquet").is_file():
             events_file = home / "events.parquet"
@@ -277,7 +277,7 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
     if data.kinds is not None:
         if "kind" not in events:
             raise ValueError(f"[data] has kinds = {data.kinds!r}, but the events have no column kind. Leave kinds out.")
-        events = events[[_matches(str(kind), _as_tuple(data.kinds)) for kind in events["kind"]]]
+        events = events[[matches(str(kind), data.kinds) for kind in events["kind"]]]
     return paths, events.reset_index(drop=True)
 
 
@@ -297,8 +297,9 @@ def _as_tuple(patterns: Patterns | None) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else patterns or ()
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def matches(name: str, patterns: str | Iterable[str]) -> bool:
+    """Whether a name matches a pattern, or one of several."""
+    return any(fnmatchcase(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
 
 
 # --- the result -----------------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def refuse_foreign(folder: Path, results: Iterable[str]) -> None:
     """Refuse, before any work, to replace a folder that holds anything else than results (patterns of names)."""
     entries = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    foreign = sorted(name for name in entries if not _matches(name, results))
+    foreign = sorted(name for name in entries if not matches(name, results))
     if foreign:
         raise FileExistsError(
             f"The output folder {folder} holds {', '.join(foreign[:3])}, which no earlier run wrote. A run replaces "

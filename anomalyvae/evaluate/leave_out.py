@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.evaluate.baselines import BASELINES
-from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, refuse_foreign
+from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, matches, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import stretches
@@ -148,8 +147,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
 
 def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
     recordings = list(recordings)
-    patterns = (evaluation.leave_out,) if isinstance(evaluation.leave_out, str) else evaluation.leave_out
-    chosen = [name for name in recordings if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    chosen = [name for name in recordings if matches(name, evaluation.leave_out)]
     if not chosen:
         raise ValueError(
             f"leave_out = {evaluation.leave_out!r} matches none of the {len(recordings)} recordings that have windows. "

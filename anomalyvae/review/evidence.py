@@ -31,24 +31,11 @@ _DIGITS = 9
 
 
 class Evidence:
-    """Shows events of a queue, from their recordings, model and scores.
+    """Shows events of a queue, from their recordings, model (a bundle that scores windows) and scores.
 
-    Parameters
-    ----------
-    model : path
-        A bundle with a windowing recipe.
-    sources : sequence of paths
-        The folders with the recordings. With one, all files are read from there; with several, each from the folder
-        that its event names. Nothing outside these folders is read, not even through a link.
-    scores : path, optional
-        The folder that `score_folder` wrote.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
-
-    Raises
-    ------
-    ValueError
-        If the model does not score windows.
+    ``sources`` are the folders with the recordings. With one, all files are read from there; with several, each from
+    the folder that its event names. Nothing outside these folders is read, not even through a link. ``scores`` is the
+    folder that `score_folder` wrote, for the timelines; ``databases`` are as for `anomalyvae.read_log`.
     """
 
     def __init__(
@@ -70,14 +57,7 @@ class Evidence:
         self._training = np.asarray(self._detector.embed(rows_like_training(self._detector)), dtype=np.float64)
 
     def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
-        """The signals of an event over time, with some time before and after, and their reconstruction.
-
-        Parameters
-        ----------
-        event : dict
-            As `Queue.event` gives it.
-        around_s : float, optional
-            Seconds to show before and after; by default three windows.
+        """The signals of an event over time, with their reconstruction and ``around_s`` (three windows) on both sides.
 
         Returns
         -------
@@ -89,10 +69,8 @@ class Evidence:
 
         Raises
         ------
-        PermissionError
-            If the file lies outside the folders.
-        FileNotFoundError, ValueError
-            If it is missing or cannot be read, or has no data at that time.
+        PermissionError, FileNotFoundError, ValueError
+            If the file is outside the folders, missing, or unreadable, or has no data at that time.
         """
         path = self._recording(event)
         if around_s is None:
@@ -130,10 +108,7 @@ class Evidence:
     def timeline(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """The anomaly score over an event's whole recording, or None without scores.
 
-        Returns
-        -------
-        dict or None
-            ``time_s`` (the middle of each window), ``score``, ``step_s``, ``threshold``, ``end_s``.
+        ``time_s`` (the middle of each window), ``score``, ``step_s``, ``threshold`` and ``end_s``.
         """
         if self._scores is None:
             return None
@@ -157,16 +132,9 @@ class Evidence:
     def latent_map(self, events: pd.DataFrame) -> dict[str, Any]:
         """Latent codes of events and training rows in the plane of the training rows' first two principal components.
 
-        Parameters
-        ----------
-        events : DataFrame
-            ``event_id`` and ``latent``. Codes of another size, from another model, are left out.
-
-        Returns
-        -------
-        dict
-            ``training`` (list of [x, y]), ``events`` (dict of event_id to [x, y]) and ``explained``, the plane's share
-            of the variance. A model that remembers no training rows gives sampled rows instead.
+        ``training`` (list of [x, y]), ``events`` (dict of event_id to [x, y]) and ``explained``, the plane's share of
+        the variance. Codes of another size, from another model, are left out. A model that remembers no training rows
+        gives sampled rows instead.
         """
         size = self._training.shape[1]
         latent = (np.asarray(code, dtype=np.float64) for code in events["latent"])

@@ -90,18 +90,9 @@ def record_champion(champion: Paths, register: str) -> bool:
 def roll_back(champion: Paths, *, register: str | None = None) -> str:
     """Restore the previous champion; returns its model id.
 
-    Each call goes back one more promotion. The replaced model is kept with the former ones.
-
-    Parameters
-    ----------
-    champion : path
-    register : str, optional
-        A registered model of MLflow, whose alias ``champion`` moves back as well; see `record_champion`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no champion, or no previous one.
+    Each call goes back one more promotion. The replaced model is kept with the former ones. If a registered model of
+    MLflow is named, its alias ``champion`` moves back as well; see `record_champion`. FileNotFoundError or ValueError
+    if there is no champion, or no previous one.
     """
     present = read_card(champion)["model_id"]
     former = _replaced(_decision(champion))
@@ -119,10 +110,7 @@ def roll_back(champion: Paths, *, register: str | None = None) -> str:
 def frozen_holdout(champion: Paths, given: pd.DataFrame | None) -> pd.DataFrame:
     """The hold-out that a champion was promoted on; for the first champion, the given one.
 
-    Raises
-    ------
-    ValueError
-        If there is none, or the given one differs from the frozen one.
+    ValueError if there is none, or the given one differs from the frozen one.
     """
     file = Path(champion) / HOLDOUT
     if not file.is_file():

@@ -157,13 +157,7 @@ class Queue:
         return database.table_of(rows, (*EVENT_COLUMNS, *_LATEST))
 
     def event(self, event_id: str) -> Row:
-        """One event, as a row of `events`.
-
-        Raises
-        ------
-        ValueError
-            If the queue does not contain it.
-        """
+        """One event, as a row of `events`; ValueError if the queue does not contain it."""
         rows = self._events(EVENTS.c.event_id == event_id)
         if not rows:
             raise _unknown(event_id)
@@ -218,12 +212,9 @@ class Queue:
         return before and {"verdict": before["verdict"], "reviewer": before["reviewer"], "reviewed_at": before["at"]}
 
     def undo(self, event_id: str, reviewer: str) -> None:
-        """Take the current verdict back. The one before it counts again, or the event is open.
+        """Take the current verdict back: the one before counts again, or the event is open.
 
-        Raises
-        ------
-        ValueError
-            For an unknown event, and for an event without a verdict.
+        ValueError for an unknown event, and for an event without a verdict.
         """
         with self._writing() as connection:
             entry = _current(connection, event_id)
@@ -232,18 +223,13 @@ class Queue:
             _append(connection, event_id, None, reviewer, "", takes_back=entry["entry_id"])
 
     def history(self, event_id: str) -> pd.DataFrame:
-        """All entries of the log on an event, in order of time.
+        """All entries of the log on an event, in order of time; ValueError for an unknown event.
 
         Returns
         -------
         DataFrame
             ``entry_id``, ``event_id``, ``verdict``, ``note``, ``reviewer``, ``at`` (UTC) and ``takes_back``: the entry
             that this one takes back, in which case it has no verdict.
-
-        Raises
-        ------
-        ValueError
-            For an unknown event.
         """
         with self._engine.connect() as connection:
             _refuse_unknown(connection, event_id)
@@ -308,16 +294,7 @@ class Queue:
 
         The column ``history`` counts; the current verdict follows from it. Where two queues have verdicts on the same
         event, the later one counts. Loading a file again changes nothing.
-
-        Returns
-        -------
-        int
-            How many events and entries of the log were new.
-
-        Raises
-        ------
-        ValueError
-            If the file is not an exported queue.
+        ValueError if it is not an exported queue. Returns how many events and entries of the log were new.
         """
         rows = database.read_events(Path(path))
         entries = [{**entry, "event_id": row["event_id"]} for row in rows for entry in row["history"]]

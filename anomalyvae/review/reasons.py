@@ -87,7 +87,7 @@ class Reasons:
     """Explains windows: their position in latent space, the anomalous signals, and the signals out of range.
 
     The reference are the training rows that the model remembers or, if its score needs no memory, rows sampled from
-    the model.
+    the model. ``spread`` is the root mean square distance of their latent codes from the mean.
 
     Parameters
     ----------
@@ -95,18 +95,6 @@ class Reasons:
         A bundle with a windowing recipe.
     databases : path or paths, optional
         Message databases of a vehicle bus, as for `anomalyvae.read_log`.
-
-    Attributes
-    ----------
-    model_id : str
-    recipe : WindowRecipe
-    spread : float
-        Root mean square distance of the training rows' latent codes from their mean.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such bundle, or its model does not score windows.
     """
 
     def __init__(self, model: str | os.PathLike[str], databases: Databases = None) -> None:
