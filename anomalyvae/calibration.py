@@ -120,10 +120,6 @@ class Calibration:
         group : array-like of shape (m,), optional
             The group (drive, machine, patient, ...) of each row. Each group then counts as *one* observation, divided
             among its rows in proportion to their weights.
-
-        Returns
-        -------
-        Calibration
         """
         s = np.asarray(scores, dtype=np.float64)
         w = np.ones(s.shape) if weight is None else np.asarray(weight, dtype=np.float64)
@@ -233,7 +229,7 @@ class Calibration:
         tail: str = "conformal",
         storey: bool = False,
     ) -> Flags:
-        """Flag rows for exactly one target of false alarms.
+        """Flag rows for exactly one target of false alarms; bool, shape ``(n,)``.
 
         Parameters
         ----------
@@ -253,10 +249,6 @@ class Calibration:
             See `p_values`. ``"pareto"`` extrapolates for targets below 1 / (1 + evidence).
         storey : bool, default=False
             With ``fdr``; see `false_discovery`.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
 
         Raises
         ------
@@ -295,15 +287,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class AlarmTarget:
-    """How many false alarms are allowed: one of the three rates of `Calibration.alarms`.
+    """How many false alarms are allowed: one of the three rates of `Calibration.alarms`."""
 
-    Parameters
-    ----------
-    kind : {"alpha", "fdr", "per_hour"}
-    value : float
-    """
-
-    kind: str
+    kind: str  # "alpha", "fdr" or "per_hour"
     value: float
 
     def __post_init__(self) -> None:
@@ -373,7 +359,7 @@ def _refuse_outside(target: AlarmTarget, most: float) -> None:
 
 
 def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> Flags:
-    """Flag rows of a batch so that the expected share of normal rows among the flagged is at most ``rate``.
+    """Flag rows ``(n,)`` of a batch so that the expected share of normal rows among the flagged is at most ``rate``.
 
     Parameters
     ----------
@@ -383,10 +369,6 @@ def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> F
     storey : bool, default=False
         Estimate the share of normal rows in the batch as (1 + number of p > 1/2) / (n / 2), instead of 1. It finds more
         in batches with many anomalous rows, and flags none with p > 1/2.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
 
     Raises
     ------
@@ -430,21 +412,10 @@ def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> F
 
 
 def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_ALARMS) -> float:
-    """The score that a new normal row exceeds with probability ``alpha``, from held-out rows.
+    """The score that a new normal row exceeds with probability ``alpha``, from m held-out scores and their weights.
 
-    Parameters
-    ----------
-    held_out : ndarray of shape (m,)
-        Anomaly scores of held-out rows.
-    weight : ndarray of shape (m,)
-        How often each row counts.
-    alpha : float
-
-    Returns
-    -------
-    float
-        The ceil((m + 1)(1 - alpha))-th smallest score (Vovk et al. 2005, split conformal prediction). With too few
-        rows for ``alpha``, the largest score: the probability is then 1 / (m + 1).
+    It is the ceil((m + 1)(1 - alpha))-th smallest score (Vovk et al. 2005, split conformal prediction). With too few
+    rows for ``alpha``, it is the largest score: the probability is then 1 / (m + 1).
     """
     order = np.argsort(held_out)
     reached = np.cumsum(weight[order])
@@ -454,19 +425,9 @@ def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_A
 
 
 def contamination_threshold(scores: Floats, weight: Floats, contamination: float) -> float:
-    """The score that the share ``contamination`` of the training rows exceeds.
+    """The score that the share ``contamination`` of all rows passed to ``fit`` exceeds.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Anomaly scores of all rows passed to ``fit``.
-    weight : ndarray of shape (n,)
-    contamination : float
-
-    Returns
-    -------
-    float
-        Half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
+    It lies half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
     """
     value, place = np.unique(scores, return_inverse=True)  # tied rows are flagged together
     reached = np.cumsum(np.bincount(place, weights=weight)[::-1])  # weight of the rows at or above each value

@@ -265,36 +265,19 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         return self._apply(self.network_, x)
 
     def score_samples(self, X: ArrayLike) -> Floats:
-        """How normal each row is, low = anomalous.
+        """How normal each row is, low = anomalous, shape ``(n,)``.
 
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            For ``criterion="memory"`` the negative distance from the training rows in the memory, without a unit. For
-            the others an estimate of the log-density, or a term of it, in nats of the standardised row (`log_density`
-            is in input units). A row gets the same bits in any call, batch or order.
+        For ``criterion="memory"`` it is the negative distance from the training rows in the memory, without a unit. For
+        the others it is an estimate of the log-density, or a term of it, in nats of the standardised row (`log_density`
+        is in input units). A row gets the same bits in any call, batch or order.
         """
         return -self.anomaly_score(X)
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
-        """Mean log-density of rows, for `GridSearchCV`; high = better fit.
+        """Mean log-density of rows in nats, for `GridSearchCV`; high = better fit.
 
         Whatever the ``criterion``, it is the evidence lower bound or, for other objectives, the log-likelihood of the
         reconstruction: distances of different models cannot be compared.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-        y : ignored
-
-        Returns
-        -------
-        float
-            In nats.
         """
         network = self._fitted()
         bound = network.elbo if isinstance(network, Elbo) else network.reconstruction
@@ -338,7 +321,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         tail: str = "conformal",
         storey: bool = False,
     ) -> NDArray[np.bool_]:
-        """Flag rows for exactly one target of false alarms: ``alpha``, ``fdr`` or ``per_hour``.
+        """Flag rows for exactly one target of false alarms; bool, shape ``(n,)``.
 
         Parameters
         ----------
@@ -352,10 +335,6 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             At most ``per_hour`` normal rows are flagged per hour of ``rows_per_hour`` rows.
         tail, storey
             See `Calibration.alarms`, which also states what is guaranteed.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
         """
         scores = self.anomaly_score(X)
         return self.calibration_.alarms(
@@ -364,10 +343,6 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
 
     def score_terms(self, X: ArrayLike) -> pd.DataFrame:
         """All scores of the objective, side by side.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
 
         Returns
         -------
@@ -404,16 +379,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
 
     def feature_scores(self, X: ArrayLike) -> Floats | pd.DataFrame:
-        """The contribution of each feature to the reconstruction term.
+        """The contribution of each feature to the reconstruction term, shape ``(n, n_features)``.
 
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray or DataFrame of shape (n_samples, n_features)
-            -log p(x_j | z) in nats, 0 for a missing cell; a row adds up to its ``score_terms(X)["reconstruction"]``.
+        It is -log p(x_j | z) in nats, 0 for a missing cell; a row adds up to ``score_terms(X)["reconstruction"]``.
         """
         return self._like(X, self._apply(self._fitted().feature_scores, self._rows(X)))
 

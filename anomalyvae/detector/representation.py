@@ -137,17 +137,9 @@ class Representation(TransformerMixin):
         return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
 
     def impute(self, X: ArrayLike) -> Floats | pd.DataFrame:
-        """Replace missing cells by their expectation given the observed cells.
+        """Replace missing cells (NaN) by their expectation given the observed cells, shape ``(n_samples, n_features)``.
 
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            NaN where a cell is missing; any number per row.
-
-        Returns
-        -------
-        ndarray or DataFrame of shape (n_samples, n_features)
-            Numbers are conditional means, categories the likeliest level. Observed cells are unchanged.
+        Numbers are conditional means, categories the likeliest level. Observed cells are unchanged.
 
         Raises
         ------
