@@ -145,11 +145,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--events", metavar="TABLE", help="CSV or Parquet with their known faults: recording and times")
     parser.add_argument(
-        "--near-s",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="a window so close to a fault counts as a fault (default: 0)",
+        "--near-s", type=float, default=0.0, metavar="S", help="a window so close to a fault counts as one (default: 0)"
     )
     parser.add_argument(
         "--alarms-per-hour", type=float, default=30.0, metavar="N", help="false-alarm rate for recall (default: 30)"
@@ -181,7 +177,12 @@ def promote(args: argparse.Namespace) -> int:
     if args.rollback:
         return _roll_back(args.champion, registered, name)
     if args.challenger is None and registered is None and name is not None:
-        return _record_in_registry(args.champion, name)
+        from anomalyvae.review.promotion import record_champion
+
+        if not record_champion(args.champion, name):
+            return FAILED
+        print(f"The champion of {name} is the model in {args.champion}.")
+        return DONE
     if args.challenger is None or args.queue is None:
         raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
     with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
@@ -216,13 +217,4 @@ def _roll_back(champion: str, registered: str | None, name: str | None) -> int:
     from anomalyvae.review import promotion
 
     print(f"Rolled back to {promotion.roll_back(champion, register=name)}: {champion}")
-    return DONE
-
-
-def _record_in_registry(champion: str, name: str) -> int:
-    from anomalyvae.review.promotion import record_champion
-
-    if not record_champion(champion, name):
-        return FAILED
-    print(f"The champion of {name} is the model in {champion}.")
     return DONE

@@ -26,6 +26,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from anomalyvae.datasets import get_dataset
 from anomalyvae.metrics import read_events
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.recordings.log import nearest
@@ -262,7 +263,7 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
             raise ValueError("[data] has neither name nor recordings. Name a data set, or a pattern of files.")
         paths = sorted({Path(found) for pattern in patterns for found in glob(pattern, recursive=True)})
     else:
-        home = _home(data.name)
+        home = get_dataset(data.name)
         everything = sorted((home / "recordings").glob("*.parquet"))
         paths = [path for path in everything if matches(path.stem, patterns or ("*",))]
         paths += sorted({found for pattern in patterns if "/" in pattern for found in home.glob(pattern)})
@@ -283,14 +284,8 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
 
 def databases_of(data: Data) -> list[Path] | None:
     """Files that define the messages of a job's recordings, or None."""
-    home = Path() if data.name is None or not data.databases else _home(data.name)
+    home = Path() if data.name is None or not data.databases else get_dataset(data.name)
     return [home / name for name in _as_tuple(data.databases)] or None
-
-
-def _home(data_set: str) -> Path:
-    from anomalyvae.datasets import get_dataset
-
-    return get_dataset(data_set)
 
 
 def _as_tuple(patterns: Patterns | None) -> tuple[str, ...]:

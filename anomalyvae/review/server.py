@@ -126,9 +126,6 @@ def create_app(
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
 
-    def page(request: Request) -> Response:
-        return pages[request.url.path]
-
     def events(request: Request) -> Response:
         agreeing = queue.agreeing()
         return JSONResponse(
@@ -160,9 +157,6 @@ def create_app(
     def timeline(request: Request) -> Response:
         return JSONResponse(evidence.timeline(_event(queue, request.path_params["name"])))
 
-    def latent_map(request: Request) -> Response:
-        return JSONResponse(evidence.latent_map(queue.events()))
-
     async def verdict(request: Request) -> Response:
         said = await _said(request)
         name = request.path_params["name"]
@@ -180,9 +174,9 @@ def create_app(
     one = "/api/events/{name}"
     return Starlette(
         routes=[
-            *(Route(path, page) for path in _PAGES),
+            *(Route(path, lambda request: pages[request.url.path]) for path in _PAGES),
             Route("/api/events", events),
-            Route("/api/map", latent_map),
+            Route("/api/map", lambda _: JSONResponse(evidence.latent_map(queue.events()))),
             Route(one, event),
             Route(f"{one}/signals", signals),
             Route(f"{one}/timeline", timeline),
