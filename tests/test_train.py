@@ -1,12 +1,14 @@
 """There is one way to train: a model can be fitted again from its bundle, whoever made it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from fault_injection import Faults, inject_faults
 from loop_simulation import Simulation, simulate_loop
 
-from anomalyvae import VAEOutlierDetector, WindowRecipe, load
+from anomalyvae import VAEOutlierDetector, WindowRecipe, load, read_windows
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.cli import main
 from anomalyvae.evaluate import read_job, run_job
@@ -137,6 +139,12 @@ def test_a_retrained_model_keeps_ranges_and_health_of_its_champion(drives, tmp_p
     bundle = by_retrain(drives, tmp_path / "out")
     assert read_card(bundle)["training"]["ranges"] == {"y": [-3.5, 3.5]}
     assert read_card(bundle)["health"]["levels"]["y"]["above"][1:] == [3.5, 3.5]
+
+
+def test_coefficients_are_learned_with_the_bits_that_are_scored(drives):
+    recipe = replace(RECIPE, coefficients=3)
+    data = TrainingSet.of_files(files(drives), recipe)
+    np.testing.assert_array_equal(data.rows, read_windows(files(drives), recipe).rows)
 
 
 def test_the_order_of_files_does_not_matter(drives):

@@ -23,7 +23,6 @@ from anomalyvae.health.grades import Profile, Ranges, grade, graded
 from anomalyvae.health.measures import cells_of
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, Windows
-from anomalyvae.recordings.dct import cosines
 from anomalyvae.recordings.log import Log
 
 Floats = NDArray[np.float64]
@@ -266,7 +265,7 @@ def _rows(recipe: WindowRecipe, cells: Floats, hidden: Flags | None = None) -> p
     """Samples as rows of the model, with hidden signals missing."""
     shown = cells if hidden is None else np.where(hidden[:, :, None], np.nan, cells)
     if recipe.coefficients is not None:
-        shown = shown @ cosines(recipe.samples, recipe.coefficients).T
+        shown = recipe.coefficients_of(shown)
     return pd.DataFrame(shown.reshape(len(cells), -1), columns=recipe.columns)
 
 
