@@ -44,7 +44,7 @@ _STRETCHES = 9  # groups otherwise
 
 
 def train(
-    recordings: "Iterable[Paths] | pd.DataFrame | TrainingSet",
+    recordings: "Iterable[Paths] | TrainingSet",
     recipe: WindowRecipe,
     detector: "VAEOutlierDetector",
     out: Paths | None = None,
@@ -54,16 +54,14 @@ def train(
     ranges: Mapping[str, Sequence[float]] | None = None,
     drift: bool = False,
     figures: dict[str, Any] | None = None,
-    source: Paths | None = None,
     databases: Databases = None,
 ) -> "VAEOutlierDetector":
     """Cut recordings into windows, fit a detector to the normal ones and, if asked, write the bundle.
 
     Parameters
     ----------
-    recordings : iterable of path, DataFrame or TrainingSet
-        Files of recordings; or the manifest of a model, whose intervals say what is learned; or a training set that
-        has been read already, for which ``events`` to ``databases`` have no effect, but for ``drift`` and ``figures``.
+    recordings : iterable of path or TrainingSet
+        Files of recordings; or windows that have been read already, which have their own recipe, events and ranges.
     recipe : WindowRecipe
     detector : VAEOutlierDetector
         Its parameters count. It is not fitted itself.
@@ -80,8 +78,6 @@ def train(
         Whether the bundle also says how far signals leave their reconstruction. It takes two more fits.
     figures : dict, optional
         Measured figures to keep in the bundle.
-    source : path, optional
-        Where the recordings of a manifest lie now, if they have moved.
     databases : path or paths, optional
         What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
 
@@ -97,8 +93,6 @@ def train(
     """
     if isinstance(recordings, TrainingSet):
         data = recordings
-    elif isinstance(recordings, pd.DataFrame):
-        data = TrainingSet.of_manifest(recordings, recipe, ranges=ranges, source=source, databases=databases)
     else:
         data = TrainingSet.of_files(
             recordings, recipe, events=events, tolerance_s=tolerance_s, ranges=ranges, databases=databases
@@ -170,7 +164,7 @@ class TrainingSet:
         source: Paths | None = None,
         databases: Databases = None,
     ) -> Self:
-        """Read the windows that a manifest names. See `train` for the parameters."""
+        """Read the windows that a manifest names; ``source`` is where its recordings lie now, if they have moved."""
         ordered = manifest.sort_values(["recording", "sha256"], kind="stable", ignore_index=True)
         samples, role = windows_by_role(ordered, replace(recipe, coefficients=None), source, databases)
         return cls(manifest, recipe, samples, role, dict(ranges or {}))
@@ -197,14 +191,19 @@ class TrainingSet:
         return dict(zip(self.manifest["sha256"], self.manifest["recording"], strict=True))
 
     @cached_property
+    def _recording(self) -> "pd.Series[Any]":
+        """The name of the recording of each window."""
+        return self.samples.spans["recording"].map(self.names)
+
+    @cached_property
     def named(self) -> Windows:
         """The windows as the detector takes them; ``recording`` is the name of each recording."""
-        spans = self.samples.spans.assign(recording=self.samples.spans["recording"].map(self.names))
+        spans = self.samples.spans.assign(recording=self._recording)
         return Windows(self.rows, spans, self.samples.units)
 
     def without(self, recording: str) -> Self:
         """The training set without one recording, by its name."""
-        kept = (self.samples.spans["recording"].map(self.names) != recording).to_numpy()
+        kept = (self._recording != recording).to_numpy()
         manifest = self.manifest[self.manifest["recording"] != recording].reset_index(drop=True)
         return replace(self, manifest=manifest, samples=part_of(self.samples, kept), role=self.role[kept])
 
@@ -229,7 +228,7 @@ class TrainingSet:
                 "are normal as a whole. Pass the recordings that the champion learned (--learned)."
             )
         groups = np.full(len(spans), -1)
-        groups[base] = groups_of(spans[base].assign(recording=spans["recording"][base].map(self.names)))
+        groups[base] = groups_of(spans[base].assign(recording=self._recording[normal][base]))
         outliers = self.rows[fault] if fault.any() else None
         return clone(detector).fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
 

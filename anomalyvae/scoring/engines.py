@@ -10,7 +10,7 @@ from typing import Any
 from anomalyvae.scoring.one_file import Outcome, Work, score_file
 
 _RETRIES = 3
-_NO_WORKER_S = 60.0  # a cluster without a worker for so long is given up
+_NO_WORKER_S, _LOOK_S = 60.0, 1.0  # a cluster without a worker for so long is given up; time between two looks
 _DEADLY = "Every worker that took it died, as one does that is out of memory ({}). Score it alone, with more memory."
 
 
@@ -80,19 +80,23 @@ def _finished(client: Any, futures: list[Any]) -> Iterator[Any]:
     """Futures as they finish; an error instead of waiting for ever for a cluster that has lost all its workers."""
     from distributed import as_completed
 
-    waiting, alive = as_completed(futures, loop=client.loop), time.monotonic()
+    waiting = as_completed(futures, loop=client.loop)
+    looked = alive = time.monotonic()
     while not waiting.is_empty():
+        if waiting.has_ready():
+            yield next(waiting)
+            continue
+        time.sleep(0.02)
+        if time.monotonic() - looked < _LOOK_S:  # each look asks the scheduler
+            continue
+        looked = time.monotonic()
         if client.scheduler_info()["workers"]:
-            alive = time.monotonic()
-        elif time.monotonic() - alive > _NO_WORKER_S:
+            alive = looked
+        elif looked - alive > _NO_WORKER_S:
             raise ConnectionError(
                 f"The Dask cluster has had no worker for {_NO_WORKER_S:g} s. Finished files are kept: start workers, "
                 "or run the same command with --engine local."
             )
-        if waiting.has_ready():
-            yield next(waiting)
-        else:
-            time.sleep(0.02)
 
 
 def score_whole(work: Work, name: str) -> Outcome:

@@ -7,9 +7,8 @@ the same driving with another sensor dead. Signals, times and noise come from th
 model and of its health profile, which come from normal windows alone.
 """
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from faults import FAULTS, MANOEUVRES, Fault, inject
+from loop_simulation import job_of_command_line
 from numpy.typing import NDArray
 
 from anomalyvae.bundle import read_card
@@ -25,11 +25,9 @@ from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate.job import (
     Health,
     Job,
-    Output,
     Progress,
     databases_of,
     find_recordings,
-    read_job,
     refuse_foreign,
 )
 from anomalyvae.folders import replacing
@@ -316,13 +314,7 @@ def in_words(injected: Injected) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", metavar="JOB.toml", help="a job file with a section [faults]")
-    parser.add_argument("--out", metavar="FOLDER", help="write here instead of to the folder of [output]")
-    options = parser.parse_args()
-    job = read_job(options.job, {"faults": Faults})
-    if options.out is not None:
-        job = replace(job, output=Output(options.out))
+    job = job_of_command_line(__doc__, "faults", Faults)
     with steps_shown(False) as progress:
         print(in_words(inject_faults(job, progress)))
     print(f"\nResult     {job.output.folder}")

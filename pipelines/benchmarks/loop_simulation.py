@@ -206,14 +206,18 @@ def _draw(table: pd.DataFrame, path: Path, rate: float) -> None:
         path.write_bytes(charts.svg_of(draw, 9.6, 3.2))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", metavar="JOB.toml", help="a job file with a section [simulation]")
+def job_of_command_line(description: str | None, section: str, kind: type[Any]) -> Job:
+    """The job that the command line names; it has one more section, ``kind``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", metavar="JOB.toml", help=f"a job file with a section [{section}]")
     parser.add_argument("--out", metavar="FOLDER", help="write here instead of to the folder of [output]")
     options = parser.parse_args()
-    job = read_job(options.job, {"simulation": Simulation})
-    if options.out is not None:
-        job = replace(job, output=Output(options.out))
+    job = read_job(options.job, {section: kind})
+    return job if options.out is None else replace(job, output=Output(options.out))
+
+
+def main() -> None:
+    job = job_of_command_line(__doc__, "simulation", Simulation)
     with steps_shown(False) as progress:
         rounds = simulate_loop(job, progress).drop(columns="reason")
     print(rounds.to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
