@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,8 @@ from anomalyvae.folders import replacing
 from anomalyvae.health.grades import learn_profile, within
 from anomalyvae.health.sensors import part_of, rows_of, unlearned_gaps
 from anomalyvae.models import load, save
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
-from anomalyvae.recordings.bus.messages import Databases
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
@@ -54,7 +54,7 @@ def train(
     ranges: Mapping[str, Sequence[float]] | None = None,
     drift: bool = False,
     figures: dict[str, Any] | None = None,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> "VAEOutlierDetector":
     """Cut recordings into windows, fit a detector to the normal ones and, if asked, write the bundle.
 
@@ -78,8 +78,8 @@ def train(
         Whether the bundle also says how far signals leave their reconstruction. It takes two more fits.
     figures : dict, optional
         Measured figures to keep in the bundle.
-    databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def train(
         data = recordings
     else:
         data = TrainingSet.of_files(
-            recordings, recipe, events=events, tolerance_s=tolerance_s, ranges=ranges, databases=databases
+            recordings, recipe, events=events, tolerance_s=tolerance_s, ranges=ranges, **options
         )
     model = data.fit(detector)
     if out is not None:
@@ -135,11 +135,11 @@ class TrainingSet:
         events: pd.DataFrame | None = None,
         tolerance_s: float = 0.0,
         ranges: Mapping[str, Sequence[float]] | None = None,
-        databases: Databases = None,
+        **options: Unpack[ReadOptions],
     ) -> Self:
         """Read recordings; windows that touch a known event are excluded. See `train` for the parameters."""
         paths = sorted(map(Path, files), key=lambda path: path.stem)
-        samples = read_windows(paths, replace(recipe, coefficients=None), databases=databases)
+        samples = read_windows(paths, replace(recipe, coefficients=None), **options)
         manifest = begin_manifest(paths, samples.spans, events, tolerance_s, role="excluded")
         digest = dict(zip(manifest["recording"], manifest["sha256"], strict=True))
         copies = {name for name, key in digest.items() if name != next(n for n, k in digest.items() if k == key)}
@@ -162,18 +162,18 @@ class TrainingSet:
         *,
         ranges: Mapping[str, Sequence[float]] | None = None,
         source: Paths | None = None,
-        databases: Databases = None,
+        **options: Unpack[ReadOptions],
     ) -> Self:
         """Read the windows that a manifest names; ``source`` is where its recordings lie now, if they have moved."""
         ordered = manifest.sort_values(["recording", "sha256"], kind="stable", ignore_index=True)
-        samples, role = windows_by_role(ordered, replace(recipe, coefficients=None), source, databases)
+        samples, role = windows_by_role(ordered, replace(recipe, coefficients=None), source, **options)
         return cls(manifest, recipe, samples, role, dict(ranges or {}))
 
     @classmethod
-    def of_bundle(cls, bundle: Paths, *, source: Paths | None = None, databases: Databases = None) -> Self:
+    def of_bundle(cls, bundle: Paths, *, source: Paths | None = None, **options: Unpack[ReadOptions]) -> Self:
         """Read what the model of a bundle has learned."""
         return cls.of_manifest(
-            read_manifest(bundle), recipe_of(bundle), ranges=ranges_of(bundle), source=source, databases=databases
+            read_manifest(bundle), recipe_of(bundle), ranges=ranges_of(bundle), source=source, **options
         )
 
     @cached_property

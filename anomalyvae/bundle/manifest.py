@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from anomalyvae.bundle.card import read_card, sha256_of
 from anomalyvae.metrics import event_spans, touches
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
-from anomalyvae.recordings.bus.messages import Databases
 
 MANIFEST = "manifest.json"
 ROLES = {"new_normal": "normal", "fault": "fault", "noise": "excluded"}
@@ -86,11 +86,11 @@ def manifest_of(
     recipe: WindowRecipe,
     events: pd.DataFrame | None = None,
     tolerance_s: float = 0.0,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> pd.DataFrame:
     """`begin_manifest` for the windows into which a recipe cuts the recordings."""
     files = list(files)
-    return begin_manifest(files, read_windows(files, recipe, databases=databases).spans, events, tolerance_s)
+    return begin_manifest(files, read_windows(files, recipe, **options).spans, events, tolerance_s)
 
 
 def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
@@ -144,7 +144,7 @@ def _in_form(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def windows_by_role(
-    manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None = None, databases: Databases = None
+    manifest: pd.DataFrame, recipe: WindowRecipe, source: Paths | None = None, **options: Unpack[ReadOptions]
 ) -> tuple[Windows, NDArray[np.str_]]:
     """Read the windows in the intervals of a manifest, and the role of each.
 
@@ -154,8 +154,8 @@ def windows_by_role(
     recipe : WindowRecipe
     source : path, optional
         The folder of the recordings, if they have moved.
-    databases : path or paths, optional
-        Files that define the messages of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def windows_by_role(
     for digest, part in manifest.groupby("sha256", sort=False):
         path = _place(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
-        for slab in stream_windows(path, recipe, recording=str(digest), databases=databases):
+        for slab in stream_windows(path, recipe, recording=str(digest), **options):
             role = roles_of(slab.spans, part)
             chosen = role != ""
             rows.append(slab.rows.to_numpy()[chosen])

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.options import ReadOptions
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -57,9 +59,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "choices": ("conformal", "pareto"), "default": "conformal",
         "help": "how p-values are computed; pareto extrapolates below the smallest one that the calibration rows allow",
     },
-    "--dbc": {
-        "nargs": "+", "metavar": "FILE", "help": "DBC, ARXML or KCD files that define the messages in MF4 and CAN logs"
-    },
     "--queue": {
         "metavar": "QUEUE", "required": True, "help": "the review queue: a SQLite file, or the URL of PostgreSQL"
     },
@@ -72,6 +71,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def option(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", name: str, **changes: Any) -> None:
     """Add an option that several verbs have, with changes to its usual settings."""
     parser.add_argument(name, **_OPTIONS[name] | changes)
+
+
+def reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of reading files, which all verbs that read files share."""
+    group = parser.add_argument_group("options for reading files")
+    group.add_argument(
+        "--dbc", nargs="+", metavar="FILE", help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs"
+    )
+
+
+def reading_options(args: argparse.Namespace) -> ReadOptions:
+    """The options of `reading_arguments`, as functions take them."""
+    return {"databases": args.dbc}
 
 
 def add_command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:

@@ -7,7 +7,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, add_command, names, option, quiet_mlflow, read_tables, steps_shown
+from anomalyvae.cli.console import (
+    DONE,
+    add_command,
+    names,
+    option,
+    quiet_mlflow,
+    read_tables,
+    reading_arguments,
+    reading_options,
+    steps_shown,
+)
 
 if TYPE_CHECKING:
     from anomalyvae.evaluate.job import Health
@@ -34,7 +44,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     windows.add_argument(
         "--coefficients", type=int, metavar="K", help="describe each signal of a window by K cosine coefficients"
     )
-    option(windows, "--dbc")
+    reading_arguments(parser)
     tracking = parser.add_argument_group("options for MLflow", "With any of these, MLflow records the fit as a run.")
     tracking.add_argument("--track", action="store_true", help="record the fit with MLflow's own settings")
     _tracking_arguments(tracking)
@@ -84,7 +94,7 @@ def _fit_and_save(
         save(model, args.model)
     else:
         ranges, drift = (None, False) if health is None else (health.range, health.drift)
-        data = TrainingSet.of_files(args.files, recipe, ranges=ranges, databases=args.dbc)
+        data = TrainingSet.of_files(args.files, recipe, ranges=ranges, **reading_options(args))
         rows, model = data.rows, train(data, recipe, unfitted, args.model, drift=drift)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]

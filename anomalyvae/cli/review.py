@@ -5,7 +5,19 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.console import DONE, FAILED, REFUSED, local_model, one_line, option, quiet_mlflow, setting, tell
+from anomalyvae.cli.console import (
+    DONE,
+    FAILED,
+    REFUSED,
+    local_model,
+    one_line,
+    option,
+    quiet_mlflow,
+    reading_arguments,
+    reading_options,
+    setting,
+    tell,
+)
 
 if TYPE_CHECKING:
     from anomalyvae.review import Queue
@@ -19,7 +31,7 @@ def flag_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--queue")
     option(parser, "--model", required=False, help="the model that gave the scores: a folder, or models:/NAME@champion")
     option(parser, "--source")
-    option(parser, "--dbc")
+    reading_arguments(parser)
     parser.add_argument("--budget", type=int, default=50, metavar="N", help="most events to pick (default: 50)")
     parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and per recording (default: 5)")
     option(
@@ -58,12 +70,12 @@ def flag(args: argparse.Namespace) -> int:
         if args.scores is not None and model is not None:
             flagged = flag_folder(
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
-                databases=args.dbc, alarms=args.alarms,
+                **reading_options(args), alarms=args.alarms,
             )  # fmt: skip
             if not args.quiet:
                 print(in_words(flagged))
         if args.export is not None:
-            export(queue, args.export, model, args.source, args.dbc)
+            export(queue, args.export, model, args.source, **reading_options(args))
     return DONE
 
 
@@ -85,7 +97,7 @@ def review_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--queue")
     option(parser, "--model", help="the model that flagged the events: a folder, or models:/NAME@champion")
     option(parser, "--source")
-    option(parser, "--dbc")
+    reading_arguments(parser)
     parser.add_argument("--scores", metavar="FOLDER", help="folder of scores, to show them for each whole recording")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others need the token it prints")
     parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default: 8765)")
@@ -97,7 +109,7 @@ def review(args: argparse.Namespace) -> int:
 
     with local_model(args.model) as model:
         serve(
-            args.queue, model, source=args.source, scores=args.scores, databases=args.dbc, host=args.host,
+            args.queue, model, source=args.source, scores=args.scores, **reading_options(args), host=args.host,
             port=args.port, reviewer=args.reviewer or os.environ.get("USER", ""),
             ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
         )  # fmt: skip
@@ -112,7 +124,7 @@ def retrain_arguments(parser: argparse.ArgumentParser) -> None:
         "--learned", nargs="+", metavar="FILE", help="recordings that the champion learned, if it does not list them"
     )
     option(parser, "--source")
-    option(parser, "--dbc")
+    reading_arguments(parser)
     option(parser, "--quiet")
 
 
@@ -122,7 +134,7 @@ def retrain(args: argparse.Namespace) -> int:
     with Queue(args.queue, create=False) as queue:
         events = queue.events()
     with local_model(args.champion) as champion:
-        made = retrain(events, champion, args.out, learned=args.learned, source=args.source, databases=args.dbc)
+        made = retrain(events, champion, args.out, learned=args.learned, source=args.source, **reading_options(args))
     if not args.quiet:
         print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
         against = f", against {made.faults:,} of faults" if made.faults else ""
@@ -152,7 +164,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="loss to accept (default: 0.05)")
     option(parser, "--source")
-    option(parser, "--dbc")
+    reading_arguments(parser)
     parser.add_argument(
         "--refits", type=int, default=4, metavar="N",
         help="how often to refit the champion, to measure the variation between fits (default: 4; 0 saves time)",
@@ -190,13 +202,13 @@ def promote(args: argparse.Namespace) -> int:
 
         given = None
         if args.holdout is not None:
-            given = gate.holdout(challenger, args.holdout, args.events, args.near_s, args.dbc)
+            given = gate.holdout(challenger, args.holdout, args.events, args.near_s, **reading_options(args))
         holdout = promotion.frozen_holdout(champion, given)
         with Queue(args.queue, create=False) as queue:
             events, confirmed = queue.events(), queue.confirmed("new_normal") if args.two_reviewers else None
         decision = gate.judge(
             challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
-            source=args.source, databases=args.dbc, confirmed=confirmed, refits=args.refits,
+            source=args.source, **reading_options(args), confirmed=confirmed, refits=args.refits,
         )  # fmt: skip
         print(decision)
         registry_updated = promotion.promote(

@@ -10,7 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, SOME_FAILED, WRITERS, files_shown, local_model, option, setting, tell, writer
+from anomalyvae.cli.console import (
+    DONE,
+    SOME_FAILED,
+    WRITERS,
+    files_shown,
+    local_model,
+    option,
+    reading_arguments,
+    reading_options,
+    setting,
+    tell,
+    writer,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +56,7 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
         "per_hour=6 (only for windows), fdr=0.1 (share of the flagged rows, only for one table)",
     )  # fmt: skip
     option(parser, "--tail")
-    option(parser, "--dbc", default=[])
+    reading_arguments(parser)
     option(parser, "--quiet")
     folder = parser.add_argument_group("options for a folder of scores")
     folder.add_argument("--engine", choices=("local", "dask"), default="local", help="threads, or a Dask cluster")
@@ -67,7 +79,7 @@ def _score_files(args: argparse.Namespace) -> int:
         summary = score_folder(
             args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
             alarms=args.alarms, tail=args.tail, strict=args.strict, feature_scores=args.feature_scores,
-            overwrite=args.overwrite, databases=args.dbc, per_tick=args.per_tick, progress=progress,
+            overwrite=args.overwrite, per_tick=args.per_tick, progress=progress, **reading_options(args),
         )  # fmt: skip
     for file in summary["files"]:
         if file["error"] is not None:
@@ -98,8 +110,8 @@ def _score_table(args: argparse.Namespace) -> int:
         folded["alarms"] = args.alarms
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
         summary = score_folder(
-            args.model, args.source, scratch, workers=args.workers, strict=True, databases=args.dbc, progress=progress,
-            **folded,
+            args.model, args.source, scratch, workers=args.workers, strict=True, progress=progress, **folded,
+            **reading_options(args),
         )  # fmt: skip
         tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in summary["files"]]
     if len(tables) > 1 and "row" in tables[0]:
@@ -195,7 +207,7 @@ def health_arguments(parser: argparse.ArgumentParser) -> None:
         help="physical range of a signal, instead of the learned one; repeat for more",
     )  # fmt: skip
     parser.add_argument("--bad", action="store_true", help="show only what is bad, not what is suspect")
-    option(parser, "--dbc")
+    reading_arguments(parser)
     option(parser, "--quiet")
 
 
@@ -218,7 +230,7 @@ def health(args: argparse.Namespace) -> int:
         sensors = Sensors.of(model, ranges)
         for file in files:
             try:
-                log = read_log(root / file, signals=sensors.recipe.needed, databases=args.dbc)
+                log = read_log(root / file, signals=sensors.recipe.needed, **reading_options(args))
                 windows = sensors.windows(log)
             except (OSError, ValueError) as error:
                 tell(f"failed: {file}: {error}")

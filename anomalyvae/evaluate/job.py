@@ -28,6 +28,7 @@ from pydantic_core import to_json
 
 from anomalyvae.datasets import get_dataset
 from anomalyvae.metrics import read_events
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.recordings.log import nearest
 
@@ -282,10 +283,10 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
     return paths, events.reset_index(drop=True)
 
 
-def databases_of(data: Data) -> list[Path] | None:
-    """Files that define the messages of a job's recordings, or None."""
+def options_of(data: Data) -> ReadOptions:
+    """How a job's recordings are read."""
     home = Path() if data.name is None or not data.databases else get_dataset(data.name)
-    return [home / name for name in _as_tuple(data.databases)] or None
+    return {"databases": [home / name for name in _as_tuple(data.databases)] or None}
 
 
 def _as_tuple(patterns: Patterns | None) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.evaluate.baselines import BASELINES
-from anomalyvae.evaluate.job import Evaluation, Job, Progress, databases_of, find_recordings, matches, refuse_foreign
+from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import stretches
@@ -104,7 +104,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         events=events,
         tolerance_s=job.data.tolerance_s,
         ranges=None if job.health is None else job.health.range,
-        databases=databases_of(job.data),
+        **options_of(job.data),
     )
     windows, anomalous = data.named, data.role != "normal"
     left_out = _left_out(windows.spans["recording"].unique(), job.evaluation)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 
+from anomalyvae.options import BUS_OPTIONS, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
@@ -21,7 +22,7 @@ from anomalyvae.recordings.windows import WindowRecipe, Windows
 
 # A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
 # next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables
-# also takes time=... and rows=..., a reader of vehicle buses databases=...
+# also takes TABLE_OPTIONS and rows=..., a reader of vehicle buses BUS_OPTIONS.
 READERS: dict[str, Callable[..., Iterator[Log]]] = {
     ".csv": csv_pieces,
     ".parquet": parquet_pieces,
@@ -37,10 +38,9 @@ _PACKED = {".zstd", ".zst", ".gz", ".bz2", ".xz", ".lz4", ".zip"}
 def read_log(
     path: str | PathLike[str],
     *,
-    time: str | None = None,
     signals: Iterable[str] | None = None,
     recording: str | None = None,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> Log:
     """Read a recording from a file; the suffix chooses the reader.
 
@@ -54,14 +54,12 @@ def read_log(
     ----------
     path : path-like
         A file with one of the suffixes in ``READERS``.
-    time : str, optional
-        The time column of a table, if its name does not show it, or with its unit: ``"ticks [ms]"``.
     signals : iterable of str, optional
         Read only these signals. By default all numeric columns are read.
     recording : str, optional
         Name of the recording; by default the file's name without suffix.
-    databases : path-like, or iterable of path-like, optional
-        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs.
+    **options
+        How the file is read, such as ``time="ticks [ms]"`` or ``databases="car.dbc"``: see `ReadOptions`.
 
     Returns
     -------
@@ -84,11 +82,11 @@ def read_log(
         Some frames of a vehicle bus are in no database, packets of longer messages are missing, a message has several
         senders, or a recording has no end.
     """
-    pieces = read_pieces(path, signals, time=time, databases=databases)
+    pieces = read_pieces(path, signals, **options)
     return joined(pieces, recording or name_of(Path(path)))
 
 
-def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> pd.DataFrame:
+def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> pd.DataFrame:
     """List the signals of a file, in memory that does not grow with it.
 
     The measured channels of an MF4 file are listed from its headers; other files are read through.
@@ -97,8 +95,8 @@ def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> p
     ----------
     path : path-like
         A file with one of the suffixes in ``READERS``.
-    databases : path-like, or iterable of path-like, optional
-        As for :func:`read_log`.
+    **options
+        How files are read: see `ReadOptions`.
 
     Returns
     -------
@@ -114,9 +112,9 @@ def list_signals(path: str | PathLike[str], *, databases: Databases = None) -> p
     found: dict[str, tuple[Signal, int, float, float]] = {}
     left_out: set[str] = set()
     if _reader_of(Path(path)) is mdf_pieces:
-        counts = mdf_counts(Path(path), databases=databases)
+        counts = mdf_counts(Path(path), **given(options, BUS_OPTIONS))
     else:
-        counts = _counts(read_pieces(path, databases=databases), left_out)
+        counts = _counts(read_pieces(path, **options), left_out)
     for signal, more, begin_s, last_s in counts:
         _, samples, first_s, _ = found.get(signal.name, (signal, 0, begin_s, last_s))
         found[signal.name] = (signal, samples + more, first_s, last_s)
@@ -140,8 +138,7 @@ def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal,
 def read_windows(
     recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]],
     recipe: WindowRecipe,
-    *,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> Windows:
     """Cut several recordings into windows and stack them.
 
@@ -152,8 +149,8 @@ def read_windows(
     recordings : Log, path-like, or iterable of them
     recipe : WindowRecipe
         How a recording becomes rows.
-    databases : path-like, or iterable of path-like, optional
-        As for :func:`read_log`.
+    **options
+        How files are read: see `ReadOptions`.
 
     Returns
     -------
@@ -169,7 +166,7 @@ def read_windows(
     parts: dict[str, Windows] = {}
     units: dict[str, tuple[str, str]] = {}  # unit, and the first recording with it
     for item in recordings:
-        log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, databases=databases)
+        log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, **options)
         if log.recording in parts:
             raise ValueError(
                 f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or name "
@@ -196,8 +193,8 @@ def stream_windows(
     recipe: WindowRecipe,
     *,
     recording: str | None = None,
-    databases: Databases = None,
     rows: int = ROWS,
+    **options: Unpack[ReadOptions],
 ) -> Iterator[Windows]:
     """Cut a recording into windows without holding all of it.
 
@@ -213,8 +210,8 @@ def stream_windows(
         How the recording becomes rows.
     recording : str, optional
         Name of the recording; by default the file's name without suffix.
-    databases : path-like, or iterable of path-like, optional
-        As for :func:`read_log`.
+    **options
+        How files are read: see `ReadOptions`.
     rows : int
         The most rows of a table to read, and the most windows to return, at once.
 
@@ -231,7 +228,7 @@ def stream_windows(
     """
     if rows < 1:
         raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
-    logs = read_pieces(path, recipe.needed, databases=databases, rows=rows)
+    logs = read_pieces(path, recipe.needed, rows=rows, **options)
     head = list(islice(logs, 1))
     units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
     pieces = (log.signals for log in chain(head, logs))
@@ -246,9 +243,8 @@ def read_pieces(
     path: str | PathLike[str],
     signals: Iterable[str] | None = None,
     *,
-    time: str | None = None,
-    databases: Databases = None,
     rows: int = ROWS,
+    **options: Unpack[ReadOptions],
 ) -> Iterator[Log]:
     """Read a recording piece by piece; joined, the pieces are what :func:`read_log` returns.
 
@@ -258,17 +254,16 @@ def read_pieces(
     path = Path(path)
     reader = _reader_of(path)
     wanted = None if signals is None else list(signals)
+    for_table, for_bus = given(options, TABLE_OPTIONS), given(options, BUS_OPTIONS)
+    if for_bus and reader not in _BUSES:
+        what = "is a table" if reader in _TABLES else "describes its messages"
+        raise ValueError(f"{path} {what}; databases are for vehicle buses. Leave them out.")
+    if for_table and reader not in _TABLES:
+        named = ", ".join(f"{name}={value!r}" for name, value in for_table.items())
+        raise ValueError(f"{path} has time stamps of its own; {named} is for tables. Leave it out.")
     if reader in _TABLES:
-        if databases is not None:
-            raise ValueError(f"{path} is a table; databases are for vehicle buses. Leave them out.")
-        return reader(path, wanted, time=time, rows=rows)
-    if time is not None:
-        raise ValueError(f"{path} has time stamps of its own; time={time!r} is for tables. Leave it out.")
-    if databases is None:
-        return reader(path, wanted)
-    if reader not in _BUSES:
-        raise ValueError(f"{path} describes its messages; databases are for vehicle buses. Leave them out.")
-    return reader(path, wanted, databases=databases)
+        return reader(path, wanted, rows=rows, **for_table)
+    return reader(path, wanted, **for_bus)
 
 
 def kind_of(path: Path) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.options import ReadOptions, given
 from anomalyvae.recordings import WindowRecipe, read_log
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.scoring.one_file import output_of
 from anomalyvae.train import recipe_of
 
@@ -35,7 +35,7 @@ class Evidence:
 
     ``sources`` are the folders with the recordings. With one, all files are read from there; with several, each from
     the folder that its event names. Nothing outside these folders is read, not even through a link. ``scores`` is the
-    folder that `score_folder` wrote, for the timelines; ``databases`` are as for `anomalyvae.read_log`.
+    folder that `score_folder` wrote, for the timelines; ``options`` say how files are read.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Evidence:
         model: str | os.PathLike[str],
         sources: list[str | os.PathLike[str]],
         scores: str | os.PathLike[str] | None = None,
-        databases: Databases = None,
+        **options: Unpack[ReadOptions],
     ) -> None:
         card = read_card(model)
         self.model_id: str = card["model_id"]
@@ -52,8 +52,7 @@ class Evidence:
         self._before, self._detector = split(bundle.load(model))
         self._sources = [Path(source).resolve() for source in sources]
         self._scores = None if scores is None else Path(scores).resolve()
-        given = [databases] if isinstance(databases, str | os.PathLike) else databases
-        self._databases = None if given is None else tuple(map(Path, given))
+        self._options = tuple(given(options).items())
         self._training = np.asarray(self._detector.embed(rows_like_training(self._detector)), dtype=np.float64)
 
     def signals(self, event: dict[str, Any], around_s: float | None = None) -> dict[str, Any]:
@@ -75,7 +74,7 @@ class Evidence:
         path = self._recording(event)
         if around_s is None:
             around_s = 3 * self.recipe.length_s
-        ticks, units = _clock(path, path.stat().st_mtime_ns, self.recipe, self._databases)
+        ticks, units = _clock(path, path.stat().st_mtime_ns, self.recipe, self._options)
         time_s = ticks["time_s"].to_numpy()
         low, high = event["start_s"] - around_s, event["end_s"] + around_s
         first, last = np.searchsorted(time_s, [low, high])
@@ -235,10 +234,10 @@ def plain(value: Any) -> Any:
 
 @lru_cache(maxsize=2)  # so that several events of a recording read it once
 def _clock(
-    path: Path, changed: int, recipe: WindowRecipe, databases: tuple[Path, ...] | None
+    path: Path, changed: int, recipe: WindowRecipe, options: tuple[tuple[str, Any], ...]
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The recording on the recipe's clock, and its units."""
-    log = read_log(path, signals=recipe.needed, databases=databases)
+    log = read_log(path, signals=recipe.needed, **dict(options))
     units = {name: log[name].unit for name in recipe.signals}
     return recipe.ticks(log), units
 

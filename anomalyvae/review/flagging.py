@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import pandas as pd
 
@@ -12,8 +12,8 @@ from anomalyvae.bundle import read_card
 from anomalyvae.health import Sensors
 from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, read_log
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
@@ -44,9 +44,9 @@ def flag_folder(
     per_recording: int = 5,
     alarms: dict[str, float] | None = None,
     source: str | os.PathLike[str] | None = None,
-    databases: Databases = None,
     near: float = NEAR,
     pool: int = POOL,
+    **options: Unpack[ReadOptions],
 ) -> Flagged:
     """Pick events from a folder of scores, explain why each is anomalous, and add them to a queue.
 
@@ -67,8 +67,8 @@ def flag_folder(
         0.01}``.
     source : path, optional
         Folder of the recordings, if they have moved since they were scored.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def flag_folder(
     UserWarning
         If recordings of known events of another model are missing, so that similar events cannot be left out.
     """
-    reasons = Reasons(model, databases)
+    reasons = Reasons(model, **options)
     summary = _summary(Path(scores), reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
     files = {file["file"]: Path(scores, file["scores"]) for file in summary["files"] if file["error"] is None}
@@ -109,7 +109,7 @@ def flag_folder(
     if len(picked):
         picked = picked.join(reasons.explain(reasons.windows(picked)))
         if read_card(model).get("health") is not None:
-            picked = picked.join(_causes(picked, model, databases))
+            picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
     return Flagged(picked, len(events), int(met.sum()), added)
 
@@ -119,12 +119,12 @@ def export(
     path: str | os.PathLike[str],
     model: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> None:
     """Write a queue as Parquet or CSV (`Queue.export`), or as tasks for Label Studio (``.json``), by suffix.
 
     Tasks contain recordings. They need the bundle ``model``; also ``source``, the folder of recordings that have moved,
-    and ``databases`` for a vehicle bus.
+    and ``options`` as the recordings were read.
     """
     if Path(path).suffix.lower() != ".json":
         queue.export(path)
@@ -138,7 +138,7 @@ def export(
         path,
         events if source is None else events.assign(source=os.fspath(source)),
         WindowRecipe.from_dict(read_card(model)["windowing"]),
-        databases=databases,
+        **options,
     )
 
 
@@ -196,7 +196,7 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     )
 
 
-def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Databases) -> pd.DataFrame:
+def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:
     """Whether picked events are novel, or a bad sensor explains them; reads their recordings one at a time."""
     sensors = Sensors.of(model)
     if not sensors.scores:
@@ -204,7 +204,7 @@ def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], databases: Data
     parts = []
     for _, events in picked.groupby(["source", "file"], sort=False):
         path = Path(events["source"].iloc[0], events["file"].iloc[0])
-        windows = sensors.windows(read_log(path, signals=sensors.recipe.needed, databases=databases))
+        windows = sensors.windows(read_log(path, signals=sensors.recipe.needed, **options))
         causes = sensors.causes(windows, sensors.grade(windows))
         parts.append(event_causes(events, windows.spans, causes))
     return pd.concat(parts)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manifest, reviewed_manifest, windows_by_role
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
 from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring import Scorer
@@ -67,7 +67,7 @@ def holdout(
     files: Iterable[Paths],
     events: Paths | None = None,
     tolerance_s: float = 0.0,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> pd.DataFrame:
     """Hold out recordings with their known faults: a manifest for `judge`.
 
@@ -81,14 +81,14 @@ def holdout(
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``).
     tolerance_s : float, default=0
         Seconds by which each fault is extended on both sides.
-    databases : path or paths, optional
-        What the messages of a vehicle bus mean, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
     """
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix == ".json":
         return read_manifest(paths[0])
     table = None if events is None else metrics.read_events(events)
-    return manifest_of(paths, recipe_of(model, pipelines=True), table, tolerance_s, databases)
+    return manifest_of(paths, recipe_of(model, pipelines=True), table, tolerance_s, **options)
 
 
 # --- judging --------------------------------------------------------------------------------------------
@@ -103,10 +103,10 @@ def judge(
     alarms_per_hour: float = 30.0,
     tolerance: float = 0.05,
     source: Paths | None = None,
-    databases: Databases = None,
     confirmed: Collection[str] | None = None,
     refits: int = 4,
     seed: int = 0,
+    **options: Unpack[ReadOptions],
 ) -> Decision:
     """Compare two bundles on held-out recordings and on all past verdicts.
 
@@ -125,8 +125,6 @@ def judge(
         How much worse a share may be and still pass. Of the held-out faults, at most 0.02 may be lost.
     source : path, optional
         Folder of the reviewed recordings, if they have moved.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
     confirmed : collection of str, optional
         New normals that two reviewers have confirmed (``Queue.confirmed("new_normal")``). If given, the challenger may
         have learned no other new normals than these and the champion's.
@@ -186,13 +184,13 @@ def judge(
     leaks = [line for folder in traced for line in _leak(folder, holdout)]
     if leaks or old == new:
         return decided(False, leaks or ["It is the champion."])
-    work = _Work(holdout, reviewed_manifest(events, source), alarms_per_hour, source, databases)
+    work = _Work(holdout, reviewed_manifest(events, source), alarms_per_hour, source, options)
     counts = [work.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)]
     figures = tuple(compare(name, counts[0], counts[1], tolerance, seed) for name in FIGURES)
     if _decide(figures)[0] and refits and champion in traced:
         again = [
             work.counts(_scoring(model), recipe_of(champion))
-            for model in refits_of(champion, refits, source=source, databases=databases)
+            for model in refits_of(champion, refits, source=source, **options)
         ]
         figures = tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
     promoted, reasons = _decide(figures)
@@ -229,7 +227,7 @@ class _Work:
     reviewed: pd.DataFrame
     alarms_per_hour: float
     source: Paths | None
-    databases: Databases
+    options: ReadOptions
     _read: dict[Any, tuple[Windows, NDArray[np.str_]]] = field(default_factory=dict)
 
     def counts(self, score_of: _Score, recipe: WindowRecipe) -> Counts:
@@ -272,7 +270,7 @@ class _Work:
     def _windows(self, name: str, recipe: WindowRecipe, source: Paths | None) -> tuple[Windows, NDArray[np.str_]]:
         """The windows of a manifest, read once for models with the same recipe."""
         if (name, recipe) not in self._read:
-            self._read[name, recipe] = windows_by_role(getattr(self, name), recipe, source, databases=self.databases)
+            self._read[name, recipe] = windows_by_role(getattr(self, name), recipe, source, **self.options)
         return self._read[name, recipe]
 
     def _parts(self) -> Callable[[pd.DataFrame], pd.Series]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.folders import replacing_file
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, stream_windows
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.database import RENAMED, VERDICTS, storable
 from anomalyvae.review.queue import Queue
 
@@ -172,7 +172,7 @@ def write_label_studio(
     events: pd.DataFrame,
     recipe: WindowRecipe,
     around_s: float = 10.0,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> Path:
     """Write events as tasks that Label Studio imports, and the labelling interface that shows them.
 
@@ -189,8 +189,8 @@ def write_label_studio(
     recipe : WindowRecipe
         The recipe of the model that flagged them.
     around_s : float
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -208,7 +208,7 @@ def write_label_studio(
     samples = replace(recipe, length_s=1 / recipe.rate_hz, stride_s=1 / recipe.rate_hz, where=None)  # each one once
     tasks: dict[Any, dict[str, Any]] = {}
     for _, part in events.groupby(["source", "file"], sort=True):
-        tasks |= zip(part.index, _tasks(part, samples, around_s, databases), strict=True)
+        tasks |= zip(part.index, _tasks(part, samples, around_s, options), strict=True)
     interface = target.with_suffix(".xml")
     for file, text in (
         (target, json.dumps([tasks[index] for index in events.index], allow_nan=False)),
@@ -240,13 +240,13 @@ def labelling_interface(signals: tuple[str, ...]) -> str:
 """
 
 
-def _tasks(events: pd.DataFrame, recipe: WindowRecipe, around_s: float, databases: Databases) -> list[dict[str, Any]]:
+def _tasks(events: pd.DataFrame, recipe: WindowRecipe, around_s: float, options: ReadOptions) -> list[dict[str, Any]]:
     """The tasks of one file's events; only the intervals that they show are kept in memory."""
     spans = events[["start_s", "end_s"]].to_numpy(dtype=float) + np.array([-around_s, around_s])
     times: list[list[NDArray[np.float64]]] = [[] for _ in spans]
     values: list[list[NDArray[np.float64]]] = [[] for _ in spans]
     path = Path(events["source"].iloc[0], events["file"].iloc[0])
-    for slab in stream_windows(path, recipe, databases=databases):
+    for slab in stream_windows(path, recipe, **options):
         time_s, samples = slab.spans["start_s"].to_numpy(), slab.rows.to_numpy()
         for place, (first, last) in enumerate(spans):
             inside = (time_s >= first) & (time_s <= last)

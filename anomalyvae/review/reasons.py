@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,8 @@ from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.metrics import merge_alarms
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
-from anomalyvae.recordings.bus.messages import Databases
 from anomalyvae.review.picking import peaks_of, spread_of
 from anomalyvae.train import recipe_of
 
@@ -93,14 +93,14 @@ class Reasons:
     ----------
     model : path
         A bundle with a windowing recipe.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
     """
 
-    def __init__(self, model: str | os.PathLike[str], databases: Databases = None) -> None:
+    def __init__(self, model: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> None:
         self.recipe = recipe_of(model, pipelines=True)
         self.model_id: str = read_card(model)["model_id"]
-        self._databases = databases
+        self._options = options
         self._before, self._detector = split(bundle.load(model))
         if self._detector.n_features_in_ != len(self.recipe.columns):
             raise ValueError(
@@ -176,7 +176,7 @@ class Reasons:
     def _read(self, path: Path, starts: Floats) -> Floats:
         rows = np.empty((len(starts), len(self.recipe.columns)))
         waiting = np.ones(len(starts), dtype=bool)
-        for slab in stream_windows(path, self.recipe, databases=self._databases):
+        for slab in stream_windows(path, self.recipe, **self._options):
             at = slab.spans["start_s"].to_numpy()
             for i in np.flatnonzero(waiting & np.isin(starts, at)):
                 rows[i] = slab.rows.iloc[np.flatnonzero(at == starts[i])[0]]

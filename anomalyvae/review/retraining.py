@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pandas as pd
 
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.manifest import Paths, manifest_of, next_manifest
-from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.options import ReadOptions
 from anomalyvae.train import TrainingSet, ranges_of, recipe_of, train, unfitted
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def retrain(
     *,
     learned: Iterable[Paths] | None = None,
     source: Paths | None = None,
-    databases: Databases = None,
+    **options: Unpack[ReadOptions],
 ) -> Retrained:
     """Fit a challenger to the champion's training data and the new normals, without noise, and against the faults.
 
@@ -56,8 +56,8 @@ def retrain(
         For a champion without a manifest: the recordings that it learned.
     source : path, optional
         Folder of the recordings, if they have moved.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def retrain(
     if Path(out).resolve() == Path(champion).resolve():
         raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion replaces a champion.")
     recipe, card = recipe_of(champion), read_card(champion)
-    old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, databases=databases)
+    old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
     data = TrainingSet.of_manifest(
-        next_manifest(old, events, source), recipe, ranges=ranges_of(champion), source=source, databases=databases
+        next_manifest(old, events, source), recipe, ranges=ranges_of(champion), source=source, **options
     )
     data = replace(data, samples=replace(data.samples, units=card["units"] | data.samples.units))
     train(data, recipe, unfitted(champion), out, drift=card["training"].get("drift", False))
@@ -89,7 +89,7 @@ def retrain(
 
 
 def refits(
-    champion: Paths, count: int, *, source: Paths | None = None, databases: Databases = None
+    champion: Paths, count: int, *, source: Paths | None = None, **options: Unpack[ReadOptions]
 ) -> Iterator["VAEOutlierDetector"]:
     """Fit the champion again with other seeds, to see how much a fit varies by chance.
 
@@ -98,7 +98,7 @@ def refits(
     champion : path
         A bundle with a manifest.
     count : int
-    source, databases
+    source, **options
         As for `retrain`.
 
     Yields
@@ -106,6 +106,6 @@ def refits(
     VAEOutlierDetector
         With the champion's parameters, except ``random_state``.
     """
-    data = TrainingSet.of_bundle(champion, source=source, databases=databases)
+    data = TrainingSet.of_bundle(champion, source=source, **options)
     for number in range(count):
         yield train(data, data.recipe, unfitted(champion).set_params(random_state=_REFIT_SEED + number))

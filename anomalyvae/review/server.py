@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
-from anomalyvae.recordings.bus.messages import Databases
+from anomalyvae.options import ReadOptions
 from anomalyvae.review.evidence import Evidence, plain
 from anomalyvae.review.queue import VERDICTS, Queue
 
@@ -65,11 +65,11 @@ def serve(
     *,
     source: str | os.PathLike[str] | None = None,
     scores: str | os.PathLike[str] | None = None,
-    databases: Databases = None,
     host: str = "127.0.0.1",
     port: int = 8765,
     reviewer: str = "",
     ready: Callable[[str], None] = print,
+    **options: Unpack[ReadOptions],
 ) -> None:
     """Serve the review page until an interrupt (Ctrl+C).
 
@@ -83,8 +83,8 @@ def serve(
         Folder of the recordings; by default the folders that the events name.
     scores : path, optional
         Folder of the scores, for the timelines.
-    databases : path or paths, optional
-        Message databases of a vehicle bus, as for `anomalyvae.read_log`.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
     host : str, default="127.0.0.1"
         Address to listen on. If other machines can reach it, the page needs a token, a new one each time. The page is
         plain HTTP: in a network that you do not trust, listen on loopback and use a tunnel (``ssh -L``).
@@ -107,7 +107,7 @@ def serve(
         sources = [source] if source is not None else sorted(opened.events()["source"].unique())
         token = None if _is_loopback(host) else secrets.token_urlsafe(32)
         proposed = reviewer if token is None else ""  # people at other machines have other names
-        app = create_app(opened, Evidence(model, sources, scores, databases), host=host, token=token, reviewer=proposed)
+        app = create_app(opened, Evidence(model, sources, scores, **options), host=host, token=token, reviewer=proposed)
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(address if token is None else f"{address}?token={token}")

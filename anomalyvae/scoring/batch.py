@@ -9,17 +9,18 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 from uuid import uuid4
 
 from anomalyvae.bundle.card import sha256_of
 from anomalyvae.calibration import AlarmTarget
 from anomalyvae.folders import replacing_file
+from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
 from anomalyvae.scoring.one_file import Work, kept, output_of
@@ -53,8 +54,8 @@ def score_folder(
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
-    databases: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[Progress], None] = lambda progress: None,
+    **options: Unpack[ReadOptions],
 ) -> dict[str, Any]:
     """Score files with a bundle or an ONNX file: the windows of recordings, or the rows of tables.
 
@@ -97,10 +98,10 @@ def score_folder(
         Delete scores of another model, or of other settings, from ``target``.
     workers : int, optional
         Threads, or processes of a local Dask cluster; one per core by default.
-    databases : path or sequence of paths, optional
-        DBC, ARXML, KCD or SYM files that define the messages of a vehicle bus, for MF4 and CAN logs.
     progress : callable, optional
         Called with a `Progress` after every slab of rows.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def score_folder(
         )
     folder = Path(target).resolve()
     root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
-    given = [databases] if isinstance(databases, str | os.PathLike) else databases
+    how = given(options)
     work = Work(
         model=os.path.abspath(model),
         graph=sha256_of(graph),
@@ -144,7 +145,8 @@ def score_folder(
         rate=None if alarms is None else flag_rate(alarms, metadata, tail),
         tail=tail,
         feature_scores=feature_scores,
-        databases=tuple((os.path.abspath(database), sha256_of(Path(database))) for database in given),
+        options=tuple(how.items()),
+        databases=tuple(sha256_of(Path(database)) for database in how.get("databases", ())),
         per_tick=per_tick,
     )
     with _locked(folder):

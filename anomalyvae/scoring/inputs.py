@@ -5,13 +5,15 @@ import os
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+
+from anomalyvae.options import ReadOptions
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
 _CSV_BLOCK = 2**23  # bytes
@@ -105,7 +107,7 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
 
 
-def slabs_of(root: Path, name: str, metadata: dict[str, Any], databases: Sequence[str] | None = None) -> Iterator[Slab]:
+def slabs_of(root: Path, name: str, metadata: dict[str, Any], **options: Unpack[ReadOptions]) -> Iterator[Slab]:
     """The rows of a table, or the windows of a recording, as a model takes them.
 
     Parameters
@@ -114,8 +116,8 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any], databases: Sequenc
         Folder, and path of the file below it.
     metadata : dict
         Of the scorer.
-    databases : sequence of str, optional
-        Files that define the messages of a vehicle bus.
+    **options
+        How files are read: see `anomalyvae.options.ReadOptions`.
 
     Raises
     ------
@@ -124,7 +126,7 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any], databases: Sequenc
     """
     path = root / name
     if metadata["windowing"] is not None:
-        return _windows(path, name, metadata, databases)
+        return _windows(path, name, metadata, options)
     return _rows(path, metadata)
 
 
@@ -200,13 +202,13 @@ def _present(metadata: dict[str, Any], names: list[str], path: Path) -> list[str
 # Recordings
 
 
-def _windows(path: Path, name: str, metadata: dict[str, Any], databases: Sequence[str] | None) -> Iterator[Slab]:
+def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptions) -> Iterator[Slab]:
     from anomalyvae.recordings import WindowRecipe, stream_windows
 
     recipe = WindowRecipe.from_dict(metadata["windowing"])
     recording = Path(name).with_suffix("").as_posix()
     _refuse_empty(path)
-    for windows in stream_windows(path, recipe, recording=recording, databases=databases):
+    for windows in stream_windows(path, recipe, recording=recording, **options):
         refuse_units(windows.units, metadata)
         if len(windows):
             yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy())

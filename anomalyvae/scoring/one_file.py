@@ -51,8 +51,10 @@ class Work:
         Rows with a p-value of at most this are flagged; None for the model's own threshold.
     tail : {"conformal", "pareto"}
     feature_scores : bool
-    databases : tuple of (str, str)
-        Files that define the messages of a vehicle bus, each with its sha256.
+    options : tuple of (str, value)
+        How files are read: the items of `anomalyvae.options.ReadOptions`.
+    databases : tuple of str
+        The sha256 of each file that defines messages of a vehicle bus.
     per_tick : {"offline", "causal"} or None
         Scores per tick of the clock instead of per window, and how windows are folded.
     """
@@ -65,13 +67,17 @@ class Work:
     rate: float | None = None
     tail: str = "conformal"
     feature_scores: bool = False
-    databases: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    databases: tuple[str, ...] = ()
     per_tick: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores of a file, apart from the file."""
         settings = {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
-        settings |= {"databases": sorted(digest for _, digest in self.databases)} if self.databases else {}
+        settings |= {"databases": sorted(self.databases)} if self.databases else {}
+        for name, value in self.options:
+            if name != "databases":
+                settings[name] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
         return settings | ({"per_tick": self.per_tick} if self.per_tick else {})
 
 
@@ -119,7 +125,7 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     try:
         session = open_session(work)
         made_from = _made_from(work, name)
-        slabs = slabs_of(Path(work.source), name, session.metadata, [path for path, _ in work.databases] or None)
+        slabs = slabs_of(Path(work.source), name, session.metadata, **dict(work.options))
         with session.writer(fresh) as writer:
             for table, outliers in _tables(work, session, pool, slabs):
                 writer.write_table(table)

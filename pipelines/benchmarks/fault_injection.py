@@ -26,8 +26,8 @@ from anomalyvae.evaluate.job import (
     Health,
     Job,
     Progress,
-    databases_of,
     find_recordings,
+    options_of,
     refuse_foreign,
 )
 from anomalyvae.folders import replacing
@@ -146,7 +146,7 @@ def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None)
         progress(1, 1 + len(held), f"learned {', '.join(path.stem for path in learn)}")
         untouched, grades, injected = [], [], []
         for number, path in enumerate(held):
-            log = read_log(path, signals=job.windows.needed, databases=databases_of(job.data))
+            log = read_log(path, signals=job.windows.needed, **options_of(job.data))
             before = _graded(sensors, log)
             untouched.append(_unchanged(log.recording, before))
             grades.append(stretches(before.grades))
@@ -182,7 +182,7 @@ def _fits(name: str, patterns: str | tuple[str, ...]) -> bool:
 def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:
     """Fit the model and learn what is healthy, without the recordings that get faults."""
     health = job.health or Health()
-    data = TrainingSet.of_files(learn, job.windows, ranges=health.range, databases=databases_of(job.data))
+    data = TrainingSet.of_files(learn, job.windows, ranges=health.range, **options_of(job.data))
     model = train(data, job.windows, VAEOutlierDetector(**job.detector), folder, drift=health.drift)
     return Sensors(model, job.windows, Profile.from_dict(read_card(folder)["health"]))
 

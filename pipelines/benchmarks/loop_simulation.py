@@ -22,7 +22,7 @@ from anomalyvae.bundle.manifest import begin_manifest
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate import Job, charts, read_job
-from anomalyvae.evaluate.job import Output, Progress, databases_of, find_recordings, refuse_foreign
+from anomalyvae.evaluate.job import Output, Progress, find_recordings, options_of, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.recordings import Windows, read_windows
 from anomalyvae.review import Queue, flag_folder, gate, promote, retrain
@@ -89,7 +89,7 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
     with replacing(folder) as out:
         champion = out / "champion"
         _begin(job, learn, events, champion)
-        windows = read_windows(held, job.windows, databases=databases_of(job.data))
+        windows = read_windows(held, job.windows, **options_of(job.data))
         holdout = begin_manifest(held, windows.spans, events, job.data.tolerance_s)
         rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
         progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
@@ -133,19 +133,19 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
 
 def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
     """Fit the first champion to the normal windows."""
-    tolerance_s, databases = job.data.tolerance_s, databases_of(job.data)
+    tolerance_s, options = job.data.tolerance_s, options_of(job.data)
     detector = VAEOutlierDetector(**job.detector)
-    train(learn, job.windows, detector, folder, events=events, tolerance_s=tolerance_s, databases=databases)
+    train(learn, job.windows, detector, folder, events=events, tolerance_s=tolerance_s, **options)
 
 
 def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
     """Score a recording, flag its most anomalous events, and give verdicts by the known events."""
     simulation: Simulation = job.extra["simulation"]
-    score_folder(champion, path, out / "scores", databases=databases_of(job.data) or ())
+    score_folder(champion, path, out / "scores", **options_of(job.data))
     budget = simulation.budget
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*known events that other models have flagged")
-        flag_folder(out / "scores", champion, queue, budget, per_recording=budget, databases=databases_of(job.data))
+        flag_folder(out / "scores", champion, queue, budget, per_recording=budget, **options_of(job.data))
     waiting = queue.events("open")
     near = metrics.touches(waiting, events, job.data.tolerance_s)
     for event, fault in zip(waiting["event_id"], near, strict=True):
@@ -158,11 +158,9 @@ def _challenge(
     """Retrain on verdicts and ask the gate; only the challenger with honest verdicts can be promoted."""
     verdicts = reviewed if variant == "as reviewed" else reviewed.assign(verdict="new_normal")
     challenger = out / variant.replace(" ", "-")
-    retrain(verdicts, champion, challenger, databases=databases_of(job.data))
+    retrain(verdicts, champion, challenger, **options_of(job.data))
     rate = job.evaluation.alarms_per_hour
-    decision = gate.judge(
-        challenger, champion, verdicts, holdout, alarms_per_hour=rate, databases=databases_of(job.data)
-    )
+    decision = gate.judge(challenger, champion, verdicts, holdout, alarms_per_hour=rate, **options_of(job.data))
     promote(challenger, champion, decision, holdout, dry_run=variant != "as reviewed")
     said = {name: int((verdicts["verdict"] == name).sum()) for name in ("new_normal", "fault")}
     return {**said, "promoted": decision.promoted, "reason": decision.reasons[0]}

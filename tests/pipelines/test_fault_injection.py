@@ -14,7 +14,7 @@ from faults import Fault, inject
 from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
 from anomalyvae.evaluate import read_job
-from anomalyvae.evaluate.job import databases_of, find_recordings
+from anomalyvae.evaluate.job import find_recordings, options_of
 from anomalyvae.health import Profile, Sensors, grade, learn_profile
 from anomalyvae.health.grades import stretches
 from anomalyvae.health.sensors import event_causes
@@ -315,7 +315,6 @@ def test_the_job_on_real_logs_is_in_order():
     paths, _ = find_recordings(job.data)
     assert len(paths) == 5
     assert all(path.suffix == ".MF4" for path in paths)
-    [database] = databases_of(job.data)
-    assert set(job.windows.signals) <= set(read_log(paths[0], databases=[database]).signals)
+    assert set(job.windows.signals) <= set(read_log(paths[0], **options_of(job.data)).signals)
     assert job.health.range == {"Altitude": (-100, 4000)}
     assert job.extra["faults"].holdout == ("00000001-60FEB68B", "00000003-60FEBB3B")

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from anomalyvae.options import Databases
 from anomalyvae.recordings.bus.decode import FRAME, Decoder
-from anomalyvae.recordings.bus.messages import Databases, missing_extra
+from anomalyvae.recordings.bus.messages import missing_extra
 from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 

@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from anomalyvae.options import Databases
 from anomalyvae.recordings.bus import obd
-from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Databases, Field, Message, load_messages
+from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Field, Message, load_messages
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
 

@@ -33,10 +33,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from anomalyvae.options import Databases
 from anomalyvae.recordings.bus.blocks import check_blocks
 from anomalyvae.recordings.bus.canbus import in_order
 from anomalyvae.recordings.bus.decode import FRAME, Decoder, means
-from anomalyvae.recordings.bus.messages import Databases, missing_extra
+from anomalyvae.recordings.bus.messages import missing_extra
 from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Databases = str | PathLike[str] | Iterable[str | PathLike[str]] | None
+from anomalyvae.options import Databases
+
 EXTENDED = 1 << 31  # set in the key of a 29-bit identifier, so that it differs from one of 11 bits
 MOST_JOINED = 1785  # bytes of a J1939 message in packets
 _MOST_BYTES = 64  # in a frame of CAN FD
