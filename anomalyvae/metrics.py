@@ -13,6 +13,7 @@ Point adjustment, which counts a whole event as flagged if one of its points is,
 under it (Kim et al. 2022, Towards a Rigorous Evaluation of Time-Series Anomaly Detection, AAAI).
 """
 
+import warnings
 from bisect import bisect_left, bisect_right
 from os import PathLike
 from pathlib import Path
@@ -113,9 +114,73 @@ def read_events(path: str | PathLike[str]) -> pd.DataFrame:
 
 
 def event_spans(events: pd.DataFrame) -> pd.DataFrame:
-    """``recording``, ``start_s`` and ``end_s`` of every event; both times are ``time_s`` if an event is a moment."""
+    """``recording``, ``start_s`` and ``end_s`` of every event; both times are ``time_s`` if an event is a moment.
+
+    Raises
+    ------
+    ValueError
+        If an event has no time, or ends before it starts.
+    """
     start, end = ("start_s", "end_s") if {"start_s", "end_s"} <= set(events) else ("time_s", "time_s")
-    return pd.DataFrame({"recording": events["recording"], "start_s": events[start], "end_s": events[end]})
+    spans = pd.DataFrame({"recording": events["recording"], "start_s": events[start], "end_s": events[end]})
+    wrong = ~(spans["start_s"] <= spans["end_s"])
+    if wrong.any():
+        first = spans[wrong].iloc[0]
+        raise ValueError(
+            f"{wrong.sum()} of {len(spans)} events have no time or end before they start, such as {start}="
+            f"{first['start_s']}, {end}={first['end_s']} of recording {first['recording']!r}. Correct the events."
+        )
+    return spans
+
+
+def check_matches(events: pd.DataFrame, spans: pd.DataFrame) -> None:
+    """Check that events lie in recordings with windows, and in their time.
+
+    Otherwise an error in the table of events would turn known anomalies into normal windows.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``recording``, ``start_s``, ``end_s``.
+    spans : DataFrame
+        All windows: ``recording``, ``start_s``, ``end_s``.
+
+    Raises
+    ------
+    ValueError
+        If this is so for all events.
+
+    Warns
+    -----
+    UserWarning
+        If it is so for some events.
+    """
+    if not len(spans):
+        return
+    reach = spans.groupby("recording").agg(start=("start_s", "min"), end=("end_s", "max")).reindex(events["recording"])
+    foreign = reach["start"].isna().to_numpy()
+    meets = (events["start_s"].to_numpy() <= reach["end"]) & (events["end_s"].to_numpy() >= reach["start"])
+    outside = ~foreign & ~np.asarray(meets)
+    if not (foreign | outside).any():
+        return
+    said = []
+    if foreign.any():
+        names = ", ".join(map(repr, spans["recording"].unique()[:5]))
+        said.append(
+            f"{foreign.sum()} of {len(events)} events name other recordings, such as "
+            f"{events['recording'][foreign].iloc[0]!r}; recordings with windows are {names}"
+        )
+    if outside.any():
+        first = events[outside].iloc[0]
+        start, end = reach[outside].iloc[0]
+        said.append(
+            f"{outside.sum()} of {len(events)} events lie outside of the windows of their recording, such as "
+            f"{first['start_s']:g} s of {first['recording']!r}, whose windows reach from {start:g} to {end:g} s"
+        )
+    text = ". ".join(said) + ". Recordings are named by their file without suffix, and times count from their start."
+    if (foreign | outside).all():
+        raise ValueError(f"{text} Correct the events.")
+    warnings.warn(f"{text} These events have no effect.", stacklevel=3)
 
 
 def touches(spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0) -> NDArray[np.bool_]:

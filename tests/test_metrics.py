@@ -249,3 +249,24 @@ def test_a_table_of_events_without_its_columns_is_refused(tmp_path, columns):
         ValueError, match=f"has the columns {columns.replace(',', ', ')}; .* needs recording and time_s"
     ):
         metrics.read_events(tmp_path / "events.csv")
+
+
+# Events that match no window
+
+
+def test_events_that_match_no_window_are_refused_or_named():
+    windows = spans_of((0, 2), (2, 4))
+    events = metrics.event_spans(pd.concat([marks(3), marks(3, recording="A"), marks(1.7e9)], ignore_index=True))
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 events name other recordings, such as 'A'.*1 of 3 .* outside"
+    ) as said:
+        metrics.check_matches(events, windows)
+    assert "reach from 0 to 4 s" in str(said[0].message)
+    with pytest.raises(ValueError, match="Correct the events"):
+        metrics.check_matches(events[1:], windows)
+    metrics.check_matches(events[:1], windows)
+
+
+def test_events_without_a_time_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 events have no time"):
+        metrics.event_spans(marks(1, np.nan))

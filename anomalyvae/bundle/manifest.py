@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.card import read_card, sha256_of
-from anomalyvae.metrics import event_spans, touches
+from anomalyvae.metrics import check_matches, event_spans, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
 
@@ -69,6 +69,7 @@ def begin_manifest(
     """
     reach = spans.groupby("recording", sort=False).agg(start_s=("start_s", "min"), end_s=("end_s", "max"))
     known = pd.DataFrame(columns=["recording", "start_s", "end_s"]) if events is None else event_spans(events)
+    check_matches(known, spans)
     known = known.assign(start_s=known["start_s"] - tolerance_s, end_s=known["end_s"] + tolerance_s, role=role)
     parts = []
     for file in map(Path, files):

@@ -279,7 +279,15 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
     if data.kinds is not None:
         if "kind" not in events:
             raise ValueError(f"[data] has kinds = {data.kinds!r}, but the events have no column kind. Leave kinds out.")
-        events = events[[matches(str(kind), data.kinds) for kind in events["kind"]]]
+        wanted = [matches(str(kind), data.kinds) for kind in events["kind"]]
+        if not any(wanted):
+            found = ", ".join(map(repr, sorted(events["kind"].astype(str).unique())))
+            raise ValueError(
+                f"No event has a kind that matches kinds = {data.kinds!r}; there are {found}. Correct [data]."
+            )
+        events = events[wanted]
+    if data.name is not None and data.events is None:  # those of the data set's other recordings are no errors
+        events = events[events["recording"].isin([path.stem for path in paths])]
     return paths, events.reset_index(drop=True)
 
 

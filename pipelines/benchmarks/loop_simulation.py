@@ -88,9 +88,9 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
     steps = 1 + len(_VERDICTS) * len(meet)
     with replacing(folder) as out:
         champion = out / "champion"
-        _begin(job, learn, events, champion)
+        _begin(job, learn, _events_of(learn, events), champion)
         windows = read_windows(held, job.windows, **options_of(job.data))
-        holdout = begin_manifest(held, windows.spans, events, job.data.tolerance_s)
+        holdout = begin_manifest(held, windows.spans, _events_of(held, events), job.data.tolerance_s)
         rows = [{"round": 0, "model": "first", **_figures(job, champion, windows, events), "promoted": True}]
         progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
         with Queue(out / "queue.db") as queue:
@@ -129,6 +129,10 @@ def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], list[Pa
     if len(set(together)) < len(together):
         raise ValueError("A recording has two parts in [simulation], expected one of learn, meet, holdout. Correct it.")
     return parts[0], parts[1], parts[2]
+
+
+def _events_of(paths: list[Path], events: pd.DataFrame) -> pd.DataFrame:
+    return events[events["recording"].isin([path.stem for path in paths])]
 
 
 def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> None:
