@@ -1,11 +1,12 @@
 """Options of reading: what decides where a file does not show it. All callers pass them on as keyword arguments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from os.path import abspath
 from typing import Any, TypedDict
 
-Databases = str | PathLike[str] | Iterable[str | PathLike[str]] | None
+Files = str | PathLike[str] | Iterable[str | PathLike[str]]
+Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 
 TABLE_OPTIONS = ("time",)  # for CSV and Parquet
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
@@ -18,8 +19,10 @@ class ReadOptions(TypedDict, total=False):
     ----------
     time : str, optional
         The time column of a table, if its name does not show it, or with its unit: ``"ticks [ms]"``.
-    databases : path-like, or iterable of path-like, optional
-        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs.
+    databases : path-like, iterable of path-like, or dict, optional
+        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs. A dict names the
+        files of each bus, ``{"can0": "engine.dbc", "can1": "body.dbc"}``, and only these buses are read; a bus without
+        a name has its number in the file, ``"1"``.
     """
 
     time: str | None
@@ -29,7 +32,7 @@ class ReadOptions(TypedDict, total=False):
 def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations__) -> dict[str, Any]:
     """The options with these names that have a value, in a form that can be hashed and sent to other processes.
 
-    Databases are a tuple of absolute paths.
+    Databases are pairs of a bus ("" for any) and an absolute path.
 
     Raises
     ------
@@ -42,8 +45,18 @@ def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations
         raise TypeError(f"Got the unknown option {unknown[0]!r}, expected one of {known}. Correct its name.")
     found: dict[str, Any] = {name: options.get(name) for name in names if options.get(name) is not None}
     if "databases" in found:
-        files = found["databases"]
-        found["databases"] = tuple(map(abspath, [files] if isinstance(files, str | PathLike) else files))
+        found["databases"] = database_files(found["databases"])
         if not found["databases"]:
             del found["databases"]
     return found
+
+
+def database_files(databases: Databases) -> tuple[tuple[str, str], ...]:
+    """Pairs of a bus ("" for any bus) and the absolute path of a database for it."""
+    if databases is None:
+        return ()
+    if isinstance(databases, Mapping):
+        return tuple((str(bus), path) for bus, files in databases.items() for _, path in database_files(files))
+    if isinstance(databases, str | PathLike):
+        return (("", abspath(databases)),)
+    return tuple(item if isinstance(item, tuple) else ("", abspath(item)) for item in databases)

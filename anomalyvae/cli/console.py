@@ -77,8 +77,16 @@ def reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of reading files, which all verbs that read files share."""
     group = parser.add_argument_group("options for reading files")
     group.add_argument(
-        "--dbc", nargs="+", metavar="FILE", help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs"
-    )
+        "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database,
+        help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
+        "can0=engine.dbc, and then only the named buses are read",
+    )  # fmt: skip
+
+
+def _database(text: str) -> tuple[str, str]:
+    """A bus ("" for any) and the path of its database."""
+    bus, equals, file = text.partition("=")
+    return (bus, os.path.abspath(file)) if equals and not os.path.exists(text) else ("", os.path.abspath(text))
 
 
 def reading_options(args: argparse.Namespace) -> ReadOptions:

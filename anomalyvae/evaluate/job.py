@@ -47,8 +47,9 @@ class Data:
     recordings : str or tuple of str
         Patterns. With `name`: of recording names in the data set (default: all), or, with a slash, of files in its
         folder, such as ``raw/LOG/*/*.MF4``. Without `name`: of files.
-    databases : str or tuple of str
-        DBC, ARXML or KCD files that define the messages of MF4 and CAN logs. With `name`, in the data set's folder.
+    databases : str, tuple of str, or dict of them
+        DBC, ARXML or KCD files that define the messages of MF4 and CAN logs. With `name`, in the data set's folder. A
+        table names the files of each bus: ``databases = { can0 = "engine.dbc" }``.
     events : str, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). Default: the data set's own.
     kinds : str or tuple of str, optional
@@ -59,7 +60,7 @@ class Data:
 
     name: str | None = None
     recordings: Patterns | None = None
-    databases: Patterns = ()
+    databases: Patterns | dict[str, Patterns] = ()
     events: str | None = None
     kinds: Patterns | None = None
     tolerance_s: float = 0.5
@@ -294,7 +295,10 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
 def options_of(data: Data) -> ReadOptions:
     """How a job's recordings are read."""
     home = Path() if data.name is None or not data.databases else get_dataset(data.name)
-    return {"databases": [home / name for name in _as_tuple(data.databases)] or None}
+    by_bus = data.databases if isinstance(data.databases, dict) else {"": data.databases}
+    return {
+        "databases": [(bus, str(home / file)) for bus, files in by_bus.items() for file in _as_tuple(files)] or None
+    }
 
 
 def _as_tuple(patterns: Patterns | None) -> tuple[str, ...]:

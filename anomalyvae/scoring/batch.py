@@ -146,7 +146,7 @@ def score_folder(
         tail=tail,
         feature_scores=feature_scores,
         options=tuple(how.items()),
-        databases=tuple(sha256_of(Path(database)) for database in how.get("databases", ())),
+        databases=tuple((bus and f"{bus}=") + sha256_of(Path(file)) for bus, file in how.get("databases", ())),
         per_tick=per_tick,
     )
     with _locked(folder):

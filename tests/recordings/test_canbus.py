@@ -230,7 +230,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"other.blf begins with b.PKPK.; a BLF file"):
         read_log(tmp_path / "other.blf")
     (tmp_path / "bad.log").write_text("(0.1) can0 123#00\n(0.2) can0 12Z#00\n")
-    with pytest.raises(ValueError, match=r"bad.log cannot be read as LOG in line 2 \(ValueError"):
+    with pytest.raises(ValueError, match=r"bad.log cannot be read as LOG in line 2: '\(0.2\) can0 12Z#00' is no frame"):
         read_log(tmp_path / "bad.log")
 
 
@@ -244,7 +244,7 @@ def test_arguments_that_do_not_fit_the_format_are_refused(tmp_path, database):
 
 
 def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
-    path = write(tmp_path / "drive.log", drive(4))
+    path = write(tmp_path / "drive.blf", drive(4))
     monkeypatch.setitem(sys.modules, "can", None)
     with pytest.raises(ImportError, match=r"Run: pip install 'anomalyvae\[logs\]'"):
         read_log(path)

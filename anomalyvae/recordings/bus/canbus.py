@@ -1,4 +1,6 @@
-"""CAN logs: BLF and ASC (Vector), TRC (PEAK) and candump files, read with python-can and decoded with databases.
+"""CAN logs: BLF and ASC (Vector), TRC (PEAK) and candump files, decoded with databases.
+
+BLF files are read with python-can, and their frames are counted; the others by :mod:`anomalyvae.recordings.bus.text`.
 
 Rules:
 
@@ -15,12 +17,10 @@ from __future__ import annotations
 
 import logging
 import mmap
-import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,24 @@ import pandas as pd
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus.decode import FRAME, Decoder
 from anomalyvae.recordings.bus.messages import missing_extra
+from anomalyvae.recordings.bus.text import Frame, Lines, asc_frames, candump_frames, trc_frames
 from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 
 _ROWS = 1 << 15  # frames of a piece
-_LONGEST_LINE = 1 << 16
+_MOST_BUSES = 255
 _BLF_HEAD = 144  # bytes
 _CONTAINER, _DEFLATED = 10, 2  # in BLF: an object that holds others, and its compression
-_CANDUMP = re.compile(r"\s*\(\d+(\.\d+)?\)\s+\S+\s+[0-9A-Fa-f]{1,8}#")
+_FRAMES = {1, 73, 86, 100, 101}  # types of objects: CAN frames, error frames, and those of CAN FD
+_TEXT = {".asc": asc_frames, ".trc": trc_frames, ".log": candump_frames}
 
 
 def can_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
     """Read a CAN log in pieces of about 32,000 frames."""
     decoder = Decoder(databases, wanted, str(path))
     decoder.check([])
-    with _opened(path) as (start, chunks):
+    with _opened(path) as (start, buses, chunks):
+        decoder.bus_names = buses
         for frames in in_order(chunks, str(path)):
             yield Log(path.stem, start, decoder.completed(decoder.decode(frames)), decoder.left_out)
     decoder.finish(others=False)
@@ -82,57 +85,116 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, Iterator[np.ndarray]]]:
-    """Open a CAN log: its start, and its frames in chunks, in the order of the file."""
-    try:
-        import can
-    except ImportError as error:
-        raise missing_extra(error) from error
+def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, list[str], Iterator[np.ndarray]]]:
+    """Open a CAN log: its start, the names of its buses (as far as it is read), and its frames in chunks."""
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty, not a CAN log. Record it again.")
     kind = path.suffix.lower()
-    if kind == ".blf":
-        _check_blf(path)
-    elif kind == ".log":
-        _check_candump(path)
-    readers = {".blf": can.BLFReader, ".asc": can.ASCReader, ".trc": can.TRCReader, ".log": can.CanutilsLogReader}
-    with _quiet(), closing(path.open("rb") if kind == ".blf" else _Lines(path)) as file:
-        reader: Any
+    buses: list[str] = []
+    with closing(_Blf(path) if kind == ".blf" else Lines(path)) as file:
         with _refusing(path, file):
-            reader = readers[kind](file)
-            messages = iter(reader)
-            head = list(islice(messages, 1))
-        if getattr(reader, "timestamps_format", None) == "relative":
-            raise ValueError(
-                f"The stamps of {path} count from the line before, not from the start. Export it with 'timestamps "
-                f"absolute'."
-            )
-        zero_s, start = _zero(reader, head)
-        yield start, _chunks(path, file, chain(head, messages), zero_s)
+            start, frames = file.frames() if isinstance(file, _Blf) else _TEXT[kind](file, path)
+            head = list(islice(frames, 1))
+        if not head:
+            raise ValueError(f"{path} has no CAN frame with data. Check that the right channel was recorded.")
+        zero_s = head[0].time_s if start is None and head[0].time_s >= UNIX_FROM_S else 0.0
+        if zero_s:
+            start = pd.Timestamp(zero_s, unit="s", tz="UTC").round("us")
+        yield start, buses, _chunks(path, file, chain(head, frames), zero_s, buses)
 
 
-def _chunks(path: Path, file: Any, messages: Iterator[Any], zero_s: float) -> Iterator[np.ndarray]:
+def _chunks(path: Path, file: Any, frames: Iterator[Frame], zero_s: float, buses: list[str]) -> Iterator[np.ndarray]:
     """Yield at least one chunk of frames."""
     more = True
     while more:
         with _refusing(path, file):
-            read = list(islice(messages, _ROWS))
-            frames = _frames([m for m in read if not (m.is_error_frame or m.is_remote_frame)], zero_s)
+            read = list(islice(frames, _ROWS))
+            chunk = _as_array(read, zero_s, buses)
         more = len(read) == _ROWS
-        yield frames
+        yield chunk
 
 
 @contextmanager
 def _refusing(path: Path, file: Any) -> Iterator[None]:
-    """Turn any error of python-can into one that names the file and the line."""
+    """Turn any error into one that names the file and the line."""
     try:
         yield
     except Exception as error:  # python-can raises errors of any type
-        where = f" in line {file.number}" if isinstance(file, _Lines) else ""
+        if str(path) in str(error):
+            raise
+        where = f" in line {file.number}" if isinstance(file, Lines) else ""
+        said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(
-            f"{path} cannot be read as {path.suffix.lower()[1:].upper()}{where} "
-            f"({type(error).__name__}: {str(error)[:200]}). Repair the file, or record it again."
+            f"{path} cannot be read as {path.suffix.lower()[1:].upper()}{where}: {said}. Repair the file, or export it "
+            "again."
         ) from error
+
+
+def _as_array(read: list[Frame], zero_s: float, buses: list[str]) -> np.ndarray:
+    """Return frames as ``FRAME``; the names of new buses are added to ``buses``."""
+    frames = np.zeros(len(read), dtype=FRAME)
+    if not read:
+        return frames
+    time_s, identifiers, extended, names, data = zip(*read, strict=True)
+    if max(identifiers) > 0x1FFFFFFF:
+        raise ValueError(f"the identifier {max(identifiers):#x} has more than 29 bits")
+    # Unix times in float64 are good to a quarter of a microsecond.
+    frames["time_s"] = np.round(np.array(time_s) - zero_s, 6)
+    frames["id"] = identifiers
+    frames["extended"] = np.array(extended) | (frames["id"] > 0x7FF)
+    buses += [name for name in dict.fromkeys(names) if name not in buses]
+    if len(buses) > _MOST_BUSES:
+        raise ValueError(f"there are more than {_MOST_BUSES} buses")
+    number = {name: place for place, name in enumerate(buses)}
+    frames["bus"] = [number[name] for name in names]
+    frames["length"] = [min(len(sent), 64) for sent in data]
+    joined = b"".join(sent[:64].ljust(64, b"\0") for sent in data)
+    frames["data"] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 64)
+    return frames
+
+
+# --- BLF ------------------------------------------------------------------------------------------------
+
+
+class _Blf:
+    """A BLF file, read with python-can, which skips objects that it does not know: frames are counted first."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from can import BLFReader
+        except ImportError as error:
+            raise missing_extra(error) from error
+        self._reader = BLFReader
+        self._expected = count_blf_frames(path)
+        self._file = path.open("rb")
+
+    def frames(self) -> tuple[pd.Timestamp | None, Iterator[Frame]]:
+        """The start, and the frames."""
+        with _quiet():
+            reader = self._reader(self._file)
+        zero_s = reader.start_timestamp
+        start = pd.Timestamp(zero_s, unit="s", tz="UTC").round("us") if zero_s else None
+        return start, self._read(iter(reader), zero_s)
+
+    def _read(self, messages: Iterator[Any], zero_s: float) -> Iterator[Frame]:
+        count = 0
+        with _quiet():
+            for message in messages:
+                count += 1
+                if not (message.is_error_frame or message.is_remote_frame):
+                    yield Frame(
+                        message.timestamp - zero_s,
+                        message.arbitration_id,
+                        message.is_extended_id,
+                        str(message.channel + 1),
+                        bytes(message.data),
+                    )
+        if count != self._expected:
+            raise ValueError(f"{count:,} of its {self._expected:,} frames can be read")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 @contextmanager
@@ -146,111 +208,76 @@ def _quiet() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _frames(messages: list[Any], zero_s: float) -> np.ndarray:
-    """Return messages of python-can as ``FRAME``."""
-    frames = np.zeros(len(messages), dtype=FRAME)
-    if not messages:
-        return frames
-    identifiers = np.array([message.arbitration_id for message in messages])
-    extended = np.array([message.is_extended_id for message in messages]) | (identifiers > 0x7FF)
-    if identifiers.max() > 0x1FFFFFFF:
-        raise ValueError(f"identifier {identifiers.max():#x} of more than 29 bits")
-    stamps = np.array([message.timestamp for message in messages])
-    # Unix times in float64 are good to a quarter of a microsecond.
-    frames["time_s"] = np.round(stamps - zero_s, 6) if zero_s else stamps
-    frames["id"], frames["extended"] = identifiers, extended
-    frames["bus"] = [_bus(message.channel) for message in messages]
-    frames["length"] = [min(len(message.data), 64) for message in messages]
-    data = b"".join(bytes(message.data[:64]).ljust(64, b"\0") for message in messages)
-    frames["data"] = np.frombuffer(data, dtype=np.uint8).reshape(-1, 64)
-    return frames
+def count_blf_frames(path: Path) -> int:
+    """Count the frames of a BLF file, error frames included; refuse a file that is cut or damaged.
 
-
-def _bus(channel: Any) -> int:
-    """Return the number of a bus, for a name such as can1 the number in it."""
-    if isinstance(channel, int):
-        return channel % 256
-    digits = re.search(r"\d+$", str(channel))
-    return int(digits[0]) % 256 if digits else 0
-
-
-def _zero(reader: Any, head: list[Any]) -> tuple[float, pd.Timestamp | None]:
-    """Return which of a file's stamps is zero, and the moment of it."""
-    if hasattr(reader, "date"):  # ASC: stamps count from the start
-        return 0.0, _start_of_asc(reader)
-    named = getattr(reader, "start_time", None)  # TRC
-    zero_s = getattr(reader, "start_timestamp", 0.0) if named is None else named.timestamp()
-    if not zero_s and head and head[0].timestamp >= UNIX_FROM_S:
-        zero_s = head[0].timestamp
-    return zero_s, pd.Timestamp(zero_s, unit="s", tz="UTC").round("us") if zero_s else None
-
-
-def _start_of_asc(reader: Any) -> pd.Timestamp | None:
-    try:  # python-can reads the date as this machine's local time; undone here
-        local = datetime.fromtimestamp(reader._datetime_to_timestamp(reader.date or ""))
-    except (ValueError, OverflowError, OSError):
-        return None
-    return pd.Timestamp(local, tz="UTC")
-
-
-def _check_candump(path: Path) -> None:
-    with closing(_Lines(path)) as lines:
-        first = next((line for line in lines if line.strip()), "")
-    if not _CANDUMP.match(first):
-        raise ValueError(
-            f"{path} begins with {first.strip()[:60]!r}; a candump log has lines such as '(1436509052.249713) can0 "
-            f"123#11223344'. Record it with candump -L, or export it as ASC."
-        )
-
-
-def _check_blf(path: Path) -> None:
-    """Refuse a BLF file that is cut or damaged; python-can would read a part of it without an error."""
-    size = path.stat().st_size
+    An object begins with ``LOBJ``, the size of its header, the header's version, its own size, and its type. Containers
+    hold other objects, which may reach from one container into the next, and are compressed.
+    """
+    size, count, rest = path.stat().st_size, 0, b""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         if view[:4] != b"LOGG":
             raise ValueError(f"{path} begins with {view[:4]!r}; a BLF file begins with LOGG. Export it again.")
         place, length = struct.unpack_from("<L8xQ", view, 4) if size >= _BLF_HEAD else (0, _BLF_HEAD)
-        cut = length > size
+        cut = length > size or place < _BLF_HEAD
         while not cut and place + 16 <= size:
             signature, _, _, length, kind = struct.unpack_from("<4sHHLL", view, place)
             cut = signature != b"LOBJ" or length < 16 or place + length > size
             if not cut and kind == _CONTAINER:
-                cut = length < 32 or not _container_is_complete(view, place, length)
+                inside = _inflated(view, place, length)
+                cut = inside is None
+                if inside is not None:
+                    found, rest = _count_objects(rest + inside, path)
+                    count += found
+            elif not cut and kind in _FRAMES:
+                raise ValueError(
+                    f"{path} has frames outside of containers, which cannot be read. Export it again, as BLF with "
+                    "compression or as ASC."
+                )
             place += length + length % 4
         if cut or place < size:
             raise ValueError(f"{path} is a BLF file that is cut or damaged near byte {place:,}. Copy it again.")
+    if rest.strip(b"\0"):
+        raise ValueError(f"{path} is a BLF file whose last object is cut. Copy it again.")
+    return count
 
 
-def _container_is_complete(view: mmap.mmap, place: int, length: int) -> bool:
+def _inflated(view: mmap.mmap, place: int, length: int) -> bytes | None:
+    """The content of a container; None if it is damaged."""
+    if length < 32:
+        return None
     method, size = struct.unpack_from("<H6xL", view, place + 16)
     if method != _DEFLATED:
-        return method == 0
+        return view[place + 32 : place + length] if method == 0 else None
     inflate = zlib.decompressobj()
     try:
-        found = len(inflate.decompress(view[place + 32 : place + length], size + 1))
+        found = inflate.decompress(view[place + 32 : place + length], size + 1)
     except zlib.error:
-        return False
-    return found == size and inflate.eof
+        return None
+    return found if len(found) == size and inflate.eof else None
 
 
-class _Lines:
-    """The lines of a text file, counted; without a last line that has no end."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open(encoding="utf-8", errors="replace")
-        self.number = 0
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(_LONGEST_LINE)
-        self.number += 1
-        if len(line) == _LONGEST_LINE:
-            raise ValueError(f"a line of more than {_LONGEST_LINE:,} characters")
-        if not line.endswith("\n"):
-            raise StopIteration
-        return line
-
-    def close(self) -> None:
-        self._file.close()
+def _count_objects(data: bytes, path: Path) -> tuple[int, bytes]:
+    """The number of frames among whole objects, and the bytes of a last object that is not whole."""
+    count = place = 0
+    while place + 16 <= len(data):
+        signature, _, version, length, kind = struct.unpack_from("<4sHHLL", data, place)
+        if signature != b"LOBJ":
+            begin = data.find(b"LOBJ", place, place + 8)  # objects are padded
+            if begin < 0:
+                raise ValueError(f"{path} is a BLF file with a damaged container. Copy it again.")
+            place = begin
+            continue
+        if length < 16:
+            raise ValueError(f"{path} is a BLF file with an object of {length} bytes, which is damaged. Copy it again.")
+        if place + length > len(data):
+            break
+        if kind in _FRAMES:
+            if version not in (1, 2):
+                raise ValueError(
+                    f"{path} has frames with a header of version {version}, which cannot be read. Export it again as "
+                    "BLF of an older version, as MF4 or as ASC."
+                )
+            count += 1
+        place += length
+    return count, data[place:]

@@ -10,8 +10,10 @@ Rules:
   file can say that it does), and from those of diagnostics, see :mod:`anomalyvae.recordings.bus.transport`.
 - **Names.** A signal keeps its name if no other signal of the databases has it; otherwise it is ``Message.Signal``. So
   a name depends on the databases and never on the file.
-- **Senders.** The frames of a message are one signal, whichever bus and sender they come from. If there are several, a
-  warning says so.
+- **Buses.** Frames of different buses are never joined: if a message comes on several, the recording is refused until
+  the databases say of which bus they are.
+- **Senders.** The frames of a message are one signal, whichever sender they come from. If there are several, a warning
+  says so.
 - **Numbers** are ``raw * scale + offset``, of 64 bits at most; texts for values are ignored. A frame that ends before a
   signal does has no value, and neither does one with another value of the multiplexer.
 - **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: for whole bytes those from 0xFE… on, for two
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +59,21 @@ class Decoder:
 
     def __init__(self, databases: Databases, wanted: list[str] | None, source: str) -> None:
         self._messages = load_messages(databases)
-        self._with_databases = databases is not None
+        self._with_databases = bool(self._messages)
+        self._buses = {message.bus for message in self._messages} - {""}  # the only ones that are read, if any
+        self.bus_names: Sequence[str] | None = None  # by number; by default a bus is named by its number
         self._wanted = None if wanted is None else dict.fromkeys(wanted)
         self._source = source
-        self._by_key = {message.key: message for message in self._messages}
+        self._by_key = {(message.bus, message.key): message for message in self._messages}
         groups = [message for message in reversed(self._messages) if message.j1939]
-        self._by_group = {_parameter_group(message.key): message for message in groups}
-        self._senders: dict[str, set[tuple[int, int]]] = {}
+        self._by_group = {(message.bus, _parameter_group(message.key)): message for message in groups}
+        self._senders: dict[tuple[str, str], set[tuple[int, int]]] = {}  # by bus and name of the message
         self._transport = Transport()
         self._unknown: Counter[int] = Counter()
         self._frames = self._read = self._joined = 0
         self._sampled: set[str] = set()
-        self._batches: dict[int, _Batch] = {}  # of the current piece, by key of the message
+        self._met: set[str] = set()  # of these buses
+        self._batches: dict[tuple[str, int], _Batch] = {}  # of the current piece, by bus and key of the message
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -96,11 +101,15 @@ class Decoder:
         """
         if not len(frames):
             return {}
+        if self._buses:
+            frames = frames[[self._bus_of(number) is not None for number in frames["bus"].tolist()]]
+            if not len(frames):
+                return {}
         self._frames += len(frames)
         self._batches = {}
         packets = []
-        for key, rows in _by_identifier(frames):
-            message = self._message_of(key)
+        for bus, key, rows in _by_identifier(frames):
+            message = self._message_of(bus, key)
             packed = bool(self._by_group) and is_packet(key)
             if packed:
                 packets.append(rows)
@@ -112,7 +121,7 @@ class Decoder:
                 self._unknown[key] += len(rows)
         if packets:
             for joined in self._transport.join_j1939(frames[np.sort(np.concatenate(packets))]):
-                self._take_joined(self._by_group.get(_parameter_group(joined.key)), joined, [joined.data])
+                self._take_joined(self._group_of(joined.bus, joined.key), joined, [joined.data])
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
         for message, fields, parts, joined_messages in self._batches.values():
@@ -125,32 +134,62 @@ class Decoder:
         missing = (self.empty(name) for name in self._wanted or () if name not in found)
         return found | {signal.name: signal for signal in missing if signal is not None}
 
-    def _message_of(self, key: int) -> Message | None:
-        message = self._by_key.get(key)
-        return self._by_group.get(_parameter_group(key)) if message is None and key & EXTENDED else message
+    def _bus_of(self, number: int) -> str | None:
+        """The bus of the databases with this number in the recording; "" without named buses, None for no such bus."""
+        if not self._buses:
+            return ""
+        name = self._name_of(number)
+        for bus in self._buses:
+            if bus == name or (name.isdigit() and bus.lower().removeprefix("can").strip() == name):
+                self._met.add(bus)
+                return bus
+        return None
+
+    def _name_of(self, number: int) -> str:
+        return str(number) if self.bus_names is None else self.bus_names[number]
+
+    def _message_of(self, number: int, key: int) -> Message | None:
+        message = self._by_key.get((self._bus_of(number) or "", key))
+        return self._group_of(number, key) if message is None and key & EXTENDED else message
+
+    def _group_of(self, number: int, key: int) -> Message | None:
+        return self._by_group.get((self._bus_of(number) or "", _parameter_group(key)))
 
     def _message_of_packets(self, key: int, start: bytes) -> Message | None:
         """Return the message of packets that were left out, by its identifier and first byte."""
         if obd.is_sender(key):
             return obd.message(key) if obd.is_reply(start) else None
-        return self._by_group.get(_parameter_group(key))
+        found = (self._by_group.get((bus, _parameter_group(key))) for bus in self._buses or {""})
+        return next((message for message in found if message is not None), None)
 
     def _wanted_of(self, message: Message) -> list[Field]:
         return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
 
     def _batch_of(self, message: Message) -> _Batch | None:
         """Return the batch of a message; None if none of its signals is wanted."""
-        if message.key not in self._batches and (fields := self._wanted_of(message)):
-            self._batches[message.key] = _Batch(message, fields, [], [])
-        return self._batches.get(message.key)
+        place = message.bus, message.key
+        if place not in self._batches and (fields := self._wanted_of(message)):
+            self._batches[place] = _Batch(message, fields, [], [])
+        return self._batches.get(place)
 
     def _take_frames(self, message: Message, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         self._read += len(rows)
         batch = self._batch_of(message) if len(rows) else None
         if batch is not None:
-            buses = np.unique(frames["bus"][rows]).tolist()
-            self._senders.setdefault(message.name, set()).update((key, bus) for bus in buses)
+            self._met_sender(message, key, int(frames["bus"][rows[0]]))
             batch.rows.append(rows)
+
+    def _met_sender(self, message: Message, key: int, number: int) -> None:
+        senders = self._senders.setdefault((message.bus, message.name), set())
+        senders.add((key, number))
+        names = sorted({self._name_of(bus) for _, bus in senders})
+        if len(names) > 1 and not message.bus and self._by_key.get(("", message.key)) is message:
+            example = " ".join(f"{name}=car.dbc" for name in names[:2])
+            raise ValueError(
+                f"Message {message.name} of {self._source} is on {len(names)} buses, {' and '.join(names[:5])}; their "
+                f"samples are never joined. Say of which bus a database is, for one of them or for each: "
+                f"databases={{{names[0]!r}: 'car.dbc'}}, or on the command line --dbc {example}."
+            )
 
     def _take_joined(self, message: Message | None, joined: JoinedMessage, parts: list[bytes]) -> None:
         """Take a joined message, in parts that are decoded separately."""
@@ -161,7 +200,7 @@ class Decoder:
         batch = self._batch_of(message)
         if batch is not None:
             self._joined += joined.packets if joined.packets > 1 else 0
-            self._senders.setdefault(message.name, set()).add((joined.key, joined.bus))
+            self._met_sender(message, joined.key, joined.bus)
             batch.joined.extend(joined._replace(data=part) for part in parts)
 
     def _take_replies(self, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
@@ -196,6 +235,15 @@ class Decoder:
                 self._unknown[key] += packets
             elif self._wanted_of(message):
                 broken[key] += packets
+        absent = sorted(self._buses - self._met)
+        if absent:
+            text = (
+                f"{self._source} has no frame on the bus {', '.join(absent)}; it has "
+                f"{', '.join(self.bus_names or ())}. Check the names of buses in databases= (--dbc)."
+            )
+            if not self._met and not others:
+                raise ValueError(text)
+            warnings.warn(text, stacklevel=2)
         self._warn_of_unknown(others)
         if broken:
             self._warn_of_broken(broken)
@@ -206,9 +254,9 @@ class Decoder:
                 f"{self._help}",
                 stacklevel=2,
             )
-        for name, senders in self._senders.items():
+        for (_, name), senders in self._senders.items():
             if len(senders) > 1:
-                shown = ", ".join(f"{_shown(key)} on bus {bus}" for key, bus in sorted(senders)[:5])
+                shown = ", ".join(f"{_shown(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
                 warnings.warn(
                     f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
                     stacklevel=2,
@@ -286,6 +334,7 @@ def _samples(
     raw = {bits: bits.raw(data) for bits in set(asked)}
     distinct = bool((time_s[1:] > time_s[:-1]).all())
     found = {}
+    known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # a signal may have a field on each page of a multiplexer
     for field in fields:
         holds = _holds(field, length, raw)
         if not holds.any():
@@ -293,6 +342,10 @@ def _samples(
         with np.errstate(over="ignore", invalid="ignore"):
             values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
         holds &= ~np.isnan(values)
+        if field.name in known:
+            held, others = known[field.name]
+            values, holds = np.where(holds, values, others), holds | held
+        known[field.name] = holds, values
         if distinct and holds.all():
             found[field.name] = Signal(field.name, time_s, values, field.unit, source)
         elif holds.any():
@@ -366,11 +419,13 @@ def _parameter_group(key: int) -> int:
     return group if group >> 8 & 0xFF >= 0xF0 else group & 0x3FF00
 
 
-def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the identifiers (with EXTENDED) of frames, and the places of their frames."""
-    keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0))
+def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield the buses and identifiers (with EXTENDED) of frames, and the places of their frames."""
+    keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0)).astype(np.uint64)
+    keys = keys | frames["bus"].astype(np.uint64) << np.uint64(32)
     distinct, place = np.unique(keys, return_inverse=True)
     # With 16 bits numpy uses a counting sort.
     order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
     bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
-    return zip(distinct.tolist(), np.split(order, bounds), strict=True)
+    for key, rows in zip(distinct.tolist(), np.split(order, bounds), strict=True):
+        yield key >> 32, key & 0xFFFFFFFF, rows

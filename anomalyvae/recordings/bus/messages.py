@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from os import PathLike, stat
+from itertools import combinations
+from os import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomalyvae.options import Databases
+from anomalyvae.options import Databases, database_files
 
 EXTENDED = 1 << 31  # set in the key of a 29-bit identifier, so that it differs from one of 11 bits
 MOST_JOINED = 1785  # bytes of a J1939 message in packets
@@ -80,6 +81,7 @@ class Field(NamedTuple):
 class Message(NamedTuple):
     """A message: the signals of the frames with one identifier."""
 
+    bus: str  # "" for any bus
     name: str
     key: int  # the identifier, with EXTENDED if it has 29 bits
     j1939: bool
@@ -88,16 +90,15 @@ class Message(NamedTuple):
 
 
 def load_messages(databases: Databases) -> list[Message]:
-    """Read databases; the first message with an identifier is kept.
+    """Read databases; the first message of a bus with an identifier is kept.
 
-    Signals with a name that is not unique in these databases are renamed ``Message.Signal``. Errors name the file and
-    the line. A warning names conversions in ARXML files that are not linear or have several segments.
+    Signals with a name that is not unique in the databases of a bus are renamed ``Message.Signal``; names that several
+    buses have begin with the bus, ``can0.Signal``. Errors name the file and the line. A warning names conversions in
+    ARXML files that are not linear or have several segments.
     """
-    if databases is None:
-        return []
-    paths = [databases] if isinstance(databases, (str, PathLike)) else databases
-    first: dict[int, Message] = {}
-    for path in map(Path, paths):
+    first: dict[tuple[str, int], Message] = {}
+    for bus, file in database_files(databases):
+        path = Path(file)
         if not path.is_file():
             raise FileNotFoundError(
                 f"The database {path} is not a file. Check the path of the DBC, ARXML, KCD or SYM file."
@@ -115,8 +116,10 @@ def load_messages(databases: Databases) -> list[Message]:
                 stacklevel=2,
             )
         for message in messages:
-            first.setdefault(message.key, message)
-    return _renamed(list(first.values()))
+            first.setdefault((bus, message.key), message._replace(bus=bus))
+    buses = dict.fromkeys(bus for bus, _ in first)
+    named = [message for bus in buses for message in _renamed([m for m in first.values() if m.bus == bus])]
+    return _with_buses(named) if len(buses) > 1 else named
 
 
 @lru_cache(maxsize=16)
@@ -128,7 +131,7 @@ def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], 
         raise missing_extra(error) from error
     try:
         with _remarks() as remarks:
-            database = load_file(path, strict=False)
+            database = load_file(path, encoding=_encoding_of(path), strict=False)
     except Exception as error:  # cantools raises errors of any type
         line = _line_of(path, str(error))
         raise ValueError(
@@ -169,6 +172,18 @@ def missing_extra(error: ImportError) -> ImportError:
     return ImportError(f"{error.name} is not installed; it reads logs. Run: pip install 'anomalyvae[logs]'.")
 
 
+def _encoding_of(path: Path) -> str | None:
+    """The encoding of a database of text; None for XML, which says it itself."""
+    if path.suffix.lower() not in (".dbc", ".sym"):
+        return None
+    data = path.read_bytes()
+    for encoding in ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            data.decode(encoding)
+            return encoding
+    return "latin-1"
+
+
 def _line_of(path: Path, error: str) -> str:
     """Return the line of a database that an error quotes, if the error does not give it."""
     if "line" in error:
@@ -184,15 +199,43 @@ def _line_of(path: Path, error: str) -> str:
 def _message(message: Any) -> Message:
     key = message.frame_id | (EXTENDED if message.is_extended_frame else 0)
     j1939 = message.protocol == "j1939" and message.is_extended_frame
-    signals = {signal.name: signal for signal in message.signals}
-    fields, left_out = [], {}
+    signals = {signal.name: signal for signal in message.signals if signal.is_multiplexer}
+    fields: list[Field] = []
+    left_out = {}
     for signal in message.signals:
         reason = _why_not(signal, message, MOST_JOINED if j1939 else _MOST_BYTES)
         if reason:
             left_out[signal.name] = reason
         else:
             fields.append(_field(signal, signals, j1939))
-    return Message(message.name, key, j1939, tuple(fields), left_out)
+    return Message("", message.name, key, j1939, tuple(_with_own_names(fields)), left_out)
+
+
+def _with_own_names(fields: list[Field]) -> list[Field]:
+    """Rename signals of a message that share a name.
+
+    Those on different pages of a multiplexer, in the same unit, are one signal, of which a frame has one sample. All
+    others of that name get the place of their first bit: ``Level@byte2.bit0``.
+    """
+    groups: dict[str, list[Field]] = {}
+    for field in fields:
+        groups.setdefault(field.name, []).append(field)
+    merged = {
+        name
+        for name, group in groups.items()
+        if all(a.unit == b.unit and _never_together(a, b) for a, b in combinations(group, 2))
+    }
+    named = [field._replace(name=f"{field.name}@byte{field.bits.byte}.bit{field.bits.skip}") for field in fields]
+    return [field if field.name in merged else other for field, other in zip(fields, named, strict=True)]
+
+
+def _never_together(a: Field, b: Field) -> bool:
+    """Whether a multiplexer separates two fields."""
+    return any(
+        bits == other and not any(low <= last and first <= high for low, high in ranges for first, last in others)
+        for bits, ranges in a.conditions
+        for other, others in b.conditions
+    )
 
 
 def _why_not(signal: Any, message: Any, most: int) -> str:
@@ -219,7 +262,8 @@ def _field(signal: Any, signals: dict[str, Any], j1939: bool) -> Field:
         parent = signals[child.multiplexer_signal]
         conditions.append((_bits(parent), _ranges(child.multiplexer_ids)))
         child = parent
-    missing = _missing_from(signal, bits) if j1939 and not signal.is_float else None
+    # In two's complement the highest raw values are small negative numbers.
+    missing = _missing_from(signal, bits) if j1939 and not signal.is_float and not signal.is_signed else None
     return Field(
         signal.name, signal.unit or "", bits, float(signal.scale), float(signal.offset), tuple(conditions), missing
     )
@@ -267,14 +311,25 @@ def _renamed(messages: list[Message]) -> list[Message]:
             return f"{message.name}.{name}"
         return f"{message.name}({message.key & ~EXTENDED:#x}).{name}"
 
-    return [
-        message._replace(
-            fields=tuple(field._replace(name=name_of(message, field.name)) for field in message.fields),
-            left_out={name_of(message, name): reason for name, reason in message.left_out.items()},
-        )
-        for message in messages
-    ]
+    return [_with_names(message, name_of) for message in messages]
 
 
 def _names(message: Message) -> list[str]:
-    return [*(field.name for field in message.fields), *message.left_out]
+    return [*dict.fromkeys(field.name for field in message.fields), *message.left_out]
+
+
+def _with_buses(messages: list[Message]) -> list[Message]:
+    """Put the bus before names that several buses have."""
+    buses = Counter(name for _, name in {(message.bus, name) for message in messages for name in _names(message)})
+
+    def name_of(message: Message, name: str) -> str:
+        return f"{message.bus}.{name}" if buses[name] > 1 else name
+
+    return [_with_names(message, name_of) for message in messages]
+
+
+def _with_names(message: Message, name_of: Callable[[Message, str], str]) -> Message:
+    return message._replace(
+        fields=tuple(field._replace(name=name_of(message, field.name)) for field in message.fields),
+        left_out={name_of(message, name): reason for name, reason in message.left_out.items()},
+    )

@@ -150,7 +150,7 @@ def message(key: int) -> Message:
             (service, ((_SERVICE_01, _SERVICE_01),)),
         )
         fields.append(Field(f"obd_{name}{address}", unit, bits, scale, offset, is_this))
-    return Message(f"OBD{address}", key, False, tuple(fields), {})
+    return Message("", f"OBD{address}", key, False, tuple(fields), {})
 
 
 def names() -> list[str]:
