@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -21,11 +22,13 @@ from anomalyvae.detector.categories import (
     find_categories,
     one_hot_cells,
 )
+from anomalyvae.nets.scaling import jittering
 
 Floats = NDArray[np.float64]
 
 _FOLDS = 3
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
+_EXACT_INTEGERS = 2**53
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
 
 
@@ -166,6 +169,7 @@ def read_training(
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
     check_consistent_length(x, groups, selected)
+    _warn_of_lost_digits(X, x, columns, categories)
     rows = distinct_rows(x, weight, groups, selected)
     if not rows.is_reference.any():
         raise ValueError(
@@ -255,6 +259,31 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise ValueError(
             f"Got no value at all in {listed}{more}, expected at least one to learn from. Leave out such columns."
+        )
+
+
+def _warn_of_lost_digits(X: Any, x: Floats, columns: Any, categories: Categories) -> None:
+    """Name the columns that cannot be compared: those that vary by rounding errors alone, and integers beyond 2^53."""
+    numeric = [i for i in range(x.shape[1]) if columns is None or str(columns[i]) not in categories]
+    jitter = [i for i in numeric if jittering(torch.from_numpy(x[:, [i]]))]
+    if jitter:
+        warnings.warn(
+            f"{', '.join(_name(columns, i) for i in jitter[:5])} {'vary' if len(jitter) > 1 else 'varies'} only by "
+            "rounding errors, so its values count as constant. Subtract a reference value before rounding, or leave it "
+            "out.",
+            stacklevel=4,
+        )
+    kinds = [X.dtypes.iloc[i] for i in numeric] if hasattr(X, "iloc") else [getattr(X, "dtype", None)] * len(numeric)
+    huge = [
+        i
+        for i, kind in zip(numeric, kinds, strict=True)
+        if getattr(kind, "kind", "") in "iu" and np.nanmax(np.abs(x[:, i])) > _EXACT_INTEGERS
+    ]
+    if huge:
+        warnings.warn(
+            f"{', '.join(_name(columns, i) for i in huge[:5])} has integers beyond 2^53, which lose their last digits "
+            "as float64. Subtract a reference value first; leave out identifiers.",
+            stacklevel=4,
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.export.check_rows import CheckRows, check_rows
-from anomalyvae.export.graph import model_proto, typical
+from anomalyvae.export.graph import model_proto, slack_of, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.scorer import FORMAT, METADATA
@@ -85,7 +85,7 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> d
         expected, label = model.anomaly_score(rows), model.predict(rows)
         features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
     got = scorer.score(check.rows)
-    size = np.maximum(np.abs(expected), max(typical(model), float(np.median(np.abs(expected)))) or 1.0)
+    size = np.maximum(np.abs(expected), max(typical(model), slack_of(model) / _TOLERANCE) or 1.0)
     near = _TOLERANCE * size
     wrong = (got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)
     least, most = (model.calibration_.p_values(expected + sign * near) for sign in (1, -1))

@@ -1,7 +1,7 @@
 """The rows on which an exported graph is compared with its model.
 
-They are a sample that the user gives, or else rows that the model makes up. Half of them are then disturbed: missing
-cells, extremes, constants, unknown levels.
+They are a sample that the user gives, or else rows that the model makes up and, a quarter of them, the training rows in
+its memory. Half of all are then disturbed: missing cells, extremes, constants, unknown levels.
 """
 
 import warnings
@@ -106,13 +106,17 @@ def _made_up(
 
 
 def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
-    """The columns of rows that the network draws, in the units of training."""
+    """The columns of rows that the network draws and, for the last quarter, remembers, in the units of training."""
     network = detector.network_
     device = next(network.parameters()).device
     z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
     noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
     with torch.no_grad():
-        x = network.scaling.inverse(network.likelihood.sample(network.decode(z), noise)).cpu().numpy()
+        s = network.likelihood.sample(network.decode(z), noise)
+        if network.memorised is not None:  # a remembered row is at distance 0 of itself, and may tie with others
+            rows = network.memorised.rows[:, : s.shape[1]]
+            s[-_ROWS // 4 :] = rows[torch.from_numpy(rng.integers(0, len(rows), _ROWS // 4)).to(device)]
+        x = network.scaling.inverse(s).cpu().numpy()
     cells: list[Array] = list(x.T)
     for i, name in enumerate(getattr(detector, "feature_names_in_", ())):
         if name in detector.categories_:

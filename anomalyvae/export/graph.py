@@ -71,7 +71,7 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     network = model.network_
     s = standardise(network.scaling, x)
     rounding = _ROUNDING[x.graph.single]
-    slack = _slack(model, rounding)
+    slack = slack_of(model, rounding)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
     at_threshold = max(rounding * abs(model.offset_), slack)  # closer than this counts as equal, which is normal
@@ -90,7 +90,7 @@ def typical(model: "VAEOutlierDetector") -> float:
     return float(np.median(np.abs(model.calibration_.scores)))
 
 
-def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
+def slack_of(model: "VAEOutlierDetector", rounding: float = _ROUNDING[False]) -> float:
     """How far rounding may move a score."""
     size = typical(model)
     if model.network_.criterion == "memory" and model.network_.memorised is not None:

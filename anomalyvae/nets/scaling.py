@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 LIMIT = 1e6  # standardised units are clipped to this: squares and exponentials of larger ones would overflow
-_NEARLY_CONSTANT = 1e-5  # a smaller spread, as a share of |mean|, is rounding error
+_ROUNDING = 1e-13  # a smaller spread, as a share of |mean|, is the rounding error of sums in double
 _CONSTANT_UNIT = 1e-2  # the scale of such a column, as a share of |mean|
 _NORMAL_RANGE = 6.0  # standard deviations that a normal column of a thousand rows spans
 _KNOTS = 33
@@ -180,8 +180,9 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
 
     Notes
     -----
-    A column whose spread is below 1e-5 of |mean| counts as constant. It is scaled by 1 % of |mean| (by 1 if the mean
-    is 0), so that rounding errors are no outliers, and a change by a tenth is.
+    A column counts as constant if its standard deviation is rounding error: below 1e-13 of |mean|, or below 1.2e-7 of
+    it if all values are fractions in single precision, as loggers store them. It is scaled by 1 % of |mean| (by 1 if
+    the mean is 0), so that rounding errors are no outliers, and a change by a tenth is.
     """
     if any(cells):
         numbers = [column for column, size in enumerate(cells) if not size]
@@ -193,35 +194,51 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
     share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
     mean = (share * x.masked_fill(missing, 0.0)).sum(0)
     raw = (share * (x - mean).masked_fill(missing, 0.0).square()).sum(0).sqrt()
-    std = _informative(raw, mean)
+    resolution = _resolution(x, missing, mean)
+    std = _informative(raw, mean, resolution)
     if kind is None:
         return Affine(torch.zeros_like(mean), torch.ones_like(mean))
     if kind == "isotropic":
-        return Affine(mean, _informative(raw.square().mean().sqrt(), mean.abs().mean()).expand_as(mean).clone())
+        pooled = _informative(raw.square().mean().sqrt(), mean.abs().mean(), resolution.mean())
+        return Affine(mean, pooled.expand_as(mean).clone())
     if kind == "standard":
         return Affine(mean, std)
     if kind == "asinh":
         u = (x - mean) / std
         low = u.masked_fill(missing, torch.inf).amin(dim=0).clamp(max=0)  # 0 for a column without a value
         high = u.masked_fill(missing, -torch.inf).amax(dim=0).clamp(min=0)
-        width = torch.where(high - low > _NEARLY_CONSTANT, high - low, torch.ones_like(low))
+        width = torch.where(raw > resolution, high - low, torch.ones_like(low))
         return Asinh(mean, std, low, high, (width / _NORMAL_RANGE).sqrt())
     if kind == "robust":
         low, median, high = _quantiles(x, share, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
         spread = (high - low) / 1.3489795  # the interquartile range of N(0, 1)
-        usable = spread > _NEARLY_CONSTANT * median.abs()
+        usable = spread > resolution
         return Affine(median, torch.where(usable, spread, std))
-    return _fit_quantile(x, share, std)
+    return _fit_quantile(x, share, std, mean)
 
 
-def _informative(std: Tensor, mean: Tensor) -> Tensor:
+def jittering(x: Tensor) -> Tensor:
+    """Columns of rows ``(n, d)`` that vary by rounding error alone, and so count as constant; bool, shape ``(d,)``."""
+    missing = x.isnan()
+    mean = x.nanmean(0)
+    std = (x - mean).masked_fill(missing, 0.0).square().mean(0).sqrt()
+    return (std > 0) & (std <= _resolution(x, missing, mean))
+
+
+def _resolution(x: Tensor, missing: Tensor, mean: Tensor) -> Tensor:
+    """The largest standard deviation of each column that may be rounding error, shape ``(d,)``."""
+    single = ((x.float().double() == x) | missing).all(0) & ((x != x.round()) & ~missing).any(0)
+    return torch.where(single, torch.finfo(torch.float32).eps, _ROUNDING) * mean.abs()
+
+
+def _informative(std: Tensor, mean: Tensor, resolution: Tensor) -> Tensor:
     """The spread of each column; of (nearly) constant columns 1 % of their mean."""
     magnitude = mean.abs()
     unit = torch.where(magnitude > 0, _CONSTANT_UNIT * magnitude, torch.ones_like(magnitude))
-    return torch.where(std > _NEARLY_CONSTANT * magnitude, std, unit)
+    return torch.where(std > resolution, std, unit)
 
 
-def _fit_quantile(x: Tensor, share: Tensor, std: Tensor) -> Quantile:
+def _fit_quantile(x: Tensor, share: Tensor, std: Tensor, mean: Tensor) -> Quantile:
     probability = torch.linspace(0, 1, _KNOTS, dtype=x.dtype).clamp(0.5 / len(x), 1 - 0.5 / len(x))
     knots = _quantiles(x, share, probability)
     # A value that spans several knots gets the mean of their normal quantiles. Almost equal values count as one: a line
@@ -230,7 +247,8 @@ def _fit_quantile(x: Tensor, share: Tensor, std: Tensor) -> Quantile:
     normal_score = torch.einsum("jkd,k->jd", tied, torch.special.ndtri(probability)) / tied.sum(1)
     # Tiny steps keep both sides strictly increasing, so that the map has an inverse.
     step = 1e-9 * torch.arange(_KNOTS, dtype=x.dtype)[:, None]
-    return Quantile(knots + step * std, normal_score + step, 1 / std)
+    least = 4e9 * torch.finfo(x.dtype).eps * mean.abs()  # a step must be several spacings of float64 at this level
+    return Quantile(knots + step * std.maximum(least), normal_score + step, 1 / std)
 
 
 def _hinges(x: Tensor, knots: Tensor, values: Tensor, outside: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_beta_changes_what_is_learned(normal):
     assert kl[0.0] > 2 * kl[1.0] > 4 * kl[20.0]
 
 
-CONSTANTS = {f"{c} {jitter}": (c, jitter) for c in (0.0, 7.0, -1013.25, 1e9) for jitter in (0.0, 1e-9)}
+CONSTANTS = {f"{c} {jitter}": (c, jitter) for c in (0.0, 7.0, -1013.25, 1e9) for jitter in (0.0, 3e-15)}
 
 
 @pytest.mark.parametrize("scaling", ["asinh", "standard", "robust", "quantile"])
@@ -74,6 +74,30 @@ def test_a_constant_column_neither_fails_nor_dominates(normal, fresh, scaling):
         moved, far = (ordinary.assign(**{name: constant + step * unit}) for step in (1e-4, 0.5))
         assert detector.anomaly_score(moved).max() < unusual, name
         assert detector.anomaly_score(far).min() > usual, name
+
+
+def test_what_is_constant_in_single_precision_stays_constant():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    x[:, 2] = np.float32(9.81) + np.spacing(np.float32(9.81)) * rng.integers(0, 2, len(x))
+    with pytest.warns(UserWarning, match="column 2 .* only by rounding errors"):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=2, validation_fraction=0).fit(x)
+    assert (detector.predict(x + np.array([0, 0, 1e-5])) == detector.predict(x)).mean() > 0.98
+
+
+@pytest.mark.parametrize("scaling", ["asinh", "standard", "robust", "quantile", "isotropic"])
+@pytest.mark.parametrize("level", [1e5, 1e8, 1e10])
+def test_the_level_of_a_column_does_not_matter(scaling, level):
+    rng = np.random.default_rng(0)
+    x, q = rng.normal(size=(500, 4)), rng.normal(size=(400, 4))
+    x[:, 3], q[:200, 3] = 2 * x[:, 0], 2 * q[:200, 0]
+    labels = np.arange(400) >= 200
+    kind = {"likelihood": "isotropic"} if scaling == "isotropic" else {"scaling": scaling}
+    settings = {**kind, "random_state": 0, "max_epochs": 8, "validation_fraction": 0}
+    here, there = (
+        roc_auc_score(labels, VAEOutlierDetector(**settings).fit(x + c).anomaly_score(q + c)) for c in (0, level)
+    )
+    assert there > here - 0.01
 
 
 @pytest.mark.parametrize("scaling", ["asinh", "standard", "robust", "quantile"])

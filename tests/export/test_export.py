@@ -208,6 +208,29 @@ def test_a_constant_table_can_be_exported(value, scaling, tmp_path):
     assert (scorer.predict(rows + 1) == -1).all()
 
 
+@pytest.mark.parametrize(
+    "case", ["all equal", "level 1.7e9", "level 1e12", "beyond 2^53", "constant in single precision"]
+)
+def test_labels_and_p_values_are_those_of_the_detector(case, tmp_path):
+    rng = np.random.default_rng(0)
+    rows, new = rng.normal(size=(300, 4)), rng.normal(size=(600, 4))
+    if case == "all equal":
+        rows, new = np.full((300, 4), 3.3), np.full((600, 4), 3.3)
+    elif case.startswith("level"):
+        rows, new = rows + float(case.split()[1]), new + float(case.split()[1])
+    elif case == "beyond 2^53":
+        rows, new = (np.float64(2**60) + np.rint(1000 * x) for x in (rows, new))
+    else:
+        rows[:, 2], new[:, 2] = 9.81, np.float32(9.81)
+    detector = fit(rows)
+    got = Scorer(export_onnx(detector, tmp_path / "m.onnx")).score(np.concatenate([new, rows]))
+    score = detector.anomaly_score(np.concatenate([new, rows]))
+    np.testing.assert_array_equal(got["is_outlier"], score > -detector.offset_)
+    nearly = 3e-6 * np.abs(score)  # single precision
+    p = detector.calibration_.p_values
+    assert ((got["p_value"] >= p(score + nearly) - 1e-12) & (got["p_value"] <= p(score - nearly) + 1e-12)).all()
+
+
 def test_what_the_file_is(file):
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
