@@ -316,11 +316,13 @@ def _signature(result: Result) -> "ModelSignature":
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
     from anomalyvae.scoring import Scorer
 
     known = Scorer(result.bundle, providers=["CPUExecutionProvider"]).metadata
-    types = {"text": "string", "bool": "boolean"}
+    # JSON's null in a boolean column would become False, and in an integer column an error.
+    types: dict[str, Any] = {"text": "string", "bool": AnyType()}
     if known["columns"] is None:
         inputs = Schema([TensorSpec(np.dtype(np.float64), (-1, known["n_features"]))])
     else:

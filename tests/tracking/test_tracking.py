@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from anomalyvae import Scorer, VAEOutlierDetector, autolog, load, save, track, tracked_run
 from anomalyvae.cli import main
@@ -184,7 +185,7 @@ def test_a_run_describes_its_data_set_by_fingerprint_source_and_columns(tracked)
     assert run.data.tags["training.sha256"] == detector.training_["sha256"]
     assert json.loads(known.dataset.source)["uri"] == "pumps.csv"
     columns = {column["name"]: column["type"] for column in json.loads(known.dataset.schema)["mlflow_colspec"]}
-    assert columns == {"speed": "double", "rpm": "double", "gear": "string", "wet": "boolean"}
+    assert columns == {"speed": "double", "rpm": "double", "gear": "string", "wet": "any"}
 
 
 def test_the_model_is_logged_once_with_types_and_pins_without_torch(tracked, tmp_path):
@@ -219,6 +220,19 @@ def test_loaded_by_mlflow_it_scores_as_the_scorer_does(tracked, rows):
     )
     with pytest.raises(mlflow.MlflowException, match="rpm"):
         model.predict(rows.drop(columns="rpm"))
+
+
+def test_null_in_a_request_is_a_missing_cell(tracked, rows):
+    run, _, bundle, _ = tracked
+    model = mlflow.pyfunc.load_model(f"models:/{model_of(run.info.run_id).model_id}")
+    some = rows.head(4).astype(object)
+    for row, column in enumerate(rows):
+        some.loc[row, column] = None
+    expected = scores_of(bundle, some.astype({"speed": float, "rpm": float}))
+    for orient in ("split", "records"):
+        request = {f"dataframe_{orient}": json.loads(some.to_json(orient=orient))}
+        parsed = infer_and_parse_data(request, model.metadata.get_input_schema())
+        pd.testing.assert_frame_equal(model.predict(parsed), expected, check_dtype=False)
 
 
 def test_rows_without_names_are_a_matrix(store):
