@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 Files = str | PathLike[str] | Iterable[str | PathLike[str]]
 Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 
-TABLE_OPTIONS = ("time",)  # for CSV and Parquet
+TABLE_OPTIONS = ("time", "sep", "decimal", "encoding", "exclude", "na")  # for CSV and Parquet
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
 
 
@@ -19,6 +19,14 @@ class ReadOptions(TypedDict, total=False):
     ----------
     time : str, optional
         The time column of a table, if its name does not show it, or with its unit: ``"ticks [ms]"``.
+    sep, decimal, encoding : str, optional
+        How CSV files are written, where their first lines leave that open: the separator of cells, the mark before
+        decimals (``"."`` or ``","``), and a codec such as ``"cp1252"``.
+    exclude : str or iterable of str, optional
+        Columns of tables to leave out.
+    na : str or iterable of str, optional
+        Cells of CSV files that say that a value is missing, beside an empty cell, ``-``, ``NaN``, ``None``, ``NODATA``,
+        ``error`` and others that always do.
     databases : path-like, iterable of path-like, or dict, optional
         DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs. A dict names the
         files of each bus, ``{"can0": "engine.dbc", "can1": "body.dbc"}``, and only these buses are read; a bus without
@@ -26,13 +34,18 @@ class ReadOptions(TypedDict, total=False):
     """
 
     time: str | None
+    sep: str | None
+    decimal: str | None
+    encoding: str | None
+    exclude: str | Iterable[str] | None
+    na: str | Iterable[str] | None
     databases: Databases
 
 
 def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations__) -> dict[str, Any]:
     """The options with these names that have a value, in a form that can be hashed and sent to other processes.
 
-    Databases are pairs of a bus ("" for any) and an absolute path.
+    Databases are pairs of a bus ("" for any) and an absolute path; other options of several values are tuples.
 
     Raises
     ------
@@ -44,6 +57,8 @@ def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations
         known = ", ".join(ReadOptions.__annotations__)
         raise TypeError(f"Got the unknown option {unknown[0]!r}, expected one of {known}. Correct its name.")
     found: dict[str, Any] = {name: options.get(name) for name in names if options.get(name) is not None}
+    for name in found.keys() & {"exclude", "na"}:
+        found[name] = (found[name],) if isinstance(found[name], str) else tuple(found[name])
     if "databases" in found:
         found["databases"] = database_files(found["databases"])
         if not found["databases"]:

@@ -75,7 +75,15 @@ def option(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", name: st
 
 def reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of reading files, which all verbs that read files share."""
-    group = parser.add_argument_group("options for reading files")
+    group = parser.add_argument_group("options for reading files", "Most files need none of them.")
+    group.add_argument("--time", metavar="COLUMN", help="time column of a table, with its unit: 'ticks [ms]'")
+    group.add_argument("--sep", metavar="CHARACTER", help="between the cells of a CSV file; tab is '\\t'")
+    group.add_argument("--decimal", choices=(".", ","), help="mark before the decimals in a CSV file")
+    group.add_argument("--encoding", metavar="NAME", help="of a CSV file, such as cp1252 or utf-16")
+    group.add_argument("--exclude", action="append", metavar="COLUMN", help="leave out a column; repeat for more")
+    group.add_argument(
+        "--na", action="append", metavar="TEXT", help="cell of a CSV file that says that a value is missing; repeat"
+    )
     group.add_argument(
         "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database,
         help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
@@ -91,7 +99,15 @@ def _database(text: str) -> tuple[str, str]:
 
 def reading_options(args: argparse.Namespace) -> ReadOptions:
     """The options of `reading_arguments`, as functions take them."""
-    return {"databases": args.dbc}
+    return {
+        "databases": args.dbc,
+        "time": args.time,
+        "sep": None if args.sep is None else args.sep.replace("\\t", "\t"),
+        "decimal": args.decimal,
+        "encoding": args.encoding,
+        "exclude": args.exclude,
+        "na": args.na,
+    }
 
 
 def add_command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:

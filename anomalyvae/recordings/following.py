@@ -7,6 +7,7 @@ from the beginning of the file, so memory does not grow with them.
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import time
@@ -14,10 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from anomalyvae.recordings.live import LiveWindows
+from anomalyvae.recordings.stamps import NoTimeColumnError
 from anomalyvae.recordings.windows import Windows
+from anomalyvae.tables.dialect import NoTableError, encoding_of, find_dialect
 
 CHUNK = 65536  # bytes at a time: what a pipe holds, and few enough to be handled at once
 _LONGEST = 1 << 20  # bytes of a line
+_HEAD_LINES = 200  # a preamble is shorter
 _POLL_S = 0.01  # between two looks at a file
 
 
@@ -95,9 +99,10 @@ class GrowingFile(Feed):
 class Following:
     """Windows of a feed, the newest first.
 
-    ``open_`` begins a recording with its header line; ``notify`` receives a sentence about a backlog, or about rows
+    ``open_`` begins a recording with its first lines; ``notify`` receives a sentence about a backlog, or about rows
     that are left out. It ends when nothing has come for ``timeout_s`` (``timed_out``), or because of what happened to
-    the file (``change``). The number of windows in the backlog is ``waiting``.
+    the file (``change``). The number of windows in the backlog is ``waiting``. Lines in another ``encoding`` than UTF-8
+    become UTF-8.
     """
 
     def __init__(
@@ -107,8 +112,10 @@ class Following:
         *,
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda _: None,
+        encoding: str | None = None,
     ) -> None:
-        self._feed, self._lines, self._notify = feed, _Lines(open_), notify
+        self._feed, self._lines, self._notify = feed, _Lines(open_, encoding), notify
+        self._encoding = encoding
         self._open, self._timeout_s = open_, timeout_s
         self._read = 0  # bytes
         self._made = self._done = 0  # windows so far, and those that were yielded or are in the backlog
@@ -182,7 +189,7 @@ class Following:
 
     def _again(self, first: int, end: int, size: int) -> Iterator[Windows]:
         """Yield the windows with these numbers from the bytes read so far, and an empty slab for each of the others."""
-        lines, made = _Lines(self._open), 0
+        lines, made = _Lines(self._open, self._encoding), 0
         for begin in range(0, size, CHUNK):
             for slab in lines.add(self._feed.read_again(begin, min(CHUNK, size - begin))):
                 yield _part(slab, max(first - made, 0), max(end - made, 0))
@@ -203,31 +210,60 @@ class Following:
 
 
 class _Lines:
-    """Splits bytes into complete lines; the first is the header, the others become windows."""
+    """Splits bytes into complete lines; the first show how they are written, the others become windows."""
 
-    def __init__(self, open_: Callable[[bytes], LiveWindows]) -> None:
-        self._open, self._rest = open_, b""
+    def __init__(self, open_: Callable[[bytes], LiveWindows], encoding: str | None = None) -> None:
+        self._open, self._encoding = open_, encoding
+        self._rest = self._head = b""
+        self._decoder: codecs.IncrementalDecoder | None = None
         self.live: LiveWindows | None = None
 
     def add(self, data: bytes) -> Iterator[Windows]:
         """Take bytes; an incomplete line waits for its end."""
-        lines, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        lines, newline, self._rest = (self._rest + self._as_utf8(data)).rpartition(b"\n")
         if len(self._rest) > _LONGEST:
             raise ValueError(
                 f"A line has more than {_LONGEST:,} bytes, which is not CSV. Check what is written to the file."
             )
+        lines += newline
         if newline and self.live is None:
-            header, _, lines = lines.partition(b"\n")
-            self.live = self._open(header)
-        if lines and self.live is not None:
-            yield from self.live.add(lines + newline)
+            self._head, lines = self._head + lines, b""
+            try:
+                self.live = self._open(self._head)
+            except (NoTableError, NoTimeColumnError):
+                if _has_rows(self._head):
+                    raise
+        if newline and self.live is not None:
+            yield from self.live.add(lines)
+
+    def _as_utf8(self, data: bytes) -> bytes:
+        """Return bytes as UTF-8, from the encoding that the first of them show."""
+        if self._decoder is None and data:
+            self._codec, mark = encoding_of(data, self._encoding, "the file")
+            self._decoder, data = codecs.getincrementaldecoder(self._codec)("replace"), data[mark:]
+        if self._decoder is None or self._codec == "utf-8":
+            return data
+        return self._decoder.decode(data).encode()
 
     def end(self, complete: bool) -> Iterator[Windows]:
         """Yield the last windows; ``complete`` says that the last line is complete although it has no end."""
         if complete and self._rest:
-            yield from self.add(b"\n")
+            self._rest += b"\n"
+            yield from self.add(b"")
+        if self.live is None and self._head:
+            self._open(self._head)  # raises what is wrong with it
         if self.live is not None:
             yield from self.live.end()
+
+
+def _has_rows(head: bytes) -> bool:
+    """Return whether the first lines hold values, so that a header must have been among them, or are many."""
+    if head.count(b"\n") > _HEAD_LINES:
+        return True
+    try:
+        return find_dialect(head, "").complete
+    except NoTableError:
+        return False
 
 
 def _part(windows: Windows, begin: int, end: int) -> Windows:

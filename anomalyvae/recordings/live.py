@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from typing import Unpack
 
 import pyarrow as pa
 
+from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.clock import Resampler
 from anomalyvae.recordings.log import Signal, not_numbers
-from anomalyvae.recordings.stamps import first_stamps
-from anomalyvae.recordings.tabular import ROWS, choose, read_header, read_numbers, with_numbers
+from anomalyvae.recordings.stamps import UnitError, first_stamps
+from anomalyvae.recordings.tabular import ROWS, UNIT_KEY, choose, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.timeline import JumpBackError, Timeline
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
+from anomalyvae.tables.cells import MISSING_TEXT, text_of
+from anomalyvae.tables.dialect import NoTableError, find_dialect, is_no_row, with_decimal
 
 _FIRST_STAMPS = 2  # the fewest that show the usual step
+_MORE_STAMPS = 8  # that show it well enough to refuse a clock
+_FIRST_ROWS = 100  # that show whether stamps are too coarse
 
 
 class LiveWindows:
@@ -32,7 +38,7 @@ class LiveWindows:
     Parameters
     ----------
     header : bytes
-        The first line: the columns' names.
+        The first line, the columns' names, or more lines: those that :mod:`anomalyvae.tables.dialect` reads.
     recipe : WindowRecipe
         How the recording becomes rows.
     recording, source : str
@@ -42,6 +48,8 @@ class LiveWindows:
     late : bool, default=False
         Wait for late rows, as far as :mod:`anomalyvae.recordings.tabular` allows them: a second or three usual steps.
         Windows are then those of the finished file in any order of its rows, and later by that time.
+    **options
+        How lines are read: see `anomalyvae.options.ReadOptions`.
 
     Attributes
     ----------
@@ -62,21 +70,32 @@ class LiveWindows:
         source: str,
         before: int = 0,
         late: bool = False,
+        **options: Unpack[ReadOptions],
     ) -> None:
-        from pyarrow import csv as arrow_csv
-
-        self._missing = set(arrow_csv.ConvertOptions().null_values)
-        names, self._delimiter, self._encoding = read_header(header, source)
-        schema = pa.schema([(name, pa.string()) for name in names])
-        self._columns = choose(schema, source, None, recipe.needed)
-        self._width, self._places = len(names), [names.index(name) for name in self._columns.raw]
-        self._recipe, self._name, self._late = recipe, recording, late
-        self.units = {column.name: column.unit for column in self._columns.signals if column.unit}
+        self._recipe, self._name, self._source, self._late = recipe, recording, source, late
+        self._options = given(options, TABLE_OPTIONS)
+        self._lines = header if header.endswith(b"\n") else header + b"\n"  # the head, and rows to come after it
         self.recordings = before
         self.complaint = "it came late, repeated a stamp, or had more or fewer cells than the header."
         self._left_out = 0  # rows that cannot be read, and late rows of earlier recordings
         self._timeline: Timeline | None = None
+        self._open()
         self._begin()
+
+    def _open(self) -> None:
+        """Find how the lines are written; keep those that come after the head."""
+        options = dict(self._options)
+        time, exclude, na = (options.pop(name, None) for name in ("time", "exclude", "na"))
+        self._dialect = dialect = find_dialect(self._lines, self._source, **options)
+        fields = zip(dialect.names, dialect.units, strict=True)
+        schema = pa.schema([pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in fields])
+        self._columns = choose(
+            schema, self._source, time, self._recipe.needed, exclude or (), dialect.decimal, tuple(na or ())
+        )
+        self._places = [dialect.names.index(name) for name in self._columns.raw]
+        self.units: dict[str, str] = {column.name: column.unit for column in self._columns.signals if column.unit}
+        if dialect.complete:
+            self._lines = self._lines[dialect.begin :]
 
     @property
     def left_out(self) -> int:
@@ -85,7 +104,16 @@ class LiveWindows:
 
     def add(self, lines: bytes) -> Iterator[Windows]:
         """Take the next lines, complete ones, and yield the windows that they complete."""
-        yield from self._take([self._table(lines)])
+        self._lines += lines
+        if not self._dialect.complete:
+            try:
+                self._open()
+            except NoTableError:  # a torn row
+                return
+            self._cutter = Cutter(self._recipe, self.recording, self.units, ROWS)
+        if self._dialect.complete:
+            lines, self._lines = self._lines, b""
+            yield from self._take([self._table(lines)])
 
     def end(self) -> Iterator[Windows]:
         """Yield the windows that waited for more lines."""
@@ -127,6 +155,7 @@ class LiveWindows:
         self._left_out = self.left_out
         self._timeline = None
         self._first: list[pa.Table] = []  # rows, until there are enough stamps
+        self._seen: list[pa.Table] = []  # the first rows
         self._resampler = Resampler(self._recipe.needed, self._recipe.clock, ROWS, prompt=not self._late)
         self._cutter = Cutter(self._recipe, self.recording, self.units, ROWS)
 
@@ -135,18 +164,30 @@ class LiveWindows:
 
         Arrow's own reader passes each piece to a thread, which takes longer than reading a line.
         """
-        missing = self._missing
-        text = (line.rstrip("\r") for line in lines.decode(self._encoding, "replace").split("\n"))
-        rows = [self._cells(line) for line in text if line]
-        complete = [row for row in rows if len(row) == self._width]
+        text = (line.rstrip("\r") for line in text_of(lines).split("\n"))
+        names = list(self._dialect.names)
+        rows = [cells for line in text if not is_no_row(cells := self._cells(line), names)]
+        complete = [row for row in rows if len(row) == len(names)]
         self._left_out += len(rows) - len(complete)
-        columns = [[None if row[at] in missing else row[at] for row in complete] for at in self._places]
+        if not self._dialect.decimal:
+            self._find_decimal(complete)
+        columns = [[None if row[at] in MISSING_TEXT else row[at] for row in complete] for at in self._places]
         return pa.table([pa.array(cells, pa.string()) for cells in columns], self._columns.raw)
+
+    def _find_decimal(self, rows: list[list[str]]) -> None:
+        try:
+            self._dialect = with_decimal(self._dialect, rows, self._source)
+        except ValueError:  # such cells are no numbers
+            return
+        stamp, *signals = (c._replace(decimal=self._dialect.decimal) for c in (self._columns[1], *self._columns[2]))
+        self._columns = self._columns._replace(stamp=stamp, signals=signals)
 
     def _cells(self, line: str) -> list[str]:
         if '"' not in line:
-            return line.split(self._delimiter)
-        return next(csv.reader([line], delimiter=self._delimiter))  # a quote that is left open ends with its line
+            return line.split(self._dialect.separator)
+        return next(
+            csv.reader([line], delimiter=self._dialect.separator)
+        )  # a quote that is left open ends with its line
 
     def _started(self, table: pa.Table, enough: int = _FIRST_STAMPS) -> list[pa.Table]:
         """Start the timeline if there are enough stamps; return the rows so far, the next last."""
@@ -154,21 +195,37 @@ class LiveWindows:
         if len(first_stamps(table[stamp.raw])):
             self._first.append(table)
         stamps = [first_stamps(part[stamp.raw]) for part in self._first]
-        if sum(map(len, stamps)) < enough:
+        count = sum(map(len, stamps))
+        if count < enough:
             return []
-        first = pa.chunked_array([chunk for part in stamps for chunk in part.chunks], pa.string())[:_FIRST_STAMPS]
-        self._timeline = Timeline(first, stamp, self._columns.time, prompt=not self._late)
+        first = pa.chunked_array([chunk for part in stamps for chunk in part.chunks], pa.string())
+        try:
+            self._timeline = Timeline(first[:_FIRST_STAMPS], stamp, self._columns.time, prompt=not self._late)
+        except UnitError:
+            if count < _MORE_STAMPS and enough > 1:
+                return []
+            self._timeline = Timeline(first[:_MORE_STAMPS], stamp, self._columns.time, prompt=not self._late)
         held, self._first = self._first[::-1], []
         return held
 
     def _samples(self, timeline: Timeline, table: pa.Table, *, last: bool = False) -> dict[str, Signal]:
         left_out: dict[str, str] = {}
         signals = self._columns.signals
-        values = read_numbers(with_numbers(table, self._columns), signals, left_out)
+        numbers = with_numbers(table, self._columns)
+        values = read_numbers(numbers, signals, left_out)
         for name, reason in left_out.items():
             raise not_numbers(name, self.recording, reason)
+        self._refuse_coarse(numbers)
         time_s, samples = timeline.add(table[self._columns.stamp.raw], values, last=last)
         return {column.name: Signal(column.name, time_s, x) for column, x in zip(signals, samples, strict=True)}
+
+    def _refuse_coarse(self, numbers: pa.Table) -> None:
+        """Refuse stamps that several of the first rows share."""
+        count = sum(map(len, self._seen))
+        if count < _FIRST_ROWS:
+            self._seen.append(numbers)
+            if count + len(numbers) >= _FIRST_ROWS:
+                refuse_coarse(self._seen, self._columns)
 
     def _cut(self, piece: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:
         for ticks in self._resampler.add(piece, last=last):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+
+from anomalyvae.tables.names import nearest as nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +54,15 @@ class Log:
         The signals by name. The signals of one table share one ``time_s`` array.
     left_out : dict of str to str
         Columns that are not signals, with what they hold: text, dates, nested values.
+    clock : str
+        How the stamps of a table were read: "column 'time' in milliseconds". Empty for other formats.
     """
 
     recording: str
     start: pd.Timestamp | None
     signals: dict[str, Signal]
     left_out: dict[str, str] = field(default_factory=dict)
+    clock: str = ""
 
     def __repr__(self) -> str:
         """One line per signal.
@@ -97,8 +101,9 @@ def joined(pieces: Iterable[Log], recording: str) -> Log:
     start: pd.Timestamp | None = None
     parts: dict[str, list[Signal]] = {}
     left_out: dict[str, str] = {}
+    clock = ""
     for piece in pieces:
-        start = piece.start
+        start, clock = piece.start, piece.clock
         left_out.update(piece.left_out)
         for name, signal in piece.signals.items():
             parts.setdefault(name, []).append(signal)
@@ -113,7 +118,7 @@ def joined(pieces: Iterable[Log], recording: str) -> Log:
             clocks[key] = _concatenated([part.time_s for part in some])
         values = _concatenated([part.values for part in some])
         signals[name] = replace(found[0], time_s=clocks[key], values=values)
-    return Log(recording, start, signals, left_out)
+    return Log(recording, start, signals, left_out, clock)
 
 
 def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
@@ -126,24 +131,3 @@ def not_numbers(name: str, recording: str, reason: str) -> ValueError:
         f"Signal {name!r} of recording {recording!r} holds {reason}; a signal needs numbers. Convert the column, or "
         f"leave the signal out."
     )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the sentence to end an error with after an unknown name.
-
-    Examples
-    --------
-    >>> nearest("sped_mps", ["speed_mps", "acc_x_g"])
-    "Did you mean 'speed_mps'?"
-    >>> nearest("torque", ["speed_mps", "acc_x_g"])
-    "Use one of 'speed_mps', 'acc_x_g'."
-    """
-    names = list(known)
-    by_folded = {candidate.casefold(): candidate for candidate in reversed(names)}
-    close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1)
-    if close:
-        return f"Did you mean {by_folded[close[0]]!r}?"
-    if not names:
-        return "There are none."
-    shown = ", ".join(repr(candidate) for candidate in names[:12])
-    return f"Use one of {shown}{', …' if len(names) > 12 else ''}."

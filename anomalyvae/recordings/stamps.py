@@ -13,37 +13,42 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anomalyvae.recordings.log import nearest
+from anomalyvae.recordings.date_times import Read, reader_of
+from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
+from anomalyvae.tables.names import PER_SECOND, TIME_NAMES, nearest, place_of_time, split_unit, time_unit
 
-_TIME_NAMES = ("time_s", "time", "timestamp", "t", "datetime", "date_time", "unix_time", "epoch")
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000}
 UNIX_FROM_S = 1e8  # March 1973: no recording is that long or that old
-_NUMBER = r"^\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:true|false))?\s*$"
-_EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number
-_CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
+_RECENT_S, _FUTURE_S = 9.46e8, 4.1e9  # 2000 and 2100: unix times of recordings
+_EXCEL = (32_874, 73_051)  # 1990 and 2100, in days of a spreadsheet
+_EXCEL_1970 = 25_569
+_DAY_S = 86_400.0
+_EXCEL_STEP = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
+_UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
+          1 / 3600: "hours", 1 / _DAY_S: "days"}  # fmt: skip
 LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second and a few usual steps
 FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
 
 class Column(NamedTuple):
-    """A column of a table: its name there, its name as a signal, its unit, its Arrow type."""
+    """A column of a table: its name there, its name as a signal, its unit, its Arrow type.
+
+    For a column of text, also the decimal mark of its numbers, and the cells that say that a value is missing.
+    """
 
     raw: str
     name: str
     unit: str
     type: pa.DataType
+    decimal: str = ""
+    missing: tuple[str, ...] = ()
 
 
-def split_unit(header: str) -> tuple[str, str]:
-    """Split ``name [unit]``; an index, as in ``wheel [0]``, belongs to the name.
+class NoTimeColumnError(ValueError):
+    """No column has the name or the type of a time column."""
 
-    Examples
-    --------
-    >>> split_unit("speed [m/s]"), split_unit("wheel [0]")
-    (('speed', 'm/s'), ('wheel [0]', ''))
-    """
-    match = re.fullmatch(r"(.*\S)\s+\[([^\[\]]*[^\[\]\d\s][^\[\]]*)\]\s*", header)
-    return (match[1].strip(), match[2].strip()) if match else (header.strip(), "")
+
+class UnitError(ValueError):
+    """The unit of a clock cannot be told from its stamps."""
 
 
 def find_time_column(columns: list[Column], time: str | None, source: str) -> Column:
@@ -51,22 +56,23 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
     if time is not None:
         wanted, unit = split_unit(time)
         for column in columns:
-            if time in (column.raw, column.name):
+            if time.strip() in (column.raw, column.name):
                 return column
-            if wanted == column.name:
-                return column._replace(unit=unit)
-        raise ValueError(f"{source} has no column {time!r} for the time. {nearest(time, [c.raw for c in columns])}")
-    for name in _TIME_NAMES:
         for column in columns:
-            if name in (column.name.casefold(), re.sub(r"_(s|ms|us|ns)$", "", column.name.casefold())):
-                return column
+            if wanted in (column.raw, column.name):
+                return column._replace(unit=unit)
+        raise ValueError(
+            f"{source} has no column {time!r} for the time (--time). {nearest(time, [c.raw for c in columns])}"
+        )
+    place = place_of_time([column.name for column in columns])
+    if place is not None:
+        return columns[place]
     stamps = [column for column in columns if pa.types.is_timestamp(column.type)]
     if len(stamps) == 1:
         return stamps[0]
-    raise ValueError(
-        f"{source} has no column with the name of a time column, such as {', '.join(_TIME_NAMES[:4])}; it has "
-        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it in Python: "
-        f"read_log(path, time=...)."
+    raise NoTimeColumnError(
+        f"{source} has no column with the name of a time column, such as {', '.join(TIME_NAMES[:4])}; it has "
+        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it by time= (--time)."
     )
 
 
@@ -84,118 +90,129 @@ def first_stamps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return (cells if mask is None else cells.filter(mask))[:FIRST_ROWS]
 
 
-def numbers_in_text(cells: pa.ChunkedArray, words: bool = False) -> pa.ChunkedArray:
-    """Return text as numbers if every cell is one (or, with ``words``, true or false), else as it is."""
-    numbers = _numbers_in_text(cells[:100], words)  # a failing cast is slow: most text fails here
-    return cells if is_text(numbers.type) else _numbers_in_text(cells, words)
-
-
-def _numbers_in_text(cells: pa.ChunkedArray, words: bool) -> pa.ChunkedArray:
-    try:
-        numbers = cells.cast(pa.float64())
-        largest = pc.max(numbers).as_py()
-        if largest is not None and largest < _EXACT_UP_TO:
-            return numbers
-    except pa.ArrowInvalid:
-        numbers = cells
-    try:
-        return cells.cast(pa.int64())
-    except pa.ArrowInvalid:
-        if not is_text(numbers.type):
-            return numbers
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
-    if words:
-        text = pc.if_else(pc.equal(text, "true"), "1", pc.if_else(pc.equal(text, "false"), "0", text))
-    try:
-        return text.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return cells
-
-
-def first_text(cells: pa.ChunkedArray) -> str:
+def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
     """Return the first cell that is not a number, else the first cell; empty if all cells are empty."""
-    for chunk in cells.chunks:
-        place = pc.index(pc.match_substring_regex(chunk, _NUMBER), False).as_py()
-        if place >= 0:
-            return str(chunk[place])
-    return next((str(cell) for cell in cells.drop_null()[:1]), "")
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    filled = cells.drop_null()
+    some = (str(cell) for cell in filled if not is_number(str(cell), decimal))
+    return next(some, next((str(cell) for cell in filled[:1]), ""))
 
 
 class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
     Stamps are ``ticks``, with ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
-    from the recording's start. A row may be late by ``late_s``.
+    from the recording's start. A row may be late by ``late_s``. ``meaning`` says all that in words.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, source: str) -> None:
         self._column, self._source = column, source
-        self.per_second, self.absolute = _PER_SECOND["ns"], True
+        self.per_second: float = PER_SECOND["ns"]
+        self.absolute = True
         self._guess: int | None = None  # by magnitude, if no unit is given
-        self._date_times: bool | None = None  # text holds date-times; False: times of day; None: it is not text
-        first = first_stamps(numbers_in_text(first)) if is_text(first.type) else first
+        self._days = False  # of a spreadsheet
+        self._read: Read | None = None  # of text that holds date-times or times of day
+        first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
         kind = first.type
         if is_text(kind):
-            read_as = (kind for kind in (True, False) if _parsed(first.to_pandas(), kind).notna().any())
-            self._date_times = next(read_as, None)
-            if self._date_times is None:
-                self._refuse_text(first_text(first))
+            found = reader_of(first.to_pandas(), column.unit, source)
+            if found is None:
+                self._refuse_text(first_text(first, column.decimal))
+            self._read, self.absolute = found
+            self.meaning = "date-times" if self.absolute else "times of day"
         elif pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
-            self.per_second, self.absolute = _PER_SECOND[kind.unit], not pa.types.is_duration(kind)
+            self.per_second, self.absolute = PER_SECOND[kind.unit], not pa.types.is_duration(kind)
+            self.meaning = str(kind)
+        elif pa.types.is_date(kind):
+            raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
-            self._measure(float(np.median(first.to_numpy())) if len(first) else 0.0)
+            self._measure(first.to_numpy().astype(np.float64))
         else:
             raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
         step = np.abs(np.diff(self.ticks(first))) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
-    def _measure(self, typical: float) -> None:
+    def _measure(self, first: np.ndarray) -> None:
         suffix = re.search(r"_(s|ms|us|ns)$", self._column.name.casefold())
-        unit = self._column.unit or (suffix[1] if suffix else "")
-        if unit and unit not in _PER_SECOND:
+        unit = time_unit(self._column.unit) or (suffix[1] if suffix else "")
+        if unit not in ("", "d", *PER_SECOND):
             raise ValueError(
-                f"{self._source} has the unit {unit!r}; units of time are {', '.join(_PER_SECOND)}. Rename the column, "
-                f"as in '{self._column.name} [ms]', or give its unit in Python: read_log(path, "
-                f"time='{self._column.name} [ms]')."
+                f"{self._source} has the unit {unit!r}; units of time are {', '.join(PER_SECOND)} and d. Give its unit "
+                f"by time= (--time) {self._named('ms')}."
             )
-        self._guess, self._typical = (None if unit else _magnitude(typical)), typical
-        self.per_second = _PER_SECOND[unit] if unit else self._guess or 1
-        self.absolute = typical / self.per_second >= UNIX_FROM_S
+        typical = float(np.median(first)) if len(first) else 0.0
+        self._typical, days = typical, _EXCEL[0] <= typical < _EXCEL[1]
+        if not unit and days and len(first) > 1 and 0 < _usual_step(first) < _EXCEL_STEP:
+            unit = "d"
+        if unit:
+            self.per_second = 1 / _DAY_S if unit == "d" else PER_SECOND[unit]
+        else:
+            self._guess = _magnitude(typical)
+            self.per_second = self._guess or 1
+            self._refuse_unlikely(first)
+        self._days = unit == "d" and days
+        self.absolute = self._days or typical / self.per_second >= UNIX_FROM_S
+        if self._days:
+            self.per_second = 1
+        counted = next((word for n, word in _UNITS.items() if np.isclose(n, self.per_second, rtol=1e-9)), "")
+        counted = "days of a spreadsheet" if self._days else counted
+        self.meaning = f"unix time in {counted}" if self.absolute and not self._days else counted
+
+    def _refuse_unlikely(self, first: np.ndarray) -> None:
+        """Refuse stamps without a unit if their size and their usual step tell of another unit."""
+        step = _usual_step(first)
+        step_s = step / self.per_second
+        typical_s = self._typical / self.per_second
+        unix = typical_s >= UNIX_FROM_S
+        longest = 10.0 if not unix else 1000.0 if typical_s >= _RECENT_S else 2.0
+        regular = step_s % 60 == 0 and (_DAY_S % step_s == 0 if 0 < step_s < _DAY_S else step_s % _DAY_S == 0)
+        days = not unix and _EXCEL[0] <= self._typical < _EXCEL[1] and 0 < step < 1e-3
+        if typical_s < _FUTURE_S and (step_s < longest or regular) and not days:
+            return
+        likely = next((unit for unit in ("s", "ms", "us", "ns") if 0 < step / PER_SECOND[unit] < 10), "us")
+        word = _UNITS[self._guess or 1]
+        raise UnitError(
+            f"{self._source} gives no unit of time. Its stamps are around {self._typical:.12g} with usual steps of "
+            f"{step:g}, which as {'unix time in ' if unix else ''}{word} would be {step_s:g} s. Pass time= (--time) "
+            f"{self._named('d' if days else likely)} if they are {'days' if days else _spelled(likely)}, "
+            f"{self._named(_short(self._guess or 1))} if they are {word}."
+        )
+
+    def _named(self, unit: str) -> str:
+        return f"'{self._column.name} [{unit}]'"
+
+    def _as_numbers(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+        return numbers_in_text(cells, decimal=self._column.decimal, missing=self._column.missing)
 
     def numbers(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         """Return text as numbers if the first stamps were numbers; other cells as they are."""
-        if self._date_times is not None or not is_text(cells.type):
+        if self._read is not None or not is_text(cells.type):
             return cells
-        numbers = numbers_in_text(cells)
+        numbers = self._as_numbers(cells)
         if is_text(numbers.type):
-            self._refuse_text(first_text(cells))
+            self._refuse_text(first_text(cells, self._column.decimal))
         return numbers
 
     def ticks(self, cells: pa.ChunkedArray) -> np.ndarray:
         """Return stamps, none of them missing, as ticks: int64, or float64 for decimals."""
         kind = cells.type
-        if self._date_times is not None:
+        if self._read is not None:
             return self._ticks_of_text(cells.to_pandas())
-        if pa.types.is_floating(kind):
+        if pa.types.is_floating(kind) or self._days:
             ticks = cells.cast(pa.float64()).to_numpy()
         else:
             ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
         if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
             raise ValueError(
                 f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
-                f"one unit. Rename the column, as in '{self._column.name} [ms]', or give its unit in Python: "
-                f"read_log(path, time='{self._column.name} [ms]')."
+                f"one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
-        return ticks
+        return np.round((ticks - _EXCEL_1970) * _DAY_S, 6) if self._days else ticks
 
     def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
         """Return date-times, or times of day, in nanoseconds."""
-        stamps = _parsed(cells, bool(self._date_times))
+        if self._read is None or not len(cells):
+            return np.empty(0, dtype=np.int64)
+        stamps = self._read(cells)
         unread = stamps.isna()
         if unread.any():
             self._refuse_text(cells[unread].iloc[0])
@@ -203,16 +220,25 @@ class Scale:
 
     def _refuse_text(self, text: str) -> NoReturn:
         raise ValueError(
-            f"{self._source} holds the text {text!r}; a time column needs seconds or ISO 8601, as in "
-            f"2026-05-01T10:00:00.2. Convert it, or name another column in Python: read_log(path, time=...)."
+            f"{self._source} holds the text {text!r}; a time column needs seconds or date-times in one form, such as "
+            f"2026-05-01T10:00:00.2. Repair the cell, pass na= (--na) {text!r} if it says that the stamp is missing, "
+            f"or name another column by time= (--time)."
         )
 
 
-def _parsed(cells: pd.Series, date_times: bool) -> pd.Series:
-    clocks = cells.where(cells.str.contains(_CLOCK))  # "20170419" would be parsed as nanoseconds
-    if date_times:
-        return pd.to_datetime(clocks, format="ISO8601", utc=True, errors="coerce")
-    return pd.to_timedelta(clocks, errors="coerce")
+def _usual_step(stamps: np.ndarray) -> float:
+    """Return the median step between stamps that differ; 0 if none do."""
+    steps = np.abs(np.diff(stamps))
+    steps = steps[steps > 0]
+    return float(np.median(steps)) if len(steps) else 0.0
+
+
+def _spelled(unit: str) -> str:
+    return _UNITS[int(PER_SECOND[unit])]
+
+
+def _short(per_second: float) -> str:
+    return next(unit for unit, n in PER_SECOND.items() if n == per_second)
 
 
 def _magnitude(typical: float) -> int:

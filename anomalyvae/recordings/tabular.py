@@ -1,53 +1,61 @@
 """CSV and Parquet files: a time column and one column per signal.
 
-The rules are the same for both formats:
+The rules are the same for both formats; how a CSV file is written is found by :mod:`anomalyvae.tables.dialect`:
 
-- **Time column.** The first of ``time_s, time, timestamp, t, datetime, date_time, unix_time, epoch`` (in any case,
-  with or without a unit, as in ``timestamp_ms`` or ``time [us]``), otherwise the only column of date-times. It holds
-  numbers, ISO 8601 text, date-times, times of day or durations.
+- **Time column.** The first of ``time_s, time, timestamp, t, datetime, date_time, unix_time, epoch`` or of the names
+  that common loggers use (in any case, with or without a unit, as in ``timestamp_ms``, ``time [us]`` or ``Time (s)``),
+  otherwise the only column of date-times. It holds numbers, date-times, times of day or durations; text in any form of
+  :mod:`anomalyvae.recordings.date_times`. ``time="ticks [ms]"`` (``--time``) names the column, and its unit.
 - **Numbers** have the unit that the column's name gives, otherwise seconds. Numbers that are too large for that are
   unix times in seconds, milliseconds, microseconds or nanoseconds; the magnitude of the first 1000 stamps decides, and
   a later change is an error. Unix times and date-times (UTC if they have no zone) count from the first sample, which is
-  the recording's start. Other numbers already count from the recording's start and stay as they are.
+  the recording's start. Other numbers already count from the recording's start and stay as they are. Days of a
+  spreadsheet (45413.5) are recognised. Numbers without a unit are refused if their usual step is unlikely: more than
+  10 s, or 1000 s between unix times, but no whole part of a day.
 - **Order.** A row may be older than the newest row before it by up to a second or three usual steps (the median step of
   the first 1000 stamps); it is sorted in. If the clock jumps back further, the file is refused: sorting would mix two
   recordings.
-- **Duplicates.** Rows with the same stamp become one sample: each signal's mean.
+- **Duplicates.** Rows with the same stamp become one sample: each signal's mean. If the first stamps are usually shared
+  by three samples of a signal or more, as are whole seconds at 10 Hz, the file is refused.
 - **Rows without a stamp** are left out.
-- **Units** come from Parquet field metadata (``unit``) or from a header such as ``speed [m/s]``.
-- **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0.
+- **Units** come from Parquet field metadata (``unit``), from a header such as ``speed [m/s]`` or ``speed (m/s)``, or
+  from the line of units below the header.
+- **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0. A signal
+  that is asked for must hold numbers and cells that say that a value is missing (:mod:`anomalyvae.tables.cells`).
+- **Long form.** If a CSV file has one value per row, with columns such as ``SECONDS, PID, VALUE, UNITS``, each PID is a
+  signal.
 
 No rule needs the whole file: files are read piece by piece.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from anomalyvae.recordings.date_times import reader_of
 from anomalyvae.recordings.log import Log, Signal, joined, nearest, not_numbers
-from anomalyvae.recordings.stamps import (
-    FIRST_ROWS,
-    Column,
-    find_time_column,
-    first_stamps,
-    first_text,
-    is_text,
-    numbers_in_text,
-    split_unit,
-)
+from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_stamps, first_text, split_unit
 from anomalyvae.recordings.timeline import Timeline
+from anomalyvae.tables.cells import is_text, marked_missing, numbers_in_text
+from anomalyvae.tables.files import CsvFile
+from anomalyvae.tables.names import place_of_time
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 UNIT_KEY = b"unit"  # Parquet metadata of a column
 ROWS = 65536  # of a piece, at most
+_SHARED = 3  # samples of a signal at one stamp, usually: then its stamps are too coarse
+_LONG = ({"pid", "signal", "parameter", "sensor", "name", "channel"}, {"value"}, {"units", "unit"})
+
+Explain = Callable[[str], str]  # from a column's name in the table to a sentence about its cells
 
 
 class Columns(NamedTuple):
@@ -72,55 +80,60 @@ class Columns(NamedTuple):
 
 
 def csv_pieces(
-    path: Path, signals: list[str] | None = None, *, time: str | None = None, rows: int = ROWS
+    path: Path,
+    signals: list[str] | None = None,
+    *,
+    time: str | None = None,
+    exclude: Iterable[str] = (),
+    rows: int = ROWS,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    na: Iterable[str] = (),
 ) -> Iterator[Log]:
-    """Read a CSV file with a header line piece by piece; comma, semicolon or tab between the cells.
+    """Read a CSV file with a header line piece by piece."""
+    file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
+    names = file.dialect.names
+    long = _long_places(names)
+    if long is not None and time is None and place_of_time([split_unit(name)[0] for name in names]) is not None:
+        schema, tables, explain = _long_form(file, long)
+    else:
+        schema, explain = _schema(file, time), lambda raw: str(file.count(names.index(raw)))
 
-    Arrow infers types from the first megabyte, but whole numbers may be followed by decimals. So cells are read as text
-    and become numbers piece by piece.
-    """
-    from pyarrow import csv as arrow_csv
+        def tables(wanted: list[str]) -> Iterator[pa.Table]:
+            for table in file.tables([names.index(raw) for raw in wanted]):
+                yield table.rename_columns(wanted)
 
-    with path.open("rb") as file:
-        names, delimiter, encoding = read_header(file.readline(1 << 20), str(path))
-    options: dict[str, Any] = {
-        "read_options": arrow_csv.ReadOptions(column_names=names, skip_rows=1, encoding=encoding),
-        "parse_options": arrow_csv.ParseOptions(delimiter=delimiter),
-    }
-    try:
-        with arrow_csv.open_csv(path, **options) as reader:
-            schema = reader.schema
-    except pa.ArrowInvalid as error:
-        schema = _without_rows(path, names, error).schema
-    columns = choose(schema, str(path), time, signals)
-    kinds = dict.fromkeys(columns.raw, pa.binary())  # bytes: text that is not UTF-8 is no reason to refuse a file
-    if pa.types.is_boolean(columns.stamp.type) or pa.types.is_date(columns.stamp.type):
-        del kinds[columns.stamp.raw]  # these are not stamps, and are refused by their type
-    convert = arrow_csv.ConvertOptions(include_columns=columns.raw, column_types=kinds, strings_can_be_null=True)
+    columns = choose(schema, str(path), time, signals, exclude, file.dialect.decimal, file.missing)
 
-    def tables() -> Iterator[pa.Table]:
-        try:
-            with arrow_csv.open_csv(path, **options, convert_options=convert) as reader:
-                for batch in reader:
-                    for begin in range(0, len(batch), rows):
-                        yield with_numbers(pa.Table.from_batches([batch[begin : begin + rows]]), columns)
-        except pa.ArrowInvalid as error:
-            yield _without_rows(path, columns.raw, error)
+    def pieces() -> Iterator[pa.Table]:
+        for table in tables(columns.raw):
+            for begin in range(0, max(len(table), 1), rows):
+                yield with_numbers(table[begin : begin + rows], columns)
 
-    return _logs(tables(), columns, path.stem, signals)
+    return _logs(pieces(), columns, path.stem, signals, explain=explain)
 
 
 def parquet_pieces(
-    path: Path, signals: list[str] | None = None, *, time: str | None = None, rows: int = ROWS
+    path: Path,
+    signals: list[str] | None = None,
+    *,
+    time: str | None = None,
+    exclude: Iterable[str] = (),
+    rows: int = ROWS,
+    **_: object,
 ) -> Iterator[Log]:
-    """Read a Parquet file piece by piece, and of it only the columns that are needed."""
+    """Read a Parquet file piece by piece, and of it only the columns that are needed.
+
+    Options of CSV files are passed over.
+    """
     import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _broken_parquet(path, error) from error
-    columns = choose(schema, str(path), time, signals)
+    columns = choose(schema, str(path), time, signals, exclude)
     start_s = (schema.metadata or {}).get(START_KEY)
     start = None if start_s is None else pd.Timestamp(float(start_s), unit="s", tz="UTC").round("us")
 
@@ -130,7 +143,7 @@ def parquet_pieces(
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
                 for batch in file.iter_batches(rows, columns=columns.raw):
                     yield pa.Table.from_batches([batch])
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _broken_parquet(path, error) from error
 
     return _logs(tables(), columns, path.stem, signals, start)
@@ -172,31 +185,34 @@ def log_from_frame(
 # --- columns --------------------------------------------------------------------------------------------
 
 
-def read_header(line: bytes, source: str) -> tuple[list[str], str, str]:
-    """Return the column names, the delimiter and the encoding that a header line shows."""
-    header = line.split(b"\r")[0]
-    if not header.strip():
-        raise ValueError(f"{source} has no header line; the first line of a CSV file names its columns. Add it.")
-    try:
-        text, encoding = header.decode("utf-8-sig"), "utf-8"
-    except UnicodeDecodeError:  # loggers that write °C in the code page of their Windows
-        text, encoding = header.decode("latin-1"), "latin-1"
-    delimiter = max(",;\t", key=text.count)
-    return next(csv.reader([text.rstrip("\n")], delimiter=delimiter)), delimiter, encoding
+def choose(
+    schema: pa.Schema,
+    source: str,
+    time: str | None,
+    wanted: list[str] | None,
+    exclude: Iterable[str] = (),
+    decimal: str = "",
+    missing: tuple[str, ...] = (),
+) -> Columns:
+    """Return the time column and the columns of the wanted signals, by default of all.
 
-
-def choose(schema: pa.Schema, source: str, time: str | None, wanted: list[str] | None) -> Columns:
-    """Return the time column and the columns of the wanted signals, by default of all."""
-    columns = []
-    for field in schema:
-        name, unit = split_unit(field.name)
+    A wanted signal may have its name with or without the unit. ``decimal`` and ``missing`` are those of text.
+    """
+    columns, excluded = [], set(exclude)
+    split = [split_unit(field.name) for field in schema]
+    for field, (name, unit) in zip(schema, split, strict=True):
+        if "(" in field.name and [other for other, _ in split].count(name) > 1:
+            name, unit = field.name.strip(), ""  # Speed (km/h) beside Speed (mph)
         unit = (field.metadata or {}).get(UNIT_KEY, b"").decode("utf-8", "replace") or unit
-        columns.append(Column(field.name, name, unit, field.type))
+        if not excluded & {name, field.name.strip()}:
+            name = field.name.strip() if field.name.strip() in (wanted or ()) else name
+            columns.append(Column(field.name, name, unit, field.type, decimal, missing))
     known = [column.name for column in columns if column.name]
     twice = next((name for name in known if known.count(name) > 1), None)
     if twice is not None:
         raise ValueError(
-            f"{source} has {known.count(twice)} columns named {twice!r}; names must be distinct. Rename them."
+            f"{source} has {known.count(twice)} columns named {twice!r}; names must be distinct. Rename them, or leave "
+            f"them out by exclude= (--exclude)."
         )
     stamp = find_time_column(columns, time, source)
     names = known if wanted is None else wanted
@@ -208,12 +224,32 @@ def choose(schema: pa.Schema, source: str, time: str | None, wanted: list[str] |
     return Columns(source, stamp, [c for c in columns if c.name in names and c.raw != stamp.raw])
 
 
+def _schema(file: CsvFile, time: str | None) -> pa.Schema:
+    """Return the columns of a CSV file; if none has the name of a time column, those of date-times have their type."""
+    names, units = file.dialect.names, file.dialect.units
+    kinds: list[pa.DataType] = [pa.string()] * len(names)
+    if time is None and place_of_time([split_unit(name)[0] for name in names]) is None:
+        first = next(file.tables(range(len(names))), None)
+        for place, cells in enumerate(first.columns if first is not None else ()):
+            some = cells.drop_null()[:20]
+            text = is_text(some.type) and len(some) and is_text(numbers_in_text(some).type)
+            found = reader_of(some.to_pandas(), "dmy", "") if text else None
+            kinds[place] = pa.timestamp("ns") if found and found[1] else kinds[place]
+    fields = zip(names, kinds, units, strict=True)
+    return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
+
+
 def with_numbers(table: pa.Table, columns: Columns) -> pa.Table:
-    """Turn text into numbers, column by column, if all cells of the column are numbers or truth values."""
+    """Turn text into numbers, column by column, if all cells of the column are numbers, truth values or missing."""
+    by_raw = {column.raw: column for column in (columns.stamp, *columns.signals)}
     for place, name in enumerate(table.column_names):
-        cells = _decoded(table[name])
-        if name != columns.stamp.raw and is_text(cells.type):
-            cells = numbers_in_text(cells, words=True)
+        cells, column = table[name], by_raw[name]
+        if not is_text(cells.type):
+            continue
+        if name == columns.stamp.raw:
+            cells = marked_missing(cells, column.missing)
+        else:
+            cells = numbers_in_text(cells, decimal=column.decimal, missing=column.missing, words=True)
         table = table.set_column(place, name, cells)
     return table
 
@@ -227,11 +263,50 @@ def read_numbers(table: pa.Table, columns: list[Column], left_out: dict[str, str
     for column in columns:
         cells = table[column.raw]
         if left_out.get(column.name, "text") == "text":  # "text" alone: no cell was filled so far
-            reason = _why_not_numbers(cells)
+            reason = _why_not_numbers(cells, column.decimal)
             if reason:
                 left_out[column.name] = reason
         found.append(np.full(len(cells), np.nan) if column.name in left_out else _numbers(cells))
     return found
+
+
+# --- long form ------------------------------------------------------------------------------------------
+
+
+def _long_places(names: tuple[str, ...]) -> list[int] | None:
+    """Return the places of the signals' names, values and units in rows of one value each; None for other tables."""
+    folded = [name.strip().casefold() for name in names]
+    found = [next((i for i, name in enumerate(folded) if name in known), None) for known in _LONG]
+    if len(names) != 4 or None in found:
+        return None
+    return [place for place in found if place is not None]
+
+
+def _long_form(
+    file: CsvFile, places: list[int]
+) -> tuple[pa.Schema, Callable[[list[str]], Iterator[pa.Table]], Explain]:
+    """Return the columns of a table in long form, and functions that read them: a first pass finds the signals."""
+    time = next(place for place in range(4) if place not in places)
+    units: dict[str, str] = {}
+    for table in file.tables([places[0], places[2]]):
+        for name, unit in dict.fromkeys(zip(table[0].to_pylist(), table[1].to_pylist(), strict=True)):
+            if name and units.setdefault(name, unit or "") != (unit or ""):
+                raise ValueError(
+                    f"{file.path} gives {name!r} in {units[name]!r} and in {unit!r}; a signal has one unit. Convert "
+                    f"it, or leave it out by exclude= (--exclude)."
+                )
+    raw = file.dialect.names[time]
+    fields = [pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in units.items()]
+
+    def tables(wanted: list[str]) -> Iterator[pa.Table]:
+        for table in file.tables([time, places[0], places[1]]):
+            cells = [pc.if_else(pc.equal(table[1], name), table[2], None) for name in wanted[1:]]
+            yield pa.table([table[0], *cells], wanted)
+
+    def explain(_: str) -> str:
+        return str(file.count(places[1]))
+
+    return pa.schema([pa.field(raw, pa.string()), *fields]), tables, explain
 
 
 # --- pieces ---------------------------------------------------------------------------------------------
@@ -243,13 +318,21 @@ def _logs(
     recording: str,
     wanted: list[str] | None,
     start: pd.Timestamp | None = None,
+    explain: Explain | None = None,
 ) -> Iterator[Log]:
     """Turn the rows of a recording, which come piece by piece, into logs in order of time."""
     left_out: dict[str, str] = {}
     head, first = _head(tables, columns)
     timeline, end = Timeline(first, columns.stamp, columns.time), head[0][:0]
+    refuse_coarse(head, columns)
+    clock = f"{columns.time.split(' of ')[0]} in {timeline.meaning}" if len(first) else ""
     for table in chain(head, tables, [end]):
+        before = set(left_out)
         values = read_numbers(table, columns.signals, left_out)
+        for column in columns.signals:
+            if column.name in left_out.keys() - before and explain is not None:
+                by = recording if column.name in (wanted or ()) else None
+                _report(column, table[column.raw], columns.source, by, explain)
         for name in wanted or ():
             if name in left_out:
                 raise not_numbers(name, recording, left_out[name])
@@ -259,7 +342,46 @@ def _logs(
             for column, values in zip(columns.signals, samples, strict=True)
             if column.name not in left_out
         }
-        yield Log(recording, timeline.start or start, signals, dict(left_out))
+        yield Log(recording, timeline.start or start, signals, dict(left_out), clock)
+
+
+def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str | None, explain: Explain) -> None:
+    """Refuse a wanted signal with text in it, by line and cell; warn of another if some of its cells are numbers."""
+    text = first_text(cells, column.decimal)
+    some = [numbers_in_text(cells[i : i + 1], decimal=column.decimal) for i in range(min(len(cells), 50))]
+    if not text or (wanted_by is None and all(is_text(cell.type) for cell in some)):
+        return
+    remedy = f"Repair the cell, or pass na= (--na) {text!r} if it says that a value is missing"
+    if "," in text and column.decimal != ",":
+        remedy += ", or decimal= (--decimal) ',' if the comma begins the decimals"
+    said = explain(column.raw)
+    if wanted_by is not None:
+        raise ValueError(
+            f"Signal {column.name!r} of recording {wanted_by!r} holds text such as {text[:40]!r}, and a signal needs "
+            f"numbers: in {source}, {said}. {remedy}."
+        )
+    warnings.warn(f"Column {column.raw!r} of {source} is left out: {said}. {remedy}.", stacklevel=4)
+
+
+def refuse_coarse(head: list[pa.Table], columns: Columns) -> None:
+    """Refuse stamps that several samples of a signal usually share: their order in time is not known."""
+    stamps = pa.concat_tables([table.select([columns.stamp.raw]) for table in head])[0][:FIRST_ROWS]
+    codes = pd.factorize(stamps.to_pandas())[0]
+    if not len(codes) or codes.max() + 1 > 0.7 * len(codes):
+        return
+    shared = 0.0
+    for column in columns.signals:
+        filled = np.concatenate([table[column.raw].is_valid().to_numpy() for table in head])[: len(codes)]
+        filled &= codes >= 0
+        counts = np.bincount(codes[filled], minlength=codes.max() + 1)
+        inner = counts[1:-1] if len(counts) > 2 else counts
+        shared = max(shared, float(np.median(inner[inner > 0])) if (inner > 0).any() else 0.0)
+    if shared >= _SHARED and len(codes) >= 2 * _SHARED:
+        raise ValueError(
+            f"{columns.time} has the same stamp, such as {str(stamps.drop_null()[0])!r}, "
+            f"in usually {shared:g} rows; when each of them was measured is not known. Export stamps with more digits, "
+            f"or name another column by time= (--time)."
+        )
 
 
 def _head(tables: Iterator[pa.Table], columns: Columns) -> tuple[list[pa.Table], pa.ChunkedArray]:
@@ -282,33 +404,15 @@ def _head(tables: Iterator[pa.Table], columns: Columns) -> tuple[list[pa.Table],
 # --- cells ----------------------------------------------------------------------------------------------
 
 
-def _without_rows(path: Path, names: list[str], error: pa.ArrowInvalid) -> pa.Table:
-    """Return the table of a file with a header and no rows; refuse a file that is broken."""
-    if "Empty CSV file" not in str(error):
-        raise ValueError(f"{path} cannot be read as CSV ({error}). Repair the file.") from error
-    return pa.Table.from_arrays([pa.nulls(0)] * len(names), names=names)
-
-
 def _broken_parquet(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be read as Parquet ({error}). Repair the file, or export it again.")
 
 
-def _decoded(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return bytes as text; what is not UTF-8 is replaced by question marks."""
-    if not pa.types.is_binary(cells.type):
-        return cells
-    try:
-        return cells.cast(pa.string())
-    except pa.ArrowInvalid:
-        text = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells.to_pylist()]
-        return pa.chunked_array([pa.array(text, pa.string())])
-
-
-def _why_not_numbers(cells: pa.ChunkedArray) -> str:
+def _why_not_numbers(cells: pa.ChunkedArray, decimal: str = "") -> str:
     """Return what a column holds in place of numbers; empty if it holds numbers."""
     kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
     if is_text(kind):
-        sample = first_text(cells.cast(kind))
+        sample = first_text(cells.cast(kind), decimal)
         return f"text such as {sample[:40]!r}" if sample else "text"
     numeric = (
         pa.types.is_integer,

@@ -41,6 +41,11 @@ class Timeline:
         self._waiting: _Samples | None = None
 
     @property
+    def meaning(self) -> str:
+        """How stamps were read, in words."""
+        return self._scale.meaning
+
+    @property
     def start(self) -> pd.Timestamp | None:
         """The moment (UTC) of the first sample; None if the stamps do not give it."""
         per_second = self._scale.per_second
@@ -72,8 +77,8 @@ class Timeline:
             ticks, columns = ticks[newer], [values[newer] for values in columns]
         if last and self._rows and not self._stamped:
             raise ValueError(
-                f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column "
-                f"in Python: read_log(path, time=...)."
+                f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column by "
+                f"time= (--time)."
             )
         samples = _Samples(ticks, columns)
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
@@ -96,9 +101,11 @@ class Timeline:
         back_s = (newest - so_far)[len(self._newest) :] / self._scale.per_second
         if back_s.max() > self._scale.late_s:
             row = int(np.argmax(back_s > self._scale.late_s))
+            wrapped = 2**31 < back_s[row] * self._scale.per_second <= 2**32
             raise JumpBackError(
                 f"The clock in {self._source} jumps back by {back_s[row]:g} s after {self._stamped + row} rows; a "
-                f"recording is in order of time. Split the file there, or sort its rows if they were shuffled.",
+                f"recording is in order of time. Split the file there, or sort its rows if they were shuffled."
+                + (" It may be a counter of 32 bits that began again at zero." if wrapped else ""),
                 int(rows[row]),
             )
         newer = (so_far[1:] - newest[:-1]) / self._scale.per_second > 2 * SAME_S

@@ -7,9 +7,10 @@ Each window is scored as soon as its last sample has arrived, without later ones
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from anomalyvae.bundle.card import sha256_of
+from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
@@ -61,6 +62,8 @@ class Watcher:
         End when nothing new has come for so long; never by default.
     notify : callable, optional
         Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
+    **options
+        How lines are read: see `anomalyvae.options.ReadOptions`.
 
     Attributes
     ----------
@@ -84,6 +87,7 @@ class Watcher:
         late: bool = False,
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda text: None,
+        **options: Unpack[ReadOptions],
     ) -> None:
         graph = file_of(Path(model))
         scorer = Scorer(graph, providers=["CPUExecutionProvider"], threads=1)
@@ -98,6 +102,8 @@ class Watcher:
         self._session = Session(work)
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
+        self._encoding = options.pop("encoding", None)
+        self._options = options
         self._following: Following | None = None
         self._recordings = self._left_out = 0  # of files that were truncated or replaced
         self.windows = self.flagged = 0
@@ -148,11 +154,16 @@ class Watcher:
         before = self._recordings
 
         def begin(header: bytes) -> LiveWindows:
-            live = LiveWindows(header, self._recipe, recording=recording, source=source, before=before, late=self._late)
+            live = LiveWindows(
+                header, self._recipe, recording=recording, source=source, before=before, late=self._late,
+                **self._options,
+            )  # fmt: skip
             refuse_units(live.units, self._session.metadata)
             return live
 
-        self._following = Following(feed, begin, timeout_s=self._timeout_s, notify=self._notify)
+        self._following = Following(
+            feed, begin, timeout_s=self._timeout_s, notify=self._notify, encoding=self._encoding
+        )
         for windows in self._following:
             yield from self._scored(windows)
         if self._following.change:

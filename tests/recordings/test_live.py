@@ -144,7 +144,7 @@ def test_a_clock_that_jumps_back_begins_another_recording():
 def test_rows_that_cannot_be_read_are_left_out_and_counted():
     frame = pd.DataFrame({"time_s": np.arange(60) / 10, "x": np.arange(60.0), "note": "fine"})
     lines = frame.to_csv(index=False).encode().splitlines(keepends=True)
-    bad = [b"1.5,7\n", b"1.52,ERR,no number\n", b"yesterday,1.0,no time\n", b'1.53,"1,2\n', b"\n", b",2.0,\n"]
+    bad = [b"1.5,7\n", b"1.52,12a,no number\n", b"yesterday,1.0,no time\n", b'1.53,"1,2\n', b"\n", b",2.0,\n"]
     text = b"".join([*lines[:17], *bad, *lines[17:]])
     recipe = WindowRecipe(("x",), 10, 1, 0.1, 0.5)
     for places in ([], range(200), [16, 18, 21]):

@@ -1,0 +1,129 @@
+"""Date-times as loggers write them, as text in one column.
+
+ISO 8601 and times of day are read by pandas. The others are those of `_FORMS`, with a point, a comma or an underscore
+before the fraction of a second, AM or PM, and an offset from UTC. Whether ``01/05/2024`` begins with the day or the
+month is not guessed: a value above 12 shows it, dates with points (``01.05.2024``) begin with the day, or the unit of
+the column says it: ``Date [dmy]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+_CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
+_TIME = (
+    r"(?P<H>\d{1,2})[:.\-](?P<M>\d\d)(?:[:.\-](?P<S>\d\d)(?:[.,_:](?P<f>\d{1,9}))?)?"
+    r" ?(?P<half>[AaPp]\.?[Mm]\.?)?"
+)
+_ZONE = r" ?(?P<zone>Z|UTC|(?:UTC|GMT)?[+-]\d\d:?\d\d|GMT)?"
+_DAY_FIRST, _MONTH_FIRST = "dmy", "mdy"
+ORDERS = (_DAY_FIRST, _MONTH_FIRST)
+_NUMERIC = rf"(?P<a>\d{{1,2}})(?P<mark>[-/.])(?P<b>\d{{1,2}})[-/.](?P<y>\d{{4}})[ ,T]+{_TIME}{_ZONE}"
+_FORMS = (
+    rf"(?P<d>\d{{1,2}})[-/ .]+(?P<name>[^\W\d]{{3,9}})\.?[-/ .,]+(?P<y>\d{{4}})[ ,T]+{_TIME}{_ZONE}",
+    rf"(?:[^\W\d]{{2,9}},? )?(?P<name>[^\W\d]{{3,9}})\.? +(?P<d>\d{{1,2}}),? +{_TIME}{_ZONE} +(?P<y>\d{{4}})",
+    rf"(?P<y>\d{{4}})[-/._](?P<m>\d{{1,2}})[-/._](?P<d>\d{{1,2}})[ ,T_]+{_TIME}{_ZONE}",
+    r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)[ T_-](?P<H>\d\d):?(?P<M>\d\d):?(?P<S>\d\d)(?:[.,_](?P<f>\d{1,9}))?" + _ZONE,
+)
+_TIME_OF_DAY = rf"{_TIME}"
+_ENGLISH = "jan feb mar apr may jun jul aug sep oct nov dec"
+_MONTHS = {name: i + 1 for i, name in enumerate(_ENGLISH.split())} | {
+    "mär": 3,
+    "mrz": 3,
+    "mai": 5,
+    "okt": 10,
+    "dez": 12,
+}
+
+Read = Callable[[pd.Series], pd.Series]
+
+
+def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | None:
+    """Return the function that reads such text, and whether it gives points in time rather than times of day.
+
+    Parameters
+    ----------
+    first : Series of str
+        The first cells; the most common form counts.
+    order : str
+        ``"dmy"`` or ``"mdy"`` if the caller knows the order of dates, otherwise anything.
+    source : str
+        How errors name the column.
+
+    Returns
+    -------
+    (read, absolute) or None
+        ``read`` takes text and returns date-times (UTC) or durations, NaT for what it cannot read. None if no cell can
+        be read.
+    """
+    if _iso(first).notna().any():
+        return _iso, True
+    if _of_day(first).notna().any():
+        return _of_day, False
+    for form in _FORMS:
+        if first.str.fullmatch(r"\s*" + form + r"\s*").any():
+            return (lambda cells, form=form: _by_form(cells, form, "")), True
+    dates = first.str.extract(rf"^\s*{_NUMERIC}\s*$").dropna(subset=["a"])
+    if len(dates):
+        order = _order(dates, first, order, source)
+        return (lambda cells: _by_form(cells, _NUMERIC, order)), True
+    if first.str.fullmatch(rf"\s*{_TIME_OF_DAY}\s*").any():
+        return _by_clock, False
+    return None
+
+
+def _iso(cells: pd.Series) -> pd.Series:
+    clocks = cells.where(cells.str.contains(_CLOCK))  # "20170419" would be parsed as nanoseconds
+    return pd.to_datetime(clocks, format="ISO8601", utc=True, errors="coerce")
+
+
+def _of_day(cells: pd.Series) -> pd.Series:
+    clocks = cells.where(cells.str.contains(_CLOCK))
+    return pd.to_timedelta(clocks.str.replace(r"(:\d\d),(\d+\s*)$", r"\1.\2", regex=True), errors="coerce")
+
+
+def _order(dates: pd.DataFrame, first: pd.Series, order: str, source: str) -> str:
+    """Return whether dates begin with the day or the month; refuse to guess."""
+    if order in ORDERS:
+        return order
+    if (dates["mark"] == ".").all() or (dates["a"].astype(int) > 12).any():
+        return _DAY_FIRST
+    if (dates["b"].astype(int) > 12).any():
+        return _MONTH_FIRST
+    name = re.split("'", source)[1] if "'" in source else "Date"
+    raise ValueError(
+        f"{source} holds dates such as {first.iloc[0]!r}, which may begin with the day or with the month. Pass time= "
+        f"(--time) '{name} [dmy]' or '{name} [mdy]' to say which."
+    )
+
+
+def _by_form(cells: pd.Series, form: str, order: str) -> pd.Series:
+    """Return date-times of one form as UTC; NaT where the text has another form or is no date."""
+    parts = cells.str.extract(rf"^\s*{form}\s*$")
+    if order:
+        month, day = ("b", "a") if order == _DAY_FIRST else ("a", "b")
+        parts = parts.assign(m=parts[month], d=parts[day])
+    if "name" in parts:
+        parts["m"] = parts["name"].str[:3].str.lower().map(_MONTHS).astype("Int64").astype("string")
+    zone = parts["zone"].fillna("").str.replace(r"^(UTC|GMT)", "", regex=True).replace("", "Z")
+    text = parts["y"] + "-" + parts["m"].str.zfill(2) + "-" + parts["d"].str.zfill(2) + "T" + _clock(parts) + zone
+    return pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+
+
+def _by_clock(cells: pd.Series) -> pd.Series:
+    return pd.to_timedelta(_clock(cells.str.extract(rf"^\s*{_TIME_OF_DAY}\s*$")), errors="coerce")
+
+
+def _clock(parts: pd.DataFrame) -> pd.Series:
+    """Return times of day as HH:MM:SS.fff, from the parts that a form has found."""
+    hours = pd.to_numeric(parts["H"]).astype("Int64")
+    if "half" in parts:
+        half = parts["half"].str[:1].str.lower()
+        twelve = half.notna()
+        hours = hours.mask(twelve & (hours > 12)).mask(twelve, hours % 12 + 12 * (half == "p").astype(int))
+    seconds = parts["S"].fillna("00") if "S" in parts else "00"
+    fraction = parts["f"].fillna("0") if "f" in parts else "0"
+    return hours.astype("string").str.zfill(2) + ":" + parts["M"] + ":" + seconds + "." + fraction

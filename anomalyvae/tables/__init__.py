@@ -1,0 +1,5 @@
+"""CSV files of any dialect become tables of numbers and text, or an error that names the line and the cell.
+
+``dialect`` reads the head of a file: encoding, separator, decimal mark, header, units. ``cells`` turns text into
+numbers. ``files`` reads a whole file by its dialect, piece by piece. ``rows`` reads files whose rows are scored.
+"""

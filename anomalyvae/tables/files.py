@@ -1,0 +1,171 @@
+"""A CSV file of any dialect, read piece by piece as text.
+
+Arrow infers types from the first megabyte, but whole numbers may be followed by decimals or text. So cells are read as
+text, which costs nothing, and become numbers piece by piece.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from anomalyvae.tables.cells import MISSING_TEXT, decoded, is_missing, is_number, text_of
+from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row
+
+_BLOCK = 1 << 20  # bytes at a time
+
+
+class Count(NamedTuple):
+    """The cells of a column: how many are filled, how many of these are numbers, and the first that is none."""
+
+    filled: int
+    numbers: int
+    line: int
+    cell: str
+
+    def __str__(self) -> str:
+        return f"{self.numbers:,} of {self.filled:,} cells are numbers; line {self.line:,} holds {self.cell[:40]!r}"
+
+
+class CsvFile:
+    """A CSV file with a header line.
+
+    Parameters
+    ----------
+    path : Path
+    sep, decimal, encoding : str, optional
+        How it is written, where its first lines leave that open.
+    na : iterable of str
+        Cells that say that a value is missing, beside those that always do.
+
+    Raises
+    ------
+    ValueError
+        If the first lines are no table; see :mod:`anomalyvae.tables.dialect`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sep: str | None = None,
+        decimal: str | None = None,
+        encoding: str | None = None,
+        na: Iterable[str] = (),
+    ) -> None:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            if file.read(1):  # whole lines
+                head = head[: 1 + (head.rfind(b"\n") if b"\n" in head else head.rfind(b"\r"))] or head
+        self.path, self.missing = path, tuple(na)
+        self.dialect = find_dialect(head, str(path), sep=sep, decimal=decimal, encoding=encoding)
+
+    def tables(self, places: Sequence[int], *, block: int = _BLOCK) -> Iterator[pa.Table]:
+        """Yield the cells of some columns as text, piece by piece; missing text is null.
+
+        The columns have their places as names. Lines that repeat the header, comments and empty lines are left out.
+
+        Raises
+        ------
+        ValueError
+            A row has more or fewer cells than the header.
+        """
+        from pyarrow import csv as arrow_csv
+
+        dialect, every = self.dialect, [str(place) for place in range(len(self.dialect.names))]
+        chosen = [every[place] for place in places]
+        convert = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(chosen, pa.binary()),  # text that is not UTF-8 is no reason to refuse a file
+            include_columns=chosen,
+            null_values=MISSING_TEXT,
+            strings_can_be_null=True,
+        )
+        read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(dialect.encoding), block_size=block)
+        try:
+            with pa.OSFile(str(self.path)) as file:
+                file.seek(dialect.begin)
+                parse = arrow_csv.ParseOptions(delimiter=dialect.separator, invalid_row_handler=self._handle)
+                with arrow_csv.open_csv(file, read, parse, convert) as reader:
+                    for batch in reader:
+                        yield self._rows(pa.Table.from_batches([batch]))
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            if "Empty CSV file" in str(error):
+                yield pa.table([pa.nulls(0, pa.string())] * len(chosen), chosen)
+                return
+            raise self._broken(error) from error
+
+    def _handle(self, row: Any) -> str:
+        """Say what becomes of a line that is no row: nothing of an empty one or a comment."""
+        text = row.text.strip(f"{self.dialect.separator} \t\0\xa0")
+        return "skip" if not text or text.startswith("#") else "error"
+
+    def _rows(self, table: pa.Table) -> pa.Table:
+        """Return the cells as text, without lines that repeat the header."""
+        names = [self.dialect.names[int(place)] for place in table.column_names]
+        table = pa.table([decoded(cells) for cells in table.columns], table.column_names)
+        if not names or not len(table) or not pc.any(self._is(table[0], names[0])).as_py():
+            return table
+        header = self._is(table[0], names[0])
+        for cells, name in zip(table.columns[1:], names[1:], strict=True):
+            header = pc.and_(header, self._is(cells, name))
+        return table.filter(pc.invert(header))
+
+    @staticmethod
+    def _is(cells: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+        return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), name), not name)
+
+    def count(self, place: int, fits: Callable[[str], bool] | None = None) -> Count:
+        """Count the cells of a column that are numbers (or that ``fits``), and find the first that is none."""
+        is_fit = fits or (lambda cell: is_number(cell, self.dialect.decimal))
+        filled = numbers = 0
+        first: tuple[int, str] = (0, "")
+        names = list(self.dialect.names)
+        for line, cells in self._lines():
+            if len(cells) != len(names) or is_no_row(cells, names):
+                continue
+            cell = text_of(cells[place].encode("utf-8", "surrogateescape"))
+            if is_missing(cell, self.missing):
+                continue
+            filled += 1
+            if is_fit(cell):
+                numbers += 1
+            elif not first[0]:
+                first = line, cell
+        return Count(filled, numbers, *first)
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the rows as the standard library reads them, with the numbers of their lines."""
+        dialect = self.dialect
+        errors = "surrogateescape" if dialect.encoding == "utf-8" else "replace"
+        with self.path.open("rb") as file:
+            file.seek(dialect.begin)
+            reader = csv.reader(
+                io.TextIOWrapper(file, dialect.encoding, errors, newline=""), delimiter=dialect.separator
+            )
+            line = dialect.line
+            for cells in reader:
+                yield line, cells
+                line = dialect.line + reader.line_num
+
+    def _broken(self, error: Exception) -> ValueError:
+        """Return the error for a file that Arrow cannot read, with the line that is wrong."""
+        names = list(self.dialect.names)
+        for line, cells in self._lines():
+            if len(cells) != len(names) and not is_no_row(cells, names):
+                shown = self.dialect.separator.join(cells)[:60]
+                return ValueError(
+                    f"{self.path} cannot be read as CSV: line {line:,} has {len(cells)} cells ({shown!r}), and the "
+                    f"header names {len(names)} columns. Repair or drop that line, or pass sep= (--sep) if the cells "
+                    f"are not separated by {self.dialect.separator!r}."
+                )
+        return ValueError(f"{self.path} cannot be read as CSV ({error}). Repair the file.")
+
+
+def _arrow(encoding: str) -> str:
+    return "utf8" if encoding == "utf-8" else encoding
