@@ -1,7 +1,6 @@
 """CAN logs in four formats give the same signals, at once or in pieces; broken ones give a clear error."""
 
 import struct
-import sys
 import warnings
 from pathlib import Path
 
@@ -224,13 +223,13 @@ def test_other_files_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is empty, not a CAN log"):
             read_log(tmp_path / name)
     (tmp_path / "server.log").write_text("2026-01-01 INFO started\n")
-    with pytest.raises(ValueError, match=r"server.log begins with '2026-01-01 INFO started'; a candump"):
+    with pytest.raises(ValueError, match=r"server.log cannot .* line 1: '2026-01-01 INFO started'.*a candump log has"):
         read_log(tmp_path / "server.log")
     (tmp_path / "other.blf").write_bytes(b"PK" * 100)
     with pytest.raises(ValueError, match=r"other.blf begins with b.PKPK.; a BLF file"):
         read_log(tmp_path / "other.blf")
     (tmp_path / "bad.log").write_text("(0.1) can0 123#00\n(0.2) can0 12Z#00\n")
-    with pytest.raises(ValueError, match=r"bad.log cannot be read as LOG in line 2: '\(0.2\) can0 12Z#00' is no frame"):
+    with pytest.raises(ValueError, match=r"bad.log cannot be read as LOG in line 2: '\(0.2\) can0 12Z#00'"):
         read_log(tmp_path / "bad.log")
 
 
@@ -241,13 +240,6 @@ def test_arguments_that_do_not_fit_the_format_are_refused(tmp_path, database):
     (tmp_path / "drive.csv").write_text("time_s,x\n0,1\n")
     with pytest.raises(ValueError, match=r"drive.csv is a table; databases"):
         read_log(tmp_path / "drive.csv", databases=database)
-
-
-def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
-    path = write(tmp_path / "drive.blf", drive(4))
-    monkeypatch.setitem(sys.modules, "can", None)
-    with pytest.raises(ImportError, match=r"Run: pip install 'anomalyvae\[logs\]'"):
-        read_log(path)
 
 
 @needs_fixtures

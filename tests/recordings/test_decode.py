@@ -11,7 +11,8 @@ from cantools.database.conversion import BaseConversion
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyvae.recordings.bus.decode import FRAME, Decoder
+from anomalyvae.recordings.bus.decode import Decoder
+from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.messages import EXTENDED
 
 HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'

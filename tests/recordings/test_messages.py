@@ -8,7 +8,8 @@ import cantools
 import numpy as np
 import pytest
 
-from anomalyvae.recordings.bus.decode import FRAME, Decoder
+from anomalyvae.recordings.bus.decode import Decoder
+from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.messages import load_messages
 
 DRIVES = Path(__file__).parents[3] / "shared" / "data" / "css_drive"

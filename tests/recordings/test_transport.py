@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from anomalyvae.recordings import read_log
 from anomalyvae.recordings.bus import canbus
 from anomalyvae.recordings.bus.canbus import can_pieces
-from anomalyvae.recordings.bus.decode import FRAME, Decoder
+from anomalyvae.recordings.bus.decode import Decoder
+from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.log import joined
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "mf4"

@@ -36,11 +36,6 @@ from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Field, Message, l
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
 
-# A CAN frame: seconds from the recording's start, the identifier, and the sent bytes; bytes after them are undefined.
-FRAME = np.dtype(
-    [("time_s", "f8"), ("id", "u4"), ("extended", "?"), ("bus", "u1"), ("length", "u1"), ("data", "u1", (64,))]
-)
-
 
 class _Batch(NamedTuple):
     """Frames to decode as one message."""
@@ -62,6 +57,7 @@ class Decoder:
         self._with_databases = bool(self._messages)
         self._buses = {message.bus for message in self._messages} - {""}  # the only ones that are read, if any
         self.bus_names: Sequence[str] | None = None  # by number; by default a bus is named by its number
+        self._numbers: set[int] = set()  # of the buses of the recording
         self._wanted = None if wanted is None else dict.fromkeys(wanted)
         self._source = source
         self._by_key = {(message.bus, message.key): message for message in self._messages}
@@ -102,6 +98,7 @@ class Decoder:
         if not len(frames):
             return {}
         if self._buses:
+            self._numbers.update(np.unique(frames["bus"]).tolist())
             frames = frames[[self._bus_of(number) is not None for number in frames["bus"].tolist()]]
             if not len(frames):
                 return {}
@@ -237,9 +234,10 @@ class Decoder:
                 broken[key] += packets
         absent = sorted(self._buses - self._met)
         if absent:
+            present = ", ".join(map(self._name_of, sorted(self._numbers)))
             text = (
-                f"{self._source} has no frame on the bus {', '.join(absent)}; it has "
-                f"{', '.join(self.bus_names or ())}. Check the names of buses in databases= (--dbc)."
+                f"{self._source} has no frame on the bus {', '.join(absent)}; it has {present}. Check the names of "
+                f"buses in databases= (--dbc)."
             )
             if not self._met and not others:
                 raise ValueError(text)

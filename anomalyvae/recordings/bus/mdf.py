@@ -36,7 +36,8 @@ import pandas as pd
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus.blocks import check_blocks
 from anomalyvae.recordings.bus.canbus import in_order
-from anomalyvae.recordings.bus.decode import FRAME, Decoder, means
+from anomalyvae.recordings.bus.decode import Decoder, means
+from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 from anomalyvae.recordings.bus.messages import missing_extra
 from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
@@ -48,7 +49,6 @@ _MOST_BYTES = 64  # in a frame
 _TIME = 1  # type of a group that is synchronised by time, not by angle or distance
 _BUS_EVENT = 2  # flag of a group of events on a bus
 _ROWS, _BYTES = 1 << 16, 1 << 23  # read at once
-_FD_LENGTHS = np.array([*range(9), 12, 16, 20, 24, 32, 48, 64], dtype=np.uint8)  # bytes by data length code
 
 
 class _Channel(NamedTuple):
@@ -358,7 +358,7 @@ def _varying_bytes(mdf: Any, number: int, place: int, first: int, count: int) ->
 
 def _as_frames(columns: dict[str, np.ndarray], time_s: np.ndarray) -> np.ndarray:
     data = columns["DataBytes"][:, :_MOST_BYTES]
-    length = columns["DataLength"] if "DataLength" in columns else _FD_LENGTHS[columns["DLC"] & 15]
+    length = columns["DataLength"] if "DataLength" in columns else FD_LENGTHS[columns["DLC"] & 15]
     frames = np.zeros(len(time_s), dtype=FRAME)
     frames["time_s"] = time_s
     frames["id"] = columns["ID"] & 0x1FFFFFFF

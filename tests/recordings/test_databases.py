@@ -1,0 +1,99 @@
+"""Databases: by bus, with names that signals share, and in their encoding."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from anomalyvae import read_log
+
+ENGINE = """VERSION ""
+NS_ :
+BS_:
+BU_: ECU
+BO_ 256 Engine: 8 ECU
+ SG_ RPM : 0|16@1+ (1,0) [0|0] "rpm" ECU
+ SG_ Temp : 16|8@1- (1,0) [0|0] "degC" ECU
+"""
+ASC = "date Thu May 16 06:16:50.884 pm 2024\nbase hex  timestamps absolute\ninternal events logged\n"
+
+
+@pytest.fixture
+def engine(tmp_path):
+    path = tmp_path / "engine.dbc"
+    path.write_text(ENGINE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "buses"),
+    [
+        ("two.log", "(0.1) can0 100#1000\n(0.2) can1 100#FF00\n(0.3) slcan0 100#0100\n", ("can0", "can1", "slcan0")),
+        ("two.asc", ASC + "0.1 1 100 Rx d 2 10 00\n0.1 2 100 Rx d 2 FF 00\n0.3 3 100 Rx d 1 1\n", ("1", "2", "3")),
+    ],
+)
+def test_frames_of_two_buses_are_never_joined(tmp_path, engine, name, text, buses):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"Message Engine of .* is on .* buses, {buses[0]} and {buses[1]}.*--dbc"):
+        read_log(path, databases=engine)
+    both = read_log(path, databases={buses[0]: engine, buses[1]: engine})
+    assert {signal: log.values.tolist() for signal, log in both.signals.items() if "RPM" in signal} == {
+        f"{buses[0]}.RPM": [16],
+        f"{buses[1]}.RPM": [255],
+    }
+    assert read_log(path, databases={buses[1]: engine})["RPM"].values.tolist() == [255]
+    with pytest.raises(ValueError, match=f"no frame on the bus can9; it has {', '.join(buses)}"):
+        read_log(path, databases={"can9": engine})
+
+
+# Databases
+
+
+def database(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "car.dbc"
+    path.write_bytes(('VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n' + text).encode(encoding))
+    return path
+
+
+def test_a_signal_on_two_pages_of_a_multiplexer_is_one_signal(tmp_path):
+    path = tmp_path / "lamp.log"
+    frames = [(k % 2, 3 * k % 250, 5 * k % 250) for k in range(40)]
+    path.write_text("".join(f"({k / 10:.1f}) can0 320#{p:02X}{a:02X}{b:02X}\n" for k, (p, a, b) in enumerate(frames)))
+    pages = (
+        'BO_ 800 Lamp: 8 ECU\n SG_ Page M : 0|8@1+ (1,0) [0|3] "" ECU\n SG_ Level m0 : 8|8@1+ (1,0) [0|0] "%" ECU\n'
+        ' SG_ Level m1 : 16|8@1+ (0.5,0) [0|0] "{unit}" ECU\n'
+    )
+    level = read_log(path, databases=database(tmp_path, pages.format(unit="%")))["Level"]
+    assert level.values.tolist() == [b / 2 if page else a for page, a, b in frames]
+    apart = read_log(path, databases=database(tmp_path, pages.format(unit="V")))
+    assert apart["Level@byte1.bit0"].values.tolist() == [a for page, a, _ in frames if not page]
+    assert apart["Level@byte2.bit0"].unit == "V"
+
+
+def test_small_negative_numbers_of_j1939_are_numbers(tmp_path):
+    text = (
+        'BO_ 2566834709 Steer: 8 ECU\n SG_ Angle : 0|16@1- (0.1,0) [0|0] "deg" ECU\n'
+        ' SG_ Level : 16|8@1+ (1,0) [0|0] "" ECU'
+        '\nBA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
+        'BA_DEF_DEF_ "VFrameFormat" "J1939PG";\nBA_ "VFrameFormat" BO_ 2566834709 3;\n'
+    )
+    sent = list(range(-520, 10, 13))
+    path = tmp_path / "steer.log"
+    path.write_text(
+        "".join(
+            f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{struct.pack('<hB', v, 0xFF).hex()}\n"
+            for k, v in enumerate(sent)
+        )
+    )
+    with pytest.warns(UserWarning, match="no sample of Level"):
+        log = read_log(path, databases=database(tmp_path, text), signals=["Angle", "Level"])
+    np.testing.assert_allclose(log["Angle"].values, np.array(sent) / 10)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_units_of_a_database_are_read_in_its_encoding(tmp_path, encoding):
+    path = tmp_path / "a.log"
+    path.write_text("(0.0) can0 100#05\n")
+    text = 'BO_ 256 M: 8 ECU\n SG_ Temp : 0|8@1+ (1,0) [0|0] "°C" ECU\n'
+    assert read_log(path, databases=database(tmp_path, text, encoding))["Temp"].unit == "°C"
