@@ -1,23 +1,36 @@
-"""Write folders and files atomically: they are replaced as a whole or not at all."""
+"""Write folders and files atomically: they are replaced as a whole or not at all, and then they are on the disk.
 
+A folder changes places with its successor in one step, where the system can do that. Elsewhere two renames are needed;
+what a kill between them leaves is put back by the next call, reading or writing.
+"""
+
+import ctypes
 import errno
+import glob
+import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 _ABANDONED_S = 3600  # a scratch folder older than this belongs to a process that was killed
+_LONGEST = 200  # bytes of a name; a longer one is shortened for the scratch folder, whose name has a limit, too
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
+_TRIES, _PAUSE_S = 100, 0.01
+
+Read = TypeVar("Read")
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder, which replaces ``folder`` at the end of the ``with`` block.
 
-    An error or a kill leaves the old folder. (A kill between the two renames that swap them leaves it beside, under a
-    hidden name; the next call restores it.)
+    An error or a kill leaves the old folder. If two processes replace it at the same time, each result is whole, and
+    the later one stays. A link stays: the folder that it points to is replaced.
 
     Parameters
     ----------
@@ -28,45 +41,145 @@ def replacing(folder: Path) -> Iterator[Path]:
     Path
         Empty, on the same file system.
     """
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-*"):
-        if not folder.exists():
-            with suppress(OSError):
-                os.replace(left / "old", folder)
-        with suppress(FileNotFoundError):  # another process has just removed it
-            if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _scratch(folder) as scratch:
         new = scratch / "new"
         new.mkdir()
         yield new
-        with suppress(FileNotFoundError):
-            os.replace(folder, scratch / "old")
-        _put(new, folder)
-    finally:
-        if not folder.exists():
-            with suppress(OSError):
-                os.replace(scratch / "old", folder)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _put(new: Path, folder: Path) -> None:
-    """Move a folder to its place, unless another process has just put its own there."""
-    while True:
-        try:
-            return os.replace(new, folder)
-        except OSError as error:
-            if folder.is_dir():
-                return None
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process has just moved it aside
-                raise
+        for root, _, names in os.walk(new):
+            for path in (*(os.path.join(root, name) for name in names), root):
+                _sync(path)
+        _put(new, folder, scratch)
+        _sync(folder.parent)
 
 
 @contextmanager
 def replacing_file(file: Path) -> Iterator[Path]:
     """Yield the path of a new file, which replaces ``file`` at the end of the ``with`` block; its folder must exist."""
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as scratch:
-        fresh = Path(scratch) / file.name
+    file = Path(os.path.realpath(file))
+    with _scratch(file) as scratch:
+        fresh = scratch / file.name
         yield fresh
-        os.replace(fresh, file)
+        put_file(fresh, file)
+
+
+def put_file(fresh: Path, file: Path) -> None:
+    """Move a complete file to its place, on the same file system, in one step; then it is on the disk."""
+    _sync(fresh)
+    os.replace(fresh, file)
+    _sync(file.parent)
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether a path is what `replacing` or `replacing_file` works in, or what a kill left of it."""
+    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
+
+
+def read_whole(folder: Path, read: Callable[[Path], Read]) -> Read:
+    """Call ``read(folder)``, and again if the folder was replaced meanwhile.
+
+    ``read`` must raise an OSError or a ValueError if it meets files of two versions.
+    """
+    for _ in range(_TRIES):
+        before = _identity(folder)
+        try:
+            return read(folder)
+        except (OSError, ValueError):
+            if _identity(folder) != before:
+                continue
+            if before is not None or not _set_aside(folder):
+                raise
+            time.sleep(_PAUSE_S)
+            _restore(folder)  # unless it was replaced in this time, its writer was killed
+    return read(folder)
+
+
+_SUFFIX = ".scratch"
+
+
+def _prefix(target: Path) -> str:
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()}-"
+
+
+def _left(target: Path) -> list[Path]:
+    """The scratch folders of a target: of other processes at work, or of killed ones."""
+    return list(target.parent.glob(f"{glob.escape(_prefix(target))}*{_SUFFIX}"))
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    _restore(target)
+    for left in _left(target):
+        with suppress(OSError):  # another process has just removed it
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent))
+    try:
+        yield scratch
+    finally:
+        _restore(target)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(new: Path, folder: Path, scratch: Path) -> None:
+    """Move a folder to its place; what was there is in the scratch folder then."""
+    for number in range(_TRIES):
+        try:
+            return os.rename(new, folder)  # there is none, or an empty one
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _exchange(new, folder):
+            return None
+        with suppress(FileNotFoundError):  # another process has just moved it aside
+            os.rename(folder, scratch / f"old{number}")
+    raise OSError(errno.EBUSY, "Other processes keep replacing it. Try again", str(folder))
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two paths change places in one step; False where the system cannot do that."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system than Linux
+        return False
+    return bool(rename(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0)
+
+
+def _set_aside(folder: Path) -> list[Path]:
+    """A folder that is between the two renames of `_put`."""
+    return [old for left in _left(Path(os.path.realpath(folder))) for old in left.glob("old*")]
+
+
+def _restore(folder: Path) -> None:
+    """Put back a folder that was moved aside by a process that was killed before it moved the new one in."""
+    if not folder.exists():
+        for old in _set_aside(folder):
+            with suppress(OSError):
+                return os.rename(old, os.path.realpath(folder))
+    return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from the next one at its place; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # not every system opens folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not every file system can
+            raise
+    finally:
+        os.close(handle)
