@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalyvae.bundle import preprocessing, read_card
-from anomalyvae.bundle.arrays import arrays_of
-from anomalyvae.bundle.card import ARRAYS, GRAPH, PREPROCESSING, describe, refuse_foreign, write_card
+from anomalyvae.bundle import preprocessing
+from anomalyvae.bundle.arrays import arrays_of, read_arrays
+from anomalyvae.bundle.card import (
+    ARRAYS,
+    GRAPH,
+    PREPROCESSING,
+    describe,
+    inconsistent,
+    read_bundle,
+    refuse_foreign,
+    write_card,
+)
 from anomalyvae.folders import replacing, replacing_file
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from anomalyvae.detector import VAEOutlierDetector
+
+_SHOWN = 500  # characters of torch's message
 
 
 def save(
@@ -106,22 +117,29 @@ def load(folder: str | os.PathLike[str]) -> "VAEOutlierDetector | Pipeline":
         If there is no bundle, if it is damaged or of another format, if its arrays do not fit the architecture on its
         card, and if its transformers contain types other than scikit-learn's, numpy's and scipy's.
     """
-    card = read_card(folder)
-    detector = _detector(folder, card)
+    return load_with_card(folder)[0]
+
+
+def load_with_card(folder: str | os.PathLike[str]) -> "tuple[VAEOutlierDetector | Pipeline, dict[str, Any]]":
+    """`load`, and the card of the same model, also if the bundle is being replaced."""
+    card, parts = read_bundle(folder, ARRAYS, PREPROCESSING)
+    detector = _detector(folder, card, parts[ARRAYS])
     if (card.get("preprocessing") is None) != (PREPROCESSING not in card["parts"]):
-        raise ValueError(f"The bundle {folder} is inconsistent: its card and parts do not fit together. Save it again.")
+        raise inconsistent(folder, "its transformers are listed in one place only")
     if PREPROCESSING not in card["parts"]:
-        return detector
-    return preprocessing.join(preprocessing.loads((Path(folder) / PREPROCESSING).read_bytes()), detector)
+        return detector, card
+    before = preprocessing.loads(parts[PREPROCESSING])
+    if preprocessing.description(before) != card["preprocessing"]:
+        raise inconsistent(folder, "its transformers are not those on its card")
+    return preprocessing.join(before, detector), card
 
 
-def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutlierDetector":
+def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes) -> "VAEOutlierDetector":
     import pandas as pd
-    from safetensors.numpy import load_file
 
     from anomalyvae.detector import VAEOutlierDetector, check_parameters
 
-    arrays = load_file(Path(folder) / ARRAYS)
+    arrays = read_arrays(folder, data)
     try:
         # JSON has no tuples, and the constructor no lists
         parameters: dict[str, Any] = {
@@ -129,8 +147,6 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
         }
         model = VAEOutlierDetector(**parameters)
         check_parameters(model)
-        if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays.values()):
-            raise ValueError("arrays must be finite float64")
         categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
         cells = [len(categories[name]) + 1 if name in categories else 0 for name in card["columns"] or ()]
         if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
@@ -150,11 +166,24 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any]) -> "VAEOutli
         if card["columns"] is not None:
             state["feature_names_in_"] = np.array(card["columns"], dtype=object)
         model.__setstate__(model.__getstate__() | state)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"The bundle {folder} is inconsistent: its card and arrays do not fit together ({error}). Save it again."
-        ) from error
+        _refuse_nonsense(model, arrays)
+    except Exception as error:  # torch has many ways to refuse what does not fit
+        raise inconsistent(folder, " ".join(str(error).split())[:_SHOWN]) from error
     return model
+
+
+def _refuse_nonsense(model: "VAEOutlierDetector", arrays: dict[str, Any]) -> None:
+    """Refuse a model that cannot score the row at the centre of its training rows."""
+    from anomalyvae.detector.representation import central_row
+
+    names = getattr(model, "feature_names_in_", range(model.n_features_in_))
+    if len(names) != model.n_features_in_:
+        raise ValueError(f"{len(names)} columns and n_features {model.n_features_in_}")
+    for name, array in arrays.items():
+        if name.startswith("network.scaling.") and name.endswith(("scale", "slope", "gain")) and not (array > 0).all():
+            raise ValueError(f"{name} is not above zero")
+    if not np.isfinite(model.score_samples(central_row(model))).all():
+        raise ValueError("scores are not finite")
 
 
 def export_onnx(
@@ -231,7 +260,7 @@ def export_onnx(
 
     card = None
     if isinstance(model, str | os.PathLike):
-        model, card = load(model), read_card(model)
+        model, card = load_with_card(model)
     before, detector = preprocessing.split(model)
     check_is_fitted(detector, "network_")
     if inputs not in ("auto", "matrix", "columns"):

@@ -3,6 +3,9 @@
 A bundle is a folder with ``card.json`` and the files that it lists, each with its sha256. The card has a format number,
 which rises when an older version of the package can no longer read the folder. Formats from 3 on are upgraded when they
 are read. Reading a card needs Python alone, so a scoring worker can do it.
+
+``model_id`` and ``digest`` bind the card to the files: both are computed again when a bundle is read. They reveal
+damage and edits. They are no signature: who writes a bundle can compute them, too.
 """
 
 import hashlib
@@ -11,7 +14,11 @@ import os
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
+
+from anomalyvae.folders import read_whole
+from anomalyvae.untrusted import read_json
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
@@ -23,6 +30,26 @@ GRAPH = "model.onnx"
 PREPROCESSING = "preprocessing.skops"
 PARTS = {ARRAYS, GRAPH, PREPROCESSING}
 
+# The keys that are read, and their types. Format 3 and early cards of format 4 lack others.
+_KEYS: dict[str, tuple[type, ...]] = {
+    "model_id": (str,),
+    "parameters": (dict,),
+    "architecture": (dict,),
+    "n_features": (int,),
+    "columns": (list, NoneType),
+    "units": (dict,),
+    "categories": (dict,),
+    "category_dtypes": (dict,),
+    "preprocessing": (dict, NoneType),
+    "windowing": (dict, NoneType),
+    "offset": (float, int),
+    "calibration": (dict,),
+    "training": (dict,),
+    "stop_reason": (str,),
+    "history": (dict,),
+    "figures": (dict, NoneType),
+    "health": (dict, NoneType),
+}
 _REMOVED = {"batch_size", "learning_rate", "max_time", "memory_size", "patience", "warm_start"}  # of format 3
 _VERSIONS = ("anomalyvae", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")
 
@@ -37,11 +64,20 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         If the card is damaged, of another format, or does not fit the files beside it.
     """
-    path = Path(folder) / CARD
+    return read_bundle(folder)[0]
+
+
+def read_bundle(folder: str | os.PathLike[str], *names: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read the card of a bundle, and the content of some of its files, all of one model; errors as for `read_card`."""
+    return read_whole(Path(folder), lambda place: _read(place, names))
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    path = folder / CARD
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a bundle: it has no {CARD}. Pass the folder of a fitted model.")
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path.read_bytes())
         number, parts = card["format"], card["parts"]
         if not (isinstance(number, int) and isinstance(parts, dict)):
             raise TypeError("format or parts")
@@ -53,18 +89,46 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{folder} is a bundle of format {number}, expected {FORMAT}. {remedy} it with the installed version "
             f"({version('anomalyvae')})."
         )
-    if number == 3:
-        card = _from_3(card)
     if not {ARRAYS} <= set(parts) <= PARTS:
         raise ValueError(
             f"{path} lists the files {sorted(parts)}, expected some of {sorted(PARTS)}: it was changed. Save the model "
             "again."
         )
+    content = {}
     for name, digest in parts.items():
-        part = Path(folder) / name
-        if not part.is_file() or sha256_of(part) != digest:
+        part = folder / name
+        found = part.read_bytes() if name in names and part.is_file() else None
+        if found is None and not part.is_file():
             raise ValueError(f"{part} is missing or not the file that the card describes. Save the model again.")
-    return card
+        if (sha256_of(part) if found is None else hashlib.sha256(found).hexdigest()) != digest:
+            raise ValueError(f"{part} is missing or not the file that the card describes. Save the model again.")
+        if found is not None:
+            content[name] = found
+    wrong = _difference(card)
+    if wrong:
+        raise inconsistent(folder, wrong)
+    return (_from_3(card) if number == 3 else card), content
+
+
+def _difference(card: dict[str, Any]) -> str | None:
+    """What in a card was changed after it was written, or cannot have been written; None if nothing."""
+    for name, kinds in _KEYS.items():
+        if type(card.get(name)) not in kinds:
+            return f"{name!r} is missing or of another type"
+    if not all(isinstance(unit, str) for unit in card["units"].values()):
+        return "a unit is not text"
+    if card.get("digest", _digest(card)) != _digest(card):
+        return "the card was changed"
+    if card["model_id"] != model_id_of(card, card["parts"][ARRAYS]):
+        return "model_id is of another model"
+    return None
+
+
+def inconsistent(folder: str | os.PathLike[str], why: str) -> ValueError:
+    """The error for a bundle whose card and other files contradict each other, or themselves."""
+    return ValueError(
+        f"The bundle {folder} is inconsistent: its card and arrays do not fit together ({why}). Save it again."
+    )
 
 
 def _from_3(card: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +143,22 @@ def _from_3(card: dict[str, Any]) -> dict[str, Any]:
 def write_card(card: dict[str, Any], folder: Path) -> None:
     """Write the card of a finished folder, with the checksums of its files."""
     parts = {name: sha256_of(folder / name) for name in sorted(PARTS) if (folder / name).exists()}
-    text = json.dumps(card | {"parts": parts}, indent=2, allow_nan=False)
+    card = card | {"parts": parts}
+    text = json.dumps(card | {"digest": _digest(card)}, indent=2, allow_nan=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _digest(card: dict[str, Any]) -> str:
+    """The sha256 of all other keys of a card, so that an edited card is noticed."""
+    rest = {name: value for name, value in card.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def model_id_of(card: dict[str, Any], digest: str) -> str:
+    """The ``model_id`` of a card: a hash of the arrays' sha256 and of all else that decides scores."""
+    parts = [digest, card["architecture"], card["offset"], card["columns"] is not None, card["windowing"]]
+    parts += [card["categories"], *filter(None, [card.get("preprocessing")])]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]
 
 
 def describe(
@@ -109,14 +187,7 @@ def describe(
         parameters["random_state"] = None  # the state of a generator is not part of a trained model
     columns = getattr(model, "feature_names_in_", None)
     calibration = model.calibration_
-    digest = hashlib.sha256(arrays).hexdigest()
-    identity = json.dumps(
-        [digest, model.architecture_, model.offset_, columns is not None, recipe, model.categories_]
-        + ([preprocessing] if preprocessing else []),
-        default=str,
-    )
-    return {
-        "model_id": hashlib.sha256(identity.encode()).hexdigest()[:12],
+    card = {
         "format": FORMAT,
         "kind": "VAEOutlierDetector",
         "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,6 +209,7 @@ def describe(
         "figures": figures,
         "health": health,
     }
+    return {"model_id": model_id_of(card, hashlib.sha256(arrays).hexdigest()), **card}
 
 
 def refuse_foreign(folder: Path) -> None:

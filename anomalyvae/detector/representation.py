@@ -198,16 +198,22 @@ class Representation(TransformerMixin):
 def rows_like_training(detector: Any) -> pd.DataFrame:
     """Rows like those of training, in their units and categories: those of the memory, or samples of the model."""
     network = detector.network_
-
-    def in_units(s: torch.Tensor) -> pd.DataFrame:
-        with torch.no_grad():
-            rows = network.scaling.inverse(s).cpu().numpy()
-        return detector._table(pd.DataFrame(index=range(len(rows))), rows)
-
     cells = math.prod(network.input_shape)
     if network.memorised is not None:
-        return in_units(network.memorised.rows[:, :cells])  # row, code, residual
+        return _in_units(detector, network.memorised.rows[:, :cells])  # row, code, residual
     if network.generative:
         return pd.DataFrame(detector.sample(_SAMPLED, random_state=0))
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, cells)))
-    return pd.DataFrame(detector.reconstruct(in_units(noise.to(network.missing.device))))
+    return pd.DataFrame(detector.reconstruct(_in_units(detector, noise.to(network.missing.device))))
+
+
+def central_row(detector: Any) -> pd.DataFrame:
+    """The row at the centre of the training rows, in their units and categories."""
+    missing = detector.network_.missing
+    return _in_units(detector, missing.new_zeros(1, math.prod(detector.network_.input_shape)))
+
+
+def _in_units(detector: Any, s: torch.Tensor) -> pd.DataFrame:
+    with torch.no_grad():
+        rows = detector.network_.scaling.inverse(s).cpu().numpy()
+    return pd.DataFrame(detector._table(pd.DataFrame(index=range(len(rows))), rows))

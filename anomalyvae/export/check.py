@@ -15,7 +15,7 @@ from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.graph import model_proto, slack_of, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.scoring import Scorer
-from anomalyvae.scoring.scorer import FORMAT, METADATA
+from anomalyvae.scoring.scorer import FORMAT, METADATA, seal
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -54,6 +54,7 @@ def write_onnx(
         "objective": detector.objective,
         "criterion": detector.architecture_["criterion"],
         "preprocessing": "inside",
+        "sealed": True,
     }
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
     for single in {"auto": (True, False), "single": (True,), "double": (False,)}[precision]:
@@ -74,7 +75,7 @@ def write_onnx(
 
 def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> None:
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, allow_nan=False)})
-    onnx.save(proto, file)
+    file.write_bytes(seal(proto.SerializeToString()))
 
 
 def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> dict[str, Any]:

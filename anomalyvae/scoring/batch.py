@@ -19,12 +19,13 @@ from uuid import uuid4
 
 from anomalyvae.bundle.card import sha256_of
 from anomalyvae.calibration import AlarmTarget
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
 from anomalyvae.scoring.one_file import Work, kept, output_of
-from anomalyvae.scoring.scorer import Scorer, file_of
+from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.untrusted import read_json
 
 RUN, SUMMARY = "run.json", "summary.json"  # settings, written first; results, written last
 _STAGING = ".staging"
@@ -126,8 +127,8 @@ def score_folder(
     if per_tick not in (None, "offline", "causal"):
         raise ValueError(f"Got per_tick={per_tick!r}, expected 'offline' or 'causal'. Pass one of them.")
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    graph = file_of(Path(model))
-    metadata = Scorer(graph, providers=["CPUExecutionProvider"]).metadata
+    scorer = Scorer(model, providers=["CPUExecutionProvider"])
+    metadata = scorer.metadata
     if per_tick is not None and metadata["windowing"] is None:
         raise ValueError(
             f"Got per_tick={per_tick!r} with a model of plain rows, expected one of windows. Leave it out: a row is "
@@ -138,7 +139,7 @@ def score_folder(
     how = given(options)
     work = Work(
         model=os.path.abspath(model),
-        graph=sha256_of(graph),
+        graph=scorer.sha256,
         source=str(root),
         target=str(folder),
         staging=str(folder / _STAGING / uuid4().hex),
@@ -237,8 +238,8 @@ def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
     shutil.rmtree(folder / _STAGING, ignore_errors=True)  # stops what a killed run left at work
     if marker.exists():
         try:
-            before = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
+            before = dict(read_json(marker.read_bytes()))
+        except (TypeError, ValueError):
             before = {}
         if before != run:
             if not overwrite:
@@ -250,7 +251,7 @@ def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
             (folder / SUMMARY).unlink(missing_ok=True)
             for orphan in _orphans(folder, set()):
                 (folder / orphan).unlink()
-    elif any(folder.iterdir()):
+    elif not all(map(is_scratch, folder.iterdir())):  # of a run that was killed at once
         raise FileExistsError(f"The target {folder} has other files than scores. Choose a new or empty folder.")
     Path(work.staging).mkdir(parents=True)
     with replacing_file(marker) as fresh:

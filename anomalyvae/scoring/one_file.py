@@ -6,7 +6,6 @@ ones are written.
 
 import hashlib
 import json
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_calibration
-from anomalyvae.bundle.card import sha256_of
+from anomalyvae.folders import put_file
 from anomalyvae.scoring.inputs import Slab, slabs_of
-from anomalyvae.scoring.scorer import Floats, Scorer, file_of
+from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 _AHEAD = 4  # slabs of a file that are read before they are scored
@@ -137,7 +136,7 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
             writer.add_key_value_metadata({NOTE: note.encode()})
         output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(fresh, output)
+        put_file(fresh, output)
         yield Outcome(name, "scored", rows, flagged)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
@@ -209,10 +208,9 @@ class Session:
     """An opened model, which turns slabs of rows into tables of scores."""
 
     def __init__(self, work: Work) -> None:
-        graph = file_of(Path(work.model))
-        if sha256_of(graph) != work.graph:
-            raise ValueError(f"{graph} is not the file that the run began with. Start the run again.")
-        self.scorer = Scorer(graph, threads=1)
+        self.scorer = Scorer(work.model, threads=1)
+        if self.scorer.sha256 != work.graph:
+            raise ValueError(f"{work.model} is not the model that the run began with. Start the run again.")
         self.metadata = self.scorer.metadata
         self._work = work
         self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
@@ -222,7 +220,9 @@ class Session:
             self._outputs.append("feature_scores")
             windowing = self.metadata["windowing"]
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
-        self._calibration = None if work.tail == "conformal" else read_calibration(work.model)
+        self._calibration = None
+        if work.tail != "conformal":
+            self._calibration = read_calibration(work.model, self.metadata["model_id"])
 
     def writer(self, path: Path) -> pq.ParquetWriter:
         """A writer of tables of scores."""

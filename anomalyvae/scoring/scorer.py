@@ -3,20 +3,21 @@
 It needs onnxruntime and numpy only, and imports neither torch, scikit-learn nor pandas, so a worker starts fast.
 """
 
-import json
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.bundle import read_card
-from anomalyvae.bundle.card import GRAPH
+from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.scoring.columns import READ, Cut, lacks, listed, matrix, refuse_infinite, refuse_missing, table_of
+from anomalyvae.untrusted import read_json
 
 try:
     import onnxruntime
@@ -28,7 +29,15 @@ METADATA = "anomalyvae"  # the key of the metadata in the file; they are JSON
 MATRIX = "rows"  # the input that takes all columns as one matrix
 
 _BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
-_KEYS = {"model_id", "columns", "n_features", "kinds", "inputs", "criterion", "units", "windowing", "offset"}
+_KEYS: dict[str, tuple[type, ...]] = {
+    "model_id": (str,), "columns": (list, NoneType), "n_features": (int,), "kinds": (dict,), "inputs": (str,),
+    "criterion": (str,), "units": (dict,), "windowing": (dict, NoneType), "offset": (float, int),
+}  # fmt: skip
+_SHARED = ("model_id", "offset", "units", "windowing")  # with the card of a bundle
+_REQUIRED = ("anomaly_score", "p_value", "is_outlier")
+# The last entry of the metadata: the tag of `metadata_props`, its length, a key, and the tag of a value of 64 letters.
+_SEAL = bytes([0x72, 85, 0x0A, 17]) + b"anomalyvae.sha256" + bytes([0x12, 64])
+_SEAL_BYTES = len(_SEAL) + 64
 _OUTPUTS_OF_2 = {
     "anomaly_score": "anomaly_score", "p_value": "p_value", "is_outlier": "label", "feature_scores": "feature_scores"
 }  # fmt: skip
@@ -59,6 +68,8 @@ class Scorer:
         The model's description: ``model_id``, ``columns`` (names, or None), ``units``, ``windowing`` (how recordings
         become rows, or None), ``criterion``, ``objective``, ``offset``, ``calibration``, ``training``, ``precision``,
         ``parity`` (the result of the check at export), ``versions``.
+    sha256 : str
+        Of the file.
     outputs : list of str
         The names of the scores that the file has for each row.
 
@@ -76,11 +87,17 @@ class Scorer:
     def __init__(
         self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
     ) -> None:
-        path = file_of(Path(path))
+        path, content, card = _read_file(Path(path))
         if threads is not None and threads < 1:
             raise ValueError(f"Got threads={threads}, expected at least 1. Pass that, or None for one per core.")
-        self._session = _open(path, providers)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._session = _open(path, content, providers)
         self.metadata = _read_metadata(self._session, path)
+        if card is not None and any(card[key] != self.metadata[key] for key in _SHARED):
+            raise inconsistent(path.parent, f"its {GRAPH} is of another model")
+        if self.metadata.get("sealed"):  # older files are not
+            _refuse_changed(path, content)
+        self._path = path
         names = [output.name for output in self._session.get_outputs()]
         self._source = _OUTPUTS_OF_2 if "label" in names else {name: name for name in names}
         self.outputs = [name for name, source in self._source.items() if source in names]
@@ -158,7 +175,7 @@ class Scorer:
         def slab(start: int) -> list[list[NDArray[Any]]]:
             feeds, size = part(start, min(start + step, count)), min(step, count - start)
             return [
-                self._session.run(sources, {name: cells[i : i + self._block] for name, cells in feeds.items()})
+                self._run_block(sources, {name: cells[i : i + self._block] for name, cells in feeds.items()})
                 for i in range(0, max(size, 1), self._block)
             ]
 
@@ -174,6 +191,14 @@ class Scorer:
         if self._source.get("is_outlier") == "label" and "is_outlier" in found:
             found["is_outlier"] = found["is_outlier"] < 0
         return found
+
+    def _run_block(self, sources: list[str], feeds: Feeds) -> list[NDArray[Any]]:
+        try:
+            return list(self._session.run(sources, feeds))
+        except Exception as error:  # onnxruntime has an own class for every failure
+            raise ValueError(
+                f"onnxruntime cannot score with {self._path}. Export the model again. (It says: {error})"
+            ) from error
 
     # From rows to the inputs of the graph
 
@@ -251,18 +276,36 @@ class Scorer:
         return feeds
 
 
-def file_of(path: Path) -> Path:
-    """An ONNX file, or that of a bundle."""
+def _read_file(path: Path) -> tuple[Path, bytes, dict[str, Any] | None]:
+    """An ONNX file, its content and, in a bundle, the card beside it."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. Pass the folder of a fitted model, or an exported ONNX file.")
     if path.is_file():
-        return path
-    if GRAPH not in read_card(path)["parts"]:
-        raise ValueError(f"The bundle {path} has no ONNX file. Score with load({str(path)!r}) instead.")
-    return path / GRAPH
+        content, card = path.read_bytes(), None
+    else:
+        card, parts = read_bundle(path, GRAPH)
+        if GRAPH not in parts:
+            raise ValueError(f"The bundle {path} has no ONNX file. Score with load({str(path)!r}) instead.")
+        path, content = path / GRAPH, parts[GRAPH]
+    if content[-_SEAL_BYTES:].startswith(_SEAL):
+        _refuse_changed(path, content)
+    return path, content, card
 
 
-def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnxruntime.InferenceSession":
+def _refuse_changed(path: Path, content: bytes) -> None:
+    if content != seal(content[:-_SEAL_BYTES]):
+        raise ValueError(f"{path} was changed after it was exported. Export the model again.")
+
+
+def seal(content: bytes) -> bytes:
+    """Append to an ONNX file one more entry of its metadata: the sha256 of all before it.
+
+    Protocol buffers may be concatenated, so that this needs no other package, neither here nor where it is checked.
+    """
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _open(path: Path, content: bytes, providers: str | Sequence[str]) -> "onnxruntime.InferenceSession":
     available = onnxruntime.get_available_providers()
     wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
     unknown = [provider for provider in wanted if provider not in available]
@@ -278,7 +321,7 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
     options.intra_op_num_threads = 1  # each thread scores its own blocks: the operators are too small to be shared
 
     def start(chosen: list[str]) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=chosen, disable_fallback=True)
+        return onnxruntime.InferenceSession(content, options, providers=chosen, disable_fallback=True)
 
     try:
         try:
@@ -300,7 +343,7 @@ def _open(path: str | os.PathLike[str], providers: str | Sequence[str]) -> "onnx
 def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     try:
-        metadata = json.loads(text or "")
+        metadata = read_json(text or "")
         number = metadata["format"]
         if not isinstance(number, int):
             raise TypeError("format")
@@ -313,6 +356,16 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
         raise ValueError(f"{path} is of format {number}, expected {FORMAT}. {remedy}.")
     if number == 2:
         metadata["criterion"] = metadata.pop("score", None)
-    if not metadata.keys() >= _KEYS:
+    if not metadata.keys() >= _KEYS.keys():
         raise ValueError(f"The model's description in {path} is incomplete. Export the model again.")
+    wrong = [name for name, kinds in _KEYS.items() if type(metadata[name]) not in kinds]
+    columns = metadata["columns"]
+    expected = [MATRIX] if metadata["inputs"] == "matrix" else columns
+    if wrong or (columns is not None and not all(isinstance(name, str) for name in columns)):
+        raise ValueError(f"The model's description in {path} has a wrong {(wrong or ['columns'])[0]}. Export it again.")
+    names = {output.name for output in session.get_outputs()}
+    if [put.name for put in session.get_inputs()] != expected or not ({*_REQUIRED} <= names or "label" in names):
+        raise ValueError(f"The graph in {path} has other inputs or outputs than it describes. Export the model again.")
+    if not metadata["kinds"].keys() <= set(columns or ()) or not set(metadata["kinds"].values()) <= READ.keys():
+        raise ValueError(f"The model's description in {path} has a wrong 'kinds'. Export the model again.")
     return metadata

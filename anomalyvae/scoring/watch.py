@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from anomalyvae.bundle.card import sha256_of
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
@@ -17,7 +16,7 @@ from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.inputs import Slab, refuse_units
 from anomalyvae.scoring.one_file import Session, Work
-from anomalyvae.scoring.scorer import Scorer, file_of
+from anomalyvae.scoring.scorer import Scorer
 
 
 class WindowScore(NamedTuple):
@@ -89,8 +88,7 @@ class Watcher:
         notify: Callable[[str], None] = lambda text: None,
         **options: Unpack[ReadOptions],
     ) -> None:
-        graph = file_of(Path(model))
-        scorer = Scorer(graph, providers=["CPUExecutionProvider"], threads=1)
+        scorer = Scorer(model, providers=["CPUExecutionProvider"], threads=1)
         if scorer.metadata["windowing"] is None:
             raise ValueError(
                 f"{os.fspath(model)} is a model of plain rows, expected one of windows. Score tables with it by "
@@ -98,7 +96,7 @@ class Watcher:
             )
         rate = None if alarms is None else flag_rate(alarms, scorer.metadata, tail)
         explains = "feature_scores" in scorer.outputs
-        work = Work(os.path.abspath(model), sha256_of(graph), "", "", "", rate, tail, feature_scores=explains)
+        work = Work(os.path.abspath(model), scorer.sha256, "", "", "", rate, tail, feature_scores=explains)
         self._session = Session(work)
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._late, self._timeout_s, self._notify = late, timeout_s, notify

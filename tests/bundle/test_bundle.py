@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.bundle import read_card
+from anomalyvae import Scorer, VAEOutlierDetector, load, save
+from anomalyvae.bundle import read_calibration, read_card
+from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +94,27 @@ def test_a_callable_body_is_refused(normal, tmp_path):
         save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
 
 
-def read_card_unchecked(folder):
-    return json.loads((folder / "card.json").read_text())
-
-
 def edit(folder, **changes):
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(card | changes))
 
 
-def sign(folder):
-    """What somebody would do who forges a bundle with care: make the checksum fit."""
-    import hashlib
+def forge(folder, **changes):
+    """What somebody does who forges a bundle with care: all checksums fit."""
+    card = json.loads((folder / "card.json").read_text()) | changes
+    del card["digest"], card["parts"]
+    card["model_id"] = model_id_of(card, sha256_of(folder / "model.safetensors"))
+    write_card(card, folder)
 
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    parts = read_card_unchecked(folder)["parts"]
-    edit(folder, parts=parts | {"model.safetensors": digest})
+
+def outcome(folder, rows):
+    """Scores, or None after the named error; any other error is raised."""
+    try:
+        return load(folder).score_samples(rows)
+    except ValueError as error:
+        if any(text in str(error) for text in ("do not fit together", "not the card", "not the file", "expected 4")):
+            return None
+        raise
 
 
 def test_no_bundle(tmp_path):
@@ -147,7 +153,7 @@ def test_a_part_outside_the_folder(folder):
 
 
 @pytest.mark.parametrize(
-    "forge",
+    "change",
     [
         lambda a: {name: array for name, array in a.items() if "log_variance" not in name},
         lambda a: a | {"network.extra": np.zeros(1)},
@@ -161,10 +167,10 @@ def test_a_part_outside_the_folder(folder):
         lambda a: {name: array.astype(np.float32) for name, array in a.items()},
     ],
 )
-def test_forged_arrays(folder, forge):
-    arrays = forge(load_file(folder / "model.safetensors"))
+def test_forged_arrays(folder, change):
+    arrays = change(load_file(folder / "model.safetensors"))
     save_file(arrays, folder / "model.safetensors")
-    sign(folder)
+    forge(folder)
     with pytest.raises(ValueError, match="card and arrays do not fit together"):
         load(folder)
 
@@ -176,16 +182,114 @@ def test_forged_arrays(folder, forge):
         {"parameters": {"no_such": 1}},
         {"offset": "low"},
         {"architecture": {}},
+        {"columns": ["one"]},
+        {"n_features": 7},
+        {"history": {"loss": [1], "epoch": [1, 2]}},
+        {"categories": {"signal 0": ["a"]}},
+        {"units": {"signal 0": 1}},
+        {"training": None},
     ],
 )
 def test_a_forged_card(folder, changes):
-    edit(folder, **changes)
-    with pytest.raises(ValueError, match="card and arrays do not fit together"):
+    forge(folder, **changes)
+    with pytest.raises(ValueError, match=r"is inconsistent: its card and arrays do not fit together .*Save it again"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"units": {"signal 0": "mph"}},
+        {"offset": -1.0},
+        {"offset": -1e308},
+        {"windowing": {"rate_hz": 50}},
+        {"columns": [f"signal {i}" for i in (1, 0, 2, 3, 4, 5)]},
+        {"training": {"rows": 1}},
+        {"calibration": {"rows": 9, "evidence": 9.0}},
+        {"model_id": "0" * 12},
+        {"note": "a new key"},
+    ],
+)
+def test_an_edited_card_is_noticed(folder, changes):
+    edit(folder, **changes)
+    for read in (load, read_card, read_calibration, Scorer):
+        with pytest.raises(ValueError, match="do not fit together"):
+            read(folder)
+
+
+def test_a_card_without_a_digest_is_bound_by_its_model_id(folder):
+    card = json.loads((folder / "card.json").read_text())
+    del card["digest"]  # as in bundles of earlier versions
+    (folder / "card.json").write_text(json.dumps(card))
+    load(folder)
+    edit(folder, offset=-1.0)
+    with pytest.raises(ValueError, match="model_id is of another model"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda card: card.replace('"offset": -', '"offset": 1, "offset": -', 1),
+        lambda card: card.replace('"offset": -', '"offset": -1e999, "was": -', 1),
+        lambda card: card.replace('"offset": -', '"offset": NaN, "was": -', 1),
+        lambda card: "[" * 100_000,
+        lambda card: card + card,
+        lambda card: card.encode("utf-16"),
+    ],
+    ids=["twice", "infinite", "NaN", "deep", "two", "UTF-16"],
+)
+def test_json_that_means_no_one_thing(folder, text):
+    path = folder / "card.json"
+    spoilt = text(path.read_text())
+    path.write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
+    with pytest.raises(ValueError, match=r"card\.json is not the card of a bundle .*Save the model again"):
+        load(folder)
+
+
+def test_arrays_of_another_model_are_noticed(folder, normal, tmp_path):
+    other = save(VAEOutlierDetector(random_state=1, max_epochs=1).fit(normal), tmp_path / "other")
+    shutil.copy(other / "model.safetensors", folder)
+    parts = json.loads((folder / "card.json").read_text())["parts"]
+    edit(folder, parts=parts | {"model.safetensors": sha256_of(folder / "model.safetensors")})
+    with pytest.raises(ValueError, match="do not fit together"):
+        load(folder)
+
+
+def test_a_graph_of_another_model_is_noticed(folder, normal, tmp_path):
+    other = save(VAEOutlierDetector(random_state=1, max_epochs=1).fit(normal), tmp_path / "other")
+    shutil.copy(other / "model.onnx", folder)
+    forge(folder)
+    with pytest.raises(ValueError, match=r"its model\.onnx is of another model"):
+        Scorer(folder)
+
+
+def test_an_edited_graph_is_noticed(folder, tmp_path):
+    file = tmp_path / "edited.onnx"
+    whole = (folder / "model.onnx").read_bytes()
+    file.write_bytes(whole.replace(b'"offset": -', b'"offset":  ', 1))
+    with pytest.raises(ValueError, match=r"was changed after it was exported\. Export the model again"):
+        Scorer(file)
+    file.write_bytes(whole[:-87])  # without its last entry, the checksum
+    with pytest.raises(ValueError, match="was changed after it was exported"):
+        Scorer(file)
+
+
+@pytest.mark.parametrize("name", ["scaling.scale", "likelihood.log_variance"])
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e308, -1e308, 5e-324])
+def test_arrays_that_give_no_score_are_refused(folder, fresh, name, value):
+    arrays = load_file(folder / "model.safetensors")
+    for key in arrays:
+        if key.endswith(name):
+            arrays[key] = np.full_like(arrays[key], value)
+    save_file(arrays, folder / "model.safetensors")
+    forge(folder)
+    scores = outcome(folder, fresh)
+    assert scores is None or np.isfinite(scores).all()
 
 
 def test_a_huge_architecture_allocates_nothing(folder):
     architecture = read_card(folder)["architecture"] | {"hidden": [10**9, 10**9]}
-    edit(folder, architecture=architecture)
+    forge(folder, architecture=architecture)
     with pytest.raises(ValueError, match="do not fit together"):
         load(folder)

@@ -16,7 +16,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import preprocessing
-from anomalyvae.bundle.card import read_card, sha256_of
+from anomalyvae.bundle.card import read_card, write_card
 
 
 def steps():
@@ -138,8 +138,8 @@ def forge(folder, data):
     part = folder / "preprocessing.skops"
     part.write_bytes(data)
     card = json.loads((folder / "card.json").read_text())
-    card["parts"][part.name] = sha256_of(part)
-    (folder / "card.json").write_text(json.dumps(card))
+    del card["digest"], card["parts"]
+    write_card(card, folder)
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ def test_a_missing_or_another_part_is_refused(folder):
         load(folder)
     del card["parts"]["preprocessing.skops"]
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="card and parts do not fit together"):
+    with pytest.raises(ValueError, match="do not fit together"):
         load(folder)

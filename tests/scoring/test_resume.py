@@ -92,7 +92,7 @@ def test_a_model_that_changes_on_the_way_is_noticed(bundle, drives, autoencoder,
     model = shutil.copytree(bundle, tmp_path / "model")
     work = Work(str(model), "0" * 64, str(drives), str(tmp_path), str(tmp_path))
     [outcome] = score_file(work, "b.parquet", None)
-    assert "is not the file that the run began with" in outcome.error
+    assert "is not the model that the run began with" in outcome.error
 
 
 # Kills
