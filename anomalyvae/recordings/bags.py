@@ -171,11 +171,23 @@ class _Bag:
         return lambda data: self._reader.deserialize(data, kind)
 
 
+def _json(data: bytes) -> Any:
+    return json.loads(data, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"a JSON message has the key {twice!r} twice")
+    return found
+
+
 def _decoder(encoding: str, schema: Any) -> Decode | str:
     """Return the decoder of the messages of an MCAP topic, or why there is no decoder."""
     described = schema.encoding if schema is not None else ""
     if encoding == "json":
-        return json.loads
+        return _json
     if encoding == "protobuf" and described == "protobuf":
         from mcap_protobuf.decoder import DecoderFactory
 

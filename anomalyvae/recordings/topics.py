@@ -7,10 +7,12 @@ The rules are the same for all of them:
 - **Compression and splits.** ROS 1 bags with chunks in BZ2 or LZ4, ROS 2 bags compressed by zstd as files (unpacked to
   a temporary folder first) or message by message, and ROS 2 bags in several files are read, the latter two and files
   compressed as a whole by their folder. Each file of a split ROS 1 bag is a recording of its own.
-- **Names.** The topic, then the path to the field: ``/imu.linear_acceleration.x``, ``/joints.position[2]``.
+- **Names.** The topic, then the path to the field: ``/imu.linear_acceleration.x``, ``/joints.position[2]``. If two
+  fields get one name, as ``{"a.b": 1, "a": {"b": 2}}`` does, both are left out, with a warning.
 - **Numbers.** Numbers and truth values (0 and 1) are signals. Each element of a list is a signal if the list has at
   most 64. Longer lists (images, scans, point clouds), bytes, text and lists of messages are left out. If a message
-  lacks a field, that sample is missing.
+  lacks a field, that sample is missing. If a field holds numbers in some messages and something else in others, the
+  latter are missing, with a warning that counts them.
 - **Time.** A message's own stamp (``header.stamp``, or ``timestamp`` as in Foxglove's schemas) if it is set and within
   10 s of the log time; otherwise the log time. A stamp further away comes from another clock, and would shift its topic
   against the others.
@@ -24,6 +26,8 @@ The rules are the same for all of them:
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import lru_cache
@@ -47,57 +51,54 @@ _Number = (bool, int, float, np.number, np.bool_)
 
 def topic_pieces(path: Path, signals: list[str] | None = None) -> Iterator[Log]:
     """Read an MCAP file or a ROS bag in pieces of about 20,000 messages."""
-    wanted = None if signals is None else {prefix for name in signals for prefix in _prefixes(name)}
+    reading = _Reading(signals)
     waiting: dict[str, list[tuple[int, dict[str, float]]]] = {}
-    left_out: dict[str, str] = {}
-    seen: set[str] = set()
     newest_ns = count = 0
 
     with closing(open_topics(path)) as source:
         zero_ns = source.start_ns if source.start_ns >= _UNIX_FROM_NS else 0
         start = pd.Timestamp(zero_ns, unit="ns", tz="UTC").round("us") if zero_ns else None
 
-        def log_of(before_ns: float) -> Log:
+        def log_of(before_ns: float, left_out: dict[str, str]) -> Log:
             found = _complete(waiting, before_ns, zero_ns)
-            seen.update(found)
-            others = {} if signals is not None else {name: why for name, why in left_out.items() if name not in seen}
-            return Log(path.name if path.is_dir() else path.stem, start, found, others)
+            return Log(path.name if path.is_dir() else path.stem, start, found, left_out)
 
-        for raw, message in decoded(source, path, lambda topic: wanted is None or topic in wanted):
+        for raw, message in decoded(source, path, reading.wants):
             if raw.log_ns < newest_ns - _LATE_NS:
                 raise ValueError(
                     f"{path} has a message of {raw.topic} that was logged {(newest_ns - raw.log_ns) / 1e9:g} s before "
                     f"one ahead of it; messages are in order of time. Sort the file: mcap sort."
                 )
             newest_ns = max(newest_ns, raw.log_ns)
-            found: dict[str, float] = {}
-            time_ns = _take(raw, message, wanted, found, left_out)
+            time_ns, found = reading.take(raw, message)
             if found:
                 waiting.setdefault(raw.topic, []).append((time_ns, found))
             count += 1
             if count % _PIECE == 0:
                 # Later messages were logged at most 10 s earlier, and stamped at most 10 s before that.
-                yield log_of(newest_ns - 2 * _LATE_NS)
-        last = log_of(np.inf)
+                yield log_of(newest_ns - 2 * _LATE_NS, {})
+        last = log_of(np.inf, reading.left_out if signals is None else {})
     for name in signals or ():
-        if name not in seen:
+        if name in reading.left_out:
+            raise not_numbers(name, path.stem, reading.left_out[name])
+        if name not in reading.seen:
             _refuse_unknown(name, path)
+    reading.warn(path)
     yield last
 
 
 def _first_messages(path: Path) -> tuple[list[str], dict[str, str]]:
     """Return the signals and the fields left out in the first message of each topic, the latter with the reason."""
-    found: dict[str, float] = {}
-    left_out: dict[str, str] = {}
+    reading = _Reading(None)
     with closing(open_topics(path)) as source:
         for topic in source.topics or ():
             for raw, message in islice(decoded(source, path, topic.__eq__), 1):
-                _take(raw, message, None, found, left_out)
-        seen: set[str] = set(source.topics or ())
-        for raw, message in decoded(source, path, lambda topic: topic not in seen):
-            seen.add(raw.topic)
-            _take(raw, message, None, found, left_out)
-    return list(found), left_out
+                reading.take(raw, message)
+        topics: set[str] = set(source.topics or ())
+        for raw, message in decoded(source, path, lambda topic: topic not in topics):
+            topics.add(raw.topic)
+            reading.take(raw, message)
+    return list(reading.seen), reading.left_out
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -154,16 +155,97 @@ def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 # --- messages -------------------------------------------------------------------------------------------
 
 
-def _take(raw: Raw, message: Any, wanted: set[str] | None, found: dict[str, float], left_out: dict[str, str]) -> int:
-    """Collect the numbers of a message by name; return its time in nanoseconds."""
-    if isinstance(raw.decode, str):
-        left_out[raw.topic] = raw.decode
-        return raw.log_ns
-    field, stamp_ns = _stamp(message)
-    if field:
-        left_out[f"{raw.topic}.{field}"] = "the time of the message"
-    _collect(message, raw.topic, wanted, found, left_out)
-    return stamp_ns if stamp_ns and abs(stamp_ns - raw.log_ns) <= _LATE_NS else raw.log_ns
+class _Reading:
+    """What the messages so far had: the signals, and what was left out."""
+
+    def __init__(self, signals: list[str] | None) -> None:
+        self._wanted = None if signals is None else {prefix for name in signals for prefix in _prefixes(name)}
+        self.seen: dict[str, tuple[str, ...]] = {}  # the path to a signal's field, by its name
+        self._names: dict[tuple[str, ...], str] = {}
+        self._odd: dict[str, Counter[str]] = {}  # what a field held, and how often, by its name
+        self._ambiguous: dict[str, str] = {}
+
+    def wants(self, name: str) -> bool:
+        """Return whether a topic or field is read."""
+        return self._wanted is None or name in self._wanted
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The fields that are not signals, with what they hold."""
+        numbers = {prefix for name in self.seen for prefix in _prefixes(name)}
+        return {name: next(iter(why)) for name, why in self._odd.items() if name not in numbers} | self._ambiguous
+
+    def warn(self, path: Path) -> None:
+        """Warn of fields that share a name, and of those that hold numbers only at times."""
+        for name, why in self._ambiguous.items():
+            warnings.warn(f"{name!r} of {path} is {why}; both are left out. Rename one of them.", stacklevel=3)
+        left_out = self.left_out
+        odd = {name: why for name, why in self._odd.items() if name not in left_out and name not in self._ambiguous}
+        if odd:
+            shown = (f"{name} ({why.total():,} times {' or '.join(why)})" for name, why in list(odd.items())[:5])
+            warnings.warn(
+                f"{len(odd)} fields of {path} hold numbers in some messages only, and are missing in the others: "
+                f"{', '.join(shown)}.",
+                stacklevel=3,
+            )
+
+    def take(self, raw: Raw, message: Any) -> tuple[int, dict[str, float]]:
+        """Return the time of a message in nanoseconds, and its numbers by name."""
+        if isinstance(raw.decode, str):
+            self._leave_out(raw.topic, raw.decode)
+            return raw.log_ns, {}
+        field, stamp_ns = _stamp(message)
+        if field:
+            self._leave_out(f"{raw.topic}.{field}", "the time of the message")
+        found: dict[str, float] = {}
+        self._collect(message, (raw.topic,), found, (raw.topic, field))
+        return (stamp_ns if stamp_ns and abs(stamp_ns - raw.log_ns) <= _LATE_NS else raw.log_ns), found
+
+    def _leave_out(self, name: str, why: str) -> None:
+        self._odd.setdefault(name, Counter())[why] += 1
+
+    def _name_of(self, path: tuple[str, ...]) -> str:
+        if path not in self._names:
+            self._names[path] = path[0] + "".join(part if part[:1] == "\0" else f".{part}" for part in path[1:])
+            self._names[path] = self._names[path].replace("\0", "")
+        return self._names[path]
+
+    def _collect(self, value: Any, path: tuple[str, ...], found: dict[str, float], skipped: tuple[str, ...]) -> None:
+        name = self._name_of(path)
+        if path == skipped or name in self._ambiguous or not self.wants(name):
+            return
+        if isinstance(value, _Number):
+            owner = self.seen.setdefault(name, path)
+            if owner == path:
+                found[name] = _as_float(value)
+            else:
+                self._ambiguous[name] = f"the name of two fields, {_shown(owner)} and {_shown(path)}"
+                found.pop(name, None)
+        elif isinstance(value, (str, bytes, bytearray, memoryview)):
+            self._leave_out(name, "text" if isinstance(value, str) else "bytes")
+        elif value is None:
+            return
+        elif (parts := _parts(value)) is not None:
+            for part, inner in parts:
+                self._collect(inner, (*path, part), found, skipped)
+        elif len(value) > _LONGEST:
+            self._leave_out(name, f"lists of more than {_LONGEST} values")
+        elif all(isinstance(inner, _Number) for inner in value):
+            for place, inner in enumerate(value):
+                self._collect(inner, (*path, f"\0[{place}]"), found, skipped)
+        else:
+            self._leave_out(name, "lists of something other than numbers")
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 300 digits
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _shown(path: tuple[str, ...]) -> str:
+    return " > ".join(part.removeprefix("\0") for part in path)
 
 
 def _stamp(message: Any) -> tuple[str, int]:
@@ -181,27 +263,6 @@ def _stamp(message: Any) -> tuple[str, int]:
 
 def _part(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
-
-
-def _collect(value: Any, name: str, wanted: set[str] | None, found: dict[str, float], left_out: dict[str, str]) -> None:
-    if name in left_out or (wanted is not None and name not in wanted):
-        return
-    if isinstance(value, _Number):
-        found[name] = float(value)
-    elif isinstance(value, (str, bytes, bytearray, memoryview)):
-        left_out[name] = "text" if isinstance(value, str) else "bytes"
-    elif value is None:
-        return
-    elif (parts := _parts(value)) is not None:
-        for part, inner in parts:
-            _collect(inner, f"{name}.{part}", wanted, found, left_out)
-    elif len(value) > _LONGEST:
-        left_out[name] = f"lists of more than {_LONGEST} values"
-    elif all(isinstance(inner, _Number) for inner in value):
-        for place, inner in enumerate(value):
-            _collect(inner, f"{name}[{place}]", wanted, found, left_out)
-    else:
-        left_out[name] = "lists of something other than numbers"
 
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]] | None:

@@ -494,3 +494,71 @@ def test_a_damaged_file_gives_a_log_or_an_error_that_names_it(tmp_path, drive, f
 
 def test_the_suffixes_are_known():
     assert {".mcap", ".bag", ".db3"} <= set(READERS)
+
+
+# Fields that share a name, and fields that hold numbers only at times
+
+
+def write_objects(path, *messages):
+    """Write messages, each a topic and an object or bytes of JSON, every 0.1 s."""
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        channels = {topic: writer.register_channel(topic, "json", 0) for topic, _ in messages}
+        for place, (topic, message) in enumerate(messages):
+            data = message if isinstance(message, bytes) else json.dumps(message).encode()
+            writer.add_message(channels[topic], place * 10**8, data, place * 10**8)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [("/imu", {"a.b": 1, "a": {"b": 2}, "ok": 3})] * 2,
+        [("/imu", {"a.b": 1, "ok": 3}), ("/imu", {"a": {"b": 2}, "ok": 3})],
+        [("/imu", {"a": [1, 2], "a[0]": 3, "ok": 3})] * 2,
+        [("/imu", {"a": {"b": 1}, "ok": 3}), ("/imu", {"ok": 3}), ("/imu.a", {"b": 2})],
+    ],
+    ids=["nested and dotted", "in turn", "list", "topics"],
+)
+def test_two_fields_with_one_name_are_left_out_by_name(tmp_path, messages, monkeypatch):
+    path = write_objects(tmp_path / "drive.mcap", *messages)
+    name = "/imu.a[0]" if "a[0]" in messages[0][1] else "/imu.a.b"
+    monkeypatch.setattr(topics, "_PIECE", 1)
+    with pytest.warns(
+        UserWarning, match=r"'/imu.a.* is the name of two fields, .* > .* and .* > .*; both are left out"
+    ):
+        log = read_log(path)
+    assert name in log.left_out
+    assert name not in log.signals
+    assert log["/imu.ok"].values.tolist() == [3, 3]
+    with pytest.raises(ValueError, match=r"holds the name of two fields"):
+        read_log(path, signals=[name])
+
+
+def test_text_among_numbers_is_missing_and_counted(tmp_path, monkeypatch):
+    odd = [{"x": "init", "y": 1, "l": [1, 2]}, {"x": 5, "y": "?", "l": [1]}, {"x": 6, "y": {"z": 7}, "l": [1] * 65}]
+    path = write_objects(tmp_path / "drive.mcap", *(("/t", message) for message in odd))
+    for piece in (20_000, 1):
+        monkeypatch.setattr(topics, "_PIECE", piece)
+        with pytest.warns(
+            UserWarning, match=r"3 fields of .*: /t.x \(1 times text\), /t.y \(1 times text\), /t.l \(1 ti"
+        ):
+            log = read_log(path)
+        assert not log.left_out
+        assert {name: signal.values[np.isfinite(signal.values)].tolist() for name, signal in log.signals.items()} == {
+            "/t.x": [5, 6],
+            "/t.y": [1],
+            "/t.y.z": [7],
+            "/t.l[0]": [1, 1],
+            "/t.l[1]": [2],
+        }
+
+
+def test_a_key_that_comes_twice_is_refused_and_huge_integers_are_infinite(tmp_path):
+    path = write_objects(tmp_path / "drive.mcap", ("/t", b'{"a": 1, "b": {"c": 1, "c": 2}}'))
+    with pytest.raises(ValueError, match=r"drive.mcap cannot be read as MCAP \(a JSON message has the key 'c' twice\)"):
+        read_log(path)
+    path = write_objects(tmp_path / "drive.mcap", ("/t", b'{"a": 1' + b"0" * 400 + b"}"))
+    assert read_log(path)["/t.a"].values.tolist() == [np.inf]
