@@ -1,11 +1,13 @@
 """Databases: by bus, with names that signals share, and in their encoding."""
 
 import struct
+import warnings
 
 import numpy as np
 import pytest
 
 from anomalyvae import read_log
+from anomalyvae.recordings.bus.messages import load_messages
 
 ENGINE = """VERSION ""
 NS_ :
@@ -97,3 +99,60 @@ def test_units_of_a_database_are_read_in_its_encoding(tmp_path, encoding):
     path.write_text("(0.0) can0 100#05\n")
     text = 'BO_ 256 M: 8 ECU\n SG_ Temp : 0|8@1+ (1,0) [0|0] "°C" ECU\n'
     assert read_log(path, databases=database(tmp_path, text, encoding))["Temp"].unit == "°C"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_and_mixtures_are_read(tmp_path, encoding):
+    (tmp_path / "a.log").write_text("(0.0) can0 100#05\n")
+    path = database(tmp_path, 'BO_ 256 M: 8 ECU\n SG_ T : 0|8@1+ (1,0) [0|0] "°C" ECU\n', encoding)
+    assert read_log(tmp_path / "a.log", databases=path)["T"].unit == "°C"
+    path.write_bytes(
+        b'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\nBO_ 256 M: 8 ECU\n SG_ T : 0|8@1+ (1,0) [0|0] "\xc2\xb0C" ECU\n'
+        b' SG_ U : 8|8@1+ (1,0) [0|0] "\xb5V" ECU\nCM_ SG_ 256 T "K\xfchler" ;\n'
+    )
+    assert {signal.unit for signal in read_log(tmp_path / "a.log", databases=path).signals.values()} == {"°C"}
+    (tmp_path / "a.log").write_text("(0.0) can0 100#0505\n")
+    assert read_log(tmp_path / "a.log", databases=path)["U"].unit == "µV"
+
+
+def test_messages_that_others_hide_are_named(tmp_path):
+    text = 'BO_ 256 {0}: 8 ECU\n SG_ {1} : 0|8@1+ (1,0) [0|0] "" ECU\n'
+    first = database(tmp_path, text.format("Engine", "rpm")).rename(tmp_path / "first.dbc")
+    second = database(tmp_path, text.format("Body", "door"))
+    (tmp_path / "a.log").write_text("(0.0) can0 100#05\n(0.1) can1 100#07\n")
+    with pytest.warns(UserWarning, match=r"1 messages of the databases are hidden .*: Body of car.dbc by Engine"):
+        load_messages([first, second])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_messages([first, first])
+        log = read_log(tmp_path / "a.log", databases={"can0": first, "can1": second})
+    assert (log["rpm"].values.tolist(), log["door"].values.tolist()) == ([5], [7])
+
+
+@pytest.mark.parametrize(
+    ("layout", "range_", "missing"),
+    [
+        ("0|8@1+ (1,0)", "0|250", [254, 255]),
+        ("0|8@1+ (1,0)", "0|0", [254, 255]),
+        ("0|8@1+ (1,0)", "0|254", [255]),
+        ("0|8@1+ (1,0)", "0|255", []),
+        ("0|8@1+ (1,-125)", "-125|125", [254, 255]),
+        ("0|8@1+ (-1,0)", "-254|0", [255]),
+        ("0|8@1- (1,0)", "-128|127", []),
+        ("0|8@1- (1,0)", "0|0", []),
+        ("0|2@1+ (1,0)", "0|0", [2, 3]),
+        ("0|2@1+ (1,0)", "0|3", []),
+        ("0|4@1+ (1,0)", "0|14", [15]),
+        ("0|1@1+ (1,0)", "0|0", []),
+    ],
+)
+def test_the_values_of_j1939_that_are_not_available(tmp_path, layout, range_, missing):
+    text = f'BO_ 2566834709 M: 8 ECU\n SG_ x : {layout} [{range_}] "" ECU\n' + (
+        'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
+        'BA_DEF_DEF_ "VFrameFormat" "J1939PG";\nBA_ "VFrameFormat" BO_ 2566834709 3;\n'
+    )
+    bits = int(layout.partition("|")[2].partition("@")[0])
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{k:02X}\n" for k in range(1 << bits)))
+    signal = read_log(path, databases=database(tmp_path, text))["x"]
+    assert sorted(set(range(1 << bits)) - set(signal.time_s.astype(int).tolist())) == missing

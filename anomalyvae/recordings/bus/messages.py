@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import combinations
 from os import stat
@@ -97,6 +99,7 @@ def load_messages(databases: Databases) -> list[Message]:
     ARXML files that are not linear or have several segments.
     """
     first: dict[tuple[str, int], Message] = {}
+    hidden: list[str] = []
     for bus, file in database_files(databases):
         path = Path(file)
         if not path.is_file():
@@ -116,7 +119,16 @@ def load_messages(databases: Databases) -> list[Message]:
                 stacklevel=2,
             )
         for message in messages:
-            first.setdefault((bus, message.key), message._replace(bus=bus))
+            message = message._replace(bus=bus)
+            if first.setdefault((bus, message.key), message) != message:
+                hidden.append(f"{message.name} of {path.name} by {first[bus, message.key].name}")
+    if hidden:
+        warnings.warn(
+            f"{len(hidden)} messages of the databases are hidden by others with their identifier, which come first: "
+            f"{', '.join(hidden[:5])}{', …' if len(hidden) > 5 else ''}. If they are on different buses, say of which "
+            f"bus each database is: databases={{'can0': 'car.dbc'}}, or on the command line --dbc can0=car.dbc.",
+            stacklevel=2,
+        )
     buses = dict.fromkeys(bus for bus, _ in first)
     named = [message for bus in buses for message in _renamed([m for m in first.values() if m.bus == bus])]
     return _with_buses(named) if len(buses) > 1 else named
@@ -126,12 +138,16 @@ def load_messages(databases: Databases) -> list[Message]:
 def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """Return the messages of a database, and cantools' remarks on conversions that it does not follow."""
     try:
-        from cantools.database import can, load_file
+        from cantools.database import can, load_file, load_string
     except ImportError as error:
         raise missing_extra(error) from error
     try:
         with _remarks() as remarks:
-            database = load_file(path, encoding=_encoding_of(path), strict=False)
+            kind = path.suffix.lower()[1:]
+            if kind in ("dbc", "sym"):
+                database = load_string(_text_of(path), kind, strict=False)
+            else:  # XML says its encoding
+                database = load_file(path, strict=False)
     except Exception as error:  # cantools raises errors of any type
         line = _line_of(path, str(error))
         raise ValueError(
@@ -172,16 +188,22 @@ def missing_extra(error: ImportError) -> ImportError:
     return ImportError(f"{error.name} is not installed; it reads logs. Run: pip install 'anomalyvae[logs]'.")
 
 
-def _encoding_of(path: Path) -> str | None:
-    """The encoding of a database of text; None for XML, which says it itself."""
-    if path.suffix.lower() not in (".dbc", ".sym"):
-        return None
+def _text_of(path: Path) -> str:
+    """Return the text of a database in UTF-8; what is not UTF-8 in it, as in older files, is read as cp1252."""
     data = path.read_bytes()
-    for encoding in ("utf-8-sig", "cp1252"):
-        with suppress(UnicodeDecodeError):
-            data.decode(encoding)
-            return encoding
-    return "latin-1"
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = data.decode("utf-16" if wide else "utf-8-sig", "replace" if wide else "cp1252")
+    return text.replace("\r\n", "\n")
+
+
+def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(bytes([byte]).decode("cp1252", "replace") for byte in part), error.end
+
+
+codecs.register_error("cp1252", _as_cp1252)
 
 
 def _line_of(path: Path, error: str) -> str:
@@ -189,7 +211,7 @@ def _line_of(path: Path, error: str) -> str:
     if "line" in error:
         return ""
     quoted = [text.strip(' "') for text in error.splitlines()]
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = _text_of(path).splitlines()
     for number, line in enumerate(lines, 1):
         if any(len(text) > 4 and line.startswith(text) for text in quoted):
             return f" at line {number}"
@@ -287,16 +309,19 @@ def _ranges(numbers: Iterable[int]) -> Ranges:
 
 
 def _missing_from(signal: Any, bits: Bits) -> int | None:
-    """Return the first raw value that is "error" or "not available" in J1939; None if the signal's range has it."""
+    """Return the first raw value that is "error" or "not available" in J1939, and beyond the signal's range, if any."""
     if bits.length == 1:
         return None
     special = {2: 2}.get(bits.length, 1)  # how many of the highest values are not numbers
     if bits.length % 8 == 0:
         special = 2 << (bits.length - 8)
-    first = (1 << bits.length) - special
-    least, most = signal.minimum, signal.maximum
-    declared = least is not None and most is not None and least < most
-    return None if declared and least <= first * signal.scale + signal.offset <= most else first
+    end = 1 << bits.length
+    first, least, most = end - special, signal.minimum, signal.maximum
+    if least is not None and most is not None and least < most and signal.scale:
+        bound = most if signal.scale > 0 else least
+        beyond = math.floor((bound - signal.offset) / signal.scale + 1e-6) + 1
+        first = max(first, beyond)
+    return first if first < end else None
 
 
 def _renamed(messages: list[Message]) -> list[Message]:
