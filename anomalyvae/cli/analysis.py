@@ -5,7 +5,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.cli.console import DONE, local_model, names, option, read_table, steps_shown, writer
+from anomalyvae.cli.console import (
+    DONE,
+    local_model,
+    names,
+    option,
+    read_tables,
+    reading_arguments,
+    reading_options,
+    steps_shown,
+    writer,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +44,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--columns", help="columns to use (default: all but the label)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions to average over (default: 3)")
     option(parser, "--set")
+    reading_arguments(parser, time=False, buses=False)
     parser.add_argument("--out", metavar="TABLE", help="also write the result to this .csv or .parquet file")
     option(parser, "--quiet")
 
@@ -43,8 +54,7 @@ def compare(args: argparse.Namespace) -> int:
 
     write = None if args.out is None else writer(args.out)
     settings = detector_arguments(dict(args.settings), "--set")
-    columns = args.columns and list(dict.fromkeys([*args.columns, *([args.label] if args.label else [])]))
-    rows = read_table(args.file, columns)
+    rows = read_tables([args.file], args.columns, reading_options(args), [args.label] if args.label else [])
     with steps_shown(args.quiet) as progress:
         from anomalyvae.detector import VAEOutlierDetector
         from anomalyvae.pyod_adapter import compare
@@ -92,6 +102,7 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
     option(model, "--model", required=False, help="examine the latent space of this model instead of fitting one")
     option(model, "--set")
+    reading_arguments(parser, time=False, buses=False)
     parser.add_argument("--out", metavar="PATH", help="write a report (.html or .md), or a folder of report and tables")
     option(parser, "--quiet")
 
@@ -137,7 +148,7 @@ def _audit(args: argparse.Namespace) -> "Audit":
 def _audit_table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame, dict[str, Any]]":
     """The rows, and the columns with a role of their own: group, label, split and recording."""
     named = [name for role in _NAMED if (name := getattr(args, role)) is not None]
-    table = read_table(args.file, None if columns is None else [*dict.fromkeys([*columns, *named])])
+    table = read_tables([args.file], columns, reading_options(args), named)
     unknown = [name for name in named if name not in table]
     if unknown:
         raise ValueError(f"{args.file} has no column {', '.join(unknown)}. Use one of {', '.join(table.columns)}.")

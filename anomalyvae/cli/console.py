@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # any other error is a bug of ours
 _LINE_S = 5.0
+SOURCE = "a folder, files, or a quoted pattern such as 'drives/2026-*/*.parquet'"
 
 # --- options --------------------------------------------------------------------------------------------
 
@@ -73,10 +74,9 @@ def option(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", name: st
     parser.add_argument(name, **_OPTIONS[name] | changes)
 
 
-def reading_arguments(parser: argparse.ArgumentParser) -> None:
+def reading_arguments(parser: argparse.ArgumentParser, *, time: bool = True, buses: bool = True) -> None:
     """Add the options of reading files, which all verbs that read files share."""
     group = parser.add_argument_group("options for reading files", "Most files need none of them.")
-    group.add_argument("--time", metavar="COLUMN", help="time column of a table, with its unit: 'ticks [ms]'")
     group.add_argument("--sep", metavar="CHARACTER", help="between the cells of a CSV file; tab is '\\t'")
     group.add_argument("--decimal", choices=(".", ","), help="mark before the decimals in a CSV file")
     group.add_argument("--encoding", metavar="NAME", help="of a CSV file, such as cp1252 or utf-16")
@@ -84,11 +84,14 @@ def reading_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--na", action="append", metavar="TEXT", help="cell of a CSV file that says that a value is missing; repeat"
     )
-    group.add_argument(
-        "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database,
-        help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
-        "can0=engine.dbc, and then only the named buses are read",
-    )  # fmt: skip
+    if time:
+        group.add_argument("--time", metavar="COLUMN", help="time column of a table, with its unit: 'ticks [ms]'")
+    if buses:
+        group.add_argument(
+            "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database,
+            help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
+            "can0=engine.dbc, and then only the named buses are read",
+        )  # fmt: skip
 
 
 def _database(text: str) -> tuple[str, str]:
@@ -100,8 +103,8 @@ def _database(text: str) -> tuple[str, str]:
 def reading_options(args: argparse.Namespace) -> ReadOptions:
     """The options of `reading_arguments`, as functions take them."""
     return {
-        "databases": args.dbc,
-        "time": args.time,
+        "databases": getattr(args, "dbc", None),
+        "time": getattr(args, "time", None),
         "sep": None if args.sep is None else args.sep.replace("\\t", "\t"),
         "decimal": args.decimal,
         "encoding": args.encoding,
@@ -210,37 +213,38 @@ def quiet_mlflow() -> None:
 # --- tables ---------------------------------------------------------------------------------------------
 
 
-def read_tables(files: Sequence[str], columns: Sequence[str] | None) -> "pd.DataFrame":
-    """Read tables one below the other. Without `columns`, the first table says which columns all must have."""
-    import pandas as pd
+def files_of(sources: Sequence[str], recordings: bool = False) -> list[str]:
+    """The files that are given: folders and patterns stand for the files in them, as for `score`."""
+    from glob import has_magic
 
-    tables: list[pd.DataFrame] = []
-    for file in files:
-        tables.append(read_table(file, columns))
-        columns = columns or list(tables[0].columns)
-    return pd.concat(tables, ignore_index=True)
+    found: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if (path.is_dir() and not (path / "metadata.yaml").is_file()) or (has_magic(source) and not path.exists()):
+            from anomalyvae.scoring.inputs import inputs_of
+
+            root, names, _ = inputs_of(source, recordings, Path(os.devnull))
+            found += [str(root / name) for name in names]
+        else:
+            found.append(source)
+    return list(dict.fromkeys(found))
 
 
-def read_table(file: str, columns: Sequence[str] | None) -> "pd.DataFrame":
-    import pandas as pd
+def read_tables(
+    files: Sequence[str], columns: Sequence[str] | None, options: ReadOptions, keep: Sequence[str] = ()
+) -> "pd.DataFrame":
+    """Read tables one below the other; without `columns`, those from which nothing can be learned are left out.
 
-    from anomalyvae.recordings.log import nearest
+    Columns to `keep` have a role of their own.
+    """
+    from anomalyvae.options import given
+    from anomalyvae.tables.rows import read_rows
+    from anomalyvae.tables.useful import useful_columns
 
-    readers: dict[str, Callable[..., Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
-    suffix = Path(file).suffix.lower()
-    if suffix not in readers:
-        raise ValueError(f"{file} is not a {' or '.join(readers)} file. Convert it.")
-    try:
-        table = readers[suffix](file)
-    except ValueError as error:  # the messages of pandas and pyarrow do not name the file
-        raise ValueError(f"{file} cannot be read as a table: {error}") from error
-    if columns is not None:
-        missing = [name for name in columns if name not in table.columns]
-        if missing:
-            hint = nearest(missing[0], map(str, table.columns))
-            raise ValueError(f"{file} has no column {', '.join(missing)}. {hint}")
-        table = table[list(columns)]
-    return table
+    how = given(options, ("sep", "decimal", "encoding", "exclude", "na"))
+    wanted = None if columns is None else [*dict.fromkeys([*columns, *keep])]
+    table = read_rows([Path(file) for file in files_of(files)], wanted, **how)
+    return table if columns is not None else useful_columns(table, keep)
 
 
 WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.console import (
     DONE,
+    SOURCE,
     add_command,
+    files_of,
     names,
     option,
     quiet_mlflow,
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def fit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="tables of rows (CSV or Parquet), or recordings")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help=f"tables of rows (CSV or Parquet), or recordings: {SOURCE}"
+    )
     parser.add_argument("--model", required=True, metavar="FOLDER", help="folder for the fitted model")
     option(parser, "--columns")
     option(parser, "--set")
@@ -89,12 +93,14 @@ def _fit_and_save(
 
     unfitted = VAEOutlierDetector(**{"verbose": sys.stderr.isatty() and not args.quiet, **detector})
     if recipe is None:
-        rows = read_tables(args.files, args.columns)
+        rows = read_tables(args.files, args.columns, reading_options(args))
         model = unfitted.fit(rows)
         save(model, args.model)
     else:
         ranges, drift = (None, False) if health is None else (health.range, health.drift)
-        data = TrainingSet.of_files(args.files, recipe, ranges=ranges, **reading_options(args))
+        data = TrainingSet.of_files(
+            files_of(args.files, recordings=True), recipe, ranges=ranges, **reading_options(args)
+        )
         rows, model = data.rows, train(data, recipe, unfitted, args.model, drift=drift)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from anomalyvae.cli.console import (
     DONE,
     SOME_FAILED,
+    SOURCE,
     WRITERS,
     files_shown,
     local_model,
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
 SILENT = 5  # exit code: no new rows for --timeout seconds
 _SIGNALS = 3  # named in a line of CSV
 _LINES = 40  # of sensor health, printed
-_SOURCE = "a folder, files, or a quoted pattern such as 'drives/2026-*/*.parquet'"
 
 # --- score ----------------------------------------------------------------------------------------------
 
 
 def score_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
     parser.add_argument(
         "target", metavar="TARGET",
         help="a folder, which gets one Parquet file of scores per input file (run the command again to resume, or to "
@@ -158,6 +158,7 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after so long without a new row")
     parser.add_argument("--json", action="store_true", help="print a line of JSON per window instead of CSV")
+    reading_arguments(parser, buses=False)
     option(parser, "--quiet")
 
 
@@ -167,7 +168,7 @@ def watch(args: argparse.Namespace) -> int:
     with local_model(args.model) as model:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
-            notify=(lambda text: None) if args.quiet else tell,
+            notify=(lambda text: None) if args.quiet else tell, **reading_options(args),
         )  # fmt: skip
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
@@ -199,7 +200,7 @@ def _print_json(scores: "Iterator[WindowScore]") -> None:
 
 
 def health_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
     option(parser, "--model", help="folder of a model of recordings")
     parser.add_argument("--out", metavar="TABLE", help="also write the result to this .parquet or .csv file")
     parser.add_argument(

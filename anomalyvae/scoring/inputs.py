@@ -1,6 +1,5 @@
 """Files to score: finding them, and reading their rows in slabs, so that memory is bounded for files of any length."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
@@ -10,20 +9,15 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from anomalyvae.options import ReadOptions
+from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
+from anomalyvae.tables.files import CsvFile
+from anomalyvae.tables.names import nearest
+from anomalyvae.tables.rows import TABLES, column_names, typed_tables
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
-_CSV_BLOCK = 2**23  # bytes
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
-TABLES = (".parquet", ".csv")
-# Text that pandas reads as missing from a CSV, as most training tables were read.
-_MISSING = (
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
-)  # fmt: skip
 _EMPTY = "It has no rows. Leave it out."
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -127,17 +121,17 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any], **options: Unpack[
     path = root / name
     if metadata["windowing"] is not None:
         return _windows(path, name, metadata, options)
-    return _rows(path, metadata)
+    return _rows(path, metadata, given(options, TABLE_OPTIONS))
 
 
 # Tables
 
 
-def _rows(path: Path, metadata: dict[str, Any]) -> Iterator[Slab]:
+def _rows(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[Slab]:
     first, kinds, partition = 0, metadata["kinds"], _partition(path)
     batches = _csv_batches if path.suffix.lower() == ".csv" else _parquet_batches
     try:
-        for batch in batches(path, metadata):
+        for batch in batches(path, metadata, options):
             for column in metadata["columns"] or ():
                 if column in partition and column not in batch.schema.names:
                     text = kinds.get(column) is not None
@@ -159,30 +153,19 @@ def _partition(path: Path) -> dict[str, str]:
     return {key: unquote(value) for key, equals, value in pairs if equals}
 
 
-def _parquet_batches(path: Path, metadata: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
-        columns = _present(metadata, file.schema_arrow.names, path)
+        excluded = options.get("exclude", ())
+        columns = _present(metadata, [name for name in file.schema_arrow.names if name not in excluded], path)
         rows = max(_LEAST, _CELLS // max(len(columns), 1))
         yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
 
-def _csv_batches(path: Path, metadata: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-    with path.open("rb") as file:
-        header = file.readline(1 << 20).decode("utf-8-sig")
-        if not header.strip():
-            raise ValueError("It has no header line with the columns' names. Add one.")
-        columns = _present(metadata, next(csv.reader([header.rstrip("\r\n")])), path)
-        file.seek(0)
-        types = {"number": pa.float64(), "text": pa.string(), "bool": pa.bool_()}
-        kinds = {name: types[metadata["kinds"].get(name, "number")] for name in columns}
-        options = pacsv.ConvertOptions(
-            column_types=kinds, include_columns=columns, null_values=_MISSING, strings_can_be_null=True
-        )
-        try:
-            yield from pacsv.open_csv(file, pacsv.ReadOptions(block_size=_CSV_BLOCK), convert_options=options)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV file" not in str(error):
-                raise
+def _csv_batches(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+    file = CsvFile(path, **{name: value for name, value in options.items() if name not in ("time", "exclude")})
+    columns = _present(metadata, column_names(file, options.get("exclude", ())), path)
+    for table in typed_tables(file, columns, metadata["kinds"]):
+        yield from table.combine_chunks().to_batches()
 
 
 def _present(metadata: dict[str, Any], names: list[str], path: Path) -> list[str]:
@@ -192,10 +175,9 @@ def _present(metadata: dict[str, Any], names: list[str], path: Path) -> list[str
     partition = _partition(path)
     missing = [name for name in metadata["columns"] if name not in names and name not in partition]
     if missing:
-        raise ValueError(
-            f"It lacks the columns {', '.join(map(repr, missing))} of the model; it has {', '.join(names)}. Rename or "
-            "add them."
-        )
+        listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        hints = " ".join(f"{name}: {nearest(name, names)}" for name in missing[:5])
+        raise ValueError(f"It lacks the columns {listed} of the model. Rename or add them. {hints}")
     return [name for name in metadata["columns"] if name in names]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +29,7 @@ MISSING = {
 }  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|0x[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number
-_MARKERS = pa.array(sorted(MISSING))
+_HEX = "^0x[0-9a-f]+$"
 _WORDS = {"true": "1", "false": "0"}
 
 
@@ -65,24 +66,30 @@ def _numbers(cells: pa.ChunkedArray, decimal: str, missing: Iterable[str], words
     if decimal != "," and (numbers := _cast(cells)) is not None:
         return numbers
     text = pc.utf8_lower(pc.replace_substring(pc.utf8_trim_whitespace(cells), "−", "-"))
-    text = pc.if_else(pc.is_in(text, _MARKERS), None, text)
+    text = pc.if_else(pc.is_in(text, _markers()), None, text)
     if decimal == ",":
         text = pc.replace_substring(pc.replace_substring(text, ".", "?"), ",", ".")
     for word, number in _WORDS.items() if words else ():
         text = pc.if_else(pc.equal(text, word), number, text)
+    if pc.any(pc.match_substring_regex(text, _HEX)).as_py():
+        text = pa.chunked_array([pa.array([_without_hex(cell) for cell in text.to_pylist()], pa.string())])
     numbers = _cast(text)
     return cells if numbers is None else numbers
 
 
+def _without_hex(cell: str | None) -> str | None:
+    return str(int(cell, 16)) if cell is not None and re.fullmatch(_HEX, cell) else cell
+
+
 def _cast(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Return text as float64, or as int64 if it is whole and large, or hexadecimal; None if it is not numbers."""
+    """Return text as float64, or as int64 if it is whole and large; None if it is not numbers."""
     try:
         numbers = cells.cast(pa.float64())
-        largest = pc.max(pc.abs(numbers)).as_py()
-        if largest is None or not _EXACT_UP_TO <= largest < 2**63:
-            return numbers
     except pa.ArrowInvalid:
-        numbers = None
+        return None
+    largest = pc.max(pc.abs(numbers)).as_py()
+    if largest is None or not _EXACT_UP_TO <= largest < 2**63:
+        return numbers
     try:
         return cells.cast(pa.int64())
     except pa.ArrowInvalid:
@@ -98,10 +105,15 @@ def truths_in_text(cells: pa.ChunkedArray, *, missing: Iterable[str] = ()) -> pa
         return cells
 
 
+@cache
+def _markers() -> pa.Array:
+    return pa.array(sorted(MISSING))  # imports pandas
+
+
 def marked_missing(cells: pa.ChunkedArray, missing: Iterable[str] = ()) -> pa.ChunkedArray:
     """Return text in which the cells are missing that would be in a column of numbers."""
     text = pc.utf8_trim_whitespace(cells)
-    skip = pc.or_(pc.is_in(pc.utf8_lower(text), _MARKERS), pc.is_in(text, pa.array([*missing, ""])))
+    skip = pc.or_(pc.is_in(pc.utf8_lower(text), _markers()), pc.is_in(text, pa.array([*missing, ""])))
     return pc.if_else(skip, None, cells)
 
 

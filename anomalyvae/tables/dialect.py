@@ -25,7 +25,7 @@ from anomalyvae.tables.cells import is_missing, text_of
 from anomalyvae.tables.names import is_unit, place_of_time
 
 HEAD = 1 << 18  # bytes that show the dialect
-_RECORDS = 1000  # that show it
+_RECORDS = 250  # that show it
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -137,11 +137,14 @@ def find_dialect(
     text = _decode(head[mark:], codec, source)
     known, skipped, lines = _named_separator(text)
     named = sep or known
-    records = {mark: list(_records(text[skipped:], mark, lines)) for mark in ([named] if named else _SEPARATORS)}
+    marks = [named] if named else [mark for mark in _SEPARATORS if mark in text] or [","]
+    records = {mark: list(_records(text[skipped:], mark, lines)) for mark in marks}
     first = next(iter(records.values()))
     if all(record.is_blank for record in first):
         raise NoTableError(f"{source} has no header line; the first line of a CSV file names its columns. Add it.")
     table = _best([_table_of(*some) for some in records.items()], source)
+    if table is not None and len(table.names) == 1 and not named and not table.has_values:
+        _refuse_spaces(text[skipped:], source)
     if table is None:
         raise _no_table(records, source)
     names = [_readable(name) for name in table.names]
@@ -373,11 +376,9 @@ def _no_table(records: dict[str, list[_Record]], source: str) -> ValueError:
     separator = max(records, key=lambda sep: sum(len(record.cells) for record in records[sep]))
     used = [record for record in records[separator] if not record.is_blank and not record.is_comment]
     width = _width(used)
-    first = next(record for record in used if abs(len(record.cells) - width) <= 1) if used else used[0]
-    numeric = _numeric_places(used, width)
-    if _is_row(first, width, numeric):
+    if _is_row(used[0], width, _numeric_places(used, width)):
         return ValueError(
-            f"{source} has no header line: line {first.line} holds values ({_shown(first)}) where the names of the "
+            f"{source} has no header line: line {used[0].line} holds values ({_shown(used[0])}) where the names of the "
             f"columns are expected. Add a line with their names."
         )
     header = used[0]
@@ -387,6 +388,16 @@ def _no_table(records: dict[str, list[_Record]], source: str) -> ValueError:
         f"line {other.line} has {len(other.cells)} ({_shown(other)}). Repair the file, or pass sep= (--sep) if the "
         f"cells are not separated by the {_SEPARATORS.get(separator, repr(separator))}."
     )
+
+
+def _refuse_spaces(text: str, source: str) -> None:
+    """Refuse a table of one column that would have several of numbers if spaces separated its cells."""
+    table = _table_of(" ", list(_records(text, " ", 0)))
+    if table is not None and table.has_values and len(table.names) > 1:
+        raise ValueError(
+            f"{source} has one column of text, but would have {len(table.names)} columns if spaces separated its cells "
+            f"({_shown(table.header)}). Pass sep= (--sep) ' ' if they do, or ',' if not."
+        )
 
 
 def _shown(record: _Record) -> str:

@@ -401,7 +401,7 @@ def test_a_table_without_the_model_s_columns_is_refused(table, tmp_path, capsys)
     pd.read_csv(table).rename(columns={"b": "bee"}).to_csv(table, index=False)
     code, _, err = run(capsys, "score", table, tmp_path / "s.csv", "--model", tmp_path / "model")
     assert code == 1
-    assert "rows.csv: It lacks the columns 'b' of the model; it has a, bee. Rename or add them." in err
+    assert "rows.csv: It lacks the columns 'b' of the model. Rename or add them. b: Use one of 'a', 'bee'." in err
     assert not list(tmp_path.glob("*s.csv*.*[0-9]"))
 
 

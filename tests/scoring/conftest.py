@@ -43,7 +43,7 @@ def troubled(drives, fresh):
     return {
         "binary.csv": "", "corrupt.parquet": "cannot be read", "cut.parquet": "cannot be read",
         "empty.csv": "no header line", "gone.parquet": "No such file", "header.csv": "no rows",
-        "infinite.parquet": "infinite", "lacks.parquet": "It lacks the columns 'signal 3' of the model; it has",
+        "infinite.parquet": "infinite", "lacks.parquet": "It lacks the columns 'signal 3' of the model. Rename or",
         "no rows.parquet": "no rows", "ragged.csv": "cannot be read", "text.parquet": "signal 1",
-        "words.csv": "cannot be read",
+        "words.csv": "expected numbers as in training: 0 of 1 cells are numbers; line 2 holds 'six'",
     }  # fmt: skip

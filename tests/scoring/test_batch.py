@@ -18,6 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.recordings import read_windows
 from anomalyvae.scoring import inputs as sources
+from anomalyvae.tables import rows as table_rows
 
 COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
 
@@ -51,7 +52,7 @@ def test_each_row_gets_the_detector_s_score(bundle, drives, detector, fresh, tmp
 def test_slabs_leave_no_trace(bundle, drives, detector, fresh, tmp_path, monkeypatch, cells):
     monkeypatch.setattr(sources, "_CELLS", cells)
     monkeypatch.setattr(sources, "_LEAST", 7)
-    monkeypatch.setattr(sources, "_CSV_BLOCK", 1000)
+    monkeypatch.setattr(table_rows, "_BLOCK", 1000)
     score_folder(bundle, drives, tmp_path / "out")
     got = pd.concat([table.to_pandas() for table in scores_in(tmp_path / "out").values()])
     np.testing.assert_allclose(got["anomaly_score"], detector.anomaly_score(fresh), rtol=1e-9)
@@ -109,7 +110,7 @@ def test_a_model_without_names_takes_columns_in_their_order(normal, fresh, tmp_p
 
 def test_a_column_of_a_csv_may_change_its_looks_late(bundle, fresh, detector, tmp_path, monkeypatch):
     """A reader that guesses types from the first block would stumble over the first fraction."""
-    monkeypatch.setattr(sources, "_CSV_BLOCK", 256)
+    monkeypatch.setattr(table_rows, "_BLOCK", 256)
     rows = fresh.assign(**{"signal 5": np.where(np.arange(len(fresh)) < 200, 7, fresh["signal 5"])})
     text = rows.to_csv(index=False).replace(",7.0\n", ",7\n")
     (tmp_path / "a.csv").write_text(text)

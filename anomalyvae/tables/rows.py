@@ -1,0 +1,271 @@
+"""Files whose rows are learned or scored as they are: columns of numbers, truth values and text.
+
+- A column holds **numbers** if all its cells are numbers or missing, **truth values** if they are true, false or
+  missing, and otherwise **text**, whose values are categories.
+- A column of which half of the cells or more are numbers is not taken for text: it is refused, by line and cell.
+  Numbers with thousands separators, another decimal mark or a unit count as well.
+- A column without a name is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from anomalyvae.tables.cells import is_number, is_text, numbers_in_text, truths_in_text, without_missing_text
+from anomalyvae.tables.files import CsvFile, NotNumbersError
+from anomalyvae.tables.names import is_unit, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (".parquet", ".csv")
+_BLOCK = 1 << 23  # bytes at a time
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}([., '’\xa0]\d{3})+([.,]\d+)?|[+-]?\d*[.,]\d+")
+_WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:\s+(\S+)|\s?([%°€$]\S*))")
+_KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
+
+
+def column_names(file: CsvFile, exclude: Iterable[str] = ()) -> list[str]:
+    """Return the names of the columns of a file, without those to leave out.
+
+    Raises
+    ------
+    ValueError
+        Two columns have the same name.
+    """
+    left_out = {"", *exclude}
+    names = [name for name in file.dialect.names if name not in left_out]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{file.path} has {names.count(twice[0])} columns named {twice[0]!r}; names must be distinct. Rename them, "
+            f"or leave them out by exclude= (--exclude)."
+        )
+    return names
+
+
+def typed_tables(file: CsvFile, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yield the rows of a CSV file piece by piece, each column of the kind that a model has learned.
+
+    ``kinds`` are ``"text"`` and ``"bool"``; columns that are not in it are numbers. A cell of another kind is an error
+    that names its line.
+    """
+    places = [file.dialect.names.index(name) for name in columns]
+    done = 0
+
+    def typed(table: pa.Table) -> pa.Table:
+        named = enumerate(zip(columns, places, strict=True))
+        return pa.table(
+            [_typed(file, name, place, table[i], kinds.get(name, "number")) for i, (name, place) in named],
+            list(columns),
+        )
+
+    if file.dialect.decimal != "," and not file.missing:
+        plain = {place for name, place in zip(columns, places, strict=True) if kinds.get(name, "number") == "number"}
+        try:
+            for table in file.tables(places, plain=plain, block=_BLOCK):
+                yield typed(table)
+                done += len(table)
+            return
+        except NotNumbersError:  # a cell that Arrow does not take for a number
+            pass
+    for table in file.tables(places, block=_BLOCK):
+        if len(table) > done:
+            yield typed(table[done:])
+        done = max(done - len(table), 0)
+
+
+def _typed(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
+    if not is_text(cells.type):
+        return cells
+    if kind == "text":
+        return without_missing_text(cells, file.missing)
+    if kind == "bool":
+        read = truths_in_text(cells, missing=file.missing)
+        count = file.count(place, _is_truth) if is_text(read.type) else None
+    else:
+        read = numbers_in_text(cells, decimal=file.dialect.decimal, missing=file.missing)
+        count = file.count(place) if is_text(read.type) else None
+        read = read if is_text(read.type) else read.cast(pa.float64(), safe=False)
+    if count is None:
+        return read
+    raise ValueError(
+        f"Column {name!r} of {file.path} holds text, expected {_KINDS[kind]} as in training: {count}. "
+        f"{_remedy(count.cell, file.dialect.decimal)}"
+    )
+
+
+def _is_truth(cell: str) -> bool:
+    return cell.strip().casefold() in ("true", "false", "1", "0")
+
+
+def _remedy(cell: str, decimal: str) -> str:
+    comma = "," in cell and decimal != ","
+    return (
+        f"Repair the cell, or pass na= (--na) {cell!r} if it says that a value is missing"
+        + (", or decimal= (--decimal) ',' if the comma begins the decimals" if comma else "")
+        + ", or exclude= (--exclude) to leave the column out."
+    )
+
+
+def read_rows(
+    files: Sequence[Path],
+    columns: Sequence[str] | None = None,
+    *,
+    exclude: Iterable[str] = (),
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    na: Iterable[str] = (),
+) -> pd.DataFrame:
+    """Read tables, one below the other.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        CSV or Parquet files.
+    columns : sequence of str, optional
+        The columns to read; by default those of the first file, which all must have.
+    exclude : iterable of str
+        Columns to leave out.
+    sep, decimal, encoding, na
+        How CSV files are written; see :class:`anomalyvae.tables.files.CsvFile`.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    ValueError
+        What is wrong with any of the files, all in one message.
+    OSError
+        The only file cannot be opened.
+    """
+    import pandas as pd
+
+    tables: list[pd.DataFrame] = []
+    faults: list[str] = []
+    kinds: dict[str, tuple[str, Path]] = {}
+    for path in files:
+        try:
+            if path.suffix.lower() == ".csv":
+                file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
+                table = _csv_frame(file, column_names(file, exclude), columns, faults)
+            else:
+                table = _other_frame(path, columns, exclude)
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
+            faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            continue
+        columns = list(table.columns) if columns is None else columns
+        faults += _differences(table, path, kinds)
+        tables.append(table)
+    if faults:
+        listed = faults[0] if len(faults) == 1 else " ".join(f"({i + 1}) {fault}" for i, fault in enumerate(faults))
+        raise ValueError(listed if len(faults) == 1 else f"{len(faults)} faults in the tables: {listed}")
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    if path.suffix.lower() not in TABLES:
+        raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Convert it.")
+    try:
+        table = pd.read_parquet(path)
+    except (ValueError, pa.ArrowException) as error:  # their messages do not name the file
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    table = table.drop(columns=[name for name in exclude if name in table.columns])
+    return table if columns is None else table[_known(columns, list(map(str, table.columns)), path)]
+
+
+def _known(columns: Sequence[str], names: Sequence[str], path: Path) -> list[str]:
+    """Return the columns; an error that suggests the nearest name for each that a file lacks."""
+    missing = [name for name in columns if name not in names]
+    if missing:
+        hints = " ".join(
+            hint if len(missing) == 1 else f"{name}: {hint}" for name in missing[:5] if (hint := nearest(name, names))
+        )
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(f"{path} has no column {', '.join(missing[:5])}{more}. {hints}")
+    return list(columns)
+
+
+def _differences(table: pd.DataFrame, path: Path, kinds: dict[str, tuple[str, Path]]) -> list[str]:
+    """Return where a table has columns of another kind than the tables before it; a column without cells has none."""
+    faults = []
+    for name in table.columns:
+        code = table[name].dtype.kind
+        kind = "number" if code in "iuf" else "bool" if code == "b" else "text"
+        if table[name].isna().all():
+            continue
+        known, first = kinds.setdefault(name, (kind, path))
+        if kind != known:
+            faults.append(
+                f"Column {name!r} holds {_KINDS[kind]} in {path}, but {_KINDS[known]} in {first}. Convert it, or leave "
+                f"it out by exclude= (--exclude)."
+            )
+    return faults
+
+
+# --- kinds ----------------------------------------------------------------------------------------------
+
+
+def _csv_frame(file: CsvFile, names: list[str], columns: Sequence[str] | None, faults: list[str]) -> pd.DataFrame:
+    """Return a CSV file as a table; columns that are neither numbers nor text are added to ``faults``."""
+    names = names if columns is None else _known(columns, names, file.path)
+    places = [file.dialect.names.index(name) for name in names]
+    parts: dict[int, list[pa.Array]] = {place: [] for place in places}
+    for table in file.tables(places, block=_BLOCK):  # first as numbers, which take less memory than text
+        for i, place in enumerate(places):
+            if place not in parts:
+                continue
+            cells = numbers_in_text(table[i], decimal=file.dialect.decimal, missing=file.missing)
+            if is_text(cells.type):
+                del parts[place]
+            else:
+                parts[place] += cells.cast(pa.float64(), safe=False).chunks
+    others = [place for place in places if place not in parts]
+    text = pa.concat_tables(list(file.tables(others, block=_BLOCK))) if others else None
+    found: dict[str, Any] = {}
+    for name, place in zip(names, places, strict=True):
+        if place in parts:
+            found[name] = pa.chunked_array(parts[place], pa.float64())
+        elif text is not None:
+            found[name] = _category(file, name, place, text[str(place)], faults)
+    return pa.table(found).to_pandas()
+
+
+def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faults: list[str]) -> pa.ChunkedArray:
+    """Return text, or truth values; a fault if half of the cells are numbers."""
+    truths = truths_in_text(cells, missing=file.missing)
+    if not is_text(truths.type):
+        return truths
+    cells = without_missing_text(cells, file.missing)
+    counts = Counter(dict(zip(*(part.to_pylist() for part in cells.value_counts().flatten()), strict=True)))
+    filled = sum(count for cell, count in counts.items() if cell is not None)
+    numbers = sum(count for cell, count in counts.items() if cell is not None and _like_number(cell))
+    if numbers * 2 >= filled and numbers:
+        count = file.count(place)
+        faults.append(
+            f"Column {name!r} of {file.path} is neither of numbers nor of text: {count}. "
+            f"{_remedy(count.cell, file.dialect.decimal)}"
+        )
+    return cells
+
+
+def _like_number(cell: str) -> bool:
+    """Return whether a cell is a number in any way of writing it, with a unit or not."""
+    cell = cell.strip()
+    if is_number(cell) or _THOUSANDS.fullmatch(cell):
+        return True
+    match = _WITH_UNIT.fullmatch(cell)
+    return match is not None and is_unit(match[1] or match[2])
