@@ -22,6 +22,7 @@ from anomalyvae.tables.dialect import NoTableError, encoding_of, find_dialect
 CHUNK = 65536  # bytes at a time: what a pipe holds, and few enough to be handled at once
 _LONGEST = 1 << 20  # bytes of a line
 _HEAD_LINES = 200  # a preamble is shorter
+_MARK = 4  # bytes that show an encoding
 _POLL_S = 0.01  # between two looks at a file
 
 
@@ -151,7 +152,7 @@ class Following:
         lost = self.waiting + self._made - self._done
         if lost:
             self._notify(f"{lost:,} windows of the backlog are lost: the file was {change}")
-        yield from self._lines.end(complete=data is None and not change)
+        yield from self._lines.end(data is None and not change, change)
 
     def _new(self, data: bytes, behind: bool) -> Iterator[Windows]:
         """Yield the windows of new bytes, the newest first; while more bytes wait, only hold the newest."""
@@ -214,7 +215,7 @@ class _Lines:
 
     def __init__(self, open_: Callable[[bytes], LiveWindows], encoding: str | None = None) -> None:
         self._open, self._encoding = open_, encoding
-        self._rest = self._head = b""
+        self._rest = self._head = self._first = b""
         self._decoder: codecs.IncrementalDecoder | None = None
         self.live: LiveWindows | None = None
 
@@ -238,19 +239,24 @@ class _Lines:
 
     def _as_utf8(self, data: bytes) -> bytes:
         """Return bytes as UTF-8, from the encoding that the first of them show."""
-        if self._decoder is None and data:
+        if self._decoder is None:
+            data, self._first = self._first + data, b""
+            if len(data) < _MARK:
+                self._first = data
+                return b""
             self._codec, mark = encoding_of(data, self._encoding, "the file")
             self._decoder, data = codecs.getincrementaldecoder(self._codec)("replace"), data[mark:]
-        if self._decoder is None or self._codec == "utf-8":
+        if self._codec == "utf-8":
             return data
         return self._decoder.decode(data).encode()
 
-    def end(self, complete: bool) -> Iterator[Windows]:
+    def end(self, complete: bool, change: str = "") -> Iterator[Windows]:
         """Yield the last windows; ``complete`` says that the last line is complete although it has no end."""
+        self._rest += self._first
         if complete and self._rest:
             self._rest += b"\n"
             yield from self.add(b"")
-        if self.live is None and self._head:
+        if self.live is None and self._head and not change:
             self._open(self._head)  # raises what is wrong with it
         if self.live is not None:
             yield from self.live.end()

@@ -146,6 +146,7 @@ class LiveWindows:
                 if not half:
                     self._left_out, self.complaint = self._left_out + 1, str(error)
             else:
+                self._refuse_coarse(table)
                 yield from self._cut(piece)
 
     def _begin(self) -> None:
@@ -211,20 +212,18 @@ class LiveWindows:
     def _samples(self, timeline: Timeline, table: pa.Table, *, last: bool = False) -> dict[str, Signal]:
         left_out: dict[str, str] = {}
         signals = self._columns.signals
-        numbers = with_numbers(table, self._columns)
-        values = read_numbers(numbers, signals, left_out)
+        values = read_numbers(with_numbers(table, self._columns), signals, left_out)
         for name, reason in left_out.items():
             raise not_numbers(name, self.recording, reason)
-        self._refuse_coarse(numbers)
         time_s, samples = timeline.add(table[self._columns.stamp.raw], values, last=last)
         return {column.name: Signal(column.name, time_s, x) for column, x in zip(signals, samples, strict=True)}
 
-    def _refuse_coarse(self, numbers: pa.Table) -> None:
+    def _refuse_coarse(self, table: pa.Table) -> None:
         """Refuse stamps that several of the first rows share."""
         count = sum(map(len, self._seen))
         if count < _FIRST_ROWS:
-            self._seen.append(numbers)
-            if count + len(numbers) >= _FIRST_ROWS:
+            self._seen.append(table)
+            if count + len(table) >= _FIRST_ROWS:
                 refuse_coarse(self._seen, self._columns)
 
     def _cut(self, piece: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:

@@ -143,7 +143,7 @@ def find_dialect(
     if all(record.is_blank for record in first):
         raise NoTableError(f"{source} has no header line; the first line of a CSV file names its columns. Add it.")
     table = _best([_table_of(*some) for some in records.items()], source)
-    if table is not None and len(table.names) == 1 and not named and not table.has_values:
+    if table is not None and len(table.names) == 1 and not named:
         _refuse_spaces(text[skipped:], source)
     if table is None:
         raise _no_table(records, source)
@@ -264,6 +264,8 @@ def _table_of(separator: str, records: list[_Record]) -> _Table | None:
         return None
     place = _header_place(records, used, begin, start) if numeric else begin
     header = used[place]
+    if place and 2 * sum(_VALUE.search(cell) is not None for cell in header.cells) >= len(header.cells):
+        return None
     names = _names(header, width, used[place + 1 :])
     if names is None:
         return None
@@ -287,22 +289,23 @@ def _width(used: list[_Record]) -> int:
 
 
 def _numeric_places(records: list[_Record], width: int) -> list[int]:
-    """Return the columns in which most cells that are not missing are values."""
+    """Return the columns in which half of the last cells that are not missing are values, or more."""
     tail = [record.cells for record in records if len(record.cells) == width]
+    tail = tail[len(tail) // 2 :]
     places = []
     for place in range(width):
         filled = [cells[place] for cells in tail if not is_missing(cells[place])]
-        if sum(_VALUE.search(cell) is not None for cell in filled) * 2 > len(filled):
+        if filled and sum(_VALUE.search(cell) is not None for cell in filled) * 2 >= len(filled):
             places.append(place)
     return places
 
 
 def _is_row(record: _Record, width: int, numeric: list[int]) -> bool:
-    """Return whether the columns of values hold values, at least one of them, or nothing at all."""
+    """Return whether most columns of values hold values, or all of them nothing."""
     if len(record.cells) != width or not numeric:
         return False
     cells = [record.cells[place] for place in numeric if not is_missing(record.cells[place])]
-    return 2 * sum(_VALUE.search(cell) is not None for cell in cells) >= len(cells)
+    return not cells or 2 * sum(_VALUE.search(cell) is not None for cell in cells) > len(cells)
 
 
 def _counts(record: _Record) -> bool:
@@ -395,7 +398,7 @@ def _refuse_spaces(text: str, source: str) -> None:
     table = _table_of(" ", list(_records(text, " ", 0)))
     if table is not None and table.has_values and len(table.names) > 1:
         raise ValueError(
-            f"{source} has one column of text, but would have {len(table.names)} columns if spaces separated its cells "
+            f"{source} has one column, but would have {len(table.names)} columns if spaces separated its cells "
             f"({_shown(table.header)}). Pass sep= (--sep) ' ' if they do, or ',' if not."
         )
 

@@ -259,6 +259,7 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
             f"Column {name!r} of {file.path} is neither of numbers nor of text: {count}. "
             f"{_remedy(count.cell, file.dialect.decimal)}"
         )
+        return pa.chunked_array([pa.nulls(len(cells), pa.float64())])
     return cells
 
 

@@ -1,0 +1,273 @@
+"""Files of common loggers are read as they are, and clocks are recognised or refused."""
+
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae.recordings import WindowRecipe, read_log, stream_windows
+from anomalyvae.recordings.following import Feed, Following
+from anomalyvae.recordings.live import LiveWindows
+
+TENTHS = np.arange(60) / 10
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(header, row, count=60, encoding="utf-8"):
+        path = tmp_path / "drive.csv"
+        path.write_bytes((header + "".join(row(i) for i in range(count))).encode(encoding))
+        return path
+
+    return write_file
+
+
+def numbers(log):
+    return {name: (signal.unit, signal.values.tolist()) for name, signal in log.signals.items()}
+
+
+# --- loggers --------------------------------------------------------------------------------------------
+
+
+def test_phyphox(write):
+    header = '"Time (s)","Acceleration x (m/s^2)","Acceleration y (m/s^2)"\n'
+    log = read_log(write(header, lambda i: f"{i / 100:.9E},{i / 10:.9E},2.000000000E-01\n"))
+    assert numbers(log)["Acceleration x"] == ("m/s^2", TENTHS.tolist())
+    assert log["Acceleration y"].time_s.tolist() == (np.arange(60) / 100).tolist()
+    assert log.clock == "column 'Time (s)' in seconds"
+
+
+def test_androsensor(write):
+    header = "ACCELEROMETER X (m/s²);LIGHT (lux);Time since start in ms ;YYYY-MO-DD HH-MI-SS_SSS\n"
+    path = write(header, lambda i: f"{i / 10:.3f};{i % 2};{i * 100};2024-05-01 10-00-{i:02d}_123\n", encoding="cp1252")
+    log = read_log(path)
+    assert numbers(log)["ACCELEROMETER X"] == ("m/s²", TENTHS.tolist())
+    np.testing.assert_allclose(log["LIGHT"].time_s, TENTHS, rtol=0, atol=1e-12)
+    by_date = read_log(path, time="YYYY-MO-DD HH-MI-SS_SSS")
+    assert by_date.start == pd.Timestamp("2024-05-01T10:00:00.123Z")
+    assert by_date["LIGHT"].time_s.tolist() == list(range(60))
+    assert read_log(path, signals=["ACCELEROMETER X (m/s²)"])["ACCELEROMETER X (m/s²)"].unit == "m/s²"
+
+
+def test_torque_with_its_header_again(write):
+    header = "GPS Time, Device Time,GPS Speed (Meters/second), Engine RPM(rpm),Speed (OBD)(km/h)\n"
+
+    def row(i):
+        again = header if i == 30 else ""
+        stamp = f"Mon Oct 28 13:51:{i:02d} GMT+02:00 2024,28-Oct-2024 13:51:{i:02d}.123"
+        return f"{again}{stamp},{i / 10},{800 + i},{'-' if i < 2 else i}\n"
+
+    log = read_log(write(header, row))
+    assert log.start == pd.Timestamp("2024-10-28T13:51:00.123Z")
+    assert numbers(log)["Engine RPM"] == ("rpm", list(range(800, 860)))
+    assert log["Speed (OBD)"].unit == "km/h"
+    np.testing.assert_array_equal(log["Speed (OBD)"].values, [np.nan, np.nan, *range(2, 60)])
+    by_gps = read_log(write(header, row), time="GPS Time")
+    assert by_gps.start == pd.Timestamp("2024-10-28T11:51:00Z")
+
+
+def test_car_scanner_gives_a_signal_per_pid(write):
+    def row(i):
+        name, unit = ("Speed (GPS)", "km/h") if i % 2 else ("Engine RPM", "rpm")
+        return f'"{77801.89 + i / 2:.2f}";"{name}";"{700 + i}";"{unit}"\n'
+
+    path = write('"SECONDS";"PID";"VALUE";"UNITS"\n', row)
+    log = read_log(path)
+    assert {name: signal.unit for name, signal in log.signals.items()} == {"Engine RPM": "rpm", "Speed (GPS)": "km/h"}
+    speed = log["Speed (GPS)"]
+    found = np.isfinite(speed.values)
+    assert speed.values[found].tolist() == list(range(701, 760, 2))
+    np.testing.assert_allclose(speed.time_s[found], 77802.39 + np.arange(30))
+    assert list(read_log(path, signals=["Engine RPM"]).signals) == ["Engine RPM"]
+    windows = pd.concat([part.rows for part in stream_windows(path, WindowRecipe(("Engine RPM",), 1, 2, 1, 2), rows=7)])
+    assert windows["Engine RPM@0"].iloc[:3].tolist() == [700, 702, 704]
+
+
+def test_racechrono_and_motec_have_lines_above_and_below_the_header(write):
+    head = (
+        "This file is created using RaceChrono v7\nFormat,3\n\ntimestamp,lap_number,speed,rpm\n"
+        "unix time,,m/s,rpm\n,,100: gps,201: obd\n"
+    )
+    log = read_log(write(head, lambda i: f"{1_700_000_000 + i / 10:.1f},1,{i / 4},{800 + i}\n"))
+    assert numbers(log)["speed"] == ("m/s", (np.arange(60) / 4).tolist())
+    np.testing.assert_allclose(log["rpm"].time_s, TENTHS, rtol=0, atol=1e-6)
+    head = '"Format","MoTeC CSV File"\n"Venue","x"\n\n"Time","Ground Speed"\n"s","km/h"\n\n'
+    log = read_log(write(head, lambda i: f'"{i / 10:.3f}","{i}"\n'))
+    assert numbers(log) == {"Ground Speed": ("km/h", list(range(60)))}
+
+
+def test_names_that_only_their_units_tell_apart_stay_whole(write):
+    log = read_log(write("time,Speed (km/h),Speed (mph)\n", lambda i: f"{i},{i},{i}\n"))
+    assert list(log.signals) == ["Speed (km/h)", "Speed (mph)"]
+
+
+# --- missing cells --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("marker", ["-", "NODATA", "?", "None", "Fehler", "", "#N/A"])
+def test_a_marker_is_a_missing_cell_in_files_and_lines_alike(write, marker):
+    path = write("time,speed\n", lambda i: f"{i / 10},{marker if i == 30 else i}\n")
+    assert np.flatnonzero(np.isnan(read_log(path, signals=["speed"])["speed"].values)).tolist() == [30]
+    recipe = WindowRecipe(("speed",), 10, 1, 0.5, 0.5)
+    expected = pd.concat([part.rows for part in stream_windows(path, recipe)])
+    live = LiveWindows(b"time,speed\n", recipe, recording="drive", source="lines")
+    lines = path.read_bytes().splitlines(keepends=True)[1:]
+    found = [part.rows for line in lines for part in live.add(line)] + [part.rows for part in live.end()]
+    np.testing.assert_array_equal(pd.concat(found), expected)
+    assert live.left_out == 0
+
+
+def test_other_text_is_refused_by_line_in_files_and_left_out_and_counted_in_lines(write):
+    path = write("time,speed\n", lambda i: f"{i / 10},{'12a' if i == 30 else i}\n")
+    with pytest.raises(ValueError, match=r"59 of 60 cells are numbers; line 32 holds '12a'\. .*--na"):
+        read_log(path, signals=["speed"])
+    assert np.isnan(read_log(path, signals=["speed"], na="12a")["speed"].values[30])
+    live = LiveWindows(b"time,speed\n", WindowRecipe(("speed",), 10, 1, 0.5, 0.5), recording="drive", source="lines")
+    list(live.add(path.read_bytes().split(b"\n", 1)[1]))
+    assert live.left_out == 1
+    assert "'12a'" in live.complaint
+
+
+# --- lines of any dialect -------------------------------------------------------------------------------
+
+
+class Pieces(Feed):
+    """A feed of given bytes, at any pace."""
+
+    def __init__(self, pieces):
+        self._pieces = iter(pieces)
+
+    def read(self):
+        return next(self._pieces, None)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "time;speed\n",
+        "sep=;\ntime;speed\n",
+        "time;speed\ns;km/h\n",
+        "Logger;3\nBy;x\n\ntime;speed\n",
+        "# by x\ntime;speed\n",
+    ],
+)
+def test_lines_of_another_dialect_give_the_windows_of_the_file(write, head):
+    path = write(head, lambda i: f"{i / 10};{i * 2 + (i > 0) / 2}\n".replace(".", ","))
+    recipe = WindowRecipe(("speed",), 10, 1, 0.5, 0.5)
+    expected = pd.concat([part.rows for part in stream_windows(path, recipe)])
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        content = path.read_text("utf-8").encode(encoding)
+        for size in (1, 7, len(content)):
+            feed = Pieces(content[i : i + size] for i in range(0, len(content), size))
+            following = Following(feed, lambda head: LiveWindows(head, recipe, recording="drive", source="lines"))
+            found = pd.concat([part.rows for part in following if len(part)])
+            np.testing.assert_array_equal(found.sort_values("speed@0"), expected)
+            assert (following.live.left_out, len(expected)) == (0, 11)
+
+
+# --- clocks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stamp", "unit", "said"),
+    [
+        (lambda i: 166_064_000 + 100_000 * i, "us", "unix time in seconds would be 100000 s"),
+        (lambda i: 3_900_000_000 + 20_000 * i, "us", "unix time in seconds would be 20000 s"),
+        (lambda i: 7_000_000_000 + 100_000 * i, "us", "unix time in seconds"),
+        (lambda i: 5000 + 100 * i, "ms", "as seconds would be 100 s"),
+        (lambda i: 5000 + 20 * i + i % 2, "ms", "as seconds would be"),
+        (lambda i: 200_000_000 + 100 * i, "ms", "would be 100 s"),
+        (lambda i: 100_000 * i, "us", "as seconds would be 100000 s"),
+    ],
+)
+def test_a_counter_without_a_unit_is_refused_and_the_option_reads_it(write, stamp, unit, said):
+    path = write("time,x\n", lambda i: f"{stamp(i)},{i}\n")
+    with pytest.raises(ValueError, match=rf"column 'time' of .*{said}.*--time\) 'time \[{unit}\]'"):
+        read_log(path)
+    per_second = {"ms": 1e3, "us": 1e6}[unit]
+    steps = np.diff([stamp(i) / per_second for i in range(60)])
+    np.testing.assert_allclose(np.diff(read_log(path, time=f"time [{unit}]")["x"].time_s), steps, atol=1e-6)
+    live = LiveWindows(b"time,x\n", WindowRecipe(("x",), 1, 2, 1, 1), recording="drive", source="lines")
+    with pytest.raises(ValueError, match="gives no unit of time"):
+        list(live.add(path.read_bytes().split(b"\n", 1)[1]))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "step_s"),
+    [
+        (lambda i: 45413.5 + i / 864_000, 0.1),  # days of a spreadsheet
+        (lambda i: 45413 + i / 24 / 3600, 1.0),
+        (lambda i: 60 * i, 60.0),
+        (lambda i: 1_700_000_000 + 86_400 * i, 86_400.0),
+        (lambda i: 1_700_000_000 + 30 * i, 30.0),
+        (lambda i: 1.7e12 + 100 * i, 0.1),
+        (lambda i: 9 * i, 9.0),
+        (lambda i: 132_710.4 + i / 10, 0.1),
+    ],
+)
+def test_likely_clocks_are_recognised(write, stamp, step_s):
+    log = read_log(write("time,x\n", lambda i: f"{stamp(i)!r},{i}\n"))
+    np.testing.assert_allclose(np.diff(log["x"].time_s), step_s, rtol=1e-4)
+
+
+def test_days_of_a_spreadsheet_have_a_start(write):
+    log = read_log(write("time,x\n", lambda i: f"{45413.5 + i / 86_400:.9f},{i}\n"))
+    assert log.start == pd.Timestamp("2024-05-01T12:00Z")
+    assert log.clock == "column 'time' in days of a spreadsheet"
+
+
+@pytest.mark.parametrize("stamp", [lambda i: i // 10, lambda i: "1.70000E+12", lambda i: f"10:00:{i // 10:02d}"])
+def test_stamps_that_many_rows_share_are_refused(write, stamp):
+    path = write("time,x\n", lambda i: f"{stamp(i)},{i}\n", 1200 if stamp(0) == "1.70000E+12" else 400)
+    with pytest.raises(ValueError, match=r"column 'time' of .*drive\.csv has the same stamp, .*--time"):
+        read_log(path)
+    live = LiveWindows(b"time,x\n", WindowRecipe(("x",), 1, 2, 1, 1), recording="drive", source="lines")
+    with pytest.raises(ValueError, match="has the same stamp"):
+        list(chain.from_iterable(map(live.add, path.read_bytes().splitlines(keepends=True)[1:])))
+
+
+def test_signals_that_take_turns_may_share_stamps(write):
+    log = read_log(
+        write("time,a,b,c\n", lambda i: f"{i // 3},{','.join(str(i) if k == i % 3 else '' for k in range(3))}\n")
+    )
+    assert log["b"].values.tolist() == list(range(1, 60, 3))
+
+
+def test_a_counter_that_begins_again_is_named(write):
+    path = write("time [us],x\n", lambda i: f"{(2**32 - 3_000_000 + 100_000 * i) % 2**32},{i}\n")
+    with pytest.raises(ValueError, match=r"jumps back by 4294\.\d+ s after 30 rows.*a counter of 32 bits"):
+        read_log(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "start"),
+    [
+        ("01.05.2024 13:00:00", "01.05.2024 13:00:01", "2024-05-01T13:00Z"),
+        ("01.05.2024 13:00:00,250", "01.05.2024 13:00:01,250", "2024-05-01T13:00:00.25Z"),
+        ("13/05/2024 13:00", "13/05/2024 13:01", "2024-05-13T13:00Z"),
+        ("05/13/2024 01:00:00 PM", "05/13/2024 01:00:01 PM", "2024-05-13T13:00Z"),
+        ("05/13/2024 12:00:00 AM", "05/13/2024 12:00:01 AM", "2024-05-13T00:00Z"),
+        ("28-Oct-2024 13:51:00.123", "28-Oct-2024 13:51:01.123", "2024-10-28T13:51:00.123Z"),
+        ("28. Okt 2024 13:51:00", "28. Okt 2024 13:51:01", "2024-10-28T13:51Z"),
+        ("Mon Oct 28 13:51:00 GMT+02:00 2024", "Mon Oct 28 13:51:01 GMT+02:00 2024", "2024-10-28T11:51Z"),
+        ("2024/05/01 10:00:00.5", "2024/05/01 10:00:01.5", "2024-05-01T10:00:00.5Z"),
+        ("20240501_100000", "20240501_100001", "2024-05-01T10:00Z"),
+        ("2024-05-01T10:00:00,5", "2024-05-01T10:00:01,5", "2024-05-01T10:00:00.5Z"),
+        ("2024-10-27T02:59:30+02:00", "2024-10-27T02:59:31+02:00", "2024-10-27T00:59:30Z"),
+        ("11:59:59 AM", "12:00:00 PM", None),
+        ("13:00:00,5", "13:00:01,5", None),
+    ],
+)
+def test_forms_of_dates(write, first, second, start):
+    log = read_log(write("time;x\n", lambda i: f"{(first, second)[i]};{i}\n", 2))
+    assert log["x"].time_s[1] - log["x"].time_s[0] in (1.0, 60.0)
+    assert log.start == (None if start is None else pd.Timestamp(start))
+
+
+def test_days_and_months_are_not_guessed(write):
+    path = write("Date,x\n", lambda i: f"05/04/2024 10:00:{i:02d},{i}\n")
+    with pytest.raises(ValueError, match=r"begin with the day or with the month\. .*--time\) 'Date \[dmy\]'"):
+        read_log(path, time="Date")
+    assert read_log(path, time="Date [dmy]").start == pd.Timestamp("2024-04-05T10:00Z")
+    assert read_log(path, time="Date [mdy]").start == pd.Timestamp("2024-05-04T10:00Z")

@@ -1,0 +1,163 @@
+"""Rows of tables: numbers, truth values and text, by line and cell where they are none of these."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae.tables.files import CsvFile
+from anomalyvae.tables.rows import read_rows, typed_tables
+from anomalyvae.tables.useful import useful_columns
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text, name="rows.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write_file
+
+
+def with_cell(cell):
+    """A column of numbers with one other cell, in line 7."""
+    quoted = f'"{cell}"' if "," in cell else cell
+    return "x,y\n" + "".join(f"{quoted if row == 5 else row / 4},{row}\n" for row in range(40))
+
+
+NUMBERS = [
+    ("1e5", 1e5), ("+1.5", 1.5), ("−1.5", -1.5), ("\xa01.5", 1.5), (" 2 ", 2.0), ("0x1F", 31.0), (".5", 0.5),
+    ("5.", 5.0), ("9007199254740993", float(2**53)), ("1e-320", 1e-320), ("inf", np.inf), ("", np.nan), ("-", np.nan),
+    ("?", np.nan), ("NODATA", np.nan), ("None", np.nan), ("Fehler", np.nan), ("#DIV/0!", np.nan), ("n/a", np.nan),
+    ("NaN", np.nan), ("null", np.nan), ("--", np.nan),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "value"), NUMBERS)
+def test_what_a_number_may_look_like(write, cell, value):
+    path = write(with_cell(cell))
+    scored = next(typed_tables(CsvFile(path), ["x"], {}))["x"].to_numpy()
+    learned = read_rows([path])["x"].to_numpy()
+    for read in (scored, learned):
+        np.testing.assert_array_equal(read[5], value)
+        np.testing.assert_array_equal(np.delete(read, 5), np.delete(np.arange(40) / 4, 5))
+
+
+@pytest.mark.parametrize(
+    "cell", ["abc", "12 km/h", "1,234", "1,234.5", "1.234,5", "1_000", "1 234", "TRUE", "1d5", "९", "0.1.2", "1e"]
+)
+def test_one_other_cell_in_a_column_of_numbers_is_refused_by_line(write, cell):
+    path = write(with_cell(cell))
+    said = rf"'x' of .*rows\.csv .*: 39 of 40 cells are numbers; line 7 holds '{cell}'\. .*--na\) '{cell}'"
+    with pytest.raises(ValueError, match=said):
+        read_rows([path])
+    with pytest.raises(ValueError, match=said):
+        list(typed_tables(CsvFile(path), ["x"], {}))
+    assert np.isnan(read_rows([path], na=[cell])["x"][5])
+    assert np.isnan(next(typed_tables(CsvFile(path, na=[cell]), ["x"], {}))["x"].to_numpy()[5])
+    assert list(read_rows([path], exclude=["x"])) == ["y"]
+
+
+def test_a_number_can_be_a_marker(write):
+    assert np.isnan(read_rows([write(with_cell("-999"))], na=["-999"])["x"][5])
+
+
+@pytest.mark.parametrize("row", [0, 3, 70_000])
+def test_a_late_cell_does_not_change_those_before(write, row):
+    path = write("x\n" + "".join(f"{'+1' if i == row else i / 8}\n" for i in range(70_010)))
+    read = np.concatenate([t["x"].to_numpy() for t in typed_tables(CsvFile(path), ["x"], {})])
+    expected = np.arange(70_010) / 8
+    expected[row] = 1
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_kinds_of_columns(write):
+    text = "n,b,t,m\n" + "".join(
+        f"{i},{i % 2 == 0},{'abc'[i % 3]},{'' if i % 4 == 3 else 'ok' if i % 2 else 'error'}\n" for i in range(40)
+    )
+    table = read_rows([write(text)])
+    assert [table[name].dtype.kind for name in table] == ["f", "b", "O", "O"]
+    assert table["m"].dropna().unique().tolist() == ["error", "ok"]  # in a column of text it may be a level
+    kinds = {"b": "bool", "t": "text", "m": "text"}
+    scored = next(typed_tables(CsvFile(write(text)), ["n", "b", "t", "m"], kinds)).to_pandas()
+    pd.testing.assert_frame_equal(scored, table)
+
+
+@pytest.mark.parametrize(
+    ("learned", "text", "said"),
+    [
+        ("number", "x\na\nb\n", r"expected numbers as in training: 0 of 2 cells are numbers; line 2 holds 'a'"),
+        ("bool", "x\ntrue\n2\n", r"expected true or false as in training: 1 of 2 .* line 3 holds '2'"),
+    ],
+)
+def test_a_column_of_another_kind_than_in_training_is_refused(write, learned, text, said):
+    with pytest.raises(ValueError, match=said):
+        list(typed_tables(CsvFile(write(text)), ["x"], {"x": learned}))
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["{i} %", "{i} km/h", '"1,{i:03d}.5"', '"{i},5"', "{i}’000"],
+)
+def test_numbers_in_disguise_are_no_categories(write, column):
+    text = "x,y\n" + "".join(f"{column.format(i=i)},{i / 2}\n" for i in range(40))
+    with pytest.raises(ValueError, match=r"--na|--decimal"):
+        read_rows([write(text)])
+
+
+def test_all_faults_of_all_files_come_at_once(write):
+    columns = "".join(f",c{i}" for i in range(300))
+    numbers = ",1" * 300
+    paths = [
+        write(f"a,b{columns}\n1,2{numbers}\n3,4{numbers}\n", "1.csv"),
+        write(f"a,bee{columns}\n1,2{numbers}\n", "2.csv"),
+        write(f"a,b{columns}\nred,x{numbers}\nred,2{numbers}\n", "3.csv"),
+        write("a\n", "4.txt"),
+    ]
+    with pytest.raises(ValueError, match=r"^4 faults in the tables: \(1\) ") as caught:
+        read_rows(paths)
+    said = str(caught.value)
+    assert "2.csv has no column b. Use one of 'a'" in said
+    assert "Column 'b' of" in said
+    assert "1 of 2 cells are numbers; line 2 holds 'x'" in said
+    assert "Column 'a' holds text in" in said
+    assert "4.txt is not a .parquet or .csv file" in said
+    assert len(said) < 1500
+
+
+def test_a_missing_column_names_its_nearest(write):
+    names = [f"pressure_{i}" for i in range(294)]
+    path = write(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    with pytest.raises(ValueError, match=r"has no column presure_17\. Did you mean 'pressure_17'\?$"):
+        read_rows([path], ["presure_17"])
+
+
+def test_columns_that_teach_nothing_are_named_and_left_out():
+    n = 40
+    table = pd.DataFrame(
+        {
+            "id": np.arange(n) + 1, "when": [f"2024-05-01 10:00:{i:02d}" for i in range(n)], "const": 7.0,
+            "empty": np.nan, "code": [f"K{i * 37}" for i in range(n)], "time": np.cumsum(np.full(n, 0.3)),
+            "day": pd.date_range("2024-05-01", periods=n), "x": np.arange(n) ** 2 % 17, "t": list("ab" * (n // 2)),
+        }
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="Left out") as caught:
+        kept = useful_columns(table)
+    assert list(kept) == ["x", "t"]
+    (warning,) = caught
+    for said in (
+        "'id' (an identifier)", "'when' (a time stamp)", "'const' (constant)", "'empty' (empty)",
+        "'code' (an identifier)", "'time' (a time stamp)", "'day' (a time stamp)", "--columns",
+    ):  # fmt: skip
+        assert said in str(warning.message)
+    with pytest.raises(ValueError, match=r"Nothing can be learned from the columns 'id' \(an identifier\)"):
+        useful_columns(table[["id", "const"]])
+    assert list(useful_columns(table[["id", "x"]], keep=["id"])) == ["id", "x"]
+
+
+def test_a_semicolon_table_is_not_one_category_per_row(write):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(50, 3)), columns=list("abc"))
+    for options in ({}, {"decimal": ","}):
+        read = read_rows([write(frame.to_csv(index=False, sep=";", **options))])
+        pd.testing.assert_frame_equal(read, frame, check_exact=True)
