@@ -17,6 +17,31 @@ _BOOLEANS = [False, True]
 _NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"}  # pandas' names for numeric objects
 
 
+def as_pandas(X: Any) -> Any:
+    """A table of polars or Arrow as a DataFrame of pandas; other rows as they are."""
+    if not _is_arrow(X):
+        return X
+    import pyarrow as pa
+
+    return pa.table(X).to_pandas()
+
+
+def in_kind_of(X: Any, table: pd.DataFrame) -> Any:
+    """A DataFrame as a table of the kind of ``X``: polars, Arrow or pandas."""
+    if not _is_arrow(X):
+        return table
+    import pyarrow as pa
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    return arrow if type(X).__module__.startswith("pyarrow") else type(X)(arrow)
+
+
+def _is_arrow(X: Any) -> bool:
+    """Whether rows are a table that gives itself as Arrow's, and no DataFrame of pandas."""
+    gives = hasattr(X, "__arrow_c_stream__") or hasattr(X, "__arrow_c_array__")
+    return gives and hasattr(X, "columns") and not isinstance(X, pd.DataFrame)
+
+
 def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]]:
     """The sorted levels and the dtype of each column of dtype category, string or bool, or of such objects.
 

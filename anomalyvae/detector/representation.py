@@ -12,7 +12,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from anomalyvae.detector.categories import decode_categories, fill_cells
+from anomalyvae.detector.categories import as_pandas, decode_categories, fill_cells, in_kind_of
 from anomalyvae.nets.elbo import IMPUTATION_CODES, expected_rows, log_density, sobol_points
 from anomalyvae.nets.objectives import Elbo, Reconstruction
 from anomalyvae.nets.training import in_blocks
@@ -152,11 +152,12 @@ class Representation(TransformerMixin):
         points = sobol_points(IMPUTATION_CODES, network.latent_dim).to(next(network.parameters()).device)
         values = self._apply(lambda part: expected_rows(network, network.scaling(part), points), x[holed])
         x[holed] = np.where(np.isnan(x[holed]), values, x[holed])
-        if not isinstance(X, pd.DataFrame):
+        given = as_pandas(X)
+        if not isinstance(given, pd.DataFrame):
             return x
-        table = self._table(X, x)
+        table = self._table(given, x)
         assert isinstance(table, pd.DataFrame)  # noqa: S101
-        return fill_cells(X, table, self.categories_)
+        return in_kind_of(X, fill_cells(given, table, self.categories_))
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Column names of `transform`: ``latent0``, ``latent1``, ..."""
@@ -180,19 +181,20 @@ class Representation(TransformerMixin):
         return in_blocks(self.network_, function, torch.from_numpy(x)).numpy()
 
     def _like(self, X: Any, values: Floats, columns: Any = None) -> Floats | pd.DataFrame:
-        """A DataFrame for a DataFrame, an array for an array."""
-        if not isinstance(X, pd.DataFrame):
+        """A table for a table, of its kind; an array for an array."""
+        given = as_pandas(X)
+        if not isinstance(given, pd.DataFrame):
             return values
         if columns is None:
             columns = getattr(self, "feature_names_in_", range(self.n_features_in_))
-        return pd.DataFrame(values, index=X.index, columns=columns)
+        return in_kind_of(X, pd.DataFrame(values, index=given.index, columns=columns))
 
     def _table(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
         """Rows in the units of ``X``, with categories decoded; always a DataFrame if there are any."""
         if not self.categories_:
             return self._like(X, rows)
         table = pd.DataFrame(rows, index=getattr(X, "index", None), columns=self.feature_names_in_)
-        return decode_categories(table, self.categories_, self.category_dtypes_)
+        return in_kind_of(X, decode_categories(table, self.categories_, self.category_dtypes_))
 
 
 def rows_like_training(detector: Any) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomalyvae.detector.categories import (
     Categories,
+    as_pandas,
     common_levels,
     encode_categories,
     find_categories,
@@ -162,6 +163,7 @@ def read_training(
 
     It sets ``n_features_in_`` and ``feature_names_in_`` of the detector.
     """
+    X, outliers = as_pandas(X), as_pandas(outliers)
     columns = getattr(X, "columns", None)
     categories, dtypes = find_categories(X)
     x = _validated(detector, X, categories, reset=True)
@@ -185,7 +187,7 @@ def read_training(
 def read_rows(detector: Any, X: Any) -> Floats:
     """Rows to score ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
     check_is_fitted(detector, "network_")
-    x = _validated(detector, X, detector.categories_)
+    x = _validated(detector, as_pandas(X), detector.categories_)
     empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
     if empty.any():
         warnings.warn(

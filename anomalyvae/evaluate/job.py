@@ -50,6 +50,8 @@ class Data:
     databases : str, tuple of str, or dict of them
         DBC, ARXML or KCD files that define the messages of MF4 and CAN logs. With `name`, in the data set's folder. A
         table names the files of each bus: ``databases = { can0 = "engine.dbc" }``.
+    time, sep, decimal, encoding, exclude, na : str, or tuple of str for the last two
+        How tables are read, as in `anomalyvae.options.ReadOptions`.
     events : str, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). Default: the data set's own.
     kinds : str or tuple of str, optional
@@ -61,6 +63,12 @@ class Data:
     name: str | None = None
     recordings: Patterns | None = None
     databases: Patterns | dict[str, Patterns] = ()
+    time: str | None = None
+    sep: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    exclude: Patterns = ()
+    na: Patterns = ()
     events: str | None = None
     kinds: Patterns | None = None
     tolerance_s: float = 0.5
@@ -297,7 +305,13 @@ def options_of(data: Data) -> ReadOptions:
     home = Path() if data.name is None or not data.databases else get_dataset(data.name)
     by_bus = data.databases if isinstance(data.databases, dict) else {"": data.databases}
     return {
-        "databases": [(bus, str(home / file)) for bus, files in by_bus.items() for file in _as_tuple(files)] or None
+        "databases": [(bus, str(home / file)) for bus, files in by_bus.items() for file in _as_tuple(files)] or None,
+        "time": data.time,
+        "sep": data.sep,
+        "decimal": data.decimal,
+        "encoding": data.encoding,
+        "exclude": _as_tuple(data.exclude) or None,
+        "na": _as_tuple(data.na) or None,
     }
 
 

@@ -159,33 +159,50 @@ def read_windows(
     Raises
     ------
     ValueError
-        A recording lacks a signal, two recordings give a signal different units, or two have the same name.
+        A recording lacks a signal, two recordings give a signal different units, or two have the same name. The message
+        names all recordings that cannot be used.
     """
     if isinstance(recordings, (Log, str, PathLike)):
         recordings = [recordings]
     parts: dict[str, Windows] = {}
     units: dict[str, tuple[str, str]] = {}  # unit, and the first recording with it
+    faults: list[Exception] = []
     for item in recordings:
-        log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, **options)
-        if log.recording in parts:
-            raise ValueError(
-                f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or name "
-                f"the recording in Python: read_log(path, recording=...)."
-            )
-        parts[log.recording] = windows = recipe.windows(log)
-        for signal, unit in windows.units.items():
-            known, first = units.setdefault(signal, (unit, log.recording))
-            if unit != known:
+        try:
+            log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, **options)
+            if log.recording in parts:
                 raise ValueError(
-                    f"Signal {signal!r} is in {unit} in recording {log.recording!r}, but in {known} in recording "
-                    f"{first!r}. Convert it."
+                    f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or "
+                    f"name the recording in Python: read_log(path, recording=...)."
                 )
+            parts[log.recording] = recipe.windows(log)
+            _refuse_other_units(parts[log.recording].units, log.recording, units)
+        except (ValueError, OSError) as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        listed = " ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
+        raise ValueError(f"{len(faults)} recordings cannot be used: {listed}")
     if len(parts) == 1:
-        return windows
+        return next(iter(parts.values()))
     stacked = [recipe.no_windows(), *parts.values()]
     rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
     spans = pd.concat([part.spans for part in stacked], ignore_index=True)
     return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()})
+
+
+def _refuse_other_units(found: dict[str, str], recording: str, units: dict[str, tuple[str, str]]) -> None:
+    """Refuse signals in another unit than in the recordings before; note the units of new ones."""
+    others = []
+    for signal, unit in found.items():
+        known, first = units.setdefault(signal, (unit, recording))
+        if unit != known:
+            others.append(
+                f"Signal {signal!r} is in {unit} in recording {recording!r}, but in {known} in recording {first!r}."
+            )
+    if others:
+        raise ValueError(f"{' '.join(others)} Convert {'it' if len(others) == 1 else 'them'}.")
 
 
 def stream_windows(
