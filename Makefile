@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation clean
+.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarr
 
 bench-ablation: .venv/dev  ## Detection on those tables without each part of the detector in turn
 	$(BIN)/python pipelines/benchmarks/ablation.py $(DATA)
+
+bench-mutations: .venv/dev  ## Read 10,000 damaged files: each is read right, or refused by name
+	$(BIN)/python pipelines/benchmarks/mutations.py
 
 clean:  ## Remove the environment, caches and build outputs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -126,6 +126,12 @@ def test_other_versions_of_trc_are_refused_by_name(rpm):
         rpm("drive.trc", ";$FILEVERSION=3.0\n" + ROWS["2.0"] + "\n")
     with pytest.raises(ValueError, match=r"line 2: 7 bytes of data, where the line says 8"):
         rpm("drive.trc", ";$FILEVERSION=1.1\n" + ROWS["1.1"][:-3] + "\n")
+    for cell, odd, said in (
+        ("0100", "-100", "'-100', where an integer"),
+        ("0.000", "0_0.0", "'0_0.0', where a number"),
+    ):
+        with pytest.raises(ValueError, match=f"line 2: {said} is expected"):
+            rpm("drive.trc", ";$FILEVERSION=2.0\n" + ROWS["2.0"].replace(cell, odd) + "\n")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 
 _ROWS = 1 << 15  # frames of a piece
 _LONGEST_LINE = 1 << 16
+_DECIMAL = re.compile(r"-?\d+(?:[.,]\d+)?", re.ASCII)
 
 Frame = tuple[float, int, bool, int, bytes]  # stamp, identifier, whether it has 29 bits, bus, data
 Parse = Callable[[str], Frame | str]  # a text says why a line is no frame: _SKIPPED, or what to count it as
@@ -96,10 +97,24 @@ def _array(rows: list[Frame]) -> np.ndarray:
     return frames
 
 
+def _integer(text: str, base: int = 10) -> int:
+    """Return an integer without a sign; unlike ``int``, refuse underscores."""
+    if not text.isascii() or not text.isalnum():
+        raise ValueError(f"{text!r}, where an integer is expected")
+    return int(text, base)
+
+
 def _identifier(text: str, base: int = 16) -> int:
-    number = int(text, base)
+    number = _integer(text, base)
     if number > 0x1FFFFFFF:
         raise ValueError(f"the identifier {text} has more than 29 bits")
+    return number
+
+
+def _bus(text: str) -> int:
+    number = _integer(text)
+    if number > 0xFFFF:
+        raise ValueError(f"the bus {text}, where a number of at most {0xFFFF} is expected")
     return number
 
 
@@ -109,10 +124,13 @@ def _bytes(words: list[str], count: int, base: int = 16) -> bytes:
         raise ValueError(f"{len(words)} bytes of data, where the line says {count} (64 at most)")
     if base == 16 and all(len(word) == 2 for word in words):
         return bytes.fromhex(" ".join(words))
-    return bytes(int(word, base) for word in words)
+    return bytes(_integer(word, base) for word in words)
 
 
 def _number(text: str) -> float:
+    """Return a number, with a point or a comma."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text!r}, where a number is expected")
     return float(text.replace(",", "."))
 
 
@@ -130,15 +148,15 @@ _ASC_NAMED = re.compile(
     _STAMP + r"(?:\d+\s+(\S+)\s+(?:Rx|Tx|TxRq)\s+[dr]\s|CANFD\s+\d+\s+(?:Rx|Tx|TxRq)\s+(\S+)\s+[01]\s+[01]\s)"
 )
 _ASC_HEADER = re.compile(r"\s*(?:$|//|(?:date|base|begin|end|no|internal)\b)", re.IGNORECASE)
-_ASC_DATA = re.compile(
-    r"(?!.*J1939TP).*(?:\s(?:Rx|Tx|TxRq)\s+[dr]\s|\bCANXL\b)|" + _STAMP + r"(?:CANFD\s+)?\d+\s+[0-9A-Fa-f]+x?\s"
-)
-_ASC_EVENT = re.compile(
-    _STAMP + r"(?:(?:CANFD\s+)?\d+\s+(?:(?:Rx|Tx)\s+)?(?:ErrorFrame|OverloadFrame|Statistic|Status|J1939TP)"
-    r"|(?!CANFD\s+\d)[A-Za-z:])"
-    r"|.*Start of measurement",
+_ASC_NO_DATA = re.compile(
+    r".*Start of measurement|" + _STAMP + r"(?:(?:CANFD\s+)?\d+\s+(?:(?:Rx|Tx)\s+)?)?"
+    r"(?:ErrorFrame|OverloadFrame|Statistic|Status|J1939TP)",
     re.IGNORECASE,
 )
+_ASC_DATA = re.compile(
+    r".*(?:\s(?:Rx|Tx|TxRq)\s+[dr]\s|\bCANFD\s+\d|\bCANXL\b)|" + _STAMP + r"\d+\s+[0-9A-Fa-f]+x?\s",
+)
+_ASC_EVENT = re.compile(_STAMP + "[A-Za-z:]")
 _TRAILER = {"Length", "BitCount", "ID"}
 _MONTHS = (
     "jan|ene|gen|janv feb|fév|fev|févr mar|mär|mrz|mars|maa|mrt apr|avr|abr may|mai|mag|mei jun|juin|giu jul|juil|lug "
@@ -173,6 +191,8 @@ class _Asc:
             return self._made(stamp, identifier, extended, bus, _bytes(rest.split()[:count], count, self.base))
         if _ASC_HEADER.match(line):
             return self._header(line)
+        if _ASC_NO_DATA.match(line):
+            return _SKIPPED
         named = _ASC_NAMED.match(line)
         if named and not re.fullmatch("[0-9A-Fa-f]+x?", name := named[2] or named[3]):
             raise ValueError(
@@ -184,7 +204,7 @@ class _Asc:
         return _SKIPPED if _ASC_EVENT.match(line) else line
 
     def _made(self, stamp: str, identifier: str, extended: str, bus: str, data: bytes) -> Frame:
-        return _number(stamp), _identifier(identifier, self.base), bool(extended), int(bus) & 0xFFFF, data
+        return _number(stamp), _identifier(identifier, self.base), bool(extended), _bus(bus), data
 
     def _header(self, line: str) -> str:
         words = line.split()
@@ -262,19 +282,19 @@ class _Trc:
         kind = values.get("T", "")
         if kind in _TRC_NO_DATA:
             return _SKIPPED
-        if kind not in ("DT", "FD", "FB", "FE", "BI") or "I" not in values:
+        if kind not in ("DT", "FD", "FB", "FE", "BI") or len(words) < len(self.columns) - 1:
             raise ValueError(f"{text[:80]!r} is not a frame; convert it to 2.1 with PEAK-Converter")
         data = values.get("D", "").split()
         if "l" in values:
-            count = int(values["l"])
+            count = _integer(values["l"])
         else:
-            code = int(values["L"])  # some tools write the number of bytes
+            code = _integer(values["L"])  # some tools write the number of bytes
             count = len(data) if len(data) == code else int(FD_LENGTHS[min(code, 15)])
             count = min(count, 8) if kind == "DT" else count
         return self._made(values["O"], values["I"], values.get("B", "1"), _bytes(data, count))
 
     def _made(self, stamp: str, identifier: str, bus: str, data: bytes) -> Frame:
-        return _number(stamp) / 1000, _identifier(identifier), len(identifier) > 4, int(bus) & 0xFFFF, data
+        return _number(stamp) / 1000, _identifier(identifier), len(identifier) > 4, _bus(bus), data
 
     def _header(self, text: str) -> str:
         name, _, value = text[1:].partition("=")
