@@ -12,9 +12,12 @@ from anomalyvae.tables.names import place_of_time
 if TYPE_CHECKING:
     import pandas as pd
 
-_FEWEST = 20  # rows: in fewer, whole numbers may be consecutive by chance
+_FEWEST = 20  # rows: in fewer, texts may differ by chance
 _UNIQUE = 0.9  # share of the rows with a text of their own
-_ID = re.compile(r"(.*[ _.-])?(id|uuid|guid|index|row|unnamed: \d+)", re.IGNORECASE)
+_ID = re.compile(
+    r"(.*[ _.-])?(id|ids|uuid|guid|index|idx|row|key|nr|no|number|counter|seq|sequence|serial|unnamed: \d+)",
+    re.IGNORECASE,
+)
 _DATE = r"\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}-\w{3}-\d{4})([T ,].*)?"
 _CLOCK = r"\s*\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*"
 
@@ -64,11 +67,8 @@ def _reason(column: pd.Series) -> str:
 
 
 def _reason_of_numbers(name: str, filled: pd.Series, distinct: int) -> str:
-    if len(filled) < _FEWEST or distinct < len(filled):
-        timed = distinct > 0.5 * len(filled) >= 0.5 * _FEWEST
-    else:
-        whole = (filled % 1 == 0).all()
-        if whole and (_ID.fullmatch(name) or filled.max() - filled.min() == len(filled) - 1):
-            return "an identifier"
-        timed = True
-    return "a time stamp" if timed and place_of_time([name]) is not None and filled.is_monotonic_increasing else ""
+    """Return whether numbers are identifiers or time stamps by their name and order."""
+    if distinct == len(filled) > 1 and (filled % 1 == 0).all() and _ID.fullmatch(name):
+        return "an identifier"
+    timed = place_of_time([name]) is not None and 2 * distinct > len(filled) > 1
+    return "a time stamp" if timed and filled.is_monotonic_increasing else ""

@@ -153,6 +153,8 @@ def test_columns_that_teach_nothing_are_named_and_left_out():
     with pytest.raises(ValueError, match=r"Nothing can be learned from the columns 'id' \(an identifier\)"):
         useful_columns(table[["id", "const"]])
     assert list(useful_columns(table[["id", "x"]], keep=["id"])) == ["id", "x"]
+    ramp = pd.DataFrame({"speed": np.arange(n), "rpm": np.arange(n) + 800})  # whole numbers in a row are no identifiers
+    assert list(useful_columns(ramp)) == ["speed", "rpm"]
 
 
 def test_a_semicolon_table_is_not_one_category_per_row(write):

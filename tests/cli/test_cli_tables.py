@@ -1,0 +1,146 @@
+"""Tables of any dialect on the command line: each verb reads the same, or says by line and cell why not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae import load
+from anomalyvae.bundle import read_card
+from anomalyvae.cli import main
+
+TINY = ["--set", "max_epochs=2", "--set", "hidden=[8]", "--set", "random_state=0"]
+WINDOWS = ["--signals", "speed,rpm", "--rate-hz", "10", "--length-s", "1", "--stride-s", "0.5", "--max-gap-s", "0.5"]
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"a": rng.normal(size=60), "b": rng.normal(size=60) * 100, "machine": list("xy") * 30})
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drives")
+    for number in range(3):
+        rng = np.random.default_rng(number)
+        drive = pd.DataFrame({"time": np.arange(80) / 10, "speed": rng.normal(size=80), "rpm": rng.normal(size=80)})
+        text = drive.round(4).to_csv(index=False, sep=";", decimal=",").split("\n")
+        if number == 1:
+            text[41] = text[41].split(";")[0] + ";-;0,25"
+        (folder / f"d{number}.csv").write_text("\n".join(text))
+    (folder / "readme.txt").write_text("no recording")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def road(drives, tmp_path_factory):
+    model = tmp_path_factory.mktemp("road") / "model"
+    assert main(["fit", str(drives), "--model", str(model), *WINDOWS, *TINY, "--quiet"]) == 0
+    return model
+
+
+def test_a_german_table_is_learned_and_scored_as_an_english_one(rows, tmp_path, capsys):
+    scores = []
+    for name, options in [("english", {}), ("german", {"sep": ";", "decimal": ",", "encoding": "utf-16"})]:
+        path, out = tmp_path / f"{name}.csv", tmp_path / f"{name}-scores.csv"
+        rows.to_csv(path, index=False, **options)
+        model = tmp_path / name
+        assert run(capsys, "fit", path, "--model", model, *TINY)[0] == 0
+        assert read_card(model)["columns"] == ["a", "b", "machine"]
+        assert load(model).categories_ == {"machine": ["x", "y"]}
+        assert run(capsys, "score", path, out, "--model", model)[0] == 0
+        scores.append(pd.read_csv(out)["anomaly_score"])
+    np.testing.assert_array_equal(*scores)
+
+
+def test_one_other_cell_is_refused_by_line_in_fit_score_audit_and_compare(rows, tmp_path, capsys):
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    rows.to_csv(good, index=False)
+    assert run(capsys, "fit", good, "--model", tmp_path / "model", *TINY)[0] == 0
+    rows.astype({"a": object}).replace({"a": {rows["a"][9]: "12 km/h"}}).to_csv(bad, index=False)
+    said = "59 of 60 cells are numbers; line 11 holds '12 km/h'. Repair the cell, or pass na= (--na) '12 km/h'"
+    for command in (
+        ["fit", bad, "--model", tmp_path / "other", *TINY],
+        ["score", bad, tmp_path / "s.csv", "--model", tmp_path / "model"],
+        ["audit", bad, *TINY],
+        ["compare", bad],
+    ):
+        code, _, err = run(capsys, *command)
+        assert code == 1
+        assert said in err
+    na = ["--na", "12 km/h"]
+    assert run(capsys, "fit", bad, "--model", tmp_path / "other", *TINY, *na)[0] == 0
+    assert run(capsys, "score", bad, tmp_path / "s.csv", "--model", tmp_path / "other", *na)[0] == 0
+    assert np.isfinite(pd.read_csv(tmp_path / "s.csv")["anomaly_score"]).all()
+
+
+def test_columns_that_teach_nothing_are_left_out_with_a_warning(rows, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    rows.assign(id=range(60), at=[f"2024-05-01 10:00:{i:02d}" for i in range(60)], unit="bar").to_csv(path)
+    code, out, err = run(capsys, "fit", path, "--model", tmp_path / "model", *TINY)
+    assert code == 0
+    assert "with the categories machine" in out
+    assert "warning: Left out, as nothing can be learned from them: 'id' (an identifier), 'at' (a time stamp)" in err
+    assert read_card(tmp_path / "model")["columns"] == ["a", "b", "machine"]
+    assert run(capsys, "score", path, tmp_path / "s.csv", "--model", tmp_path / "model")[0] == 0
+    assert run(capsys, "fit", path, "--model", tmp_path / "model", "--columns", "a,unit", *TINY)[0] == 0
+    assert read_card(tmp_path / "model")["columns"] == ["a", "unit"]
+
+
+def test_a_folder_of_tables_is_learned_as_its_files(rows, tmp_path, capsys):
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    rows[:30].to_csv(folder / "1.csv", index=False)
+    rows[30:].to_parquet(folder / "2.parquet")
+    for source in (folder, folder / "*.*"):
+        code, out, _ = run(capsys, "fit", source, "--model", tmp_path / "model", *TINY)
+        assert code == 0
+        assert out.startswith("Learned 60 rows")
+
+
+def test_drives_with_a_dash_agree_in_fit_score_health_and_watch(drives, road, tmp_path, capsys):
+    code, out, err = run(capsys, "score", drives, tmp_path / "out", "--model", road)
+    assert (code, err) == (0, "")
+    assert out.startswith("3 files scored")
+    scored = pd.read_parquet(tmp_path / "out" / "d1.csv.parquet")
+    assert run(capsys, "health", drives, "--model", road)[0] == 0
+    code, out, err = run(capsys, "watch", drives / "d1.csv", "--model", road, "--timeout", "0.05")
+    assert code == 5
+    assert "ignored" not in err
+    (tmp_path / "watched.csv").write_text(out)
+    watched = pd.read_csv(tmp_path / "watched.csv").sort_values("start_s", ignore_index=True)
+    np.testing.assert_allclose(watched["anomaly_score"], scored["anomaly_score"], rtol=1e-9)
+
+
+def test_all_recordings_that_cannot_be_learned_are_named_at_once(drives, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("time,speed\n0,1\n1,2\n")
+    (tmp_path / "b.csv").write_text("time,speed,rpm\n" + "".join(f"{i * 100},1,2\n" for i in range(9)))
+    (tmp_path / "c.csv").write_text("time,speed,rpm\n0,1,2\n0.1,4x,2\n0.2,2,2\n")
+    code, _, err = run(capsys, "fit", tmp_path, "--model", tmp_path / "model", *WINDOWS)
+    assert code == 1
+    for said in (
+        "3 recordings cannot be used: (1)", "a.csv has no column for signal 'rpm'", "b.csv gives no unit of time",
+        "2 of 3 cells are numbers; line 3 holds '4x'",
+    ):  # fmt: skip
+        assert said in err
+
+
+def test_the_option_of_the_time_column_decides_in_every_verb(road, tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    drive = pd.DataFrame(rng.normal(size=(80, 2)).round(4), columns=["speed", "rpm"])
+    drive.insert(0, "ticks", 5000 + 100 * np.arange(80))
+    drive.to_csv(tmp_path / "drive.csv", index=False)
+    time = ["--time", "ticks [ms]"]
+    code, _, err = run(capsys, "score", tmp_path / "drive.csv", tmp_path / "out", "--model", road)
+    assert code == 3
+    assert "name it by time= (--time)" in err
+    assert run(capsys, "score", tmp_path / "drive.csv", tmp_path / "out", "--model", road, *time, "--overwrite")[0] == 0
+    code, out, _ = run(capsys, "watch", tmp_path / "drive.csv", "--model", road, "--timeout", "0.05", *time)
+    assert (code, len(out.splitlines())) == (5, 16)
+    assert run(capsys, "health", tmp_path / "drive.csv", "--model", road, *time)[0] == 0
+    assert run(capsys, "fit", tmp_path / "drive.csv", "--model", tmp_path / "m", *time, *WINDOWS, *TINY)[0] == 0
