@@ -42,6 +42,7 @@ _VALUE = re.compile(
 )
 _DECIMALS = re.compile(_SIGN + r"\d*([.,])\d+([eE][+-]?\d+)?\s*$")
 _THOUSANDS = re.compile(_SIGN + r"[1-9]\d{0,2}([.,]\d{3})+\s*$")
+_JOINED = re.compile(r"\d\s*[;|\t]\s*[+\-−]?[\d.,]")
 _COMMENT = ("#", "//", "%", "!")
 
 
@@ -145,6 +146,8 @@ def find_dialect(
     table = _best([_table_of(*some) for some in records.items()], source)
     if table is not None and len(table.names) == 1 and not named:
         _refuse_spaces(text[skipped:], source)
+    if table is not None and not named:
+        _refuse_joined(table, source)
     if table is None:
         raise _no_table(records, source)
     names = [_readable(name) for name in table.names]
@@ -159,6 +162,11 @@ def find_dialect(
         line=1 + len(re.findall(r"\r\n|\n|\r", before)),
         complete=table.has_values,
     )
+
+
+def is_value(cell: str) -> bool:
+    """Return whether a cell looks like a number, a truth value, a date or a time."""
+    return _VALUE.search(cell) is not None
 
 
 def is_no_row(cells: list[str], names: list[str]) -> bool:
@@ -260,11 +268,11 @@ def _table_of(separator: str, records: list[_Record]) -> _Table | None:
     begin = next((i for i, record in enumerate(used) if abs(len(record.cells) - width) <= 1), 0)
     numeric = _numeric_places(used[begin + 1 :], width)
     start = next((i for i in range(begin, len(used)) if _is_row(used[i], width, numeric)), len(used))
-    if start == begin and not _counts(used[begin]) and numeric:
+    if (start == begin and not _counts(used[begin]) and numeric) or (begin and width == 1):
         return None
     place = _header_place(records, used, begin, start) if numeric else begin
     header = used[place]
-    if place and 2 * sum(_VALUE.search(cell) is not None for cell in header.cells) >= len(header.cells):
+    if place and 2 * sum(is_value(cell) for cell in header.cells) >= len(header.cells):
         return None
     names = _names(header, width, used[place + 1 :])
     if names is None:
@@ -295,7 +303,7 @@ def _numeric_places(records: list[_Record], width: int) -> list[int]:
     places = []
     for place in range(width):
         filled = [cells[place] for cells in tail if not is_missing(cells[place])]
-        if filled and sum(_VALUE.search(cell) is not None for cell in filled) * 2 >= len(filled):
+        if filled and sum(is_value(cell) for cell in filled) * 2 >= len(filled):
             places.append(place)
     return places
 
@@ -305,7 +313,7 @@ def _is_row(record: _Record, width: int, numeric: list[int]) -> bool:
     if len(record.cells) != width or not numeric:
         return False
     cells = [record.cells[place] for place in numeric if not is_missing(record.cells[place])]
-    return not cells or 2 * sum(_VALUE.search(cell) is not None for cell in cells) > len(cells)
+    return not cells or 2 * sum(is_value(cell) for cell in cells) > len(cells)
 
 
 def _counts(record: _Record) -> bool:
@@ -346,7 +354,7 @@ def _is_units(record: _Record, numeric: list[int]) -> bool:
     """Return whether a line below the header holds units."""
     cells = [record.cells[place] for place in numeric if place < len(record.cells)]
     filled = [cell for cell in cells if cell.strip()]
-    if not filled or any(_VALUE.search(cell) and cell.strip() != "1" for cell in filled):
+    if not filled or any(is_value(cell) and cell.strip() != "1" for cell in filled):
         return False
     return 2 * sum(is_unit(cell) and cell.strip() not in ("-", "1") for cell in filled) > len(filled) or (
         any(is_unit(cell) and not is_missing(cell) for cell in filled) and all(map(is_unit, filled))
@@ -356,7 +364,7 @@ def _is_units(record: _Record, numeric: list[int]) -> bool:
 def _is_clean(cell: str, separator: str) -> bool:
     """Return whether a cell holds no separator that may have been meant to end it."""
     others = [other for other in _SEPARATORS if other != separator and other in cell]
-    return not others or (others == [","] and _VALUE.search(cell) is not None)
+    return not others or (others == [","] and is_value(cell))
 
 
 def _best(tables: list[_Table | None], source: str) -> _Table | None:
@@ -391,6 +399,17 @@ def _no_table(records: dict[str, list[_Record]], source: str) -> ValueError:
         f"line {other.line} has {len(other.cells)} ({_shown(other)}). Repair the file, or pass sep= (--sep) if the "
         f"cells are not separated by the {_SEPARATORS.get(separator, repr(separator))}."
     )
+
+
+def _refuse_joined(table: _Table, source: str) -> None:
+    """Refuse cells that are numbers with another separator between them."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    joined = [cell for cell in cells if _JOINED.search(cell) and not _is_clean(cell, table.separator)]
+    if len(joined) > 0.2 * len(cells):
+        raise ValueError(
+            f"{source} has cells such as {joined[0]!r} if the {_SEPARATORS.get(table.separator, table.separator)} "
+            f"separates them. Pass sep= (--sep) to say what does, or repair the header."
+        )
 
 
 def _refuse_spaces(text: str, source: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomalyvae.tables.cells import MISSING_TEXT, decoded, is_missing, is_number, is_text, text_of
-from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row
+from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row, is_value
 
 _BLOCK = 1 << 20  # bytes at a time
 
@@ -99,9 +99,12 @@ class CsvFile:
             with pa.OSFile(str(self.path)) as file:
                 file.seek(dialect.begin)
                 parse = arrow_csv.ParseOptions(delimiter=dialect.separator, invalid_row_handler=self._handle)
+                self._skipped = rows = 0
                 with arrow_csv.open_csv(file, read, parse, convert) as reader:
                     for batch in reader:
+                        rows += len(batch)
                         yield self._rows(pa.Table.from_batches([batch]))
+            self._refuse_swallowed(rows + self._skipped)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             if "CSV conversion error" in str(error):
                 raise NotNumbersError(str(error)) from error
@@ -113,7 +116,10 @@ class CsvFile:
     def _handle(self, row: Any) -> str:
         """Say what becomes of a line that is no row: nothing of an empty one or a comment."""
         text = row.text.strip(f"{self.dialect.separator} \t\0\xa0")
-        return "skip" if not text or text.startswith("#") else "error"
+        if text and not text.startswith("#"):
+            return "error"
+        self._skipped += 1
+        return "skip"
 
     def _rows(self, table: pa.Table) -> pa.Table:
         """Return the cells as text, without lines that repeat the header."""
@@ -167,6 +173,24 @@ class CsvFile:
             for cells in reader:
                 yield line, cells
                 line = dialect.line + reader.line_num
+
+    def _refuse_swallowed(self, records: int) -> None:
+        """Refuse a file in which a quote that was left open has swallowed rows; ``records`` were read."""
+        with self.path.open("rb") as file:
+            file.seek(self.dialect.begin)
+            lines = [(block.count(b"\n"), block.count(b"\r")) for block in iter(lambda: file.read(1 << 20), b"")]
+        if max(map(sum, zip(*lines, strict=True)), default=0) <= records:
+            return  # no record has several lines
+        width = len(self.dialect.names)
+        for line, cells in self._lines():
+            for cell in cells:
+                inner = cell.splitlines()[1:-1]
+                rows = (part.split(self.dialect.separator) for part in inner)
+                if width > 1 and any(len(row) == width and 2 * sum(map(is_value, row)) >= width for row in rows):
+                    raise ValueError(
+                        f"{self.path} cannot be read as CSV: a quote in line {line:,} is left open, so that its cell "
+                        f"goes on over {len(inner) + 2} lines ({cell[:20]!r}). Repair that line."
+                    )
 
     def _broken(self, error: Exception) -> ValueError:
         """Return the error for a file that Arrow cannot read, with the line that is wrong."""

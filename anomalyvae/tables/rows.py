@@ -165,6 +165,9 @@ def read_rows(
                 raise
             faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
+        if not len(table):
+            faults.append(f"{path} has no rows. Leave it out.")
+            continue
         columns = list(table.columns) if columns is None else columns
         faults += _differences(table, path, kinds)
         tables.append(table)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomalyvae.recordings import read_log
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.rows import read_rows, typed_tables
 from anomalyvae.tables.useful import useful_columns
@@ -163,3 +164,14 @@ def test_a_semicolon_table_is_not_one_category_per_row(write):
     for options in ({}, {"decimal": ","}):
         read = read_rows([write(frame.to_csv(index=False, sep=";", **options))])
         pd.testing.assert_frame_equal(read, frame, check_exact=True)
+
+
+def test_a_quote_that_is_left_open_swallows_no_rows(write):
+    lines = [f"{i / 10},{i},{i * i}\n" for i in range(600)]
+    lines[300] = '30.0,300,"90000\n'
+    path = write("time,x,y\n" + "".join(lines))
+    for read in (lambda: read_log(path, signals=["x"]), lambda: read_rows([path], ["time", "x"])):
+        with pytest.raises(ValueError, match=r"a quote in line 302 is left open"):
+            read()
+    notes = write('x,note\n1,"two\nlines"\n2,"three, or\nmore,\nlines"\n')
+    assert read_rows([notes])["note"].tolist() == ["two\nlines", "three, or\nmore,\nlines"]
