@@ -6,7 +6,8 @@ BIN := .venv/bin
 PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations clean
+.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations \
+	bench-false-alarms clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +51,9 @@ bench-ablation: .venv/dev  ## Detection on those tables without each part of the
 
 bench-mutations: .venv/dev  ## Read 10,000 damaged files: each is read right, or refused by name
 	$(BIN)/python pipelines/benchmarks/mutations.py
+
+bench-false-alarms: .venv/dev  ## The share of new normal rows that are flagged, where 5 % is promised
+	$(BIN)/python pipelines/benchmarks/false_alarms.py
 
 clean:  ## Remove the environment, caches and build outputs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

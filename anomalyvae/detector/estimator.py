@@ -13,7 +13,7 @@ from anomalyvae.calibration import Calibration, auto_threshold, contamination_th
 from anomalyvae.detector.fitting import Trainer
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
-from anomalyvae.detector.rows import Rows, read_rows, read_training
+from anomalyvae.detector.rows import Rows, read_rows, read_training, warn_of_few_groups
 from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
@@ -248,7 +248,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         self.calibration_ = Calibration.from_rows(result.scores, weight, result.calibration.group)
         self.__dict__.pop("suspects_", None)  # of an earlier fit
         if self.contamination == "auto":
-            self.offset_ = -auto_threshold(result.scores, weight)
+            warn_of_few_groups(data.rows, self.calibration_.evidence)
+            counted = self.calibration_.weight * (weight.sum() / self.calibration_.evidence)  # each group counts alike
+            self.offset_ = -auto_threshold(self.calibration_.scores, counted)
         else:
             scores, counted = self._apply(self.network_, data.x), data.weight > 0
             self.offset_ = -contamination_threshold(scores[counted], data.weight[counted], float(self.contamination))

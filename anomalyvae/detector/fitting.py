@@ -1,10 +1,11 @@
 """Train a network on rows, and score rows that it was not trained on."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ _STEPS, _MIN_EPOCHS = 1000, 20  # of max_epochs="auto"
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
+_ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
 _VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 Floats = NDArray[np.float64]
@@ -59,12 +61,13 @@ class Trainer:
         best weights so far are kept.
         """
         fold = cross_folds(rows, rng) if self.validation_fraction == "auto" else None
-        return self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
+        result = self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
+        return replace(result, scores=_tied(result.scores, result.calibration.is_recurring))
 
     def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
         share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
         learned, stopping, calibration = hold_out(rows, share, rng)
-        network = self.new_network(learned)
+        network = self.new_network(learned.balanced())
         history, reason = self._train(network, learned, stopping, "learning")
         _warn_of_interrupt(history, reason)
         if calibration is None:
@@ -72,20 +75,30 @@ class Trainer:
         return FitResult(network, history, reason, calibration, _scores(network, calibration))
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
-        network = self.new_network(rows)
+        network = self.new_network(rows.balanced())
         history, reason = self._train(network, rows, None, f"learning, 1 of {fold.max() + 2}")
         _warn_of_interrupt(history, reason)
-        scores = None if reason == "interrupted" else self._cross_scores(rows, fold)
-        scores = _scores(network, rows) if scores is None else scores
+        scores = _scores(network, rows)
+        if reason != "interrupted":
+            scores = self._cross_scores(rows, fold, scores)
         return FitResult(network, history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
 
-    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64]) -> Floats | None:
-        """The anomaly score of each row in a fold by a network trained without that fold; None if interrupted."""
-        scores = np.empty(len(rows))
+    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], learned_scores: Floats) -> Floats:
+        """The anomaly score of each row in a fold by a network trained without that fold.
+
+        Rows in no fold, and all rows after an interrupt, keep their scores by the network that learned them.
+
+        The more rows a memory has, the smaller are the distances from it. So distances from the memory of a fold's
+        network are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and
+        from half of it, and e is the number of halvings between the memory of all rows and this one. (Distances
+        between neighbours are a power of the number of rows: Levina & Bickel 2004.) Rows of a new group are not
+        neighbours of the others, so distances of groups stay as they are.
+        """
+        scores, halved = learned_scores.copy(), np.full(len(rows), np.nan)
         folds = int(fold.max()) + 1
         for held_out in range(folds):
             learned = rows.take(fold != held_out)
-            network = self.new_network(learned)
+            network = self.new_network(learned.balanced())
             title = f"threshold, {held_out + 2} of {folds + 1}"
             _, reason = self._train(network, learned, None, title, steps_of=len(rows))
             if reason == "interrupted":
@@ -94,8 +107,16 @@ class Trainer:
                     "comes from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
                     stacklevel=5,
                 )
-                return None
+                return learned_scores
             scores[fold == held_out] = _scores(network, rows.take(fold == held_out))
+            if network.criterion == "memory" and rows.group is None:
+                stored = min(len(learned), MEMORY_SIZE)
+                self._remember(network, learned, stored // 2)
+                halved[fold == held_out] = _scores(network, rows.take(fold == held_out))
+        usable = (halved > 0) & (scores > 0)
+        if usable.any():
+            halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
+            scores[fold >= 0] *= min(1.0, float(np.median(scores[usable] / halved[usable])) ** halvings)
         return scores
 
     def _train(
@@ -112,7 +133,7 @@ class Trainer:
         def standardised(x: Floats) -> torch.Tensor:
             return network.scaling(torch.from_numpy(x).to(device))
 
-        s, weight = standardised(learned.x), torch.from_numpy(learned.weight)
+        s, weight = standardised(learned.x), torch.from_numpy(learned.balanced().weight)
         outliers = None if self.outliers is None else standardised(self.outliers)
         network.outliers = None if outliers is None else outliers.float()
         schedule = schedule_for(len(learned), self.max_epochs, steps_of)
@@ -127,7 +148,7 @@ class Trainer:
             outcome = train(
                 network,
                 s.float(),
-                (weight / learned.weight.mean()).float().to(device),
+                (weight / weight.mean()).float().to(device),
                 None if stopping is None else standardised(stopping.x).float(),
                 schedule,
                 torch.Generator(device).manual_seed(self.seed),
@@ -136,10 +157,23 @@ class Trainer:
         network.in_precision(torch.float64).eval()
         network.outliers = None
         if network.criterion == "memory":
-            network.remember(s, MEMORY_SIZE, torch.Generator().manual_seed(self.seed), outliers, weight)
+            self._remember(network, learned)
         if isinstance(network, Elbo) and steps_of is None:
             network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(self.seed))
         return outcome
+
+    @torch.no_grad()
+    def _remember(self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE) -> None:
+        """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
+        device = next(network.parameters()).device
+        known = learned if learned.group is None and learned.selected is None else learned.by_content()
+        s, outliers = (
+            None if x is None else network.scaling(torch.from_numpy(x).to(device)) for x in (known.x, self.outliers)
+        )
+        assert s is not None  # noqa: S101
+        generator = torch.Generator().manual_seed(self.seed)
+        weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
+        network.remember(s, size, generator, outliers, weight, recurring)
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:
@@ -157,6 +191,12 @@ def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = 
 
 def _scores(network: Reconstruction, rows: Rows) -> Floats:
     return in_blocks(network, network, torch.from_numpy(rows.x)).numpy()
+
+
+def _tied(scores: Floats, recurring: NDArray[np.bool_]) -> Floats:
+    """Give recurring rows whose scores are 0 up to rounding, at their places in the memory, the highest of these."""
+    zero = recurring & (np.abs(scores) <= _ROUNDING * np.abs(scores).max())
+    return np.where(zero, scores[zero].max(), scores) if zero.any() else scores
 
 
 def _warn_of_interrupt(history: History, reason: str) -> None:

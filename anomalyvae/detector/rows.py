@@ -4,7 +4,9 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 """
 
 import hashlib
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from anomalyvae.calibration import AUTO_FALSE_ALARMS
 from anomalyvae.detector.categories import (
     Categories,
     as_pandas,
@@ -31,6 +34,9 @@ _FOLDS = 3
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
 _EXACT_INTEGERS = 2**53
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
+_FEWEST = _FOLDS * _MIN_HELD_OUT  # distinct rows; fewer are not enough for folds
+_RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups) is expected in new rows
+_DOMINATING = 0.6  # a group with a larger share of the rows is divided: the others are too few to learn from
 
 
 @dataclass(frozen=True)
@@ -38,22 +44,47 @@ class Rows:
     """Distinct rows, ordered by content, so that nothing depends on their order in ``X``."""
 
     x: Floats  # (n, d)
-    weight: Floats  # (n,), how often each row counts; the sum is the number (or the weight) of all rows
+    weight: Floats  # (n,), how often each row counts; the sum is the number of rows as given
     group: NDArray[np.int64] | None = None  # (n,), a number per group
     selected: NDArray[np.bool_] | None = None  # (n,), in X because they scored high: learned, never held out
+    recurring: NDArray[np.bool_] | None = None  # (n,), given so often that new rows will equal them: never held out
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, chosen: NDArray[Any]) -> Self:
         """The rows of a mask or of indices."""
-        group, selected = (None if part is None else part[chosen] for part in (self.group, self.selected))
-        return type(self)(self.x[chosen], self.weight[chosen], group, selected)
+        parts = (None if part is None else part[chosen] for part in (self.group, self.selected, self.recurring))
+        return type(self)(self.x[chosen], self.weight[chosen], *parts)
 
     @property
     def is_reference(self) -> NDArray[np.bool_]:
         """Rows that are a sample of normal rows, shape ``(n,)``: those that were not selected."""
         return np.ones(len(self), dtype=bool) if self.selected is None else ~self.selected
+
+    @property
+    def is_recurring(self) -> NDArray[np.bool_]:
+        """Rows that new rows will equal, shape ``(n,)``."""
+        return np.zeros(len(self), dtype=bool) if self.recurring is None else self.recurring
+
+    @property
+    def may_be_held_out(self) -> NDArray[np.bool_]:
+        """Rows that a network can do without, shape ``(n,)``: neither selected nor recurring."""
+        return self.is_reference & ~self.is_recurring
+
+    def balanced(self) -> Self:
+        """The rows, with recurring ones weighing no more than all others together, which they would drown out."""
+        often = self.is_recurring
+        most, others = self.weight[often].sum(), self.weight[~often].sum()
+        if not 0 < others < most:
+            return self
+        return replace(self, weight=np.where(often, self.weight * (others / most), self.weight))
+
+    def by_content(self) -> Self:
+        """Distinct rows whatever their group and selection."""
+        first, place = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
+        weight = np.bincount(place, self.weight).astype(np.float64)
+        return type(self)(self.x[first], weight, recurring=self.is_recurring[first])
 
     def sha256(self) -> str:
         """A checksum of rows, weights, groups and selection."""
@@ -69,6 +100,11 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
 
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
     on the order of the rows. Rows of weight zero, and rows in which every cell is missing, are left out.
+
+    A row is recurring if it is given eight times or more, counted in rows of median weight; with groups, if three
+    groups or more have it. Whole-number weights are counts of rows; a factor common to 15 rows or more is left out, as
+    a table given twice says no more than once. Other weights are scaled so that they add up to the number of equally
+    weighted rows that are worth as much, ``sum(w)^2 / sum(w^2)`` (Kish 1965, Survey Sampling).
     """
     kept = (weight > 0) & ~np.isnan(x).all(axis=1)
     x, weight = x[kept], weight[kept]
@@ -76,16 +112,34 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
     key = [content, *(part for part in (group, chosen) if part is not None)]
-    keyed = np.ascontiguousarray(np.column_stack(key)).view(np.uint64)
+    counts = weight / weight.min(initial=np.inf)
+    whole = bool((np.abs(counts - np.round(counts)) <= 1e-9 * counts).all() and (counts < 2**31).all())
+    counts = np.round(counts) if whole else weight * (weight.sum() / np.square(weight).sum())
+    first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
+    merged = np.bincount(place, weights=counts).astype(np.float64)
+    factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _FEWEST else 1.0
+    usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
+    rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
+    of_content, content_of = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
+    if rows.group is None:
+        often = np.bincount(content_of, weights=merged) >= _RECURRING_ROWS * usual * (1 - 1e-9)
+    else:
+        pairs = np.unique(np.column_stack([content_of, rows.group]), axis=0)
+        often = np.bincount(pairs[:, 0], minlength=len(of_content)) >= _RECURRING_GROUPS
+    return replace(rows, recurring=often[content_of]) if often.any() else rows
+
+
+def _equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The index of the first of each set of equal rows, ordered by content, and the place of each row among them."""
     fingerprint = _fingerprint(keyed)
     order = np.argsort(fingerprint, kind="stable")
     keyed, fingerprint = keyed[order], fingerprint[order]
     new = np.empty(len(order), dtype=bool)
     new[:1] = True
     new[1:] = (fingerprint[1:] != fingerprint[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
-    first = order[new]
-    merged = np.bincount(np.cumsum(new) - 1, weights=weight[order]).astype(np.float64)
-    return replace(Rows(content, weight, group, chosen).take(first), weight=merged)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.cumsum(new) - 1
+    return order[new], place
 
 
 def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -103,36 +157,77 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
     """Split rows into those that are learned, those that stop training, and those that set the threshold.
 
     The last two are half of the share ``fraction`` each, or None where there are too few rows (or groups). Whole groups
-    are held out: neighbouring windows of a recording overlap. Selected rows are learned.
+    are held out: neighbouring windows of a recording overlap. Selected rows are learned. Recurring rows are learned,
+    and set the threshold too, with the share of their weight (or the groups) that is held out of the others.
     """
-    group, reference = np.arange(len(rows)) if rows.group is None else rows.group, rows.is_reference
-    names = rng.permutation(np.unique(group[reference]))
+    block, may = _blocks(rows), rows.may_be_held_out
+    names = rng.permutation(np.unique(block[may]))
     per_part = round(fraction / 2 * len(names))
     if rows.group is not None and fraction > 0:
         per_part = max(per_part, 1)
     if per_part == 0 or len(names) < 2 * per_part + 1:
         return rows, None, None
-    stopping = reference & np.isin(group, names[:per_part])
-    calibration = reference & np.isin(group, names[per_part : 2 * per_part])
+    stopping = may & np.isin(block, names[:per_part])
+    calibration = may & np.isin(block, names[per_part : 2 * per_part])
     if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
         return rows, None, None
-    return rows.take(~(stopping | calibration)), rows.take(stopping), rows.take(calibration)
+    again = rows.is_reference & rows.is_recurring
+    weight = rows.weight
+    if rows.group is None:
+        weight = np.where(again, weight * per_part / len(names), weight)
+    else:
+        again &= np.isin(rows.group, rows.group[calibration])
+    return (
+        rows.take(~(stopping | calibration)),
+        rows.take(stopping),
+        replace(rows, weight=weight).take(calibration | again),
+    )
 
 
 def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
-    """Fold of each row, 0, 1 or 2, for fewer than 5,000 rows or 10 groups; -1 for a selected row, which is in none.
+    """Fold of each row, 0, 1 or 2, for fewer than 5,000 rows or 10 groups; -1 for a row that is in none.
 
-    None where one split is enough, or where there are too few rows for folds.
+    Selected and recurring rows are in none: all networks learn them. The folds have similar numbers of rows. None where
+    one split is enough, or where there are too few rows for folds.
     """
-    reference = rows.is_reference
-    group = np.arange(len(rows)) if rows.group is None else rows.group
-    names, place = np.unique(group[reference], return_inverse=True)
-    few = len(names) < _FEW_GROUPS if rows.group is not None else len(place) < _FEW_ROWS
-    if not few or len(names) < 2 or len(place) < _FOLDS * _MIN_HELD_OUT:
+    may = rows.may_be_held_out
+    names, place = np.unique(_blocks(rows)[may], return_inverse=True)
+    few = len(place) < _FEW_ROWS or (rows.group is not None and len(np.unique(rows.group[may])) < _FEW_GROUPS)
+    enough = len(place) >= _FEWEST or rows.is_recurring.any()
+    if not few or len(names) < 2 or not enough:
         return None
+    folds = min(_FOLDS, len(names))
+    dealt = rng.permutation(np.arange(len(names)) % folds)
+    size = np.bincount(place)
+    if (size != size[0]).any():  # the largest first, each to the smallest fold
+        filled = np.zeros(folds, dtype=np.int64)
+        for name in np.lexsort((dealt, -size)):
+            dealt[name] = filled.argmin()
+            filled[dealt[name]] += size[name]
     fold = np.full(len(rows), -1, dtype=np.int64)
-    fold[reference] = rng.permutation(np.arange(len(names)) % min(_FOLDS, len(names)))[place]
+    fold[may] = dealt[place]
     return fold
+
+
+def _blocks(rows: Rows) -> NDArray[np.int64]:
+    """Rows with one number are held out together, shape ``(n,)``: a group, or a row without one.
+
+    A group with most of the rows is divided into its rows, with a warning: without it, there is nothing to learn from.
+    """
+    own = np.arange(len(rows))
+    if rows.group is None:
+        return own
+    size = np.bincount(rows.group[rows.may_be_held_out], minlength=rows.group.max() + 1)
+    largest = int(size.argmax())
+    if size[largest] <= _DOMINATING * size.sum() or (size > 0).sum() < 2:
+        return rows.group
+    warnings.warn(
+        f"One of {len(size)} groups has {size[largest]:,} of the {size.sum():,} distinct rows, too many to train "
+        "without it. Its rows are divided at random, so the threshold says little about rows of a new group. Record "
+        "more groups, or shorten this one.",
+        stacklevel=6,
+    )
+    return np.where(rows.group == largest, len(size) + own, rows.group)
 
 
 @dataclass(frozen=True)
@@ -150,6 +245,7 @@ class TrainingData:
     def describe(self) -> dict[str, Any]:
         """Numbers of rows and their checksums, as in ``training_``."""
         described: dict[str, Any] = {"rows": len(self.x), "sha256": self.rows.sha256()}
+        described["complete"] = np.flatnonzero(~np.isnan(self.x).any(axis=0)).tolist()  # columns without missing cells
         if self.outliers is not None:
             known = distinct_rows(self.outliers, np.ones(len(self.outliers)))
             described |= {"outliers": len(self.outliers), "outliers_sha256": known.sha256()}
@@ -195,7 +291,21 @@ def read_rows(detector: Any, X: Any) -> Floats:
             "of the row that the model expects. Leave them out.",
             stacklevel=5,
         )
+    if np.isnan(x.sum()):
+        warn_of_new_gaps(x, detector.training_.get("complete", ()), getattr(X, "columns", None), stacklevel=5)
     return x
+
+
+def warn_of_new_gaps(x: Floats, complete: Sequence[int], columns: Any, stacklevel: int) -> None:
+    """Name the columns with missing cells that had none in training: nothing is known of the scores of such rows."""
+    gaps = np.isnan(x[:, list(complete)])
+    if gaps.any():
+        names = ", ".join(_name(columns, complete[i]) for i in np.flatnonzero(gaps.any(axis=0))[:5])
+        warnings.warn(
+            f"{gaps.any(axis=1).sum()} of {len(x)} rows have missing cells in columns that had none in training, such "
+            f"as {names}. Their p-values and flags are not calibrated. Fit with such rows, or leave them out.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _validated(detector: Any, X: Any, categories: Categories, reset: bool = False) -> Floats:
@@ -261,6 +371,18 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise ValueError(
             f"Got no value at all in {listed}{more}, expected at least one to learn from. Leave out such columns."
+        )
+
+
+def warn_of_few_groups(rows: Rows, groups: float) -> None:
+    """Say what can be guaranteed for new groups, if it is less than the threshold's share of false alarms."""
+    least = 1 / (1 + groups)
+    if rows.group is not None and least > AUTO_FALSE_ALARMS * (1 + 1e-9):
+        warnings.warn(
+            f"{groups:.0f} groups can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in "
+            f"new groups are not guaranteed: the threshold is the highest score of a held-out row. The guarantee takes "
+            f"{math.ceil(1 / AUTO_FALSE_ALARMS) - 1} groups.",
+            stacklevel=4,
         )
 
 

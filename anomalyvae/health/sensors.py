@@ -7,6 +7,7 @@ with a bad sensor is scored again without that sensor's cells, to separate bad s
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -143,7 +144,7 @@ class Sensors:
         score = np.full(len(windows), np.nan)
         if some.any():
             median, step = self._scale(np.zeros(hidden.shape[1], dtype=bool))
-            found = np.asarray(self._model.anomaly_score(rows[some]))
+            found = self._scored(rows[some])
             medians, steps = np.array([self._scale(pattern) for pattern in hidden[some]]).T
             score[some] = median + (found - medians) * (step / steps)
         return score
@@ -192,6 +193,12 @@ class Sensors:
             score[chosen] = self.score_without(part_of(windows, chosen), hidden[chosen])
         return score
 
+    def _scored(self, rows: pd.DataFrame) -> Floats:
+        """Scores of rows in which cells are hidden on purpose, of which the model would warn."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return np.asarray(self._model.anomaly_score(rows))
+
     def _scale(self, pattern: Flags) -> tuple[float, float]:
         """Of training rows without some signals: the median score, and the distance to its 95th percentile."""
         key = pattern.tobytes()
@@ -199,7 +206,7 @@ class Sensors:
             learned = rows_like_training(self._model)
             parts = learned.to_numpy().reshape(len(learned), *self.recipe.input_shape)
             shown = np.where(pattern[:, None], np.nan, parts).reshape(len(learned), -1)
-            score = np.asarray(self._model.anomaly_score(pd.DataFrame(shown, columns=learned.columns)))
+            score = self._scored(pd.DataFrame(shown, columns=learned.columns))
             low, high = np.quantile(score, _LEVELS)
             self._scales[key] = float(low), float(max(high - low, 1e-12))
         return self._scales[key]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 NEIGHBOURS = 5  # whose mean distance is the score, after the nearest
 _SPACING_FLOOR = 0.1  # of the median spacing: near copies must not make the rows around them anomalous
+_MOST_COPIED = 256  # rows; more would make scoring slow
 _TINY = 1e-9  # spacing of rows that are all equal
 
 
@@ -35,18 +36,25 @@ class Memory(nn.Module):
         self.register_buffer("keys", keys)
 
     @classmethod
-    def of(cls, u: Tensor, count: Tensor | None = None) -> Self:
+    def of(cls, u: Tensor, count: Tensor | None = None, recurring: Tensor | None = None) -> Self:
         """Store rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
 
         With c times as many rows, distances and spacing shrink by the factor ``c ** (-1 / dimension)``, and the score
-        by its square root.
+        by its square root. The copies of a ``recurring`` row, a mask of shape ``(m,)``, do not fill space like this:
+        all its neighbours are at its place. It is stored six times, so that a row equal to it scores 0.
         """
+        again = torch.zeros(len(u), dtype=torch.bool, device=u.device) if recurring is None else recurring
+        if count is not None and again.sum() > _MOST_COPIED:
+            again = again & (count >= count[again].topk(_MOST_COPIED).values[-1])
+        if count is not None and again.any():
+            count = torch.where(again, count[~again].mean() if not again.all() else count.mean(), count)
         squared = squared_distances(u, u)
         spacing = _mean_distance(squared)
         weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + _TINY)
         if count is not None and bool((count != count[0]).any()):
             weight = weight * (count / count.mean()).to(u) ** (-1 / dimension(squared))
-        return cls(torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]]))
+        keys = torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]])
+        return cls(keys.repeat_interleave(1 + NEIGHBOURS * again.long(), dim=1))
 
     @property
     def rows(self) -> Tensor:

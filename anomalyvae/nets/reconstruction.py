@@ -134,23 +134,28 @@ class Reconstruction(nn.Module):
         generator: torch.Generator,
         outliers: Tensor | None = None,
         weight: Tensor | None = None,
+        recurring: Tensor | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
 
-        More rows are sampled by ``weight``. Each counts as many rows as its weight says. Rows similar to known
-        ``outliers`` are left out.
+        More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
+        as often as a score has neighbours. Rows similar to known ``outliers`` are left out.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         weight = torch.ones(len(s)) if weight is None else weight
-        chosen, count = (part.to(s.device) for part in sample_by_weight(weight, round(size / kept), generator))
+        again = torch.zeros(len(s), dtype=torch.bool) if recurring is None else recurring
+        chosen, count = sample_by_weight(weight, round(size / kept), generator)
+        again, chosen, count = (part.to(s.device) for part in (again[chosen], chosen, count))
         u = self.memory_features(s[chosen])
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
-            u, count = (u[unlike], count[unlike]) if unlike.sum() > 1 else (u, count)
+            u, count, again = (u[unlike], count[unlike], again[unlike]) if unlike.sum() > 1 else (u, count, again)
         if self.trimming:
-            kept_rows = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
-            u, count = u[kept_rows], count[kept_rows]
-        self.memorised = Memory.of(u, count)
+            dense = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
+            stored = again.clone()
+            stored[dense] = True
+            u, count, again = u[stored], count[stored], again[stored]
+        self.memorised = Memory.of(u, count, again)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:

@@ -54,5 +54,6 @@ def test_folds_are_of_one_size_and_keep_groups_whole():
     grouped = distinct_rows(x, np.ones(900), np.arange(900) // 150)
     fold = cross_folds(grouped, np.random.RandomState(0))
     assert all(len(set(fold[grouped.group == group])) == 1 for group in range(6))
-    assert cross_folds(distinct_rows(x, np.ones(900), np.arange(900) % 10), np.random.RandomState(0)) is None
+    many = np.random.default_rng(0).normal(size=(6000, 2))
+    assert cross_folds(distinct_rows(many, np.ones(6000), np.arange(6000) % 10), np.random.RandomState(0)) is None
     assert cross_folds(rows.take(np.arange(9)), np.random.RandomState(0)) is None

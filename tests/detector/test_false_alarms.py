@@ -1,0 +1,66 @@
+"""The threshold keeps its promise of 5 % false alarms for repeated, weighted and grouped rows; ``make
+bench-false-alarms`` measures more cases, with networks trained to the end.
+"""
+
+import numpy as np
+import pytest
+from false_alarms import grouped, interval, repeated, weighted
+
+from anomalyvae import VAEOutlierDetector
+
+
+def quick(criterion="memory", seed=0):
+    return VAEOutlierDetector(random_state=seed, max_epochs=15, criterion=criterion)
+
+
+@pytest.mark.parametrize("criterion", ["memory", "elbo"])
+@pytest.mark.parametrize(("n", "share"), [(200, 0.0), (300, 0.5), (600, 0.9)])
+def test_repeats_keep_the_promise(n, share, criterion):
+    rates = []
+    for seed in range(4):
+        case = repeated(n, share)(seed)
+        rates.append((quick(criterion, seed).fit(case.rows).predict(case.new) < 0).mean())
+    assert np.mean(rates) < interval(n, 4)[1]
+    assert np.mean(rates) > 0.005  # recall is not given away
+
+
+def test_a_row_that_recurs_is_never_the_most_anomalous():
+    case = repeated(600, 0.9)(0)
+    detector = quick().fit(case.rows)
+    values, counts = np.unique(case.rows, axis=0, return_counts=True)
+    idle = values[counts.argmax()][None]
+    assert detector.anomaly_score(idle)[0] <= np.quantile(detector.anomaly_score(case.new), 0.5)
+    assert detector.p_values(idle)[0] > 0.9
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_a_constant_weight_changes_nothing(factor):
+    case = weighted(60, lambda n, rng: np.full(n, factor))(0)
+    plain, constant = quick().fit(case.rows), quick().fit(case.rows, **case.more)
+    np.testing.assert_array_equal(plain.p_values(case.new), constant.p_values(case.new))
+    assert plain.offset_ == constant.offset_
+
+
+def test_uneven_weights_do_not_claim_more_evidence_than_there_is():
+    case = weighted(200, lambda n, rng: rng.lognormal(size=n))(0)
+    detector = quick().fit(case.rows, **case.more)
+    assert detector.calibration_.evidence == pytest.approx(case.evidence, rel=0.01)
+
+
+def test_a_dominating_group_does_not_leave_a_network_without_rows():
+    case = grouped(lambda rng: np.array([399, 1]))(0)
+    with (
+        pytest.warns(UserWarning, match="One of 2 groups has 399 of the 400 distinct rows"),
+        pytest.warns(UserWarning, match=r"2 groups can show no p-value below 0\.33.*takes 19 groups"),
+    ):
+        detector = quick().fit(case.rows, **case.more)
+    assert -detector.offset_ < 100 * np.median(detector.anomaly_score(case.new))
+
+
+def test_missing_cells_in_a_column_that_had_none_are_named():
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[0, 2] = np.nan
+    detector = quick().fit(x)
+    gaps = np.array([[np.nan, 0, 0], [0, 0, np.nan], [0, 0, 0]])
+    with pytest.warns(UserWarning, match=r"1 of 3 rows have missing cells .* such as column 0\. .* not calibrated"):
+        detector.predict(gaps)
