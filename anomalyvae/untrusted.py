@@ -60,17 +60,17 @@ def from_spreadsheet(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
-def read_json(text: str | bytes) -> Any:
+def read_json(text: str | bytes, longest: int = _LONGEST) -> Any:
     """Read JSON that means one thing only.
 
     Raises
     ------
     ValueError
-        For text that is not UTF-8 or not JSON, above 64 MB or nested too deeply; for a key that occurs twice, and for
-        numbers that are not finite.
+        For text that is not UTF-8 or not JSON, longer than ``longest`` bytes (64 MB), or nested too deeply; for a key
+        that occurs twice, and for numbers that are not finite.
     """
-    if len(text) > _LONGEST:
-        raise ValueError(f"{len(text):,} bytes of JSON, expected at most {_LONGEST:,}")
+    if len(text) > longest:
+        raise ValueError(f"{len(text):,} bytes of JSON, expected at most {longest:,}")
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         return json.loads(decoded, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from anomalyvae.audit.auditing import Audit
+from anomalyvae.untrusted import printable
 
 _SHOWN = 10  # rows of a table
 _DIFFERENCE = ["column", "direction", "difference"]
@@ -52,19 +53,23 @@ def as_markdown(found: Audit) -> str:
     """For a README or a merge request."""
     blocks = ["# Bias audit"]
     for part in findings(found):
-        blocks += [f"## {part.title}", part.text]
+        blocks += [f"## {part.title}", _no_markup(part.text)]
         if len(part.table):
             lines = [part.table.columns, ["---"] * part.table.shape[1], *_cells(part).to_numpy()]
-            cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+            cells = ([_no_markup(str(cell)).replace("|", "\\|") for cell in line] for line in lines)
             blocks.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
     return "\n\n".join(blocks) + "\n"
+
+
+def _no_markup(text: str) -> str:
+    return printable(text.replace("\n", " ")).replace("<", "&lt;")
 
 
 def as_html(found: Audit) -> str:
     """For a browser: one page without scripts or external files; cells are escaped."""
     body = []
     for part in findings(found):
-        body += [f"<h2>{escape(part.title)}</h2>", f"<p>{escape(part.text)}</p>"]
+        body += [f"<h2>{escape(part.title)}</h2>", f"<p>{escape(printable(part.text))}</p>"]
         if len(part.table):
             body.append(_cells(part).to_html(index=False, border=0))
     return _PAGE.format(body="\n".join(body))
@@ -128,10 +133,10 @@ def _searched(found: Audit) -> str:
 
 
 def _cells(part: Finding) -> pd.DataFrame:
-    return part.table.map(_figure)
+    return part.table.map(_figure).rename(columns=printable)
 
 
 def _figure(value: Any) -> str:
     if not isinstance(value, float):
-        return str(value)
+        return printable(str(value))
     return "" if pd.isna(value) else f"{value:.3f}"

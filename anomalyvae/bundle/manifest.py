@@ -23,9 +23,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.card import read_card, sha256_of
+from anomalyvae.folders import read_whole, replacing_file
 from anomalyvae.metrics import check_matches, event_spans, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
+from anomalyvae.untrusted import read_json
 
 MANIFEST = "manifest.json"
 ROLES = {"new_normal": "normal", "fault": "fault", "noise": "excluded"}
@@ -245,7 +247,8 @@ def _refuse_changed(path: Path, expected: str) -> None:
 def write_manifest(manifest: pd.DataFrame, file: Paths) -> str:
     """Write a manifest as JSON; returns the sha256 of the file."""
     text = json.dumps({"format": _FORMAT, "intervals": manifest.to_dict("records")}, indent=1, allow_nan=False) + "\n"
-    Path(file).write_text(text, encoding="utf-8")
+    with replacing_file(Path(file)) as fresh:
+        fresh.write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -259,20 +262,30 @@ def read_manifest(path: Paths) -> pd.DataFrame:
     ValueError
         If it is damaged, or does not belong to the bundle.
     """
-    folder = Path(path) if Path(path).is_dir() else None
-    file = Path(path) if folder is None else folder / MANIFEST
+    return read_whole(Path(path), _read_manifest)
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    folder = path if path.is_dir() else None
+    file = path if folder is None else folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
             f"{path} has no {MANIFEST}, which lists the recordings that a model learned. Fit the model again from "
             "recordings, or pass the recordings that it learned (--learned)."
         )
-    if folder is not None and read_card(folder)["training"].get("manifest") != sha256_of(file):
+    data = file.read_bytes()
+    if folder is not None and read_card(folder)["training"].get("manifest") != hashlib.sha256(data).hexdigest():
         raise ValueError(f"{file} is not the manifest that the card describes. Save the model again.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(data)
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
         table = _in_form(pd.DataFrame(content["intervals"], columns=list(COLUMNS)))
+        unknown = sorted(set(table["role"]) - {*ROLES.values()})
+        if unknown:
+            raise ValueError(f"the role {unknown[0]!r}, expected one of {', '.join(sorted({*ROLES.values()}))}")
+        if not (table["start_s"] <= table["end_s"]).all():
+            raise ValueError("an interval that ends before it starts")
         return table.assign(verdict=table["verdict"].replace("novel", "new_normal"))  # its old name
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is not a manifest ({error}). Write it again.") from error

@@ -13,9 +13,11 @@ from anomalyvae.cli.console import (
     read_tables,
     reading_arguments,
     reading_options,
+    say,
     steps_shown,
     writer,
 )
+from anomalyvae.folders import replacing_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +68,8 @@ def compare(args: argparse.Namespace) -> int:
     if write is not None:
         write(found.reset_index())
     if not args.quiet:
-        print(_comparison_text(found))
-        print(f"\n{found.attrs['protocol']}")
+        say(_comparison_text(found))
+        say(f"\n{found.attrs['protocol']}")
     return DONE
 
 
@@ -122,7 +124,7 @@ def audit(args: argparse.Namespace) -> int:
     if not args.quiet:
         from anomalyvae.audit import as_text
 
-        print(as_text(found))
+        say(as_text(found))
     return DONE
 
 
@@ -173,9 +175,14 @@ def _write_audit(found: "Audit", out: Path) -> None:
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(as_html(found) if out.suffix == ".html" else as_markdown(found), encoding="utf-8")
+        _write_text(as_html(found) if out.suffix == ".html" else as_markdown(found), out)
         return
     out.mkdir(parents=True, exist_ok=True)
     for name, table in found.tables().items():
         writer(str(out / f"{name}.csv"))(table)
-    (out / "report.md").write_text(as_markdown(found), encoding="utf-8")
+    _write_text(as_markdown(found), out / "report.md")
+
+
+def _write_text(text: str, file: Path) -> None:
+    with replacing_file(file) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.folders import replacing_file
 from anomalyvae.options import ReadOptions
+from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +164,7 @@ def _progress_shown(quiet: bool, every_s: float) -> Iterator[Callable[[float, st
         columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("loading", total=None)
-            yield lambda share, text: bar.update(task, completed=share, total=1, description=text)
+            yield lambda share, text: bar.update(task, completed=share, total=1, description=printable(text))
 
 
 def _pace(p: "BatchProgress") -> str:
@@ -174,8 +176,13 @@ def _pace(p: "BatchProgress") -> str:
 # --- messages -------------------------------------------------------------------------------------------
 
 
+def say(text: object, flush: bool = False) -> None:
+    """Print a result. Names from files cannot control the terminal."""
+    print(printable(str(text), lines=True), flush=flush)
+
+
 def tell(text: str) -> None:
-    print(f"anomalyvae: {text}", file=sys.stderr)
+    print(f"anomalyvae: {printable(text)}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
@@ -247,9 +254,18 @@ def read_tables(
     return table if columns is not None else useful_columns(table, keep)
 
 
+def _write_csv(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table that opens in a spreadsheet; no text from a file becomes a formula there."""
+    safe = table.rename(columns=spreadsheet_text)
+    for place, dtype in enumerate(table.dtypes):
+        if dtype.kind not in "fiub":
+            safe.isetitem(place, table.iloc[:, place].map(spreadsheet_text, na_action="ignore").array)
+    safe.to_csv(path, index=False, errors="backslashreplace")
+
+
 WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {
     ".parquet": lambda table, path: table.to_parquet(path, index=False),
-    ".csv": lambda table, path: table.to_csv(path, index=False),
+    ".csv": _write_csv,
 }
 
 
@@ -258,13 +274,11 @@ def writer(out: str) -> "Callable[[pd.DataFrame], None]":
     path = Path(out)
     if path.suffix not in WRITERS:
         raise ValueError(f"{path} is not a {' or '.join(WRITERS)} file. Rename it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: its folder does not exist. Create the folder.")
 
     def write(table: "pd.DataFrame") -> None:
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing_file(path) as fresh:
             WRITERS[path.suffix](table, fresh)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
 
     return write

@@ -18,6 +18,7 @@ from anomalyvae.cli.console import (
     read_tables,
     reading_arguments,
     reading_options,
+    say,
     steps_shown,
 )
 
@@ -105,11 +106,11 @@ def _fit_and_save(
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
-        print(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
+        say(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
     if run is not None:
         source = os.path.commonpath([os.path.abspath(file) for file in args.files])
         if run.log(args.model, source=source) and not args.quiet:
-            print(f"Tracked: {run.url}")
+            say(f"Tracked: {run.url}")
     return DONE
 
 
@@ -134,7 +135,7 @@ def track(args: argparse.Namespace) -> int:
         args.folder, experiment=args.experiment, run_name=args.run_name, uri=args.uri, registered_model=args.register,
         source=args.source,
     )  # fmt: skip
-    print(f"Tracked: {where}")
+    say(f"Tracked: {where}")
     return DONE
 
 
@@ -163,8 +164,8 @@ def export(args: argparse.Namespace) -> int:
 
         metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
         parity = metadata["parity"]
-        print(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
-        print(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
+        say(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
+        say(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
     return DONE
 
 
@@ -192,9 +193,9 @@ def run(args: argparse.Namespace) -> int:
             quiet_mlflow()
         result = run_job(job, progress)
     if not args.quiet:
-        print(_summary(result))
-        print(f"\nReport     {Path(job.output.folder) / 'report.html'}")
-        print(f"Wall time  {time.monotonic() - began:.0f} s")
+        say(_summary(result))
+        say(f"\nReport     {Path(job.output.folder) / 'report.html'}")
+        say(f"Wall time  {time.monotonic() - began:.0f} s")
     return DONE
 
 
@@ -228,10 +229,10 @@ def data(args: argparse.Namespace) -> int:
     from anomalyvae.datasets import get_dataset, list_datasets
 
     if args.action == "get":
-        print(get_dataset(args.name))
+        say(get_dataset(args.name))
         return DONE
     for dataset in list_datasets():
         size = f"{dataset.size_mb:g} MB to download" if dataset.size_mb else "nothing to download"
         state = f"prepared in {dataset.folder}" if dataset.prepared else f"not prepared; {size}"
-        print(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
+        say(f"{dataset.name}\n  {dataset.what}\n  licence: {dataset.licence}\n  {state}\n")
     return DONE

@@ -15,6 +15,7 @@ from anomalyvae.cli.console import (
     quiet_mlflow,
     reading_arguments,
     reading_options,
+    say,
     setting,
     tell,
 )
@@ -73,7 +74,7 @@ def flag(args: argparse.Namespace) -> int:
                 **reading_options(args), alarms=args.alarms,
             )  # fmt: skip
             if not args.quiet:
-                print(in_words(flagged))
+                say(in_words(flagged))
         if args.export is not None:
             export(queue, args.export, model, args.source, **reading_options(args))
     return DONE
@@ -87,7 +88,7 @@ def _load(queue: "Queue", args: argparse.Namespace) -> None:
 
     loaded = read_label_studio(args.load, queue, {name: str(value) for name, value in args.reviewer})
     if not args.quiet:
-        print(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} already in the queue")
+        say(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} already in the queue")
     for reason, events in loaded.left_out.items():
         some = ", ".join(events[:_NAMED]) + (", …" if len(events) > _NAMED else "")
         tell(one_line(f"left out {len(events):,}: {reason} (on {some})"))
@@ -111,7 +112,7 @@ def review(args: argparse.Namespace) -> int:
         serve(
             args.queue, model, source=args.source, scores=args.scores, **reading_options(args), host=args.host,
             port=args.port, reviewer=args.reviewer or os.environ.get("USER", ""),
-            ready=lambda address: print(f"Review at {address}\nCtrl+C closes it.", flush=True),
+            ready=lambda address: say(f"Review at {address}\nCtrl+C closes it.", flush=True),
         )  # fmt: skip
     return DONE
 
@@ -136,9 +137,9 @@ def retrain(args: argparse.Namespace) -> int:
     with local_model(args.champion) as champion:
         made = retrain(events, champion, args.out, learned=args.learned, source=args.source, **reading_options(args))
     if not args.quiet:
-        print("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
+        say("Verdicts: " + (", ".join(f"{count} {verdict}" for verdict, count in made.verdicts.items()) or "none"))
         against = f", against {made.faults:,} of faults" if made.faults else ""
-        print(f"Learned {made.normal:,} windows{against}: model {made.model_id} in {args.out}")
+        say(f"Learned {made.normal:,} windows{against}: model {made.model_id} in {args.out}")
     return DONE
 
 
@@ -193,7 +194,7 @@ def promote(args: argparse.Namespace) -> int:
 
         if not record_champion(args.champion, name):
             return FAILED
-        print(f"The champion of {name} is the model in {args.champion}.")
+        say(f"The champion of {name} is the model in {args.champion}.")
         return DONE
     if args.challenger is None or args.queue is None:
         raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
@@ -210,7 +211,7 @@ def promote(args: argparse.Namespace) -> int:
             challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
             source=args.source, **reading_options(args), confirmed=confirmed, refits=args.refits,
         )  # fmt: skip
-        print(decision)
+        say(decision)
         registry_updated = promotion.promote(
             challenger, champion, decision, holdout, dry_run=args.dry_run, register=name,
             again="" if registered is None else "Run the same command again later.",
@@ -224,9 +225,9 @@ def _roll_back(champion: str, registered: str | None, name: str | None) -> int:
     if registered is not None:
         from anomalyvae.tracking.registry import roll_back
 
-        print(f"Rolled back to version {roll_back(registered)} of {registered}.")
+        say(f"Rolled back to version {roll_back(registered)} of {registered}.")
         return DONE
     from anomalyvae.review import promotion
 
-    print(f"Rolled back to {promotion.roll_back(champion, register=name)}: {champion}")
+    say(f"Rolled back to {promotion.roll_back(champion, register=name)}: {champion}")
     return DONE

@@ -20,10 +20,12 @@ from anomalyvae.cli.console import (
     option,
     reading_arguments,
     reading_options,
+    say,
     setting,
     tell,
     writer,
 )
+from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,7 @@ def _score_files(args: argparse.Namespace) -> int:
         kept = f", {summary['kept']:,} kept from before" if summary["kept"] else ""
         failed = f", {summary['failed']:,} failed" if summary["failed"] else ""
         files = "file" if summary["scored"] == 1 else "files"
-        print(
+        say(
             f"{summary['scored']:,} {files} scored{kept}{failed}, at {summary['rows_per_s']:,} rows/s\n"
             f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
         )
@@ -123,7 +125,7 @@ def _score_table(args: argparse.Namespace) -> int:
     write(table)
     if not args.quiet:
         what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
-        print(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
+        say(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
     return DONE
 
 
@@ -187,13 +189,14 @@ def _print_csv(scores: "Iterator[WindowScore]") -> None:
     sys.stdout.flush()
     for score in scores:
         signals = [f"{name} {share:.0%}" for name, share in list(score.signals.items())[:_SIGNALS]]
-        lines.writerow([*score[:-1], "; ".join(signals)])
+        cells = (*score[:-1], "; ".join(signals))
+        lines.writerow([spreadsheet_text(printable(cell) if isinstance(cell, str) else cell) for cell in cells])
         sys.stdout.flush()
 
 
 def _print_json(scores: "Iterator[WindowScore]") -> None:
     for score in scores:
-        print(json.dumps(score._asdict()), flush=True)
+        say(json.dumps(score._asdict()), flush=True)
 
 
 # --- health ---------------------------------------------------------------------------------------------
@@ -247,7 +250,7 @@ def health(args: argparse.Namespace) -> int:
     if write is not None:
         write(table)
     if not args.quiet:
-        print(_health_text(table, len(files) - failed))
+        say(_health_text(table, len(files) - failed))
     return SOME_FAILED if failed else DONE
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.metrics import event_spans, touches
 from anomalyvae.review.reasons import WindowView
+from anomalyvae.untrusted import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,6 +177,7 @@ def _broken(
 
 
 def _short(name: str, longest: int = 32) -> str:
+    name = printable(name)  # other characters would spoil the SVG
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 

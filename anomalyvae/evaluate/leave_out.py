@@ -140,7 +140,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         flags.to_parquet(fresh / "flags.parquet", index=False)
         text = json.dumps(result, indent=2, allow_nan=False)
         (fresh / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (fresh / "report.html").write_text(page, encoding="utf-8")
+        (fresh / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     progress(steps, steps, f"wrote {folder}")
     return result
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from anomalyvae.evaluate.charts import clock, timeline, window
 from anomalyvae.review.reasons import WindowView
+from anomalyvae.untrusted import printable
 
 OURS = "anomalyvae"
 HEADLINES = {"auroc": "AUROC", "average_precision": "average precision", "event_recall": "event recall"}
@@ -67,7 +68,13 @@ def render_report(
     need_extra()
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value, lines=True) if type(value) is str else value,
+    )
     environment.filters |= {
         "figure": _figure,
         "clock": clock,

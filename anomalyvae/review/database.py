@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.folders import replacing_file
+from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
 
 try:
     import sqlalchemy as sa
@@ -55,6 +57,7 @@ LOG = sa.Table(
     sa.Column("takes_back", sa.String(32)),
     sqlite_autoincrement=True,
 )
+_NAMES = ("model_id", "source", "file", "recording")
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
 LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
 
@@ -74,7 +77,7 @@ _COLUMNS = (*EVENT_COLUMNS, "verdict", "note", "reviewer", "reviewed_at", "histo
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _COLUMNS])
 _TEXTS = [name for name in _COLUMNS if name not in _TYPES]
 _LISTS = [name for name in _COLUMNS if pa.types.is_nested(_SCHEMA.field(name).type)]
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # text that begins like this gets an apostrophe in front
+_VERSION = 1  # of the tables; it rises when an earlier version of the package can no longer use them
 
 
 def open_engine(url: str, create: bool) -> sa.Engine:
@@ -89,6 +92,7 @@ def open_engine(url: str, create: bool) -> sa.Engine:
         if backend == "postgresql":
             engine = sa.create_engine(where, pool_pre_ping=True)  # the server may have restarted since the last call
             sa.event.listen(engine, "begin", _begin_postgresql)
+            sa.event.listen(engine, "handle_error", _say_postgresql)
             return engine
         if backend != "sqlite":
             raise ValueError(backend)
@@ -111,7 +115,48 @@ def open_engine(url: str, create: bool) -> sa.Engine:
     engine = sa.create_engine(where, connect_args={"timeout": _TIMEOUT_S})
     sa.event.listen(engine, "connect", _connect_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
+    sa.event.listen(engine, "handle_error", _say_sqlite)
     return engine
+
+
+def _say_postgresql(context: sa.engine.ExceptionContext) -> None:
+    """Say an error of a database server in our words."""
+    error = context.original_exception
+    where = context.engine.url.render_as_string(hide_password=True) if context.engine is not None else "the database"
+    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        raise ConnectionError(
+            f"The database {where} does not answer ({' '.join(str(error).split())}). Check the address, and that the "
+            "server runs."
+        ) from None
+
+
+def _say_sqlite(context: sa.engine.ExceptionContext) -> None:
+    """Say an error of SQLite in our words."""
+    text = str(context.original_exception)
+    file = context.engine.url.database if context.engine is not None else "the review queue"
+    for part, kind, what in _SQLITE:
+        if part in text:
+            raise kind(what.format(file=file)) from None
+    if isinstance(context.sqlalchemy_exception, sa.exc.DatabaseError):
+        raise OSError(f"The review queue {file} cannot be used ({text}). Check the file and its folder.") from None
+
+
+_SQLITE: tuple[tuple[str, type[Exception], str], ...] = (
+    ("not a database", ValueError, "Got {file}, which is not a database, expected a review queue. Check the path."),
+    (
+        "malformed",
+        ValueError,
+        "The review queue {file} is damaged. Restore a copy, or load an export into a new queue.",
+    ),
+    ("no such column", ValueError, "Got {file}, whose tables are other ones, expected a review queue. Check the path."),
+    (
+        "locked",
+        BlockingIOError,
+        "Another process keeps the review queue {file} locked (database is locked). Try again.",
+    ),
+    ("readonly", PermissionError, "The review queue {file} is read-only. Allow writing to it and to its folder."),
+    ("is full", OSError, "The disk of the review queue {file} is full. Nothing was saved. Make room, and try again."),
+)
 
 
 def _begin_postgresql(connection: sa.Connection) -> None:
@@ -139,8 +184,30 @@ def _connect_sqlite(connection: Any, _: Any) -> None:
             time.sleep(0.01)
 
 
-def create_tables(connection: sa.Connection) -> None:
-    """Create the tables that do not exist, and bring the verdicts of an earlier version up to date."""
+def create_tables(connection: sa.Connection, create: bool) -> None:
+    """Create the tables that do not exist, and bring the verdicts of an earlier version up to date.
+
+    Raises
+    ------
+    ValueError
+        For a queue of a newer version, and for a database of another program.
+    """
+    where = connection.engine.url.database
+    there = sa.inspect(connection)
+    tables = set(there.get_table_names())
+    if connection.engine.name == "sqlite":
+        number = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        if number not in (0, _VERSION):
+            raise ValueError(f"{where} is a review queue of version {number}, expected {_VERSION}. Update anomalyvae.")
+        if tables and not create and not tables >= SCHEMA.tables.keys():
+            raise ValueError(f"Got {where}, a database of another program, expected a review queue. Check the path.")
+        connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
+    for name, table in SCHEMA.tables.items():
+        found = {column["name"] for column in there.get_columns(name)} if name in tables else set(table.columns.keys())
+        if not found >= set(table.columns.keys()):
+            raise ValueError(
+                f"Got {where}, whose table {name!r} is another one, expected a review queue. Check the path."
+            )
     SCHEMA.create_all(connection)
     for old, new in RENAMED.items():
         connection.execute(LOG.update().where(LOG.c.verdict == old).values(verdict=new))
@@ -177,15 +244,24 @@ def table_of(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFra
 
 def record_of(event: Mapping[Any, Any]) -> dict[str, Any]:
     """An event, without its id, as plain Python values; missing values become None."""
-    record: dict[str, Any] = {name: str(event[name]) for name in ("model_id", "source", "file", "recording")}
+    record: dict[str, Any] = {name: _storable_name(str(event[name])) for name in _NAMES}
     for name, dtype in _NUMBERS.items():
         record[name] = None if pd.isna(event[name]) else int(event[name]) if dtype == "int64" else float(event[name])
-    record["signals"] = [str(name) for name in event["signals"]]
+        if record[name] is None and not EVENTS.c[name].nullable:
+            raise ValueError(
+                f"Got an event of {record['recording']!r} without {name}, expected a number. Score it again."
+            )
+    record["signals"] = [_storable_name(str(name)) for name in event["signals"]]
     record["shares"] = [float(share) for share in event["shares"]]
-    record["outside"] = {str(name): float(widths) for name, widths in dict(event["outside"]).items()}
+    record["outside"] = {_storable_name(str(name)): float(widths) for name, widths in dict(event["outside"]).items()}
     record["latent"] = [float(value) for value in event["latent"]]
     record["nearest"] = None if pd.isna(event["nearest"]) else str(event["nearest"])
     return record
+
+
+def _storable_name(text: str) -> str:
+    """A name as databases accept it; names that differ stay different."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def storable(text: str) -> str:
@@ -205,29 +281,42 @@ def write_events(path: Path, rows: list[dict[str, Any]]) -> None:
             return
         table = pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object)
         table[_LISTS] = table[_LISTS].map(json.dumps)
-        table[_TEXTS] = table[_TEXTS].map(lambda text: f"'{text}" if str(text).startswith(_FORMULA) else text)
+        table[_TEXTS] = table[_TEXTS].map(spreadsheet_text)
         table.to_csv(fresh, index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Read a file that `write_events` wrote, in this version or an earlier one; ValueError for another file."""
+    parquet = _known(path).suffix.lower() == ".parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist or is not a file. Pass an exported queue.")
     try:
-        if _known(path).suffix.lower() == ".parquet":
+        if parquet:
             rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
         else:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)].astype(object)
-            table[_TEXTS] = table[_TEXTS].map(lambda text: text.removeprefix("'") or None)
+            table[_TEXTS] = table[_TEXTS].map(from_spreadsheet)
+            table["nearest"] = table["nearest"].map(lambda text: text or None)
             table[_LISTS] = table[_LISTS].map(json.loads)
             table[_DOUBLES] = table[_DOUBLES].map(lambda text: float(text) if text else None)
             rows = table.to_dict("records")
         for row in rows:
-            row["outside"] = dict(row["outside"])
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            row |= record_of(row)
+            row["history"] = [_entry_of(entry) for entry in row["history"]]
+    except (pa.ArrowException, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"Got {path}, which cannot be read ({error}), expected an exported queue.") from error
-    for row in rows:
-        for entry in row["history"]:
-            entry["verdict"] = RENAMED.get(entry["verdict"], entry["verdict"])
     return rows
+
+
+def _entry_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of an exported log, checked."""
+    found = {name: entry[name] for name in LOG_COLUMNS}
+    for name, value in found.items():
+        if not (isinstance(value, str) or (value is None and name in ("verdict", "takes_back"))):
+            raise TypeError(f"{name} of an entry is {value!r}")
+    if datetime.fromisoformat(found["at"]).utcoffset() != timedelta(0):
+        raise ValueError(f"the time {found['at']!r} of an entry is not UTC")
+    return found | {"verdict": RENAMED.get(found["verdict"], found["verdict"])}
 
 
 def _known(path: Path) -> Path:

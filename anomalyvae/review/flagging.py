@@ -1,6 +1,5 @@
 """From a folder of scores to the review queue: picks events, explains them and adds them."""
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -14,9 +13,11 @@ from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, read_log
+from anomalyvae.review.evidence import confined
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
+from anomalyvae.untrusted import printable, read_json
 
 _SPANS = ["recording", "start_s", "end_s"]
 _SCORES = ["anomaly_score", "p_value", "is_outlier"]
@@ -89,7 +90,8 @@ def flag_folder(
     reasons = Reasons(model, **options)
     summary = _summary(Path(scores), reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
-    files = {file["file"]: Path(scores, file["scores"]) for file in summary["files"] if file["error"] is None}
+    home = Path(scores).resolve()
+    files = {file["file"]: confined(home, file["scores"]) for file in summary["files"] if file["error"] is None}
     if not files:
         raise ValueError(
             f"No file in {os.fspath(scores)} has scores. See the errors in its summary.json, and score again."
@@ -159,18 +161,28 @@ def in_words(flagged: Flagged) -> str:
         lines.append(
             f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*cause, *top, *far, *like])}"
         )
-    # The name of a file or signal must not contain control sequences of the terminal.
-    return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
+    return "\n".join(map(printable, lines))
 
 
 def _summary(folder: Path, model_id: str) -> dict[str, Any]:
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        content = (folder / "summary.json").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"Got {folder} without a summary.json, expected a complete folder of scores. Run 'anomalyvae score' with "
             "this folder as target."
         ) from None
+    try:
+        summary = dict(read_json(content, longest=len(content)))
+        parts = [summary["source"], *(file[key] for file in summary["files"] for key in ("file", "scores"))]
+        if not all(isinstance(part, str) for part in [summary["model_id"], *parts]):
+            raise TypeError("a name that is not text")
+        summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Got {folder / 'summary.json'}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder as "
+            "target again."
+        ) from error
     if summary["model_id"] != model_id:
         raise ValueError(
             f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "

@@ -22,6 +22,7 @@ from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, stream_windows
 from anomalyvae.review.database import RENAMED, VERDICTS, storable
 from anomalyvae.review.queue import Queue
+from anomalyvae.untrusted import printable, read_json
 
 _VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
 
@@ -90,7 +91,8 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
 def _annotations(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The annotations of an export, each with the data of its task."""
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        tasks = read_json(content, longest=len(content))  # signals are long
         if all(isinstance(task["data"], dict) for task in tasks):
             return [(task["data"], annotation) for task in tasks for annotation in task.get("annotations") or []]
     except (ValueError, AttributeError, KeyError, TypeError):
@@ -223,7 +225,7 @@ def labelling_interface(signals: tuple[str, ...]) -> str:
     """The labelling interface, in Label Studio's XML, for tasks with these signals."""
     # Columns have neutral names, since a signal's name may be anything; it is shown in the legend.
     channels = "\n".join(
-        f"    <Channel column={quoteattr(column)} legend={quoteattr(signal)}/>"
+        f"    <Channel column={quoteattr(column)} legend={quoteattr(printable(signal))}/>"
         for column, signal in zip(_columns(signals), signals, strict=True)
     )
     labels = "\n".join(f"    <Label value={quoteattr(verdict)}/>" for verdict in VERDICTS)

@@ -1,6 +1,7 @@
 """Promotion: a challenger replaces the champion as a whole, and a rollback restores it."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import pandas as pd
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import Paths, write_manifest
-from anomalyvae.folders import replacing
+from anomalyvae.folders import is_scratch, read_whole, replacing, replacing_file
 from anomalyvae.review.gate import Decision
+from anomalyvae.untrusted import read_json
 
 GATE, HOLDOUT = "gate.json", "holdout.json"
 
@@ -55,7 +57,8 @@ def promote(
     if dry_run:
         return True
     text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
-    (Path(challenger) / GATE).write_text(text, encoding="utf-8")
+    with replacing_file(Path(challenger) / GATE) as fresh:
+        fresh.write_text(text, encoding="utf-8")
     rival = None if decision.champion is None else Path(champion)
     if decision.promoted:
         write_manifest(holdout, Path(challenger) / HOLDOUT)
@@ -140,13 +143,20 @@ def _former(champion: Paths, model_id: str) -> Path:
 def _decision(bundle: Paths) -> dict[str, Any]:
     """The gate's decision in a bundle; empty without one."""
     file = Path(bundle) / GATE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        return dict(read_json(file.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is not a decision of the gate ({error}). Delete it; then nothing is known."
+        ) from error
 
 
 def _replaced(decision: dict[str, Any]) -> str | None:
-    """The previous champion's model id, if it is a plain name: it becomes part of a path."""
+    """The previous champion's model id. It becomes part of a path, so nothing else passes."""
     former = decision.get("champion")
-    return former if isinstance(former, str) and Path(former).name == former else None
+    return former if isinstance(former, str) and re.fullmatch("[0-9a-f]{12}", former) else None
 
 
 def _command(champion: Paths, register: str) -> str:
@@ -156,6 +166,11 @@ def _command(champion: Paths, register: str) -> str:
 def _copy(bundle: Path, folder: Path) -> None:
     if folder.exists() and not (folder / CARD).exists():
         raise FileExistsError(f"{folder} contains other files than a bundle. Choose another folder.")
+
+    def copy(source: Path) -> None:
+        shutil.rmtree(fresh)
+        shutil.copytree(source, fresh, ignore=lambda _, names: [name for name in names if is_scratch(Path(name))])
+        read_card(fresh)  # fails if the copy is incomplete, or of two models
+
     with replacing(folder) as fresh:
-        shutil.copytree(bundle, fresh, dirs_exist_ok=True)
-        read_card(fresh)  # fails if the copy is incomplete
+        read_whole(bundle, copy)

@@ -54,9 +54,11 @@ class Queue:
     FileNotFoundError
         If the file does not exist and ``create`` is false.
     ValueError
-        If the file is not a database.
+        If the file is not a database, damaged, of another program, or of a newer version.
     ConnectionError
         If the database server does not answer.
+    OSError
+        If the file is locked by another process or read-only, or the disk is full; also from every later call.
     ImportError
         If the driver of PostgreSQL is not installed.
 
@@ -74,18 +76,9 @@ class Queue:
         self.url = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._writing() as connection:
-                database.create_tables(connection)
-        except sa.exc.DatabaseError as error:
+                database.create_tables(connection, create)
+        except BaseException:
             self.close()
-            if "not a database" in str(error):
-                raise ValueError(
-                    f"Got {os.fspath(url)}, which is not a database, expected a review queue. Check the path."
-                ) from None
-            if isinstance(error, sa.exc.OperationalError) and self._engine.name != "sqlite":
-                why = " ".join(str(error.orig).split())
-                raise ConnectionError(
-                    f"The database {self.url} does not answer ({why}). Check the address, and that the server runs."
-                ) from None
             raise
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from anomalyvae.folders import replacing_file
 from anomalyvae.tracking import entries
 from anomalyvae.tracking.entries import Result
 from anomalyvae.tracking.server import mlflow_session, reason, run_with_timeout, without_password
@@ -265,8 +266,8 @@ class TrackedRun:
 
         where = mlflow.get_tracking_uri()
         note = self._settings | {"uri": where if where == without_password(where) else None}
-        with suppress(OSError):
-            (result.bundle / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        with suppress(OSError), replacing_file(result.bundle / NOTE) as fresh:
+            fresh.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
 class MetricSender:

@@ -242,6 +242,83 @@ def test_a_missing_queue_and_other_files_are_refused(tmp_path):
         Queue(tmp_path / "notes.db")
 
 
+def spoilt(file, statement):
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+    return file
+
+
+def test_a_queue_of_a_newer_version_and_another_database_are_refused(tmp_path):
+    for name in "abc":
+        Queue(tmp_path / f"{name}.db").close()
+    with pytest.raises(ValueError, match=r"a\.db is a review queue of version 7, expected 1\. Update anomalyvae"):
+        Queue(spoilt(tmp_path / "a.db", "PRAGMA user_version = 7"))
+    with pytest.raises(ValueError, match=r"b\.db, whose table 'events' is another one, expected a review queue"):
+        Queue(spoilt(tmp_path / "b.db", "ALTER TABLE events RENAME COLUMN latent TO code"))
+    with pytest.raises(ValueError, match=r"c2\.db, a database of another program, expected a review queue"):
+        Queue(spoilt(tmp_path / "c2.db", "CREATE TABLE places (url)"), create=False)
+
+
+def test_a_damaged_queue_is_reported_by_name(tmp_path):
+    file = tmp_path / "queue.db"
+    with Queue(file) as queue:
+        queue.add(events(50))
+    whole = file.read_bytes()
+    for part in range(0, len(whole), 997):
+        file.write_bytes(whole[:part] + b"\xff" * 997 + whole[part + 997 :])
+        for left in tmp_path.glob("queue.db-*"):
+            left.unlink()
+        assert str(file) in opened(file)
+
+
+def opened(file):
+    """The message of the error at reading a queue; its name if it can be read."""
+    try:
+        with Queue(file, create=False) as queue:
+            queue.events()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return str(file)
+
+
+def test_a_read_only_queue_and_a_full_disk_are_named(tmp_path, monkeypatch):
+    file = tmp_path / "queue.db"
+    with Queue(file) as queue:
+        queue.add(events(1))
+        with queue._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.commit()
+        with pytest.raises(OSError, match=r"The disk of the review queue .*queue\.db is full\. Nothing was saved"):
+            queue.add(events(2000, recording="new"))
+        assert len(queue.events()) == 1
+    with Queue(file) as queue:
+        with queue._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+        with pytest.raises(PermissionError, match=r"queue\.db is read-only"):
+            queue.add(events(1, recording="new"))
+
+
+def test_names_that_no_text_has_stay_apart(queue):
+    """Names of files that are not UTF-8, and NUL, which no file has but a signal may."""
+    for name in ("caf\udce9", "caf\udce8", "a\0b"):
+        queue.add(events(1).assign(recording=pd.Series([name], dtype=object)))
+    assert sorted(queue.events()["recording"]) == ["a\\x00b", "caf\\udce8", "caf\\udce9"]
+
+
+def test_an_event_without_a_score_is_refused(queue):
+    with pytest.raises(ValueError, match=r"Got an event of '.*' without peak_score"):
+        queue.add(events(1).assign(peak_score=float("nan")))
+
+
+def test_an_empty_source_stays_empty(queue, tmp_path):
+    queue.add(events(1).assign(source=""))
+    for suffix in (".csv", ".parquet"):
+        queue.export(tmp_path / f"out{suffix}")
+        with Queue(tmp_path / f"{suffix}.db") as other:
+            other.load(tmp_path / f"out{suffix}")
+            assert list(other.events()["source"]) == [""]
+
+
 def test_other_databases_and_a_missing_driver_are_refused(monkeypatch):
     for kind in ("postgres://{}/drives", "postgresql://{}:port/drives", "mysql://{}/drives", "://"):
         with pytest.raises(ValueError, match=r"Got a queue at \w*://…, expected a file, or a URL such as") as refused:
@@ -364,7 +441,7 @@ def test_opening_waits_for_another_process_that_writes(writer, tmp_path, monkeyp
 
 def test_a_file_that_stays_locked_gives_an_error(writer, tmp_path, monkeypatch):
     monkeypatch.setattr(database, "_TIMEOUT_S", 0.05)
-    with pytest.raises(database.sa.exc.OperationalError, match="locked"):
+    with pytest.raises(BlockingIOError, match=r"keeps the review queue .*queue\.db locked .*Try again"):
         Queue(tmp_path / "queue.db")
 
 
