@@ -256,11 +256,24 @@ def read_tables(
 
 def _write_csv(table: "pd.DataFrame", path: Path) -> None:
     """Write a table that opens in a spreadsheet; no text from a file becomes a formula there."""
-    safe = table.rename(columns=spreadsheet_text)
-    for place, dtype in enumerate(table.dtypes):
-        if dtype.kind not in "fiub":
-            safe.isetitem(place, table.iloc[:, place].map(spreadsheet_text, na_action="ignore").array)
-    safe.to_csv(path, index=False, errors="backslashreplace")
+    import csv
+
+    import pandas as pd
+
+    columns: list[Any] = [column for _, column in table.items()]
+    for place, column in enumerate(columns):
+        if column.dtype.kind not in "fiub":
+            cells = [spreadsheet_text(cell) for cell in column]
+            columns[place] = pd.Series(cells, index=table.index, dtype=object)
+    safe = pd.concat(columns, axis=1, keys=range(len(columns))) if columns else table
+    ends = any("\r" in str(cell) for column in columns if column.dtype == object for cell in column)
+    safe.to_csv(
+        path,
+        index=False,
+        header=[str(spreadsheet_text(name)) for name in table],
+        errors="backslashreplace",
+        quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL,  # it forgets a lone \r
+    )
 
 
 WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {

@@ -1,14 +1,17 @@
 """The loop: verdicts make a challenger, and the gate decides whether it replaces the champion."""
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from killing import kills
 
-from anomalyvae import VAEOutlierDetector, load, save
+from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.manifest import manifest_of, windows_by_role
 from anomalyvae.cli import main
@@ -164,6 +167,50 @@ def test_a_better_challenger_is_promoted_and_can_be_rolled_back(challenger, cham
     assert read_card(promotion._former(champion, decision.challenger))["model_id"] == decision.challenger
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_leaves_a_champion_and_the_next_call_completes(challenger, champion, decision, holdout, every):
+    first = read_card(champion)["model_id"]
+
+    def promote():
+        promotion.promote(challenger, champion, decision, holdout)
+
+    for _ in kills(promote, champion.parent, every):
+        assert read_card(champion)["model_id"] in (first, decision.challenger)
+        promote()
+        assert read_card(champion)["model_id"] == decision.challenger
+        assert promotion.frozen_holdout(champion, None).equals(holdout)
+        assert promotion.roll_back(champion) == first
+    for _ in kills(lambda: promotion.roll_back(champion), champion.parent, every):
+        if read_card(champion)["model_id"] != first:
+            promotion.roll_back(champion)
+        assert read_card(champion)["model_id"] == first
+        promote()
+    assert read_card(champion)["model_id"] == first
+
+
+@pytest.mark.parametrize("swaps", [20, pytest.param(357, marks=pytest.mark.slow)])
+def test_a_reader_finds_a_champion_while_it_is_exchanged(challenger, champion, swaps, tmp_path):
+    other = shutil.copytree(champion, tmp_path / "other")
+    known = {read_card(folder)["model_id"] for folder in (challenger, other)}
+    ended = threading.Event()
+
+    def exchange():
+        for number in range(swaps):
+            promotion._copy((challenger, other)[number % 2], champion)
+        ended.set()
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    reads = 0
+    while not ended.is_set():
+        for model_id in (read_card(champion)["model_id"], Scorer(champion).metadata["model_id"]):
+            assert model_id in known
+        assert read_manifest(champion)["sha256"].notna().all()
+        reads += 1
+    thread.join()
+    assert reads
+
+
 def test_figures_outside_the_hold_out_promote_nobody():
     figures = [gate.Figure(name, 0.5, 0.5, (0.0, 0.0), 9, 3, True, False) for name in FIGURES]
     better = [replace(figure, better=figure.name not in EARNING) for figure in figures]
@@ -191,7 +238,7 @@ def test_a_promotion_that_fails_keeps_the_champion(challenger, champion, decisio
     assert sorted(path.name for path in champion.parent.iterdir()) == ["champion", "champion-former"]
 
 
-@pytest.mark.parametrize("former", [None, "../first", 7])
+@pytest.mark.parametrize("former", [None, "../first", "..", "", 7])
 def test_a_rollback_goes_nowhere_but_to_a_former_champion(champion, former):
     (champion / "gate.json").write_text(json.dumps({"champion": former}))
     with pytest.raises(ValueError, match="no earlier champion to roll back to"):
