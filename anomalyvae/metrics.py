@@ -23,6 +23,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from anomalyvae.tables.rows import read_rows
+
 # Window ends are sums of decimal steps: ends closer than a microsecond count as touching.
 _SLACK_S = 1e-6
 
@@ -104,7 +106,10 @@ def read_events(path: str | PathLike[str]) -> pd.DataFrame:
         If one of these columns is missing.
     """
     path = Path(path)
-    events = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"recording": str})
+    if path.suffix == ".parquet":
+        events = pd.read_parquet(path)
+    else:
+        events = read_rows([path], text=("recording", "kind"), allow_empty=True)
     if "recording" not in events or not ("time_s" in events or {"start_s", "end_s"} <= set(events)):
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, events.columns))}; a table of events needs recording and "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,8 @@ def read_rows(
     decimal: str | None = None,
     encoding: str | None = None,
     na: Iterable[str] = (),
+    text: Collection[str] = (),
+    allow_empty: bool = False,
 ) -> pd.DataFrame:
     """Read tables, one below the other.
 
@@ -136,6 +138,10 @@ def read_rows(
         Columns to leave out.
     sep, decimal, encoding, na
         How CSV files are written; see :class:`anomalyvae.tables.files.CsvFile`.
+    text : collection of str
+        Columns of CSV files that are text, whatever they hold.
+    allow_empty : bool
+        Whether a file may have no rows.
 
     Returns
     -------
@@ -157,7 +163,7 @@ def read_rows(
         try:
             if path.suffix.lower() == ".csv":
                 file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
-                table = _csv_frame(file, column_names(file, exclude), columns, faults)
+                table = _csv_frame(file, column_names(file, exclude), columns, text, faults)
             else:
                 table = _other_frame(path, columns, exclude)
         except (ValueError, OSError) as error:
@@ -165,7 +171,7 @@ def read_rows(
                 raise
             faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
-        if not len(table):
+        if not len(table) and not allow_empty:
             faults.append(f"{path} has no rows. Leave it out.")
             continue
         columns = list(table.columns) if columns is None else columns
@@ -222,11 +228,15 @@ def _differences(table: pd.DataFrame, path: Path, kinds: dict[str, tuple[str, Pa
 # --- kinds ----------------------------------------------------------------------------------------------
 
 
-def _csv_frame(file: CsvFile, names: list[str], columns: Sequence[str] | None, faults: list[str]) -> pd.DataFrame:
+def _csv_frame(
+    file: CsvFile, names: list[str], columns: Sequence[str] | None, text: Collection[str], faults: list[str]
+) -> pd.DataFrame:
     """Return a CSV file as a table; columns that are neither numbers nor text are added to ``faults``."""
     names = names if columns is None else _known(columns, names, file.path)
     places = [file.dialect.names.index(name) for name in names]
-    parts: dict[int, list[pa.Array]] = {place: [] for place in places}
+    parts: dict[int, list[pa.Array]] = {
+        place: [] for name, place in zip(names, places, strict=True) if name not in text
+    }
     for table in file.tables(places, block=_BLOCK):  # first as numbers, which take less memory than text
         for i, place in enumerate(places):
             if place not in parts:
@@ -237,13 +247,15 @@ def _csv_frame(file: CsvFile, names: list[str], columns: Sequence[str] | None, f
             else:
                 parts[place] += cells.cast(pa.float64(), safe=False).chunks
     others = [place for place in places if place not in parts]
-    text = pa.concat_tables(list(file.tables(others, block=_BLOCK))) if others else None
+    cells_of = pa.concat_tables(list(file.tables(others, block=_BLOCK))) if others else None
     found: dict[str, Any] = {}
     for name, place in zip(names, places, strict=True):
         if place in parts:
             found[name] = pa.chunked_array(parts[place], pa.float64())
-        elif text is not None:
-            found[name] = _category(file, name, place, text[str(place)], faults)
+        elif cells_of is not None and name in text:
+            found[name] = without_missing_text(cells_of[str(place)], file.missing)
+        elif cells_of is not None:
+            found[name] = _category(file, name, place, cells_of[str(place)], faults)
     return pa.table(found).to_pandas()
 
 
