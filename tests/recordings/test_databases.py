@@ -3,11 +3,13 @@
 import struct
 import warnings
 
+import cantools
 import numpy as np
 import pytest
 
 from anomalyvae import read_log
-from anomalyvae.recordings.bus.messages import load_messages
+from anomalyvae.recordings.bus import canbus
+from anomalyvae.recordings.bus.messages import EXTENDED, load_messages
 
 ENGINE = """VERSION ""
 NS_ :
@@ -156,3 +158,98 @@ def test_the_values_of_j1939_that_are_not_available(tmp_path, layout, range_, mi
     path.write_text("".join(f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{k:02X}\n" for k in range(1 << bits)))
     signal = read_log(path, databases=database(tmp_path, text))["x"]
     assert sorted(set(range(1 << bits)) - set(signal.time_s.astype(int).tolist())) == missing
+
+
+# An independent decoder: cantools, frame by frame
+
+
+def random_database(rng):
+    """Return a DBC text: messages of 11 and 29 bits, in both byte orders, multiplexed, as integers and floats."""
+    lines, floats = ['VERSION ""\nNS_ :\nBS_:\nBU_: ECU'], []
+    keys = {int(k) for k in rng.integers(1, 0x700, 4)} | {int(k) | 1 << 31 for k in rng.integers(1, 1 << 29, 3)}
+    for number, key in enumerate(sorted(keys)):
+        size = int(rng.choice([1, 3, 8, 8, 8, 64]))
+        lines.append(f"BO_ {key} M{number}: {size} ECU")
+        pages = size > 2 and rng.integers(2)
+        if pages:
+            lines.append(f' SG_ page{number} M : 0|8@1+ (1,0) [0|0] "" ECU')
+        for place in range(int(rng.integers(1, 6))):
+            length = int(rng.integers(1, min(33, 8 * size - 8 * pages + 1)))
+            as_float = rng.integers(5) == 0 and 8 * size - 8 * pages >= 32
+            length = 32 if as_float else length
+            first = int(rng.integers(8 * pages, 8 * size - length + 1))
+            big = rng.integers(2)
+            start = first // 8 * 8 + 7 - first % 8 if big else first
+            page = f" m{place % 3}" if pages and place else ""
+            scale, offset = rng.choice([1, 0.5, -0.01, 3]), rng.choice([0, -40, 0.25])
+            sign = "-" if as_float or rng.integers(2) else "+"
+            name = "level" + str(number) if page and rng.integers(3) == 0 and not as_float else f"s{number}_{place}"
+            lines.append(f' SG_ {name}{page} : {start}|{length}@{1 - big}{sign} ({scale},{offset}) [0|0] "" ECU')
+            if as_float:
+                floats.append(f"SIG_VALTYPE_ {key} {name} : 1;")
+    return "\n".join([*lines, "", *floats, ""]), sorted(keys)
+
+
+@pytest.mark.parametrize("seed", [*range(15), *(pytest.param(s, marks=pytest.mark.slow) for s in range(15, 300))])
+def test_random_databases_mean_what_cantools_says(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    text, keys = random_database(rng)
+    path = tmp_path / "car.dbc"
+    path.write_text(text)
+    messages = {
+        m.frame_id | m.is_extended_frame << 31: m for m in cantools.database.load_file(path, strict=False).messages
+    }
+    log, expected = [], {}
+    for k in range(200):
+        key = keys[rng.integers(len(keys))]
+        message = messages[key]
+        size = int(rng.choice([message.length, message.length, rng.integers(message.length + 1)]))
+        data = bytearray(rng.bytes(size))
+        if "page" in str(message.signal_tree) and size:
+            data[0] = rng.integers(4)
+        shown = f"{key & ~EXTENDED:08X}" if key & EXTENDED else f"{key:03X}"
+        log.append(f"({k / 10:.6f}) can0 {shown}{'##0' if size > 8 else '#'}{data.hex()}")
+        try:
+            values = message.decode(bytes(data), decode_choices=False, allow_truncated=True)
+        except (cantools.database.DecodeError, KeyError):  # a page that the message does not have; two of one name
+            continue
+        for name, value in values.items():
+            if not np.isnan(value):
+                expected.setdefault(name, {})[k / 10] = value
+    (tmp_path / "a.log").write_text("\n".join(log) + "\n")
+    found = read_log(tmp_path / "a.log", databases=path).signals
+    for name, samples in expected.items():
+        same = [signal for signal in found if signal == name or signal.startswith(f"{name}@")]
+        ours = {t: v for signal in same for t, v in zip(found[signal].time_s, found[signal].values, strict=True)}
+        for time_s, value in samples.items():
+            if len(same) == 1:  # cantools keeps one of the fields that share a name, if no page separates them
+                assert ours[time_s] == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_pages_of_a_multiplexer_are_merged_in_pieces_of_any_size(tmp_path, monkeypatch, rows):
+    path = tmp_path / "lamp.log"
+    path.write_text(
+        "".join(f"({k / 1000:.3f}) can0 320#{k // 9 % 2:02X}{k % 250:02X}{k % 99:02X}\n" for k in range(500))
+    )
+    pages = (
+        'BO_ 800 Lamp: 8 ECU\n SG_ Page M : 0|8@1+ (1,0) [0|3] "" ECU\n SG_ Level m0 : 8|8@1+ (1,0) [0|0] "%" ECU\n'
+        ' SG_ Level m1 : 16|8@1+ (0.5,0) [0|0] "%" ECU\n'
+    )
+    monkeypatch.setattr(canbus, "_ROWS", rows)
+    level = read_log(path, databases=database(tmp_path, pages))["Level"]
+    assert level.values.tolist() == [k % 99 / 2 if k // 9 % 2 else k % 250 for k in range(500)]
+    assert level.time_s.tolist() == [k / 1000 for k in range(500)]
+
+
+def test_frames_that_end_before_a_signal_are_counted(tmp_path):
+    (tmp_path / "a.log").write_text("(0.0) can0 100#0102\n(0.1) can0 100#01\n(0.2) can0 100#\n")
+    path = database(tmp_path, 'BO_ 256 M: 2 E\n SG_ a : 0|8@1+ (1,0) [0|0] "" E\n SG_ b : 8|8@1+ (1,0) [0|0] "" E\n')
+    said = r"2 of the 3 frames of a.log.*end before signals of their message \(M 2\)"
+    with pytest.warns(UserWarning, match=said.replace("a.log", ".*a.log ")):
+        log = read_log(tmp_path / "a.log", databases=path)
+    assert (log["a"].values.tolist(), log["b"].values.tolist()) == ([1, 1], [2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tmp_path / "a.log").write_text("(0.0) can0 100#0102\n(0.1) can0 100#01\n")
+        read_log(tmp_path / "a.log", databases=path, signals=["a"])

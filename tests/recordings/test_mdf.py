@@ -368,3 +368,13 @@ def test_a_real_drive_agrees_with_its_table():
             means = np.bincount(bins[inside], log[name].values[inside], len(ticks)) / np.maximum(counts, 1)
             wrong = np.abs(means - drive[column].to_numpy())[counts > 0] > 1e-6
             assert wrong.mean() < 0.005  # a sample on the edge of two bins falls by rounding
+
+
+def test_frames_of_other_buses_are_counted(tmp_path):
+    path = tmp_path / "drive.mf4"
+    with can.MF4Writer(path, database=None) as log:
+        for n in range(20):
+            log.on_message_received(can.Message(timestamp=1e9 + n, arbitration_id=5, is_extended_id=False, data=[n]))
+    path.write_bytes(path.read_bytes().replace(b"CAN_DataFrame", b"LIN_DataFrame"))
+    with pytest.warns(UserWarning, match=r"drive.mf4 has 20 frames that are not read \(LIN_DataFrame 20\)"):
+        read_log(path)

@@ -15,7 +15,7 @@ Rules:
 - **Senders.** The frames of a message are one signal, whichever sender they come from. If there are several, a warning
   says so.
 - **Numbers** are ``raw * scale + offset``, of 64 bits at most; texts for values are ignored. A frame that ends before a
-  signal does has no value, and neither does one with another value of the multiplexer.
+  signal does has no value, which a warning counts, and neither does one with another value of the multiplexer.
 - **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: for whole bytes those from 0xFE… on, for two
   bits 2 and 3, for other widths all ones) are no values, unless the range in the database includes them.
 - **Same stamp.** Frames of a message with the same stamp become one sample, their mean.
@@ -68,6 +68,7 @@ class Decoder:
         self._unknown: Counter[int] = Counter()
         self._frames = self._read = self._joined = 0
         self._sampled: set[str] = set()
+        self._short: Counter[str] = Counter()  # frames that end before a signal, by name of the message
         self._met: set[str] = set()  # of these buses
         self._batches: dict[tuple[str, int], _Batch] = {}  # of the current piece, by bus and key of the message
 
@@ -122,6 +123,10 @@ class Decoder:
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
         for message, fields, parts, joined_messages in self._batches.values():
+            needed = max((field.bits.end for field in fields if not field.conditions), default=0)
+            short = sum(int((frames["length"][rows] < needed).sum()) for rows in parts)
+            if short and not message.j1939:  # where messages may be shorter than described
+                self._short[message.name] += short
             found |= _samples(message.name, fields, frames, parts, joined_messages)
         self._sampled |= set(found)
         return found
@@ -245,6 +250,13 @@ class Decoder:
         self._warn_of_unknown(others)
         if broken:
             self._warn_of_broken(broken)
+        if self._short:
+            shown = ", ".join(f"{name} {count:,}" for name, count in self._short.most_common(5))
+            warnings.warn(
+                f"{self._short.total():,} of the {self._frames:,} frames of {self._source} end before signals of their "
+                f"message ({shown}), which have no sample there. {self._help}",
+                stacklevel=2,
+            )
         silent = sorted(n for n in self._wanted or () if n not in self._sampled and self.empty(n) is not None)
         if silent:
             warnings.warn(

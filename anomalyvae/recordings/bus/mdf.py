@@ -6,7 +6,7 @@ Rules:
   to text is not, the number stays. A sample with its invalidation bit set is NaN. Text, bytes, arrays, and channels of
   a group without stamps are left out.
 - **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of LIN,
-  FlexRay and other buses are skipped.
+  FlexRay and other buses are left out, with a warning that counts them.
 - **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
   ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name.
 - **Time.** Zero is the file's start time (UTC if it has no zone). Samples up to a second late are sorted in; if the
@@ -20,9 +20,11 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import re
 import shutil
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +45,8 @@ from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 
 _FRAMES = "CAN_DataFrame"
+_EVENT = re.compile(r"(CAN|LIN|FLX|ETH|MOST|K)_\w*(Frame|Event)\w*\.")
+_NO_DATA = {"CAN_ErrorFrame", "CAN_RemoteFrame", "CAN_OverloadFrame", "LIN_ChecksumError", "LIN_TransmissionError"}
 _PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
 _VARYING = {1, 7}  # types of channels with values of varying length
 _MOST_BYTES = 64  # in a frame
@@ -89,6 +93,8 @@ def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databa
         if wanted is None or not set(wanted) <= set(names):
             for number, parts in _guarded(path, _frame_groups, mdf):
                 sources.append(in_order(_frames(path, mdf, number, parts), f"group {number} of {path}"))
+        if wanted is None:
+            _warn_of_other_frames(path, mdf)
         for stretch in in_step(sources):
             found: dict[str, Signal] = {}
             for group, rows in zip(groups, stretch, strict=False):
@@ -317,6 +323,23 @@ def _frame_groups(mdf: Any) -> list[tuple[int, dict[str, int]]]:
         if {"ID", "DataBytes"} <= set(parts) and {"DataLength", "DLC"} & set(parts) and group.channel_group.cycles_nr:
             found.append((number, {name: parts[name] for name in _PARTS if name in parts}))
     return found
+
+
+def _warn_of_other_frames(path: Path, mdf: Any) -> None:
+    """Warn of recorded frames that are not read; those in ``_NO_DATA`` have nothing to read."""
+    read = {number for number, _ in _frame_groups(mdf)}
+    others: Counter[str] = Counter()
+    for number, group in enumerate(mdf.groups):
+        kinds = [channel.name.partition(".")[0] for channel in group.channels if _EVENT.match(channel.name)]
+        if kinds and number not in read and kinds[0] not in _NO_DATA and group.channel_group.cycles_nr:
+            others[kinds[0]] += int(group.channel_group.cycles_nr)
+    if others:
+        shown = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
+        warnings.warn(
+            f"{path} has {others.total():,} frames that are not read ({shown}); those of CAN with identifier, length "
+            f"and data are. Convert the others to signals with the logger's software.",
+            stacklevel=3,
+        )
 
 
 def _frames(path: Path, mdf: Any, number: int, parts: dict[str, int]) -> Iterator[np.ndarray]:
