@@ -21,6 +21,7 @@ UNIX_FROM_S = 1e8  # March 1973: no recording is that long or that old
 _RECENT_S, _FUTURE_S = 9.46e8, 4.1e9  # 2000 and 2100: unix times of recordings
 _EXCEL = (32_874, 73_051)  # 1990 and 2100, in days of a spreadsheet
 _EXCEL_1970 = 25_569
+_WINDOWS = {116_444_736 * 10**9: "FILETIME", 621_355_968 * 10**9: "ticks of .NET"}  # 1970, in ticks of 100 ns
 _DAY_S = 86_400.0
 _EXCEL_STEP = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
@@ -110,6 +111,7 @@ class Scale:
         self.absolute = True
         self._guess: int | None = None  # by magnitude, if no unit is given
         self._days = False  # of a spreadsheet
+        self._zero = 0  # the ticks in 1970, of Windows
         self._read: Read | None = None  # of text that holds date-times or times of day
         first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
         kind = first.type
@@ -143,6 +145,10 @@ class Scale:
         self._typical, days = typical, _EXCEL[0] <= typical < _EXCEL[1]
         if not unit and days and len(first) > 1 and 0 < _usual_step(first) < _EXCEL_STEP:
             unit = "d"
+        zero = next((zero for zero in _WINDOWS if not unit and 0 <= typical - zero < _FUTURE_S * 1e7), 0)
+        if zero:
+            self._zero, self.per_second, self.meaning = zero, 10**7, _WINDOWS[zero]
+            return
         if unit:
             self.per_second = 1 / _DAY_S if unit == "d" else PER_SECOND[unit]
         else:
@@ -166,7 +172,8 @@ class Scale:
         longest = 10.0 if not unix else 1000.0 if typical_s >= _RECENT_S else 2.0
         regular = step_s % 60 == 0 and (_DAY_S % step_s == 0 if 0 < step_s < _DAY_S else step_s % _DAY_S == 0)
         days = not unix and _EXCEL[0] <= self._typical < _EXCEL[1] and 0 < step < 1e-3
-        if typical_s < _FUTURE_S and (step_s < longest or regular) and not days:
+        early = self._guess not in (None, 0, 1) and typical_s < _RECENT_S
+        if typical_s < _FUTURE_S and (step_s < longest or regular) and not days and not early:
             return
         likely = next((unit for unit in ("s", "ms", "us", "ns") if 0 < step / PER_SECOND[unit] < 10), "us")
         word = _UNITS[self._guess or 1]
@@ -206,7 +213,9 @@ class Scale:
                 f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
                 f"one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
-        return np.round((ticks - _EXCEL_1970) * _DAY_S, 6) if self._days else ticks
+        return (
+            np.round((ticks - _EXCEL_1970) * _DAY_S, 6) if self._days else ticks - self._zero if self._zero else ticks
+        )
 
     def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
         """Return date-times, or times of day, in nanoseconds."""

@@ -45,7 +45,7 @@ from anomalyvae.recordings.date_times import reader_of
 from anomalyvae.recordings.log import Log, Signal, joined, nearest, not_numbers
 from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_stamps, first_text, split_unit
 from anomalyvae.recordings.timeline import Timeline
-from anomalyvae.tables.cells import is_text, marked_missing, numbers_in_text
+from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import place_of_time
 
@@ -348,8 +348,7 @@ def _logs(
 def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str | None, explain: Explain) -> None:
     """Refuse a wanted signal with text in it, by line and cell; warn of another if some of its cells are numbers."""
     text = first_text(cells, column.decimal)
-    some = [numbers_in_text(cells[i : i + 1], decimal=column.decimal) for i in range(min(len(cells), 50))]
-    if not text or (wanted_by is None and all(is_text(cell.type) for cell in some)):
+    if not text or (wanted_by is None and not any(map(like_number, cells.drop_null()[:50].to_pylist()))):
         return
     remedy = f"Repair the cell, or pass na= (--na) {text!r} if it says that a value is missing"
     if "," in text and column.decimal != ",":

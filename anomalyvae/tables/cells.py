@@ -16,6 +16,8 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anomalyvae.tables.names import is_unit
+
 # What pandas reads as missing from a CSV.
 MISSING_TEXT = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -30,6 +32,8 @@ MISSING = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|0x[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number
 _HEX = "^0x[0-9a-f]+$"
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}([., '’\xa0]\d{3})+([.,]\d+)?|[+-]?\d*[.,]\d+")
+_WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:\s+(\S+)|\s?([%°€$]\S*))")
 _WORDS = {"true": "1", "false": "0"}
 
 
@@ -41,6 +45,15 @@ def is_number(cell: str, decimal: str = "") -> bool:
 def is_missing(cell: str | None, more: Iterable[str] = ()) -> bool:
     """Return whether a cell of numbers says that its value is missing."""
     return cell is None or cell.strip().casefold() in MISSING or cell.strip() in set(more)
+
+
+def like_number(cell: str) -> bool:
+    """Return whether a cell is a number in any way of writing it, with a unit or not."""
+    cell = cell.strip()
+    if is_number(cell) or _THOUSANDS.fullmatch(cell):
+        return True
+    match = _WITH_UNIT.fullmatch(cell)
+    return match is not None and is_unit(match[1] or match[2])
 
 
 def _plain(cell: str, decimal: str) -> str:

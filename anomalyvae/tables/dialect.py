@@ -270,7 +270,7 @@ def _table_of(separator: str, records: list[_Record]) -> _Table | None:
     start = next((i for i in range(begin, len(used)) if _is_row(used[i], width, numeric)), len(used))
     if (start == begin and not _counts(used[begin]) and numeric) or (begin and width == 1):
         return None
-    place = _header_place(records, used, begin, start) if numeric else begin
+    place = _header_place(records, used, begin, start, numeric) if numeric else begin
     header = used[place]
     if place and 2 * sum(is_value(cell) for cell in header.cells) >= len(header.cells):
         return None
@@ -288,6 +288,8 @@ def _table_of(separator: str, records: list[_Record]) -> _Table | None:
         return None
     clean = [_is_clean(cell, separator) for row in (header, *fitting) for cell in row.cells]
     score = len(names) * sum(clean) / len(clean) * (len(fitting) + 1) / (len(rows) + 1)
+    if not all(clean[: len(header.cells)]):
+        score /= 2
     return _Table(separator, header, names, units, last, fitting, score, bool(numeric and fitting))
 
 
@@ -324,14 +326,17 @@ def _counts(record: _Record) -> bool:
     )
 
 
-def _header_place(records: list[_Record], used: list[_Record], begin: int, start: int) -> int:
+def _header_place(records: list[_Record], used: list[_Record], begin: int, start: int, numeric: list[int]) -> int:
     """Return the place of the header in the lines of text above the first row."""
     if start == begin:  # a header of numbers
         return begin
     blank = [record.line for record in records if record.is_blank and record.line < used[start - 1].line]
     after = [i for i in range(begin, start) if not blank or used[i].line > blank[-1]]
+    named = [i for i in after if all(map(str.strip, used[i].cells)) and not _is_units(used[i], numeric)]
     timed = [i for i in after if place_of_time([_bare(cell) for cell in used[i].cells]) is not None]
-    return timed[-1] if timed else after[0]
+    if timed:
+        return timed[-1]
+    return after[0] if after[0] in named or not named else named[-1]
 
 
 def _bare(cell: str) -> str:
@@ -363,7 +368,7 @@ def _is_units(record: _Record, numeric: list[int]) -> bool:
 
 def _is_clean(cell: str, separator: str) -> bool:
     """Return whether a cell holds no separator that may have been meant to end it."""
-    others = [other for other in _SEPARATORS if other != separator and other in cell]
+    others = [other for other in _SEPARATORS if other != separator and other in cell.strip()]
     return not others or (others == [","] and is_value(cell))
 
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from anomalyvae.tables.cells import is_number, is_text, numbers_in_text, truths_in_text, without_missing_text
+from anomalyvae.tables.cells import is_text, like_number, numbers_in_text, truths_in_text, without_missing_text
 from anomalyvae.tables.files import CsvFile, NotNumbersError
-from anomalyvae.tables.names import is_unit, nearest
+from anomalyvae.tables.names import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".parquet", ".csv")
 _BLOCK = 1 << 23  # bytes at a time
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}([., '’\xa0]\d{3})+([.,]\d+)?|[+-]?\d*[.,]\d+")
-_WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:\s+(\S+)|\s?([%°€$]\S*))")
 _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
 
 
@@ -267,7 +264,7 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
     cells = without_missing_text(cells, file.missing)
     counts = Counter(dict(zip(*(part.to_pylist() for part in cells.value_counts().flatten()), strict=True)))
     filled = sum(count for cell, count in counts.items() if cell is not None)
-    numbers = sum(count for cell, count in counts.items() if cell is not None and _like_number(cell))
+    numbers = sum(count for cell, count in counts.items() if cell is not None and like_number(cell))
     if numbers * 2 >= filled and numbers:
         count = file.count(place)
         faults.append(
@@ -276,12 +273,3 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
         )
         return pa.chunked_array([pa.nulls(len(cells), pa.float64())])
     return cells
-
-
-def _like_number(cell: str) -> bool:
-    """Return whether a cell is a number in any way of writing it, with a unit or not."""
-    cell = cell.strip()
-    if is_number(cell) or _THOUSANDS.fullmatch(cell):
-        return True
-    match = _WITH_UNIT.fullmatch(cell)
-    return match is not None and is_unit(match[1] or match[2])

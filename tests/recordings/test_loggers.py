@@ -179,6 +179,7 @@ def test_lines_of_another_dialect_give_the_windows_of_the_file(write, head):
         (lambda i: 5000 + 20 * i + i % 2, "ms", "as seconds would be"),
         (lambda i: 200_000_000 + 100 * i, "ms", "would be 100 s"),
         (lambda i: 100_000 * i, "us", "as seconds would be 100000 s"),
+        (lambda i: 150_000_000_000 + 10_000 * i, "us", "unix time in milliseconds would be 10 s"),
     ],
 )
 def test_a_counter_without_a_unit_is_refused_and_the_option_reads_it(write, stamp, unit, said):
@@ -209,6 +210,14 @@ def test_a_counter_without_a_unit_is_refused_and_the_option_reads_it(write, stam
 def test_likely_clocks_are_recognised(write, stamp, step_s):
     log = read_log(write("time,x\n", lambda i: f"{stamp(i)!r},{i}\n"))
     np.testing.assert_allclose(np.diff(log["x"].time_s), step_s, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("zero", "word"), [(116_444_736 * 10**9, "FILETIME"), (621_355_968 * 10**9, "ticks of .NET")])
+def test_ticks_of_windows_are_recognised(write, zero, word):
+    log = read_log(write("time,x\n", lambda i: f"{zero + 17 * 10**15 + i * 10**6},{i}\n"))
+    assert log.start == pd.Timestamp("2023-11-14T22:13:20Z")
+    np.testing.assert_allclose(log["x"].time_s, TENTHS, rtol=0, atol=1e-9)
+    assert log.clock == f"column 'time' in {word}"
 
 
 def test_days_of_a_spreadsheet_have_a_start(write):

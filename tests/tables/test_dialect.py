@@ -88,6 +88,8 @@ def dialect_of(text, **options):
         (",0,1\n0,6.5,7\n1,2.5,1\n", ("", "0", "1"), 2),
         ("name\nann\nbob\n", ("name",), 2),
         ("a,b\n,\n1,2\n", ("a", "b"), 2),
+        ("LabVIEW\t\nWriter\t2\nX\tTemp\n0\t1\n1\t2\n2\t3\n", ("X", "Temp"), 4),
+        ("time,x\n0,1\t\n1,2\t\n", ("time", "x"), 2),
     ],
 )
 def test_where_the_table_begins(text, names, line):
