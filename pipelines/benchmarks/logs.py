@@ -1,8 +1,8 @@
 """Speed of turning recorded CAN frames in MF4 files into signals, compared with decoding each message by cantools.
 
 Both read the same files with asammdf and end with an array of values and time stamps per signal. They alternate in
-one process; the result is the ratio of medians. The same frames are also written as BLF and ASC, which python-can
-reads row by row, to show the cost of these formats.
+one process; the result is the ratio of medians. The same frames are also written as BLF and ASC, to show
+the cost of these formats.
 
     .venv/bin/python pipelines/benchmarks/logs.py                     # real drives in ../shared/data/css_drive
     .venv/bin/python pipelines/benchmarks/logs.py FOLDER car.dbc      # your own

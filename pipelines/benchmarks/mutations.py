@@ -12,7 +12,9 @@ To add a format, add an entry to ``FORMATS``.
 
 import argparse
 import contextlib
+import itertools
 import json
+import logging
 import multiprocessing
 import resource
 import struct
@@ -31,7 +33,7 @@ import can
 import cantools
 import numpy as np
 
-from anomalyvae.recordings import read_log
+from anomalyvae.recordings import Log, read_log
 
 Frames = list[tuple[float, int, bool, bytes]]  # seconds, identifier, whether it has 29 bits, data
 Samples = dict[str, dict[float, float]]  # by signal and second
@@ -68,7 +70,7 @@ class Format(NamedTuple):
     write: Callable[[Path], None]
     damage: Callable[[bytes, np.random.Generator], bytes]
     decode: Callable[[bytes], Samples] | None  # independent of the package; UndecodedError if it is not readable
-    database: bool = True  # whether it is read with DATABASE
+    read: Callable[[Path], Log] = lambda path: read_log(path, databases=path.with_name("car.dbc"))
 
 
 # --- samples --------------------------------------------------------------------------------------------
@@ -80,7 +82,7 @@ def sent(fd: bool = True) -> Iterator[can.Message]:
         key = (256, 257, 2566844672 & 0x1FFFFFFF, 258 if fd else 256)[n % 4]
         data = bytearray(rng.bytes(64 if key == 258 else 8))
         if key == 257:
-            data[0] = n % 3
+            data[0] = n // 4 % 2
         if key == 2566844672 & 0x1FFFFFFF:
             data[:4] = struct.pack("<f", rng.normal())
         yield can.Message(
@@ -150,6 +152,11 @@ def write_mf4_frames(path: Path) -> None:
     made = path.with_suffix(".mf4")
     written_by(can.MF4Writer, database=None)(made)
     made.replace(path)
+
+
+def write_database(path: Path) -> None:
+    path.write_text(DATABASE)
+    written_by(can.CanutilsLogWriter)(path.with_name("whole.log"))
 
 
 # --- damage ---------------------------------------------------------------------------------------------
@@ -241,16 +248,17 @@ def messages() -> dict[tuple[int, bool], Any]:
     return {(message.frame_id, message.is_extended_frame): message for message in database.messages}  # type: ignore
 
 
-def decoded(frames: Frames) -> Samples:
+def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None) -> Samples:
     """Decode frame by frame with cantools; samples with the same stamp become their mean."""
     found: dict[str, dict[float, list[float]]] = {}
     for time_s, key, extended, data in frames:
-        message = messages().get((key, extended))
+        message = (messages() if by_key is None else by_key).get((key, extended))
         if message is None:
             continue
         try:
             values = message.decode(data, decode_choices=False, allow_truncated=True)
         except cantools.database.DecodeError:  # a page of the multiplexer that the database does not have
+            need(by_key is None)
             values = {"Page": data[0]} if data else {}
         for name, value in values.items():
             if not np.isnan(value):
@@ -363,7 +371,7 @@ def decoded_mcap(data: bytes) -> Samples:
     """Read the records one after the other, without the index."""
     import io
 
-    from mcap.reader import NonSeekingReader
+    from mcap.reader import NonSeekingReader, make_reader
 
     found: dict[str, dict[float, list[float]]] = {}
 
@@ -378,9 +386,32 @@ def decoded_mcap(data: bytes) -> Samples:
             found.setdefault(name, {}).setdefault(time_s, []).append(float(value))
 
     need(data[-8:] == b"\x89MCAP0\r\n")
-    for _, channel, message in NonSeekingReader(io.BytesIO(data), validate_crcs=True).iter_messages():
+    summary = make_reader(io.BytesIO(data), validate_crcs=True).get_summary()
+    read = list(NonSeekingReader(io.BytesIO(data), validate_crcs=True).iter_messages())
+    need(summary is not None and summary.statistics is not None and summary.statistics.message_count == len(read))
+    for _, channel, message in read:
         collect(json.loads(message.data), channel.topic, round(message.log_time / 1e9, 6))
     return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+
+
+def decoded_by(data: bytes) -> Samples:
+    """Decode the frames of a whole log with this database."""
+    found = cantools.database.load_string(data.decode("ascii"), "dbc", strict=False).messages  # type: ignore[union-attr]
+    names = [name for message in found for name in {signal.name for signal in message.signals}]
+    need(len(names) == len(set(names)) and all(message.protocol is None for message in found))
+    for message in found:
+        need(all(signal.length <= 64 and signal.scale for signal in message.signals))
+        for one, other in itertools.combinations(message.signals, 2):
+            if one.name == other.name:  # one signal, if it means the same on different pages
+                pages = (signal.multiplexer_ids or () for signal in (one, other))
+                need(one.unit == other.unit and one.is_multiplexer == other.is_multiplexer)
+                need(one.multiplexer_ids is not None and other.multiplexer_ids is not None)
+                need(not set.intersection(*map(set, pages)))
+    by_key: dict[tuple[int, bool], Any] = {}
+    for message in found:
+        by_key.setdefault((message.frame_id, message.is_extended_frame), message)
+    frames = [(m.timestamp - 1.7e9, m.arbitration_id, m.is_extended_id, bytes(m.data)) for m in sent()]
+    return decoded(frames, by_key)
 
 
 FORMATS = {
@@ -389,24 +420,33 @@ FORMATS = {
     "trc 1": Format(".trc", write_trc_1, damaged_lines, of_lines(trc_1_row)),
     "trc 2": Format(".trc", written_by(can.TRCWriter, fd=False), damaged_lines, of_lines(trc_2_row)),
     "blf": Format(".blf", written_by(can.BLFWriter), damaged_blf, decoded_blf),
-    "mcap": Format(".mcap", write_mcap, damaged_bytes, decoded_mcap, database=False),
-    "bag": Format(".bag", write_bag, damaged_bytes, None, database=False),
-    "mf4": Format(".mf4", write_mf4, damaged_bytes, None, database=False),
+    "mcap": Format(".mcap", write_mcap, damaged_bytes, decoded_mcap, read_log),
+    "bag": Format(".bag", write_bag, damaged_bytes, None, read_log),
+    "mf4": Format(".mf4", write_mf4, damaged_bytes, None, read_log),
     "mf4 frames": Format(".mf4", write_mf4_frames, damaged_bytes, None),
+    "dbc": Format(
+        ".dbc",
+        write_database,
+        damaged_lines,
+        decoded_by,
+        lambda path: read_log(path.with_name("whole.log"), databases=path),
+    ),
 }
 
 
 # --- reading --------------------------------------------------------------------------------------------
 
 
-def outcome(name: str, path: Path, database: Path) -> tuple[str, str]:
+def outcome(name: str, path: Path) -> tuple[str, str]:
     """Read a file, and compare its values with those of the simple decoder."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            log = read_log(path, databases=database) if FORMATS[name].database else read_log(path)
+            log = FORMATS[name].read(path)
         except (ValueError, OSError) as error:
-            return ("refused", "") if str(path) in str(error) else ("crashed", f"{type(error).__name__}: {error}")
+            return (
+                ("refused", "") if path.parent.name in str(error) else ("crashed", f"{type(error).__name__}: {error}")
+            )
         except Exception as error:
             return "crashed", f"{type(error).__name__}: {error}"
     decode = FORMATS[name].decode
@@ -433,6 +473,7 @@ def outcome(name: str, path: Path, database: Path) -> tuple[str, str]:
 
 def serve(connection: Any) -> None:
     """Answer until the other side hangs up; a child of its own, so that a hang or a crash ends only this process."""
+    logging.getLogger("cantools").setLevel(logging.ERROR)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with contextlib.suppress(EOFError):
         while True:
@@ -477,19 +518,18 @@ def run(formats: list[str], count: int, seed: int, keep: Path | None = None) -> 
     """Return how often each outcome came, by format; files that are not read as they should be are kept in ``keep``."""
     outcomes: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(Child()) as child:
-        database = Path(scratch) / "car.dbc"
-        database.write_text(DATABASE)
+        (Path(scratch) / "car.dbc").write_text(DATABASE)
         for place, name in enumerate(formats):
             counts = outcomes[name] = Counter()
             path = Path(scratch) / f"drive{FORMATS[name].suffix}"
             FORMATS[name].write(path)
             whole = path.read_bytes()
-            result = child.ask(name, path, database)  # the first one takes long: imports
+            result = child.ask(name, path)  # the first one takes long: imports
             rng = np.random.default_rng([seed, place])
             for number in range(count // len(formats)):
                 if number:
                     path.write_bytes(FORMATS[name].damage(whole, rng))
-                    result = child.ask(name, path, database)
+                    result = child.ask(name, path)
                 counts[result[0]] += 1
                 if result[0] in BAD:
                     print(f"{name}, file {number}: {result[0]}: {result[1][:300]}", file=sys.stderr)
