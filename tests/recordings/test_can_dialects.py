@@ -152,11 +152,11 @@ def test_dialects_of_candump_are_read(rpm, text):
 
 
 def test_stamps_of_candump_that_count_from_the_line_before_are_refused(rpm):
-    steps = [0.0, 0.1, 0.1, 0.1, 0.0999, 0.1001]
-    with pytest.raises(ValueError, match=r"do not grow.*candump -t d.*candump -L"):
-        rpm("drive.log", "".join(f"({s:010.6f}) can0 100#0{n}00\n" for n, s in enumerate(steps)))
-    grown = "".join(f"({s:010.6f}) can0 100#0{n}00\n" for n, s in enumerate(np.cumsum(steps)))
-    assert len(rpm("drive.log", grown)) == 6
+    for steps in ([0.0, *[0.1] * 9], [0.0, 0.1, 0.09, 0.11, 0.1]):
+        with pytest.raises(ValueError, match=r"do not grow.*candump -t d.*candump -L"):
+            rpm("drive.log", "".join(f"({s:010.6f}) can0 100#0{n}00\n" for n, s in enumerate(steps)))
+        grown = "".join(f"({s:010.6f}) can0 100#0{n}00\n" for n, s in enumerate(np.cumsum(steps)))
+        assert len(rpm("drive.log", grown)) == len(steps)
 
 
 def blf_object(kind, value, time_ns, version=1, size=None):
