@@ -26,6 +26,7 @@ from anomalyvae.recordings.windows import WindowRecipe, Windows
 READERS: dict[str, Callable[..., Iterator[Log]]] = {
     ".csv": csv_pieces,
     ".parquet": parquet_pieces,
+    ".vbo": csv_pieces,
     **dict.fromkeys((".mf4", ".mdf", ".dat"), mdf_pieces),
     **dict.fromkeys((".blf", ".asc", ".trc", ".log"), can_pieces),
     **dict.fromkeys((".mcap", ".bag", ".db3"), topic_pieces),

@@ -23,6 +23,7 @@ _EXCEL = (32_874, 73_051)  # 1990 and 2100, in days of a spreadsheet
 _EXCEL_1970 = 25_569
 _WINDOWS = {116_444_736 * 10**9: "FILETIME", 621_355_968 * 10**9: "ticks of .NET"}  # 1970, in ticks of 100 ns
 _DAY_S = 86_400.0
+_OF_DAY = "hhmmss"  # a time of day as one number
 _EXCEL_STEP = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
           1 / 3600: "hours", 1 / _DAY_S: "days"}  # fmt: skip
@@ -112,6 +113,7 @@ class Scale:
         self._guess: int | None = None  # by magnitude, if no unit is given
         self._days = False  # of a spreadsheet
         self._zero = 0  # the ticks in 1970, of Windows
+        self._of_day = False  # written as hhmmss.ss
         self._read: Read | None = None  # of text that holds date-times or times of day
         first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
         kind = first.type
@@ -136,11 +138,14 @@ class Scale:
     def _measure(self, first: np.ndarray) -> None:
         suffix = re.search(r"_(s|ms|us|ns)$", self._column.name.casefold())
         unit = time_unit(self._column.unit) or (suffix[1] if suffix else "")
-        if unit not in ("", "d", *PER_SECOND):
+        if unit not in ("", "d", _OF_DAY, *PER_SECOND):
             raise ValueError(
-                f"{self._source} has the unit {unit!r}; units of time are {', '.join(PER_SECOND)} and d. Give its unit "
-                f"by time= (--time) {self._named('ms')}."
+                f"{self._source} has the unit {unit!r}; units of time are {', '.join(PER_SECOND)}, d and {_OF_DAY}. "
+                f"Give its unit by time= (--time) {self._named('ms')}."
             )
+        if unit == _OF_DAY:
+            self._of_day, self.per_second, self.absolute, self.meaning = True, 1, False, "times of day (hhmmss)"
+            return
         typical = float(np.median(first)) if len(first) else 0.0
         self._typical, days = typical, _EXCEL[0] <= typical < _EXCEL[1]
         if not unit and days and len(first) > 1 and 0 < _usual_step(first) < _EXCEL_STEP:
@@ -204,7 +209,7 @@ class Scale:
         kind = cells.type
         if self._read is not None:
             return self._ticks_of_text(cells.to_pandas())
-        if pa.types.is_floating(kind) or self._days:
+        if pa.types.is_floating(kind) or self._days or self._of_day:
             ticks = cells.cast(pa.float64()).to_numpy()
         else:
             ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
@@ -213,6 +218,8 @@ class Scale:
                 f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
                 f"one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
+        if self._of_day:
+            return np.round(ticks // 10_000 * 3600 + ticks // 100 % 100 * 60 + ticks % 100, 6)
         return (
             np.round((ticks - _EXCEL_1970) * _DAY_S, 6) if self._days else ticks - self._zero if self._zero else ticks
         )

@@ -31,7 +31,7 @@ No rule needs the whole file: files are read piece by piece.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +39,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from anomalyvae.recordings.date_times import reader_of
 from anomalyvae.recordings.log import Log, Signal, joined, nearest, not_numbers
+from anomalyvae.recordings.long_form import UNIT_KEY, Explain, long_form, long_places
 from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_stamps, first_text, split_unit
 from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text
@@ -50,12 +50,8 @@ from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import place_of_time
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
-UNIT_KEY = b"unit"  # Parquet metadata of a column
 ROWS = 65536  # of a piece, at most
 _SHARED = 3  # samples of a signal at one stamp, usually: then its stamps are too coarse
-_LONG = ({"pid", "signal", "parameter", "sensor", "name", "channel"}, {"value"}, {"units", "unit"})
-
-Explain = Callable[[str], str]  # from a column's name in the table to a sentence about its cells
 
 
 class Columns(NamedTuple):
@@ -94,9 +90,9 @@ def csv_pieces(
     """Read a CSV file with a header line piece by piece."""
     file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
     names = file.dialect.names
-    long = _long_places(names)
+    long = long_places(names)
     if long is not None and time is None and place_of_time([split_unit(name)[0] for name in names]) is not None:
-        schema, tables, explain = _long_form(file, long)
+        schema, tables, explain = long_form(file, long)
     else:
         schema, explain = _schema(file, time), lambda raw: str(file.count(names.index(raw)))
 
@@ -268,45 +264,6 @@ def read_numbers(table: pa.Table, columns: list[Column], left_out: dict[str, str
                 left_out[column.name] = reason
         found.append(np.full(len(cells), np.nan) if column.name in left_out else _numbers(cells))
     return found
-
-
-# --- long form ------------------------------------------------------------------------------------------
-
-
-def _long_places(names: tuple[str, ...]) -> list[int] | None:
-    """Return the places of the signals' names, values and units in rows of one value each; None for other tables."""
-    folded = [name.strip().casefold() for name in names]
-    found = [next((i for i, name in enumerate(folded) if name in known), None) for known in _LONG]
-    if len(names) != 4 or None in found:
-        return None
-    return [place for place in found if place is not None]
-
-
-def _long_form(
-    file: CsvFile, places: list[int]
-) -> tuple[pa.Schema, Callable[[list[str]], Iterator[pa.Table]], Explain]:
-    """Return the columns of a table in long form, and functions that read them: a first pass finds the signals."""
-    time = next(place for place in range(4) if place not in places)
-    units: dict[str, str] = {}
-    for table in file.tables([places[0], places[2]]):
-        for name, unit in dict.fromkeys(zip(table[0].to_pylist(), table[1].to_pylist(), strict=True)):
-            if name and units.setdefault(name, unit or "") != (unit or ""):
-                raise ValueError(
-                    f"{file.path} gives {name!r} in {units[name]!r} and in {unit!r}; a signal has one unit. Convert "
-                    f"it, or leave it out by exclude= (--exclude)."
-                )
-    raw = file.dialect.names[time]
-    fields = [pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in units.items()]
-
-    def tables(wanted: list[str]) -> Iterator[pa.Table]:
-        for table in file.tables([time, places[0], places[1]]):
-            cells = [pc.if_else(pc.equal(table[1], name), table[2], None) for name in wanted[1:]]
-            yield pa.table([table[0], *cells], wanted)
-
-    def explain(_: str) -> str:
-        return str(file.count(places[1]))
-
-    return pa.schema([pa.field(raw, pa.string()), *fields]), tables, explain
 
 
 # --- pieces ---------------------------------------------------------------------------------------------

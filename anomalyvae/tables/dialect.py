@@ -6,6 +6,8 @@
   one width with cells that hold no other separator.
 - **Header.** The lines before the table (a preamble, comments) are passed over. The header is the line of text above
   the first row with numbers. A line of units below it, and more such text below that, is not a row.
+- **VBO.** A file with the sections ``[column names]`` and ``[data]`` has spaces between its cells, and times of day as
+  ``hhmmss.ss``.
 - **Decimal mark.** A comma if cells such as ``0,5`` show it, a point if cells such as ``0.5`` do. Cells that may be
   thousands as well, such as ``1,234``, do not count.
 
@@ -43,6 +45,9 @@ _VALUE = re.compile(
 _DECIMALS = re.compile(_SIGN + r"\d*([.,])\d+([eE][+-]?\d+)?\s*$")
 _THOUSANDS = re.compile(_SIGN + r"[1-9]\d{0,2}([.,]\d{3})+\s*$")
 _JOINED = re.compile(r"\d\s*[;|\t]\s*[+\-−]?[\d.,]")
+_SECTIONS = re.compile(
+    r"^\[column names\]\s*\n(.*?)\r?\n.*?^\[data\][ \t]*\r?\n", re.IGNORECASE | re.DOTALL | re.MULTILINE
+)
 _COMMENT = ("#", "//", "%", "!")
 
 
@@ -136,6 +141,8 @@ def find_dialect(
         raise ValueError(f"Got the decimal mark {decimal!r}, expected '.' or ','. Correct decimal= (--decimal).")
     codec, mark = encoding_of(head, encoding, source)
     text = _decode(head[mark:], codec, source)
+    if sections := _SECTIONS.search(text):
+        return _of_sections(sections, text, codec, mark)
     known, skipped, lines = _named_separator(text)
     named = sep or known
     marks = [named] if named else [mark for mark in _SEPARATORS if mark in text] or [","]
@@ -174,6 +181,19 @@ def is_no_row(cells: list[str], names: list[str]) -> bool:
     if not any(cell.strip(" \t\0\xa0") for cell in cells):
         return True
     return (cells[0].startswith("#") and len(cells) != len(names)) or [cell.strip() for cell in cells] == names
+
+
+def _of_sections(sections: re.Match[str], text: str, codec: str, mark: int) -> Dialect:
+    """Return the dialect of a VBO file: sections, of which the last has rows with spaces between their cells."""
+    names = [name.strip() for name in sections[1].split()]
+    before = text[: sections.end()]
+    first = text[sections.end() :].splitlines()[:1]
+    trailing = [""] * (first != [] and len(first[0].split(" ")) == len(names) + 1 and first[0].endswith(" "))
+    units = ["hhmmss" if name.casefold() == "time" else "" for name in names]
+    return Dialect(
+        encoding=codec, separator=" ", decimal=".", names=(*names, *trailing), units=(*units, *trailing),
+        begin=mark + len(before.encode(codec, "surrogateescape")), line=1 + before.count("\n"), complete=True,
+    )  # fmt: skip
 
 
 def with_decimal(dialect: Dialect, cells: list[list[str]], source: str) -> Dialect:

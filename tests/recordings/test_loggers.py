@@ -97,6 +97,24 @@ def test_racechrono_and_motec_have_lines_above_and_below_the_header(write):
     assert numbers(log) == {"Ground Speed": ("km/h", list(range(60)))}
 
 
+@pytest.mark.parametrize("end", ["", " "])
+def test_vbo(tmp_path, end):
+    head = "File created on 28/10/2024\r\n[header]\r\nsatellites\r\ntime\r\nvelocity kmh\r\n\r\n[column names]\r\n"
+    rows = "".join(
+        f"005 {135959 + i // 10 if i < 10 else 140000 + i // 10 - 1}.{i % 10}0 +{i / 4:.3f}{end}\r\n" for i in range(60)
+    )
+    (tmp_path / "lap.vbo").write_bytes(f"{head}sats time velocity \r\n\r\n[data]\r\n{rows}".encode())
+    log = read_log(tmp_path / "lap.vbo")
+    assert numbers(log) == {"sats": ("", [5.0] * 60), "velocity": ("", (np.arange(60) / 4).tolist())}
+    np.testing.assert_allclose(log["velocity"].time_s, 13 * 3600 + 59 * 60 + 59 + TENTHS, rtol=0, atol=1e-9)
+
+
+def test_a_time_of_day_as_one_number_has_its_own_unit(write):
+    path = write("time,x\n", lambda i: f"{132759 + i // 10 if i < 10 else 132800 + i // 10 - 1}.{i % 10}0,{i}\n")
+    log = read_log(path, time="time [hhmmss]")
+    np.testing.assert_allclose(np.diff(log["x"].time_s), 0.1, atol=1e-9)
+
+
 def test_names_that_only_their_units_tell_apart_stay_whole(write):
     log = read_log(write("time,Speed (km/h),Speed (mph)\n", lambda i: f"{i},{i},{i}\n"))
     assert list(log.signals) == ["Speed (km/h)", "Speed (mph)"]
