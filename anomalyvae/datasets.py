@@ -34,8 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.folders import replacing
-from anomalyvae.recordings.log import nearest
-from anomalyvae.recordings.tabular import START_KEY, UNIT_KEY
+from anomalyvae.recordings.log import UNIT_KEY, nearest
+from anomalyvae.recordings.tabular import START_KEY
 
 _LAYOUT = 1  # of prepared folders: raise it to prepare all of them anew
 

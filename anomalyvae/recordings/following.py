@@ -17,7 +17,8 @@ from pathlib import Path
 from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.recordings.stamps import NoTimeColumnError
 from anomalyvae.recordings.windows import Windows
-from anomalyvae.tables.dialect import NoTableError, encoding_of, find_dialect
+from anomalyvae.tables.dialect import encoding_of, find_dialect
+from anomalyvae.tables.layout import NoTableError
 
 CHUNK = 65536  # bytes at a time: what a pipe holds, and few enough to be handled at once
 _LONGEST = 1 << 20  # bytes of a line

@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.clock import Resampler
-from anomalyvae.recordings.log import Signal, not_numbers
+from anomalyvae.recordings.log import UNIT_KEY, Signal, not_numbers
 from anomalyvae.recordings.stamps import UnitError, first_stamps
-from anomalyvae.recordings.tabular import ROWS, UNIT_KEY, choose, read_numbers, refuse_coarse, with_numbers
+from anomalyvae.recordings.tabular import ROWS, choose, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.timeline import JumpBackError, Timeline
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
 from anomalyvae.tables.cells import MISSING_TEXT, text_of
-from anomalyvae.tables.dialect import NoTableError, find_dialect, is_no_row, with_decimal
+from anomalyvae.tables.dialect import find_dialect, is_no_row, with_decimal
+from anomalyvae.tables.layout import NoTableError
 
 _FIRST_STAMPS = 2  # the fewest that show the usual step
 _MORE_STAMPS = 8  # that show it well enough to refuse a clock

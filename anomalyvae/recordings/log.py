@@ -10,6 +10,8 @@ import pandas as pd
 
 from anomalyvae.tables.names import nearest as nearest
 
+UNIT_KEY = b"unit"  # metadata of a column of an Arrow table
+
 
 @dataclass(frozen=True, eq=False)
 class Signal:

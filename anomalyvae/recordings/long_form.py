@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anomalyvae.recordings.log import UNIT_KEY
 from anomalyvae.tables.files import CsvFile
 
-UNIT_KEY = b"unit"  # Parquet metadata of a column
 _LONG = ({"pid", "signal", "parameter", "sensor", "name", "channel"}, {"value"}, {"units", "unit"})
 Explain = Callable[[str], str]  # from a column's name in the table to a sentence about its cells
 

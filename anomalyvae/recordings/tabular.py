@@ -41,8 +41,8 @@ import pandas as pd
 import pyarrow as pa
 
 from anomalyvae.recordings.date_times import reader_of
-from anomalyvae.recordings.log import Log, Signal, joined, nearest, not_numbers
-from anomalyvae.recordings.long_form import UNIT_KEY, Explain, long_form, long_places
+from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, nearest, not_numbers
+from anomalyvae.recordings.long_form import Explain, long_form, long_places
 from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_stamps, first_text, split_unit
 from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text

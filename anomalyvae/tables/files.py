@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomalyvae.tables.cells import MISSING_TEXT, decoded, is_missing, is_number, is_text, text_of
-from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row, is_value
+from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row
+from anomalyvae.tables.layout import is_value
 
 _BLOCK = 1 << 20  # bytes at a time
 

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from anomalyvae.tables.cells import is_text, like_number, numbers_in_text, truths_in_text, without_missing_text
+from anomalyvae.tables.cells import (
+    is_missing,
+    is_text,
+    like_number,
+    numbers_in_text,
+    truths_in_text,
+    without_missing_text,
+)
 from anomalyvae.tables.files import CsvFile, NotNumbersError
 from anomalyvae.tables.names import nearest
 
@@ -263,8 +270,8 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
         return truths
     cells = without_missing_text(cells, file.missing)
     counts = Counter(dict(zip(*(part.to_pylist() for part in cells.value_counts().flatten()), strict=True)))
-    filled = sum(count for cell, count in counts.items() if cell is not None)
-    numbers = sum(count for cell, count in counts.items() if cell is not None and like_number(cell))
+    filled = sum(count for cell, count in counts.items() if not is_missing(cell))
+    numbers = sum(count for cell, count in counts.items() if not is_missing(cell) and like_number(cell))
     if numbers * 2 >= filled and numbers:
         count = file.count(place)
         faults.append(

@@ -106,6 +106,11 @@ def test_numbers_in_disguise_are_no_categories(write, column):
         read_rows([write(text)])
 
 
+def test_markers_do_not_make_a_column_of_text(write):
+    with pytest.raises(ValueError, match=r"1 of 2 cells are numbers; line 2 holds '1e'"):
+        read_rows([write("x\n1e\n--\n-\n-20.0\n")])
+
+
 def test_all_faults_of_all_files_come_at_once(write):
     columns = "".join(f",c{i}" for i in range(300))
     numbers = ",1" * 300
