@@ -298,3 +298,57 @@ def test_days_and_months_are_not_guessed(write):
         read_log(path, time="Date")
     assert read_log(path, time="Date [dmy]").start == pd.Timestamp("2024-04-05T10:00Z")
     assert read_log(path, time="Date [mdy]").start == pd.Timestamp("2024-05-04T10:00Z")
+
+
+# --- odd files ------------------------------------------------------------------------------------------
+
+TWENTY = "".join(f"{i / 10},{i},{800 + i}\n" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ("time,speed,rpm\n" + TWENTY).replace("\n", "\r"),
+        "time,speed,rpm,\n" + TWENTY.replace("\n", ",\n"),
+        "time,speed,rpm\n" + TWENTY.replace("\n", ",\n"),
+        "time, speed, rpm\n" + TWENTY.replace(",", ",  "),
+        "time,speed,rpm\n" + TWENTY + "\0" * 300 + "\n",
+        "time,speed,rpm\n" + TWENTY.replace("0.5,", "\n\n0.5,") + "\n\n",
+        "time,speed,rpm\n" + TWENTY.replace("0.5,", "# a note\ntime,speed,rpm\n0.5,"),
+        "time,speed,rpm\n" + TWENTY.rstrip("\n"),
+        "time,speed,rpm\n" + "".join(f"{i / 10},0x{i:X},{800 + i}\n" for i in range(20)),
+    ],
+    ids=[
+        "cr",
+        "trailing",
+        "trailing in rows",
+        "spaces",
+        "zeros",
+        "blank lines",
+        "header again",
+        "no end",
+        "hexadecimal",
+    ],
+)
+def test_odd_files_are_read_right(tmp_path, text):
+    (tmp_path / "drive.csv").write_bytes(text.encode())
+    log = read_log(tmp_path / "drive.csv", signals=["speed", "rpm"])
+    assert log["speed"].values.tolist() == list(range(20))
+    assert log["rpm"].values.tolist() == list(range(800, 820))
+    assert log["rpm"].time_s.tolist() == (np.arange(20) / 10).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("time,speed,rpm\n" + TWENTY + "2.0,6", r"line 22 has 2 cells \('2\.0,6'\), and the header names 3"),
+        ("time,speed,rpm\n" + TWENTY.replace(",5,805", ",5"), r"line 7 has 2 cells \('0\.5,5'\)"),
+        ("time,speed,speed\n" + TWENTY, r"has 2 columns named 'speed'.*--exclude"),
+        ("time,speed\n23:59:59,0\n00:00:00,1\n", "jumps back by 86399 s after 1 rows"),
+        ("time,speed\n2024-10-27 02:59:59,0\n2024-10-27 02:00:00,1\n", "jumps back by 3599 s after 1 rows"),
+    ],
+)
+def test_odd_files_are_refused_by_line(tmp_path, text, said):
+    (tmp_path / "drive.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_log(tmp_path / "drive.csv")
