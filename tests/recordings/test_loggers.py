@@ -344,8 +344,11 @@ def test_odd_files_are_read_right(tmp_path, text):
         ("time,speed,rpm\n" + TWENTY + "2.0,6", r"line 22 has 2 cells \('2\.0,6'\), and the header names 3"),
         ("time,speed,rpm\n" + TWENTY.replace(",5,805", ",5"), r"line 7 has 2 cells \('0\.5,5'\)"),
         ("time,speed,speed\n" + TWENTY, r"has 2 columns named 'speed'.*--exclude"),
-        ("time,speed\n23:59:59,0\n00:00:00,1\n", "jumps back by 86399 s after 1 rows"),
-        ("time,speed\n2024-10-27 02:59:59,0\n2024-10-27 02:00:00,1\n", "jumps back by 3599 s after 1 rows"),
+        ("time,speed\n23:59:57,0\n23:59:58,0\n23:59:59,0\n00:00:00,1\n", "jumps back by 86399 s after 3 rows"),
+        (
+            "time,x\n" + "".join(f"2024-10-27 02:{i % 60:02d}:59,0\n" for i in range(50, 62)),
+            "jumps back by 3540 s after 10",
+        ),
     ],
 )
 def test_odd_files_are_refused_by_line(tmp_path, text, said):
