@@ -140,6 +140,9 @@ class TrainingSet:
         """Read recordings; windows that touch a known event are excluded. See `train` for the parameters."""
         paths = sorted(map(Path, files), key=lambda path: path.stem)
         samples = read_windows(paths, replace(recipe, coefficients=None), **options)
+        if not len(samples):
+            reasons = " ".join(f"{name}: {why}" for name, why in samples.without.items())
+            raise ValueError(f"There is no window to learn from. {reasons}")
         manifest = begin_manifest(paths, samples.spans, events, tolerance_s, role="excluded")
         digest = dict(zip(manifest["recording"], manifest["sha256"], strict=True))
         copies = {name for name, key in digest.items() if name != next(n for n, k in digest.items() if k == key)}
@@ -151,7 +154,7 @@ class TrainingSet:
             manifest = manifest[~manifest["recording"].isin(copies)].reset_index(drop=True)
             samples = part_of(samples, ~samples.spans["recording"].isin(copies).to_numpy())
         spans = samples.spans.assign(recording=samples.spans["recording"].map(digest))
-        named = Windows(samples.rows, spans, samples.units)
+        named = Windows(samples.rows, spans, samples.units, samples.without)
         return cls(manifest, recipe, named, roles_of(spans, manifest), dict(ranges or {}))
 
     @classmethod

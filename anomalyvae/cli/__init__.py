@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     args = _parser().parse_args(argv)
     with warnings.catch_warnings():
+        if getattr(args, "quiet", False):
+            warnings.simplefilter("ignore", UserWarning)
         warnings.showwarning = lambda message, *_, **__: tell(f"warning: {one_line(str(message))}")
         try:
             code = args.run(args)

@@ -230,7 +230,9 @@ def files_of(sources: Sequence[str], recordings: bool = False) -> list[str]:
         if (path.is_dir() and not (path / "metadata.yaml").is_file()) or (has_magic(source) and not path.exists()):
             from anomalyvae.scoring.inputs import inputs_of
 
-            root, names, _ = inputs_of(source, recordings, Path(os.devnull))
+            root, names, _, unread = inputs_of(source, recordings, Path(os.devnull))
+            if unread:
+                raise ValueError("; ".join(f"{name} in {source}: {why}" for name, why in sorted(unread.items())))
             found += [str(root / name) for name in names]
         else:
             found.append(source)

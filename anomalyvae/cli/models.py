@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.console import (
     DONE,
+    SOME_FAILED,
     SOURCE,
     add_command,
     files_of,
@@ -20,6 +21,7 @@ from anomalyvae.cli.console import (
     reading_options,
     say,
     steps_shown,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -107,11 +109,14 @@ def _fit_and_save(
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         say(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
+    without = {} if recipe is None else data.samples.without
+    for recording, why in without.items():
+        tell(f"failed: {recording}: {why}")
     if run is not None:
         source = os.path.commonpath([os.path.abspath(file) for file in args.files])
         if run.log(args.model, source=source) and not args.quiet:
             say(f"Tracked: {run.url}")
-    return DONE
+    return SOME_FAILED if without else DONE
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
@@ -196,7 +201,9 @@ def run(args: argparse.Namespace) -> int:
         say(_summary(result))
         say(f"\nReport     {Path(job.output.folder) / 'report.html'}")
         say(f"Wall time  {time.monotonic() - began:.0f} s")
-    return DONE
+    for recording, why in result["without"].items():
+        tell(f"failed: {recording}: {why}")
+    return SOME_FAILED if result["without"] else DONE
 
 
 def _summary(result: dict[str, Any]) -> str:

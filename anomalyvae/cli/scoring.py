@@ -112,12 +112,18 @@ def _score_table(args: argparse.Namespace) -> int:
         folded["alarms"] = args.alarms
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
         summary = score_folder(
-            args.model, args.source, scratch, workers=args.workers, strict=True, progress=progress, **folded,
+            args.model, args.source, scratch, workers=args.workers, strict=args.strict, progress=progress, **folded,
             **reading_options(args),
         )  # fmt: skip
-        tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in summary["files"]]
+        files = [file for file in summary["files"] if file["error"] is None]
+        failed = [f"{file['file']}: {file['error']}" for file in summary["files"] if file["error"] is not None]
+        if not files:
+            raise ValueError(failed[0] if len(failed) == 1 else f"None of {len(failed)} files has scores. {failed[0]}")
+        tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in files]
+    for line in failed:
+        tell(f"failed: {line}")
     if len(tables) > 1 and "row" in tables[0]:
-        for file, table in zip(summary["files"], tables, strict=True):
+        for file, table in zip(files, tables, strict=True):
             table.insert(0, "file", file["file"])
     table = pd.concat(tables, ignore_index=True)
     if not args.per_tick and (args.alarms is not None or args.tail != "conformal"):
@@ -126,7 +132,7 @@ def _score_table(args: argparse.Namespace) -> int:
     if not args.quiet:
         what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
         say(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
-    return DONE
+    return SOME_FAILED if failed else DONE
 
 
 def _flag_all(table: "pd.DataFrame", args: argparse.Namespace) -> None:
@@ -228,21 +234,24 @@ def health(args: argparse.Namespace) -> int:
     for name, limits in ranges.items():
         if not (isinstance(limits, list) and [type(limit) in (int, float) for limit in limits] == [True, True]):
             raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
-    root, files, _ = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
-    parts, failed = [], 0
+    root, files, _, unread = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
+    for file, why in sorted(unread.items()):
+        tell(f"failed: {file}: {why}")
+    parts, failed = [], len(unread)
     with local_model(args.model) as model:
         sensors = Sensors.of(model, ranges)
         for file in files:
             try:
                 log = read_log(root / file, signals=sensors.recipe.needed, **reading_options(args))
                 windows = sensors.windows(log)
+                for why in windows.without.values():
+                    raise ValueError(why)
             except (OSError, ValueError) as error:
                 tell(f"failed: {file}: {error}")
                 failed += 1
                 continue
-            if len(windows):
-                parts.append(stretches(sensors.grade(windows)))
-    if failed == len(files):
+            parts.append(stretches(sensors.grade(windows)))
+    if not parts:
         raise ValueError(f"None of the {failed} files can be graded. See the reasons above.")
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["grade"])
     if args.bad:
@@ -250,7 +259,7 @@ def health(args: argparse.Namespace) -> int:
     if write is not None:
         write(table)
     if not args.quiet:
-        say(_health_text(table, len(files) - failed))
+        say(_health_text(table, len(parts)))
     return SOME_FAILED if failed else DONE
 
 

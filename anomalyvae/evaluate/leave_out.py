@@ -125,6 +125,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         drift = job.health is not None and job.health.drift
         data.save(model, fresh / "model", drift=drift, figures=result["mean"])
         result["model_id"] = read_card(fresh / "model")["model_id"]
+        result["without"] = data.samples.without
         for name, fold in folds.items():
             home = fresh / "folds" / name
             fold.data.save(fold.model, home, health=fold.health, figures=result["folds"][name])

@@ -25,6 +25,7 @@ from anomalyvae.health.measures import cells_of
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.log import Log
+from anomalyvae.recordings.reading import windows_of
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -88,7 +89,7 @@ class Sensors:
 
     def windows(self, log: Log) -> Windows:
         """Cut a recording into windows of samples; nearly all cells of a window may be missing."""
-        return replace(self.recipe, coefficients=None, missing=_NEARLY_ALL).windows(log)
+        return windows_of(log, replace(self.recipe, coefficients=None, missing=_NEARLY_ALL))
 
     def gaps(self, windows: Windows) -> Floats:
         """Each signal minus its reconstruction, mean over the window, shape ``(n, signals)``; NaN if it is missing."""
@@ -265,7 +266,7 @@ def rows_of(recipe: WindowRecipe, windows: Windows) -> pd.DataFrame:
 def part_of(windows: Windows, chosen: Flags) -> Windows:
     """Some of the windows, in their order."""
     rows, spans = windows.rows[chosen].reset_index(drop=True), windows.spans[chosen].reset_index(drop=True)
-    return Windows(rows, spans, windows.units)
+    return Windows(rows, spans, windows.units, windows.without)
 
 
 def _rows(recipe: WindowRecipe, cells: Floats, hidden: Flags | None = None) -> pd.DataFrame:

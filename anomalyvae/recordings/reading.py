@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from anomalyvae.options import BUS_OPTIONS, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
 from anomalyvae.recordings.clock import resample_pieces
+from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
 from anomalyvae.recordings.topics import topic_pieces
@@ -176,7 +178,7 @@ def read_windows(
                     f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or "
                     f"name the recording in Python: read_log(path, recording=...)."
                 )
-            parts[log.recording] = recipe.windows(log)
+            parts[log.recording] = windows_of(log, recipe)
             _refuse_other_units(parts[log.recording].units, log.recording, units)
         except (ValueError, OSError) as error:
             faults.append(error)
@@ -185,12 +187,22 @@ def read_windows(
     if faults:
         listed = " ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
         raise ValueError(f"{len(faults)} recordings cannot be used: {listed}")
+    without = {name: reason for part in parts.values() for name, reason in part.without.items()}
     if len(parts) == 1:
         return next(iter(parts.values()))
     stacked = [recipe.no_windows(), *parts.values()]
     rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
     spans = pd.concat([part.spans for part in stacked], ignore_index=True)
-    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()})
+    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()}, without)
+
+
+def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
+    """Cut a recording in memory into windows; ``without`` says why, if it has none."""
+    windows, coverage = recipe.windows(log), Coverage(recipe)
+    if len(windows):
+        return windows
+    list(coverage.watch([log]))
+    return replace(windows, without={log.recording: coverage.reason()})
 
 
 def _refuse_other_units(found: dict[str, str], recording: str, units: dict[str, tuple[str, str]]) -> None:
@@ -237,7 +249,7 @@ def stream_windows(
     ------
     Windows
         A slab of windows, in order of time; its index begins at 0. If the recording has no window, one slab without
-        rows.
+        rows, whose ``without`` says why.
 
     Raises
     ------
@@ -246,12 +258,14 @@ def stream_windows(
     """
     if rows < 1:
         raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
-    logs = read_pieces(path, recipe.needed, rows=rows, **options)
+    name, coverage = recording or name_of(Path(path)), Coverage(recipe)
+    logs = coverage.watch(read_pieces(path, recipe.needed, rows=rows, **options))
     head = list(islice(logs, 1))
     units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
     pieces = (log.signals for log in chain(head, logs))
     ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
-    yield from recipe.slabs(ticks, recording or name_of(Path(path)), units, rows)
+    for windows in recipe.slabs(ticks, name, units, rows):
+        yield windows if len(windows) else replace(windows, without={name: coverage.reason()})
 
 
 # --- files ----------------------------------------------------------------------------------------------

@@ -38,11 +38,14 @@ class Windows:
         window's length), in seconds from the recording's start. Same index as ``rows``.
     units : dict of str to str
         Units of the signals that the recipe needs, as far as the recordings give them.
+    without : dict of str to str
+        Recordings without a window, and why they have none.
     """
 
     rows: pd.DataFrame
     spans: pd.DataFrame
     units: dict[str, str] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -23,7 +23,7 @@ from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
-from anomalyvae.scoring.one_file import Work, kept, output_of
+from anomalyvae.scoring.one_file import Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.untrusted import read_json
 
@@ -135,7 +135,7 @@ def score_folder(
             "scored by itself."
         )
     folder = Path(target).resolve()
-    root, names, passed_over = inputs_of(source, metadata["windowing"] is not None, folder)
+    root, names, passed_over, unread = inputs_of(source, metadata["windowing"] is not None, folder)
     how = given(options)
     work = Work(
         model=os.path.abspath(model),
@@ -150,6 +150,8 @@ def score_folder(
         databases=tuple((bus and f"{bus}=") + sha256_of(Path(file)) for bus, file in how.get("databases", ())),
         per_tick=per_tick,
     )
+    if strict and unread:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
     with _locked(folder):
         _claim(folder, work, metadata["model_id"], overwrite)
         found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}
@@ -171,6 +173,7 @@ def score_folder(
         finally:
             shutil.rmtree(folder / _STAGING, ignore_errors=True)
         outcomes = [found[name] for name in names]
+        outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
         seconds = time.monotonic() - began
         summary = {
             "model_id": metadata["model_id"],

@@ -38,11 +38,11 @@ class Slab(NamedTuple):
     rows: Any
 
 
-def inputs_of(source: Source, recordings: bool, target: Path) -> tuple[Path, list[str], int]:
-    """Find the files to score.
+class Inputs(NamedTuple):
+    """Files to read.
 
-    Returns
-    -------
+    Attributes
+    ----------
     root : Path
         The folder that names are relative to: the source folder, the part of a pattern before its first wildcard, or
         the common folder of several sources.
@@ -50,6 +50,18 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> tuple[Path, lis
         Files with a known suffix, sorted, without hidden ones and those that begin with an underscore.
     passed_over : int
         How many files have another suffix.
+    unread : dict of str to str
+        Names that cannot be read, and why: folders that are links or locked, links to nothing, pipes.
+    """
+
+    root: Path
+    names: list[str]
+    passed_over: int
+    unread: dict[str, str]
+
+
+def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
+    """Find the files to read; ``target`` is where results go.
 
     Raises
     ------
@@ -64,8 +76,9 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> tuple[Path, lis
 
         suffixes |= set(READERS)
     roots, found = [], []
+    faults: dict[Path, str] = {}
     for item in [source] if isinstance(source, str | os.PathLike) else source:
-        root, files = _find(os.fspath(item))
+        root, files = _find(os.fspath(item), faults)
         if target.is_relative_to(root.resolve()) and (os.path.isdir(item) or target == root.resolve()):
             raise ValueError(f"The target {target} lies inside the source {item}. Choose a folder elsewhere.")
         roots.append(root.resolve())
@@ -73,28 +86,53 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> tuple[Path, lis
     top = Path(os.path.commonpath(roots))
     names = sorted({file.relative_to(top).as_posix() for file in found})
     known = [name for name in names if Path(name).suffix.lower() in suffixes]
-    if not known:
+    for name in known:
+        if not (top / name).exists():
+            faults[top / name] = "It is a link to a file that does not exist. Remove or repair the link."
+        elif not (top / name).is_file() and not (top / name).is_dir():
+            faults[top / name] = "It is a pipe or a device, not a file. Move it elsewhere."
+    unread = {place.relative_to(top).as_posix(): why for place, why in faults.items() if place.is_relative_to(top)}
+    read = [name for name in known if name not in unread]
+    if not read:
+        listed = "".join(f" {name}: {why}" for name, why in unread.items())
         raise FileNotFoundError(
-            f"{source} has {len(names)} files, but none that ends in {', '.join(sorted(suffixes))}. Check the path."
+            f"{source} has {len(names)} files, but none to read that ends in {', '.join(sorted(suffixes))}.{listed} "
+            "Check the path."
         )
-    return top, known, len(names) - len(known)
+    return Inputs(top, read, len(names) - len(known), unread)
 
 
-def _find(pattern: str) -> tuple[Path, list[Path]]:
+def _find(pattern: str, faults: dict[Path, str]) -> tuple[Path, list[Path]]:
     path = Path(pattern)
     if path.is_dir():
-        return path, _below(path)
+        return path, _below(path, faults)
     if path.is_file():
         return path.parent, [path]
     if not has_magic(pattern):
         raise FileNotFoundError(f"{pattern} does not exist. Pass a folder, a file or a pattern.")
     fixed = next(i for i, part in enumerate(path.parts) if has_magic(part))
     hits = [Path(hit) for hit in glob(pattern, recursive=True)]
-    return Path(*path.parts[:fixed]), [file for hit in hits for file in (_below(hit) if hit.is_dir() else [hit])]
+    return Path(*path.parts[:fixed]), [
+        file for hit in hits for file in (_below(hit, faults) if hit.is_dir() else [hit])
+    ]
 
 
-def _below(folder: Path) -> list[Path]:
-    return [Path(place, name) for place, _, files in os.walk(folder) for name in files]
+def _below(folder: Path, faults: dict[Path, str]) -> list[Path]:
+    """The files in a folder and those below it; folders that cannot be entered are added to ``faults``."""
+
+    def note(error: OSError) -> None:
+        faults[Path(error.filename).resolve()] = f"The folder cannot be read ({error.strerror}). Check its permissions."
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=note):
+        found += [Path(place, name) for name in files]
+        for name in folders:
+            inner = Path(place, name)
+            if inner.is_symlink() and not _hidden(inner.relative_to(folder)):
+                faults[inner.parent.resolve() / name] = (
+                    "It is a link to a folder, which is not followed. Pass that folder as another source."
+                )
+    return found
 
 
 def _hidden(relative: Path) -> bool:
@@ -192,8 +230,9 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
     _refuse_empty(path)
     for windows in stream_windows(path, recipe, recording=recording, **options):
         refuse_units(windows.units, metadata)
-        if len(windows):
-            yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy())
+        if not len(windows):
+            raise ValueError(windows.without[recording])
+        yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy())
 
 
 def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:
@@ -205,7 +244,7 @@ def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:
 
 
 def _refuse_empty(path: Path) -> None:
-    """Refuse a recording without samples; one that is too short for a window merely has no scores."""
+    """Refuse a recording without samples."""
     if path.suffix.lower() == ".csv":
         with path.open("rb") as file:
             empty = not file.readline().strip() or not any(line.strip() for line in file)

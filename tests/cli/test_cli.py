@@ -202,14 +202,22 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5)
 
 
-def test_a_recording_without_a_window_gives_an_empty_table(drives, tmp_path, capsys):
+def test_a_recording_without_a_window_is_no_success(drives, tmp_path, capsys):
     model, out, short = tmp_path / "model", tmp_path / "scores.parquet", tmp_path / "short.parquet"
     pd.read_parquet(drives[0]).head(5).to_parquet(short)
     assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
-    code, said, _ = run(capsys, "score", short, out, "--model", model)
-    assert code == 0
-    assert "Scored 0 windows, 0 flagged" in said
-    assert pd.read_parquet(out)["anomaly_score"].dtype == float
+    code, _, err = run(capsys, "score", short, out, "--model", model)
+    assert (code, out.exists()) == (1, False)
+    assert "short.parquet: It has no window: its values reach over" in err
+    code, said, err = run(capsys, "score", short, drives[0], out, "--model", model)
+    assert (code, "failed: short.parquet: It has no window" in err) == (3, True)
+    assert f"Scored {len(pd.read_parquet(out))} windows" in said
+    code, _, err = run(capsys, "health", short, drives[0], "--model", model)
+    assert (code, "failed: short.parquet: It has no window" in err) == (3, True)
+    code, said, err = run(capsys, "fit", short, *drives, "--model", tmp_path / "other", *WINDOWS, *TINY)
+    assert (code, "failed: short: It has no window" in err) == (3, True)
+    code, said, err = run(capsys, "fit", short, "--model", tmp_path / "none", *WINDOWS, *TINY)
+    assert (code, "There is no window to learn from. short: It has no window" in err) == (1, True)
 
 
 def test_fit_uses_the_windows_and_the_detector_of_a_job(drives, job, tmp_path, capsys):

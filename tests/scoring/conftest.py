@@ -42,7 +42,7 @@ def troubled(drives, fresh):
     (drives / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     return {
         "binary.csv": "", "corrupt.parquet": "cannot be read", "cut.parquet": "cannot be read",
-        "empty.csv": "no header line", "gone.parquet": "No such file", "header.csv": "no rows",
+        "empty.csv": "no header line", "gone.parquet": "a file that does not exist", "header.csv": "no rows",
         "infinite.parquet": "infinite", "lacks.parquet": "It lacks the columns 'signal 3' of the model. Rename or",
         "no rows.parquet": "no rows", "ragged.csv": "cannot be read", "text.parquet": "signal 1",
         "words.csv": "expected numbers as in training: 0 of 1 cells are numbers; line 2 holds 'six'",

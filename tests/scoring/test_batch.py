@@ -1,5 +1,7 @@
 """A folder of files becomes a folder of scores: each row once, whatever happens on the way."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
-from anomalyvae.recordings import read_windows
+from anomalyvae.recordings import log_from_frame, read_windows
 from anomalyvae.scoring import inputs as sources
 from anomalyvae.tables import rows as table_rows
 
@@ -197,10 +199,11 @@ def test_recordings_are_cut_as_in_training(recordings, tmp_path, monkeypatch):
     detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(windows.rows)
     model = save(detector, tmp_path / "model", recipe=recipe.to_dict(), precision="double")
     summary = score_folder(model, recordings, tmp_path / "out", alarms={"per_hour": 72}, feature_scores=True)
-    assert [file["rows"] > 0 for file in summary["files"]] == [True, True, False]
-    assert summary["failed"] == 0
+    assert [file["error"] for file in summary["files"][:2]] == [None, None]
+    why = "It has no window: its values reach over 0.4 s (column 'time_s' in seconds), and a window takes 2 s."
+    assert (summary["files"][2]["error"], summary["failed"]) == (why, 1)
     tables = scores_in(tmp_path / "out")
-    assert list(tables) == ["car a/1.parquet", "car a/2.csv.parquet", "short.parquet"]
+    assert list(tables) == ["car a/1.parquet", "car a/2.csv.parquet"]
     for name, path in [("car a/1.parquet", "car a/1.parquet"), ("car a/2.csv.parquet", "car a/2.csv")]:
         got, windows = tables[name].to_pandas(), read_windows(recordings / path, recipe)
         assert list(got)[:3] == ["recording", "start_s", "end_s"]
@@ -227,11 +230,53 @@ def test_a_recording_that_cannot_be_read_is_reported(recordings, tmp_path):
     (recordings / "bytes.parquet").write_bytes(b"PAR1" + bytes(100))
     summary = score_folder(model, recordings, tmp_path / "out")
     said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
-    assert said.keys() == {"again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet"}
+    assert said.keys() == {
+        "again.parquet", "bytes.parquet", "header.csv", "lacks.csv", "none.parquet", "short.parquet",
+    }  # fmt: skip
     assert "jumps back" in said["again.parquet"]
     assert "lacks.csv has no column for signal 'b'" in said["lacks.csv"]
     assert said["none.parquet"] == said["header.csv"] == "It has no rows. Leave it out."
-    assert summary["scored"] == 3
+    assert summary["scored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"time_s": lambda t: 60 * t}, "samples of 'a' are usually 6 s apart .column 'time_s' in seconds., more than"),
+        ({"b": lambda b: np.nan * b}, "it has no value of 'b'"),
+        ({"b": lambda b: b.where(np.arange(len(b)) % 20 > 3)}, "each has a gap of a signal. Gaps are longer than"),
+    ],
+)
+def test_a_recording_without_a_window_says_why(recordings, tmp_path, change, why):
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=0.3)
+    frame = pd.read_csv(recordings / "car a" / "2.csv").head(300)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2)
+    detector.fit(read_windows(log_from_frame(frame, "drive"), recipe).rows)
+    model = save(detector, tmp_path / "m", recipe=recipe.to_dict())
+    odd = tmp_path / "odd" / "drive.parquet"
+    odd.parent.mkdir()
+    frame.assign(**{name: change[name](frame[name]) for name in change}).to_parquet(odd)
+    [outcome] = score_folder(model, odd.parent, tmp_path / "out")["files"]
+    assert outcome["status"] == "failed"
+    assert re.match(f"It has no window: .*{why}", outcome["error"])
+    assert re.match(f"It has no window: .*{why}", read_windows(odd, recipe).without["drive"])
+
+
+def test_what_cannot_be_entered_is_named(bundle, drives, tmp_path):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    shutil.copytree(drives, source)
+    elsewhere.mkdir()
+    (source / "link").symlink_to(elsewhere)
+    (source / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    os.mkfifo(source / "pipe.parquet")
+    summary = score_folder(bundle, source, tmp_path / "out")
+    said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
+    assert summary["failed"] == len(said)
+    assert {name: why[:12] for name, why in said.items()} == {
+        "gone.csv": "It is a link",
+        "link": "It is a link",
+        "pipe.parquet": "It is a pipe",
+    }
 
 
 # What goes wrong
@@ -252,7 +297,7 @@ def test_a_bad_file_is_reported_and_the_others_go_on(bundle, drives, troubled, t
 
 
 def test_strict_stops(bundle, drives, troubled, tmp_path):
-    with pytest.raises(ValueError, match=r"^(binary|corrupt|cut|empty|header)\.\w+: "):
+    with pytest.raises(ValueError, match=r"^(binary|corrupt|cut|empty|gone|header)\.\w+: "):
         score_folder(bundle, drives, tmp_path / "out", strict=True, workers=1)
     assert not (tmp_path / "out" / "summary.json").exists()
     assert not (tmp_path / "out" / ".staging").exists()
@@ -309,7 +354,7 @@ def test_a_target_with_other_things_is_refused(bundle, drives, tmp_path):
 
 def test_nothing_to_score(bundle, tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"has 1 files, but none that ends in \.csv, \.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"has 1 files, but none to read that ends in \.csv, \.parquet"):
         score_folder(bundle, tmp_path, tmp_path.parent / "out")
     for source, message in (("nowhere", "nowhere does not exist"), ("nowhere/*.csv", "has 0 files, but none")):
         with pytest.raises(FileNotFoundError, match=message):

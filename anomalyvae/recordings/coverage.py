@@ -1,0 +1,63 @@
+"""Why a recording has no window: what it holds of the signals that a recipe needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from anomalyvae.recordings.log import Log
+from anomalyvae.recordings.windows import WindowRecipe
+
+
+class Coverage:
+    """Counts the samples of a recording's needed signals while its pieces pass through `watch`."""
+
+    def __init__(self, recipe: WindowRecipe) -> None:
+        self._recipe = recipe
+        self._samples = dict.fromkeys(recipe.needed, 0)
+        self._steps = dict.fromkeys(recipe.needed, 0.0)  # the usual time from one sample to the next in the first piece
+        self._first_s, self._last_s, self._clock = np.inf, -np.inf, ""
+
+    def watch(self, pieces: Iterable[Log]) -> Iterator[Log]:
+        """Yield the pieces of a recording as they are."""
+        for log in pieces:
+            self._clock = log.clock or self._clock
+            for name in self._recipe.needed:
+                self._count(name, log)
+            yield log
+
+    def _count(self, name: str, log: Log) -> None:
+        signal = log.signals.get(name)
+        time_s = np.empty(0) if signal is None else signal.time_s[~np.isnan(signal.values)]
+        if not len(time_s):
+            return
+        self._samples[name] += len(time_s)
+        self._first_s, self._last_s = min(self._first_s, time_s[0]), max(self._last_s, time_s[-1])
+        if len(time_s) > 1 and not self._steps[name]:
+            self._steps[name] = float(np.median(np.diff(time_s)))
+
+    def reason(self) -> str:
+        """Why there is no window, as a sentence."""
+        recipe = self._recipe
+        absent = [name for name, samples in self._samples.items() if not samples]
+        clock = f" ({self._clock})" if self._clock else ""
+        if absent and (len(absent) == len(self._samples) or recipe.missing == 0 or absent == [*recipe.signals]):
+            return f"It has no window: it has no value of {', '.join(map(repr, absent))}."
+        length_s = self._last_s - self._first_s
+        slow = max(self._steps, key=lambda name: self._steps[name])
+        step_s = self._steps[slow]
+        if step_s > recipe.max_gap_s:
+            return (
+                f"It has no window: samples of {slow!r} are usually {step_s:g} s apart{clock}, more than max_gap_s = "
+                f"{recipe.max_gap_s:g} s, so each is followed by a gap. Check the unit of the time stamps, or raise "
+                "max_gap_s (--max-gap-s)."
+            )
+        if length_s + step_s < recipe.length_s:
+            needed_s = f"a window takes {recipe.length_s:g} s"
+            return f"It has no window: its values reach over {length_s:g} s{clock}, and {needed_s}."
+        why = f"where = {recipe.where!r} holds for none" if recipe.where else "each has a gap of a signal"
+        return (
+            f"It has no window: of the windows of {recipe.length_s:g} s in its {length_s:g} s{clock}, {why}. Gaps are "
+            f"longer than max_gap_s = {recipe.max_gap_s:g} s; samples of {slow!r} are usually {step_s:g} s apart."
+        )
