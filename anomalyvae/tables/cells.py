@@ -49,7 +49,7 @@ def is_missing(cell: str | None, more: Iterable[str] = ()) -> bool:
 
 def like_number(cell: str) -> bool:
     """Return whether a cell is a number in any way of writing it, with a unit or not."""
-    cell = cell.strip()
+    cell = cell.strip().lstrip("'$€£").strip()  # an apostrophe makes text of a number in a spreadsheet
     if is_number(cell) or _THOUSANDS.fullmatch(cell):
         return True
     match = _WITH_UNIT.fullmatch(cell)

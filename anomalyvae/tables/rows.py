@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,6 +169,7 @@ def read_rows(
             if path.suffix.lower() == ".csv":
                 file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
                 table = _csv_frame(file, column_names(file, exclude), columns, text, faults)
+                _warn_of_nameless(file)
             else:
                 table = _other_frame(path, columns, exclude)
         except (ValueError, OSError) as error:
@@ -185,6 +187,17 @@ def read_rows(
         listed = faults[0] if len(faults) == 1 else " ".join(f"({i + 1}) {fault}" for i, fault in enumerate(faults))
         raise ValueError(listed if len(faults) == 1 else f"{len(faults)} faults in the tables: {listed}")
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _warn_of_nameless(file: CsvFile) -> None:
+    places = [place for place, name in enumerate(file.dialect.names) if not name]
+    first = next(file.tables(places), None) if places else None
+    filled = [str(place + 1) for place in places if first is not None and first[str(place)].null_count < len(first)]
+    if filled:
+        warnings.warn(
+            f"Column {', '.join(filled)} of {file.path} has no name and is left out. Name it in the header to use it.",
+            stacklevel=3,
+        )
 
 
 def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[str]) -> pd.DataFrame:

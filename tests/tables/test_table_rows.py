@@ -98,12 +98,19 @@ def test_a_column_of_another_kind_than_in_training_is_refused(write, learned, te
 
 @pytest.mark.parametrize(
     "column",
-    ["{i} %", "{i} km/h", '"1,{i:03d}.5"', '"{i},5"', "{i}’000"],
+    ["{i} %", "{i} km/h", '"1,{i:03d}.5"', '"{i},5"', "{i}’000", "'{i}", "€ {i}.50"],
 )
 def test_numbers_in_disguise_are_no_categories(write, column):
     text = "x,y\n" + "".join(f"{column.format(i=i)},{i / 2}\n" for i in range(40))
     with pytest.raises(ValueError, match=r"--na|--decimal"):
         read_rows([write(text)])
+
+
+def test_a_column_without_a_name_is_left_out_with_a_warning(write):
+    frame = pd.DataFrame({"x": np.arange(5) / 4, "y": np.arange(5.0)})
+    path = write(frame.to_csv())
+    with pytest.warns(UserWarning, match=r"Column 1 of .*rows\.csv has no name and is left out"):
+        pd.testing.assert_frame_equal(read_rows([path]), frame)
 
 
 def test_markers_do_not_make_a_column_of_text(write):
