@@ -69,7 +69,7 @@ class Format(NamedTuple):
     suffix: str
     write: Callable[[Path], None]
     damage: Callable[[bytes, np.random.Generator], bytes]
-    decode: Callable[[bytes], Samples] | None  # independent of the package; UndecodedError if it is not readable
+    decode: Callable[[bytes], Samples] | None  # independent of the package; None if there is no such decoder
     read: Callable[[Path], Log] = lambda path: read_log(path, databases=path.with_name("car.dbc"))
 
 
@@ -150,7 +150,7 @@ def write_mf4(path: Path) -> None:
 
 def write_mf4_frames(path: Path) -> None:
     made = path.with_suffix(".mf4")
-    written_by(can.MF4Writer, database=None)(made)
+    written_by(can.MF4Writer, database=None, compression_level=0)(made)
     made.replace(path)
 
 
@@ -248,7 +248,7 @@ def messages() -> dict[tuple[int, bool], Any]:
     return {(message.frame_id, message.is_extended_frame): message for message in database.messages}  # type: ignore
 
 
-def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None) -> Samples:
+def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None, digits: int = 6) -> Samples:
     """Decode frame by frame with cantools; samples with the same stamp become their mean."""
     found: dict[str, dict[float, list[float]]] = {}
     for time_s, key, extended, data in frames:
@@ -262,7 +262,7 @@ def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None) -
             values = {"Page": data[0]} if data else {}
         for name, value in values.items():
             if not np.isnan(value):
-                found.setdefault(name, {}).setdefault(round(time_s, 6), []).append(float(value))
+                found.setdefault(name, {}).setdefault(round(time_s, digits), []).append(float(value))
     with np.errstate(over="ignore", invalid="ignore"):
         return {n: {t: float(np.mean(v)) for t, v in times.items()} for n, times in found.items()}
 
@@ -394,6 +394,123 @@ def decoded_mcap(data: bytes) -> Samples:
     return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
 
 
+def bag_records(data: bytes) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
+    """Yield the header and the data of each record."""
+    place = 0
+    while place < len(data):
+        parts = []
+        for _ in range(2):
+            size = struct.unpack_from("<L", data, place)[0]
+            need(place + 4 + size <= len(data))
+            parts.append(data[place + 4 : place + 4 + size])
+            place += 4 + size
+        header, fields, at = parts[0], dict[bytes, bytes](), 0
+        while at < len(header):
+            size = struct.unpack_from("<L", header, at)[0]
+            need(at + 4 + size <= len(header))
+            name, _, value = header[at + 4 : at + 4 + size].partition(b"=")
+            fields[name] = value
+            at += 4 + size
+        yield fields, parts[1]
+
+
+def decoded_bag(data: bytes) -> Samples:
+    """Read the records of a ROS 1 bag one after the other, without its index."""
+    found: dict[str, dict[float, list[float]]] = {}
+    topics: dict[bytes, str] = {}
+    need(data[:13] == b"#ROSBAG V2.0\n")
+    for chunk, inside in bag_records(data[13:]):
+        if chunk[b"op"] != b"\x05":
+            continue
+        need(chunk[b"compression"] == b"none" and struct.unpack("<L", chunk[b"size"])[0] == len(inside))
+        for fields, content in bag_records(inside):
+            if fields[b"op"] == b"\x07":
+                need(b"type=std_msgs/Float64" in content and fields[b"conn"] not in topics)
+                topics[fields[b"conn"]] = fields[b"topic"].decode()
+            else:
+                need(fields[b"op"] == b"\x02" and len(content) == 8)
+                seconds, nanoseconds = struct.unpack("<LL", fields[b"time"])
+                samples = found.setdefault(f"{topics[fields[b'conn']]}.data", {})
+                samples.setdefault(seconds + nanoseconds / 1e9, []).append(struct.unpack("<d", content)[0])
+    means = {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+    return {name: {t: v for t, v in samples.items() if not np.isnan(v)} for name, samples in means.items()}
+
+
+def mdf_groups(data: bytes) -> Iterator[dict[str, tuple[int, np.ndarray]]]:
+    """Yield the groups of a plain MDF 4 file: of each channel its type of data, and its bytes in each record."""
+
+    def block(place: int, kind: bytes) -> tuple[tuple[int, ...], int]:
+        found, length, count = struct.unpack_from("<4s4xQQ", data, place)
+        need(found == kind and 24 + 8 * count <= length and place + length <= len(data))
+        return struct.unpack_from(f"<{count}Q", data, place + 24), place + 24 + 8 * count
+
+    def channels(place: int, records: np.ndarray) -> Iterator[tuple[str, tuple[int, np.ndarray]]]:
+        while place:
+            links, body = block(place, b"##CN")
+            kind, sync, form, bit, byte, bits, flags = struct.unpack_from("<BBBBLLL", data, body)
+            name = data[block(links[2], b"##TX")[1] :].split(b"\0")[0].decode()
+            plain = flags & 3 == 0 and kind in (0, 2) and sync == (1 if kind == 2 else 0) and not links[4]
+            need(plain and bit == 0 and byte + -(-bits // 8) <= records.shape[1])
+            if links[1]:
+                yield from channels(links[1], records)
+            else:
+                need(bits % 8 == 0 or form == 0)
+                part = records[:, byte : byte + -(-bits // 8)].copy()
+                if bits % 8:
+                    part[:, -1] &= (1 << bits % 8) - 1
+                yield ("" if kind == 2 else name), (form, part)
+            place = links[0]
+
+    need(data[:8] == b"MDF     ")
+    group = block(64, b"##HD")[0][0]
+    while group:
+        (group, first, start, _), body = block(group, b"##DG")
+        need(data[body] == 0)
+        links, body = block(first, b"##CG")
+        cycles, flags, size, invalid = struct.unpack_from("<8xQH6xLL", data, body)
+        need(not links[0] and not flags & 1 and not invalid)
+        if cycles:
+            _, body = block(start, b"##DT")
+            need(struct.unpack_from("<Q", data, start + 8)[0] - 24 == cycles * size)
+            records = np.frombuffer(data, np.uint8, cycles * size, body).reshape(cycles, size)
+            found = list(channels(links[1], records))
+            need(len(dict(found)) == len(found))
+            yield dict(found)
+
+
+def mdf_numbers(form: int, part: np.ndarray) -> np.ndarray:
+    need(form in range(6) and part.shape[1] in (1, 2, 4, 8))
+    return part.view(f"{'<>'[form % 2]}{'uif'[form // 2]}{part.shape[1]}")[:, 0].astype(float)
+
+
+def decoded_mdf(data: bytes) -> Samples:
+    """Read measured channels of plain types."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for group in mdf_groups(data):
+        time_s = mdf_numbers(*group.pop(""))
+        for name, column in group.items():
+            need(name not in found)
+            samples = found.setdefault(name, {})
+            for t, v in zip(time_s.tolist(), mdf_numbers(*column).tolist(), strict=True):
+                if not np.isnan(v):
+                    samples.setdefault(t, []).append(v)
+    return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+
+
+def decoded_mdf_frames(data: bytes) -> Samples:
+    """Read recorded CAN frames."""
+    frames: Frames = []
+    for group in mdf_groups(data):
+        columns = {name.rpartition(".")[2]: column for name, column in group.items()}
+        need("ID" in columns and "DataBytes" in columns and "DataLength" in columns)
+        time_s, extended, lengths = (mdf_numbers(*columns[name]) for name in ("", "IDE", "DataLength"))
+        keys = columns["ID"][1].copy().view("<u4")[:, 0] & 0x1FFFFFFF
+        need(bool((lengths <= columns["DataBytes"][1].shape[1]).all()))
+        for t, key, ide, size, content in zip(time_s, keys, extended, lengths, columns["DataBytes"][1], strict=True):
+            frames.append((float(t), int(key), bool(ide) or key > 0x7FF, bytes(content[: int(size)])))
+    return decoded(frames, digits=400)
+
+
 def decoded_by(data: bytes) -> Samples:
     """Decode the frames of a whole log with this database."""
     found = cantools.database.load_string(data.decode("ascii"), "dbc", strict=False).messages  # type: ignore[union-attr]
@@ -421,9 +538,9 @@ FORMATS = {
     "trc 2": Format(".trc", written_by(can.TRCWriter, fd=False), damaged_lines, of_lines(trc_2_row)),
     "blf": Format(".blf", written_by(can.BLFWriter), damaged_blf, decoded_blf),
     "mcap": Format(".mcap", write_mcap, damaged_bytes, decoded_mcap, read_log),
-    "bag": Format(".bag", write_bag, damaged_bytes, None, read_log),
-    "mf4": Format(".mf4", write_mf4, damaged_bytes, None, read_log),
-    "mf4 frames": Format(".mf4", write_mf4_frames, damaged_bytes, None),
+    "bag": Format(".bag", write_bag, damaged_bytes, decoded_bag, read_log),
+    "mf4": Format(".mf4", write_mf4, damaged_bytes, decoded_mdf, read_log),
+    "mf4 frames": Format(".mf4", write_mf4_frames, damaged_bytes, decoded_mdf_frames),
     "dbc": Format(
         ".dbc",
         write_database,

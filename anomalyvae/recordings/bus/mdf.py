@@ -385,7 +385,7 @@ def _as_frames(columns: dict[str, np.ndarray], time_s: np.ndarray) -> np.ndarray
     frames = np.zeros(len(time_s), dtype=FRAME)
     frames["time_s"] = time_s
     frames["id"] = columns["ID"] & 0x1FFFFFFF
-    frames["extended"] = (columns["IDE"] == 1) if "IDE" in columns else columns["ID"] > 0x7FF
+    frames["extended"] = (columns.get("IDE", 0) != 0) | (frames["id"] > 0x7FF)
     frames["bus"] = columns.get("BusChannel", 0)
     stored = columns["StoredLength"] if "StoredLength" in columns else data.shape[1]
     frames["length"] = np.minimum(length, stored)
