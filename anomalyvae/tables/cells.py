@@ -100,8 +100,8 @@ def _cast(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
         numbers = cells.cast(pa.float64())
     except pa.ArrowInvalid:
         return None
-    largest = pc.max(pc.abs(numbers)).as_py()
-    if largest is None or not _EXACT_UP_TO <= largest < 2**63:
+    ends = pc.min_max(numbers).as_py()
+    if ends["max"] is None or not _EXACT_UP_TO <= max(-ends["min"], ends["max"]) < 2**63:
         return numbers
     try:
         return cells.cast(pa.int64())

@@ -177,10 +177,10 @@ class CsvFile:
 
     def _refuse_swallowed(self, records: int) -> None:
         """Refuse a file in which a quote that was left open has swallowed rows; ``records`` were read."""
-        with self.path.open("rb") as file:
-            file.seek(self.dialect.begin)
-            lines = [(block.count(b"\n"), block.count(b"\r")) for block in iter(lambda: file.read(1 << 20), b"")]
-        if max(map(sum, zip(*lines, strict=True)), default=0) <= records:
+        if not any(b'"' in block for block in self._blocks()):
+            return
+        lines = [(block.count(b"\n"), block.count(b"\r")) for block in self._blocks()]
+        if max(map(sum, zip(*lines, strict=True))) <= records:
             return  # no record has several lines
         width = len(self.dialect.names)
         for line, cells in self._lines():
@@ -192,6 +192,11 @@ class CsvFile:
                         f"{self.path} cannot be read as CSV: a quote in line {line:,} is left open, so that its cell "
                         f"goes on over {len(inner) + 2} lines ({cell[:20]!r}). Repair that line."
                     )
+
+    def _blocks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            file.seek(self.dialect.begin)
+            yield from iter(lambda: file.read(_BLOCK), b"")
 
     def _broken(self, error: Exception) -> ValueError:
         """Return the error for a file that Arrow cannot read, with the line that is wrong."""
