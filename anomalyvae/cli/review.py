@@ -9,6 +9,7 @@ from anomalyvae.cli.console import (
     DONE,
     FAILED,
     REFUSED,
+    SOME_FAILED,
     local_model,
     one_line,
     option,
@@ -65,6 +66,7 @@ def flag(args: argparse.Namespace) -> int:
         raise ValueError("The model that gave the scores is missing. Pass --model with its folder.")
     opened = nullcontext() if args.model is None else local_model(args.model)
     brings_events = args.scores is not None or not str(args.load or ".json").endswith(".json")
+    failed: dict[str, str] = {}
     with opened as model, Queue(args.queue, create=brings_events) as queue:
         if args.load is not None:
             _load(queue, args)
@@ -73,11 +75,14 @@ def flag(args: argparse.Namespace) -> int:
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
                 **reading_options(args), alarms=args.alarms,
             )  # fmt: skip
+            failed = flagged.failed
             if not args.quiet:
                 say(in_words(flagged))
         if args.export is not None:
             export(queue, args.export, model, args.source, **reading_options(args))
-    return DONE
+    for file, why in failed.items():
+        tell(f"failed: {file} has no scores: {why}")
+    return SOME_FAILED if failed else DONE
 
 
 def _load(queue: "Queue", args: argparse.Namespace) -> None:

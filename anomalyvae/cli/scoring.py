@@ -186,7 +186,11 @@ def watch(args: argparse.Namespace) -> int:
         left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
         silent = ", stopped by --timeout" if watcher.timed_out else ""
         tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
-    return SILENT if watcher.timed_out else DONE
+    if watcher.timed_out:
+        return SILENT
+    if not watcher.windows:
+        tell("failed: no window was scored. A window takes all signals, without a gap longer than max_gap_s.")
+    return DONE if watcher.windows else SOME_FAILED
 
 
 def _print_csv(scores: "Iterator[WindowScore]") -> None:

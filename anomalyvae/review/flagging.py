@@ -34,6 +34,7 @@ class Flagged(NamedTuple):
     events: int
     known: int
     added: int
+    failed: dict[str, str]  # files without scores, and why
 
 
 def flag_folder(
@@ -113,7 +114,8 @@ def flag_folder(
         if read_card(model).get("health") is not None:
             picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
-    return Flagged(picked, len(events), int(met.sum()), added)
+    failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
+    return Flagged(picked, len(events), int(met.sum()), added, failed)
 
 
 def export(

@@ -481,3 +481,16 @@ def test_the_jobs_of_simulations_are_recipes_as_well(drives, tmp_path, capsys):
     job.write_text(f"[windows]\n{windows}\n[detector]\nmax_epochs = 1\n[simulation]\nlearn = ['a']\n")
     code, said, _ = run(capsys, "fit", *drives, "--recipe", job, "--model", tmp_path / "model")
     assert (code, "windows" in said) == (0, True)
+
+
+def test_watch_and_flag_tell_what_they_could_not_read(drives, tmp_path, capsys):
+    model, short = tmp_path / "model", tmp_path / "source" / "short.csv"
+    short.parent.mkdir()
+    pd.read_parquet(drives[0]).head(5).to_csv(short, index=False)
+    assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
+    code, _, err = run(capsys, "watch", short, "--model", model, "--timeout", "0.2")
+    assert (code, "0 windows scored" in err) == (5, True)
+    pd.read_parquet(drives[0]).to_csv(short.with_name("long.csv"), index=False)
+    assert run(capsys, "score", short.parent, tmp_path / "scores", "--model", model)[0] == 3
+    code, _, err = run(capsys, "flag", tmp_path / "scores", "--model", model, "--queue", tmp_path / "queue.db")
+    assert (code, "failed: short.csv has no scores: It has no window" in err) == (3, True)
