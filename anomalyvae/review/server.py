@@ -12,6 +12,7 @@ markup.
 import asyncio
 import hashlib
 import ipaddress
+import logging
 import os
 import secrets
 import socket
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 from anomalyvae.options import ReadOptions
 from anomalyvae.review.evidence import Evidence, plain
 from anomalyvae.review.queue import VERDICTS, Queue
+from anomalyvae.untrusted import printable
 
 try:
     import uvicorn
@@ -32,7 +34,7 @@ try:
     from starlette.datastructures import MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +42,8 @@ except ImportError as error:
     raise ImportError(
         f"{error.name} is not installed; the review page needs it. Install it with: pip install 'anomalyvae[review]'."
     ) from error
+
+_log = logging.getLogger("uvicorn.error")
 
 _PAGES = {"/": "review.html"} | {
     f"/{name}": name for name in ("review.js", "state.js", "list.js", "drawing.js", "review.css", "icon.svg")
@@ -49,6 +53,7 @@ _LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p
            "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - all addresses of this machine
 _BODY_BYTES, _NOTE, _NAME = 65536, 4000, 80  # longest request, note and reviewer's name
+_BODY_S = 30  # for a slow client
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
@@ -189,6 +194,7 @@ def create_app(
             PermissionError: lambda _, error: _failure(HTTPStatus.FORBIDDEN, str(error)),
             FileNotFoundError: lambda _, error: _failure(HTTPStatus.NOT_FOUND, str(error)),
             ValueError: lambda _, error: _failure(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)),
+            OSError: lambda _, error: _failure(HTTPStatus.SERVICE_UNAVAILABLE, str(error)),  # the queue, locked or full
         },
         max_body_size=_BODY_BYTES,
     )
@@ -222,10 +228,13 @@ def _unseen(before: dict[str, Any] | None, said: Mapping[str, str]) -> dict[str,
 async def _said(request: Request) -> dict[str, str]:
     """The fields of a request's body: text of limited length."""
     try:
-        body = await request.json()
+        async with asyncio.timeout(_BODY_S):
+            body = await request.json()
         said = {key: body.get(key, "") for key in ("verdict", "reviewer", "note", "reviewed_at")}
     except (AttributeError, ValueError, RecursionError):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The body is not a JSON object.") from None
+    except TimeoutError:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The body took too long. Send it again.") from None
     if not all(isinstance(value, str) for value in said.values()):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "All fields must be text.")
     if len(said["note"]) > _NOTE or not 0 < len(said["reviewer"].strip()) <= _NAME:
@@ -248,14 +257,25 @@ class _Guard:
         self._cookie = f"review_{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = []
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                started.append(True)
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         if scope["type"] != "http":
             return  # no web sockets
-        await (self._refusal(Request(scope)) or self._app)(scope, receive, send_with_headers)
+        try:
+            await (self._refusal(Request(scope)) or self._app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass  # nobody waits for an answer
+        except Exception as error:  # one request must not fill the terminal, nor end the page
+            _log.error("%s: %s", printable(scope["path"]), printable(f"{type(error).__name__}: {error}"))
+            if not started:
+                text = "The page failed at this request; its terminal says why."
+                await _failure(HTTPStatus.INTERNAL_SERVER_ERROR, text)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
         if not self._is_ours(request.headers.get("host", "")):

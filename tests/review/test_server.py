@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folde
 from anomalyvae.cli import main
 from anomalyvae.recordings import read_windows
 from anomalyvae.review import Queue, serve
+from anomalyvae.review import server as server_module
 from anomalyvae.review.evidence import Evidence
 from anomalyvae.review.server import create_app
 
@@ -255,6 +258,86 @@ def test_invalid_verdicts_are_refused_and_not_saved(files, serving, body, status
     answer, _, _ = ask(page, f"/api/events/{page.ids[0]}/verdict", body)
     assert answer == status
     assert page.queue.history(page.ids[0]).empty
+
+
+def raw(page, text, end=True):
+    """What the server answers to bytes on the wire; "" if it only closes."""
+    with socket.create_connection(("127.0.0.1", page.port), timeout=30) as client:
+        client.sendall(text.encode("latin-1"))
+        if not end:
+            return ""
+        client.shutdown(socket.SHUT_WR)
+        parts = []
+        with suppress(ConnectionError):
+            while part := client.recv(65536):
+                parts.append(part)
+        return b"".join(parts).decode("latin-1")
+
+
+def posted(page, headers, body=""):
+    return (
+        f"POST /api/events/{page.ids[0]}/verdict HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
+        f"Origin: http://127.0.0.1:{page.port}\r\nContent-Type: application/json\r\n{headers}\r\n{body}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Content-Length: -1\r\n", "{}"),
+        ("Content-Length: many\r\n", "{}"),
+        ("Content-Length: 2\r\nContent-Length: 3\r\n", "{}"),
+        ("Content-Length: 999999999999\r\n", "{}"),
+        ("Content-Length: 50\r\n", '{"verdict": "fault"'),  # and leaves
+        ("Transfer-Encoding: chunked\r\n", "zz\r\n{}"),
+        ("Transfer-Encoding: chunked\r\n", "8\r\n{}"),
+        ("X: " + "x" * 200_000 + "\r\n", ""),
+        ("Content-Length: 2\r\n", "\xff\xfe"),
+    ],
+)
+def test_a_client_that_sends_nonsense_or_leaves_harms_nobody(files, serving, capfd, headers, body):
+    page = serving(events_of(files))
+    assert not raw(page, posted(page, headers, body)).startswith("HTTP/1.1 200")
+    raw(page, posted(page, headers, body), end=False)
+    assert ask(page, "/api/events")[0] == 200
+    assert page.queue.history(page.ids[0]).empty
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_slow_client_is_given_up_and_others_are_served_meanwhile(files, serving, monkeypatch):
+    monkeypatch.setattr(server_module, "_BODY_S", 0.2)
+    page = serving(events_of(files))
+    with socket.create_connection(("127.0.0.1", page.port), timeout=30) as slow:
+        slow.sendall(posted(page, "Content-Length: 90\r\n", "{").encode())
+        assert ask(page, "/api/events")[0] == 200
+        assert slow.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BlockingIOError("Another process keeps the review queue q.db locked. Try again."), 503),
+        (OSError("The disk of the review queue q.db is full. Nothing was saved."), 503),
+        (PermissionError("The review queue q.db is read-only."), 403),
+        (RuntimeError("a bug \x1b[2J"), 500),
+        (KeyError("bug"), 500),
+    ],
+)
+def test_a_failure_is_one_answer_and_at_most_one_line(files, serving, monkeypatch, capfd, error, status):
+    page = serving(events_of(files))
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(page.queue, "give", fails)
+    answer, headers, told = ask(page, f"/api/events/{page.ids[0]}/verdict", {"verdict": "fault", "reviewer": "ada"})
+    assert answer == status
+    assert told["error"] == (str(error) if status != 500 else "The page failed at this request; its terminal says why.")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert "\x1b[2J" not in printed
+    assert ask(page, "/api/events")[0] == 200
 
 
 def test_an_unknown_event_is_not_found(files, serving):
