@@ -173,16 +173,23 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
 
 
 def _refuse_nonsense(model: "VAEOutlierDetector", arrays: dict[str, Any]) -> None:
-    """Refuse a model that cannot score the row at the centre of its training rows."""
-    from anomalyvae.detector.representation import central_row
+    """Refuse a model that gives no score to rows around its training rows."""
+    from anomalyvae.detector.representation import probes
 
     names = getattr(model, "feature_names_in_", range(model.n_features_in_))
     if len(names) != model.n_features_in_:
         raise ValueError(f"{len(names)} columns and n_features {model.n_features_in_}")
     for name, array in arrays.items():
-        if name.startswith("network.scaling.") and name.endswith(("scale", "slope", "gain")) and not (array > 0).all():
+        if (
+            name.startswith("network.scaling.")
+            and name.endswith(("scale", "slope", "gain"))
+            and not (array >= np.finfo(np.float64).tiny).all()
+        ):
             raise ValueError(f"{name} is not above zero")
-    if not np.isfinite(model.score_samples(central_row(model))).all():
+    rows = probes(model)
+    if not np.isfinite(rows.select_dtypes("number")).all(axis=None):
+        raise ValueError("its scaling has no inverse")
+    if not np.isfinite(model.score_samples(rows)).all():
         raise ValueError("scores are not finite")
 
 

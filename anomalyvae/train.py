@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.bundle import read_card
-from anomalyvae.bundle.card import refuse_foreign
+from anomalyvae.bundle.card import inconsistent, refuse_foreign
 from anomalyvae.bundle.manifest import (
     MANIFEST,
     Paths,
@@ -278,12 +278,19 @@ def recipe_of(bundle: Paths, *, pipelines: bool = False) -> WindowRecipe:
             f"The bundle {os.fspath(bundle)} holds a Pipeline, expected a model that 'anomalyvae fit' made from "
             "recordings. Fit one with a window recipe (--recipe)."
         )
-    return WindowRecipe.from_dict(card["windowing"])
+    try:
+        return WindowRecipe.from_dict(card["windowing"])
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise inconsistent(bundle, f"its window recipe: {error}") from error
 
 
 def ranges_of(bundle: Paths) -> dict[str, list[float]]:
     """The physical ranges that a bundle's model was trained with."""
-    return dict(read_card(bundle)["training"].get("ranges", {}))
+    ranges = read_card(bundle)["training"].get("ranges", {})
+    try:
+        return {str(name): [float(low), float(high)] for name, (low, high) in ranges.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise inconsistent(bundle, f"its ranges: {error}") from error
 
 
 def unfitted(bundle: Paths) -> "VAEOutlierDetector":

@@ -209,10 +209,11 @@ def rows_like_training(detector: Any) -> pd.DataFrame:
     return pd.DataFrame(detector.reconstruct(_in_units(detector, noise.to(network.missing.device))))
 
 
-def central_row(detector: Any) -> pd.DataFrame:
-    """The row at the centre of the training rows, in their units and categories."""
-    missing = detector.network_.missing
-    return _in_units(detector, missing.new_zeros(1, math.prod(detector.network_.input_shape)))
+def probes(detector: Any) -> pd.DataFrame:
+    """Rows at the centre of the training rows, around it and far from it, in their units and categories."""
+    network = detector.network_
+    steps = network.missing.new_tensor([0.0, 1.0, -1.0, 4.0])
+    return _in_units(detector, steps[:, None].expand(-1, math.prod(network.input_shape)).contiguous())
 
 
 def _in_units(detector: Any, s: torch.Tensor) -> pd.DataFrame:
