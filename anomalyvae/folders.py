@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -183,3 +184,19 @@ def _sync(path: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def refuse_irregular(path: Path) -> os.stat_result:
+    """Return the state of a file; refuse a pipe, a socket or a device, which may block or never end.
+
+    Raises
+    ------
+    ValueError
+        If it is none that is stored on a disk.
+    """
+    state = path.stat()
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    kind = kinds.get(stat.S_IFMT(state.st_mode))
+    if kind is not None:
+        raise ValueError(f"{path} is {kind}, expected a file. Store what comes from it in a file.")
+    return state

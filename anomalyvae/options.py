@@ -10,10 +10,11 @@ Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 
 TABLE_OPTIONS = ("time", "sep", "decimal", "encoding", "exclude", "na")  # for CSV and Parquet
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
+LIMITS = ("timeout_s", "memory_gib")  # of third-party readers; they decide no value
 
 
-class ReadOptions(TypedDict, total=False):
-    """How files are read. Every function that reads files takes these keyword arguments.
+class TableOptions(TypedDict, total=False):
+    """How tables are read.
 
     Parameters
     ----------
@@ -27,10 +28,6 @@ class ReadOptions(TypedDict, total=False):
     na : str or iterable of str, optional
         Cells of CSV files that say that a value is missing, beside an empty cell, ``-``, ``NaN``, ``None``, ``NODATA``,
         ``error`` and others that always do.
-    databases : path-like, iterable of path-like, or dict, optional
-        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs. A dict names the
-        files of each bus, ``{"can0": "engine.dbc", "can1": "body.dbc"}``, and only these buses are read; a bus without
-        a name has its number in the file, ``"1"``.
     """
 
     time: str | None
@@ -39,7 +36,26 @@ class ReadOptions(TypedDict, total=False):
     encoding: str | None
     exclude: str | Iterable[str] | None
     na: str | Iterable[str] | None
+
+
+class ReadOptions(TableOptions, total=False):
+    """How files are read. Every function that reads files takes these keyword arguments, and those of `TableOptions`.
+
+    Parameters
+    ----------
+    databases : path-like, iterable of path-like, or dict, optional
+        DBC, ARXML, KCD or SYM files that describe the messages of a vehicle bus. For MF4 and CAN logs. A dict names the
+        files of each bus, ``{"can0": "engine.dbc", "can1": "body.dbc"}``, and only these buses are read; a bus without
+        a name has its number in the file, ``"1"``.
+    timeout_s, memory_gib : float, optional
+        Limits on reading a file that is neither CSV nor Parquet. The reader is ended if it gives nothing for so many
+        seconds (by default 300), or needs so much memory (by default 4 GiB, or half of the machine's memory if that is
+        less; on Linux). See :mod:`anomalyvae.recordings.guard`.
+    """
+
     databases: Databases
+    timeout_s: float | None
+    memory_gib: float | None
 
 
 def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations__) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyvae.folders import replacing_file
-from anomalyvae.options import ReadOptions
+from anomalyvae.options import ReadOptions, TableOptions
 from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
@@ -94,6 +94,14 @@ def reading_arguments(parser: argparse.ArgumentParser, *, time: bool = True, bus
             help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
             "can0=engine.dbc, and then only the named buses are read",
         )  # fmt: skip
+        group.add_argument(
+            "--timeout-s", type=float, metavar="S",
+            help="give up a file other than CSV and Parquet if reading it makes no progress for so long (default: 300)",
+        )  # fmt: skip
+        group.add_argument(
+            "--memory-gib", type=float, metavar="GIB",
+            help="most memory for reading such a file, on Linux (default: 4, or half of the machine's)",
+        )  # fmt: skip
 
 
 def _database(text: str) -> tuple[str, str]:
@@ -102,16 +110,25 @@ def _database(text: str) -> tuple[str, str]:
     return (bus, os.path.abspath(file)) if equals and not os.path.exists(text) else ("", os.path.abspath(text))
 
 
-def reading_options(args: argparse.Namespace) -> ReadOptions:
-    """The options of `reading_arguments`, as functions take them."""
+def table_options(args: argparse.Namespace) -> TableOptions:
+    """The options of `reading_arguments` for tables, as functions take them."""
     return {
-        "databases": getattr(args, "dbc", None),
         "time": getattr(args, "time", None),
         "sep": None if args.sep is None else args.sep.replace("\\t", "\t"),
         "decimal": args.decimal,
         "encoding": args.encoding,
         "exclude": args.exclude,
         "na": args.na,
+    }
+
+
+def reading_options(args: argparse.Namespace) -> ReadOptions:
+    """The options of `reading_arguments`, as functions take them."""
+    return {
+        **table_options(args),
+        "databases": getattr(args, "dbc", None),
+        "timeout_s": getattr(args, "timeout_s", None),
+        "memory_gib": getattr(args, "memory_gib", None),
     }
 
 

@@ -22,6 +22,7 @@ from anomalyvae.cli.console import (
     reading_options,
     say,
     setting,
+    table_options,
     tell,
     writer,
 )
@@ -176,7 +177,7 @@ def watch(args: argparse.Namespace) -> int:
     with local_model(args.model) as model:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
-            notify=(lambda text: None) if args.quiet else tell, **reading_options(args),
+            notify=(lambda text: None) if args.quiet else tell, **table_options(args),
         )  # fmt: skip
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
-from anomalyvae.options import BUS_OPTIONS, TABLE_OPTIONS, ReadOptions, given
+from anomalyvae.folders import refuse_irregular
+from anomalyvae.options import BUS_OPTIONS, LIMITS, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
+from anomalyvae.recordings.bus.messages import load_messages
 from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.coverage import Coverage
+from anomalyvae.recordings.guard import guarded
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
 from anomalyvae.recordings.topics import topic_pieces
@@ -35,6 +40,7 @@ READERS: dict[str, Callable[..., Iterator[Log]]] = {
 }
 _TABLES = {csv_pieces, parquet_pieces}
 _BUSES = {mdf_pieces, can_pieces}
+_FOREIGN = {mdf_pieces, can_pieces, topic_pieces}  # read by third-party packages
 _PACKED = {".zstd", ".zst", ".gz", ".bz2", ".xz", ".lz4", ".zip"}
 
 
@@ -115,7 +121,8 @@ def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> p
     found: dict[str, tuple[Signal, int, float, float]] = {}
     left_out: set[str] = set()
     if _reader_of(Path(path)) is mdf_pieces:
-        counts = mdf_counts(Path(path), **given(options, BUS_OPTIONS))
+        check_databases(options)
+        counts = guarded(_channel_counts, Path(path), **given(options, (*BUS_OPTIONS, *LIMITS)))
     else:
         counts = _counts(read_pieces(path, **options), left_out)
     for signal, more, begin_s, last_s in counts:
@@ -127,6 +134,11 @@ def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> p
         if name not in left_out
     ]
     return pd.DataFrame(rows, columns=["signal", "unit", "samples", "rate_hz", "source"])
+
+
+def _channel_counts(path: Path, wanted: None = None, **options: Any) -> Iterator[tuple[Signal, int, float, float]]:
+    """`mdf_counts`, with the arguments of a reader."""
+    return mdf_counts(path, **options)
 
 
 def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal, int, float, float]]:
@@ -296,7 +308,52 @@ def read_pieces(
         raise ValueError(f"{path} has time stamps of its own; time={for_table['time']!r} is for tables. Leave it out.")
     if reader in _TABLES:
         return reader(path, wanted, rows=rows, **for_table)
-    return reader(path, wanted, **for_bus)
+    if reader not in _FOREIGN:
+        return reader(path, wanted)
+    check_databases(options)
+    return guarded(reader, path, wanted, **for_bus, **given(options, LIMITS))
+
+
+def check_databases(options: ReadOptions) -> None:
+    """Read the databases once, within the limits: one that cannot be read must not stop every file anew.
+
+    Raises
+    ------
+    TimeoutError, ValueError
+        A database is damaged, or takes too long or too much memory.
+    """
+    databases, limits = given(options, BUS_OPTIONS).get("databases", ()), given(options, LIMITS)
+    with _checking:
+        for _, file in databases:
+            path = Path(file)
+            if not path.is_file():  # refused with the recording
+                continue
+            state = path.stat()
+            key = (file, state.st_mtime_ns, state.st_size, *limits.items())
+            if key not in _checked:
+                _checked[key] = None
+                try:
+                    list(guarded(_database_read, path, **limits))
+                except (TimeoutError, ValueError) as error:
+                    _checked[key] = error
+                except BaseException:
+                    del _checked[key]
+                    raise
+            refusal = _checked[key]
+            if refusal is not None:
+                raise type(refusal)(str(refusal))
+
+
+_checked: dict[tuple[Any, ...], Exception | None] = {}  # databases, and why they cannot be read
+_checking = threading.Lock()
+
+
+def _database_read(path: Path, wanted: None = None) -> Iterator[Log]:
+    """Read a database; its warnings come with the recording."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_messages(str(path))
+    yield from ()
 
 
 def kind_of(path: Path) -> str:
@@ -326,4 +383,6 @@ def _reader_of(path: Path) -> Callable[..., Iterator[Log]]:
         )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. Check the path of the recording.")
+    if not path.is_dir():
+        refuse_irregular(path)
     return reader

@@ -137,6 +137,10 @@ def score_folder(
     folder = Path(target).resolve()
     root, names, passed_over, unread = inputs_of(source, metadata["windowing"] is not None, folder)
     how = given(options)
+    if "databases" in how:
+        from anomalyvae.recordings.reading import check_databases
+
+        check_databases(options)
     work = Work(
         model=os.path.abspath(model),
         graph=scorer.sha256,

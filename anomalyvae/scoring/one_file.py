@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_calibration
-from anomalyvae.folders import put_file
+from anomalyvae.folders import put_file, refuse_irregular
+from anomalyvae.options import LIMITS
 from anomalyvae.scoring.inputs import Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 
@@ -75,7 +76,7 @@ class Work:
         settings = {name: getattr(self, name) for name in ("graph", "rate", "tail", "feature_scores")}
         settings |= {"databases": sorted(self.databases)} if self.databases else {}
         for name, value in self.options:
-            if name != "databases":
+            if name not in ("databases", *LIMITS):
                 settings[name] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
         return settings | ({"per_tick": self.per_tick} if self.per_tick else {})
 
@@ -181,7 +182,7 @@ def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[S
 def _made_from(work: Work, name: str) -> dict[str, Any]:
     """What decides the scores of a file: model, settings, and the file's size, time and ends."""
     path = Path(work.source, name)
-    stat = path.stat()
+    stat = refuse_irregular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(_ENDS))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from anomalyvae.options import ReadOptions
+from anomalyvae.options import TableOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
@@ -62,7 +62,7 @@ class Watcher:
     notify : callable, optional
         Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
     **options
-        How lines are read: see `anomalyvae.options.ReadOptions`.
+        How lines are read: see `anomalyvae.options.TableOptions`.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Watcher:
         late: bool = False,
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda text: None,
-        **options: Unpack[ReadOptions],
+        **options: Unpack[TableOptions],
     ) -> None:
         scorer = Scorer(model, providers=["CPUExecutionProvider"], threads=1)
         if scorer.metadata["windowing"] is None:

@@ -1,5 +1,6 @@
 """Measurement files give channels and decoded frames, at once or in pieces; damaged ones give an error at most."""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def test_measured_channels_are_listed_without_reading_them(tmp_path, monkeypatch
     path = measured(tmp_path / "drive.mf4", version, compression)
     log = read_log(path)
     monkeypatch.setattr(mdf, "_table", None)
-    table = list_signals(path).set_index("signal")
+    table = list_signals(path, timeout_s=math.inf).set_index("signal")
     assert set(table.index) == set(log.signals)
     for name, signal in log.signals.items():
         rate_hz = (len(signal.values) - 1) / (signal.time_s[-1] - signal.time_s[0])
@@ -225,7 +226,7 @@ def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, c
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     path = measured(tmp_path / "drive.mf4", compression=2)
     left = len(list(scratch.iterdir()))  # by the writer
-    read_log(path)
+    read_log(path, timeout_s=math.inf)
     pieces = mdf_pieces(path)
     next(pieces)
     pieces.close()
@@ -233,7 +234,7 @@ def test_nothing_is_left_open_or_lying_about_or_printed(tmp_path, monkeypatch, c
     data[data.index(b"##DZ") + 60] ^= 255
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"drive.mf4 cannot be read as MDF .*Repair the file"):
-        read_log(path)
+        read_log(path, timeout_s=math.inf)
     assert len(list(scratch.iterdir())) == left
     assert capfd.readouterr() == ("", "")
 
@@ -253,7 +254,7 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
     path = measured(tmp_path / "drive.mf4")
     monkeypatch.setitem(sys.modules, "asammdf", None)
     with pytest.raises(ImportError, match=r"Run: pip install 'anomalyvae\[logs\]'"):
-        read_log(path)
+        read_log(path, timeout_s=math.inf)
 
 
 @pytest.mark.parametrize(("version", "make"), [("3.30", measured), ("4.10", measured), ("", recorded)])

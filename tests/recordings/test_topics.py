@@ -1,6 +1,7 @@
 """MCAP files and ROS bags give back what was written to them; broken ones give an error that names them."""
 
 import json
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_pieces_give_the_windows_of_the_whole(files, monkeypatch, name, messages
     recipe = WindowRecipe(signals, 10, length_s=2, stride_s=0.5, max_gap_s=1.2)
     whole = recipe.windows(read_log(files[name], signals=signals))
     monkeypatch.setattr(topics, "_PIECE", messages)
-    slabs = list(stream_windows(files[name], recipe, rows=10))
+    slabs = list(stream_windows(files[name], recipe, rows=10, timeout_s=math.inf))
     assert len(whole) > 40
     assert np.concatenate([slab.rows for slab in slabs]).tobytes() == whole.rows.to_numpy().tobytes()
     pd.testing.assert_frame_equal(pd.concat([s.spans for s in slabs], ignore_index=True), whole.spans, check_exact=True)
@@ -418,7 +419,7 @@ def test_unpacked_files_are_removed(tmp_path, monkeypatch, drive):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    read_log(tmp_path / "drive")
+    read_log(tmp_path / "drive", timeout_s=math.inf)
     pieces = topics.topic_pieces(tmp_path / "drive", None)
     next(pieces)
     pieces.close()
@@ -427,7 +428,7 @@ def test_unpacked_files_are_removed(tmp_path, monkeypatch, drive):
     for share in (0.2, 0.9):
         packed.write_bytes(content[: int(len(content) * share)])
         with pytest.raises(ValueError, match=r"drive cannot be read as a ROS bag .* Repair the file"):
-            read_log(tmp_path / "drive")
+            read_log(tmp_path / "drive", timeout_s=math.inf)
     assert list(scratch.iterdir()) == []
 
 
