@@ -152,6 +152,13 @@ class _Bag:
         # Before Iron, ROS 2 bags had no definitions of messages; those that come with ROS are known.
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
+        for reader in self._reader.readers:
+            chunks = getattr(reader, "chunk_infos", None)  # of ROS 1
+            promised = sum(sum(chunk.connection_counts.values()) for chunk in chunks or ())
+            found = sum(connection.msgcount for connection in reader.connections)
+            if chunks is not None and promised != found:
+                self._reader.close()
+                raise ValueError(f"its index leads to {found:,} of its {promised:,} messages")
         self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
         self.start_ns = self._reader.start_time if self._reader.message_count else 0
 

@@ -253,3 +253,9 @@ def test_frames_that_end_before_a_signal_are_counted(tmp_path):
         warnings.simplefilter("error")
         (tmp_path / "a.log").write_text("(0.0) can0 100#0102\n(0.1) can0 100#01\n")
         read_log(tmp_path / "a.log", databases=path, signals=["a"])
+
+
+def test_a_signal_of_impossible_bits_is_refused(tmp_path):
+    path = database(tmp_path, 'BO_ 256 M: 8 ECU\n SG_ x : -6|8@1+ (1,0) [0|0] "" ECU\n')
+    with pytest.raises(ValueError, match=r"car.dbc gives signal x of M 8 bits from bit -6\. Correct that line"):
+        load_messages(path)

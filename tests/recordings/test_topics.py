@@ -563,3 +563,18 @@ def test_a_key_that_comes_twice_is_refused_and_huge_integers_are_infinite(tmp_pa
         read_log(path)
     path = write_objects(tmp_path / "drive.mcap", ("/t", b'{"a": 1' + b"0" * 400 + b"}"))
     assert read_log(path)["/t.a"].values.tolist() == [np.inf]
+
+
+def test_a_bag_whose_index_misses_messages_is_refused(tmp_path):
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = store.types["std_msgs/msg/Float64"]
+    with Bag1Writer(tmp_path / "drive.bag") as bag:
+        connection = bag.add_connection("/speed", kind.__msgtype__, typestore=store)
+        for n in range(5):
+            bag.write(connection, n * 10**8, store.serialize_ros1(kind(n), kind.__msgtype__))
+    data = (tmp_path / "drive.bag").read_bytes()
+    assert read_log(tmp_path / "drive.bag")["/speed.data"].values.tolist() == [0, 1, 2, 3, 4]
+    place = data.index(b"conn=", data.index(b"ver=")) + 5  # in the index that follows the chunk
+    (tmp_path / "drive.bag").write_bytes(data[:place] + b"\7" + data[place + 1 :])
+    with pytest.raises(ValueError, match=r"drive.bag cannot be read as .*its index leads to 0 of its 5 messages"):
+        read_log(tmp_path / "drive.bag")

@@ -45,7 +45,7 @@ from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 
 _FRAMES = "CAN_DataFrame"
-_EVENT = re.compile(r"(CAN|LIN|FLX|ETH|MOST|K)_\w*(Frame|Event)\w*\.")
+_EVENT = re.compile(r"(CAN|LIN|FLX|ETH|MOST|K)_\w*(Frame|Event)")
 _NO_DATA = {"CAN_ErrorFrame", "CAN_RemoteFrame", "CAN_OverloadFrame", "LIN_ChecksumError", "LIN_TransmissionError"}
 _PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
 _VARYING = {1, 7}  # types of channels with values of varying length
@@ -330,9 +330,11 @@ def _warn_of_other_frames(path: Path, mdf: Any) -> None:
     read = {number for number, _ in _frame_groups(mdf)}
     others: Counter[str] = Counter()
     for number, group in enumerate(mdf.groups):
-        kinds = [channel.name.partition(".")[0] for channel in group.channels if _EVENT.match(channel.name)]
-        if kinds and number not in read and kinds[0] not in _NO_DATA and group.channel_group.cycles_nr:
-            others[kinds[0]] += int(group.channel_group.cycles_nr)
+        kinds = [channel.name.partition(".")[0] for channel in group.channels if "." in channel.name]
+        events = mdf.version >= "4.10" and getattr(group.channel_group, "flags", 0) & _BUS_EVENT
+        if number not in read and (events or any(map(_EVENT.match, kinds))) and not _NO_DATA & set(kinds):
+            others[kinds[0] if kinds else "without a name"] += int(group.channel_group.cycles_nr)
+    others = +others
     if others:
         shown = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
         warnings.warn(

@@ -156,6 +156,13 @@ def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], 
         ) from error
     if not isinstance(database, can.Database):
         raise ValueError(f"{path} is a database of diagnostics, not of messages. Pass a DBC, ARXML or KCD file.")
+    for message in database.messages:
+        for signal in message.signals:
+            if signal.start < 0 or signal.length < 1:
+                raise ValueError(
+                    f"The database {path} gives signal {signal.name} of {message.name} {signal.length} bits from bit "
+                    f"{signal.start}. Correct that line."
+                )
     return tuple(_message(message) for message in database.messages), tuple(dict.fromkeys(remarks))
 
 
