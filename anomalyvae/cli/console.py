@@ -80,7 +80,9 @@ def reading_arguments(parser: argparse.ArgumentParser, *, time: bool = True, bus
     """Add the options of reading files, which all verbs that read files share."""
     group = parser.add_argument_group("options for reading files", "Most files need none of them.")
     group.add_argument("--sep", metavar="CHARACTER", help="between the cells of a CSV file; tab is '\\t'")
-    group.add_argument("--decimal", choices=(".", ","), help="mark before the decimals in a CSV file")
+    group.add_argument(
+        "--decimal", choices=(".", ","), metavar="MARK", help="before the decimals in a CSV file: . or ,"
+    )
     group.add_argument("--encoding", metavar="NAME", help="of a CSV file, such as cp1252 or utf-16")
     group.add_argument("--exclude", action="append", metavar="COLUMN", help="leave out a column; repeat for more")
     group.add_argument(
