@@ -6,6 +6,7 @@ ones are written.
 
 import hashlib
 import json
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,11 @@ from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 _AHEAD = 4  # slabs of a file that are read before they are scored
+_LONGEST = 255  # bytes of a file's name
+# Suffixes of inputs: "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
+_SUFFIXES = {
+    ".csv", ".parquet", ".vbo", ".mf4", ".mdf", ".dat", ".blf", ".asc", ".trc", ".log", ".mcap", ".bag", ".db3",
+}  # fmt: skip
 _ENDS = 65536  # bytes at either end of an input that identify it
 
 Scored = TypeVar("Scored")
@@ -104,7 +110,14 @@ class Outcome:
 
 def output_of(name: str) -> str:
     """The name of a file's scores, relative to the target; no two files share it."""
-    return name if name.lower().endswith(".parquet") else f"{name}.parquet"
+    path = Path(name)
+    plain = path.suffix.lower() == ".parquet" and Path(path.stem).suffix.lower() not in _SUFFIXES
+    output = name if plain else f"{name}.parquet"
+    own = os.fsencode(Path(output).name)
+    if len(own) <= _LONGEST:
+        return output
+    short = own[: _LONGEST - 40].decode("utf-8", "ignore") + f"~{hashlib.sha256(own).hexdigest()[:16]}.parquet"
+    return Path(output).with_name(short).as_posix()
 
 
 def kept(work: Work, name: str) -> Outcome | None:

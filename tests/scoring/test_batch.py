@@ -19,7 +19,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.recordings import log_from_frame, read_windows
+from anomalyvae.scoring import engines
 from anomalyvae.scoring import inputs as sources
+from anomalyvae.scoring.one_file import Outcome, output_of
 from anomalyvae.tables import rows as table_rows
 
 COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
@@ -414,3 +416,45 @@ def test_logs_of_a_vehicle_bus_are_scored_with_their_database(tmp_path):
     other.write_bytes(database.read_bytes() + b"\n")
     with pytest.raises(FileExistsError, match="other settings"):  # whose scores these would be is no guess
         score_folder(model, log, scores, databases=other)
+
+
+def test_no_two_inputs_share_a_file_of_scores():
+    from anomalyvae.recordings import READERS
+
+    names = [f"{stem}{suffix}" for stem in ("a", "a.csv", "a.parquet", "a.2026") for suffix in READERS]
+    names += [f"{name}.parquet" for name in names]
+    long = ["d/" + "ü" * 120 + end for end in (".parquet", "x.csv", "y.csv", "x.parquet", "\udcff.csv", "xxxxx.csv")]
+    outputs = [output_of(name) for name in dict.fromkeys([*names, *long])]
+    assert len(set(outputs)) == len(outputs)
+    assert all(len(os.fsencode(Path(output).name)) <= 255 for output in outputs)
+    assert output_of("drive.2026.parquet") == "drive.2026.parquet"
+    assert output_of("a/b.csv") == "a/b.csv.parquet"
+
+
+def never_ends(path, wanted):
+    from anomalyvae.recordings import Log
+
+    yield Log(path.stem, None, {})
+    while True:
+        pass
+
+
+def test_a_stopped_run_does_not_wait_for_its_readers(tmp_path, monkeypatch):
+    from anomalyvae.recordings.guard import guarded
+
+    path = tmp_path / "drive.blf"
+    path.touch()
+    ended = []
+
+    def score_file(work, name, pool):
+        try:
+            for _ in guarded(never_ends, path):
+                yield Outcome(name, "reading")
+        finally:
+            ended.append(name)
+
+    monkeypatch.setattr(engines, "score_file", score_file)
+    outcomes = engines.local(None, ["a", "b", "c"], 2)
+    next(outcomes)
+    outcomes.close()
+    assert set(ended) <= {"a", "b"}
