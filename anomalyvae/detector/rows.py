@@ -380,8 +380,8 @@ def warn_of_few_groups(rows: Rows, groups: float) -> None:
     if rows.group is not None and least > AUTO_FALSE_ALARMS * (1 + 1e-9):
         warnings.warn(
             f"{groups:.0f} groups can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in "
-            f"new groups are not guaranteed: the threshold is the highest score of a held-out row. The guarantee takes "
-            f"{math.ceil(1 / AUTO_FALSE_ALARMS) - 1} groups.",
+            f"new groups are not guaranteed: the threshold is an estimate from their rows. The guarantee takes "
+            f"{math.ceil(1 / AUTO_FALSE_ALARMS) - 1} groups that are held out.",
             stacklevel=4,
         )
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -36,6 +37,53 @@ def test_held_out_rows_are_disjoint_and_complete(n, fraction, seed):
     together = np.concatenate([part.x.ravel() for part in parts])
     assert sorted(together) == list(range(n))
     assert (stopping is None) == (calibration is None)
+
+
+def test_rows_that_new_rows_will_equal_are_learned_and_set_the_threshold():
+    x = np.r_[np.zeros(900), np.arange(1.0, 101.0)][:, None]
+    rows = distinct_rows(x, np.ones(1000))
+    assert rows.x[rows.is_recurring].tolist() == [[0]]
+    assert (cross_folds(rows, np.random.RandomState(0)) == -1).sum() == 1
+    learned, stopping, calibration = hold_out(rows, 0.2, np.random.RandomState(0))
+    assert 0 in learned.x
+    assert 0 not in stopping.x
+    assert calibration.weight[calibration.is_recurring].tolist() == [90]  # a tenth, as of the other rows
+    assert len(calibration) == 11
+
+
+def test_in_groups_what_a_new_group_brings_again_recurs():
+    x = np.r_[np.zeros(30), np.ones(30), np.arange(2.0, 102.0)][:, None]
+    rows = distinct_rows(x, np.ones(160), np.r_[np.arange(30) % 3, np.arange(30) % 2, np.arange(100) % 5])
+    assert sorted(rows.x[rows.is_recurring].ravel()) == [0, 0, 0]
+    assert len(rows.by_content()) == 102
+
+
+@given(st.sampled_from([1e-3, 1.0, 7.0, 1000.0]), st.integers(1, 20))
+def test_a_factor_common_to_all_weights_changes_nothing(factor, copies):
+    x = np.arange(20.0)[:, None]
+    rows = distinct_rows(np.repeat(x, copies, axis=0), np.full(20 * copies, factor))
+    assert rows.weight.tolist() == [1] * 20
+    assert not rows.is_recurring.any()
+
+
+def test_uneven_weights_are_worth_fewer_rows():
+    weight = np.random.default_rng(0).exponential(size=2000)
+    rows = distinct_rows(np.arange(2000.0)[:, None], weight)
+    assert abs(rows.weight.sum() - weight.sum() ** 2 / np.square(weight).sum()) < 1e-6
+    assert rows.is_recurring.mean() < 0.02
+
+
+def test_a_group_with_most_of_the_rows_is_divided():
+    rows = distinct_rows(np.arange(400.0)[:, None], np.ones(400), np.r_[np.zeros(399), 1])
+    with pytest.warns(UserWarning, match="One of 2 groups has 399 of the 400 distinct rows, too many to train without"):
+        fold = cross_folds(rows, np.random.RandomState(0))
+    assert min(np.bincount(fold)) > 100
+
+
+def test_folds_of_uneven_groups_are_of_similar_size():
+    size = np.array([300, 200, 100, 90, 80, 40, 5])
+    rows = distinct_rows(np.arange(815.0)[:, None], np.ones(815), np.repeat(np.arange(7), size))
+    assert max(np.bincount(cross_folds(rows, np.random.RandomState(0)))) <= 300
 
 
 def test_groups_are_never_split():
