@@ -64,7 +64,8 @@ def promote(
         write_manifest(holdout, Path(challenger) / HOLDOUT)
         if decision.champion is not None:
             rival = _former(champion, decision.champion)
-            _copy(Path(champion), rival)
+            if read_card(champion)["model_id"] == decision.champion:  # else a killed call has promoted it already
+                _copy(Path(champion), rival)
         _copy(Path(challenger), Path(champion))
     if register is None:
         return True
