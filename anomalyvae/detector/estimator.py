@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
-from anomalyvae.detector.fitting import Trainer
+from anomalyvae.detector.fitting import Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
 from anomalyvae.detector.rows import Rows, read_rows, read_training, warn_of_few_groups
@@ -245,7 +245,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         self.training_ = data.describe()
         self.history_, self.stop_reason_ = pd.DataFrame(result.history), result.stop_reason
         weight = result.calibration.weight
-        self.calibration_ = Calibration.from_rows(result.scores, weight, result.calibration.group)
+        scores = rounded_up(result.network, result.scores)
+        self.calibration_ = Calibration.from_rows(scores, weight, result.calibration.group)
         self.__dict__.pop("suspects_", None)  # of an earlier fit
         if self.contamination == "auto":
             warn_of_few_groups(data.rows, self.calibration_.evidence)

@@ -22,6 +22,7 @@ _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
+_TIE = 1e-9  # relative: scores this close differ by rounding alone
 _VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 Floats = NDArray[np.float64]
@@ -174,6 +175,16 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed)
         weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
         network.remember(s, size, generator, outliers, weight, recurring)
+
+
+def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
+    """Calibration scores, moved up by what rounding may move a score.
+
+    So rows that are equal, or would be without rounding, tie: on this machine, in another batch, and in an ONNX file.
+    """
+    size = np.maximum(np.abs(scores), np.median(np.abs(scores)))
+    noise = 0.0 if network.memorised is None or network.criterion != "memory" else network.memorised.noise
+    return scores + _TIE * size + np.hypot(scores, noise) - np.abs(scores)
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.export.check_rows import CheckRows, check_rows
-from anomalyvae.export.graph import model_proto, slack_of, typical
+from anomalyvae.export.graph import model_proto, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.scorer import FORMAT, METADATA, seal
@@ -57,6 +57,9 @@ def write_onnx(
         "sealed": True,
     }
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
+    scores = np.abs(detector.calibration_.scores)
+    if precision == "auto" and detector.architecture_["criterion"] == "memory" and scores.min() < 1e-3 * scores.max():
+        precision = "double"  # distances near 0 are rounding errors: in single precision they would not tie
     for single in {"auto": (True, False), "single": (True,), "double": (False,)}[precision]:
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single)
@@ -86,7 +89,7 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> d
         expected, label = model.anomaly_score(rows), model.predict(rows)
         features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
     got = scorer.score(check.rows)
-    size = np.maximum(np.abs(expected), max(typical(model), slack_of(model) / _TOLERANCE) or 1.0)
+    size = np.maximum(np.abs(expected), _least_size(model))
     near = _TOLERANCE * size
     wrong = (got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)
     least, most = (model.calibration_.p_values(expected + sign * near) for sign in (1, -1))
@@ -101,6 +104,16 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> d
         relative = np.abs(got["feature_scores"] - features) / np.maximum(np.abs(features), 1)
         parity["feature_score_difference"] = _largest(relative)
     return parity
+
+
+def _least_size(model: "VAEOutlierDetector") -> float:
+    """The score below which differences are measured in absolute terms: the rounding error of distances is absolute."""
+    memory = model.network_.memorised if model.network_.criterion == "memory" else None
+    noise = 0.0 if memory is None else memory.noise
+    spread = float(np.quantile(np.abs(model.calibration_.scores), 0.9))
+    if spread <= 10 * noise:  # all rows are equal
+        return noise / _TOLERANCE
+    return max(typical(model), min(noise / _TOLERANCE, spread)) or 1.0
 
 
 def _agrees(parity: dict[str, Any], tolerance: float) -> bool:

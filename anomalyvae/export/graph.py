@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = {"": 20, "ai.onnx.ml": 3}
 OUTPUTS = ("anomaly_score", "p_value", "is_outlier", "feature_scores")
 _IR_VERSION = 9  # of that opset
-_ROUNDING = (1e-9, 2e-6)  # relative, double and single: scores this close differ by rounding alone
+_ROUNDING = (1e-9, 1e-5)  # relative, double and single: scores this close differ by rounding alone
 _BRANCHES = 4096  # of the tree that looks up p-values; a larger table is searched by bisection around it
 Floats = NDArray[np.float64]
 
@@ -94,8 +93,7 @@ def slack_of(model: "VAEOutlierDetector", rounding: float = _ROUNDING[False]) ->
     """How far rounding may move a score."""
     size = typical(model)
     if model.network_.criterion == "memory" and model.network_.memorised is not None:
-        summand = model.network_.memorised.keys[-1].median()  # a distance is the root of a difference of such sums
-        noise = float((8 * torch.finfo(torch.float64).eps * summand).sqrt())
+        noise = model.network_.memorised.noise
         if noise >= size:  # where all rows are equal
             return noise
     return rounding * size

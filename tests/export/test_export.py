@@ -257,9 +257,7 @@ def test_any_number_of_rows(file, detector, fresh, count):
 
 
 def test_the_metadata_say_what_the_model_is(file, detector, tmp_path):
-    (entry,) = onnx.load(file).metadata_props
-    metadata = json.loads(entry.value)
-    assert entry.key == "anomalyvae"
+    metadata = json.loads({entry.key: entry.value for entry in onnx.load(file).metadata_props}["anomalyvae"])
     assert metadata["model_id"] == read_card(save(detector, tmp_path / "bundle"))["model_id"]
     assert metadata["columns"] == list(detector.feature_names_in_)
     assert metadata["offset"] == detector.offset_
