@@ -1,4 +1,5 @@
 import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,9 @@ from hypothesis import settings
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 from anomalyvae import VAEOutlierDetector
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell in the background ignores it, and so would children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("quick", max_examples=10, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)
