@@ -71,6 +71,7 @@ def promote(
         return True
     from anomalyvae.tracking.registry import record
 
+    rival = rival if rival is not None and (rival / CARD).is_file() else None  # a champion of the registry has none
     remedy = again or (f"Run later: {_command(champion, register)}" if decision.promoted else "Promote it again later.")
     return record(register, challenger, decision.to_dict(), rival, remedy=remedy)
 

@@ -263,7 +263,7 @@ def test_the_report_escapes_its_cells(found):
     assert "rural: alarm rate" in as_text(found)
     assert "<script>" not in as_html(changed)
     assert "&lt;script&gt;" in as_html(changed)
-    assert r"| <script>\| | alarm rate" in as_markdown(changed)
+    assert r"| &lt;script>\| | alarm rate" in as_markdown(changed)
 
 
 @pytest.fixture(scope="module")

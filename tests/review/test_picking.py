@@ -446,14 +446,15 @@ def test_from_the_command_line(night, bundles, capsys):
 
     model = ("--model", bundles / "memory")
     code, out, err = run(night / "scores", *model, "--budget", 2, "--per-recording", 1, "--export", night / "q.csv")
-    assert (code, err) == (0, "")
+    assert (code, err.count("has no scores: ")) == (3, 1)
     assert "picked 2 from 2 recordings, 2 of them new in the queue" in out
     assert "<b>yaw</b>" in out
     assert run("--load", night / "q.csv", "--export", night / "q.parquet") == (0, "", "")
     assert len(pd.read_parquet(night / "q.parquet")) == 2
     assert run("--export", night / "q.json", *model) == (0, "", "")
     assert len(json.loads((night / "q.json").read_text())) == 2
-    assert run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet") == (0, "", "")
+    code, out, err = run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet")
+    assert (code, out, err.count("has no scores: ")) == (3, "", 1)
     for arguments, said in [
         ((), "There is nothing to do. Pass SCORES, --load or --export"),
         ((night / "scores",), "The model that gave the scores is missing. Pass --model"),

@@ -266,9 +266,9 @@ def raw(page, text, end=True):
         client.sendall(text.encode("latin-1"))
         if not end:
             return ""
-        client.shutdown(socket.SHUT_WR)
         parts = []
-        with suppress(ConnectionError):
+        with suppress(OSError):  # the server may have closed the connection
+            client.shutdown(socket.SHUT_WR)
             while part := client.recv(65536):
                 parts.append(part)
         return b"".join(parts).decode("latin-1")
