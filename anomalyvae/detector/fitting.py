@@ -183,8 +183,7 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     So rows that are equal, or would be without rounding, tie: on this machine, in another batch, and in an ONNX file.
     """
     size = np.maximum(np.abs(scores), np.median(np.abs(scores)))
-    noise = 0.0 if network.memorised is None or network.criterion != "memory" else network.memorised.noise
-    return scores + _TIE * size + np.hypot(scores, noise) - np.abs(scores)
+    return scores + _TIE * size + np.hypot(scores, network.rounding_error) - np.abs(scores)
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:

@@ -108,8 +108,7 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> d
 
 def _least_size(model: "VAEOutlierDetector") -> float:
     """The score below which differences are measured in absolute terms: the rounding error of distances is absolute."""
-    memory = model.network_.memorised if model.network_.criterion == "memory" else None
-    noise = 0.0 if memory is None else memory.noise
+    noise = model.network_.rounding_error
     spread = float(np.quantile(np.abs(model.calibration_.scores), 0.9))
     if spread <= 10 * noise:  # all rows are equal
         return noise / _TOLERANCE

@@ -70,7 +70,7 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     network = model.network_
     s = standardise(network.scaling, x)
     rounding = _ROUNDING[x.graph.single]
-    slack = slack_of(model, rounding)
+    slack = _slack(model, rounding)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
     at_threshold = max(rounding * abs(model.offset_), slack)  # closer than this counts as equal, which is normal
@@ -89,14 +89,10 @@ def typical(model: "VAEOutlierDetector") -> float:
     return float(np.median(np.abs(model.calibration_.scores)))
 
 
-def slack_of(model: "VAEOutlierDetector", rounding: float = _ROUNDING[False]) -> float:
+def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
     """How far rounding may move a score."""
-    size = typical(model)
-    if model.network_.criterion == "memory" and model.network_.memorised is not None:
-        noise = model.network_.memorised.noise
-        if noise >= size:  # where all rows are equal
-            return noise
-    return rounding * size
+    size, noise = typical(model), model.network_.rounding_error
+    return noise if noise >= size else rounding * size  # where all rows are equal, scores are rounding errors
 
 
 def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float) -> Value:

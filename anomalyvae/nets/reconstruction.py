@@ -197,6 +197,11 @@ class Reconstruction(nn.Module):
 
     # Scoring: rows in the user's units
 
+    @property
+    def rounding_error(self) -> float:
+        """How far rounding may move a score that should be 0; only distances from the memory are so uncertain."""
+        return self.memorised.noise if self.criterion == "memory" and self.memorised is not None else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         """Anomaly score of each row, shape ``(n,)``: the term that ``criterion`` names."""
         return getattr(self, self.criterion)(x)

@@ -293,8 +293,7 @@ def differences(model: Any, scorer: Scorer, rows: Any) -> tuple[list[str], int]:
     away = np.abs(expected + last.offset_)
     p = last.calibration_.p_values
     at, least, most = p(expected), p(expected + near), p(expected - near)
-    memory = last.network_.memorised if last.network_.criterion == "memory" else None
-    noise = 0.0 if memory is None else memory.noise  # the rounding error of distances near 0
+    noise = last.network_.rounding_error
     next_up = np.append(last.calibration_.scores, np.inf)[np.searchsorted(last.calibration_.scores, expected)]
     size = np.maximum(np.abs(expected), typical)
     tied = next_up - expected <= 2e-9 * size + np.hypot(expected, noise) - np.abs(expected)
