@@ -35,12 +35,13 @@ site: .venv/dev  ## Build the documentation
 docs: .venv/dev  ## Build the documentation and show it at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-DATA ?= ../shared/data/adbench
+# The folder that holds the collections of tables: adbench, oddbench, tep.
+DATA ?= ../shared/data
 
 bench: .venv/dev  ## Speed of training and scoring, compared with PyOD's VAE in the same process
 	$(BIN)/python pipelines/benchmarks/speed.py
 
-bench-tabular: .venv/dev  ## Detection on tables, compared with PyOD: make bench-tabular DATA=FOLDER (of .npz files)
+bench-tabular: .venv/dev  ## Detection on tables, three collections: make bench-tabular DATA=FOLDER (that holds them)
 	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
 
 bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarrow, onnxruntime and PyOD's VAE

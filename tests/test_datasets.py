@@ -373,11 +373,24 @@ def test_carobd_follows_the_run_time_of_the_engine(prepared):
     assert hours == pytest.approx(41.4, abs=0.1)
 
 
-def test_adbench_files_are_rows_with_labels(prepared):
-    for path in prepared("adbench").glob("*.npz"):
+@pytest.mark.parametrize(("name", "tables"), [("adbench", 21), ("oddbench", 60)])
+def test_tabular_sets_are_rows_with_labels(prepared, name, tables):
+    paths = list(prepared(name).glob("*.npz"))
+    assert len(paths) == tables
+    for path in paths:
         with np.load(path) as arrays:
             assert len(arrays["X"]) == len(arrays["y"])
             assert set(np.unique(arrays["y"])) == {0, 1}
+
+
+def test_the_plant_has_normal_rows_to_learn_and_faults_from_row_160(prepared):
+    rows = pd.read_parquet(prepared("tep") / "tep.parquet")
+    learned = rows[rows["split"] == "train"]
+    assert set(learned["series"]) == {"d00"}
+    assert len(learned) == 500
+    faults = rows[rows["series"] != "d00"].groupby("series")["label"]
+    assert faults.ngroups == 10
+    assert all(label.tolist() == [0] * 160 + [1] * 800 for _, label in faults)
 
 
 # --- source files without a checksum ---------------------------------------------------

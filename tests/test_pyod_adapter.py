@@ -312,8 +312,9 @@ def test_figures_with_a_label_are_those_of_the_benchmark(rows, tmp_path):
 
     np.savez(tmp_path / "toy.npz", X=rows[["a", "b", "c"]], y=rows["fault"])
     table = compare(rows, "fault", ["knn", "iforest"], detector=quick(), seeds=2, random_state=4)
+    source = tabular.Source("toys", tmp_path / "toy.npz", ("toy",))
     for name in ("knn", "iforest"):
-        runs = [result for s in (4, 5) for result in tabular.results_of(tmp_path / "toy.npz", "normal", s, name)]
+        runs = [run for s in (4, 5) for run in tabular.results_of(tabular.Job(source, "normal", s, name))]
         for figure in ("auroc", "average_precision"):
             assert table.loc[name, figure] == pytest.approx(np.mean([run[figure] for run in runs]))
     assert table.index.name == "detector"

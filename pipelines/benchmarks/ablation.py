@@ -2,7 +2,8 @@
 
     python pipelines/benchmarks/ablation.py FOLDER          # or: make bench-ablation DATA=FOLDER
 
-The protocol is ``normal`` of tabular.py, with the same data and stored results. Some changes train another network;
+The protocol is ``normal`` of tabular.py, with the same collections; by default on the half of the tables on which
+choices may be made. Some changes train another network;
 the others change the distance in the space of the same network. With ``--drives FOLDER``, it also runs on the
 pothole drives (`anomalyvae data get potholes`): each drive is scored by a detector of the others.
 """
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tabular import ROOT, Task, made_at, markdown, task
+from tabular import COLLECTIONS, ROOT, Task, made_at, markdown, sources, tasks
+from tabular_report import HALVES
 from torch import Tensor
 
 import anomalyvae
@@ -98,22 +100,25 @@ def fitted(given: Task, seed: int, **settings: Any) -> anomalyvae.VAEOutlierDete
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
+    parser.add_argument("folder", type=Path, help="folder that holds the collections, each in a folder of its own")
+    parser.add_argument("--collections", nargs="+", default=["adbench"], help=f"{', '.join(COLLECTIONS)} or others")
+    parser.add_argument("--half", choices=HALVES, default="chosen", help="use these tables alone; default: chosen")
     parser.add_argument("--drives", help="folder of the pothole drives, as in ANOMALYVAE_DATA")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tasks = [
-        ("tables", seed, path.stem, task(path, "normal", seed))
+    work = [
+        (source.collection, seed, name, given)
         for seed in options.seeds
-        for path in sorted(options.folder.glob("*.npz"))
+        for source in sources(options.folder, options.collections, options.half)
+        for name, given in tasks(source, "normal", seed).items()
     ]
     if options.drives:
-        tasks += [("drives", seed, *one) for seed in options.seeds for one in drives(options.drives)]
+        work += [("drives", seed, *one) for seed in options.seeds for one in drives(options.drives)]
     results = []
-    for number, (kind, seed, name, given) in enumerate(tasks, start=1):
-        print(f"{number}/{len(tasks)} {name}, seed {seed}", flush=True)
+    for number, (kind, seed, name, given) in enumerate(work, start=1):
+        print(f"{number}/{len(work)} {name}, seed {seed}", flush=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for variant, score in scores_of(given, seed):
@@ -128,7 +133,7 @@ def main() -> None:
     means = table.pivot_table(index="variant", columns="kind", values=["auroc", "ap"], sort=False)
     names = {
         f"{kind}: {figure}": means[figure, kind]
-        for kind in ("tables", "drives")
+        for kind in (*options.collections, "drives")
         for figure in ("auroc", "ap")
         if (figure, kind) in means
     }

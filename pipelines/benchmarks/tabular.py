@@ -1,28 +1,47 @@
-"""Detection on tables, compared with PyOD's detectors on the same rows.
-
-The folder has ``.npz`` files with ``X`` (n, d) and ``y`` (n,), 1 = outlier, such as those of ADBench::
+"""Detection on tables: three collections in one run, compared with other detectors on the same rows.
 
     python pipelines/benchmarks/tabular.py FOLDER            # or: make bench-tabular DATA=FOLDER
 
+The folder holds a folder per collection: ``adbench``, ``oddbench`` and any other with ``.npz`` files of ``X`` (n, d)
+and ``y`` (n,), 1 = outlier; and ``tep/tep.parquet``, the Tennessee Eastman process, one table per fault.
+
 Protocols
-    normal        learn half of the normal rows (at most 2,500); score the other half and all outliers
+    normal        learn half of the normal rows (at most 2,500); score the other half and all outliers.
+                  tep: learn the 500 rows of d00's training part; score the test of each fault, d01 to d10
     contaminated  learn all rows (at most 2,500, unlabelled, outliers included) and score all; ours also with
-                  contamination=0.1 (PyOD's own default), and with twice the epochs
+                  contamination=0.1 (PyOD's own default). Not for tep: no fault is among the rows that its authors
+                  made for training, and adding some would be a benchmark of our own making
     missing       as normal, but a fifth of the cells of the scored rows is missing at random; ours only, because
                   the others do not accept missing cells
 
-Rows are standardised by the training rows. No detector sees a label, and every detector has its defaults. Each
-result is stored at once, by data set, seed, method and version of the code, so that an interrupted run resumes.
+Halves
+    A table belongs to the `chosen` half or the `unseen` half. Its name alone decides: the parity of the first byte of
+    the SHA-256 of ``collection/table``. Choices are made on the chosen half (``--half chosen`` runs and prints no
+    other); the unseen half is opened once per candidate for a release. A lead on one half alone is marked.
+
+Rows are standardised by the training rows. No detector sees a label, and every detector has its defaults. A seed draws
+the split and is the detector's seed. Ours, and peers that draw random numbers, have all seeds; others the first. A
+difference is between two methods on the same splits. A method that fails on a table counts there as one that scores
+all rows alike. Peers: ten of PyOD's, its MCD, KCM (package kar-kcm), ADERH (package aderh), and ``mahalanobis``, with
+the covariance shrunk by Ledoit and Wolf's rule (scikit-learn). In ``contaminated``, learned rows are scored as if they
+were new, by every method.
+
+Each result is stored at once, by table, protocol, seed, method and version of the code: an interrupted run resumes.
 """
 
 import argparse
+import functools
 import hashlib
+import importlib
 import json
+import multiprocessing
+import os
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,25 +49,28 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import clone
+from tabular_report import FIGURES, HALVES, TOLD, bars, best_peers, differences, half_of, means
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
-from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, pyod_detector
+from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, SeededPyOD, pyod_detector
 
 ROOT = Path(__file__).parents[2]
+COLLECTIONS = ("adbench", "oddbench", "tep")
+PROTOCOLS = ("normal", "contaminated", "missing")
 MOST_ROWS = 2500
 MISSING = 0.2
-TOLD = f"{OURS}, contamination=0.1"
-LONGER = f"{TOLD}, twice the epochs"
 SETTINGS: dict[str, dict[str, Any]] = {
     OURS: {},
     TOLD: {"contamination": 0.1},
-    LONGER: {"contamination": 0.1},
     f"{OURS}, reconstruction": {"objective": "reconstruction"},
     f"{OURS}, adversarial": {"objective": "adversarial"},
 }
+PACKAGES = {"mcd": "pyod", "kcm": "kar-kcm", "aderh": "aderh", "mahalanobis": "scikit-learn"}
+PEERS = (*PYOD_DETECTORS, *PACKAGES)
+DRAW_NOTHING = ("knn", "lof", "ecod", "pca", "ocsvm", "mahalanobis")
 Table = NDArray[np.float64]
+Fit = Callable[[Table], Callable[[Table], dict[str, Table]]]
 
 
 class Task(NamedTuple):
@@ -59,8 +81,46 @@ class Task(NamedTuple):
     outlier: NDArray[np.bool_]
 
 
+class Source(NamedTuple):
+    """A file, and the tables in it that share the rows to learn."""
+
+    collection: str
+    path: Path
+    tables: tuple[str, ...]
+
+
+class Job(NamedTuple):
+    """One fit: what is learned, and by what."""
+
+    source: Source
+    protocol: str
+    seed: int
+    method: str
+
+
+# --- the tables -------------------------------------------------------------------------------------------
+
+
+def sources(folder: Path, collections: list[str], half: str = "whole") -> list[Source]:
+    """The files of the collections, with the tables of a half."""
+    found = []
+    for collection in collections:
+        place = folder / collection
+        files = [place / "tep.parquet"] if collection == "tep" else sorted(place.glob("*.npz"))
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(
+                f"{place} has no {'tep.parquet' if collection == 'tep' else '.npz files'}. Pass the folder that holds "
+                "the collections, or name those that it has with --collections."
+            )
+        for path in files:
+            names = [f"d{fault:02}" for fault in range(1, 11)] if collection == "tep" else [path.stem]
+            kept = tuple(name for name in names if half in ("whole", half_of(collection, name)))
+            found += [Source(collection, path, kept)] if kept else []
+    return found
+
+
 def task(path: Path, protocol: str, seed: int) -> Task:
-    """Split a data set by a protocol and a seed."""
+    """Split an ``.npz`` table by a protocol and a seed."""
     with np.load(path, allow_pickle=False) as file:
         x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
     rng = np.random.RandomState(seed)
@@ -70,8 +130,7 @@ def task(path: Path, protocol: str, seed: int) -> Task:
         learned, scored = normal[:half][:MOST_ROWS], np.concatenate([normal[half:], np.flatnonzero(outlier)])
     else:
         learned, scored = rng.permutation(len(x))[:MOST_ROWS], np.arange(len(x))
-    center, scale = x[learned].mean(axis=0), x[learned].std(axis=0)
-    x = (x - center) / np.where(scale > 0, scale, 1)
+    x = _standardised(x, x[learned])
     if protocol == "missing":
         hidden = rng.random_sample(x.shape) < MISSING
         hidden[learned] = False
@@ -79,69 +138,131 @@ def task(path: Path, protocol: str, seed: int) -> Task:
     return Task(x[learned], x[scored], outlier[scored])
 
 
-def ours(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
-    """Our detector with the settings in its name, else its defaults, and each of its other scores."""
+def tasks(source: Source, protocol: str, seed: int) -> dict[str, Task]:
+    """The task of each table of a source; all learn the same rows."""
+    if source.collection != "tep":
+        return {source.tables[0]: task(source.path, protocol, seed)}
+    rows = pd.read_parquet(source.path)
+    columns = [name for name in map(str, rows.columns) if name.startswith("f")]
+    learned = rows.loc[(rows["series"] == "d00") & (rows["split"] == "train"), columns].to_numpy(np.float64)
+    given = {}
+    for fault in source.tables:
+        test = rows[(rows["series"] == fault) & (rows["split"] == "test")]
+        scored = _standardised(test[columns].to_numpy(np.float64), learned)
+        if protocol == "missing":
+            scored[np.random.RandomState(seed).random_sample(scored.shape) < MISSING] = np.nan
+        given[fault] = Task(_standardised(learned, learned), scored, test["label"].to_numpy() == 1)
+    return given
+
+
+def _standardised(x: Table, learned: Table) -> Table:
+    center, scale = learned.mean(axis=0), learned.std(axis=0)
+    return (x - center) / np.where(scale > 0, scale, 1)
+
+
+# --- the methods ------------------------------------------------------------------------------------------
+
+
+def ours(name: str, seed: int) -> Fit:
+    """Our detector with the settings in its name, else its defaults."""
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
-        detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name])
-        if name == LONGER:
-            epochs = len(clone(detector).set_params(validation_fraction=0.0).fit(learned).history_)
-            detector.set_params(max_epochs=2 * epochs)
-        detector.fit(learned)
-
-        def score(rows: Table) -> dict[str, Table]:
-            terms = detector.score_terms(rows)
-            own = terms.pop("memory").to_numpy()
-            return {name: own} | {f"{name}: {term}": s.to_numpy() for term, s in terms.items()}
-
-        return score
+        detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name]).fit(learned)
+        return lambda rows: (
+            {name: detector.anomaly_score(rows)}
+            | {f"{name}: {term}": column.to_numpy() for term, column in detector.score_terms(rows).items()}
+        )
 
     return fit
 
 
-def pyod(name: str, seed: int) -> Callable[[Table], Callable[[Table], dict[str, Table]]]:
-    """A detector of PyOD with its defaults."""
-    detector = pyod_detector(name, seed)
+def peer(name: str, seed: int) -> Fit:
+    """Another detector with its defaults."""
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
-        detector.fit(learned)
-        return lambda rows: {name: detector.anomaly_score(rows)}
+        if name in PYOD_DETECTORS:
+            return _named(name, pyod_detector(name, seed).fit(learned).anomaly_score)
+        if name == "mcd":
+            constructor = importlib.import_module("pyod.models.mcd").MCD
+            detector = SeededPyOD(functools.partial(constructor, random_state=seed), seed)
+            return _named(name, detector.fit(learned).anomaly_score)
+        if name == "kcm":
+            kcm = importlib.import_module("karkcm").KCM(random_state=seed).fit(learned)
+            return _named(name, kcm.anomaly_score)
+        if name == "aderh":
+            aderh = importlib.import_module("aderh").ADERH(random_state=seed).fit(learned)
+            return _named(name, aderh.decision_function)
+        covariance = importlib.import_module("sklearn.covariance").LedoitWolf().fit(learned)
+        return _named(name, covariance.mahalanobis)
 
     return fit
 
 
-def results_of(path: Path, protocol: str, seed: int, method: str) -> Iterator[dict[str, Any]]:
-    """Fit and score one method on one task: one result per score."""
-    learned, scored, outlier = task(path, protocol, seed)
-    fit = pyod(method, seed) if method in PYOD_DETECTORS else ours(method, seed)
-    started = time.perf_counter()
-    score = fit(learned)
-    fitted = time.perf_counter()
-    scores = score(scored)
-    done = time.perf_counter()
-    for name, values in scores.items():
-        finite = np.nan_to_num(values, nan=np.inf, posinf=np.finfo(float).max)
-        yield {
-            "protocol": protocol,
-            "set": path.stem,
-            "seed": seed,
-            "method": name,
-            "auroc": auroc(outlier, finite),
-            "average_precision": average_precision(outlier, finite),
-            "fit_s": fitted - started,
-            "score_s": done - fitted,
-        }
+def _named(name: str, score: Callable[[Table], Table]) -> Callable[[Table], dict[str, Table]]:
+    return lambda rows: {name: np.asarray(score(rows), dtype=np.float64)}
+
+
+def missing_packages(methods: list[str]) -> dict[str, str]:
+    """The methods whose package is not installed, and its name."""
+    absent = {}
+    for method in methods:
+        package = "pyod" if method in PYOD_DETECTORS else PACKAGES.get(method, "numpy")
+        try:
+            version(package)
+        except PackageNotFoundError:
+            absent[method] = package
+    return absent
 
 
 def code_version(method: str) -> str:
-    """What a result depends on besides its data: our source, or the release of PyOD."""
-    if method in PYOD_DETECTORS:
-        return f"pyod {version('pyod')}"
+    """What a result depends on besides its data: our source, or the release of a peer's package."""
+    if method in PEERS:
+        package = PACKAGES.get(method, "pyod")
+        return f"{package} {version(package)}"
     digest = hashlib.sha256()
-    for source in sorted((ROOT / "anomalyvae").glob("*.py")) + sorted((ROOT / "anomalyvae" / "nets").glob("*.py")):
-        if source.name in ("categories.py", "detector.py", "fitting.py", "rows.py") or source.parent.name == "nets":
-            digest.update(source.read_bytes())
+    package_folder = ROOT / "anomalyvae"
+    rooms = [path for room in ("detector", "nets") for path in (package_folder / room).rglob("*.py")]
+    for source in sorted([*rooms, package_folder / "calibration.py"]):
+        digest.update(source.read_bytes())
     return f"source {digest.hexdigest()[:12]}"
+
+
+# --- the run ----------------------------------------------------------------------------------------------
+
+
+def results_of(job: Job) -> list[dict[str, Any]]:
+    """Fit one method and score its tables: one result per table and score."""
+    torch.set_num_threads(1)
+    given = tasks(job.source, job.protocol, job.seed)
+    learned = next(iter(given.values())).learned
+    fit = peer(job.method, job.seed) if job.method in PEERS else ours(job.method, job.seed)
+    results = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        started = time.perf_counter()
+        try:
+            score, failure = fit(learned), ""
+        except Exception as error:  # a detector that fails is a row of the table
+            failure = " ".join(f"{type(error).__name__}: {error}".split())
+        fit_s = time.perf_counter() - started
+        for table, (_, rows, outlier) in given.items():
+            started, problem = time.perf_counter(), failure
+            scores = {job.method: np.zeros(len(rows))}
+            if not problem:
+                try:
+                    scores = score(rows)
+                except Exception as error:
+                    problem = " ".join(f"{type(error).__name__}: {error}".split())
+            head = {
+                "collection": job.source.collection, "table": table, "half": half_of(job.source.collection, table),
+                "protocol": job.protocol, "seed": job.seed, "asked": job.method, "failure": problem,
+                "fit_s": fit_s, "score_s": time.perf_counter() - started,
+            }  # fmt: skip
+            for name, values in scores.items():
+                finite = np.nan_to_num(values, nan=np.inf, posinf=np.finfo(float).max)
+                figures = (auroc(outlier, finite), average_precision(outlier, finite))
+                results.append(head | {"method": name} | dict(zip(FIGURES, figures, strict=True)))
+    return results
 
 
 def kept_results(store: Path) -> list[dict[str, Any]]:
@@ -155,48 +276,82 @@ def kept_results(store: Path) -> list[dict[str, Any]]:
     return results
 
 
-def run(files: list[Path], protocol: str, seeds: list[int], methods: list[str], store: Path) -> pd.DataFrame:
-    """Compute the results that are not stored yet, and return all."""
+def jobs(found: list[Source], protocols: list[str], seeds: list[int], methods: list[str]) -> Iterator[Job]:
+    """Every fit of a run."""
+    for protocol in protocols:
+        for seed in seeds:
+            for source in found:
+                for method in methods:
+                    fits = protocol != "missing" or method not in PEERS
+                    fits &= protocol != "contaminated" or source.collection != "tep"
+                    fits &= protocol == "contaminated" or method != TOLD
+                    if fits and (method not in DRAW_NOTHING or seed == seeds[0]):
+                        yield Job(source, protocol, seed, method)
+
+
+def run(wanted: list[Job], store: Path, also: list[Path] | None = None, workers: int = 1) -> pd.DataFrame:
+    """Compute the results that are not stored yet, and return all that are wanted."""
     store.parent.mkdir(parents=True, exist_ok=True)
     if store.exists() and not store.read_bytes().endswith(b"\n"):
         with store.open("a", encoding="utf-8") as file:
             file.write("\n")
-    versions = {method: code_version(method) for method in methods}
-    done = {(r["protocol"], r["set"], r["seed"], r["asked"], r["version"]) for r in kept_results(store)}
-    todo = [(p, s, m) for s in seeds for p in files for m in methods]
-    todo = [(p, s, m) for p, s, m in todo if (protocol, p.stem, s, m, versions[m]) not in done]
-    for number, (path, seed, method) in enumerate(todo, start=1):
-        print(f"{number}/{len(todo)} {path.stem}, seed {seed}, {method}", flush=True)
-        asked = {"asked": method, "version": versions[method]}
-        lines = [json.dumps(result | asked) + "\n" for result in results_of(path, protocol, seed, method)]
+    stores = [store, *(also or [])]
+    versions = {method: code_version(method) for method in {job.method for job in wanted}}
+    keys = ("collection", "table", "protocol", "seed", "asked", "version")
+    done = {tuple(r[k] for k in keys) for path in stores for r in kept_results(path)}
+    todo, asked = [], set()
+    for job in wanted:
+        rest = job.protocol, job.seed, job.method, versions[job.method]
+        each = [(job.source.collection, table, *rest) for table in job.source.tables]
+        asked |= set(each)
+        left = tuple(key[1] for key in each if key not in done)
+        if left:
+            todo.append(job._replace(source=job.source._replace(tables=left)))
+    for number, (job, results) in enumerate(_computed(todo, workers), start=1):
+        for failure in {result["failure"] for result in results} - {""}:
+            print(f"{job.source.collection} {job.source.path.stem}, {job.method} failed: {failure}", flush=True)
+        lines = [json.dumps(result | {"version": versions[job.method]}) + "\n" for result in results]
         with store.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
-    names, stems = set(versions.items()), {path.stem for path in files}
-    return pd.DataFrame(
-        r for r in kept_results(store)
-        if (r["asked"], r["version"]) in names
-        and (r["set"] in stems and r["seed"] in seeds and r["protocol"] == protocol)
-    )  # fmt: skip
+        what = f"{job.protocol}, seed {job.seed}, {job.method}"
+        print(f"{number}/{len(todo)} {job.source.collection} {job.source.path.stem}, {what}", flush=True)
+    kept = {tuple(r[k] for k in (*keys, "method")): r for path in stores for r in kept_results(path)}
+    return pd.DataFrame([r for key, r in kept.items() if key[:-1] in asked])
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """A row per method: means over sets and seeds, and the mean rank by AUROC among the main methods."""
-    means = results.groupby("method")[["auroc", "average_precision", "fit_s", "score_s"]].mean()
-    means.insert(2, "rank", _main_methods(results).rank(axis=1, ascending=False).mean())
-    return means.sort_values("auroc", ascending=False)
+def _computed(todo: list[Job], workers: int) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
+    """Each job with its results, in the order in which they end."""
+    if workers == 1:
+        yield from ((job, results_of(job)) for job in todo)
+        return
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            waiting = {pool.submit(results_of, job): job for job in todo}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def write_report(results: pd.DataFrame, folder: Path, protocol: str) -> None:
-    """Write the tables as Markdown and the ranks as a picture, with the commit of the code."""
-    table = summary(results)
-    per_set = results.pivot_table(index="set", columns="method", values="auroc")[list(table.index)]
-    text = (
-        f"# Tables, protocol `{protocol}`\n\n{results['set'].nunique()} sets, seeds "
-        f"{sorted(results['seed'].unique().tolist())}, {made_at()}, PyOD {version('pyod')}.\n\n"
-        f"{markdown(table)}\n\n## AUROC per set\n\n{markdown(per_set)}\n"
-    )
-    (folder / f"{protocol}.md").write_text(text, encoding="utf-8")
-    draw_ranks(results, folder / f"{protocol}.png")
+def write_report(results: pd.DataFrame, folder: Path, notes: list[str]) -> str:
+    """Write the tables as Markdown, with the commit of the code, and return them as text for a terminal."""
+    parts = {
+        "Means over tables": means(results),
+        "Differences, ours - peer, with 95 % intervals over tables": differences(results),
+        "Best peer, and ours - best peer": best_peers(results),
+        "Bars": bars(results),
+    }
+    lines = [f"# Tables\n\n{made_at()}, seeds {sorted(results['seed'].unique().tolist())}.", *notes]
+    shown = []
+    halves = [half for half in HALVES[:2] if not (results["half"] == half).any()]
+    for title, part in parts.items():
+        part = part.drop(columns=[c for c in part if any(str(c).endswith(half) for half in halves)])
+        lines.append(f"## {title}\n\n{markdown(part.set_index(part.columns[0]))}")
+        shown.append(f"{title}\n{part.round(3).to_string(index=False)}")
+    (folder / "report.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    return "\n\n".join([*shown, *notes])
 
 
 def made_at() -> str:
@@ -210,64 +365,42 @@ def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown, with three decimals."""
     lines = [[str(table.index.name or ""), *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
     for name, row in zip(table.index, table.to_numpy(), strict=True):
-        lines.append([str(name), *("" if pd.isna(value) else f"{value:.3f}" for value in row)])
+        lines.append([str(name), *("" if pd.isna(v) else v if isinstance(v, str) else f"{v:.3f}" for v in row)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _main_methods(results: pd.DataFrame) -> pd.DataFrame:
-    """AUROC per set and seed, a column per method, without the other scores of our networks."""
-    main = results[~results["method"].str.contains(": ")]
-    return main.pivot_table(index=["set", "seed"], columns="method", values="auroc")
-
-
-def draw_ranks(results: pd.DataFrame, path: Path) -> None:
-    """Mean ranks on a line, with the Nemenyi critical difference at 5 % (Demsar 2006, section 3.2.2)."""
-    from matplotlib.figure import Figure
-    from scipy.stats import studentized_range
-
-    table = _main_methods(results).groupby("set").mean()
-    ranks = table.rank(axis=1, ascending=False).mean().sort_values()
-    methods, sets = len(ranks), len(table)
-    difference = (
-        studentized_range.ppf(0.95, methods, np.inf) / np.sqrt(2) * np.sqrt(methods * (methods + 1) / (6 * sets))
-    )
-    figure = Figure(figsize=(7, 0.36 * methods + 1), layout="constrained")
-    axes = figure.subplots()
-    colours = ["#d55e00" if name.startswith(OURS) else "#5b6b7a" for name in ranks.index]
-    axes.barh(ranks.index, ranks, color=colours, height=0.6)
-    axes.axvspan(ranks.iloc[0], ranks.iloc[0] + difference, color="#eef1f4", zorder=0)
-    axes.invert_yaxis()
-    axes.set_xlabel("mean rank by AUROC; shaded: no significant difference from the first (Nemenyi, 5 %)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
-    parser.add_argument("--protocol", choices=("normal", "contaminated", "missing"), default="normal")
+    parser.add_argument("folder", type=Path, help="folder that holds the collections, each in a folder of its own")
+    parser.add_argument(
+        "--collections", nargs="+", default=list(COLLECTIONS), metavar="NAME", help="default: %(default)s"
+    )
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["normal", "contaminated"])
+    parser.add_argument("--half", choices=HALVES, default="whole", help="run and print these tables alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--methods", nargs="+", choices=(*SETTINGS, *PYOD_DETECTORS), metavar="METHOD", help="default: all"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular")
+        "--methods", nargs="+", choices=(*SETTINGS, *PEERS), metavar="METHOD", default=[OURS, TOLD, *PEERS],
+        help=f"default: all; choose from {', '.join((*SETTINGS, *PEERS))}",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each; default: 2")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "tabular", help="folder of results and report")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="folders of earlier runs whose results count")
     options = parser.parse_args()
-    files = sorted(options.folder.glob("*.npz"))
-    if not files:
-        parser.error(f"Got {options.folder}, expected a folder of .npz files with X and y.")
-    everybody = {
-        "normal": [OURS, *PYOD_DETECTORS],
-        "contaminated": [OURS, TOLD, LONGER, *PYOD_DETECTORS],
-        "missing": [OURS],
-    }
-    methods = options.methods or everybody[options.protocol]
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = run(files, options.protocol, options.seeds, methods, options.out / "results.jsonl")
-    write_report(results, options.out, options.protocol)
-    print(summary(results).round(3).to_string())
-    print(f"\nTables and figure in {options.out}")
+    absent = missing_packages(options.methods)
+    notes = [f"Left out: {method}; its package {package} is not installed." for method, package in absent.items()]
+    print("".join(note + "\n" for note in notes), end="", flush=True)
+    methods = [method for method in options.methods if method not in absent]
+    try:
+        found = sources(options.folder, options.collections, options.half)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    wanted = list(jobs(found, options.protocol, options.seeds, methods))
+    earlier = [folder / "results.jsonl" for folder in options.also]
+    results = run(wanted, options.out / "results.jsonl", earlier, options.workers)
+    if results.empty:
+        parser.error("No method runs under this protocol on these tables.")
+    print("\n" + write_report(results, options.out, notes))
+    print(f"\nThe same tables: {options.out / 'report.md'}")
 
 
 if __name__ == "__main__":
