@@ -411,6 +411,37 @@ def false_discovery(p_values: ArrayLike, rate: float, storey: bool = False) -> F
     return p <= (kept[-1] if kept.size else -1.0)
 
 
+def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS) -> str | None:
+    """What so few calibration rows or groups cannot show, in plain words; None if they support the rate.
+
+    Parameters
+    ----------
+    evidence : float
+        How many calibrate: `Calibration.evidence`.
+    unit : str
+        What they are, in the plural, such as ``"groups"``.
+    rate : float in (0, 1)
+        The share of false alarms that is asked for.
+    """
+    least = 1 / (1 + evidence)
+    if least <= rate * (1 + _SLACK):
+        return None
+    return (
+        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {rate:.2%} false alarms in new {unit} are "
+        f"not guaranteed: the threshold is an estimate, and flagged rows can have larger p-values. The guarantee takes "
+        f"{math.ceil(1 / rate * (1 - _SLACK)) - 1:,} {unit} that are held out."
+    ).replace(".00%", "%")
+
+
+def caution_of(description: Mapping[str, Any]) -> str | None:
+    """`few_calibrate` for a saved model: the card of a bundle, or the metadata of an ONNX file."""
+    units = {None: "rows (or groups)", 0: "rows"}  # older models do not say
+    unit = units.get(description["training"].get("groups"), "groups")
+    return few_calibrate(
+        description["calibration"]["evidence"], unit if description["windowing"] is None else "recordings"
+    )
+
+
 def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_ALARMS) -> float:
     """The score that a new normal row exceeds with probability ``alpha``, from m held-out scores and their weights.
 

@@ -95,7 +95,19 @@ def _score_files(args: argparse.Namespace) -> int:
             f"{summary['scored']:,} {files} scored{kept}{failed}, at {summary['rows_per_s']:,} rows/s\n"
             f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
         )
+        _say_cautions(summary)
     return SOME_FAILED if summary["failed"] else DONE
+
+
+def _say_cautions(summary: dict[str, Any]) -> None:
+    """What the p-values cannot show, and which rows they do not hold for."""
+    if summary["caution"] is not None:
+        tell(summary["caution"])
+    if summary["new_gaps"]:
+        tell(
+            f"{summary['new_gaps']:,} rows have missing cells in columns that had none in training: their p-values and "
+            "flags are not calibrated. The column new_gaps names what they lack."
+        )
 
 
 def _score_table(args: argparse.Namespace) -> int:
@@ -133,6 +145,7 @@ def _score_table(args: argparse.Namespace) -> int:
     if not args.quiet:
         what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
         say(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
+        _say_cautions(summary)
     return SOME_FAILED if failed else DONE
 
 
@@ -179,6 +192,8 @@ def watch(args: argparse.Namespace) -> int:
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
             notify=(lambda text: None) if args.quiet else tell, **table_options(args),
         )  # fmt: skip
+        if watcher.caution is not None and not args.quiet:
+            tell(watcher.caution)
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
             (_print_json if args.json else _print_csv)(scores)

@@ -13,7 +13,7 @@ from anomalyvae.calibration import Calibration, auto_threshold, contamination_th
 from anomalyvae.detector.fitting import Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
-from anomalyvae.detector.rows import Rows, read_rows, read_training, warn_of_few_groups
+from anomalyvae.detector.rows import Rows, new_gaps, read_rows, read_training, valid_rows, warn_of_few_groups
 from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
@@ -312,6 +312,18 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         """
         scores = self.anomaly_score(X)
         return self.calibration_.p_values(scores, tail)
+
+    def new_gaps(self, X: ArrayLike) -> list[list[str]]:
+        """For each row, the columns with a missing cell that had none in training; mostly empty.
+
+        Nothing is known of the scores of rows with such gaps: their p-values and flags are not calibrated.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+        """
+        x = valid_rows(self, X)
+        return new_gaps(x, self.training_.get("complete", ()), getattr(X, "columns", None))
 
     def alarms(
         self,

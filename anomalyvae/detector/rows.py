@@ -4,7 +4,6 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 """
 
 import hashlib
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomalyvae.calibration import AUTO_FALSE_ALARMS
+from anomalyvae.calibration import few_calibrate
 from anomalyvae.detector.categories import (
     Categories,
     as_pandas,
@@ -245,6 +244,8 @@ class TrainingData:
     def describe(self) -> dict[str, Any]:
         """Numbers of rows and their checksums, as in ``training_``."""
         described: dict[str, Any] = {"rows": len(self.x), "sha256": self.rows.sha256()}
+        reference = self.rows.take(self.rows.is_reference)
+        described["groups"] = 0 if reference.group is None else len(np.unique(reference.group))
         described["complete"] = np.flatnonzero(~np.isnan(self.x).any(axis=0)).tolist()  # columns without missing cells
         if self.outliers is not None:
             known = distinct_rows(self.outliers, np.ones(len(self.outliers)))
@@ -280,10 +281,15 @@ def read_training(
     return TrainingData(x, weight, rows, known, one_hot_cells(columns, categories), categories, dtypes)
 
 
-def read_rows(detector: Any, X: Any) -> Floats:
-    """Rows to score ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
+def valid_rows(detector: Any, X: Any) -> Floats:
+    """Rows ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
     check_is_fitted(detector, "network_")
-    x = _validated(detector, as_pandas(X), detector.categories_)
+    return _validated(detector, as_pandas(X), detector.categories_)
+
+
+def read_rows(detector: Any, X: Any) -> Floats:
+    """`valid_rows` to score; missing cells of which training says nothing are named in a warning."""
+    x = valid_rows(detector, X)
     empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
     if empty.any():
         warnings.warn(
@@ -294,6 +300,12 @@ def read_rows(detector: Any, X: Any) -> Floats:
     if np.isnan(x.sum()):
         warn_of_new_gaps(x, detector.training_.get("complete", ()), getattr(X, "columns", None), stacklevel=5)
     return x
+
+
+def new_gaps(x: Floats, complete: Sequence[int], columns: Any) -> list[list[str]]:
+    """For each row, the columns with a missing cell that had none in training."""
+    names = [_name(columns, i) for i in complete]
+    return [[names[i] for i in np.flatnonzero(row)] for row in np.isnan(x[:, list(complete)])]
 
 
 def warn_of_new_gaps(x: Floats, complete: Sequence[int], columns: Any, stacklevel: int) -> None:
@@ -376,14 +388,9 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
 
 def warn_of_few_groups(rows: Rows, groups: float) -> None:
     """Say what can be guaranteed for new groups, if it is less than the threshold's share of false alarms."""
-    least = 1 / (1 + groups)
-    if rows.group is not None and least > AUTO_FALSE_ALARMS * (1 + 1e-9):
-        warnings.warn(
-            f"{groups:.0f} groups can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in "
-            f"new groups are not guaranteed: the threshold is an estimate from their rows. The guarantee takes "
-            f"{math.ceil(1 / AUTO_FALSE_ALARMS) - 1} groups that are held out.",
-            stacklevel=4,
-        )
+    caution = None if rows.group is None else few_calibrate(groups, "groups")
+    if caution is not None:
+        warnings.warn(caution, stacklevel=4)
 
 
 def _warn_of_lost_digits(X: Any, x: Floats, columns: Any, categories: Categories) -> None:

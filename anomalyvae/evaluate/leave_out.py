@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
+from anomalyvae.calibration import few_calibrate
 from anomalyvae.evaluate.baselines import BASELINES
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.folders import replacing
@@ -233,6 +234,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
             "not_good": stretches(grades).to_dict("records"),
+            "caution": few_calibrate(model.calibration_.evidence, "recordings"),
             "onnx": parity,
         },
         data=others,

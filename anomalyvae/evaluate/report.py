@@ -94,6 +94,7 @@ def render_report(
         figures=figures,
         methods=_methods(figures),
         verdict=_verdict(figures),
+        caution=next((fold["caution"] for fold in figures["folds"].values() if fold.get("caution")), None),
         recordings_in_all=scores["recording"].nunique(),
         timelines=[
             {

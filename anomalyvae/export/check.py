@@ -51,6 +51,8 @@ def write_onnx(
         "format": FORMAT,
         "features": feature_names(before, detector),
         "required": rows.required,
+        # Of a pipeline, only what it passes to the detector is known.
+        "complete": card["training"].get("complete", []) if before is None else [],
         "objective": detector.objective,
         "criterion": detector.architecture_["criterion"],
         "preprocessing": "inside",
@@ -88,7 +90,7 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer) -> d
         warnings.simplefilter("ignore", UserWarning)  # about rows without a value, which are there on purpose
         expected, label = model.anomaly_score(rows), model.predict(rows)
         features = np.asarray(model.feature_scores(rows)) if "feature_scores" in scorer.outputs else None
-    got = scorer.score(check.rows)
+    got = scorer.score(check.rows, [*scorer.outputs, "new_gaps"])  # so that no warning is given of them
     size = np.maximum(np.abs(expected), _least_size(model))
     near = _TOLERANCE * size
     wrong = (got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)

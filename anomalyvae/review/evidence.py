@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
+from anomalyvae.calibration import caution_of
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.recordings import WindowRecipe, read_log
@@ -47,6 +48,7 @@ class Evidence:
     ) -> None:
         card = read_card(model)
         self.model_id: str = card["model_id"]
+        self.caution = caution_of(card)
         self.threshold = -float(card["offset"])
         self.recipe = recipe_of(model, pipelines=True)
         self._before, self._detector = split(bundle.load(model))

@@ -141,6 +141,7 @@ def create_app(
                 ],
                 "verdicts": VERDICTS,
                 "model_id": evidence.model_id,
+                "caution": evidence.caution,
                 "reviewer": reviewer,
             }
         )

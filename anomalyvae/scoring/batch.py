@@ -108,6 +108,8 @@ def score_folder(
     -------
     dict
         The content of ``summary.json``, which is written at the end: ``model_id``, total ``rows`` and ``flagged``,
+        ``new_gaps`` (rows with a missing cell in a column that had none in training; their column ``new_gaps`` names
+        it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
         formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each.
 
@@ -188,6 +190,9 @@ def score_folder(
             "rows_per_s": round(sum(outcome.rows for outcome in outcomes if outcome.status == "scored") / seconds),
             "rows": sum(outcome.rows for outcome in outcomes),
             "flagged": sum(outcome.flagged for outcome in outcomes),
+            "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
+            "smallest_p_value": _smallest(metadata, tail, per_tick),
+            "caution": scorer.caution,
             **{status: sum(o.status == status for o in outcomes) for status in ("scored", "kept", "failed")},
             "passed_over": passed_over,
             "orphans": _orphans(folder, {folder / output_of(name) for name in names}),
@@ -196,6 +201,13 @@ def score_folder(
         with replacing_file(folder / SUMMARY) as fresh:
             fresh.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _smallest(metadata: dict[str, Any], tail: str, per_tick: str | None = None) -> float | None:
+    """The smallest p-value that the calibration can show; None if it is extrapolated. A tick's is twice a mean."""
+    if tail == "pareto":
+        return None
+    return min((2.0 if per_tick == "offline" else 1.0) / (1 + float(metadata["calibration"]["evidence"])), 1.0)
 
 
 def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) -> float:
@@ -211,8 +223,8 @@ def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) 
     windowing = metadata["windowing"]
     target = AlarmTarget.of(alarms)
     rate = target.row_rate(None if windowing is None else 3600 / windowing["stride_s"])
-    smallest = 1 / (1 + metadata["calibration"]["evidence"])
-    if tail == "conformal" and rate < smallest * (1 - 1e-9):
+    smallest = _smallest(metadata, tail)
+    if smallest is not None and rate < smallest * (1 - 1e-9):
         warnings.warn(
             f"The alarm target {target} needs p-values of {rate:.2g}, but this model's calibration gives none below "
             f"{smallest:.2g}, so nothing is flagged. Calibrate with more rows or groups, or use the tail 'pareto'.",

@@ -110,9 +110,25 @@ def refuse_infinite(columns: list[Any]) -> NoReturn:
     )
 
 
+def missing_in(cells: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which cells of a column are missing."""
+    return np.asarray(cells == MISSING if cells.dtype == object else np.isnan(cells), dtype=bool)
+
+
 def lacks(cells: NDArray[Any]) -> bool:
     """Whether a cell of a column is missing."""
-    return bool(np.any(cells == MISSING if cells.dtype == object else np.isnan(cells)))
+    return bool(missing_in(cells).any())
+
+
+def gaps(names: list[str], columns: list[NDArray[Any]]) -> NDArray[np.object_] | None:
+    """For each row, the names of the columns in which its cell is missing; None if no cell is."""
+    holes = [(name, missing_in(cells)) for name, cells in zip(names, columns, strict=True) if lacks(cells)]
+    if not holes:
+        return None
+    found = np.full(len(columns[0]), None, dtype=object)
+    for row in np.flatnonzero(np.any([missing for _, missing in holes], axis=0)):
+        found[row] = ", ".join(name for name, missing in holes if missing[row])
+    return found
 
 
 def refuse_missing(columns: list[Any]) -> None:

@@ -28,6 +28,7 @@ from anomalyvae.scoring.inputs import Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
+GAPS = "new_gaps"  # the column that names, for a row, what is missing and never was in training
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 # Suffixes of inputs: "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
@@ -98,6 +99,8 @@ class Outcome:
     status : {"reading", "scored", "kept", "failed"}
         ``"kept"``: its scores are those of an earlier run.
     rows, flagged : int
+    new_gaps : int
+        Rows with a missing cell in a column that had none in training: their scores are not calibrated.
     error : str or None
     """
 
@@ -105,6 +108,7 @@ class Outcome:
     status: str
     rows: int = 0
     flagged: int = 0
+    new_gaps: int = 0
     error: str | None = None
 
 
@@ -125,7 +129,7 @@ def kept(work: Work, name: str) -> Outcome | None:
     try:
         note = json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
         if note["made_from"] == _made_from(work, name):
-            return Outcome(name, "kept", note["rows"], note["flagged"])
+            return Outcome(name, "kept", note["rows"], note["flagged"], note.get("new_gaps", 0))
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         pass
     return None
@@ -134,7 +138,7 @@ def kept(work: Work, name: str) -> Outcome | None:
 def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     """Score a file and yield its progress. The last outcome is ``"scored"`` or ``"failed"``; errors are not raised."""
     fresh = Path(work.staging, uuid4().hex)
-    rows = flagged = 0
+    rows = flagged = gaps = 0
     try:
         session = open_session(work)
         made_from = _made_from(work, name)
@@ -143,15 +147,17 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
             for table, outliers in _tables(work, session, pool, slabs):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
-                yield Outcome(name, "reading", rows, flagged)
+                if GAPS in table.column_names:
+                    gaps += len(table) - table[GAPS].null_count
+                yield Outcome(name, "reading", rows, flagged, gaps)
             if _made_from(work, name) != made_from:
                 raise ValueError("It changed while it was read. Score it again when it is complete.")
-            note = json.dumps({"made_from": made_from, "rows": rows, "flagged": flagged})
+            note = json.dumps({"made_from": made_from, "rows": rows, "flagged": flagged, "new_gaps": gaps})
             writer.add_key_value_metadata({NOTE: note.encode()})
         output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
         put_file(fresh, output)
-        yield Outcome(name, "scored", rows, flagged)
+        yield Outcome(name, "scored", rows, flagged, gaps)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         yield Outcome(name, "failed", error=kind + " ".join(str(error).split()))
@@ -234,6 +240,7 @@ class Session:
             self._outputs.append("feature_scores")
             windowing = self.metadata["windowing"]
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
+        self._names_gaps = self.metadata["windowing"] is None and bool(self.metadata.get("complete"))
         self._calibration = None
         if work.tail != "conformal":
             self._calibration = read_calibration(work.model, self.metadata["model_id"])
@@ -245,17 +252,21 @@ class Session:
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._features]
-        schema = pa.schema([*where, *scores, *features, ("model_id", text)])
+        gaps = [(GAPS, text)] if self._names_gaps else []
+        schema = pa.schema([*where, *scores, *features, *gaps, ("model_id", text)])
         # Without Arrow's own schema, a reader finds plain text.
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 
     def score(self, slab: Slab) -> tuple[pa.Table, int]:
         """The scores of a slab, and its number of flagged rows."""
-        return self._table(slab.where, self.figures(slab))
+        found = self.scorer.score(slab.rows, [*self._outputs, GAPS])
+        return self._table(slab.where, self._figures(found), found[GAPS])
 
     def figures(self, slab: Slab) -> Floats:
         """Anomaly score, p-value, 1 if flagged and, if asked for, a score per feature, of each row."""
-        found = self.scorer.score(slab.rows, self._outputs)
+        return self._figures(self.scorer.score(slab.rows, self._outputs))
+
+    def _figures(self, found: dict[str, Any]) -> Floats:
         score, p_value = found["anomaly_score"], found["p_value"]
         if self._calibration is not None:
             p_value = self._calibration.p_values(score, self._work.tail)
@@ -278,7 +289,7 @@ class Session:
         spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
         return self._table(where | spans, folded)
 
-    def _table(self, where: dict[str, Any], figures: Floats) -> tuple[pa.Table, int]:
+    def _table(self, where: dict[str, Any], figures: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
         score, p_value, flag, *features = figures.T
         flagged = flag > 0
         columns: dict[str, Any] = dict(where)
@@ -287,6 +298,8 @@ class Session:
         columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}
         for name, part in zip(self._features, features, strict=True):
             columns[f"feature_score.{name}"] = pa.array(part, mask=~flagged)
+        if self._names_gaps:
+            columns[GAPS] = pa.array(gaps, pa.string()).dictionary_encode()
         columns["model_id"] = _repeated(self.metadata["model_id"], len(score))
         return pa.table(columns), int(flagged.sum())
 

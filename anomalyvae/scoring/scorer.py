@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
-from anomalyvae.scoring.columns import READ, Cut, lacks, listed, matrix, refuse_infinite, refuse_missing, table_of
+from anomalyvae.calibration import caution_of
+from anomalyvae.scoring.columns import (
+    READ,
+    Cut,
+    gaps,
+    lacks,
+    listed,
+    matrix,
+    refuse_infinite,
+    refuse_missing,
+    table_of,
+)
 from anomalyvae.untrusted import read_json
 
 try:
@@ -70,6 +81,8 @@ class Scorer:
         ``parity`` (the result of the check at export), ``versions``.
     sha256 : str
         Of the file.
+    caution : str or None
+        What the p-values cannot show, where few rows or groups calibrate: `anomalyvae.calibration.few_calibrate`.
     outputs : list of str
         The names of the scores that the file has for each row.
 
@@ -106,6 +119,8 @@ class Scorer:
         self._kinds: dict[str, str] = self.metadata["kinds"]
         self._ignored = set(self.metadata.get("ignored", ()))
         self._required = list(self.metadata.get("required", ()))
+        self._complete = list(self.metadata.get("complete", ()))  # columns without a missing cell in training
+        self.caution = caution_of(self.metadata)
         self._block = _MEMORY_BLOCK if self.metadata["criterion"] == "memory" else _BLOCK
         self._threads = threads or os.cpu_count() or 1
         if _CUDA in self._session.get_providers():
@@ -122,7 +137,7 @@ class Scorer:
         ----------
         rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
         outputs : sequence of str, optional
-            Some of `outputs`; all by default.
+            Some of `outputs`; all by default. ``"new_gaps"`` may be among them; see `new_gaps`.
 
         Returns
         -------
@@ -134,6 +149,11 @@ class Scorer:
         ------
         ValueError
             For other columns than the model's, and for cells that are infinite or of another type.
+
+        Warns
+        -----
+        UserWarning
+            If rows have new gaps, and ``outputs`` does not ask for them.
         """
         return self._run(self.outputs if outputs is None else list(outputs), rows)
 
@@ -164,6 +184,14 @@ class Scorer:
             )
         return self._only("feature_scores", rows)
 
+    def new_gaps(self, rows: Any) -> NDArray[np.object_]:
+        """For each row, the names of columns with a missing cell that had none in training, shape ``(n,)``.
+
+        They are text, as in ``"speed, rpm"``; None for a row without. Scores of rows with new gaps are not calibrated.
+        It is empty for a pipeline, and for files of earlier versions.
+        """
+        return self._run(["new_gaps"], rows)["new_gaps"]
+
     def _only(self, output: str, rows: Any) -> NDArray[Any]:
         return self._run([output], rows)[output]
 
@@ -172,25 +200,51 @@ class Scorer:
         share = -(-count // (2 * self._threads * self._block)) * self._block  # in whole blocks, for all threads
         step = min(max(share, self._block), max(_SLAB, self._block))
 
-        def slab(start: int) -> list[list[NDArray[Any]]]:
+        def slab(start: int) -> tuple[list[list[NDArray[Any]]], NDArray[np.object_] | None]:
             feeds, size = part(start, min(start + step, count)), min(step, count - start)
-            return [
+            blocks = [
                 self._run_block(sources, {name: cells[i : i + self._block] for name, cells in feeds.items()})
-                for i in range(0, max(size, 1), self._block)
+                for i in range(0, max(size, 1) if sources else 0, self._block)
             ]
+            return blocks, self._gaps(feeds)
 
-        sources = [self._source[name] for name in outputs]
+        named = [name for name in outputs if name != "new_gaps"]
+        sources = [self._source[name] for name in named]
         starts = range(0, max(count, 1), step)
         if self._threads == 1 or len(starts) == 1:
             slabs = list(map(slab, starts))
         else:
             with ThreadPoolExecutor(self._threads) as pool:
                 slabs = list(pool.map(slab, starts))
-        blocks = [block for blocks in slabs for block in blocks]
-        found = {name: np.concatenate(parts) for name, parts in zip(outputs, zip(*blocks, strict=True), strict=True)}
+        blocks = [block for part_blocks, _ in slabs for block in part_blocks]
+        found = {name: np.concatenate(parts) for name, parts in zip(named, zip(*blocks, strict=True), strict=False)}
+        gaps_of = [(start, of_slab) for start, (_, of_slab) in zip(starts, slabs, strict=True) if of_slab is not None]
+        if "new_gaps" in outputs:
+            found["new_gaps"] = np.full(count, None, dtype=object)
+            for start, of_slab in gaps_of:
+                found["new_gaps"][start : start + len(of_slab)] = of_slab
+        elif gaps_of:
+            texts = np.concatenate([of_slab[of_slab != None] for _, of_slab in gaps_of])  # noqa: E711
+            some = ", ".join(texts[0].split(", ")[:5])
+            warnings.warn(
+                f"{len(texts)} of {count} rows have missing cells in columns that had none in training, such as "
+                f"{some}. Their p-values and flags are not calibrated. Scorer.new_gaps names them by row.",
+                stacklevel=4,
+            )
         if self._source.get("is_outlier") == "label" and "is_outlier" in found:
             found["is_outlier"] = found["is_outlier"] < 0
         return found
+
+    def _gaps(self, feeds: Feeds) -> NDArray[np.object_] | None:
+        """`new_gaps` of a slab; None if no row has one."""
+        if not self._complete:
+            return None
+        if self.metadata["inputs"] == "matrix":
+            cells = [feeds[MATRIX][:, i] for i in self._complete]
+        else:
+            cells = [feeds[(self._columns or [])[i]][:, 0] for i in self._complete]
+        names = [f"column {i}" if self._columns is None else self._columns[i] for i in self._complete]
+        return gaps(names, cells)
 
     def _run_block(self, sources: list[str], feeds: Feeds) -> list[NDArray[Any]]:
         try:

@@ -68,6 +68,8 @@ class Watcher:
     ----------
     windows, flagged : int
         Windows scored and flagged so far.
+    caution : str or None
+        As for `Scorer`.
     timed_out : bool
         Whether it ended because nothing new came.
 
@@ -98,6 +100,7 @@ class Watcher:
         explains = "feature_scores" in scorer.outputs
         work = Work(os.path.abspath(model), scorer.sha256, "", "", "", rate, tail, feature_scores=explains)
         self._session = Session(work)
+        self.caution = scorer.caution
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._encoding = options.pop("encoding", None)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomalyvae.calibration import few_calibrate
 from anomalyvae.evaluate import report
 from anomalyvae.evaluate.charts import clock, timeline, window
 from anomalyvae.evaluate.report import render_report
@@ -108,6 +109,16 @@ def test_the_page_loads_nothing_from_the_network():
     assert not re.search(r"url\(|@import|href=|https?:", html)
     policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
+
+
+def test_the_page_says_what_few_recordings_cannot_show():
+    run = run_of()
+    assert "can show no p-value" not in render_report("bumps", views=[], **run)
+    run["figures"]["folds"]["drive"]["caution"] = few_calibrate(3, "recordings")
+    html = render_report("bumps", views=[], **run)
+    assert (
+        "3 recordings can show no p-value below 0.25, so 5% false alarms in new recordings are not guaranteed" in html
+    )
 
 
 def test_hostile_names_stay_text():

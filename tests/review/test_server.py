@@ -21,6 +21,7 @@ import uvicorn
 from browser import CHROMIUM, Browser
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
+from anomalyvae.calibration import few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.recordings import read_windows
 from anomalyvae.review import Queue, serve
@@ -126,6 +127,13 @@ def test_the_list_has_all_events_most_anomalous_first_with_exact_names(files, se
     assert [event["event_id"] for event in told["events"]] == page.ids
     assert told["events"][1]["recording"] == FILES[1].removesuffix(".csv")
     assert told["events"][0]["signals"] == [HOSTILE, "speed"]
+
+
+def test_the_list_says_what_few_recordings_cannot_show(files, serving, evidence, monkeypatch):
+    page = serving(events_of(files))
+    assert ask(page, "/api/events")[2]["caution"] is None
+    monkeypatch.setattr(evidence, "caution", few_calibrate(3, "recordings"))
+    assert ask(page, "/api/events")[2]["caution"].startswith("3 recordings can show no p-value below 0.25")
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -510,6 +518,16 @@ def meet(browser, page, reviewer="ada"):
 
 def shown(tab):
     return tab.run("[...document.querySelectorAll('.item')].map((item) => item.dataset.event)")
+
+
+@in_chromium
+def test_the_page_shows_what_few_recordings_cannot_show(files, serving, evidence, browser, monkeypatch, tmp_path):
+    page = serving(events_of(files))
+    assert meet(browser, page).run("document.querySelector('#caution').hidden")
+    monkeypatch.setattr(evidence, "caution", few_calibrate(3, "recordings"))
+    tab = meet(browser, page)
+    assert tab.run("document.querySelector('#caution').innerText").startswith("3 recordings can show no p-value below")
+    tab.screenshot(tmp_path / "page.png")
 
 
 @in_chromium

@@ -24,7 +24,7 @@ from anomalyvae.scoring import inputs as sources
 from anomalyvae.scoring.one_file import Outcome, output_of
 from anomalyvae.tables import rows as table_rows
 
-COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "model_id"]
+COLUMNS = ["row", "anomaly_score", "p_value", "is_outlier", "new_gaps", "model_id"]
 
 
 # What it gives

@@ -22,6 +22,8 @@ async function load() {
   const known = state.events.length;
   state.loaded = text;
   state.events = answer.events;
+  at("caution").textContent = answer.caution ?? "";
+  at("caution").hidden = !answer.caution;
   state.byId = new Map(state.events.map((event) => [event.event_id, event]));
   if (!known) at("reviewer").value ||= answer.reviewer;
   if (known !== state.events.length) {

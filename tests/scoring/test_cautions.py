@@ -1,0 +1,89 @@
+"""What p-values cannot show, and which rows they do not hold for: said wherever they are read."""
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from anomalyvae import VAEOutlierDetector, save, score_folder
+from anomalyvae.bundle import read_card
+from anomalyvae.calibration import caution_of, few_calibrate
+from anomalyvae.cli import main
+from anomalyvae.scoring import Scorer
+
+THREE = "3 groups can show no p-value below 0.25, so 5% false alarms in new groups are not guaranteed"
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A model of three groups, and its detector; column b has missing cells in training, a and kind have none."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"a": rng.normal(size=90), "b": rng.normal(size=90), "kind": rng.choice(["x", "y"], 90)})
+    rows.loc[:9, "b"] = np.nan
+    with pytest.warns(UserWarning, match=THREE):
+        detector = VAEOutlierDetector(max_epochs=2, hidden=(8,), random_state=0).fit(rows, groups=np.arange(90) % 3)
+    return save(detector, tmp_path_factory.mktemp("few") / "bundle"), detector
+
+
+@pytest.fixture
+def gaps():
+    cells = {"a": [0.0, np.nan, 0.0, np.nan], "b": [np.nan, 0.0, 0.0, 0.0], "kind": ["x", "x", "y", None]}
+    return pd.DataFrame(cells)
+
+
+def test_the_rate_that_is_supported_begins_at_19():
+    assert few_calibrate(19, "groups") is None
+    assert few_calibrate(18, "groups").endswith("The guarantee takes 19 groups that are held out.")
+    assert few_calibrate(99, "drives", 0.01) is None
+    assert few_calibrate(98, "drives", 0.01).startswith("98 drives can show no p-value below 0.01, so 1% false alarms")
+
+
+def test_a_model_of_few_groups_says_so(few):
+    bundle, detector = few
+    assert Scorer(bundle).caution.startswith(THREE)
+    card = read_card(bundle)
+    assert caution_of(card) == Scorer(bundle).caution
+    assert caution_of(card | {"windowing": None}).startswith("3 groups")
+    assert caution_of(card | {"windowing": {"stride_s": 1}}).startswith("3 recordings can show")
+    assert caution_of(card | {"training": {}}).startswith("3 rows (or groups) can show")
+    assert caution_of(card | {"calibration": {"evidence": 19.0}}) is None
+    assert detector.p_values(pd.DataFrame({"a": [1e9], "b": [1e9], "kind": ["x"]})) == pytest.approx(0.25)
+
+
+def test_new_gaps_are_named_row_by_row(few, gaps):
+    bundle, detector = few
+    expected = [None, "a", None, "a, kind"]
+    assert detector.new_gaps(gaps) == [[], ["a"], [], ["a", "kind"]]
+    assert Scorer(bundle).new_gaps(gaps).tolist() == expected
+    with pytest.warns(UserWarning, match=r"2 of 4 rows have missing cells .* such as a\. .* not calibrated"):
+        Scorer(bundle).p_values(gaps)
+    found = Scorer(bundle).score(gaps, ["p_value", "new_gaps"])  # no warning: the caller asks
+    assert found["new_gaps"].tolist() == expected
+    assert np.isfinite(found["p_value"]).all()
+
+
+def test_a_matrix_of_several_slabs(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[0, 2] = np.nan
+    scorer = Scorer(save(VAEOutlierDetector(max_epochs=1, random_state=0).fit(x), tmp_path / "bundle"), threads=2)
+    rows = np.zeros((40_000, 3))
+    rows[[5, 39_999], 0] = rows[7, 2] = np.nan
+    found = scorer.new_gaps(rows)
+    assert np.flatnonzero(found != None).tolist() == [5, 39_999]  # noqa: E711
+    assert found[5] == "column 0"
+
+
+def test_score_says_both(few, gaps, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    gaps.to_parquet(tmp_path / "in/rows.parquet")
+    assert main(["score", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(few[0])]) == 0
+    said = capsys.readouterr().err
+    assert THREE in said
+    assert "2 rows have missing cells in columns that had none in training" in said
+    assert pq.read_table(tmp_path / "out/rows.parquet")["new_gaps"].to_pylist() == [None, "a", None, "a, kind"]
+    again = score_folder(few[0], tmp_path / "in", tmp_path / "out")
+    assert (again["kept"], again["new_gaps"], again["smallest_p_value"]) == (1, 2, pytest.approx(0.25))
+    assert again["caution"].startswith(THREE)
+    assert main(["score", str(tmp_path / "in"), str(tmp_path / "one.csv"), "--model", str(few[0])]) == 0
+    assert THREE in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "one.csv")["new_gaps"].fillna("").tolist() == ["", "a", "", "a, kind"]
