@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from anomalyvae.export.columns import Input
-from anomalyvae.export.transformers import EXAMPLES, unseen
+from anomalyvae.export.transformers import EXAMPLES, led_back_columns, unseen
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 _ROWS = EXAMPLES
 _ENOUGH = _ROWS // 2
+_SHIFTS = (1e-18, 1e-15, 1e-12, 1e-9, 1e-7)  # relative; the first is the next number
 
 Array = NDArray[Any]  # of one column: float, or object where it is text or boolean
 
@@ -94,15 +95,12 @@ def _made_up(
     drawn = _drawn(detector, rng)
     if before is None:
         return drawn, "detector"
-    try:
-        cells = np.asarray(before.inverse_transform(np.column_stack(drawn)), dtype=np.float64)
-        if cells.shape == (_ROWS, len(inputs)) and np.isfinite(cells).all():
-            return list(cells.T), "inverse_transform"
-    except (AttributeError, IndexError, TypeError, ValueError):
-        pass  # a step has no inverse, or none for these rows
-    known = dict(zip(map(str, getattr(detector, "feature_names_in_", ())), drawn, strict=False))
-    examples = [known.get(str(c.name)) if c.examples is None else c.examples for c in inputs]
-    return [rng.standard_normal(_ROWS) if cells is None else rng.permutation(cells) for cells in examples], "columns"
+    cells = led_back_columns(before, drawn, len(inputs))
+    origin = "columns" if any(column is None for column in cells) else "inverse_transform"
+    for i, (column, found) in enumerate(zip(inputs, cells, strict=True)):
+        if found is None and column.examples is not None:
+            cells[i] = rng.permutation(column.examples)
+    return [rng.standard_normal(_ROWS) if found is None else found for found in cells], origin
 
 
 def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
@@ -137,7 +135,10 @@ def _typed(column: Input, cells: Array) -> Array:
 
 
 def _disturbed(inputs: list[Input], cells: list[Array], required: list[int], rng: np.random.Generator) -> list[Array]:
-    """The first quarter gets extremes and constants, the next unknown levels, and both missing cells."""
+    """The first quarter gets extremes and constants, the next unknown levels, and both missing cells.
+
+    The third quarter gets numbers next to its own: a step that magnifies rounding errors shows itself there.
+    """
     cells, quarter = [column.copy() for column in cells], _ROWS // 4
     numbers = [i for i, column in enumerate(inputs) if column.kind not in ("text", "bool") and column.used]
     if numbers:
@@ -147,6 +148,10 @@ def _disturbed(inputs: list[Input], cells: list[Array], required: list[int], rng
         for row, value in enumerate([0.0, 1.0, -1.0, 1e6, -1e6, 1e100, -1e100]):
             for i in numbers:
                 cells[i][row] = value
+        for row in range(2 * quarter, 3 * quarter):
+            shift = _SHIFTS[row % len(_SHIFTS)] * rng.choice([-1, 1])
+            for i in rng.choice(numbers, rng.integers(1, 3)):
+                cells[i][row] = np.nextafter(cells[i][row] * (1 + shift), shift * np.inf)
     for i, column in enumerate(inputs):
         if column.kind == "text":
             cells[i][: quarter // 2 + quarter][::3] = str(unseen({*cells[i]}))

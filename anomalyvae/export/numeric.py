@@ -88,7 +88,8 @@ def bins(t: Any, x: Value) -> Value:
     for row, knot in zip(table, knots, strict=True):
         # A training row may lie on an edge; a cell computed here may differ from it by rounding.
         gap = np.diff(np.unique(knot)).min(initial=np.inf)
-        row[: len(knot)] = knot - min(1e-3 * gap, 1e-12 * np.abs(knot).max(initial=0.0))
+        rounding = 0.0 if x.exact else min(1e-3 * gap, 1e-12 * np.abs(knot).max(initial=0.0))
+        row[: len(knot)] = knot - rounding
     passed = x.op("Unsqueeze", [2]).op("GreaterOrEqual", table)  # (n, d, edges)
     place = cast(passed, TensorProto.INT64).op("ReduceSum", [2], keepdims=0)
     if t.encode == "ordinal":
@@ -107,7 +108,7 @@ def polynomial(t: Any, x: Value) -> Value:
     product = cells.op("Gather", places[:, 0], axis=1)
     for place in places.T[1:]:
         product = product * cells.op("Gather", place, axis=1)
-    return product
+    return Value(product.graph, product.name, exact=product.exact and degree < 3)  # more factors have an order
 
 
 def pca(t: Any, x: Value) -> Value:

@@ -15,7 +15,7 @@ from anomalyvae.bundle.preprocessing import first_attribute
 from anomalyvae.export.columns import Column, Input, columns_of, kind_of, level_numbers, numbers
 from anomalyvae.export.graph import OUTPUTS
 from anomalyvae.export.nodes import Graph, Value, cast
-from anomalyvae.export.transformers import apply, remedy
+from anomalyvae.export.transformers import apply, note_examples, remedy
 from anomalyvae.scoring.scorer import MATRIX
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ def converted(step: Any, columns: list[Column], path: str = "") -> list[Column]:
     if step == "drop":
         return []
     if type(step) is Pipeline:
+        parts = [part for _, part in step.steps if part not in (None, "passthrough")]
+        for last in range(len(parts), 1, -1):  # later steps know most of the level and spread
+            note_examples(parts[:last], columns)
         for name, part in step.steps:
             columns = converted(part, columns, f"{path}{name}__")
         return columns

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from onnx import TensorProto
 from sklearn import decomposition, impute, preprocessing
+from sklearn.compose import ColumnTransformer
 from sklearn.feature_selection import SelectorMixin
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 
 from anomalyvae.export import numeric
@@ -64,7 +67,7 @@ def apply(transformer: Any, columns: list[Column]) -> list[Column]:
         if transformer.func is None:
             return columns
         return columns_of(FUNCTIONS[transformer.func](numbers(columns)), len(columns))
-    _note_examples(transformer, columns)
+    note_examples([transformer], columns)
     made = _NUMERIC[type(transformer)](transformer, numbers(columns))
     return columns_of(made, len(transformer.get_feature_names_out()))
 
@@ -78,6 +81,12 @@ def remedy(transformer: Any) -> str | None:
     if kind in (OneHotEncoder, OrdinalEncoder) and transformer.handle_unknown == "error":
         ignore = "'ignore'" if kind is OneHotEncoder else "'use_encoded_value', unknown_value=-1"
         return f"A graph cannot raise an error: use set_params(handle_unknown={ignore}), which needs no new fit"
+    if kind in (OneHotEncoder, OrdinalEncoder):
+        names = getattr(transformer, "feature_names_in_", range(transformer.n_features_in_))
+        levels = zip(names, transformer.categories_, strict=True)
+        empty = [str(name) for name, known in levels if known.dtype == object and pd.isna(known).all()]
+        if empty:
+            return f"Fit it without the column {', '.join(map(repr, empty))}, which has no value in any training row"
     func = getattr(transformer, "func", None)
     if func is not None and (func not in FUNCTIONS or transformer.kw_args):
         return f"Use func=None or one of {', '.join(f'numpy.{f.__name__}' for f in FUNCTIONS)}, without kw_args"
@@ -88,18 +97,76 @@ def remedy(transformer: Any) -> str | None:
     return None
 
 
-def _note_examples(transformer: Any, columns: list[Column]) -> None:
-    """Cells that the transformer turns into about standard normal ones, noted at the inputs that it reads."""
-    normal = np.random.default_rng(0).standard_normal((EXAMPLES, len(transformer.get_feature_names_out())))
+def note_examples(transformers: list[Any], columns: list[Column]) -> None:
+    """Cells that transformers in a row turn into about standard normal ones, noted at the inputs that they read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about cells without an inverse
         try:
-            cells = np.asarray(transformer.inverse_transform(normal), dtype=np.float64)
-        except (AttributeError, IndexError, TypeError, ValueError):  # it has none, or none for these
+            width = len(transformers[-1].get_feature_names_out())
+            normal = np.random.default_rng(0).standard_normal((EXAMPLES, width))
+            cells = np.asarray(led_back(transformers, normal), dtype=np.float64)
+        except (AttributeError, IndexError, TypeError, ValueError):  # one has none, or none for these
             return
-    for column, example in zip(columns, cells.T, strict=True):
+    for column, example in zip(columns, cells.T, strict=False):
         if column.origin is not None and column.origin.examples is None and np.isfinite(example).all():
             column.origin.examples = example
+
+
+def led_back(transformers: list[Any], made: Any) -> Any:
+    """Rows of which transformers in a row make these; AttributeError if one of them has no inverse."""
+    for t in reversed(transformers):
+        if type(t) is Pipeline:
+            made = led_back([step for _, step in t.steps], made)
+        elif isinstance(t, impute.SimpleImputer) and not t.add_indicator and made.shape[1] == t.n_features_in_:
+            pass  # the cells that it fills are a few of many
+        elif isinstance(t, preprocessing.PolynomialFeatures):
+            made = np.asarray(made)[:, [int(np.flatnonzero(row == 1)[0]) for row in _alone(t)]]
+        elif isinstance(t, FunctionTransformer) and t.func is not None and t.inverse_func is None:
+            raise AttributeError(f"{t} has no inverse.")
+        elif t is not None and t != "passthrough":
+            made = t.inverse_transform(made)
+    return made
+
+
+def led_back_columns(step: Any, made: list[Any], width: int) -> list[Any]:
+    """The columns of which a fitted step makes these; None for one that cannot be known."""
+    if type(step) is Pipeline:
+        for _, part in reversed(step.steps):
+            if any(column is None for column in made):
+                return [None] * width
+            made = led_back_columns(part, made, getattr(part, "n_features_in_", len(made)))
+        return made
+    if type(step) is ColumnTransformer:
+        found: list[Any] = [None] * width
+        for name, places in step._transformer_to_input_indices.items():
+            part = step.named_transformers_.get(name, "drop")
+            if isinstance(part, str) and part == "drop":
+                continue
+            new = led_back_columns(part, made[step.output_indices_[name]], len(places))
+            for place, column in zip(places, new, strict=True):
+                found[place] = column if found[place] is None else found[place]
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about cells without an inverse
+        try:
+            text = any(np.asarray(column).dtype == object for column in made)
+            cells = led_back([step], np.column_stack(made).astype(object if text else np.float64))
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return [None] * width
+    columns = list(np.asarray(cells).T)
+    return [_finite(column) for column in columns] if len(columns) == width else [None] * width
+
+
+def _finite(cells: NDArray[Any]) -> NDArray[Any] | None:
+    """The cells of a column, others in place of those that are not finite; None if too few are."""
+    finite = np.isfinite(cells) if cells.dtype != object else np.ones(len(cells), dtype=bool)
+    return np.where(finite, cells, np.resize(cells[finite], len(cells))) if finite.mean() > 0.1 else None
+
+
+def _alone(t: Any) -> Iterator[NDArray[np.bool_]]:
+    """For each input of `PolynomialFeatures`, which output is the input itself."""
+    for unit in np.eye(t.n_features_in_, dtype=int):
+        yield (t.powers_ == unit).all(axis=1)
 
 
 # Missing cells

@@ -2,6 +2,7 @@
 
     python pipelines/benchmarks/parity.py                 # 300 cases, about two minutes on one core
     python pipelines/benchmarks/parity.py --only 17 42    # these cases again
+    python pipelines/benchmarks/parity.py --first 1000    # 300 others
 
 Each number is the seed of a case: a table with awkward columns, a detector of any kind and, for most, a Pipeline before
 it. The case is fitted briefly and exported. Model and file then score fresh, training and mutated rows. A refusal to
@@ -362,13 +363,14 @@ def _short(error: Exception) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--only", type=int, nargs="+", help="the numbers of some cases")
     arguments = parser.parse_args()
     kinds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     refused = 0
     with tempfile.TemporaryDirectory() as folder:
-        for seed in arguments.only or range(arguments.cases):
+        for seed in arguments.only or range(arguments.first, arguments.first + arguments.cases):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about columns and rows that are odd on purpose
                 kind, details, count = outcome(seed, Path(folder))

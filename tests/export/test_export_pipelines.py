@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import pandas as pd
 import pyarrow as pa
 import pytest
 from onnx import TensorProto
@@ -143,7 +144,7 @@ def test_a_wrong_transformer_is_noticed_without_a_sample(step, tmp_path, monkeyp
     rows = signals(300, 0)[["count", "tail", "plain"]]
     steps = ColumnTransformer([("step", step, ["count", "tail"])], remainder="passthrough", sparse_threshold=0)
     pipeline = make_pipeline(steps, detector()).fit(rows)
-    assert Scorer(export_onnx(pipeline, tmp_path / "m.onnx")).metadata["parity"]["rows_from"] == "columns"
+    assert Scorer(export_onnx(pipeline, tmp_path / "m.onnx")).metadata["parity"]["rows_from"] == "inverse_transform"
     honest = transformers._NUMERIC[type(step)]
     monkeypatch.setitem(transformers._NUMERIC, type(step), lambda t, x: honest(t, x) * 1.001)
     with pytest.raises(ArithmeticError, match="does not agree"):
@@ -253,6 +254,28 @@ def test_a_detector_may_have_categories_behind_transformers(tmp_path):
     np.testing.assert_array_equal(load(save(pipeline, tmp_path / "b")).predict(new), pipeline.predict(new))
 
 
+def test_rows_of_the_check_have_the_level_of_training(tmp_path):
+    """A detector behind a step that rounds, and that has learned no more than rounding errors, is not written."""
+    rng = np.random.default_rng(0)
+    rows = signals(200, 0)[["count", "tail"]].assign(still=-273.15 * (1 + rng.integers(-1, 2, 200) * 2.0**-52))
+    inner = make_pipeline(SimpleImputer(), pre.PowerTransformer(standardize=False), pre.StandardScaler())
+    steps = ColumnTransformer([("inner", inner, [*rows])])
+    pipeline = make_pipeline(steps, detector(max_epochs=1, scaling="quantile")).fit(rows)
+    with pytest.raises(ArithmeticError, match="does not agree"):
+        export_onnx(pipeline, tmp_path / "m.onnx")
+
+
+def test_bins_of_exact_cells_have_exact_edges(tmp_path):
+    """A cell just below an edge, by less than the rounding of a step that computes, is in the bin below."""
+    rows = pd.DataFrame({"level": 1e8 + np.arange(400) % 40})
+    bins = pre.KBinsDiscretizer(4, encode="ordinal", strategy="uniform")
+    pipeline = make_pipeline(bins, detector(max_epochs=1)).fit(rows)
+    edges = pipeline[0].bin_edges_[0][1:-1]
+    new = pd.DataFrame({"level": np.concatenate([edges, np.nextafter(edges, 0), edges - 5e-5])})
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx"))
+    np.testing.assert_allclose(scorer.anomaly_score(new), -pipeline.score_samples(new), rtol=1e-4, atol=1e-6)
+
+
 # What cannot be exported is refused
 
 
@@ -288,6 +311,16 @@ def test_what_has_no_form_is_refused_by_name(step, message, tmp_path):
     with pytest.raises(TypeError, match=rf"(?s)^{message}"):
         export_onnx(pipeline, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_of_no_value_is_refused_by_name(tmp_path):
+    rows = drives(100, 0)[["driver", "load"]].assign(note=np.array(None, dtype=object))
+    encode = pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2)
+    steps = ColumnTransformer([("encode", encode, ["driver", "note"])], remainder="passthrough")
+    pipeline = make_pipeline(steps, detector(max_epochs=1)).fit(rows)
+    message = r"OrdinalEncoder \(the step 'columntransformer__encode'\).*Fit it without the column 'note', which has no"
+    with pytest.raises(TypeError, match=message):
+        export_onnx(pipeline, tmp_path / "m.onnx")
 
 
 def test_an_encoder_needs_no_other_fit_to_be_exported(tmp_path):
