@@ -76,7 +76,7 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     at_threshold = max(rounding * abs(model.offset_), slack)  # closer than this counts as equal, which is normal
     outputs = {
         "anomaly_score": anomaly_score,
-        "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack),
+        "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack, network.rounding_error),
         "is_outlier": decision.op("Less", -at_threshold),
     }
     if feature_scores:
@@ -95,13 +95,14 @@ def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
     return noise if noise >= size else rounding * size  # where all rows are equal, scores are rounding errors
 
 
-def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float) -> Value:
+def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float, noise: float = 0.0) -> Value:
     """`Calibration.p_values`: a tree counts the calibration scores below each score, and a table has the p-values.
 
     Scores that differ by rounding alone are ties, as for the detector.
     """
     graph, m = anomaly_score.graph, len(calibration.scores)
-    scores = calibration.scores + np.maximum(rounding * np.abs(calibration.scores), slack)
+    size = np.abs(calibration.scores)
+    scores = calibration.scores + np.maximum.reduce([rounding * size, np.full(m, slack), np.hypot(size, noise) - size])
     halvings = max(0, (m // _BRANCHES).bit_length())
     stride = 2**halvings
     table = np.full((m // stride + 1) * stride, np.inf)  # table[i] is the i-th score, from 1

@@ -136,8 +136,11 @@ def parquet_pieces(
     def tables() -> Iterator[pa.Table]:
         try:
             # With a buffer for the whole, or with reading ahead, Arrow holds a row group, which may be the whole file.
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(rows, columns=columns.raw):
+                    for cells in batch.columns:
+                        if pa.types.is_dictionary(cells.type):  # a damaged one may point beyond its values
+                            cells.validate(full=True)
                     yield pa.Table.from_batches([batch])
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _broken_parquet(path, error) from error

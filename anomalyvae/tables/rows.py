@@ -207,8 +207,10 @@ def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[st
         raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Convert it.")
     try:
         table = pd.read_parquet(path)
-    except (ValueError, pa.ArrowException) as error:  # their messages do not name the file
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+    except (ValueError, OSError, pa.ArrowException) as error:  # their messages do not name the file
+        if isinstance(error, OSError) and error.errno is not None:  # such as a file that is not there
+            raise
+        raise ValueError(f"{path} cannot be read as a table ({error}). Repair the file, or export it again.") from error
     table = table.drop(columns=[name for name in exclude if name in table.columns])
     return table if columns is None else table[_known(columns, list(map(str, table.columns)), path)]
 

@@ -137,6 +137,37 @@ def write_bag(path: Path) -> None:
             bag.write(connection, n * 10**8, store.serialize_ros1(kind(n / 3), kind.__msgtype__))
 
 
+def write_parquet(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n = np.arange(300)
+    table = pa.table(
+        {
+            "time_s": n / 10,
+            "speed_mps": np.sin(n),
+            "gear": pa.array([None if i % 7 == 0 else i % 5 for i in n.tolist()]),
+            "count": n,
+            "level": pa.array(np.sin(n // 50)).dictionary_encode(),
+        }
+    )
+    pq.write_table(table, path, row_group_size=100, write_page_checksum=True)
+
+
+def damaged_parquet(data: bytes, rng: np.random.Generator) -> bytes:
+    """Half of the files are damaged in the footer, which has counts, sizes and places; these may become huge."""
+    foot = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if rng.random() < 0.5:
+        return damaged_bytes(data, rng)
+    broken = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(foot, len(data) - 8))
+        huge = rng.choice([b"\xfe\xff\xff\xff\x0f", b"\xfe" + 8 * b"\xff" + b"\x01", rng.bytes(1), rng.bytes(1)])
+        broken[place : place + len(huge)] = huge
+    broken[-8:] = (len(broken) - 8 - foot).to_bytes(4, "little") + b"PAR1"
+    return bytes(broken)
+
+
 def write_mf4(path: Path) -> None:
     from asammdf import MDF, Signal
 
@@ -546,6 +577,7 @@ FORMATS = {
     "bag": Format(".bag", write_bag, damaged_bytes, decoded_bag, read_log),
     "mf4": Format(".mf4", write_mf4, damaged_bytes, decoded_mdf, read_log),
     "mf4 frames": Format(".mf4", write_mf4_frames, damaged_bytes, decoded_mdf_frames),
+    "parquet": Format(".parquet", write_parquet, damaged_parquet, None, read_log),
     "dbc": Format(
         ".dbc",
         write_database,

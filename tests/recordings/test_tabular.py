@@ -197,6 +197,21 @@ def test_paths_that_are_no_recording(tmp_path):
         read_log(tmp_path)
 
 
+def test_a_damaged_page_of_a_parquet_file_is_refused_by_name(tmp_path):
+    """One bit of a value: the checksum that its writer may add is compared."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, speed = tmp_path / "drive.parquet", np.sin(np.arange(50.0))
+    table = pa.table({"time_s": np.arange(50) / 10, "speed": speed})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    data = bytearray(path.read_bytes())
+    data[data.index(speed[30].tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"drive\.parquet cannot be read as Parquet .*CRC"):
+        read_log(path)
+
+
 def test_a_damaged_parquet_file_is_refused_by_name(tmp_path):
     path = tmp_path / "drive.parquet"
     pd.DataFrame({"time_s": np.arange(5000.0), "x": np.arange(5000.0)}).to_parquet(path)
