@@ -15,8 +15,10 @@ from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
 from anomalyvae.detector.rows import Rows, new_gaps, read_rows, read_training, valid_rows, warn_of_few_groups
 from anomalyvae.nets.bodies import Body
+from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
+from anomalyvae.nets.views import COMPARING, Views
 
 Floats = NDArray[np.float64]
 
@@ -151,7 +153,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         beta: float = 1.0,
         likelihood: str = "auto",
         masking: float = 0.5,
-        criterion: str = "memory",
+        criterion: str = "novelty",
         scaling: str | None = "asinh",
         contamination: float | str = "auto",
         max_epochs: int | str = "auto",
@@ -386,10 +388,11 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         .. [3] I. Goodfellow et al. (2014), Generative Adversarial Networks, arXiv:1406.2661.
         """
         x = self._rows(X)
+        compared = {Memory: ("memory",), Views: COMPARING}.get(type(self.network_.memorised), ())
         terms = {
             name: self._apply(getattr(self.network_, name), x)
             for name in self.network_.scores
-            if name != "memory" or self.network_.memorised is not None
+            if name not in ("memory", *COMPARING) or name in compared
         }
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
 

@@ -2,10 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.reconstruction import Reconstruction
-from anomalyvae.nets.training import Schedule, in_blocks, parts_of, train
+from anomalyvae.nets.training import Lesson, Schedule, in_blocks, parts_of, stackable, train
+from anomalyvae.nets.views import COMPARING
 
-MEMORY_SIZE = 2048  # training rows that criterion="memory" keeps
+MEMORY_SIZE = 2048  # training rows that new ones are compared with
 _STEPS, _MIN_EPOCHS = 1000, 20  # of max_epochs="auto"
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _LEARNING_RATE = 5e-3
@@ -69,25 +71,33 @@ class Trainer:
         share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
         learned, stopping, calibration = hold_out(rows, share, rng)
         network = self.new_network(learned.balanced())
-        history, reason = self._train(network, learned, stopping, "learning")
+        history, reason, _ = self._train([network], [learned], stopping)
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = rows.take(rows.is_reference)
         return FitResult(network, history, reason, calibration, _scores(network, calibration))
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
-        network = self.new_network(rows.balanced())
-        history, reason = self._train(network, rows, None, f"learning, 1 of {fold.max() + 2}")
-        _warn_of_interrupt(history, reason)
-        scores = _scores(network, rows)
-        if reason != "interrupted":
-            scores = self._cross_scores(rows, fold, scores)
-        return FitResult(network, history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
+        parts = [rows, *(rows.take(fold != held_out) for held_out in range(int(fold.max()) + 1))]
+        networks = [self.new_network(part.balanced()) for part in parts]
+        history, reason, trained = self._train(networks, parts)
+        if trained == 1 or trained == len(networks):
+            _warn_of_interrupt(history, reason)
+        if trained == len(networks):
+            scores = self._cross_scores(networks, rows, fold)
+        else:
+            scores = _scores(networks[0], rows)
+            warnings.warn(
+                "The fit was interrupted while it set the threshold. The model is complete, but its threshold comes "
+                "from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
+                stacklevel=4,
+            )
+        return FitResult(networks[0], history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
 
-    def _cross_scores(self, rows: Rows, fold: NDArray[np.int64], learned_scores: Floats) -> Floats:
-        """The anomaly score of each row in a fold by a network trained without that fold.
+    def _cross_scores(self, networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+        """The anomaly score of each row in a fold by the network trained without that fold.
 
-        Rows in no fold, and all rows after an interrupt, keep their scores by the network that learned them.
+        Rows in no fold keep their scores by the first network, which learned them.
 
         The more rows a memory has, the smaller are the distances from it. So distances from the memory of a fold's
         network are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and
@@ -95,25 +105,15 @@ class Trainer:
         between neighbours are a power of the number of rows: Levina & Bickel 2004.) Rows of a new group are not
         neighbours of the others, so distances of groups stay as they are.
         """
-        scores, halved = learned_scores.copy(), np.full(len(rows), np.nan)
-        folds = int(fold.max()) + 1
-        for held_out in range(folds):
-            learned = rows.take(fold != held_out)
-            network = self.new_network(learned.balanced())
-            title = f"threshold, {held_out + 2} of {folds + 1}"
-            _, reason = self._train(network, learned, None, title, steps_of=len(rows))
-            if reason == "interrupted":
-                warnings.warn(
-                    "The fit was interrupted while it set the threshold. The model is complete, but its threshold "
-                    "comes from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
-                    stacklevel=5,
-                )
-                return learned_scores
-            scores[fold == held_out] = _scores(network, rows.take(fold == held_out))
+        scores, halved, stored = _scores(networks[0], rows), np.full(len(rows), np.nan), 1
+        for held_out, network in enumerate(networks[1:]):
+            tested = rows.take(fold == held_out)
+            scores[fold == held_out] = _scores(network, tested)
             if network.criterion == "memory" and rows.group is None:
+                learned = rows.take(fold != held_out)
                 stored = min(len(learned), MEMORY_SIZE)
                 self._remember(network, learned, stored // 2)
-                halved[fold == held_out] = _scores(network, rows.take(fold == held_out))
+                halved[fold == held_out] = _scores(network, tested)
         usable = (halved > 0) & (scores > 0)
         if usable.any():
             halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
@@ -121,47 +121,57 @@ class Trainer:
         return scores
 
     def _train(
-        self, network: Reconstruction, learned: Rows, stopping: Rows | None, title: str, steps_of: int | None = None
-    ) -> tuple[History, str]:
-        """Train a network and fill its memory.
+        self, networks: Sequence[Reconstruction], parts: Sequence[Rows], stopping: Rows | None = None
+    ) -> tuple[History, str, int]:
+        """Train networks, each on its part of the rows, for as many steps as the first, and fill their memories.
 
-        With ``steps_of``, it only scores a fold: it trains for as many steps as with so many rows, so that its scores
-        are comparable, reports no epoch, and keeps no codes to sample from.
+        The first is kept, with its codes to sample from. Returns the history, why training ended, and the number of
+        networks that were trained.
         """
-        device = next(network.parameters()).device
+        device = next(networks[0].parameters()).device
 
         @torch.no_grad()
-        def standardised(x: Floats) -> torch.Tensor:
+        def standardised(network: Reconstruction, x: Floats) -> torch.Tensor:
             return network.scaling(torch.from_numpy(x).to(device))
 
-        s, weight = standardised(learned.x), torch.from_numpy(learned.balanced().weight)
-        outliers = None if self.outliers is None else standardised(self.outliers)
-        network.outliers = None if outliers is None else outliers.float()
-        schedule = schedule_for(len(learned), self.max_epochs, steps_of)
-        callback = epoch_callback.get() if steps_of is None else None
-        with _progress(self.verbose, schedule.max_epochs, title) as show, torch.enable_grad():
+        lessons = []
+        for network, part in zip(networks, parts, strict=True):
+            weight = torch.from_numpy(part.balanced().weight)
+            known = None if self.outliers is None else standardised(network, self.outliers).float()
+            network.outliers = known
+            lesson = Lesson(standardised(network, part.x).float(), (weight / weight.mean()).float().to(device))
+            lessons.append(lesson)
+        schedule = schedule_for(len(parts[0]), self.max_epochs)
+        callback, generator = epoch_callback.get(), torch.Generator(device).manual_seed(self.seed)
+        at_once = len(networks) if self.outliers is None and stackable(networks[0]) else 1
+        held_out = None if stopping is None else standardised(networks[0], stopping.x).float()
+        history: History = []
+        trained, reason = 0, ""
+        while trained < len(networks) and reason != "interrupted":
+            now = slice(trained, trained + at_once)
+            title = "learning" if at_once == len(networks) else f"learning, {trained + 1} of {len(networks)}"
+            with _progress(self.verbose, schedule.max_epochs, title) as show, torch.enable_grad():
 
-            def on_epoch(record: dict[str, float]) -> None:
-                show(record)
-                if callback is not None:
-                    callback(dict(record))
+                def on_epoch(record: dict[str, float], show: Any = show, kept: bool = trained == 0) -> None:
+                    show(record)
+                    if callback is not None and kept:
+                        callback(dict(record))
 
-            outcome = train(
-                network,
-                s.float(),
-                (weight / weight.mean()).float().to(device),
-                None if stopping is None else standardised(stopping.x).float(),
-                schedule,
-                torch.Generator(device).manual_seed(self.seed),
-                on_epoch,
-            )
-        network.in_precision(torch.float64).eval()
-        network.outliers = None
-        if network.criterion == "memory":
-            self._remember(network, learned)
-        if isinstance(network, Elbo) and steps_of is None:
-            network.aggregate = AggregatePosterior.of(network, s, weight, torch.Generator().manual_seed(self.seed))
-        return outcome
+                records, reason = train(
+                    networks[now], lessons[now], held_out, schedule, generator, on_epoch, len(parts[0])
+                )
+            history = history or records
+            trained += at_once if reason != "interrupted" or at_once == len(networks) or not trained else 0
+        for network, part in zip(networks, parts, strict=True):
+            network.in_precision(torch.float64).eval()
+            network.outliers = None
+            if network.criterion in ("memory", *COMPARING):
+                self._remember(network, part)
+        kept = networks[0]
+        if isinstance(kept, Elbo):
+            s, weight = standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
+            kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
+        return history, reason, trained
 
     @torch.no_grad()
     def _remember(self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE) -> None:
@@ -186,16 +196,10 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     return scores + _TIE * size + np.hypot(scores, network.rounding_error) - np.abs(scores)
 
 
-def schedule_for(n: int, max_epochs: int | str = "auto", steps_of: int | None = None) -> Schedule:
-    """The schedule for ``n`` training rows: "auto" makes 1,000 steps, and at least 20 epochs.
-
-    With ``steps_of``, it makes as many steps as with so many rows, in more epochs.
-    """
-    rows = steps_of or n
-    batch = int(np.clip(rows // _BATCHES, _MIN_BATCH, _MAX_BATCH))
-    steps = parts_of(rows, batch)
-    epochs = max(_MIN_EPOCHS, -(-_STEPS // steps)) if max_epochs == "auto" else int(max_epochs)
-    epochs = -(-epochs * steps // parts_of(n, batch))
+def schedule_for(n: int, max_epochs: int | str = "auto") -> Schedule:
+    """The schedule for ``n`` training rows: "auto" makes 1,000 steps, and at least 20 epochs."""
+    batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH))
+    epochs = max(_MIN_EPOCHS, -(-_STEPS // parts_of(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 

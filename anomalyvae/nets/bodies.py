@@ -24,6 +24,19 @@ from torch.nn import functional
 Body = Callable[[tuple[int, ...], int], nn.Module]
 
 
+class Linear(nn.Linear):
+    """A linear layer that can hold the weights of several networks, ``(networks, out, into)``.
+
+    Rows are then those of each network in turn; see `anomalyvae.nets.training.stack`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if self.weight.dim() == 2:
+            return functional.linear(x, self.weight, self.bias)
+        rows = x.reshape(len(self.weight), -1, self.in_features)
+        return torch.baddbmm(self.bias[:, None], rows, self.weight.mT).view(*x.shape[:-1], self.out_features)
+
+
 class MLP(nn.Module):
     """Fully connected layers, mirrored around the code.
 
@@ -43,7 +56,7 @@ class MLP(nn.Module):
         self.encoder = nn.Sequential(nn.Flatten(), *_layers([cells, *hidden]))
         self.decoder = nn.Sequential(
             *_layers([latent_dim, *inner]),
-            nn.Linear([latent_dim, *inner][-1], cells),
+            Linear([latent_dim, *inner][-1], cells),
             nn.Unflatten(1, input_shape),
         )
 
@@ -88,7 +101,7 @@ class Convolutional(nn.Module):
         for into, out in pairwise(channels):
             self.encoder.extend([Halving(into, out, axes), nn.Hardswish()])
         self.encoder.append(nn.Flatten())
-        self.decoder = nn.Sequential(nn.Linear(latent_dim, math.prod(sides[-1]) * channels[-1]))
+        self.decoder = nn.Sequential(Linear(latent_dim, math.prod(sides[-1]) * channels[-1]))
         self.decoder.append(nn.Unflatten(1, (*sides[-1], channels[-1])))
         for (out, into), shape in zip(reversed([*pairwise(channels)]), reversed(sides[:-1]), strict=True):
             self.decoder.extend([nn.Hardswish(), Doubling(into, out, shape)])
@@ -122,7 +135,7 @@ class Halving(nn.Module):
 
     def __init__(self, into: int, out: int, axes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(3**axes * into, out)
+        self.linear = Linear(3**axes * into, out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.linear(neighbours(x, 2))
@@ -134,7 +147,7 @@ class Doubling(nn.Module):
     def __init__(self, into: int, out: int, sides: tuple[int, ...]) -> None:
         super().__init__()
         self.sides = sides
-        self.linear = nn.Linear(3 ** len(sides) * into, 2 ** len(sides) * out)
+        self.linear = Linear(3 ** len(sides) * into, 2 ** len(sides) * out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return doubled(self.linear(neighbours(x, 1)), self.sides)
@@ -190,7 +203,7 @@ class Recurrent(nn.Module):
         inner = [*reversed(hidden)]
         self.reading = nn.ModuleList(GRU(*sizes) for sizes in pairwise([channels, *hidden]))
         self.writing = nn.ModuleList(GRU(*sizes) for sizes in pairwise([latent_dim, *inner]))
-        self.cells = nn.Linear(inner[-1], channels)
+        self.cells = Linear(inner[-1], channels)
 
     def encode(self, x: Tensor) -> Tensor:
         """Rows ``(n, channels, length)`` -> features ``(n, hidden[-1])``: the last state."""
@@ -217,8 +230,8 @@ class GRU(nn.Module):
     def __init__(self, into: int, size: int) -> None:
         super().__init__()
         self.size = size
-        self.seen = nn.Linear(into, 3 * size)
-        self.state = nn.Linear(size, 3 * size)
+        self.seen = Linear(into, 3 * size)
+        self.state = Linear(size, 3 * size)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         same = x.stride(0) == 0  # the code is the same at every step: multiply it once
@@ -235,7 +248,7 @@ class GRU(nn.Module):
 
 # Hard swish (Howard et al. 2019, arXiv:1905.02244, equation 8) detects as well as SiLU and costs a quarter in float64.
 def _layers(widths: Sequence[int]) -> list[nn.Module]:
-    return [layer for into, out in pairwise(widths) for layer in (nn.Linear(into, out), nn.Hardswish())]
+    return [layer for into, out in pairwise(widths) for layer in (Linear(into, out), nn.Hardswish())]
 
 
 def _refuse_empty_layers(hidden: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from anomalyvae.nets.likelihoods import Likelihood, gaussian_of
 from anomalyvae.nets.memory import sample_by_weight
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.scaling import Mixed, Scaling
+from anomalyvae.nets.views import COMPARING
 
 IMPORTANCE_SAMPLES = 64  # of the importance-weighted bound
 _KEPT_CODES = 2048  # training rows whose codes the aggregate posterior keeps
@@ -30,7 +31,7 @@ class Elbo(Reconstruction):
     terms equally, whatever ``beta``.
     """
 
-    scores = ("reconstruction", "kl", "log_likelihood", "elbo", "memory")
+    scores = ("reconstruction", "kl", "log_likelihood", "elbo", *COMPARING, "memory")
     generative = True
     noise: Tensor
     aggregate: "AggregatePosterior | None"  # set after training; `sample` takes codes from it

@@ -32,7 +32,7 @@ class Gaussian(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(cells))
 
     def variance(self) -> Tensor:
-        """Variance of each cell around its mean, shape ``(d,)``."""
+        """Variance of each cell around its mean, shape ``(d,)``, or ``(networks, d)`` of a stack in training."""
         return (_VARIANCE_RATE * self.log_variance).exp() + NOISE_FLOOR**2
 
     def set_variance(self, variance: Tensor) -> None:
@@ -52,9 +52,11 @@ class Gaussian(nn.Module):
         error, constant = s - decoded, 0.5 * (variance.log() + LOG_2PI)
         missing = s.isnan()
         if not missing.any():
-            return torch.mv(error.square(), 0.5 / variance) + constant.sum()
+            total = constant.sum(-1)
+            total = total.repeat_interleave(len(s) // len(total)) if total.dim() else total
+            return _row_sums(error.square(), 0.5 / variance) + total
         error = error.masked_fill(missing, 0.0)
-        return torch.mv(error.square(), 0.5 / variance) + torch.mv((~missing).to(s.dtype), constant)
+        return _row_sums(error.square(), 0.5 / variance) + _row_sums((~missing).to(s.dtype), constant)
 
     def residual(self, s: Tensor, decoded: Tensor) -> Tensor:
         """How many standard deviations each cell lies from its mean, shape ``(n, d)``."""
@@ -73,6 +75,13 @@ class Gaussian(nn.Module):
         return decoded + self.variance().sqrt() * noise
 
 
+def _row_sums(cells: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sums over the cells ``(n, d)`` of rows, by ``weight`` of shape ``(d,)`` or ``(networks, d)``."""
+    if weight.dim() == 1:
+        return torch.mv(cells, weight)
+    return torch.bmm(cells.view(len(weight), -1, cells.shape[1]), weight[:, :, None]).flatten()
+
+
 class Isotropic(Gaussian):
     """One learned variance for all cells, for cells in one unit such as pixels (Tipping & Bishop 1999).
 
@@ -85,7 +94,8 @@ class Isotropic(Gaussian):
 
     def variance(self) -> Tensor:
         """Variance of each cell around its mean, shape ``(d,)``: the same for all."""
-        return super().variance().expand(self.cells)
+        variance = super().variance()
+        return variance.expand(*variance.shape[:-1], self.cells)
 
 
 class Bernoulli(nn.Module):

@@ -43,16 +43,9 @@ class Memory(nn.Module):
         by its square root. The copies of a ``recurring`` row, a mask of shape ``(m,)``, do not fill space like this:
         all its neighbours are at its place. It is stored six times, so that a row equal to it scores 0.
         """
-        again = torch.zeros(len(u), dtype=torch.bool, device=u.device) if recurring is None else recurring
-        if count is not None and again.sum() > _MOST_COPIED:
-            again = again & (count >= count[again].topk(_MOST_COPIED).values[-1])
-        if count is not None and again.any():
-            count = torch.where(again, count[~again].mean() if not again.all() else count.mean(), count)
-        squared = squared_distances(u, u)
-        spacing = _mean_distance(squared)
-        weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + _TINY)
-        if count is not None and bool((count != count[0]).any()):
-            weight = weight * (count / count.mean()).to(u) ** (-1 / dimension(squared))
+        count = torch.ones(len(u), device=u.device) if count is None else count
+        again = torch.zeros_like(count, dtype=torch.bool) if recurring is None else most_copied(count, recurring)
+        weight = local_weight(squared_distances(u, u), count, again)
         keys = torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]])
         return cls(keys.repeat_interleave(1 + NEIGHBOURS * again.long(), dim=1))
 
@@ -70,6 +63,34 @@ class Memory(nn.Module):
         """Rows ``(n, k)`` -> the distance of each from the stored rows, shape ``(n,)``."""
         squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
         return _mean_distance(squared)
+
+
+def local_weight(squared: Tensor, count: Tensor, recurring: Tensor, least: float = _TINY) -> Tensor:
+    """Weights ``(m,)`` of squared distances from rows: the inverse of the spacing around each; see `Memory`.
+
+    Takes the squared distances ``(m, m)`` between the rows, and how many rows each counts as. ``least`` is the smallest
+    spacing.
+    """
+    spacing = _mean_distance(squared)
+    weight = 1 / (spacing + _SPACING_FLOOR * spacing.median() + least)
+    if recurring.any():
+        count = torch.where(recurring, count[~recurring].mean() if not recurring.all() else count.mean(), count)
+    if bool((count != count[0]).any()):
+        weight = weight * (count / count.mean()).to(squared) ** (-1 / dimension(squared))
+    return weight
+
+
+def most_copied(count: Tensor, recurring: Tensor) -> Tensor:
+    """The recurring rows that are stored several times, as a mask of shape ``(m,)``: at most 256, by ``count``."""
+    if recurring.sum() <= _MOST_COPIED:
+        return recurring
+    return recurring & (count >= count[recurring].topk(_MOST_COPIED).values[-1])
+
+
+def nearest(squared: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The smallest squared distances of each row, in order, and their places, each ``(n, number)``."""
+    smallest = squared.topk(number, largest=False)
+    return smallest.values, smallest.indices
 
 
 def sample_by_weight(weight: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

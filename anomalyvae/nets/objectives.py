@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalyvae.nets.bodies import Linear
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.scaling import Scaling, restore_scaling
+from anomalyvae.nets.views import COMPARING, Views
 
 __all__ = ["OBJECTIVES", "Adversarial", "Elbo", "Reconstruction", "build", "restore"]
 
@@ -42,14 +44,14 @@ class Adversarial(Reconstruction):
     term of `Elbo`.
     """
 
-    scores = ("reconstruction", "critic", "energy", "memory")
+    scores = ("reconstruction", "critic", "energy", *COMPARING, "memory")
     generative = True
 
     def __init__(self, architecture: Mapping[str, Any], scaling: Scaling) -> None:
         super().__init__(architecture, scaling)
         widths = (self.latent_dim, *_CRITIC)
-        layers = [layer for i, width in enumerate(_CRITIC) for layer in (nn.Linear(widths[i], width), nn.Hardswish())]
-        self.discriminator = nn.Sequential(*layers, nn.Linear(_CRITIC[-1], 1))
+        layers = [layer for i, width in enumerate(_CRITIC) for layer in (Linear(widths[i], width), nn.Hardswish())]
+        self.discriminator = nn.Sequential(*layers, Linear(_CRITIC[-1], 1))
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """The critic, and all other parameters."""
@@ -130,14 +132,16 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     )
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
+    width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
     if network.criterion == "memory":
         keys = state.get("memorised.keys", torch.empty(0))
-        width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
         if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:
             raise RuntimeError(
                 f"Got a memory of shape {tuple(keys.shape)}, expected ({width + 2}, rows). Save the model again."
             )
         network.memorised = Memory(keys)
+    elif network.criterion in COMPARING:
+        network.memorised = Views.restored(width, state)
     if isinstance(network, Elbo) and "aggregate.mean" in state:  # older models have none
         network.aggregate = AggregatePosterior.restored(network, state)
     network.load_state_dict(state, assign=True)

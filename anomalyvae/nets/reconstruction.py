@@ -8,10 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from anomalyvae.nets.bodies import BODIES
+from anomalyvae.nets.bodies import BODIES, Linear
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
+from anomalyvae.nets.views import COMPARING, Views
 
 REACH = 10.0  # the encoder clips standardised cells to this: a far row must not steer the decoder
 _EXPOSED = 0.25  # known outliers in a step, as a share of its rows
@@ -40,12 +41,13 @@ class Reconstruction(nn.Module):
     scaling : Scaling
     """
 
-    scores: tuple[str, ...] = ("reconstruction", "memory")
+    scores: tuple[str, ...] = ("reconstruction", *COMPARING, "memory")
     generative = False  # whether codes follow the prior N(0, I), so that new rows can be sampled
     body: Any  # a module with encode and decode
     scaling: Scaling
-    memorised: Memory | None
+    memorised: Memory | Views | None
     outliers: Tensor | None  # known outliers, standardised; set during training
+    networks = 1  # in a stack that trains together, see `anomalyvae.nets.training`; its rows are those of each in turn
     _codes = 1  # vectors of size latent_dim that the encoder gives per row
 
     def __init__(self, architecture: Mapping[str, Any], scaling: Scaling) -> None:
@@ -63,7 +65,7 @@ class Reconstruction(nn.Module):
         self.body = body(self.input_shape, self.latent_dim)
         with torch.no_grad():
             features = self.body.encode(torch.zeros(2, *self.input_shape))
-        self.to_code = nn.Linear(features.shape[1], self._codes * self.latent_dim)
+        self.to_code = Linear(features.shape[1], self._codes * self.latent_dim)
         self.likelihood: Likelihood
         if isinstance(scaling, Mixed):
             self.likelihood = Mixture(scaling.numbers, scaling.categories, scaling.sizes)
@@ -95,7 +97,7 @@ class Reconstruction(nn.Module):
         """Yield the losses of one step; ``warmth`` rises from 0 to 1 over the first epochs."""
         loss = self._losses(s, self._hide(s, generator), warmth, generator)
         kept = self._learned(loss, warmth)
-        mean = (weight[kept] * loss[kept]).mean()
+        mean = self.networks * (weight[kept] * loss[kept]).mean()  # the sum of the means of the networks
         yield "model", mean if self.outliers is None else mean + self._exposure(loss, warmth, generator)
 
     def held_out_terms(self, s: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -142,7 +144,7 @@ class Reconstruction(nn.Module):
         as often as a score has neighbours. Rows similar to known ``outliers`` are left out.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
-        weight = torch.ones(len(s)) if weight is None else weight
+        weight = torch.ones(len(s), dtype=s.dtype) if weight is None else weight
         again = torch.zeros(len(s), dtype=torch.bool) if recurring is None else recurring
         chosen, count = sample_by_weight(weight, round(size / kept), generator)
         again, chosen, count = (part.to(s.device) for part in (again[chosen], chosen, count))
@@ -155,7 +157,8 @@ class Reconstruction(nn.Module):
             stored = again.clone()
             stored[dense] = True
             u, count, again = u[stored], count[stored], again[stored]
-        self.memorised = Memory.of(u, count, again)
+        novelty = self.criterion in COMPARING
+        self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
@@ -189,10 +192,13 @@ class Reconstruction(nn.Module):
         """Rows of a batch that are learned: after the warm-up, all but the share ``trimming`` of the hardest."""
         if not self.trimming or warmth < 1:
             return slice(None)
-        return loss.topk(math.ceil((1 - self.trimming) * len(loss)), largest=False).indices
+        of_network = loss.view(self.networks, -1)
+        learned = of_network.topk(math.ceil((1 - self.trimming) * of_network.shape[1]), largest=False).indices
+        return (learned + of_network.shape[1] * torch.arange(self.networks, device=loss.device)[:, None]).flatten()
 
     def _codes_of(self, s: Tensor) -> Tensor:
-        seen = torch.where(s.isnan(), self.missing, s.clamp(-REACH, REACH))
+        filled = self.missing if self.networks == 1 else self.missing.repeat_interleave(len(s) // self.networks, 0)
+        seen = torch.where(s.isnan(), filled, s.clamp(-REACH, REACH))
         return self.to_code(self.body.encode(seen.view(-1, *self.input_shape)))
 
     # Scoring: rows in the user's units
@@ -200,7 +206,7 @@ class Reconstruction(nn.Module):
     @property
     def rounding_error(self) -> float:
         """How far rounding may move a score that should be 0; only distances from the memory are so uncertain."""
-        return self.memorised.noise if self.criterion == "memory" and self.memorised is not None else 0.0
+        return self.memorised.noise if isinstance(self.memorised, Memory) else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Anomaly score of each row, shape ``(n,)``: the term that ``criterion`` names."""
@@ -213,8 +219,29 @@ class Reconstruction(nn.Module):
 
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""
-        assert self.memorised is not None  # noqa: S101
+        assert isinstance(self.memorised, Memory)  # noqa: S101
         return self.memorised(self.memory_features(self.scaling(x)))
+
+    def novelty(self, x: Tensor) -> Tensor:
+        """The largest of the views of each row, shape ``(n,)``; see `anomalyvae.nets.views`."""
+        return self.views(x).amax(1)
+
+    def views(self, x: Tensor) -> Tensor:
+        """How unlike the training rows each row is in each of the three views, in nats, shape ``(n, 3)``."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised.nats(self.memory_features(self.scaling(x)))
+
+    def near(self, x: Tensor) -> Tensor:
+        """The first view, shape ``(n,)``."""
+        return self.views(x)[:, 0]
+
+    def crowd(self, x: Tensor) -> Tensor:
+        """The second view, shape ``(n,)``."""
+        return self.views(x)[:, 1]
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The third view, shape ``(n,)``."""
+        return self.views(x)[:, 2]
 
     def feature_scores(self, x: Tensor) -> Tensor:
         """The part of each feature in ``reconstruction``, shape ``(n, d)``."""

@@ -1,15 +1,19 @@
 """The only training loop, and the application of a network to many rows."""
 
 import contextlib
+import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from anomalyvae.nets.bodies import MLP, Convolutional
+from anomalyvae.nets.elbo import Elbo
 from anomalyvae.nets.reconstruction import Reconstruction
 
 _WARM_UP = 0.2  # share of training over which the KL term grows to its full weight
@@ -42,37 +46,49 @@ class Schedule:
     patience: int
 
 
+class Lesson(NamedTuple):
+    """What one network learns."""
+
+    rows: Tensor  # (n, d), standardised, on the device of the network
+    weight: Tensor  # (n,), of mean 1
+
+
 def train(
-    objective: Reconstruction,
-    rows: Tensor,
-    weight: Tensor,
+    networks: Sequence[Reconstruction],
+    lessons: Sequence[Lesson],
     held_out: Tensor | None,
     schedule: Schedule,
     generator: torch.Generator,
     on_epoch: Callable[[dict[str, float]], None] = lambda record: None,
+    rows_per_epoch: int | None = None,
 ) -> tuple[list[dict[str, float]], str]:
-    """Fit an objective to standardised rows and leave it with the weights of its best epoch.
+    """Fit networks to their rows, all of them in the same steps, and leave them with the weights of the best epoch.
+
+    Small matrices cost a processor more to start than to multiply: four networks in one stack of matrices take half the
+    time of four in turn.
 
     Parameters
     ----------
-    objective : Reconstruction
-    rows : Tensor of shape (n, d)
-        Standardised, on the device of the objective.
-    weight : Tensor of shape (n,)
-        Weight of each row, of mean 1.
+    networks : sequence of Reconstruction
+        One, or several for which `stackable` holds.
+    lessons : sequence of Lesson
+        The rows of each network.
     held_out : Tensor of shape (m, d) or None
-        Rows that decide when to stop and which epoch was best. Without them, training makes all epochs.
+        Rows that decide when to stop and which epoch was best, for a single network. Without them, training makes all
+        epochs.
     schedule : Schedule
     generator : torch.Generator
         The source of every random number, on the device of the objective.
     on_epoch : callable
         Receives each epoch's record.
+    rows_per_epoch : int, optional
+        How many rows each network learns in an epoch; all rows of the first by default.
 
     Returns
     -------
     history : list of dict
-        Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training); with held-out rows, ``held_out_loss`` and its
-        terms.
+        Per epoch: ``epoch``, ``seconds`` so far, ``loss`` (training, mean over the networks); with held-out rows,
+        ``held_out_loss`` and its terms.
     reason : str
         Why training ended: ``"max_epochs"``, ``"patience"`` or ``"interrupted"``.
 
@@ -82,19 +98,22 @@ def train(
         If the loss stops being finite.
     """
     started = time.monotonic()
-    optimisers = {name: _Optimiser(parameters) for name, parameters in objective.players().items()}
+    objective = stack(networks)
+    columns, n = lessons[0].rows.shape[1], rows_per_epoch or len(lessons[0].rows)
+    orders = [_Order(len(lesson.rows), generator, lesson.rows.device) for lesson in lessons]
+    optimisers = {name: _Optimiser(parameters, len(networks)) for name, parameters in objective.players().items()}
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
     best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
     reason = "max_epochs"
-    with threads(_threads_for(objective, min(schedule.batch_size, len(rows)))):
+    with threads(_threads_for(objective, min(schedule.batch_size, n))):
         try:
             for epoch in range(1, schedule.max_epochs + 1):
-                loss = _epoch(objective, optimisers, rows, weight, epoch, schedule, generator)
+                loss = _epoch(objective, optimisers, lessons, orders, n, epoch, schedule, generator)
                 record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss}
                 if held_out is not None:
                     record |= _held_out(objective, held_out, noise_seed)
-                    if record["held_out_loss"] < best - _MIN_IMPROVEMENT * rows.shape[1]:
+                    if record["held_out_loss"] < best - _MIN_IMPROVEMENT * columns:
                         best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(objective)
                 _refuse_divergence(record.values(), epoch)
                 history.append(record)
@@ -108,19 +127,68 @@ def train(
     if held_out is not None and history:
         objective.load_state_dict(best_weights)
     _refuse_divergence([float(p.detach().sum()) for p in objective.parameters()], len(history))
+    if len(networks) > 1:
+        _unstack(objective, networks)
     return history, reason
 
 
+def stackable(network: Reconstruction) -> bool:
+    """Whether networks like this one can train in one stack of matrices."""
+    return type(network) in (Reconstruction, Elbo) and type(network.body) in (MLP, Convolutional)
+
+
+def stack(networks: Sequence[Reconstruction]) -> Reconstruction:
+    """One network that holds the weights of several alike, each parameter of shape ``(networks, ...)``.
+
+    It takes the rows of the first, then as many of the second, and so on. A single network is returned as it is.
+    """
+    if len(networks) == 1:
+        return networks[0]
+    stacked = copy.deepcopy(networks[0])
+    stacked.networks = len(networks)
+    for name, module in stacked.named_modules():
+        for key in list(module._parameters):
+            same = [network.get_submodule(name).get_parameter(key).detach() for network in networks]
+            module._parameters[key] = nn.Parameter(torch.stack(same))
+    return stacked
+
+
+@torch.no_grad()
+def _unstack(stacked: Reconstruction, networks: Sequence[Reconstruction]) -> None:
+    trained = dict(stacked.named_parameters())
+    for i, network in enumerate(networks):
+        for name, parameter in network.named_parameters():
+            parameter.data = trained[name][i].clone()
+
+
+class _Order:
+    """The rows of a network in random order, each once before any comes again."""
+
+    def __init__(self, n: int, generator: torch.Generator, device: torch.device) -> None:
+        self.n, self.generator, self.device = n, generator, device
+        self.rest = torch.empty(0, dtype=torch.long, device=device)
+
+    def take(self, count: int) -> Tensor:
+        """The next so many indices."""
+        while len(self.rest) < count:
+            again = torch.randperm(self.n, generator=self.generator, device=self.device)
+            self.rest = torch.cat([self.rest, again])
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
+
+
 class _Optimiser:
-    """Adam with clipped gradients on one flat tensor; the player's parameters become views of it.
+    """Adam with clipped gradients on one flat tensor of a row per network; the parameters become views of it.
 
     An epoch at a batch of 32 is a fifth faster than with one tensor per parameter.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], networks: int) -> None:
+        self.networks = networks
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in self.parameters]))
-        parts = self.flat.detach().split([parameter.numel() for parameter in self.parameters])
+        flat = [parameter.detach().reshape(networks, -1) for parameter in self.parameters]
+        self.flat = nn.Parameter(torch.cat(flat, dim=1))
+        parts = self.flat.detach().split([part.shape[1] for part in flat], dim=1)
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view_as(parameter)
         self.adam = torch.optim.Adam([self.flat], fused=True)
@@ -128,8 +196,9 @@ class _Optimiser:
     def step(self, loss: Tensor, rate: float) -> None:
         """Move the parameters along the gradient of a loss."""
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self.flat.grad = torch.cat([part.flatten() for part in gradients])
-        nn.utils.clip_grad_norm_(self.flat, _GRADIENT_NORM)
+        gradient = torch.cat([part.reshape(self.networks, -1) for part in gradients], dim=1)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        self.flat.grad = gradient * (_GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0)
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
 
@@ -137,24 +206,28 @@ class _Optimiser:
 def _epoch(
     objective: Reconstruction,
     optimisers: dict[str, _Optimiser],
-    rows: Tensor,
-    weight: Tensor,
+    lessons: Sequence[Lesson],
+    orders: Sequence[_Order],
+    n: int,
     epoch: int,
     schedule: Schedule,
     generator: torch.Generator,
 ) -> float:
-    """One pass over the rows in a new order; returns the mean loss of the last player."""
-    order = torch.randperm(len(rows), generator=generator, device=rows.device)
-    parts = parts_of(len(rows), schedule.batch_size)
-    batches = zip(rows[order].tensor_split(parts), weight[order].tensor_split(parts), strict=True)
+    """Learn ``n`` rows with each network; returns the mean loss of the last player."""
+    networks = len(lessons)
+    parts = parts_of(n, schedule.batch_size)
+    taken = [order.take(n) for order in orders]
+    rows = torch.stack([lesson.rows[chosen] for lesson, chosen in zip(lessons, taken, strict=True)])
+    weight = torch.stack([lesson.weight[chosen] for lesson, chosen in zip(lessons, taken, strict=True)])
+    batches = zip(rows.tensor_split(parts, dim=1), weight.tensor_split(parts, dim=1), strict=True)
     total = torch.zeros((), device=rows.device)
     for step, (x, w) in enumerate(batches):
         progress = (epoch - 1 + step / parts) / schedule.max_epochs
         rate = schedule.learning_rate * _rate(progress)
-        for player, loss in objective.turns(x, w, min(1.0, progress / _WARM_UP), generator):
+        for player, loss in objective.turns(x.flatten(0, 1), w.flatten(), min(1.0, progress / _WARM_UP), generator):
             optimisers[player].step(loss, rate)
         total += loss.detach()
-    return float(total) / parts
+    return float(total) / parts / networks
 
 
 def parts_of(n: int, batch_size: int) -> int:

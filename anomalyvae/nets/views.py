@@ -1,0 +1,201 @@
+"""The views: three ways in which a row can be unlike the training rows, in one unit."""
+
+import math
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from anomalyvae.nets.memory import local_weight, most_copied, nearest, squared_distances
+
+VIEWS = ("near", "crowd", "linear")
+COMPARING = (*VIEWS, "novelty")  # the scores that compare with stored rows as views
+NEIGHBOURS = 12  # of which a row should be a weighted mean
+COUNTED = 6  # nearest rows whose mean distance counts
+_BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
+_MOST_ROWS = 4096  # with copies
+_USUAL = 0.1  # quantile of the counts that is a single row
+_CROWD_ROWS = 256
+_DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
+_CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near
+_MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
+_TAIL = 0.1  # of the stored rows, whose scores set the unit
+_OFFSETS = (0.0, math.log(2), math.log(10))  # nats: the other views speak where they are so much surer
+_LEAST_UNIT = 0.05  # of the tail's beginning
+_SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
+_LEAST = 1e-6
+_BLOCK = 256
+
+
+class Views(nn.Module):
+    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest.
+
+    - **near**: the row is far from its nearest neighbours, or not a mean of them. It is the geometric mean of two
+      distances: the mean distance to the six nearest, and the distance to a weighted mean of the twelve nearest (a
+      kernel smoother, Nadaraya 1964). Both are scaled by the local density as in `Memory`.
+    - **crowd**: the distance to the nearest twentieth of 256 rows from dense regions. Outliers among the training
+      rows lie in small clumps, which hide each other from a few nearest neighbours, but not from a crowd.
+    - **linear**: the Mahalanobis distance with a shrunk covariance (Ledoit & Wolf 2004, A well-conditioned estimator
+      for large-dimensional covariance matrices), up to 1,024 columns. It sees relations between columns that are
+      linear.
+
+    Each is put on one scale by the stored rows, every one compared with the others: ``log(10) + (s - q) / m``, with q
+    their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
+    exponential tail. The maximum is a weighted Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks
+    where it is twice as sure as the neighbours, the linear view where it is ten times as sure.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (m, k)
+    weight : Tensor of shape (m,)
+        Of squared distances from each row: the inverse of the spacing around it.
+    crowd : Tensor of shape (c, k)
+    mean : Tensor of shape (k,)
+    whitening : Tensor of shape (k, k) or (k, 0)
+        Differences from the mean times this matrix have the identity as covariance.
+    lines : Tensor of shape (3, 2)
+        Slope and value at 0 of each view's nats; a slope of 0 switches a view off.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    crowd: Tensor
+    mean: Tensor
+    whitening: Tensor
+    lines: Tensor
+    keys: Tensor
+
+    def __init__(
+        self, rows: Tensor, weight: Tensor, crowd: Tensor, mean: Tensor, whitening: Tensor, lines: Tensor
+    ) -> None:
+        super().__init__()
+        parts = {"rows": rows, "weight": weight, "crowd": crowd, "mean": mean, "whitening": whitening, "lines": lines}
+        for name, part in parts.items():
+            self.register_buffer(name, part)
+        keys = torch.cat([-2 * weight * rows.T, weight[None], (weight * rows.square().sum(1))[None]])
+        self.register_buffer("keys", keys, persistent=False)
+
+    @classmethod
+    def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
+        """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
+
+        A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
+        times, so that rows equal to it have nothing but its copies near.
+        """
+        recurring = most_copied(count, recurring)
+        copies = _copies(count, recurring)
+        place = torch.arange(len(u), device=u.device).repeat_interleave(copies)
+        left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
+        left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
+        rows = u[place]
+        squared = squared_distances(rows, rows)
+        weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], _LEAST)
+        first = copies.cumsum(0) - copies
+        crowd = u[_crowd(squared[first][:, first], count, recurring, generator)]
+        mean, whitening = _whitening(u)
+        lines = u.new_zeros(len(VIEWS), 2)
+        views = cls(rows, weight, crowd, mean, whitening, lines)
+        tested = (~recurring[place]).nonzero()[:, 0]
+        tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
+        blocks = (
+            [views._raw(rows[part], part) for part in tested.split(_BLOCK)] if len(rows) > 1 else [u.new_zeros(3, 1)]
+        )
+        for i, (scores, offset) in enumerate(zip(zip(*blocks, strict=True), _OFFSETS, strict=True)):
+            lines[i] = _line(torch.cat(scores), offset)
+        if not whitening.shape[1]:
+            lines[2] = lines.new_tensor([0.0, -torch.inf])
+        return views
+
+    @classmethod
+    def restored(cls, width: int, state: Mapping[str, Tensor]) -> Self:
+        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
+        names = ("rows", "weight", "crowd", "mean", "whitening", "lines")
+        parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in names]
+        shapes = [tuple(part.shape) for part in parts]
+        stored, crowd = len(parts[0]), len(parts[2])
+        linear = parts[4].shape[-1] if parts[4].dim() else 0
+        expected = [(stored, width), (stored,), (crowd, width), (width,), (width, linear), (len(VIEWS), 2)]
+        if shapes != expected or not stored or not crowd or linear not in (0, width):
+            raise RuntimeError(f"Got stored rows of shapes {shapes}, expected {expected}. Save the model again.")
+        return cls(*parts)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Rows ``(n, k)`` -> the largest of their views, shape ``(n,)``."""
+        return self.nats(u).amax(1)
+
+    def nats(self, u: Tensor) -> Tensor:
+        """Rows ``(n, k)`` -> their three views, shape ``(n, 3)``."""
+        least = _SAME * (math.log(1 / _TAIL) - self.lines[0, 1]) / self.lines[0, 0]
+        near, crowd, linear = self._raw(u)
+        raw = torch.stack([torch.maximum(near, least), crowd, linear], dim=1)
+        return raw * self.lines[:, 0] + self.lines[:, 1]
+
+    def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
+        squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
+        crowd = squared_distances(u, self.crowd)
+        if own is not None:
+            squared[torch.arange(len(u), device=u.device), own] = torch.inf
+            crowd = crowd.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
+        alone = own is not None and len(self.rows) > 1
+        place = nearest(squared, min(NEIGHBOURS, len(self.rows) - alone))[1]
+        others = nearest(crowd, max(1, min(_near_crowd(len(self.crowd)), len(self.crowd) - alone)))[0][:, -1]
+        linear = ((u - self.mean) @ self.whitening).square().sum(1).sqrt()
+        return self._near(u, place), others.clamp(min=0).sqrt(), linear
+
+    def _near(self, u: Tensor, place: Tensor) -> Tensor:
+        """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
+        weight = self.weight[place]
+        squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in place.T], dim=1)
+        share = (-squared / (_BANDWIDTH * squared.mean(1, keepdim=True) + _LEAST**2)).softmax(1)
+        expected = sum(part[:, None] * self.rows[column] for part, column in zip(share.T, place.T, strict=True))
+        missed = (u - expected).square().sum(1).sqrt() * (share * weight.sqrt()).sum(1)
+        distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
+        return (missed * distance).sqrt()
+
+
+def _copies(count: Tensor, recurring: Tensor) -> Tensor:
+    """How often each row is stored, shape ``(m,)``: fewer times if all together are too many."""
+    unit = count.quantile(_USUAL).clamp(min=torch.finfo(count.dtype).tiny)
+    wanted = (count / unit).round().clamp(1, NEIGHBOURS).long()
+    most = next((most for most in range(NEIGHBOURS, 1, -1) if wanted.clamp(max=most).sum() <= _MOST_ROWS), 1)
+    return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
+
+
+def _near_crowd(size: int) -> int:
+    return max(2, round(_CROWD_SHARE * size))
+
+
+def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
+    """Places of the rows of the crowd: from the densest rows and the recurring ones, in proportion to ``count``."""
+    near = squared.topk(min(len(squared), max(3, round(_DENSE_SHARE * len(squared))) + 1), largest=False).values
+    dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSE * len(squared))), largest=False).indices
+    chosen = recurring.clone()
+    chosen[dense] = True
+    places = chosen.nonzero()[:, 0]
+    places = places[torch.randperm(len(places), generator=generator).to(places.device)]
+    share = count[places].to(squared).cumsum(0)
+    size = min(_CROWD_ROWS, len(places))
+    return places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]
+
+
+def _whitening(u: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many."""
+    mean = u.mean(0)
+    if not len(u) > 1 or u.shape[1] > _MOST_COLUMNS:
+        return mean, u.new_zeros(u.shape[1], 0)
+    from sklearn.covariance import ledoit_wolf
+
+    covariance = torch.from_numpy(ledoit_wolf(u.cpu().numpy())[0]).to(u)
+    size, direction = torch.linalg.eigh(covariance)
+    return mean, direction / size.clamp(min=_LEAST * float(size[-1]) + _LEAST**2).sqrt()
+
+
+def _line(scores: Tensor, offset: float) -> Tensor:
+    """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``."""
+    scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+    begin = scores.quantile(1 - _TAIL).clamp(min=_LEAST)
+    excess = scores[scores >= begin] - begin
+    unit = torch.maximum(excess.mean() if len(excess) else begin, _LEAST_UNIT * begin)
+    return torch.stack([1 / unit, math.log(1 / _TAIL) - offset - begin / unit])
