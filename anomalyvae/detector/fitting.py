@@ -19,7 +19,7 @@ from anomalyvae.nets.training import Lesson, Schedule, in_blocks, parts_of, stac
 from anomalyvae.nets.views import COMPARING
 
 MEMORY_SIZE = 2048  # training rows that new ones are compared with
-_STEPS, _MIN_EPOCHS = 1000, 20  # of max_epochs="auto"
+_FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
@@ -197,9 +197,10 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto") -> Schedule:
-    """The schedule for ``n`` training rows: "auto" makes 1,000 steps, and at least 20 epochs."""
+    """The schedule for ``n`` training rows: "auto" makes a step per two rows, 100 to 1,000, and at least 20 epochs."""
     batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH))
-    epochs = max(_MIN_EPOCHS, -(-_STEPS // parts_of(n, batch))) if max_epochs == "auto" else int(max_epochs)
+    steps = int(np.clip(n // 2, _FEWEST_STEPS, _STEPS))
+    epochs = max(_MIN_EPOCHS, -(-steps // parts_of(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 
