@@ -12,11 +12,13 @@ from anomalyvae.export.likelihoods import expected, residual, row_nll
 from anomalyvae.export.nodes import Value, concat
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.likelihoods import LOG_2PI
-from anomalyvae.nets.memory import NEIGHBOURS
+from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial, Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
+from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, VIEWS, Views
 
 _CANDIDATES = 2 * (NEIGHBOURS + 1)  # nearest rows of the memory whose distances single precision computes again
+_SPARE = 4  # more nearest rows, among which single precision may mistake the order
 
 
 def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
@@ -87,11 +89,16 @@ def _rarity(network: Adversarial, z: Value) -> Value:
     return logit + ((z * z).sum() + network.latent_dim * LOG_2PI) * 0.5
 
 
-def _memory(network: Reconstruction, cells: Cells) -> Value:
+def _compared(network: Reconstruction, cells: Cells) -> Value:
+    """Row, code and residual side by side, which are compared with stored ones, ``(n, k)``."""
     whole = Cells(cells.filled(expected(network.likelihood, decode(network, encode(network, cells)))), None)
     z = encode(network, whole)
-    u = concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
-    assert network.memorised is not None  # noqa: S101 - fit has seen to it
+    return concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
+
+
+def _memory(network: Reconstruction, cells: Cells) -> Value:
+    u = _compared(network, cells)
+    assert isinstance(network.memorised, Memory)  # noqa: S101 - fit has seen to it
     keys = network.memorised.keys
     weight, count = keys[-2], keys.shape[1]
     nearest = min(NEIGHBOURS + 1, count)
@@ -104,6 +111,62 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
     passed = min(1, nearest - 1)
     return distances.split([passed, nearest - passed])[-1].op("ReduceMean", [1], keepdims=1)
+
+
+# The views, each of shape (n, 1)
+
+
+def _view(number: int) -> Callable[[Reconstruction, Cells], Value]:
+    def score(network: Reconstruction, cells: Cells) -> Value:
+        u = _compared(network, cells)
+        assert isinstance(network.memorised, Views)  # noqa: S101 - fit has seen to it
+        slope, start = network.memorised.lines[number].tolist()
+        if not slope:
+            return (u * 0.0).sum() + start
+        return (_near, _crowd, _linear)[number](network.memorised, u) * slope + start
+
+    return score
+
+
+def _novelty(network: Reconstruction, cells: Cells) -> Value:
+    assert isinstance(network.memorised, Views)  # noqa: S101 - fit has seen to it
+    switched_on = [number for number, (slope, _) in enumerate(network.memorised.lines.tolist()) if slope]
+    first, *others = [_view(number)(network, cells) for number in switched_on]
+    return first.op("Max", *others)
+
+
+def _near(views: Views, u: Value) -> Value:
+    count = len(views.rows)
+    found = min(count, views.neighbours + (_SPARE if u.single else 0))
+    _, places = _smallest(concat([u, (u * u).sum()]).op("Gemm", views.keys[:-1], views.keys[-1]), found)
+    difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
+    weight = u.graph.value(views.weight, u.single).op("Gather", places)
+    squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
+    smallest = _smallest(squared, views.neighbours)[0]
+    width = smallest.op("ReduceMean", [1], keepdims=1) * BANDWIDTH + LEAST**2
+    share = (squared / width).op("Neg")
+    if found > views.neighbours:  # in single precision, the nearest of the nearest are found again
+        last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest
+        share = squared.op("LessOrEqual", last).op("Where", share, -1e30)
+    share = share.op("Softmax", axis=1)
+    missed = (difference * share.op("Unsqueeze", [2])).op("ReduceSum", [1], keepdims=0)
+    missed = (missed * missed).sum().op("Sqrt") * (share * weight.op("Sqrt")).sum()
+    counted = min(COUNTED, views.neighbours)
+    distances = smallest.split([counted, views.neighbours - counted])[0] if views.neighbours > counted else smallest
+    near = (missed * distances.op("Sqrt").op("ReduceMean", [1], keepdims=1)).op("Sqrt")
+    return near.op("Max", float(views.least))
+
+
+def _crowd(views: Views, u: Value) -> Value:
+    squared = concat([u, (u * u).sum()]).op("Gemm", views.crowd_keys[:-1], views.crowd_keys[-1])
+    nearest = _smallest(squared, views.near_crowd)[0]
+    last = nearest.split([views.near_crowd - 1, 1])[-1] if views.near_crowd > 1 else nearest
+    return last.op("Max", 0.0).op("Sqrt")
+
+
+def _linear(views: Views, u: Value) -> Value:
+    white = (u - views.mean) @ views.whitening
+    return (white * white).sum().op("Sqrt")
 
 
 def _smallest(values: Value, number: int) -> tuple[Value, Value]:
@@ -120,4 +183,6 @@ SCORES: dict[str, Callable[[Any, Cells], Value]] = {
     "critic": _critic,
     "energy": _energy,
     "memory": _memory,
+    **{name: _view(number) for number, name in enumerate(VIEWS)},
+    "novelty": _novelty,
 }

@@ -87,12 +87,6 @@ def most_copied(count: Tensor, recurring: Tensor) -> Tensor:
     return recurring & (count >= count[recurring].topk(_MOST_COPIED).values[-1])
 
 
-def nearest(squared: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The smallest squared distances of each row, in order, and their places, each ``(n, number)``."""
-    smallest = squared.topk(number, largest=False)
-    return smallest.values, smallest.indices
-
-
 def sample_by_weight(weight: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sample at most ``count`` rows by weight without replacement.
 

@@ -7,13 +7,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from anomalyvae.nets.memory import local_weight, most_copied, nearest, squared_distances
+from anomalyvae.nets.memory import local_weight, most_copied, squared_distances
 
 VIEWS = ("near", "crowd", "linear")
 COMPARING = (*VIEWS, "novelty")  # the scores that compare with stored rows as views
 NEIGHBOURS = 12  # of which a row should be a weighted mean
 COUNTED = 6  # nearest rows whose mean distance counts
-_BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
+BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
 _MOST_ROWS = 4096  # with copies
 _USUAL = 0.1  # quantile of the counts that is a single row
 _CROWD_ROWS = 256
@@ -24,7 +24,7 @@ _TAIL = 0.1  # of the stored rows, whose scores set the unit
 _OFFSETS = (0.0, math.log(2), math.log(10))  # nats: the other views speak where they are so much surer
 _LEAST_UNIT = 0.05  # of the tail's beginning
 _SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
-_LEAST = 1e-6
+LEAST = 1e-6
 _BLOCK = 256
 
 
@@ -64,7 +64,8 @@ class Views(nn.Module):
     mean: Tensor
     whitening: Tensor
     lines: Tensor
-    keys: Tensor
+    keys: Tensor  # the squared distances of rows u are one product, ``[u, |u|^2, 1] @ keys``
+    crowd_keys: Tensor
 
     def __init__(
         self, rows: Tensor, weight: Tensor, crowd: Tensor, mean: Tensor, whitening: Tensor, lines: Tensor
@@ -75,6 +76,8 @@ class Views(nn.Module):
             self.register_buffer(name, part)
         keys = torch.cat([-2 * weight * rows.T, weight[None], (weight * rows.square().sum(1))[None]])
         self.register_buffer("keys", keys, persistent=False)
+        keys = torch.cat([-2 * crowd.T, torch.ones_like(crowd[:, :1]).T, crowd.square().sum(1)[None]])
+        self.register_buffer("crowd_keys", keys, persistent=False)
 
     @classmethod
     def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
@@ -90,7 +93,7 @@ class Views(nn.Module):
         left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
         rows = u[place]
         squared = squared_distances(rows, rows)
-        weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], _LEAST)
+        weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], LEAST)
         first = copies.cumsum(0) - copies
         crowd = u[_crowd(squared[first][:, first], count, recurring, generator)]
         mean, whitening = _whitening(u)
@@ -124,31 +127,45 @@ class Views(nn.Module):
         """Rows ``(n, k)`` -> the largest of their views, shape ``(n,)``."""
         return self.nats(u).amax(1)
 
+    @property
+    def neighbours(self) -> int:
+        """How many nearest rows count."""
+        return min(NEIGHBOURS, len(self.rows))
+
+    @property
+    def near_crowd(self) -> int:
+        """How many rows of the crowd a row should have near."""
+        return min(max(2, round(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
+
+    @property
+    def least(self) -> float:
+        """The least distance of the first view; rows nearer than this are equal up to rounding."""
+        return float(_SAME * (math.log(1 / _TAIL) - self.lines[0, 1]) / self.lines[0, 0])
+
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their three views, shape ``(n, 3)``."""
-        least = _SAME * (math.log(1 / _TAIL) - self.lines[0, 1]) / self.lines[0, 0]
         near, crowd, linear = self._raw(u)
-        raw = torch.stack([torch.maximum(near, least), crowd, linear], dim=1)
-        return raw * self.lines[:, 0] + self.lines[:, 1]
+        return torch.stack([near.clamp(min=self.least), crowd, linear], dim=1) * self.lines[:, 0] + self.lines[:, 1]
 
     def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
-        squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
-        crowd = squared_distances(u, self.crowd)
+        augmented = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1)
+        squared, crowd = augmented @ self.keys, augmented @ self.crowd_keys
+        fewer = 0
         if own is not None:
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
             crowd = crowd.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
-        alone = own is not None and len(self.rows) > 1
-        place = nearest(squared, min(NEIGHBOURS, len(self.rows) - alone))[1]
-        others = nearest(crowd, max(1, min(_near_crowd(len(self.crowd)), len(self.crowd) - alone)))[0][:, -1]
+            fewer = 1
+        place = squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices
+        last = crowd.topk(max(1, min(self.near_crowd, len(self.crowd) - fewer)), largest=False).values[:, -1]
         linear = ((u - self.mean) @ self.whitening).square().sum(1).sqrt()
-        return self._near(u, place), others.clamp(min=0).sqrt(), linear
+        return self._near(u, place), last.clamp(min=0).sqrt(), linear
 
     def _near(self, u: Tensor, place: Tensor) -> Tensor:
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
         weight = self.weight[place]
         squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in place.T], dim=1)
-        share = (-squared / (_BANDWIDTH * squared.mean(1, keepdim=True) + _LEAST**2)).softmax(1)
+        share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).softmax(1)
         expected = sum(part[:, None] * self.rows[column] for part, column in zip(share.T, place.T, strict=True))
         missed = (u - expected).square().sum(1).sqrt() * (share * weight.sqrt()).sum(1)
         distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
@@ -161,10 +178,6 @@ def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     wanted = (count / unit).round().clamp(1, NEIGHBOURS).long()
     most = next((most for most in range(NEIGHBOURS, 1, -1) if wanted.clamp(max=most).sum() <= _MOST_ROWS), 1)
     return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
-
-
-def _near_crowd(size: int) -> int:
-    return max(2, round(_CROWD_SHARE * size))
 
 
 def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
@@ -189,13 +202,13 @@ def _whitening(u: Tensor) -> tuple[Tensor, Tensor]:
 
     covariance = torch.from_numpy(ledoit_wolf(u.cpu().numpy())[0]).to(u)
     size, direction = torch.linalg.eigh(covariance)
-    return mean, direction / size.clamp(min=_LEAST * float(size[-1]) + _LEAST**2).sqrt()
+    return mean, direction / size.clamp(min=LEAST * float(size[-1]) + LEAST**2).sqrt()
 
 
 def _line(scores: Tensor, offset: float) -> Tensor:
     """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``."""
     scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
-    begin = scores.quantile(1 - _TAIL).clamp(min=_LEAST)
+    begin = scores.quantile(1 - _TAIL).clamp(min=LEAST)
     excess = scores[scores >= begin] - begin
     unit = torch.maximum(excess.mean() if len(excess) else begin, _LEAST_UNIT * begin)
     return torch.stack([1 / unit, math.log(1 / _TAIL) - offset - begin / unit])

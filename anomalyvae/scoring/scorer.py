@@ -39,7 +39,8 @@ FORMAT = 3  # of the metadata; it rises when an older version of the package can
 METADATA = "anomalyvae"  # the key of the metadata in the file; they are JSON
 MATRIX = "rows"  # the input that takes all columns as one matrix
 
-_BLOCK, _MEMORY_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
+_BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
+_COMPARING = ("memory", "near", "crowd", "linear", "novelty")  # criteria that compare with stored rows
 _KEYS: dict[str, tuple[type, ...]] = {
     "model_id": (str,), "columns": (list, NoneType), "n_features": (int,), "kinds": (dict,), "inputs": (str,),
     "criterion": (str,), "units": (dict,), "windowing": (dict, NoneType), "offset": (float, int),
@@ -121,7 +122,7 @@ class Scorer:
         self._required = list(self.metadata.get("required", ()))
         self._complete = list(self.metadata.get("complete", ()))  # columns without a missing cell in training
         self.caution = caution_of(self.metadata)
-        self._block = _MEMORY_BLOCK if self.metadata["criterion"] == "memory" else _BLOCK
+        self._block = _COMPARING_BLOCK if self.metadata["criterion"] in _COMPARING else _BLOCK
         self._threads = threads or os.cpu_count() or 1
         if _CUDA in self._session.get_providers():
             self._block, self._threads = _CUDA_BLOCK, 1
