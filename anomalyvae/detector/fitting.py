@@ -141,7 +141,9 @@ class Trainer:
             network.outliers = known
             lesson = Lesson(standardised(network, part.x).float(), (weight / weight.mean()).float().to(device))
             lessons.append(lesson)
-        schedule = schedule_for(len(parts[0]), self.max_epochs)
+        compares = networks[0].criterion in ("memory", *COMPARING)  # with rows, which needs no precise density
+        fewest = _FEWEST_STEPS if compares and len(networks[0].players()) == 1 else _STEPS
+        schedule = schedule_for(len(parts[0]), self.max_epochs, fewest)
         callback, generator = epoch_callback.get(), torch.Generator(device).manual_seed(self.seed)
         at_once = len(networks) if self.outliers is None and stackable(networks[0]) else 1
         held_out = None if stopping is None else standardised(networks[0], stopping.x).float()
@@ -165,7 +167,7 @@ class Trainer:
         for network, part in zip(networks, parts, strict=True):
             network.in_precision(torch.float64).eval()
             network.outliers = None
-            if network.criterion in ("memory", *COMPARING):
+            if compares:
                 self._remember(network, part)
         kept = networks[0]
         if isinstance(kept, Elbo):
@@ -196,10 +198,13 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     return scores + _TIE * size + np.hypot(scores, network.rounding_error) - np.abs(scores)
 
 
-def schedule_for(n: int, max_epochs: int | str = "auto") -> Schedule:
-    """The schedule for ``n`` training rows: "auto" makes a step per two rows, 100 to 1,000, and at least 20 epochs."""
+def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_STEPS) -> Schedule:
+    """The schedule for ``n`` training rows.
+
+    "auto" makes a step per two rows, from ``fewest`` to 1,000, and at least 20 epochs.
+    """
     batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH))
-    steps = int(np.clip(n // 2, _FEWEST_STEPS, _STEPS))
+    steps = int(np.clip(n // 2, fewest, _STEPS))
     epochs = max(_MIN_EPOCHS, -(-steps // parts_of(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
 from anomalyvae.export.nodes import Value, concat
@@ -18,7 +20,7 @@ from anomalyvae.nets.reconstruction import REACH, Reconstruction
 from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, VIEWS, Views
 
 _CANDIDATES = 2 * (NEIGHBOURS + 1)  # nearest rows of the memory whose distances single precision computes again
-_SPARE = 4  # more nearest rows, among which single precision may mistake the order
+_SPARE = 12  # more nearest rows, among which single precision may mistake the order
 
 
 def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
@@ -142,13 +144,15 @@ def _near(views: Views, u: Value) -> Value:
     difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
     weight = u.graph.value(views.weight, u.single).op("Gather", places)
     squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
-    smallest = _smallest(squared, views.neighbours)[0]
+    smallest, order = _smallest(squared, views.neighbours)
+    last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest
     width = smallest.op("ReduceMean", [1], keepdims=1) * BANDWIDTH + LEAST**2
-    share = (squared / width).op("Neg")
+    share = ((squared / width).op("Neg").op("Exp") - (last / width).op("Neg").op("Exp")).op("Max", 0.0)
     if found > views.neighbours:  # in single precision, the nearest of the nearest are found again
-        last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest
-        share = squared.op("LessOrEqual", last).op("Where", share, -1e30)
-    share = share.op("Softmax", axis=1)
+        share = share + order.op("OneHot", found, np.array([0.0, LEAST], np.float32)).op("ReduceSum", [1], keepdims=0)
+    else:
+        share = share + LEAST
+    share = share / share.sum()
     missed = (difference * share.op("Unsqueeze", [2])).op("ReduceSum", [1], keepdims=0)
     missed = (missed * missed).sum().op("Sqrt") * (share * weight.op("Sqrt")).sum()
     counted = min(COUNTED, views.neighbours)

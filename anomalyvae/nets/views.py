@@ -6,7 +6,9 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import local_weight, most_copied, squared_distances
 
 VIEWS = ("near", "crowd", "linear")
@@ -24,8 +26,10 @@ _TAIL = 0.1  # of the stored rows, whose scores set the unit
 _OFFSETS = (0.0, math.log(2), math.log(10))  # nats: the other views speak where they are so much surer
 _LEAST_UNIT = 0.05  # of the tail's beginning
 _SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
-LEAST = 1e-6
+LEAST = 1e-4  # of distances, in standard deviations of a column
 _BLOCK = 256
+_PAD = 16
+_OFF = -1e6  # nats of a view that is switched off
 
 
 class Views(nn.Module):
@@ -52,8 +56,9 @@ class Views(nn.Module):
         Of squared distances from each row: the inverse of the spacing around it.
     crowd : Tensor of shape (c, k)
     mean : Tensor of shape (k,)
-    whitening : Tensor of shape (k, k) or (k, 0)
-        Differences from the mean times this matrix have the identity as covariance.
+    whitening : Tensor of shape (k, l)
+        Differences from the mean times this matrix have the identity as covariance; columns of zeros fill it up to a
+        multiple of 16, as matrix kernels take them. Without columns, there is no linear view.
     lines : Tensor of shape (3, 2)
         Slope and value at 0 of each view's nats; a slope of 0 switches a view off.
     """
@@ -107,7 +112,7 @@ class Views(nn.Module):
         for i, (scores, offset) in enumerate(zip(zip(*blocks, strict=True), _OFFSETS, strict=True)):
             lines[i] = _line(torch.cat(scores), offset)
         if not whitening.shape[1]:
-            lines[2] = lines.new_tensor([0.0, -torch.inf])
+            lines[2] = lines.new_tensor([0.0, _OFF])
         return views
 
     @classmethod
@@ -119,7 +124,7 @@ class Views(nn.Module):
         stored, crowd = len(parts[0]), len(parts[2])
         linear = parts[4].shape[-1] if parts[4].dim() else 0
         expected = [(stored, width), (stored,), (crowd, width), (width,), (width, linear), (len(VIEWS), 2)]
-        if shapes != expected or not stored or not crowd or linear not in (0, width):
+        if shapes != expected or not stored or not crowd or linear not in (0, width + -width % _PAD):
             raise RuntimeError(f"Got stored rows of shapes {shapes}, expected {expected}. Save the model again.")
         return cls(*parts)
 
@@ -165,7 +170,9 @@ class Views(nn.Module):
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
         weight = self.weight[place]
         squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in place.T], dim=1)
-        share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).softmax(1)
+        share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).exp()
+        share = share - share.amin(1, keepdim=True) + LEAST  # the last, which may tie with others, does not count
+        share = share / share.sum(1, keepdim=True)
         expected = sum(part[:, None] * self.rows[column] for part, column in zip(share.T, place.T, strict=True))
         missed = (u - expected).square().sum(1).sqrt() * (share * weight.sqrt()).sum(1)
         distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
@@ -200,9 +207,11 @@ def _whitening(u: Tensor) -> tuple[Tensor, Tensor]:
         return mean, u.new_zeros(u.shape[1], 0)
     from sklearn.covariance import ledoit_wolf
 
-    covariance = torch.from_numpy(ledoit_wolf(u.cpu().numpy())[0]).to(u)
+    rows = u if len(u) > 1 else u.expand(2, -1)
+    covariance = torch.from_numpy(ledoit_wolf(rows.cpu().numpy())[0]).to(u)
     size, direction = torch.linalg.eigh(covariance)
-    return mean, direction / size.clamp(min=LEAST * float(size[-1]) + LEAST**2).sqrt()
+    whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
+    return mean, functional.pad(whitening, (0, -len(whitening) % _PAD)).contiguous()
 
 
 def _line(scores: Tensor, offset: float) -> Tensor:

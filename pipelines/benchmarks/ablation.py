@@ -66,7 +66,7 @@ def scores_of(given: Task, seed: int) -> Iterator[tuple[str, Tensor]]:
     detector = fitted(given, seed)
     network = detector.network_
     yield "the default", torch.from_numpy(detector.anomaly_score(given.scored))
-    for name, column in detector.score_terms(given.scored).drop(columns="memory").items():
+    for name, column in detector.score_terms(given.scored).drop(columns="novelty").items():
         yield f"criterion='{name}'", torch.from_numpy(column.to_numpy())
 
     s, new = network.scaling(torch.from_numpy(given.learned)), network.scaling(torch.from_numpy(given.scored))

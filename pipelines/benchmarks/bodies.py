@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scores", nargs="+", default=["elbo", "memory"])
+    parser.add_argument("--scores", nargs="+", default=["elbo", "novelty"])
     parser.add_argument("--bodies", nargs="+", default=list(BODIES), choices=list(BODIES))
     options = parser.parse_args()
     torch.set_num_threads(1)

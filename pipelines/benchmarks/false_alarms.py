@@ -125,7 +125,7 @@ def interval(evidence: float, fits: int) -> tuple[float, float]:
 def main() -> int:
     """Print the table; the exit code is 1 if a rate lies above its interval."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--criterion", default="memory", help="of the detector (default: memory)")
+    parser.add_argument("--criterion", default="novelty", help="of the detector (default: novelty)")
     parser.add_argument("--only", default="", help="lines whose name contains this")
     options = parser.parse_args()
     above = below = 0

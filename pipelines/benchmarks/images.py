@@ -75,7 +75,7 @@ def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "gaussia
 
     def score(rows: Rows) -> dict[str, Rows]:
         terms = detector.score_terms(rows)
-        return {"": terms["memory"].to_numpy()} | {
+        return {"": terms["novelty"].to_numpy()} | {
             f": {name}": terms[name].to_numpy() for name in ("elbo", "energy") if name in terms
         }
 

@@ -89,7 +89,9 @@ def measures(
 ) -> dict[str, float]:
     """A row of the table of `sweep`, from held-out rows."""
     space = LatentSpace(detector, rows)
-    record = dict(detector.score_terms(rows).drop(columns="memory", errors="ignore").median())
+    record = dict(
+        detector.score_terms(rows).drop(columns=["near", "crowd", "linear", "novelty"], errors="ignore").median()
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of inactive units, which the table shows
         record["active_units"] = int(space.active_units()["active"].sum())

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of .npz files with X and y")
     parser.add_argument("--sets", nargs="+", default=["*"], metavar="PATTERN", help="patterns of table names")
     parser.add_argument("--drives", action="store_true", help="also use the pothole drives")
-    parser.add_argument("--scores", nargs="+", default=["memory", "elbo"])
+    parser.add_argument("--scores", nargs="+", default=["novelty", "elbo"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def main() -> None:
         tasks += [("drives", *one) for one in drives()] if options.drives else []
         for kind, name, given in tasks:
             for score in options.scores:
-                for variant in VARIANTS if score == "memory" else ("not given", "given"):
+                for variant in VARIANTS if score == "novelty" else ("not given", "given"):
                     found = figures(given, seed, variant, score)
                     print(f"{name}, seed {seed}, {score}, {variant}: AP {found['ap']:.3f}", flush=True)
                     results.append({"on": f"{kind}, criterion='{score}', {variant}", **found})

@@ -151,7 +151,7 @@ def detector(rng: Rng, width: int | None) -> dict[str, Any]:
     objective = str(rng.choice([*OBJECTIVES]))
     chosen: dict[str, Any] = {
         "objective": objective,
-        "criterion": str(rng.choice(["memory", *OBJECTIVES[objective].scores])),
+        "criterion": str(rng.choice(["novelty", *OBJECTIVES[objective].scores])),
         "scaling": [None, "asinh", "standard", "robust", "quantile"][rng.integers(5)],
         "validation_fraction": ["auto", 0.0, 0.4][rng.integers(3)],
         "contamination": ["auto", "auto", 0.1][rng.integers(3)],

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--files", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--score", default="elbo", choices=("elbo", "memory", "reconstruction"))
+    parser.add_argument("--score", default="elbo", choices=("elbo", "novelty", "memory", "reconstruction"))
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():

@@ -50,7 +50,7 @@ def ours(name: str, rows: Callable[[Array], Array], body: str = "mlp", **changed
         def score(windows: Array) -> Scores:
             terms = detector.score_terms(rows(windows))
             density = "elbo" if "elbo" in terms else "energy"
-            return {name: terms["memory"].to_numpy(), f"{name}: {density}": terms[density].to_numpy()}
+            return {name: terms["novelty"].to_numpy(), f"{name}: {density}": terms[density].to_numpy()}
 
         return score
 

@@ -27,7 +27,7 @@ import torch
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.objectives import build
-from anomalyvae.nets.training import Schedule, train
+from anomalyvae.nets.training import Lesson, Schedule, train
 
 HIDDEN, LATENT = (128, 64, 32), 2  # PyOD's defaults
 
@@ -60,7 +60,7 @@ def main() -> None:
     def ours_in_batches_of_32(epochs: int) -> None:
         network = build(elbo.architecture_, elbo.network_.scaling)
         schedule = Schedule(epochs, batch_size=32, learning_rate=5e-3, patience=epochs)
-        train(network, standardised, torch.ones(len(x)), None, schedule, torch.Generator().manual_seed(0))
+        train([network], [Lesson(standardised, torch.ones(len(x)))], None, schedule, torch.Generator().manual_seed(0))
 
     def pyod(epochs: int) -> VAE:
         return VAE(
@@ -79,7 +79,7 @@ def main() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        elbo, memory, theirs = ours(1), ours(1, score="memory"), pyod(1)
+        elbo, memory, theirs = ours(1), ours(1, score="novelty"), pyod(1)
         standardised = elbo.network_.scaling(torch.from_numpy(x)).float()
         contestants: dict[str, Callable[[], float]] = {
             "epoch, PyOD, batch 32": lambda: epoch_seconds(pyod),

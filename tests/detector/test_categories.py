@@ -53,7 +53,7 @@ def detector(normal):
     return fit(normal, validation_fraction="auto")
 
 
-SCORES = ["memory", "elbo", "reconstruction", "log_likelihood"]
+SCORES = ["novelty", "elbo", "reconstruction", "log_likelihood"]
 
 
 def rank(detector, rows, fresh, score):
@@ -113,7 +113,7 @@ def with_noise(table, levels, rng):
 def test_a_missing_level_is_no_evidence(detector, fresh):
     gone = fresh.assign(gear=pd.Series([None] * len(fresh), dtype="category"))
     assert (detector.feature_scores(gone)["gear"] == 0).all()
-    for score in ("elbo", "memory"):
+    for score in ("elbo", "novelty"):
         assert 0.1 < np.median(rank(detector, gone, fresh, score)) < 0.7
 
 
@@ -131,7 +131,7 @@ def test_missing_levels_can_be_learned_around(normal, fresh):
 
 def test_a_mostly_constant_category_neither_fails_nor_dominates(normal, fresh):
     detector = fit(normal.assign(kind="a"))
-    assert np.median(rank(detector, fresh.assign(kind="b"), fresh.assign(kind="a"), "memory")) > 0.98
+    assert np.median(rank(detector, fresh.assign(kind="b"), fresh.assign(kind="a"), "novelty")) > 0.98
     assert np.isfinite(detector.anomaly_score(fresh.assign(kind="b"))).all()
 
 
@@ -196,7 +196,7 @@ def test_levels_that_occur_once_are_pooled_with_unseen_levels():
     assert detector.categories_ == {"id": ["a", "b", "c"]}
     new = rows.assign(id="never seen")
     once = rows[:150]  # half of the rows had a unique name: another is not anomalous
-    for score in ("elbo", "memory"):
+    for score in ("elbo", "novelty"):
         assert abs(np.median(rank(detector, new, rows, score)) - 0.5) < 0.25
         np.testing.assert_array_equal(detector.score_terms(new[:150])[score], detector.score_terms(once)[score])
 
@@ -208,7 +208,7 @@ def test_a_column_that_differs_in_every_row_carries_no_information(normal, fresh
     plates = fresh.assign(plate=[f"MZ {i}" for i in range(len(fresh))])
     assert detector.reconstruct(plates)["plate"].isna().all()
     torn = fresh[fresh["road"] == "dry"].assign(road="snow", wipers=True, plate="HU 1")
-    assert np.median(rank(detector, torn, plates, "memory")) > 0.98
+    assert np.median(rank(detector, torn, plates, "novelty")) > 0.98
     assert (detector.feature_scores(plates)["plate"].abs() < 1e-6).all()
 
 
@@ -338,7 +338,7 @@ def test_the_command_line_takes_text(tmp_path, normal, fresh, capsys):
     assert "Learned 600 rows with the categories road, wipers, gear: model" in capsys.readouterr().out
     assert main(["score", str(tmp_path / "new.csv"), out, "--model", model]) == 0
     expected = load(model).anomaly_score(digits.assign(road=digits["road"].map(rename)))
-    np.testing.assert_allclose(pd.read_csv(out)["anomaly_score"], expected, rtol=1e-5)
+    np.testing.assert_allclose(pd.read_csv(out)["anomaly_score"], expected, rtol=1e-4)
 
 
 # Errors

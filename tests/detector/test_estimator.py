@@ -17,7 +17,7 @@ from sklearn.preprocessing import MinMaxScaler
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.detector.fitting import Trainer, epoch_callback, schedule_for
 
-SCORES = ("memory", "elbo", "reconstruction", "kl", "log_likelihood")
+SCORES = ("near", "crowd", "linear", "novelty", "elbo", "reconstruction", "kl", "log_likelihood")
 
 
 def auroc(detector, fresh, strange):
@@ -118,7 +118,7 @@ def test_terms_add_up(detector, fresh):
     assert (terms["kl"] >= 0).all()
     np.testing.assert_allclose(terms["reconstruction"] + terms["kl"], terms["elbo"])
     np.testing.assert_allclose(detector.feature_scores(fresh).sum(axis=1), terms["reconstruction"])
-    np.testing.assert_array_equal(detector.anomaly_score(fresh), terms["memory"])
+    np.testing.assert_array_equal(detector.anomaly_score(fresh), terms["novelty"])
     assert (terms.index == fresh.index).all()
 
 
@@ -277,34 +277,38 @@ def test_only_the_network_that_is_kept_reports_its_epochs(normal):
 def test_an_interrupt_while_the_threshold_is_set_is_reported(normal, monkeypatch):
     train, calls = Trainer._train, []
 
-    def interrupted_in_the_second(self, *arguments, **options):
+    def interrupted_after_the_first(self, *arguments, **options):
         calls.append(arguments)
-        history, reason = train(self, *arguments, **options)
-        return history, "interrupted" if len(calls) == 2 else reason
+        history, reason, _ = train(self, *arguments, **options)
+        return history, reason, 1
 
-    monkeypatch.setattr(Trainer, "_train", interrupted_in_the_second)
+    monkeypatch.setattr(Trainer, "_train", interrupted_after_the_first)
     with pytest.warns(UserWarning, match=r"interrupted while it set the threshold.*Fit again"):
         detector = VAEOutlierDetector(random_state=0, max_epochs=2).fit(normal)
-    assert len(calls) == 2
-    np.testing.assert_allclose(detector.calibration_.scores, np.sort(detector.anomaly_score(normal)), rtol=1e-8)
+    assert len(calls) == 1
+    np.testing.assert_allclose(
+        detector.calibration_.scores, np.sort(detector.anomaly_score(normal)), rtol=1e-8, atol=1e-8
+    )
 
 
-def test_the_default_schedule_makes_a_thousand_steps_in_batches_of_a_32nd():
+def test_the_default_schedule_makes_a_step_per_two_rows_in_batches_of_a_32nd():
     assert schedule_for(320).batch_size == 128
     assert schedule_for(6400).batch_size == 200
     assert schedule_for(100_000).batch_size == 1024
-    assert schedule_for(6400).max_epochs == 32  # of 32 batches
+    assert schedule_for(200).max_epochs == 50  # of 2 batches: 100 steps, the fewest
+    assert schedule_for(1024).max_epochs == 64  # of 8 batches
+    assert schedule_for(6400).max_epochs == 32  # of 32 batches: 1,000 steps
     assert schedule_for(100_000).max_epochs == 20
     assert schedule_for(6400, 200).patience == 40
     assert schedule_for(6400, 30).patience == 10
-    assert schedule_for(4267, 30, steps_of=6400).max_epochs == 46  # of 21 batches: as many steps
 
 
 def test_verbose_shows_progress(normal, capsys):
     VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
     shown = capsys.readouterr().out
-    assert "learning, 1 of 4" in shown
-    assert "threshold, 4 of 4" in shown
+    assert "learning: epoch 2/2" in shown
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, body="gru", input_shape=(1, 6)).fit(normal)
+    assert "learning, 4 of 4" in capsys.readouterr().out  # these cannot train at once
     VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
     assert "held out" in capsys.readouterr().out
 
@@ -401,7 +405,7 @@ def test_reconstructions_are_close(detector, fresh):
 def test_reconstruction_objective_has_no_prior(autoencoder, fresh):
     with pytest.raises(ValueError, match="Use objective='elbo'"):
         autoencoder.sample(2)
-    assert list(autoencoder.score_terms(fresh)) == ["reconstruction", "memory"]
+    assert list(autoencoder.score_terms(fresh)) == ["reconstruction", "near", "crowd", "linear", "novelty"]
 
 
 # Inside scikit-learn

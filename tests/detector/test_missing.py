@@ -15,7 +15,7 @@ def riddled(x, share, seed=0):
     return x.mask(hidden)
 
 
-@pytest.mark.parametrize("score", ["memory", "elbo", "log_likelihood"])
+@pytest.mark.parametrize("score", ["novelty", "elbo", "log_likelihood"])
 def test_a_row_scores_the_same_beside_rows_with_missing_cells(normal, fresh, score):
     detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=2, validation_fraction=0)
     detector.fit(riddled(normal, 0.1))
@@ -39,7 +39,7 @@ def test_missing_cells_are_learned_with(normal, fresh, strange, scaling):
     assert roc_auc_score(np.repeat([0, 1], len(fresh)), scores) > 0.8
 
 
-@pytest.mark.parametrize("score", ["memory", "elbo"])
+@pytest.mark.parametrize("score", ["novelty", "elbo"])
 def test_scores_stay_comparable_as_cells_go_missing(normal, fresh, strange, score):
     settings = {"max_epochs": 60, "validation_fraction": 0.2}
     detector = VAEOutlierDetector(criterion=score, random_state=0, **settings).fit(normal)

@@ -194,7 +194,7 @@ def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
     for name, own in scores.groupby("recording"):
         again = load(folder / "folds" / name)
         rows = read_windows(drives / f"{name}.csv", recipe).rows
-        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-5)
+        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-4)
         through_file = Scorer(folder / "folds" / name).score(rows)
         np.testing.assert_array_equal(through_file["anomaly_score"], own["anomaly_score"])
         np.testing.assert_array_equal(through_file["p_value"], own["p_value"])

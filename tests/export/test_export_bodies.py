@@ -135,12 +135,12 @@ def test_a_bundle_scores_files_without_torch(body, tmp_path):
     new = pd.DataFrame(spoiled(shape), columns=names)
     expected = detector.anomaly_score(new)
     np.testing.assert_array_equal(load(tmp_path / "bundle").anomaly_score(new), expected)
-    np.testing.assert_allclose(Scorer(tmp_path / "bundle").anomaly_score(new), expected, rtol=1e-4)
+    np.testing.assert_allclose(Scorer(tmp_path / "bundle").anomaly_score(new), expected, rtol=1e-4, atol=1e-5)
     new.to_parquet(tmp_path / "new.parquet")
     summary = score_folder(tmp_path / "bundle", tmp_path / "new.parquet", tmp_path / "scores")
     (file,) = (tmp_path / "scores").rglob("new*.parquet")
     assert summary["rows"] == len(new)
-    np.testing.assert_allclose(pq.read_table(file)["anomaly_score"], expected, rtol=1e-4)
+    np.testing.assert_allclose(pq.read_table(file)["anomaly_score"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_longer_window_makes_no_larger_loop(tmp_path):

@@ -8,7 +8,7 @@ from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.nets.training import Schedule, train
+from anomalyvae.nets.training import Lesson, Schedule, train
 from tests.nets.test_family import network, rows
 
 SETTINGS = {"objective": "adversarial", "hidden": (32,), "max_epochs": 60, "random_state": 0}
@@ -48,11 +48,11 @@ def test_the_critic_knows_the_density_of_codes_better_than_the_prior_does():
 
 def test_terms_add_up_and_detect(adversarial, fresh, strange):
     terms = adversarial.score_terms(fresh)
-    assert list(terms) == ["reconstruction", "critic", "energy", "memory"]
+    assert list(terms) == ["reconstruction", "critic", "energy", "near", "crowd", "linear", "novelty"]
     np.testing.assert_allclose(terms["energy"], terms["reconstruction"] + terms["critic"])
     both = pd.concat([terms, adversarial.score_terms(strange)])
     outlier = np.repeat([False, True], [len(fresh), len(strange)])
-    for name in ("reconstruction", "energy", "memory"):
+    for name in ("reconstruction", "energy", "novelty"):
         assert roc_auc_score(outlier, both[name]) > 0.9, name
 
 
@@ -77,7 +77,9 @@ def test_the_critic_steps_before_the_model_and_each_by_its_own_loss():
 def test_the_game_settles_at_any_rate(rate):
     net, _ = network("adversarial", "mlp")
     schedule = Schedule(max_epochs=40, batch_size=32, learning_rate=rate, patience=99)
-    history, _ = train(net, rows(200), torch.ones(200), rows(50, 1), schedule, torch.Generator().manual_seed(0))
+    history, _ = train(
+        [net], [Lesson(rows(200), torch.ones(200))], rows(50, 1), schedule, torch.Generator().manual_seed(0)
+    )
     late = [record["held_out_loss"] for record in history[-10:]]
     assert max(late) - min(late) < 0.1 * (history[0]["held_out_loss"] - min(late))
     with torch.no_grad():

@@ -12,7 +12,8 @@ from anomalyvae.nets.bodies import BODIES, GRU, HIDDEN, doubled, neighbours
 from anomalyvae.nets.elbo import kl_to_standard_normal
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Schedule, in_blocks, train
+from anomalyvae.nets.training import Lesson, Schedule, in_blocks, train
+from anomalyvae.nets.views import COMPARING
 
 SHAPES = {"mlp": (6,), "conv1d": (2, 5), "conv2d": (1, 3, 5), "gru": (2, 5)}
 FAMILY = [(objective, body) for objective in OBJECTIVES for body in BODIES]
@@ -51,7 +52,17 @@ def fit(net, epochs=30, **options):
     schedule = Schedule(**({"max_epochs": epochs, "batch_size": 32, "learning_rate": 1e-2, "patience": 99} | options))
     cells = len(net.missing)
     learned, held_out = rows(200, 0, cells), rows(50, 1, cells)
-    return train(net, learned, torch.ones(200), held_out, schedule, torch.Generator().manual_seed(0))
+    return train([net], [Lesson(learned, torch.ones(200))], held_out, schedule, torch.Generator().manual_seed(0))
+
+
+def scores_of(net, body):
+    """Each score of a network, in turn; those that compare with stored rows need the rows stored for them."""
+    for criterion in ("memory", "novelty"):
+        net.criterion = criterion
+        net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+        for name in net.scores:
+            if name not in ("memory", *COMPARING) or name == criterion or criterion == "novelty" != name != "memory":
+                yield getattr(net, name)
 
 
 @pytest.mark.parametrize(("objective", "body"), FAMILY)
@@ -85,32 +96,32 @@ class TestFamily:
         net, _ = network(objective, body)
         net.in_precision(torch.float64)
         before = torch.random.get_rng_state()
-        net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
-        for score in net.scores:
-            assert torch.equal(
-                getattr(net, score)(rows_of(body, 5).double()), getattr(net, score)(rows_of(body, 5).double())
-            )
+        x = rows_of(body, 5).double()
+        for score in scores_of(net, body):
+            assert torch.equal(score(x), score(x))
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_restored_from_its_tensors(self, objective, body):
         net, architecture = network(objective, body)
         fit(net, 2)
         net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
-        net.criterion = architecture["criterion"] = "memory"
-        again = restore(architecture, net.state_dict())
-        assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
+        for criterion in ("memory", "novelty"):
+            net.criterion = architecture["criterion"] = criterion
+            net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+            again = restore(architecture, net.state_dict())
+            assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
 
     def test_a_row_scores_the_same_in_any_batch(self, objective, body):
         net, _ = network(objective, body)
         fit(net, 2)
-        net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+        net.in_precision(torch.float64)
         x = rows_of(body, 1100).double()
         x[::3].masked_fill_(torch.rand(x[::3].shape, generator=torch.Generator().manual_seed(1)) < 0.3, torch.nan)
-        for score in net.scores:
-            together = in_blocks(net, getattr(net, score), x)
+        for score in scores_of(net, body):
+            together = in_blocks(net, score, x)
             assert together.isfinite().all()
             for part in map(list, ([7], range(3, 40), range(500, 1100), range(1099, -1, -1))):
-                assert torch.equal(in_blocks(net, getattr(net, score), x[part]), together[part])
+                assert torch.equal(in_blocks(net, score, x[part]), together[part])
 
     def test_a_weight_of_two_pulls_like_two_rows(self, objective, body):
         net, _ = network(objective, body)

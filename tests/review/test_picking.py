@@ -223,7 +223,7 @@ def bundles(tmp_path_factory):
         ("elbo", {"criterion": "elbo"}),
         ("autoencoder", {"objective": "reconstruction", "criterion": "reconstruction"}),
     ):
-        model = VAEOutlierDetector(random_state=0, max_epochs=15, **options).fit(windows.rows)
+        model = VAEOutlierDetector(random_state=0, max_epochs=30, **options).fit(windows.rows)
         save(model, folder / name, recipe=RECIPE.to_dict(), units=windows.units)
     return folder
 
