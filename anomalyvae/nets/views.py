@@ -203,15 +203,25 @@ def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.G
 def _whitening(u: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many."""
     mean = u.mean(0)
-    if not len(u) > 1 or u.shape[1] > _MOST_COLUMNS:
+    if u.shape[1] > _MOST_COLUMNS:
         return mean, u.new_zeros(u.shape[1], 0)
-    from sklearn.covariance import ledoit_wolf
-
-    rows = u if len(u) > 1 else u.expand(2, -1)
-    covariance = torch.from_numpy(ledoit_wolf(rows.cpu().numpy())[0]).to(u)
-    size, direction = torch.linalg.eigh(covariance)
+    size, direction = torch.linalg.eigh(_shrunk_covariance(u - mean))
     whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
     return mean, functional.pad(whitening, (0, -len(whitening) % _PAD)).contiguous()
+
+
+def _shrunk_covariance(centered: Tensor) -> Tensor:
+    """``(1 - a) S + a m I`` with the covariance S of rows, its mean variance m, and the best a (Ledoit & Wolf 2004).
+
+    a estimates the variance of S, as a share of the distance of S from m I (there, lemmas 3.2 to 3.4).
+    """
+    n, k = centered.shape
+    covariance = centered.T @ centered / n
+    size = covariance.trace() / k
+    distance = covariance.square().sum() - k * size.square()
+    variance = (centered.square().sum(1).square().sum() / n - covariance.square().sum()) / n
+    share = (variance.clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
+    return (1 - share) * covariance + share * size * torch.eye(k).to(centered)
 
 
 def _line(scores: Tensor, offset: float) -> Tensor:

@@ -1,0 +1,82 @@
+"""The views: each sees what it is for, they share a unit, and the largest is the score."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf
+
+from anomalyvae.nets.views import NEIGHBOURS, VIEWS, Views, _shrunk_covariance
+
+
+def stored(u, count=None, recurring=None):
+    count = torch.ones(len(u), dtype=u.dtype) if count is None else count
+    recurring = torch.zeros(len(u), dtype=torch.bool) if recurring is None else recurring
+    return Views.of(u, count, recurring, torch.Generator().manual_seed(0))
+
+
+def normal(n, columns, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, columns)))
+
+
+def test_a_nat_means_the_same_in_each_view():
+    """``-log P`` of a normal row: one in ten is beyond log(10), less the start of the other two views."""
+    views = stored(normal(2000, 4))
+    nats = views.nats(normal(4000, 4, seed=1))
+    for i, offset in enumerate((0, math.log(2), math.log(10))):
+        share = (nats[:, i] + offset > math.log(10)).double().mean()
+        assert 0.07 < share < 0.13, VIEWS[i]
+        assert 0.005 < (nats[:, i] + offset > math.log(100)).double().mean() < 0.02, VIEWS[i]
+
+
+def test_the_score_is_the_largest_view():
+    views = stored(normal(300, 3))
+    u = 3 * normal(50, 3, seed=1)
+    assert torch.equal(views(u), views.nats(u).amax(1))
+
+
+def test_a_learned_clump_is_near_itself_and_far_from_the_crowd():
+    rows = torch.cat([normal(950, 3), 8 + 0.05 * normal(50, 3, seed=1)])
+    near, crowd, _ = stored(rows).nats(8 + 0.05 * normal(40, 3, seed=2)).T
+    assert near.median() < math.log(10)
+    assert crowd.median() > math.log(1000)
+
+
+def test_a_broken_linear_relation_is_seen_in_few_rows_of_many_columns():
+    cause = normal(150, 30)
+    rows = torch.cat([cause, cause.sum(1, keepdim=True) / math.sqrt(30)], dim=1)
+    broken = rows[:60].clone()
+    broken[:, -1] = rows[60:120, -1]  # another row's, as usual alone as before
+    near, _, linear = stored(rows).nats(broken).T
+    assert (linear + math.log(10)).median() > near.median() + 1
+
+
+def test_no_score_jumps_where_neighbours_change():
+    """The last of the neighbours has no weight, so that it may be replaced by another at the same distance."""
+    grid = torch.cartesian_prod(*[torch.arange(6.0, dtype=torch.float64)] * 2)
+    views = stored(grid)
+    path = torch.stack([torch.linspace(0, 5, 20_001).double(), torch.full((20_001,), 2.3).double()], dim=1)
+    steps = views.nats(path)[:, 0].diff().abs()
+    assert steps.max() < 50 * steps.median()
+
+
+def test_a_recurring_row_scores_as_little_as_can_be():
+    rows, often = normal(100, 3), torch.arange(100) == 7
+    count = torch.where(often, 60.0, 1.0).double()
+    views = stored(rows, count, often)
+    assert len(views.rows) == 99 + NEIGHBOURS
+    near = views.nats(torch.cat([rows[7:8], rows[7:8] + 1e-12, normal(500, 3, seed=1)]))[:, 0]
+    assert near[0] == near[1] == near.min()
+
+
+@pytest.mark.parametrize(("n", "k"), [(50, 5), (30, 60), (2, 3)])
+def test_the_covariance_is_that_of_scikit_learn(n, k):
+    x = np.random.default_rng(0).normal(size=(n, k)) @ np.random.default_rng(1).normal(size=(k, k))
+    x -= x.mean(axis=0)
+    np.testing.assert_allclose(_shrunk_covariance(torch.from_numpy(x)).numpy(), ledoit_wolf(x)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 13])
+def test_a_few_rows_are_enough(n):
+    assert stored(normal(n, 3)).nats(normal(20, 3, seed=1)).isfinite().all()
