@@ -26,9 +26,9 @@ Floats = NDArray[np.float64]
 class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
 
-    A network learns to encode and reconstruct normal rows. By default, the anomaly score of a row is its distance from
-    the training rows, in the space of the row, its latent code and its reconstruction error. Missing cells are allowed.
-    Columns of a DataFrame of dtype category, string or bool are categories.
+    A network learns to encode and reconstruct normal rows. By default, the anomaly score of a row says how unlike the
+    training rows it is, in the space of the row, its latent code and its reconstruction error. Missing cells are
+    allowed. Columns of a DataFrame of dtype category, string or bool are categories.
 
     Parameters
     ----------
@@ -63,11 +63,12 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     masking : float in [0, 1), default=0.5
         In training, half of the rows hide up to this share of their cells from the encoder; the loss counts all cells.
         It lets the model handle missing cells and improves the default score. 0 hides none.
-    criterion : {"memory", "elbo", "reconstruction", "kl", "log_likelihood", "critic", "energy"}, \
-            default="memory"
-        The anomaly score; see `score_terms`. ``"memory"`` detects best; it compares with up to 2,048 training rows.
-        ``"elbo"`` is ten times as fast, and is a density estimate. Every objective has ``"memory"`` and
-        ``"reconstruction"``; ``"critic"`` and ``"energy"`` need ``"adversarial"``, the others ``"elbo"``.
+    criterion : {"novelty", "near", "crowd", "linear", "memory", "elbo", "reconstruction", "kl", "log_likelihood", \
+            "critic", "energy"}, default="novelty"
+        The anomaly score; see `score_terms`. ``"novelty"`` detects best; it compares with up to 2,048 training rows.
+        ``"elbo"`` is ten times as fast, and is a density estimate. Every objective has ``"reconstruction"`` and the
+        scores that compare with training rows (the first five); ``"critic"`` and ``"energy"`` need ``"adversarial"``,
+        the others ``"elbo"``.
     scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
         How columns are standardised, as the first layer of the network. ``"standard"``: mean and standard deviation.
         ``"asinh"``: the same, with compressed tails. ``"robust"``: median and interquartile range. ``"quantile"``:
@@ -76,16 +77,18 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ``"auto"`` takes all rows of ``X`` as normal, and sets the threshold so that 5 % of new normal rows exceed it,
         estimated on held-out rows (1 / (m + 1) with m < 19 of them). A number is the expected share of outliers in
         ``X``: that share of ``X`` exceeds the threshold and is listed in ``suspects_``. The same share of each batch,
-        the rows with the largest losses, is not learned, and the 3 x ``contamination`` rows of lowest density stay out
-        of the memory.
+        the rows with the largest losses, is not learned, and new rows are not compared with the 3 x ``contamination``
+        rows of lowest density.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. ``"auto"`` makes 1,000 steps, and at least 20 epochs.
+        Passes over the training rows. ``"auto"`` makes 1,000 steps, and at least 20 epochs; with a criterion that
+        compares with training rows, a step per two rows is enough, from 100 to 1,000. Densities, samples and imputed
+        cells gain from more.
     validation_fraction : "auto" or float in [0, 1), default="auto"
         Which rows set the threshold. A number is the share of rows (or groups) held out from training: half of them
         stop training early, half set ``offset_``; none are held out where either half has fewer than five rows.
         ``"auto"`` is 0.2 from 5,000 rows (or 10 groups) on. Below, it cross-fits: one network learns all rows and
         makes all epochs, and three more, each trained without a third of the rows, score the third that they did not
-        see.
+        see. The four train at once.
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         ``"auto"`` is CUDA if present.
     random_state : int, RandomState instance or None, default=None
@@ -204,7 +207,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             a recording overlap, which would make the threshold too low.
         outliers : array-like or DataFrame of shape (n_outliers, n_features), default=None
             Known outliers, such as confirmed faults. Training pushes their loss above that of normal rows (outlier
-            exposure [1]_), and similar rows of ``X`` stay out of the memory. They do not affect the calibration.
+            exposure [1]_), and new rows are not compared with similar rows of ``X``. They do not affect the
+            calibration.
         selected : array-like of bool, shape (n_samples,), default=None
             Rows of ``X`` that were chosen because they scored high, such as flags that a review found normal. They are
             learned but never held out: as a biased sample of normal rows they would raise the threshold.
@@ -272,8 +276,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> Floats:
         """How normal each row is, low = anomalous, shape ``(n,)``.
 
-        For ``criterion="memory"`` it is the negative distance from the training rows in the memory, without a unit. For
-        the others it is an estimate of the log-density, or a term of it, in nats of the standardised row (`log_density`
+        For ``criterion="novelty"`` it estimates log P(a normal row is as unlike the training rows), in nats. For
+        ``"memory"`` it is the negative distance from the training rows in the memory, without a unit. For the others it
+        is an estimate of the log-density, or a term of it, in nats of the standardised row (`log_density`
         is in input units). A row gets the same bits in any call, batch or order.
         """
         return -self.anomaly_score(X)
@@ -364,7 +369,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_samples, n_scores)
-            Per row, high = anomalous; all but ``memory`` in nats:
+            Per row, high = anomalous; all but ``memory`` in nats. Which view is the largest says why a row is new:
 
             - ``reconstruction``: -log p(x | z) at the posterior mean z;
             - ``kl``: KL(q(z | x) || N(0, I)) [1]_, appendix B;
@@ -374,11 +379,13 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             - ``critic``: -log q(z), how rare the code is among those of training rows; the critic's logit is a ratio
               of densities [3]_, proposition 1;
             - ``energy``: reconstruction + critic, -log p(x | z) q(z);
-            - ``memory``, with ``criterion="memory"``: mean distance to the second to sixth nearest training row of the
-              memory, in the space of row, latent code and standardised residual, scaled by the local density; see
-              `anomalyvae.nets.memory`.
+            - ``near``, ``crowd``, ``linear`` and ``novelty``, their maximum: unlike the nearest training rows, unlike
+              the crowd of them, and the Mahalanobis distance, in the space of row, latent code and standardised
+              residual; see `anomalyvae.nets.views`;
+            - ``memory``, with ``criterion="memory"`` instead of these: mean distance to the second to sixth nearest
+              training row in that space, scaled by the local density; see `anomalyvae.nets.memory`.
 
-            Each objective has ``reconstruction`` and ``memory``; ``"elbo"`` has ``kl``, ``elbo`` and
+            Each objective has ``reconstruction`` and the last two lines; ``"elbo"`` has ``kl``, ``elbo`` and
             ``log_likelihood``, ``"adversarial"`` has ``critic`` and ``energy``.
 
         References
