@@ -109,14 +109,16 @@ class Trainer:
         for held_out, network in enumerate(networks[1:]):
             tested = rows.take(fold == held_out)
             scores[fold == held_out] = _scores(network, tested)
-            if network.criterion == "memory" and rows.group is None:
+            if network.criterion in ("memory", *COMPARING) and rows.group is None:
                 learned = rows.take(fold != held_out)
                 stored = min(len(learned), MEMORY_SIZE)
                 self._remember(network, learned, stored // 2)
                 halved[fold == held_out] = _scores(network, tested)
+        halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
+        if networks[0].criterion in COMPARING and rows.group is None:
+            scores[fold >= 0] -= halvings * max(0.0, float(np.median((halved - scores)[fold >= 0])))
         usable = (halved > 0) & (scores > 0)
-        if usable.any():
-            halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
+        if networks[0].criterion == "memory" and usable.any():
             scores[fold >= 0] *= min(1.0, float(np.median(scores[usable] / halved[usable])) ** halvings)
         return scores
 

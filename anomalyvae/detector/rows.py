@@ -30,6 +30,7 @@ from anomalyvae.nets.scaling import jittering
 Floats = NDArray[np.float64]
 
 _FOLDS = 3
+_MORE_FOLDS, _VERY_FEW_ROWS = 8, 150  # below, a network without a third of the rows says little of one with all
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
 _EXACT_INTEGERS = 2**53
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
@@ -184,7 +185,9 @@ def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[R
 
 
 def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
-    """Fold of each row, 0, 1 or 2, for fewer than 5,000 rows or 10 groups; -1 for a row that is in none.
+    """Fold of each row, one of 3, for fewer than 5,000 rows or 10 groups; -1 for a row that is in none.
+
+    Fewer than 150 rows have 8 folds.
 
     Selected and recurring rows are in none: all networks learn them. The folds have similar numbers of rows. None where
     one split is enough, or where there are too few rows for folds.
@@ -195,7 +198,7 @@ def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | N
     enough = len(place) >= _FEWEST or rows.is_recurring.any()
     if not few or len(names) < 2 or not enough:
         return None
-    folds = min(_FOLDS, len(names))
+    folds = min(_FOLDS if len(place) >= _VERY_FEW_ROWS else _MORE_FOLDS, len(names))
     dealt = rng.permutation(np.arange(len(names)) % folds)
     size = np.bincount(place)
     if (size != size[0]).any():  # the largest first, each to the smallest fold

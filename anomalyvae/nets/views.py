@@ -23,7 +23,7 @@ _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest te
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near
 _MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
 _TAIL = 0.1  # of the stored rows, whose scores set the unit
-_OFFSETS = (0.0, math.log(2), math.log(10))  # nats: the other views speak where they are so much surer
+_OFFSETS = (0.0, math.log(3), math.log(10))  # nats: the other views speak where they are so much surer
 _LEAST_UNIT = 0.05  # of the tail's beginning
 _SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
 LEAST = 1e-4  # of distances, in standard deviations of a column
@@ -47,7 +47,7 @@ class Views(nn.Module):
     Each is put on one scale by the stored rows, every one compared with the others: ``log(10) + (s - q) / m``, with q
     their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
     exponential tail. The maximum is a weighted Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks
-    where it is twice as sure as the neighbours, the linear view where it is ten times as sure.
+    where it is three times as sure as the neighbours, the linear view where it is ten times as sure.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Views(nn.Module):
         weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], LEAST)
         first = copies.cumsum(0) - copies
         crowd = u[_crowd(squared[first][:, first], count, recurring, generator)]
-        mean, whitening = _whitening(u)
+        mean, whitening, own_part = _whitening(u)
         lines = u.new_zeros(len(VIEWS), 2)
         views = cls(rows, weight, crowd, mean, whitening, lines)
         tested = (~recurring[place]).nonzero()[:, 0]
@@ -109,8 +109,10 @@ class Views(nn.Module):
         blocks = (
             [views._raw(rows[part], part) for part in tested.split(_BLOCK)] if len(rows) > 1 else [u.new_zeros(3, 1)]
         )
-        for i, (scores, offset) in enumerate(zip(zip(*blocks, strict=True), _OFFSETS, strict=True)):
-            lines[i] = _line(torch.cat(scores), offset)
+        near, among, linear = (torch.cat(scores) for scores in zip(*blocks, strict=True))
+        others = (1 - own_part * linear.square()).clamp(min=LEAST).sqrt()  # Sherman & Morrison 1950: without the row
+        for i, scores in enumerate((near, among, linear / others)):
+            lines[i] = _line(scores, _OFFSETS[i])
         if not whitening.shape[1]:
             lines[2] = lines.new_tensor([0.0, _OFF])
         return views
@@ -200,18 +202,24 @@ def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.G
     return places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]
 
 
-def _whitening(u: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many."""
+def _whitening(u: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many.
+
+    Also the part of each row in the covariance, by which leaving it out raises its distance.
+    """
     mean = u.mean(0)
     if u.shape[1] > _MOST_COLUMNS:
-        return mean, u.new_zeros(u.shape[1], 0)
-    size, direction = torch.linalg.eigh(_shrunk_covariance(u - mean))
+        return mean, u.new_zeros(u.shape[1], 0), 0.0
+    covariance, shrinkage = _shrunk_covariance(u - mean)
+    size, direction = torch.linalg.eigh(covariance)
     whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
-    return mean, functional.pad(whitening, (0, -len(whitening) % _PAD)).contiguous()
+    return mean, functional.pad(whitening, (0, -len(whitening) % _PAD)).contiguous(), (1 - shrinkage) / len(u)
 
 
-def _shrunk_covariance(centered: Tensor) -> Tensor:
+def _shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
     """``(1 - a) S + a m I`` with the covariance S of rows, its mean variance m, and the best a (Ledoit & Wolf 2004).
+
+    Also returns a.
 
     a estimates the variance of S, as a share of the distance of S from m I (there, lemmas 3.2 to 3.4).
     """
@@ -221,7 +229,7 @@ def _shrunk_covariance(centered: Tensor) -> Tensor:
     distance = covariance.square().sum() - k * size.square()
     variance = (centered.square().sum(1).square().sum() / n - covariance.square().sum()) / n
     share = (variance.clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
-    return (1 - share) * covariance + share * size * torch.eye(k).to(centered)
+    return (1 - share) * covariance + share * size * torch.eye(k).to(centered), float(share)
 
 
 def _line(scores: Tensor, offset: float) -> Tensor:
