@@ -125,7 +125,8 @@ def _view(number: int) -> Callable[[Reconstruction, Cells], Value]:
         slope, start = network.memorised.lines[number].tolist()
         if not slope:
             return (u * 0.0).sum() + start
-        return (_near, _crowd, _linear)[number](network.memorised, u) * slope + start
+        raw = (_near, _crowd, _linear)[number](network.memorised, u)
+        return raw.op("Max", float(network.memorised.least[number])) * slope + start
 
     return score
 
@@ -157,8 +158,7 @@ def _near(views: Views, u: Value) -> Value:
     missed = (missed * missed).sum().op("Sqrt") * (share * weight.op("Sqrt")).sum()
     counted = min(COUNTED, views.neighbours)
     distances = smallest.split([counted, views.neighbours - counted])[0] if views.neighbours > counted else smallest
-    near = (missed * distances.op("Sqrt").op("ReduceMean", [1], keepdims=1)).op("Sqrt")
-    return near.op("Max", float(views.least))
+    return (missed * distances.op("Sqrt").op("ReduceMean", [1], keepdims=1)).op("Sqrt")
 
 
 def _crowd(views: Views, u: Value) -> Value:

@@ -145,14 +145,16 @@ class Views(nn.Module):
         return min(max(2, round(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
 
     @property
-    def least(self) -> float:
-        """The least distance of the first view; rows nearer than this are equal up to rounding."""
-        return float(_SAME * (math.log(1 / _TAIL) - self.lines[0, 1]) / self.lines[0, 0])
+    def least(self) -> Tensor:
+        """The least distance of each view, shape ``(3,)``; rows nearer than this are equal up to rounding."""
+        slope, start = self.lines.T
+        begin = math.log(1 / _TAIL) - torch.tensor(_OFFSETS).to(self.lines) - start
+        return torch.where(slope > 0, _SAME * begin / slope, 0.0)
 
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their three views, shape ``(n, 3)``."""
-        near, crowd, linear = self._raw(u)
-        return torch.stack([near.clamp(min=self.least), crowd, linear], dim=1) * self.lines[:, 0] + self.lines[:, 1]
+        raw = torch.stack(self._raw(u), dim=1)
+        return torch.maximum(raw, self.least) * self.lines[:, 0] + self.lines[:, 1]
 
     def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
