@@ -22,6 +22,8 @@ from anomalyvae.nets.views import COMPARING, Views
 
 Floats = NDArray[np.float64]
 
+_WORDS = ("far from its neighbours", "far from the crowd", "breaks a linear relation")  # of the views, in their order
+
 
 class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
@@ -409,6 +411,35 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         It is -log p(x_j | z) in nats, 0 for a missing cell; a row adds up to ``score_terms(X)["reconstruction"]``.
         """
         return self._like(X, self._apply(self._fitted().feature_scores, self._rows(X)))
+
+    def reasons(self, X: ArrayLike) -> pd.DataFrame:
+        """Which view raised each row, in words, and the share of each feature in it; for ``criterion="novelty"``.
+
+        Returns
+        -------
+        DataFrame of shape (n_samples, 1 + n_features)
+            ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"``, the
+            largest of the three; see `anomalyvae.nets.views`. Then the shares of the features in the square of that
+            distance, which add up to 1.
+
+        Raises
+        ------
+        ValueError
+            For another criterion; `feature_scores` explains densities.
+        """
+        x = self._rows(X)
+        if not isinstance(self.network_.memorised, Views):
+            raise ValueError(
+                f"Got criterion={self.criterion!r}, expected one that has views. Use criterion='novelty', or "
+                "feature_scores for the parts of a density."
+            )
+        largest = self._apply(self.network_.views, x).argmax(axis=1)
+        shares = self._apply(self.network_.view_shares, x)[np.arange(len(x)), largest]
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        index = X.index if isinstance(X, pd.DataFrame) else None
+        table = pd.DataFrame(shares, columns=names, index=index)
+        table.insert(0, "view", np.array(_WORDS)[largest])
+        return table
 
     # Inside
 

@@ -231,6 +231,20 @@ class Reconstruction(nn.Module):
         assert isinstance(self.memorised, Views)  # noqa: S101
         return self.memorised.nats(self.memory_features(self.scaling(x)))
 
+    def view_shares(self, x: Tensor) -> Tensor:
+        """The share of each column in each view, shape ``(n, 3, d)``; shares of a row and view add up to 1.
+
+        A column has the parts of its cells and of its residual. The code belongs to all columns and is left out.
+        """
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        s = self.scaling(x)
+        parts = self.memorised.parts(self.memory_features(s))
+        cells, residuals = parts[:, :, : s.shape[1]], parts[:, :, s.shape[1] + self.latent_dim :]
+        of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
+        shares = residuals.index_add(2, of_column.to(parts.device), cells)
+        total = shares.sum(2, keepdim=True)
+        return torch.where(total > 0, shares / total, 1 / self.columns)
+
     def near(self, x: Tensor) -> Tensor:
         """The first view, shape ``(n,)``."""
         return self.views(x)[:, 0]

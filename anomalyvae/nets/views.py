@@ -156,6 +156,16 @@ class Views(nn.Module):
         raw = torch.stack(self._raw(u), dim=1)
         return torch.maximum(raw, self.least) * self.lines[:, 0] + self.lines[:, 1]
 
+    def parts(self, u: Tensor) -> Tensor:
+        """The part of each cell of rows ``(n, k)`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
+        augmented = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1)
+        place = (augmented @ self.keys).topk(self.neighbours, largest=False).indices
+        last = (augmented @ self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
+        centered = u - self.mean
+        linear = centered * (centered @ self.whitening @ self.whitening.T)
+        near = (u - self._expected(u, place)[0]).square()
+        return torch.stack([near, (u - self.crowd[last]).square(), linear.clamp(min=0)], dim=1)
+
     def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
         augmented = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1)
@@ -172,15 +182,20 @@ class Views(nn.Module):
 
     def _near(self, u: Tensor, place: Tensor) -> Tensor:
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
+        expected, scale, squared = self._expected(u, place)
+        missed = (u - expected).square().sum(1).sqrt() * scale
+        distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
+        return (missed * distance).sqrt()
+
+    def _expected(self, u: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted mean of neighbours, the scale of distances there, and the scaled squared distances from them."""
         weight = self.weight[place]
         squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in place.T], dim=1)
         share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).exp()
         share = share - share.amin(1, keepdim=True) + LEAST  # the last, which may tie with others, does not count
         share = share / share.sum(1, keepdim=True)
-        expected = sum(part[:, None] * self.rows[column] for part, column in zip(share.T, place.T, strict=True))
-        missed = (u - expected).square().sum(1).sqrt() * (share * weight.sqrt()).sum(1)
-        distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
-        return (missed * distance).sqrt()
+        expected = torch.stack([part[:, None] * self.rows[i] for part, i in zip(share.T, place.T, strict=True)]).sum(0)
+        return expected, (share * weight.sqrt()).sum(1), squared
 
 
 def _copies(count: Tensor, recurring: Tensor) -> Tensor:

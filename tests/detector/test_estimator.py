@@ -122,6 +122,27 @@ def test_terms_add_up(detector, fresh):
     assert (terms.index == fresh.index).all()
 
 
+def test_reasons_name_the_view_and_the_feature():
+    rng = np.random.default_rng(0)
+    cause = rng.normal(size=(400, 1))
+    rows = np.hstack([rng.normal(size=(400, 3)), cause, cause + 0.05 * rng.normal(size=(400, 1))])
+    rows[:30, :3] = 9 + 0.05 * rng.normal(size=(30, 3))  # a clump that was learned
+    table = pd.DataFrame(rows, columns=[*"abcde"])
+    detector = VAEOutlierDetector(random_state=0, validation_fraction=0).fit(table)
+    strange = pd.DataFrame([[0.0, 0, 30, 0, 0], [9, 9, 9, 0, 0], [0, 0, 0, 1.5, -1.5]], columns=table.columns)
+    reasons = detector.reasons(strange)
+    np.testing.assert_allclose(reasons[[*"abcde"]].sum(axis=1), 1)
+    assert reasons.loc[0, [*"abcde"]].astype(float).idxmax() == "c"
+    assert reasons.loc[0, "c"] > 0.8
+    assert reasons.loc[1, "view"] == "far from the crowd"
+    assert reasons.loc[2, ["d", "e"]].sum() > 0.8
+    terms = detector.score_terms(table)[["near", "crowd", "linear"]].to_numpy()
+    words = ["far from its neighbours", "far from the crowd", "breaks a linear relation"]
+    assert detector.reasons(table)["view"].tolist() == [words[i] for i in terms.argmax(axis=1)]
+    with pytest.raises(ValueError, match="Use criterion='novelty'"):
+        VAEOutlierDetector(criterion="elbo", max_epochs=1).fit(table).reasons(table)
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_score_names_the_column_that_scores(normal, fresh, score):
     detector = VAEOutlierDetector(criterion=score, random_state=0, max_epochs=2, validation_fraction=0).fit(normal)
