@@ -7,7 +7,7 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations \
-	bench-false-alarms bench-parity clean
+	bench-false-alarms bench-parity bench-fits clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench: .venv/dev  ## Speed of training and scoring, compared with PyOD's VAE in 
 
 bench-tabular: .venv/dev  ## Detection on tables, three collections: make bench-tabular DATA=FOLDER (that holds them)
 	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
+
+bench-fits: .venv/dev  ## Seconds of whole fits with default settings, compared with PyOD's VAE
+	$(BIN)/python pipelines/benchmarks/fits.py
 
 bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarrow, onnxruntime and PyOD's VAE
 	$(BIN)/python pipelines/benchmarks/score.py
