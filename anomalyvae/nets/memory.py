@@ -46,7 +46,7 @@ class Memory(nn.Module):
         count = torch.ones(len(u), device=u.device) if count is None else count
         again = torch.zeros_like(count, dtype=torch.bool) if recurring is None else most_copied(count, recurring)
         weight = local_weight(squared_distances(u, u), count, again)
-        keys = torch.cat([-2 * weight * u.T, weight[None], (weight * u.square().sum(1))[None]])
+        keys = keys_of(u, weight)
         return cls(keys.repeat_interleave(1 + NEIGHBOURS * again.long(), dim=1))
 
     @property
@@ -61,8 +61,17 @@ class Memory(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> the distance of each from the stored rows, shape ``(n,)``."""
-        squared = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ self.keys
-        return _mean_distance(squared)
+        return _mean_distance(weighted_distances(u, self.keys))
+
+
+def keys_of(rows: Tensor, weight: Tensor) -> Tensor:
+    """The matrix ``(k + 2, m)`` by which `weighted_distances` multiplies, for rows ``(m, k)`` and their weights."""
+    return torch.cat([-2 * weight * rows.T, weight[None], (weight * rows.square().sum(1))[None]])
+
+
+def weighted_distances(u: Tensor, keys: Tensor) -> Tensor:
+    """``weight_j |u_i - row_j|^2`` for the rows of `keys_of`, ``(n, m)``: one product, ``[u, |u|^2, 1] @ keys``."""
+    return torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1) @ keys
 
 
 def local_weight(squared: Tensor, count: Tensor, recurring: Tensor, least: float = _TINY) -> Tensor:

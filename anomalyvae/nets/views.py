@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
-from anomalyvae.nets.memory import local_weight, most_copied, squared_distances
+from anomalyvae.nets.memory import keys_of, local_weight, most_copied, squared_distances, weighted_distances
 
 VIEWS = ("near", "crowd", "linear")
 COMPARING = (*VIEWS, "novelty")  # the scores that compare with stored rows as views
@@ -57,8 +57,8 @@ class Views(nn.Module):
     crowd : Tensor of shape (c, k)
     mean : Tensor of shape (k,)
     whitening : Tensor of shape (k, l)
-        Differences from the mean times this matrix have the identity as covariance; columns of zeros fill it up to a
-        multiple of 16, as matrix kernels take them. Without columns, there is no linear view.
+        Differences from the mean times this matrix have the identity as covariance; columns of zeros pad it to a
+        multiple of 16, for which matrix kernels give each row the same arithmetic. ``l = 0``: no linear view.
     lines : Tensor of shape (3, 2)
         Slope and value at 0 of each view's nats; a slope of 0 switches a view off.
     """
@@ -69,7 +69,7 @@ class Views(nn.Module):
     mean: Tensor
     whitening: Tensor
     lines: Tensor
-    keys: Tensor  # the squared distances of rows u are one product, ``[u, |u|^2, 1] @ keys``
+    keys: Tensor
     crowd_keys: Tensor
 
     def __init__(
@@ -79,10 +79,8 @@ class Views(nn.Module):
         parts = {"rows": rows, "weight": weight, "crowd": crowd, "mean": mean, "whitening": whitening, "lines": lines}
         for name, part in parts.items():
             self.register_buffer(name, part)
-        keys = torch.cat([-2 * weight * rows.T, weight[None], (weight * rows.square().sum(1))[None]])
-        self.register_buffer("keys", keys, persistent=False)
-        keys = torch.cat([-2 * crowd.T, torch.ones_like(crowd[:, :1]).T, crowd.square().sum(1)[None]])
-        self.register_buffer("crowd_keys", keys, persistent=False)
+        self.register_buffer("keys", keys_of(rows, weight), persistent=False)
+        self.register_buffer("crowd_keys", keys_of(crowd, torch.ones_like(crowd[:, 0])), persistent=False)
 
     @classmethod
     def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
@@ -158,9 +156,8 @@ class Views(nn.Module):
 
     def parts(self, u: Tensor) -> Tensor:
         """The part of each cell of rows ``(n, k)`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
-        augmented = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1)
-        place = (augmented @ self.keys).topk(self.neighbours, largest=False).indices
-        last = (augmented @ self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
+        place = weighted_distances(u, self.keys).topk(self.neighbours, largest=False).indices
+        last = weighted_distances(u, self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
         centered = u - self.mean
         linear = centered * (centered @ self.whitening @ self.whitening.T)
         near = (u - self._expected(u, place)[0]).square()
@@ -168,8 +165,7 @@ class Views(nn.Module):
 
     def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
-        augmented = torch.cat([u, u.square().sum(1, keepdim=True), torch.ones_like(u[:, :1])], dim=1)
-        squared, crowd = augmented @ self.keys, augmented @ self.crowd_keys
+        squared, crowd = weighted_distances(u, self.keys), weighted_distances(u, self.crowd_keys)
         fewer = 0
         if own is not None:
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
