@@ -80,18 +80,18 @@ class Trainer:
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
         parts = [rows, *(rows.take(fold != held_out) for held_out in range(int(fold.max()) + 1))]
         networks = [self.new_network(part.balanced()) for part in parts]
-        history, reason, trained = self._train(networks, parts)
-        if trained == 1 or trained == len(networks):
-            _warn_of_interrupt(history, reason)
-        if trained == len(networks):
+        history, reason, complete = self._train(networks, parts)
+        _warn_of_interrupt(history, reason)
+        if complete:
             scores = self._cross_scores(networks, rows, fold)
         else:
             scores = _scores(networks[0], rows)
-            warnings.warn(
-                "The fit was interrupted while it set the threshold. The model is complete, but its threshold comes "
-                "from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
-                stacklevel=4,
-            )
+            if reason != "interrupted":
+                warnings.warn(
+                    "The fit was interrupted while it set the threshold. The model is complete, but its threshold "
+                    "comes from rows that it learned and is too low for new rows. Fit again for a valid threshold.",
+                    stacklevel=4,
+                )
         return FitResult(networks[0], history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
 
     def _cross_scores(self, networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
@@ -102,14 +102,16 @@ class Trainer:
         The more rows a memory has, the smaller are the distances from it. So distances from the memory of a fold's
         network are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and
         from half of it, and e is the number of halvings between the memory of all rows and this one. (Distances
-        between neighbours are a power of the number of rows: Levina & Bickel 2004.) Rows of a new group are not
-        neighbours of the others, so distances of groups stay as they are.
+        between neighbours are a power of the number of rows: Levina & Bickel 2004.) Views are logarithms, so they are
+        shifted by e times the median difference. Rows of a new group are not neighbours of the others, so the scores
+        of groups stay as they are.
         """
-        scores, halved, stored = _scores(networks[0], rows), np.full(len(rows), np.nan), 1
+        scores, halved, stored = np.full(len(rows), np.nan), np.full(len(rows), np.nan), 1
+        scores[fold < 0] = _scores(networks[0], rows.take(fold < 0)) if (fold < 0).any() else ()
         for held_out, network in enumerate(networks[1:]):
             tested = rows.take(fold == held_out)
             scores[fold == held_out] = _scores(network, tested)
-            if network.criterion in ("memory", *COMPARING) and rows.group is None:
+            if network.compares and rows.group is None:
                 learned = rows.take(fold != held_out)
                 stored = min(len(learned), MEMORY_SIZE)
                 self._remember(network, learned, stored // 2)
@@ -124,11 +126,11 @@ class Trainer:
 
     def _train(
         self, networks: Sequence[Reconstruction], parts: Sequence[Rows], stopping: Rows | None = None
-    ) -> tuple[History, str, int]:
+    ) -> tuple[History, str, bool]:
         """Train networks, each on its part of the rows, for as many steps as the first, and fill their memories.
 
-        The first is kept, with its codes to sample from. Returns the history, why training ended, and the number of
-        networks that were trained.
+        The first is kept, with its codes to sample from. Returns its history, why its training ended, and whether the
+        others were trained as long.
         """
         device = next(networks[0].parameters()).device
 
@@ -143,39 +145,40 @@ class Trainer:
             network.outliers = known
             lesson = Lesson(standardised(network, part.x).float(), (weight / weight.mean()).float().to(device))
             lessons.append(lesson)
-        compares = networks[0].criterion in ("memory", *COMPARING)  # with rows, which needs no precise density
-        fewest = _FEWEST_STEPS if compares and len(networks[0].players()) == 1 else _STEPS
+        kept = networks[0]
+        precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
+        fewest = _STEPS if precise else _FEWEST_STEPS
         schedule = schedule_for(len(parts[0]), self.max_epochs, fewest)
         callback, generator = epoch_callback.get(), torch.Generator(device).manual_seed(self.seed)
-        at_once = len(networks) if self.outliers is None and stackable(networks[0]) else 1
-        held_out = None if stopping is None else standardised(networks[0], stopping.x).float()
-        history: History = []
-        trained, reason = 0, ""
-        while trained < len(networks) and reason != "interrupted":
-            now = slice(trained, trained + at_once)
-            title = "learning" if at_once == len(networks) else f"learning, {trained + 1} of {len(networks)}"
+        at_once = len(networks) if self.outliers is None and stackable(kept) else 1
+        held_out = None if stopping is None else standardised(kept, stopping.x).float()
+        outcomes: list[tuple[History, str]] = []
+        for first in range(0, len(networks), at_once):
+            title = "learning" if at_once == len(networks) else f"learning, {first + 1} of {len(networks)}"
             with _progress(self.verbose, schedule.max_epochs, title) as show, torch.enable_grad():
 
-                def on_epoch(record: dict[str, float], show: Any = show, kept: bool = trained == 0) -> None:
+                def on_epoch(record: dict[str, float], show: Any = show, first: int = first) -> None:
                     show(record)
-                    if callback is not None and kept:
+                    if callback is not None and first == 0:
                         callback(dict(record))
 
-                records, reason = train(
-                    networks[now], lessons[now], held_out, schedule, generator, on_epoch, len(parts[0])
+                now = slice(first, first + at_once)
+                outcomes.append(
+                    train(networks[now], lessons[now], held_out, schedule, generator, on_epoch, len(parts[0]))
                 )
-            history = history or records
-            trained += at_once if reason != "interrupted" or at_once == len(networks) or not trained else 0
+            if outcomes[-1][1] == "interrupted":
+                break
+        complete = outcomes[-1][1] != "interrupted" or at_once == len(networks)
         for network, part in zip(networks, parts, strict=True):
             network.in_precision(torch.float64).eval()
             network.outliers = None
-            if compares:
+            if network.compares:
                 self._remember(network, part)
-        kept = networks[0]
         if isinstance(kept, Elbo):
             s, weight = standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
             kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
-        return history, reason, trained
+        history, reason = outcomes[0]
+        return history, reason, complete
 
     @torch.no_grad()
     def _remember(self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE) -> None:

@@ -204,6 +204,11 @@ class Reconstruction(nn.Module):
     # Scoring: rows in the user's units
 
     @property
+    def compares(self) -> bool:
+        """Whether the ``criterion`` compares rows with stored ones."""
+        return self.criterion in ("memory", *COMPARING)
+
+    @property
     def rounding_error(self) -> float:
         """How far rounding may move a score that should be 0; only distances from the memory are so uncertain."""
         return self.memorised.noise if isinstance(self.memorised, Memory) else 0.0
@@ -224,7 +229,8 @@ class Reconstruction(nn.Module):
 
     def novelty(self, x: Tensor) -> Tensor:
         """The largest of the views of each row, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        return self.views(x).amax(1)
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised(self.memory_features(self.scaling(x)))
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of the three views, in nats, shape ``(n, 3)``."""

@@ -301,7 +301,7 @@ def test_an_interrupt_while_the_threshold_is_set_is_reported(normal, monkeypatch
     def interrupted_after_the_first(self, *arguments, **options):
         calls.append(arguments)
         history, reason, _ = train(self, *arguments, **options)
-        return history, reason, 1
+        return history, reason, False
 
     monkeypatch.setattr(Trainer, "_train", interrupted_after_the_first)
     with pytest.warns(UserWarning, match=r"interrupted while it set the threshold.*Fit again"):
@@ -310,6 +310,25 @@ def test_an_interrupt_while_the_threshold_is_set_is_reported(normal, monkeypatch
     np.testing.assert_allclose(
         detector.calibration_.scores, np.sort(detector.anomaly_score(normal)), rtol=1e-8, atol=1e-8
     )
+
+
+def test_an_interrupt_after_the_first_of_several_networks_keeps_its_epochs(normal, monkeypatch):
+    """Recurrent layers train one network after another; the first is whole by then."""
+    taken, step = [], torch.optim.Adam.step
+
+    def interrupted(self, *args, **kwargs):
+        taken.append(1)
+        if len(taken) == 15:  # of ten for each network
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2, body="gru", input_shape=(1, 6))
+    with pytest.warns(UserWarning, match="interrupted while it set the threshold") as given:
+        detector.fit(normal)
+    assert not [w for w in given if "interrupted in epoch" in str(w.message)]
+    assert detector.stop_reason_ == "max_epochs"
+    assert len(detector.history_) == 2
 
 
 def test_the_default_schedule_makes_a_step_per_two_rows_in_batches_of_a_32nd():
