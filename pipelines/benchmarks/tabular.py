@@ -168,10 +168,12 @@ def ours(name: str, seed: int) -> Fit:
 
     def fit(learned: Table) -> Callable[[Table], dict[str, Table]]:
         detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name]).fit(learned)
-        return lambda rows: (
-            {name: detector.anomaly_score(rows)}
-            | {f"{name}: {term}": column.to_numpy() for term, column in detector.score_terms(rows).items()}
-        )
+
+        def score(rows: Table) -> dict[str, Table]:
+            terms = {term: column.to_numpy() for term, column in detector.score_terms(rows).items()}
+            return {name: terms.pop(detector.criterion)} | {f"{name}: {term}": each for term, each in terms.items()}
+
+        return score
 
     return fit
 
