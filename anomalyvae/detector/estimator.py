@@ -90,7 +90,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         stop training early, half set ``offset_``; none are held out where either half has fewer than five rows.
         ``"auto"`` is 0.2 from 5,000 rows (or 10 groups) on. Below, it cross-fits: one network learns all rows and
         makes all epochs, and three more, each trained without a third of the rows, score the third that they did not
-        see. The four train at once.
+        see (below 150 rows: eight, each without an eighth). They train at once, where layers allow it.
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         ``"auto"`` is CUDA if present.
     random_state : int, RandomState instance or None, default=None

@@ -28,7 +28,7 @@ from anomalyvae.scoring.inputs import Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
-GAPS = "new_gaps"  # the column that names, for a row, what is missing and never was in training
+GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 # Suffixes of inputs: "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
