@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from anomalyvae.export.columns import Input
-from anomalyvae.export.transformers import EXAMPLES, led_back_columns, unseen
+from anomalyvae.export.transformers import EXAMPLES, inverse_columns, unseen
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
@@ -95,7 +95,7 @@ def _made_up(
     drawn = _drawn(detector, rng)
     if before is None:
         return drawn, "detector"
-    cells = led_back_columns(before, drawn, len(inputs))
+    cells = inverse_columns(before, drawn, len(inputs))
     origin = "columns" if any(column is None for column in cells) else "inverse_transform"
     for i, (column, found) in enumerate(zip(inputs, cells, strict=True)):
         if found is None and column.examples is not None:

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-# The results of these may differ from numpy's in the last digits; those of all others are equal bit for bit.
+# Of the operators that a pipeline's steps use, only these may differ from numpy in the last digits.
 _ROUNDING = {"Cos", "Exp", "Log", "MatMul", "Sin", "Tanh"}
 
 

@@ -104,7 +104,7 @@ def note_examples(transformers: list[Any], columns: list[Column]) -> None:
         try:
             width = len(transformers[-1].get_feature_names_out())
             normal = np.random.default_rng(0).standard_normal((EXAMPLES, width))
-            cells = np.asarray(led_back(transformers, normal), dtype=np.float64)
+            cells = np.asarray(inverse_rows(transformers, normal), dtype=np.float64)
         except (AttributeError, IndexError, TypeError, ValueError):  # one has none, or none for these
             return
     for column, example in zip(columns, cells.T, strict=False):
@@ -112,11 +112,11 @@ def note_examples(transformers: list[Any], columns: list[Column]) -> None:
             column.origin.examples = example
 
 
-def led_back(transformers: list[Any], made: Any) -> Any:
+def inverse_rows(transformers: list[Any], made: Any) -> Any:
     """Rows of which transformers in a row make these; AttributeError if one of them has no inverse."""
     for t in reversed(transformers):
         if type(t) is Pipeline:
-            made = led_back([step for _, step in t.steps], made)
+            made = inverse_rows([step for _, step in t.steps], made)
         elif isinstance(t, impute.SimpleImputer) and not t.add_indicator and made.shape[1] == t.n_features_in_:
             pass  # the cells that it fills are a few of many
         elif isinstance(t, preprocessing.PolynomialFeatures):
@@ -128,13 +128,13 @@ def led_back(transformers: list[Any], made: Any) -> Any:
     return made
 
 
-def led_back_columns(step: Any, made: list[Any], width: int) -> list[Any]:
+def inverse_columns(step: Any, made: list[Any], width: int) -> list[Any]:
     """The columns of which a fitted step makes these; None for one that cannot be known."""
     if type(step) is Pipeline:
         for _, part in reversed(step.steps):
             if any(column is None for column in made):
                 return [None] * width
-            made = led_back_columns(part, made, getattr(part, "n_features_in_", len(made)))
+            made = inverse_columns(part, made, getattr(part, "n_features_in_", len(made)))
         return made
     if type(step) is ColumnTransformer:
         found: list[Any] = [None] * width
@@ -142,7 +142,7 @@ def led_back_columns(step: Any, made: list[Any], width: int) -> list[Any]:
             part = step.named_transformers_.get(name, "drop")
             if isinstance(part, str) and part == "drop":
                 continue
-            new = led_back_columns(part, made[step.output_indices_[name]], len(places))
+            new = inverse_columns(part, made[step.output_indices_[name]], len(places))
             for place, column in zip(places, new, strict=True):
                 found[place] = column if found[place] is None else found[place]
         return found
@@ -150,7 +150,7 @@ def led_back_columns(step: Any, made: list[Any], width: int) -> list[Any]:
         warnings.simplefilter("ignore")  # about cells without an inverse
         try:
             text = any(np.asarray(column).dtype == object for column in made)
-            cells = led_back([step], np.column_stack(made).astype(object if text else np.float64))
+            cells = inverse_rows([step], np.column_stack(made).astype(object if text else np.float64))
         except (AttributeError, IndexError, TypeError, ValueError):
             return [None] * width
     columns = list(np.asarray(cells).T)
