@@ -44,6 +44,7 @@ _COMPARING = ("memory", "near", "crowd", "linear", "novelty")  # criteria that c
 _KEYS: dict[str, tuple[type, ...]] = {
     "model_id": (str,), "columns": (list, NoneType), "n_features": (int,), "kinds": (dict,), "inputs": (str,),
     "criterion": (str,), "units": (dict,), "windowing": (dict, NoneType), "offset": (float, int),
+    "training": (dict,), "calibration": (dict,),
 }  # fmt: skip
 _SHARED = ("model_id", "offset", "units", "windowing")  # with the card of a bundle
 _REQUIRED = ("anomaly_score", "p_value", "is_outlier")
@@ -396,8 +397,8 @@ def _open(path: Path, content: bytes, providers: str | Sequence[str]) -> "onnxru
 
 
 def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA)  # it may be no UTF-8, a ValueError
         metadata = read_json(text or "")
         number = metadata["format"]
         if not isinstance(number, int):
@@ -414,6 +415,9 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
     if not metadata.keys() >= _KEYS.keys():
         raise ValueError(f"The model's description in {path} is incomplete. Export the model again.")
     wrong = [name for name, kinds in _KEYS.items() if type(metadata[name]) not in kinds]
+    evidence = None if wrong else metadata["calibration"].get("evidence")
+    if not wrong and not (isinstance(evidence, float | int) and evidence > 0):
+        wrong = ["calibration"]
     columns = metadata["columns"]
     expected = [MATRIX] if metadata["inputs"] == "matrix" else columns
     if wrong or (columns is not None and not all(isinstance(name, str) for name in columns)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -15,6 +16,7 @@ from anomalyvae import Scorer, load
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
 from anomalyvae.health.grades import Profile
+from anomalyvae.scoring.scorer import METADATA, seal
 from anomalyvae.train import ranges_of, recipe_of
 
 HERE = Path(__file__).parent
@@ -104,6 +106,19 @@ def test_any_damage_to_an_onnx_file_is_named(bundle, tmp_path, times):
         file.write_bytes(mutated(whole, rng))
         found = outcome(by_scorer, file)
         assert found is None or all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("evidence", [None, "many", -1, 0, float("nan")])
+def test_a_file_that_forges_its_calibration_is_refused(bundle, evidence):
+    file = bundle / "model.onnx"
+    model = onnx.load(file)
+    metadata = Scorer(file).metadata
+    metadata["calibration"]["evidence"] = evidence
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
+    file.write_bytes(seal(model.SerializeToString()))
+    with pytest.raises(ValueError, match=r"has a wrong calibration|does not describe a model"):
+        Scorer(file)
 
 
 def places(value, path=()):
