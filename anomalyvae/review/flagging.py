@@ -17,6 +17,7 @@ from anomalyvae.review.evidence import confined
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
+from anomalyvae.scoring.batch import SUMMARY, side_file
 from anomalyvae.untrusted import printable, read_json
 
 _SPANS = ["recording", "start_s", "end_s"]
@@ -95,7 +96,7 @@ def flag_folder(
     files = {file["file"]: confined(home, file["scores"]) for file in summary["files"] if file["error"] is None}
     if not files:
         raise ValueError(
-            f"No file in {os.fspath(scores)} has scores. See the errors in its summary.json, and score again."
+            f"No file in {os.fspath(scores)} has scores. See the errors in its {SUMMARY}, and score again."
         )
     events = _events(files, alarms, 3600 / reasons.recipe.stride_s)
     events = events.assign(source=root, model_id=reasons.model_id)
@@ -168,10 +169,10 @@ def in_words(flagged: Flagged) -> str:
 
 def _summary(folder: Path, model_id: str) -> dict[str, Any]:
     try:
-        content = (folder / "summary.json").read_bytes()
+        content = side_file(folder, SUMMARY).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"Got {folder} without a summary.json, expected a complete folder of scores. Run 'anomalyvae score' with "
+            f"Got {folder} without a {SUMMARY}, expected a complete folder of scores. Run 'anomalyvae score' with "
             "this folder as target."
         ) from None
     try:
@@ -182,8 +183,8 @@ def _summary(folder: Path, model_id: str) -> dict[str, Any]:
         summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Got {folder / 'summary.json'}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder as "
-            "target again."
+            f"Got {side_file(folder, SUMMARY)}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder "
+            "as target again."
         ) from error
     if summary["model_id"] != model_id:
         raise ValueError(

@@ -27,7 +27,8 @@ from anomalyvae.scoring.one_file import Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.untrusted import read_json
 
-RUN, SUMMARY = "run.json", "summary.json"  # settings, written first; results, written last
+# Settings, written first; results, written last. Programs that read a folder as a data set pass over the underscore.
+RUN, SUMMARY = "_run.json", "_summary.json"
 _STAGING = ".staging"
 
 
@@ -107,7 +108,7 @@ def score_folder(
     Returns
     -------
     dict
-        The content of ``summary.json``, which is written at the end: ``model_id``, total ``rows`` and ``flagged``,
+        The content of ``_summary.json``, which is written at the end: ``model_id``, total ``rows`` and ``flagged``,
         ``new_gaps`` (rows with a missing cell in a column that had none in training; their column ``new_gaps`` names
         it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
@@ -250,10 +251,16 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def side_file(folder: Path, name: str) -> Path:
+    """The place of `RUN` or `SUMMARY` in a folder of scores; earlier versions wrote them without the underscore."""
+    earlier = folder / name.removeprefix("_")
+    return earlier if earlier.exists() and not (folder / name).exists() else folder / name
+
+
 def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
     """Write the settings of the scores into their folder; refuse, or clear, a folder with other settings."""
     run = {"model_id": model_id} | work.settings()
-    marker = folder / RUN
+    marker = side_file(folder, RUN)
     shutil.rmtree(folder / _STAGING, ignore_errors=True)  # stops what a killed run left at work
     if marker.exists():
         try:
@@ -267,13 +274,16 @@ def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
                     f"The target {folder} has scores of {what}; this run is of model {model_id}. Choose another folder "
                     "or delete the old scores by overwrite=True (--overwrite)."
                 )
-            (folder / SUMMARY).unlink(missing_ok=True)
+            side_file(folder, SUMMARY).unlink(missing_ok=True)
             for orphan in _orphans(folder, set()):
                 (folder / orphan).unlink()
     elif not all(map(is_scratch, folder.iterdir())):  # of a run that was killed at once
         raise FileExistsError(f"The target {folder} has other files than scores. Choose a new or empty folder.")
+    for name in (RUN, SUMMARY):
+        if (earlier := side_file(folder, name)).exists():
+            earlier.replace(folder / name)
     Path(work.staging).mkdir(parents=True)
-    with replacing_file(marker) as fresh:
+    with replacing_file(folder / RUN) as fresh:
         fresh.write_text(json.dumps(run) + "\n", encoding="utf-8")
 
 

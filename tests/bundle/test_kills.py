@@ -31,7 +31,7 @@ def test_scoring_a_folder(tmp_path, every):
         summary = score()
         assert summary["scored"] + summary["kept"] == 2
         assert sorted(path.name for path in target.iterdir() if not path.name.startswith(".")) == [
-            "a.csv.parquet", "b.csv.parquet", "run.json", "summary.json"
+            "_run.json", "_summary.json", "a.csv.parquet", "b.csv.parquet"
         ]  # fmt: skip
         expected = pd.read_parquet(target / "a.csv.parquet")["anomaly_score"]
         assert expected.equals(pd.read_parquet(target / "b.csv.parquet")["anomaly_score"])

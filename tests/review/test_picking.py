@@ -359,10 +359,16 @@ def test_known_events_of_another_model_are_encoded_by_this_one(night, bundles, q
     assert set(fresh.picked["nearest"]) <= {old}
 
     (night / "drives" / "c.csv").rename(night / "c.csv")
-    (night / "scores" / "summary.json").unlink()
+    (night / "scores" / "_summary.json").unlink()
     score_folder(bundles / "memory", night / "drives", night / "scores")
     with pytest.warns(UserWarning, match=r"recordings of \d+ known events of other models cannot be read"):
         flag(night, bundles, queue)
+
+
+def test_a_folder_of_scores_of_an_earlier_version_is_read(night, bundles, queue):
+    picked = flag(night, bundles, queue).picked["event_id"].tolist()
+    (night / "scores" / "_summary.json").rename(night / "scores" / "summary.json")
+    assert flag(night, bundles, queue).picked["event_id"].tolist() == picked != []
 
 
 def test_budget_and_cap_hold_over_a_folder(night, bundles, queue):
@@ -383,7 +389,7 @@ def test_alarms_over_a_folder_are_those_over_its_joined_scores(night, bundles, q
 def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue):
     with pytest.raises(ValueError, match=r"Got scores of model .* and the bundle of model .*, expected the same model"):
         flag_folder(night / "scores", bundles / "elbo", queue)
-    with pytest.raises(FileNotFoundError, match=r"without a summary.json, expected a complete folder of scores"):
+    with pytest.raises(FileNotFoundError, match=r"without a _summary.json, expected a complete folder of scores"):
         flag_folder(night / "drives", bundles / "memory", queue)
     drive(13).head(300).to_csv(night / "drives" / "c.csv", index=False)
     with pytest.raises(ValueError, match=r"without a window at .* s: it is not the recording"):

@@ -14,4 +14,4 @@ def scores_in(target):
 
 
 def summary_of(target):
-    return json.loads((target / "summary.json").read_text())
+    return json.loads((target / "_summary.json").read_text())

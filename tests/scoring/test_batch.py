@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.dataset import dataset
 from score_tables import scores_in, summary_of, thirds
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
@@ -48,8 +49,35 @@ def test_each_row_gets_the_detector_s_score(bundle, drives, detector, fresh, tmp
     assert (summary["scored"], summary["kept"], summary["failed"], summary["passed_over"]) == (3, 0, 0, 1)
     assert summary == summary_of(tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "b.parquet", "day=1", "run.json", "summary.json",
+        "_run.json", "_summary.json", "b.parquet", "day=1",
     ]  # fmt: skip
+
+
+def test_a_folder_of_scores_is_a_data_set(bundle, drives, fresh, tmp_path):
+    summary = score_folder(bundle, drives, tmp_path / "out")
+    assert len(pd.read_parquet(tmp_path / "out")) == len(fresh) == summary["rows"]
+    found = dataset(tmp_path / "out", partitioning="hive").to_table()
+    assert found.num_rows == len(fresh)
+    assert found.group_by("day").aggregate([([], "count_all")]).to_pylist() == [
+        {"day": None, "count_all": len(thirds(fresh)[0])},
+        {"day": 1, "count_all": len(fresh) - len(thirds(fresh)[0])},
+    ]
+
+
+def test_a_folder_of_an_earlier_version_goes_on_under_the_new_names(bundle, drives, autoencoder, tmp_path):
+    target = tmp_path / "out"
+    score_folder(bundle, drives, target)
+    for name in ("run.json", "summary.json"):
+        (target / f"_{name}").rename(target / name)
+    assert score_folder(bundle, drives, target)["kept"] == 3
+    assert {path.name for path in target.iterdir()} == {"_run.json", "_summary.json", "b.parquet", "day=1"}
+    for name in ("run.json", "summary.json"):
+        (target / f"_{name}").rename(target / name)
+    other = save(autoencoder, tmp_path / "other")
+    with pytest.raises(FileExistsError, match="has scores of model"):
+        score_folder(other, drives, target)
+    assert score_folder(other, drives, target, overwrite=True)["scored"] == 3
+    assert {path.name for path in target.iterdir()} == {"_run.json", "_summary.json", "b.parquet", "day=1"}
 
 
 @pytest.mark.parametrize("cells", [6 * 7, 6 * 1024])
@@ -301,7 +329,7 @@ def test_a_bad_file_is_reported_and_the_others_go_on(bundle, drives, troubled, t
 def test_strict_stops(bundle, drives, troubled, tmp_path):
     with pytest.raises(ValueError, match=r"^(binary|corrupt|cut|empty|gone|header)\.\w+: "):
         score_folder(bundle, drives, tmp_path / "out", strict=True, workers=1)
-    assert not (tmp_path / "out" / "summary.json").exists()
+    assert not (tmp_path / "out" / "_summary.json").exists()
     assert not (tmp_path / "out" / ".staging").exists()
 
 

@@ -164,7 +164,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     assert scores_in(target) == undisturbed
     assert summary_of(target)["kept"] >= len(seen)
     left = {path.name for path in target.iterdir() if not is_scratch(path)}  # of a kill; hidden, and removed in an hour
-    assert left == {"run.json", "summary.json", *(f"day={i}" for i in range(4))}
+    assert left == {"_run.json", "_summary.json", *(f"day={i}" for i in range(4))}
 
 
 @pytest.mark.slow
