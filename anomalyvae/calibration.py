@@ -455,17 +455,21 @@ def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_A
     return float(held_out[order[min(index, len(held_out) - 1)]])
 
 
-def contamination_threshold(scores: Floats, weight: Floats, contamination: float) -> float:
+def contamination_threshold(scores: Floats, weight: Floats, contamination: float, ties: Floats | None = None) -> float:
     """The score that the share ``contamination`` of all rows passed to ``fit`` exceeds.
 
-    It lies half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
+    Scores up to ``ties[i]`` are equal to ``scores[i]`` but for rounding; equal rows are flagged together. The threshold
+    lies half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
     """
-    value, place = np.unique(scores, return_inverse=True)  # tied rows are flagged together
-    reached = np.cumsum(np.bincount(place, weights=weight)[::-1])  # weight of the rows at or above each value
-    value = value[::-1]
+    value, first, place = np.unique(scores, return_index=True, return_inverse=True)
+    limit = value if ties is None else ties[first]
+    begins = np.append(True, value[1:] > limit[:-1])  # of values that tie, the lowest
+    ends = np.append(begins[1:], True)
+    group = np.cumsum(begins) - 1
+    reached = np.cumsum(np.bincount(group[place], weights=weight)[::-1])  # weight of the rows at or above each group
     flagged = int(np.searchsorted(reached, contamination * reached[-1] * (1 + 1e-12), side="right"))
     if flagged == 0:
-        return float(value[0])
-    last, next_below = value[flagged - 1], value[min(flagged, len(value) - 1)]
+        return float(limit[-1])
+    last, next_below = value[begins][-flagged], value[ends][-min(flagged + 1, len(reached))]
     middle = 0.5 * (last + next_below)
     return float(middle if middle < last else next_below)  # adjacent floats have no middle

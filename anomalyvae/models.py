@@ -222,12 +222,12 @@ def export_onnx(
         Whether to add `VAEOutlierDetector.feature_scores` as an output of shape ``(n, d)``, d the detector's columns.
     precision : {"auto", "double", "single"}, default="auto"
         Of the network; rows, their scaling and the scores are always double. Single is twice as fast. ``"auto"`` takes
-        single if scores stay within 1e-5 relative of the detector's in the check below, and double otherwise, which
+        single if scores stay within 3e-5 relative of the detector's in the check below, and double otherwise, which
         agrees to the last few digits.
     sample : DataFrame or array-like, optional
         Rows like those of training, for a Pipeline. They make the check below stronger: without a sample, its
         rows are made up, by the Pipeline's ``inverse_transform`` or, where it has none, each column on its own. A
-        sample also shows which columns are boolean.
+        sample also shows the types of columns: which are boolean, and what steps make of integers or single precision.
 
     Returns
     -------
@@ -242,11 +242,13 @@ def export_onnx(
     TypeError
         For a transformer, a body or a layer that cannot be exported, by its name.
     ValueError
-        For column names that a graph cannot have, and for a Pipeline that refuses most rows of the check.
+        For column names that a graph cannot have, for a Pipeline that refuses most rows of the check, and for a step
+        that makes other numbers of integers than of floats, such as `numpy.reciprocal`.
     ArithmeticError
         If the graph disagrees with the detector; no file is then written. Both score 512 rows, half of them with
-        missing cells, unknown levels, extremes and constants. Scores must agree within 1e-4 relative, and p-values
-        and labels accordingly.
+        missing cells, unknown levels, extremes and constants. Scores must agree within 1e-4 relative (in single
+        precision 3e-5), and p-values and labels accordingly: a row that is like a calibration row must tie with it.
+        The error names the column or step that magnifies rounding errors, if it is found.
 
     Examples
     --------

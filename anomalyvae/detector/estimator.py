@@ -262,7 +262,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             self.offset_ = -auto_threshold(self.calibration_.scores, counted)
         else:
             scores, counted = self._apply(self.network_, data.x), data.weight > 0
-            self.offset_ = -contamination_threshold(scores[counted], data.weight[counted], float(self.contamination))
+            ties = rounded_up(self.network_, scores[counted])
+            weight, share = data.weight[counted], float(self.contamination)
+            self.offset_ = -contamination_threshold(scores[counted], weight, share, ties)
             index = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(len(scores))
             beyond = pd.DataFrame({"anomaly_score": scores}, index=index)[scores > -self.offset_]
             self.suspects_ = beyond.sort_values("anomaly_score", ascending=False, kind="stable")

@@ -1,7 +1,9 @@
 """The rows on which an exported graph is compared with its model.
 
 They are a sample that the user gives, or else rows that the model makes up and, a quarter of them, the training rows in
-its memory. Half of all are then disturbed: missing cells, extremes, constants, unknown levels.
+its memory. All but the last quarter are then disturbed: missing cells, extremes, constants, unknown levels, and numbers
+next to their own. Of the last, a Pipeline gets some in the types of the sample's columns or, without a sample, as
+integers: what a transformer makes of a number can depend on its type.
 """
 
 import warnings
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from anomalyvae.export.columns import Input
+from anomalyvae.export.culprits import first_apart
 from anomalyvae.export.transformers import EXAMPLES, inverse_columns, unseen
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _ROWS = EXAMPLES
 _ENOUGH = _ROWS // 2
+_TYPED = _ROWS // 16  # of them, as integers or in the types of the sample
 _SHIFTS = (1e-18, 1e-15, 1e-12, 1e-9, 1e-7)  # relative; the first is the next number
 
 Array = NDArray[Any]  # of one column: float, or object where it is text or boolean
@@ -48,38 +52,50 @@ def check_rows(
     Raises
     ------
     ValueError
-        If the pipeline refuses most of the rows.
+        If the pipeline refuses most of the rows, or makes other numbers of integers.
     """
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about rows that are odd on purpose
         if sample is not None:
+            sample = _as_frame(inputs, sample)
             cells, origin = _sampled(inputs, sample, rng), "sample"
         else:
             cells, origin = _made_up(before, detector, inputs, rng)
         cells = [_typed(column, values) for column, values in zip(inputs, cells, strict=True)]
+        if before is not None and sample is None:
+            cells = [_rounded(column, values) for column, values in zip(inputs, cells, strict=True)]
         required = [] if before is None else _required(before, inputs, cells)
         rows = _table(inputs, _disturbed(inputs, cells, required, rng))
         if before is None:
             return CheckRows(rows, rows, [], origin)
-        taken, prepared = _accepted(before, rows)
+        last = getattr(rows, "iloc", rows)[-_TYPED:]
+        typed = _typed_like(sample, last)
+        _refuse_types(before, typed, last, sample is not None)
+        parts = [_accepted(before, part) for part in (getattr(rows, "iloc", rows)[:-_TYPED], typed)]
+    taken, made = np.concatenate([part for part, _ in parts]), [rows for _, part in parts for rows in part]
     if taken.sum() < _ENOUGH:
         raise ValueError(
             f"The Pipeline takes only {taken.sum()} of the {_ROWS} rows made up for the check, which needs {_ENOUGH}. "
             "Export it in Python, and pass some rows like those of training as sample=."
         )
+    prepared = pd.concat(made) if isinstance(made[0], pd.DataFrame) else np.concatenate(made)
     return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
 
 
 # Array to begin with
 
 
-def _sampled(inputs: list[Input], sample: Any, rng: np.random.Generator) -> list[Array]:
-    """Rows of a sample at random, each once if there are enough."""
+def _as_frame(inputs: list[Input], sample: Any) -> pd.DataFrame:
     if not isinstance(sample, pd.DataFrame):
         sample = pd.DataFrame(np.asarray(sample))
         if isinstance(inputs[0].name, str):
             sample.columns = pd.Index([column.name for column in inputs][: sample.shape[1]])
+    return sample
+
+
+def _sampled(inputs: list[Input], sample: pd.DataFrame, rng: np.random.Generator) -> list[Array]:
+    """Rows of a sample at random, each once if there are enough."""
     absent = [column.name for column in inputs if column.used and column.name not in sample]
     if absent or not len(sample):
         raise ValueError(
@@ -134,10 +150,18 @@ def _typed(column: Input, cells: Array) -> Array:
     return np.array([*(None if pd.isna(cell) else read(cell) for cell in cells), None], dtype=object)[:-1]
 
 
+def _rounded(column: Input, cells: Array) -> Array:
+    """The cells, the last of them whole numbers."""
+    if column.kind in ("text", "bool"):
+        return cells
+    return np.concatenate([cells[:-_TYPED], np.rint(cells[-_TYPED:])])
+
+
 def _disturbed(inputs: list[Input], cells: list[Array], required: list[int], rng: np.random.Generator) -> list[Array]:
     """The first quarter gets extremes and constants, the next unknown levels, and both missing cells.
 
     The third quarter gets numbers next to its own: a step that magnifies rounding errors shows itself there.
+    The last stays as it is.
     """
     cells, quarter = [column.copy() for column in cells], _ROWS // 4
     numbers = [i for i, column in enumerate(inputs) if column.kind not in ("text", "bool") and column.used]
@@ -176,6 +200,33 @@ def _table(inputs: list[Input], cells: list[Array]) -> Any:
     return pd.DataFrame(columns)
 
 
+def _typed_like(sample: pd.DataFrame | None, rows: Any) -> Any:
+    """The rows in the types of the sample's columns or, without one, as integers, where that keeps the cells."""
+    if not isinstance(rows, pd.DataFrame):
+        return _cast(rows, np.dtype(np.int64) if sample is None else np.asarray(sample).dtype)
+    return rows.apply(lambda cells: _cast(cells, np.dtype(np.int64) if sample is None else sample.dtypes[cells.name]))
+
+
+def _cast(cells: Any, kind: Any) -> Any:
+    if getattr(kind, "kind", "") not in "iuf" or cells.dtype != np.float64 or not np.isfinite(cells).all():
+        return cells
+    cast = cells.astype(kind)
+    return cast if (cast == cells).all() else cells
+
+
+def _refuse_types(before: Pipeline, typed: Any, rows: Any, sampled: bool) -> None:
+    """Refuse a step that makes other numbers of rows in their types than of the same rows as a graph takes them."""
+    apart = first_apart(before, rows, typed)
+    if apart is None:
+        return
+    every = typed.dtypes if isinstance(typed, pd.DataFrame) else [typed.dtype]
+    kinds = sorted({str(kind) for kind in every if kind.kind in "iuf"} - {"float64"})
+    raise ValueError(
+        f"{apart} makes other numbers of the type {', '.join(kinds)} than of float64, which a graph takes. Convert the "
+        "columns before fitting, by .astype(float)" + ("." if sampled else ", or pass sample=, some rows as they are.")
+    )
+
+
 # What a pipeline takes
 
 
@@ -197,8 +248,8 @@ def _required(before: Pipeline, inputs: list[Input], cells: list[Array]) -> list
     return [] if takes(used) else [i for i in used if not takes([i])]
 
 
-def _accepted(before: Pipeline, rows: Any) -> tuple[NDArray[np.bool_], Any]:
-    """Which rows the transformers turn into finite numbers, and these numbers."""
+def _accepted(before: Pipeline, rows: Any) -> tuple[NDArray[np.bool_], list[Any]]:
+    """Which rows the transformers turn into finite numbers, and these numbers, in parts."""
     taken, made = np.zeros(len(rows), dtype=bool), []
 
     def attempt(first: int, last: int) -> None:
@@ -214,6 +265,4 @@ def _accepted(before: Pipeline, rows: Any) -> tuple[NDArray[np.bool_], Any]:
         made.append(prepared[taken[first:last]])
 
     attempt(0, len(rows))
-    if not made:
-        return taken, None
-    return taken, pd.concat(made) if isinstance(made[0], pd.DataFrame) else np.concatenate(made)
+    return taken, made

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = {"": 20, "ai.onnx.ml": 3}
 OUTPUTS = ("anomaly_score", "p_value", "is_outlier", "feature_scores")
 _IR_VERSION = 9  # of that opset
-_ROUNDING = (1e-9, 1e-5)  # relative, double and single: scores this close differ by rounding alone
+FINE, COARSE = 1e-9, 3e-5  # relative: scores this close may differ by rounding alone, in double and in single
 _BRANCHES = 4096  # of the tree that looks up p-values; a larger table is searched by bisection around it
 Floats = NDArray[np.float64]
 
@@ -35,11 +35,15 @@ def model_proto(
     add_inputs: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
     feature_scores: bool,
     single: bool = False,
+    rounding: float = FINE,
 ) -> "onnx.ModelProto":
-    """The whole model, checked by ONNX's own checker; ``add_inputs`` adds the inputs and returns the rows."""
+    """The whole model, checked by ONNX's own checker; ``add_inputs`` adds the inputs and returns the rows.
+
+    ``rounding`` is relative: scores so close to a calibration score or to the threshold are equal to it.
+    """
     graph = Graph(single)
     inputs, x = add_inputs(graph)
-    outputs = detector_outputs(x, model, feature_scores)
+    outputs = detector_outputs(x, model, feature_scores, rounding)
     for name, value in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
     infos = [
@@ -61,7 +65,9 @@ def model_proto(
     return proto
 
 
-def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool = False) -> dict[str, Value]:
+def detector_outputs(
+    x: Value, model: "VAEOutlierDetector", feature_scores: bool = False, rounding: float = FINE
+) -> dict[str, Value]:
     """Add a detector to a graph; returns the outputs by name.
 
     ``x`` are rows ``(n, d)`` in double. A category is the number of its level, -1 for an unknown one; a missing cell is
@@ -69,14 +75,13 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     """
     network = model.network_
     s = standardise(network.scaling, x)
-    rounding = _ROUNDING[x.graph.single]
-    slack = _slack(model, rounding)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
-    at_threshold = max(rounding * abs(model.offset_), slack)  # closer than this counts as equal, which is normal
+    at_threshold = max(rounding * abs(model.offset_), _slack(model, rounding))  # closer is equal, which is normal
+    limits = ties_up_to(model, model.calibration_.scores, rounding)
     outputs = {
         "anomaly_score": anomaly_score,
-        "p_value": _p_value(anomaly_score, model.calibration_, rounding, slack, network.rounding_error),
+        "p_value": _p_value(anomaly_score, model.calibration_, limits),
         "is_outlier": decision.op("Less", -at_threshold),
     }
     if feature_scores:
@@ -95,18 +100,23 @@ def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
     return noise if noise >= size else rounding * size  # where all rows are equal, scores are rounding errors
 
 
-def _p_value(anomaly_score: Value, calibration: Any, rounding: float, slack: float, noise: float = 0.0) -> Value:
+def ties_up_to(model: "VAEOutlierDetector", scores: Floats, rounding: float) -> Floats:
+    """For calibration scores, the largest score of the graph that ties with each: it may differ by rounding."""
+    size, noise = np.abs(scores), model.network_.rounding_error
+    slack = np.maximum(rounding * size, _slack(model, rounding))
+    return scores + np.maximum(slack, np.hypot(size, noise) - size)
+
+
+def _p_value(anomaly_score: Value, calibration: Any, limits: Floats) -> Value:
     """`Calibration.p_values`: a tree counts the calibration scores below each score, and a table has the p-values.
 
-    Scores that differ by rounding alone are ties, as for the detector.
+    A score up to ``limits[i]`` ties with the i-th calibration score.
     """
-    graph, m = anomaly_score.graph, len(calibration.scores)
-    size = np.abs(calibration.scores)
-    scores = calibration.scores + np.maximum.reduce([rounding * size, np.full(m, slack), np.hypot(size, noise) - size])
+    graph, m = anomaly_score.graph, len(limits)
     halvings = max(0, (m // _BRANCHES).bit_length())
     stride = 2**halvings
     table = np.full((m // stride + 1) * stride, np.inf)  # table[i] is the i-th score, from 1
-    table[1 : m + 1] = scores
+    table[1 : m + 1] = limits
     below = cast(_branch(anomaly_score, table[stride::stride]), TensorProto.INT64) * stride
     for step in (2**i for i in reversed(range(halvings))):
         passes = graph.value(table).op("Gather", below + step).op("Less", anomaly_score)

@@ -125,6 +125,9 @@ def inverse_rows(transformers: list[Any], made: Any) -> Any:
             raise AttributeError(f"{t} has no inverse.")
         elif t is not None and t != "passthrough":
             made = t.inverse_transform(made)
+            for i, rare in enumerate(getattr(t, "infrequent_categories_", ())):
+                if rare is not None:  # scikit-learn has one name for all of them, which is no level
+                    made[:, i] = np.where(made[:, i] == "infrequent_sklearn", rare[0], made[:, i])
     return made
 
 

@@ -55,6 +55,15 @@ def test_contamination_flags_its_share_up_to_ties(scores, percent):
     assert flagged <= wanted < flagged + (scores == next_value).sum()
 
 
+def test_contamination_does_not_separate_scores_that_tie():
+    scores, ones = np.array([0.0, 1e-5, 2e-5, 1.0, 1.1, 1.1 + 1e-12]), np.ones(6)
+    ties = scores + np.array([1e-4, 1e-4, 1e-4, 1e-9, 1e-9, 1e-9])
+    assert contamination_threshold(scores[:3], ones[:3], 0.4, ties[:3]) == ties[2]  # all are equal: none is flagged
+    assert contamination_threshold(scores, ones, 0.2, ties) == ties[-1]  # two are equal, and more than allowed
+    assert contamination_threshold(scores, ones, 0.35, ties) == pytest.approx(1.05)
+    assert contamination_threshold(scores, ones, 0.5, ties) == pytest.approx(0.50001)
+
+
 def test_contamination_separates_adjacent_floats():
     scores = np.array([np.nextafter(10, 0), 10.0, *np.zeros(8)])
     assert (scores > contamination_threshold(scores, np.ones(10), 0.1)).sum() == 1

@@ -18,6 +18,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from anomalyvae import Scorer, export_onnx, load, save
 from anomalyvae.bundle import read_card
 from anomalyvae.export import pipelines, transformers
+from anomalyvae.export.check_rows import check_rows
+from anomalyvae.export.culprits import culprit
+from anomalyvae.export.pipelines import inputs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning")
 
@@ -254,15 +257,67 @@ def test_a_detector_may_have_categories_behind_transformers(tmp_path):
     np.testing.assert_array_equal(load(save(pipeline, tmp_path / "b")).predict(new), pipeline.predict(new))
 
 
-def test_rows_of_the_check_have_the_level_of_training(tmp_path):
-    """A detector behind a step that rounds, and that has learned no more than rounding errors, is not written."""
+def still_pipeline(**settings):
+    """A Pipeline of numbers, one of which varies by rounding errors alone, and its rows."""
     rng = np.random.default_rng(0)
     rows = signals(200, 0)[["count", "tail"]].assign(still=-273.15 * (1 + rng.integers(-1, 2, 200) * 2.0**-52))
     inner = make_pipeline(SimpleImputer(), pre.PowerTransformer(standardize=False), pre.StandardScaler())
     steps = ColumnTransformer([("inner", inner, [*rows])])
-    pipeline = make_pipeline(steps, detector(max_epochs=1, scaling="quantile")).fit(rows)
-    with pytest.raises(ArithmeticError, match="does not agree"):
+    return make_pipeline(steps, detector(max_epochs=1, **settings)).fit(rows), rows
+
+
+def test_rows_of_the_check_have_the_level_of_training():
+    """They are led back through the steps of a Pipeline within a ColumnTransformer."""
+    pipeline, rows = still_pipeline()
+    checked = check_rows(pipeline[:-1], pipeline[-1], inputs_of(pipeline[:-1], pipeline[-1])).rows
+    for name in rows:
+        low, middle, high = np.quantile(rows[name], [0.02, 0.5, 0.98])
+        assert low <= np.nanmedian(checked[name][-128:-32]) <= high, name
+        assert np.nanmedian(checked[name]) == pytest.approx(middle, abs=rows[name].std() + 1e-9)
+
+
+def test_a_refusal_names_what_magnifies_rounding_errors(tmp_path):
+    pipeline, _ = still_pipeline(scaling="quantile")
+    with pytest.raises(ArithmeticError, match=r"Column 'still' varies by little more than rounding errors: leave it"):
         export_onnx(pipeline, tmp_path / "m.onnx")
+    rows = pd.DataFrame({"plain": np.random.default_rng(0).normal(5, 2, 200)})
+    lost = make_pipeline(pre.FunctionTransformer(np.tanh), pre.MinMaxScaler(), detector()).fit(rows)
+    assert culprit(lost[:-1], lost[-1], rows + 14).startswith("FunctionTransformer (the step 'functiontransformer')")
+    assert culprit(lost[:-1], lost[-1], rows - 5) == ""
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_a_step_that_divides_integers_is_refused(sample, tmp_path):
+    """numpy.reciprocal of an integer is an integer; a graph has numbers in double alone."""
+    rows = pd.DataFrame({"gear": np.arange(300) % 5 + 1, "speed": np.random.default_rng(0).normal(80, 9, 300)})
+    pipeline = make_pipeline(pre.FunctionTransformer(np.reciprocal), pre.StandardScaler(), detector()).fit(rows)
+    with pytest.raises(ValueError, match=r"FunctionTransformer \(the step 'functiontransformer'\) makes other.*int64"):
+        export_onnx(pipeline, tmp_path / "m.onnx", sample=rows if sample else None)
+    floats = rows.astype(float)
+    pipeline.fit(floats)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", sample=floats))
+    np.testing.assert_allclose(scorer.anomaly_score(floats), -pipeline.score_samples(floats), rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_the_check_have_the_types_of_the_sample(tmp_path):
+    """A StandardScaler computes in single precision if all columns are single: of a high level it leaves little."""
+    rows = signals(300, 0)[["count", "plain"]].astype(np.float32)
+    pipeline = make_pipeline(pre.StandardScaler(), detector()).fit(rows)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", sample=rows))
+    np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-4)
+    high = rows + np.float32(1e5)
+    with pytest.raises(ValueError, match=r"StandardScaler .*makes other numbers of the type float32 than of float64"):
+        export_onnx(pipeline.fit(high), tmp_path / "m.onnx", sample=high)
+
+
+def test_rare_booleans_are_levels(tmp_path):
+    """scikit-learn leads infrequent levels back to a word, which is none of them."""
+    rows = pd.DataFrame({"braking": np.arange(300) % 2 == 0, "speed": np.random.default_rng(0).normal(80, 9, 300)})
+    encoder = pre.OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=0.6, sparse_output=False)
+    steps = ColumnTransformer([("levels", encoder, ["braking"])], remainder="passthrough")
+    pipeline = make_pipeline(steps, detector()).fit(rows)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx"))
+    np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-4)
 
 
 def test_bins_of_exact_cells_have_exact_edges(tmp_path):
