@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -65,7 +66,8 @@ def as_pyod(
         confidences are computed from their scores. Without them, it has ``decision_function`` only until ``fit``.
     contamination : float in (0, 0.5], optional
         Share of the training rows above PyOD's ``threshold_``, or a PyThresh object. By default the detector's own if
-        it is a number, otherwise PyOD's 0.1. It does not change what the detector learns.
+        it is a number, otherwise PyOD's 0.1. PyOD's training rows have outliers: ``fit`` gives a number to a detector
+        whose own contamination is ``"auto"``, so that it does not learn these. A number of its own stays.
 
     Returns
     -------
@@ -124,8 +126,11 @@ def _pyod_class() -> Any:
             self.detector = detector
 
         def fit(self, X: ArrayLike, y: Any = None) -> Self:
-            """Fit a clone of ``detector``, and set PyOD's threshold."""
-            return self._set_fitted(clone(self.detector).fit(X), X, y)
+            """Fit a clone of ``detector``, told of the contamination, and set PyOD's threshold."""
+            detector = clone(self.detector)
+            if detector.contamination == "auto" and isinstance(self.contamination, Real):
+                detector.set_params(contamination=float(self.contamination))
+            return self._set_fitted(detector.fit(X), X, y)
 
         def decision_function(self, X: ArrayLike) -> Floats:
             """Anomaly scores, high = outlier, shape ``(n,)``."""

@@ -133,6 +133,26 @@ def test_contamination_is_the_detectors_own_if_it_has_one():
     assert as_pyod(quick(contamination=0.02)).contamination == 0.02
 
 
+def test_a_detector_whose_contamination_is_auto_is_told_of_it():
+    """A clump of outliers among the training rows is dense: a detector that learns it finds it normal."""
+    rng = np.random.default_rng(0)
+    rows = np.vstack([rng.normal(size=(450, 4)), 4 + 0.2 * rng.normal(size=(50, 4))])
+    clump = np.repeat([0, 1], [450, 50])
+    told = as_pyod(quick(), contamination=0.1).fit(rows)
+    assert roc_auc_score(clump, told.decision_scores_) > 0.99
+    own = quick(contamination=0.1).fit(rows)
+    np.testing.assert_array_equal(told.decision_function(rows), own.anomaly_score(rows))
+    np.testing.assert_array_equal(clone(told).set_params(contamination=0.1).fit(rows).labels_, told.labels_)
+    assert roc_auc_score(clump, quick().fit(rows).anomaly_score(rows)) < 0.9  # without being told
+    assert told.detector.contamination == "auto"
+
+
+@pytest.mark.parametrize(("own", "given", "learned"), [("auto", None, 0.1), (0.02, 0.2, 0.02), ("auto", 0.25, 0.25)])
+def test_a_number_of_the_detector_s_own_stays(own, given, learned):
+    adapter = as_pyod(quick(contamination=own), contamination=given).fit(TRAIN)
+    assert adapter.detector_.contamination == learned
+
+
 def test_copies_give_the_same_scores(fitted, tmp_path):
     persistence.save(fitted, tmp_path / "model.joblib")
     stored = persistence.load(tmp_path / "model.joblib", trusted=True)
@@ -212,6 +232,7 @@ class Thresholder:
 
 def test_a_pythresh_object_sets_the_threshold():
     detector = clone(as_pyod(quick(), contamination=Thresholder())).fit(TRAIN)
+    assert detector.detector_.contamination == "auto"
     assert detector.labels_.sum() == 100
     np.testing.assert_array_equal(detector.predict(TEST), detector.decision_function(TEST) > detector.threshold_)
 
