@@ -217,7 +217,8 @@ def export_onnx(
         One input ``rows`` of shape ``(n, d)``, or one input of shape ``(n, 1)`` per column, by its name. ``"auto"``
         takes the matrix for a detector without categories and for rows without names. A column that no step of a
         Pipeline uses is not an input. Numbers and booleans are double, NaN where missing; text is string,
-        ``"<missing>"`` where missing. As in the detector, an unknown level is not an error.
+        ``""`` or ``"<missing>"`` where missing (only the latter, if training had ``""`` as a level). As in the
+        detector, an unknown level is not an error. The file's ``doc_string`` says so of each input.
     feature_scores : bool, default=False
         Whether to add `VAEOutlierDetector.feature_scores` as an output of shape ``(n, d)``, d the detector's columns.
     precision : {"auto", "double", "single"}, default="auto"

@@ -74,6 +74,8 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
 def encode_categories(X: Any, categories: Categories) -> Any:
     """Replace the levels in a table by their numbers: NaN for a missing level, -1 for an unknown one.
 
+    An empty text is a missing cell, unless it is a known level.
+
     ``X`` itself is returned if it has no categories. A column that is categorical now and was not in training, or the
     reverse, raises ValueError.
     """
@@ -96,7 +98,8 @@ def encode_categories(X: Any, categories: Categories) -> Any:
         elif name in categories:
             place = {level: code for code, level in enumerate(categories[name])}
             found, levels = pd.factorize(column)
-            kept = [place.get(bool(level) if expected == "bool" else str(level), -1) for level in levels]
+            read = bool if expected == "bool" else str
+            kept = [place.get(read(level), _other_level(level)) for level in levels]
             encoded.isetitem(i, np.array([*kept, np.nan])[found])  # factorize gives -1, the last, for a missing level
         else:  # a column of numeric objects may hold pandas.NA
             encoded.isetitem(i, cast(Any, column.where(column.notna(), np.nan)))
@@ -106,6 +109,11 @@ def encode_categories(X: Any, categories: Categories) -> Any:
             "numbers by pandas.to_numeric), or fit again."
         )
     return encoded
+
+
+def _other_level(level: Any) -> float:
+    """The number of a level that is not known: an empty text is a missing cell."""
+    return np.nan if isinstance(level, str) and not level else -1.0
 
 
 _EXPECTED = {"number": "numbers", "bool": "booleans", "text": "text or a category"}
@@ -133,7 +141,7 @@ def common_levels(
             given = ~np.isnan(x[:, i])
             code = x[given, i].astype(np.int64)
             kept = np.bincount(code, weights=weight[given], minlength=len(levels)) >= enough
-            x[given, i] = np.where(kept, np.cumsum(kept) - 1, -1)[code]
+            x[given, i] = np.where(kept, np.cumsum(kept) - 1, [_other_level(level) for level in levels])[code]
             levels = [level for level, keep in zip(levels, kept, strict=True) if keep]
             empty += [] if levels else [name]
         known[name] = levels

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
+from anomalyvae.detector.categories import as_pandas
 from anomalyvae.detector.fitting import Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
@@ -333,6 +334,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
         """
+        X = as_pandas(X)
         x = valid_rows(self, X)
         return new_gaps(x, self.training_.get("complete", ()), getattr(X, "columns", None))
 

@@ -292,6 +292,7 @@ def valid_rows(detector: Any, X: Any) -> Floats:
 
 def read_rows(detector: Any, X: Any) -> Floats:
     """`valid_rows` to score; missing cells of which training says nothing are named in a warning."""
+    X = as_pandas(X)
     x = valid_rows(detector, X)
     empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
     if empty.any():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.culprits import culprit
+from anomalyvae.export.explain import explain
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.nets.views import Views
@@ -62,6 +63,7 @@ def write_onnx(
         "objective": detector.objective,
         "criterion": detector.architecture_["criterion"],
         "preprocessing": "inside",
+        "pipeline": before is not None,
         "sealed": True,
     }
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
@@ -70,6 +72,7 @@ def write_onnx(
     for single, rounding in _ATTEMPTS[precision]:
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single, rounding)
+        explain(proto, metadata, columns)
         _store(proto, metadata, file)
         parity = _compare(detector, rows, Scorer(file, providers=["CPUExecutionProvider"]), rounding)
         if _agrees(parity, COARSE if single else _TOLERANCE):

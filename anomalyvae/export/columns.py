@@ -21,6 +21,8 @@ class Input:
     kind: str | None = None  # "number", "text" or "bool", once a transformer reveals it
     missing: Any = np.nan  # how the pipeline marks a missing cell
     used: bool = False
+    levels: list[str] = field(default_factory=list)  # of text, where a step knows them
+    keeps_empty: bool = False  # whether an empty text is one of these, or is what an imputer replaces
     examples: NDArray[Any] | None = None  # cells like those of training, where a transformer knows some
 
     def require(self, kind: str) -> None:
@@ -112,6 +114,9 @@ def level_numbers(column: Column, levels: list[Any], missing: float, other: floa
             f"Column {name!r} has the level {MISSING!r}, which marks a missing cell in the ONNX file. Replace it by "
             "None before fitting."
         )
+    if column.origin is not None:
+        column.origin.levels = [str(text) for text in levels if not pd.isna(text)]
+        column.origin.keeps_empty |= "" in column.origin.levels
     as_number = type(other)
     codes = {str(text): as_number(i) for i, text in enumerate(levels) if not pd.isna(text)}
     return lookup(column, codes | {MISSING: missing}, other)

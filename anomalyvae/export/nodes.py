@@ -54,10 +54,12 @@ class Graph:
             return constant
         if isinstance(constant, torch.Tensor):
             constant = constant.detach().cpu().numpy()
+        if isinstance(constant, str):
+            constant = np.array([constant], dtype=object)
         array = np.ascontiguousarray(constant) if np.ndim(constant) else np.asarray(constant)
         if single and array.dtype == np.float64:
             array = array.astype(np.float32)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, str(array) if array.dtype == object else array.tobytes())
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, f"~c{len(self.constants)}")
         return Value(self, self.constants[key].name, single)

@@ -16,6 +16,7 @@ from anomalyvae.export.columns import Column, Input, columns_of, kind_of, level_
 from anomalyvae.export.graph import OUTPUTS
 from anomalyvae.export.nodes import Graph, Value, cast
 from anomalyvae.export.transformers import apply, note_examples, remedy
+from anomalyvae.scoring.columns import MISSING
 from anomalyvae.scoring.scorer import MATRIX
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _inspect(column: Input, cells: "pd.Series[Any]") -> None:
 
 
 def layout(inputs: list[Input], arrangement: str, bare: bool) -> dict[str, Any]:
-    """The inputs in the metadata: ``columns``, ``n_features``, ``kinds``, ``inputs``, ``ignored``."""
+    """The inputs in the metadata: ``columns``, ``n_features``, ``kinds``, ``missing_text``, ``inputs``, ``ignored``."""
     named = isinstance(inputs[0].name, str)
     if not named and any(column.kind == "text" for column in inputs):
         raise ValueError("The rows have text but no column names. Fit the pipeline to a DataFrame.")
@@ -73,6 +74,11 @@ def layout(inputs: list[Input], arrangement: str, bare: bool) -> dict[str, Any]:
         "n_features": len(taken),
         "columns": [column.name for column in taken] if named else None,
         "kinds": kinds,
+        "missing_text": {
+            str(column.name): [MISSING] if column.keeps_empty else [MISSING, ""]
+            for column in taken
+            if kinds.get(str(column.name)) == "text"
+        },
         "ignored": [column.name for column in inputs if column not in taken],
     }
 
@@ -96,7 +102,15 @@ def add_inputs(
         )
     types = {str(c.name): TensorProto.STRING if c.kind == "text" else TensorProto.DOUBLE for c in inputs}
     infos = [helper.make_tensor_value_info(name, types[name], ["n", 1]) for name in used]
-    return infos, _detector_rows(before, detector, [Column(Value(graph, str(c.name)), 0, 1, c) for c in inputs])
+    return infos, _detector_rows(before, detector, [Column(_cells(graph, c), 0, 1, c) for c in inputs])
+
+
+def _cells(graph: Graph, column: Input) -> Value:
+    """An input. Other languages have no missing text: an empty one is missing, unless training had it as a level."""
+    cells = Value(graph, str(column.name))
+    if column.kind != "text" or column.keeps_empty:
+        return cells
+    return cells.op("Equal", "").op("Where", MISSING, cells)
 
 
 def _detector_rows(before: Pipeline | None, detector: "VAEOutlierDetector", columns: list[Column]) -> Value:

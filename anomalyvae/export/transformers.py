@@ -225,6 +225,7 @@ def _note_missing(column: Column, missing: Any) -> None:
         column.origin.used = True
         if missing is None:
             column.origin.missing = None
+        column.origin.keeps_empty |= isinstance(missing, str) and missing == ""
 
 
 # Levels

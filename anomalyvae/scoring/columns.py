@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
+EMPTY = "<empty>"  # an empty text, where the file would take it as missing and scikit-learn does not
 
 Floats = NDArray[np.float64]
 Cut = Callable[[int, int], Callable[[Any], Any]]

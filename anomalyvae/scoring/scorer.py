@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.calibration import caution_of
 from anomalyvae.scoring.columns import (
+    EMPTY,
+    MISSING,
     READ,
     Cut,
     gaps,
@@ -119,6 +121,9 @@ class Scorer:
         self._columns: list[str] | None = self.metadata["columns"]
         self._width: int = self.metadata["n_features"]
         self._kinds: dict[str, str] = self.metadata["kinds"]
+        # An empty text is a missing cell, unless training had it. For the transformers of a pipeline it is text.
+        empty = EMPTY if self.metadata.get("pipeline") else MISSING
+        self._empty = {name: empty for name, texts in self.metadata.get("missing_text", {}).items() if "" in texts}
         self._ignored = set(self.metadata.get("ignored", ()))
         self._required = list(self.metadata.get("required", ()))
         self._complete = list(self.metadata.get("complete", ()))  # columns without a missing cell in training
@@ -325,6 +330,8 @@ class Scorer:
         feeds = {
             name: READ[self._kinds.get(name, "number")](name, column(name))[:, None] for name in self._columns or []
         }
+        for name, text in self._empty.items():
+            feeds[name][feeds[name] == ""] = text
         infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
         if infinite:
             refuse_infinite(infinite)

@@ -62,6 +62,9 @@ def test_what_comes_back_is_of_the_kind_that_came(made_of, frame, detector):
         expected, found = getattr(detector, method)(holed), getattr(detector, method)(table)
         assert type(found) is type(table)
         pd.testing.assert_frame_equal(found.to_pandas(), expected, check_dtype=False)
+    with pytest.warns(UserWarning, match=r"such as a, t\. Their p-values"):
+        detector.anomaly_score(table)
+    assert detector.new_gaps(table) == detector.new_gaps(holed)
 
 
 @pytest.mark.parametrize("made_of", KINDS)
