@@ -1,7 +1,9 @@
 """PyOD, both ways: our detector fulfils what PyOD expects, and the comparison follows its protocol."""
 
 import copy
+import importlib
 import pickle
+import pkgutil
 import random
 import subprocess
 import sys
@@ -259,6 +261,34 @@ def test_feature_bagging_clones_and_seeds_ours():
     assert not hasattr(base, "detector_")
     assert bagging.labels_.sum() == 20
     assert roc_auc_score(OUTLIER, bagging.decision_function(TEST)) >= 0.8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_suod_trains_ours_beside_others():
+    pytest.importorskip("suod", reason="needs suod: pip install suod")
+    from pyod.models.suod import SUOD
+
+    ensemble = SUOD([as_pyod(quick()), KNN(), as_pyod(quick(beta=2.0))], n_jobs=1, verbose=False).fit(TRAIN)
+    assert ensemble.labels_.sum() == 20
+    assert roc_auc_score(OUTLIER, ensemble.decision_function(TEST)) >= 0.8
+
+
+@pytest.mark.parametrize("name", ["FILTER", "IQR", "MAD", "YJ", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_thresholders_of_pythresh_set_the_threshold(fitted, name):
+    thresholds = pytest.importorskip("pythresh.thresholds", reason="needs pythresh: pip install pythresh")
+    modules = [module.name for module in pkgutil.iter_modules(thresholds.__path__)]
+    modules = [name.lower()] if name != "all" else [m for m in modules if m not in ("base", "gamgmm", "thresh_utility")]
+    for module in modules:
+        try:
+            kind = getattr(importlib.import_module(f"pythresh.thresholds.{module}"), module.upper())
+            thresholder = kind()
+            KNN(contamination=thresholder).fit(TRAIN)
+        except (ImportError, AttributeError):  # it needs another package, or fails with PyOD's own detectors
+            continue
+        detector = as_pyod(fitted.detector, contamination=kind()).fit(TRAIN)
+        assert set(detector.labels_) <= {0, 1}, module
+        assert set(detector.predict(TEST)) <= {0, 1}, module
 
 
 def test_combinations_of_ours_and_knn(fitted):

@@ -14,7 +14,16 @@ from anomalyvae.detector.categories import as_pandas
 from anomalyvae.detector.fitting import Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
-from anomalyvae.detector.rows import Rows, new_gaps, read_rows, read_training, valid_rows, warn_of_few_groups
+from anomalyvae.detector.rows import (
+    Rows,
+    new_gaps,
+    read_rows,
+    read_training,
+    valid_rows,
+    warn_of_few_groups,
+    weights_of,
+)
+from anomalyvae.detector.state import TABLES, plain, table_of
 from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
@@ -288,15 +297,20 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         """
         return -self.anomaly_score(X)
 
-    def score(self, X: ArrayLike, y: Any = None) -> float:
+    def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Mean log-density of rows in nats, for `GridSearchCV`; high = better fit.
+
+        With ``sample_weight``, the weighted mean: a row of weight two equals two such rows.
 
         Whatever the ``criterion``, it is the evidence lower bound or, for other objectives, the log-likelihood of the
         reconstruction: distances of different models cannot be compared.
         """
         network = self._fitted()
         bound = network.elbo if isinstance(network, Elbo) else network.reconstruction
-        return -float(self._apply(bound, self._rows(X)).mean())
+        losses = self._apply(bound, self._rows(X))
+        if sample_weight is None:
+            return -float(losses.mean())
+        return -float(np.average(losses, weights=weights_of(sample_weight, len(losses))))
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """``score_samples(X) - offset_``: negative for outliers, shape ``(n,)``."""
@@ -461,6 +475,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         if "network_" in state:
             state["network_"] = {name: t.cpu().numpy() for name, t in self.network_.state_dict().items()}
             state["calibration_"] = {"scores": self.calibration_.scores, "weight": self.calibration_.weight}
+            state |= {name: plain(state[name]) for name in TABLES if name in state}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -469,6 +484,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             tensors = {name: torch.from_numpy(np.array(a)) for name, a in state["network_"].items()}
             self.network_ = restore(self.architecture_, tensors).to(_device(self.device))
             self.calibration_ = Calibration(**state["calibration_"])
+            self.__dict__.update({name: table_of(state[name]) for name in TABLES if name in state})
 
 
 def _device(name: str) -> torch.device:

@@ -267,7 +267,7 @@ def read_training(
     columns = getattr(X, "columns", None)
     categories, dtypes = find_categories(X)
     x = _validated(detector, X, categories, reset=True)
-    weight = _weights(sample_weight, len(x))
+    weight = weights_of(sample_weight, len(x))
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
     check_consistent_length(x, groups, selected)
@@ -339,7 +339,7 @@ def _validated(detector: Any, X: Any, categories: Categories, reset: bool = Fals
     return x
 
 
-def _weights(sample_weight: Any, n: int) -> Floats:
+def weights_of(sample_weight: Any, n: int) -> Floats:
     """The weight of each row, shape ``(n,)``; a single number is the weight of all."""
     if sample_weight is None:
         return np.ones(n)

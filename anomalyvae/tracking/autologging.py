@@ -34,7 +34,8 @@ def autolog(
     A fit goes into the active run, or into a new one; a further fit in the same run becomes a child of it. A search
     such as `GridSearchCV`, around a detector or a Pipeline that ends in one, becomes one run with the best model and
     ``cv_results.csv``. A study of Optuna becomes one run, or goes into the active one; each trial is a child run that
-    holds its fit.
+    holds its fit. A study with Optuna's own ``MLflowCallback`` is left to that: it makes a run per trial, and the fits
+    in them are no runs. Leave the callback out to have the losses and models of the fits.
 
     Parameters
     ----------
@@ -112,9 +113,22 @@ def _study(original: Callable[..., Any], self: Any, func: Callable[[Any], Any], 
     if _inside_another():
         original(self, func, *args, **kwargs)
         return
+    if _has_own_callback(*args, *kwargs.values()):
+        _searches.append(self)
+        try:
+            original(self, func, *args, **kwargs)
+        finally:
+            _searches.remove(self)
+        return
     with _run(listen=False) as run:
         original(self, partial(_trial, func, run.run_id), *args, **kwargs)
         _send(run, None, {"the best trial": partial(_send_study, study=self)})
+
+
+def _has_own_callback(*arguments: Any) -> bool:
+    """Whether Optuna's ``MLflowCallback`` is among the callbacks of a study."""
+    callbacks = [one for argument in arguments if isinstance(argument, list | tuple) for one in argument]
+    return any(kind.__name__ == "MLflowCallback" for one in callbacks for kind in type(one).__mro__)
 
 
 def _trial(func: Callable[[Any], Any], parent: str | None, trial: Any) -> Any:

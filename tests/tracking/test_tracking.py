@@ -605,6 +605,47 @@ def test_a_study_is_one_run_with_a_child_for_each_trial(automatic, rows, runs):
     assert {run.info.status for run in runs()} == {"FINISHED"}
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_study_with_a_callback_of_optuna_has_a_run_per_trial(automatic, rows, runs, jobs):
+    optuna = pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    integration = pytest.importorskip("optuna_integration", reason="needs optuna-integration")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    callback = integration.MLflowCallback(create_experiment=False)
+
+    def objective(trial):  # a parameter of the same name, and another value than the detector's
+        hidden = {"small": (4,), "large": (8,)}[trial.suggest_categorical("hidden", ["small", "large"])]
+        return -a_detector(hidden=hidden).fit(rows).score_samples(rows).mean()
+
+    automatic(log_models=False)
+    study = optuna.create_study()
+    study.optimize(objective, n_trials=3, n_jobs=jobs, callbacks=[callback])
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
+    found = {run.info.run_name: run.data for run in runs()}
+    assert set(found) == {"0", "1", "2"}
+    assert len(runs()) == 3
+    for trial in study.trials:
+        assert found[str(trial.number)].params == {"hidden": trial.params["hidden"]}
+        assert found[str(trial.number)].metrics == {"value": trial.value}
+    a_detector().fit(rows)  # a fit outside the study is a run again
+    assert len(runs()) == 4
+
+
+def test_mlflow_sklearn_logs_a_pipeline_without_pickle(store, rows):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows = rows[["speed", "rpm"]]
+    pipeline = make_pipeline(StandardScaler(), a_detector()).fit(rows)
+    with mlflow.start_run():
+        info = mlflow.sklearn.log_model(
+            pipeline, name="model", serialization_format="skops",
+            skops_trusted_types=["anomalyvae.detector.estimator.VAEOutlierDetector"],
+        )  # fmt: skip
+    again = mlflow.sklearn.load_model(info.model_uri)
+    np.testing.assert_array_equal(again.score_samples(rows), pipeline.score_samples(rows))
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(info.model_uri).predict(rows), pipeline.predict(rows))
+
+
 def test_mlflow_sklearn_autolog_takes_precedence(automatic, rows, runs):
     from sklearn.model_selection import GridSearchCV
 
