@@ -78,6 +78,8 @@ def flag(args: argparse.Namespace) -> int:
             failed = flagged.failed
             if not args.quiet:
                 say(in_words(flagged))
+                if flagged.caution is not None:
+                    tell(flagged.caution)
         if args.export is not None:
             export(queue, args.export, model, args.source, **reading_options(args))
     for file, why in failed.items():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Unpack
 import pandas as pd
 
 from anomalyvae.bundle import read_card
+from anomalyvae.calibration import caution_of
 from anomalyvae.health import Sensors
 from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
@@ -36,6 +37,7 @@ class Flagged(NamedTuple):
     known: int
     added: int
     failed: dict[str, str]  # files without scores, and why
+    caution: str | None = None  # what the p-values cannot show: `anomalyvae.calibration.few_calibrate`
 
 
 def flag_folder(
@@ -110,13 +112,14 @@ def flag_folder(
         events[~met], reasons.codes_of, budget, known=_encoded(held, reasons), per_recording=per_recording,
         spread=reasons.spread, near=near, pool=pool,
     )  # fmt: skip
+    card = read_card(model)
     if len(picked):
         picked = picked.join(reasons.explain(reasons.windows(picked)))
-        if read_card(model).get("health") is not None:
+        if card.get("health") is not None:
             picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
     failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
-    return Flagged(picked, len(events), int(met.sum()), added, failed)
+    return Flagged(picked, len(events), int(met.sum()), added, failed, caution_of(card))
 
 
 def export(
@@ -138,11 +141,12 @@ def export(
         raise ValueError(f"Tasks for Label Studio ({os.fspath(path)}) need the model that flagged the events. Pass it.")
     from anomalyvae.review.label_studio import write_label_studio
 
-    events = queue.events()
+    events, card = queue.events(), read_card(model)
     write_label_studio(
         path,
         events if source is None else events.assign(source=os.fspath(source)),
-        WindowRecipe.from_dict(read_card(model)["windowing"]),
+        WindowRecipe.from_dict(card["windowing"]),
+        caution=caution_of(card),
         **options,
     )
 

@@ -174,6 +174,7 @@ def write_label_studio(
     events: pd.DataFrame,
     recipe: WindowRecipe,
     around_s: float = 10.0,
+    caution: str | None = None,
     **options: Unpack[ReadOptions],
 ) -> Path:
     """Write events as tasks that Label Studio imports, and the labelling interface that shows them.
@@ -191,6 +192,8 @@ def write_label_studio(
     recipe : WindowRecipe
         The recipe of the model that flagged them.
     around_s : float
+    caution : str, optional
+        What the model's p-values cannot show (`anomalyvae.calibration.caution_of`), shown above each task.
     **options
         How files are read: see `anomalyvae.options.ReadOptions`.
 
@@ -214,15 +217,16 @@ def write_label_studio(
     interface = target.with_suffix(".xml")
     for file, text in (
         (target, json.dumps([tasks[index] for index in events.index], allow_nan=False)),
-        (interface, labelling_interface(recipe.signals)),
+        (interface, labelling_interface(recipe.signals, caution)),
     ):
         with replacing_file(file) as fresh:
             fresh.write_text(text, encoding="utf-8")
     return interface
 
 
-def labelling_interface(signals: tuple[str, ...]) -> str:
-    """The labelling interface, in Label Studio's XML, for tasks with these signals."""
+def labelling_interface(signals: tuple[str, ...], caution: str | None = None) -> str:
+    """The labelling interface, in Label Studio's XML, for tasks with these signals; it shows the caution, if any."""
+    said = "" if caution is None else f'\n  <Header value={quoteattr(caution)} size="6"/>'
     # Columns have neutral names, since a signal's name may be anything; it is shown in the legend.
     channels = "\n".join(
         f"    <Channel column={quoteattr(column)} legend={quoteattr(printable(signal))}/>"
@@ -230,7 +234,7 @@ def labelling_interface(signals: tuple[str, ...]) -> str:
     )
     labels = "\n".join(f"    <Label value={quoteattr(verdict)}/>" for verdict in VERDICTS)
     return f"""<View>
-  <Header value="$title"/>
+  <Header value="$title"/>{said}
   <TimeSeriesLabels name="verdict" toName="signals">
 {labels}
   </TimeSeriesLabels>

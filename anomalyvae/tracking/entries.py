@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.card import CARD, GRAPH
+from anomalyvae.calibration import caution_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,6 +66,12 @@ class Result:
         """
         bundle = folder / "model" if (folder / "model" / CARD).is_file() else folder
         return cls(folder, bundle, read_card(bundle), source)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of its run, model and version: the model's id, and what its p-values cannot show."""
+        caution = caution_of(self.card)
+        return {MODEL_ID: self.card["model_id"]} | ({} if caution is None else {"caution": caution})
 
     @property
     def is_job(self) -> bool:
@@ -138,11 +145,14 @@ def send_card(client: "MlflowClient", run_id: str, result: Result) -> None:
     if card["preprocessing"] is not None:
         params["preprocessing"] = ", ".join(card["preprocessing"]["steps"])
     versions = card["versions"] | {"mlflow": version("mlflow"), "python": platform.python_version()}
-    tags = {f"version.{name}": text for name, text in versions.items()} | {
-        MODEL_ID: card["model_id"],
-        "stop_reason": card["stop_reason"],
-        "training.sha256": card["training"]["sha256"],
-    }
+    tags = (
+        {f"version.{name}": text for name, text in versions.items()}
+        | result.tags
+        | {
+            "stop_reason": card["stop_reason"],
+            "training.sha256": card["training"]["sha256"],
+        }
+    )
     send_values(client, run_id, params=params, metrics=result.figures, tags=tags, at_ms=result.saved_ms)
 
 
@@ -237,7 +247,7 @@ def send_model(client: "MlflowClient", run_id: str, result: Result) -> str | Non
         run.info.experiment_id,
         name="model",
         source_run_id=run_id,
-        tags={MODEL_ID: result.card["model_id"]},
+        tags=result.tags,
         params=run.data.params,
         model_type="outlier detector",
     )
@@ -260,8 +270,7 @@ def send_version(client: "MlflowClient", run_id: str, result: Result, name: str)
     source, known = f"models:/{model}", client.search_model_versions(f"name = '{name}'")
     if model is None or any(version.source == source or version.model_id == model for version in known):
         return
-    tags = {MODEL_ID: result.card["model_id"]}
-    made = mlflow.register_model(source, name, await_registration_for=None, tags=tags)
+    made = mlflow.register_model(source, name, await_registration_for=None, tags=result.tags)
     alias = CHALLENGER if CHAMPION in client.get_registered_model(name).aliases else CHAMPION
     client.set_registered_model_alias(name, alias, made.version)
 

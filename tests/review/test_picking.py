@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
-from anomalyvae.calibration import false_discovery
+from anomalyvae.calibration import false_discovery, few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.metrics import merge_alarms
@@ -445,7 +445,7 @@ def test_a_signal_may_have_any_name_in_label_studio():
     assert "time_s" not in {channel.get("column") for channel in channels}
 
 
-def test_from_the_command_line(night, bundles, capsys):
+def test_from_the_command_line(night, bundles, capsys, monkeypatch):
     def run(*arguments):
         code = main(["flag", "--queue", str(night / "q.db"), *map(str, arguments)])
         return code, *capsys.readouterr()
@@ -461,6 +461,11 @@ def test_from_the_command_line(night, bundles, capsys):
     assert len(json.loads((night / "q.json").read_text())) == 2
     code, out, err = run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet")
     assert (code, out, err.count("has no scores: ")) == (3, "", 1)
+    monkeypatch.setattr("anomalyvae.review.flagging.caution_of", lambda card: few_calibrate(3, "recordings"))
+    said = run(night / "scores", *model, "--export", night / "q.json")[2]
+    assert "3 recordings can show no p-value below 0.25" in said
+    header = XML((night / "q.xml").read_text()).findall("Header")[1].get("value")
+    assert header == few_calibrate(3, "recordings")
     for arguments, said in [
         ((), "There is nothing to do. Pass SCORES, --load or --export"),
         ((night / "scores",), "The model that gave the scores is missing. Pass --model"),

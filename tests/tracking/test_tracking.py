@@ -12,7 +12,9 @@ import urllib.error
 import urllib.request
 import warnings
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,9 @@ from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from anomalyvae import Scorer, VAEOutlierDetector, autolog, load, save, track, tracked_run
 from anomalyvae.cli import main
+from anomalyvae.tracking import entries
 from anomalyvae.tracking import runs as tracking_runs
+from anomalyvae.tracking.entries import Result
 from anomalyvae.tracking.registry import fetched
 from anomalyvae.tracking.runs import NOTE, MetricSender
 from anomalyvae.tracking.server import import_mlflow, mlflow_session
@@ -175,6 +179,17 @@ def test_a_run_has_settings_losses_figures_and_tags(tracked):
     assert tags["mlflow.source.git.commit"] == commit
     assert tags["anomalyvae.model_id"] == json.loads((bundle / "card.json").read_text())["model_id"]
     assert not (bundle / NOTE).exists()
+
+
+def test_run_model_and_version_of_few_recordings_say_so(tracked):
+    _, _, bundle, _ = tracked
+    result = Result.read(bundle)
+    assert "caution" not in result.tags
+    few = replace(result, card=result.card | {"calibration": {"evidence": 3.0}, "windowing": {"stride_s": 1.0}})
+    assert few.tags["caution"].startswith("3 recordings can show no p-value below 0.25")
+    sent = []
+    entries.send_card(SimpleNamespace(log_batch=lambda run_id, **parts: sent.append(parts)), "run", few)
+    assert {tag.key: tag.value for tag in sent[0]["tags"]}.items() >= few.tags.items()
 
 
 def test_a_run_describes_its_data_set_by_fingerprint_source_and_columns(tracked):
