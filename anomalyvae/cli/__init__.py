@@ -6,15 +6,18 @@ so that ``--help`` answers at once.
 
 import argparse
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anomalyvae import __version__
 from anomalyvae.cli import analysis, models, review, scoring
 from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, add_command, message_of, one_line, option, tell
+
+_INTERRUPTED = "(Training|The fit) was interrupted"  # how the warnings of an interrupted fit begin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         if getattr(args, "quiet", False):
             warnings.simplefilter("ignore", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: tell(f"warning: {one_line(str(message))}")
+        warnings.filterwarnings("always", message=_INTERRUPTED)
+        warnings.showwarning = _tell_warning
         try:
             code = args.run(args)
             sys.stdout.flush()
@@ -40,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 tell(f"error: {message_of(error)}")
             return FAILED
     return code
+
+
+def _tell_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    if re.match(_INTERRUPTED, str(message)):  # in Python a fit keeps what it has learned so far; a verb does not
+        raise KeyboardInterrupt
+    tell(f"warning: {one_line(str(message))}")
 
 
 class Verb(NamedTuple):

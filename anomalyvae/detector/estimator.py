@@ -98,7 +98,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     validation_fraction : "auto" or float in [0, 1), default="auto"
         Which rows set the threshold. A number is the share of rows (or groups) held out from training: half of them
         stop training early, half set ``offset_``; none are held out where either half has fewer than five rows.
-        ``"auto"`` is 0.2 from 5,000 rows (or 10 groups) on. Below, it cross-fits: one network learns all rows and
+        ``"auto"`` is 0.2 from 5,000 rows (or 10 groups) on; of fewer than 190 groups, up to a third or 19 set
+        ``offset_``, so that small p-values can be shown. Below, it cross-fits: one network learns all rows and
         makes all epochs, and three more, each trained without a third of the rows, score the third that they did not
         see (below 150 rows: eight, each without an eighth). They train at once, where layers allow it.
     device : {"auto", "cpu", "cuda"} or str, default="auto"

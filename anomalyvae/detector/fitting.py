@@ -25,7 +25,6 @@ _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
 _TIE = 1e-9  # relative: scores this close differ by rounding alone
-_VALIDATION_FRACTION = 0.2  # of validation_fraction="auto", where it splits
 
 Floats = NDArray[np.float64]
 History = list[dict[str, float]]
@@ -68,8 +67,7 @@ class Trainer:
         return replace(result, scores=_tied(result.scores, result.calibration.is_recurring))
 
     def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
-        share = _VALIDATION_FRACTION if self.validation_fraction == "auto" else float(self.validation_fraction)
-        learned, stopping, calibration = hold_out(rows, share, rng)
+        learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
         network = self.new_network(learned.balanced())
         history, reason, _ = self._train([network], [learned], stopping)
         _warn_of_interrupt(history, reason)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomalyvae.calibration import few_calibrate
+from anomalyvae.calibration import AUTO_FALSE_ALARMS, few_calibrate
 from anomalyvae.detector.categories import (
     Categories,
     as_pandas,
@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 _FOLDS = 3
 _MORE_FOLDS, _VERY_FEW_ROWS = 8, 150  # below, a network without a third of the rows says little of one with all
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
+_SHARE = 0.2  # held out by validation_fraction="auto", where it splits
+_SHOWING = round(1 / AUTO_FALSE_ALARMS) - 1  # groups that show a p-value as small as the threshold's share
 _EXACT_INTEGERS = 2**53
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
 _FEWEST = _FOLDS * _MIN_HELD_OUT  # distinct rows; fewer are not enough for folds
@@ -153,22 +155,28 @@ def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return result
 
 
-def hold_out(rows: Rows, fraction: float, rng: np.random.RandomState) -> tuple[Rows, Rows | None, Rows | None]:
+def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> tuple[Rows, Rows | None, Rows | None]:
     """Split rows into those that are learned, those that stop training, and those that set the threshold.
 
-    The last two are half of the share ``fraction`` each, or None where there are too few rows (or groups). Whole groups
-    are held out: neighbouring windows of a recording overlap. Selected rows are learned. Recurring rows are learned,
-    and set the threshold too, with the share of their weight (or the groups) that is held out of the others.
+    The last two are half of the share ``fraction`` each, or None where there are too few rows (or groups). With
+    ``"auto"`` they are a tenth each; of few groups up to a third set the threshold, until they show a p-value of 5 %.
+    Whole groups are held out: neighbouring windows of a recording overlap. Selected rows are learned. Recurring rows
+    are learned, and set the threshold too, with the share of their weight (or the groups) that is held out of the
+    others.
     """
     block, may = _blocks(rows), rows.may_be_held_out
     names = rng.permutation(np.unique(block[may]))
-    per_part = round(fraction / 2 * len(names))
-    if rows.group is not None and fraction > 0:
+    share = _SHARE if isinstance(fraction, str) else fraction
+    per_part = round(share / 2 * len(names))
+    if rows.group is not None and share > 0:
         per_part = max(per_part, 1)
-    if per_part == 0 or len(names) < 2 * per_part + 1:
+    calibrating = per_part
+    if rows.group is not None and isinstance(fraction, str):
+        calibrating = max(per_part, min(_SHOWING, len(names) // 3))
+    if per_part == 0 or len(names) < per_part + calibrating + 1:
         return rows, None, None
     stopping = may & np.isin(block, names[:per_part])
-    calibration = may & np.isin(block, names[per_part : 2 * per_part])
+    calibration = may & np.isin(block, names[per_part : per_part + calibrating])
     if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
         return rows, None, None
     again = rows.is_reference & rows.is_recurring

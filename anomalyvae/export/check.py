@@ -44,14 +44,21 @@ def write_onnx(
     feature_scores: bool = False,
     precision: str = "auto",
     sample: Any = None,
-) -> None:
-    """`export_onnx` for a model that has a card; after an ArithmeticError, a wrong file may be left at ``file``."""
+) -> str:
+    """`export_onnx` for a model that has a card; returns the precision.
+
+    After an ArithmeticError, a wrong file may be left at ``file``.
+    """
     if precision not in ("auto", "double", "single"):
         raise ValueError(f"Got precision={precision!r}, expected 'auto', 'double' or 'single'. Pass one of them.")
     before, detector = split(model)
     columns = inputs_of(before, detector, sample)
     placed = layout(columns, inputs, before is None)
     rows = check_rows(before, detector, columns, sample)
+    if before is not None and sample is None:
+        # Rows that are made up for a Pipeline may miss the places of training rows, which the detector knows.
+        own = write_onnx(detector, file, card, precision=precision)
+        precision = own if precision == "auto" and own == "double" else precision
     metadata = {
         **{name: card[name] for name in _FROM_CARD},
         **placed,
@@ -86,6 +93,7 @@ def write_onnx(
             f"{reason}Score with the detector itself{instead}."
         )
     _store(proto, metadata | {"parity": parity}, file)
+    return str(metadata["precision"])
 
 
 def _may_be_at_zero(detector: "VAEOutlierDetector") -> bool:

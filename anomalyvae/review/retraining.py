@@ -108,4 +108,7 @@ def refits(
     """
     data = TrainingSet.of_bundle(champion, source=source, **options)
     for number in range(count):
-        yield train(data, data.recipe, unfitted(champion).set_params(random_state=_REFIT_SEED + number))
+        model = train(data, data.recipe, unfitted(champion).set_params(random_state=_REFIT_SEED + number))
+        if model.stop_reason_ == "interrupted":  # it would differ by that, and not by its seed
+            raise KeyboardInterrupt
+        yield model

@@ -34,7 +34,7 @@ class Case(NamedTuple):
     rows: Floats
     more: dict[str, Any]
     new: Floats
-    evidence: float  # independent observations that set the threshold
+    evidence: float  # independent observations; of groups, those count that are held out
     upper_only: bool = False
 
 
@@ -95,6 +95,11 @@ def grouped(sizes: Callable[[np.random.Generator], NDArray[np.int64]]) -> Callab
     return case
 
 
+def equal_groups(count: int, size: int) -> Callable[[int], Case]:
+    """As `grouped`, each of the same size."""
+    return grouped(lambda rng: np.full(count, size))
+
+
 def cases() -> Iterator[tuple[str, int, Callable[[int], Case]]]:
     """The name of each line, how many fits it takes, and its cases by seed."""
     for n, fits in ((20, 24), (50, 16), (100, 12), (200, 8), (500, 8), (1000, 4), (2000, 4), (5000, 4)):
@@ -110,8 +115,10 @@ def cases() -> Iterator[tuple[str, int, Callable[[int], Case]]]:
     }
     for name, weights in ways.items():
         yield f"400 rows, weights {name}", 8, weighted(400, weights)
-    yield "30 groups of 30", 4, grouped(lambda rng: np.full(30, 30))
+    yield "30 groups of 30", 4, equal_groups(30, 30)
     yield "30 groups of 1 to 400", 4, grouped(lambda rng: rng.integers(1, 401, 30))
+    for count, size in ((10, 600), (20, 300), (60, 100)):  # one split: so many rows are not cross-fitted
+        yield f"{count} groups of {size}", 6, equal_groups(count, size)
     yield "groups of 399 and 1", 4, grouped(lambda rng: np.array([399, 1]))
 
 
@@ -133,7 +140,7 @@ def main() -> int:
     for name, fits, make in cases():
         if options.only not in name:
             continue
-        rates = []
+        rates, evidence = [], []
         for seed in range(fits):
             case = make(seed)
             with warnings.catch_warnings():
@@ -141,7 +148,8 @@ def main() -> int:
                 detector = VAEOutlierDetector(random_state=seed, criterion=options.criterion)
                 detector.fit(case.rows, **case.more)
             rates.append(float((detector.predict(case.new) < 0).mean()))
-        rate, (low, high) = float(np.mean(rates)), interval(case.evidence, fits)
+            evidence.append(detector.calibration_.evidence if case.upper_only else case.evidence)
+        rate, (low, high) = float(np.mean(rates)), interval(float(np.mean(evidence)), fits)
         mark = "ABOVE" if rate > high else "below" if rate < low and not case.upper_only else ""
         above, below = above + (mark == "ABOVE"), below + (mark == "below")
         print(f"{name:<36} {rate:.4f}   [{low:.4f}, {high:.4f}]  {fits:>3} fits  {mark}", flush=True)

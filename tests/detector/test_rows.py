@@ -95,6 +95,15 @@ def test_groups_are_never_split():
     assert len(set.union(*seen)) == 20
 
 
+@pytest.mark.parametrize(
+    ("groups", "expected"), [(10, (6, 1, 3)), (30, (17, 3, 10)), (60, (35, 6, 19)), (300, (240, 30, 30))]
+)
+def test_up_to_a_third_of_few_groups_sets_the_threshold(groups, expected):
+    rows = distinct_rows(np.arange(20.0 * groups)[:, None], np.ones(20 * groups), np.arange(20 * groups) % groups)
+    parts = hold_out(rows, "auto", np.random.RandomState(0))
+    assert tuple(len(set(part.group)) for part in parts) == expected
+
+
 def test_folds_are_of_one_size_and_keep_groups_whole():
     x = np.random.default_rng(0).normal(size=(900, 2))
     rows = distinct_rows(x, np.ones(900))

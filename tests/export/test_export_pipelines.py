@@ -13,7 +13,7 @@ from sklearn import preprocessing as pre
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import IsolationForest
 from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from anomalyvae import Scorer, export_onnx, load, save
 from anomalyvae.bundle import read_card
@@ -284,6 +284,16 @@ def test_a_refusal_names_what_magnifies_rounding_errors(tmp_path):
     lost = make_pipeline(pre.FunctionTransformer(np.tanh), pre.MinMaxScaler(), detector()).fit(rows)
     assert culprit(lost[:-1], lost[-1], rows + 14).startswith("FunctionTransformer (the step 'functiontransformer')")
     assert culprit(lost[:-1], lost[-1], rows - 5) == ""
+
+
+def test_the_detector_behind_a_pipeline_is_checked_where_training_rows_lie(tmp_path):
+    """A step without an inverse hides their places, which here single precision cannot tell apart."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"a": 47 + 0.01 * rng.standard_normal(300), "b": np.where(rng.random(300) < 0.05, 1e3, 0.0)})
+    steps = FeatureUnion([("filled", SimpleImputer()), ("holes", MissingIndicator(features="all"))])
+    pipeline = make_pipeline(steps, detector(scaling=None, validation_fraction=0.0)).fit(rows)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx"))
+    np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sample", [True, False])
