@@ -3,6 +3,7 @@
 import argparse
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalyvae.cli.console import (
@@ -88,14 +89,27 @@ def flag(args: argparse.Namespace) -> int:
 
 
 def _load(queue: "Queue", args: argparse.Namespace) -> None:
-    if not args.load.endswith(".json"):
-        queue.load(args.load)
-        return
-    from anomalyvae.review.label_studio import read_label_studio
+    from anomalyvae.review.exports import load_export
 
-    loaded = read_label_studio(args.load, queue, {name: str(value) for name, value in args.reviewer})
+    if args.load.endswith(".json"):
+        from anomalyvae.review.label_studio import read_label_studio
+
+        loaded = read_label_studio(args.load, queue, {name: str(value) for name, value in args.reviewer})
+        what = "Label Studio:"
+    elif args.reviewer:
+        raise ValueError(
+            f"Got --reviewer with {args.load}; it names users of Label Studio, in its .json export. In a table, write "
+            "the name into the column reviewer."
+        )
+    else:
+        loaded = load_export(Path(args.load), queue)
+        what = f"{args.load}: {loaded.events:,} new events,"
     if not args.quiet:
-        say(f"Label Studio: {loaded.new:,} new verdicts, {loaded.known:,} already in the queue")
+        renamed = f", {loaded.renamed:,} with another name of their reviewer" if loaded.renamed else ""
+        say(one_line(f"{what} {loaded.new:,} new verdicts, {loaded.known:,} already in the queue{renamed}"))
+    if loaded.unmatched:
+        some = ", ".join(loaded.users[:_NAMED]) + (", …" if len(loaded.users) > _NAMED else "") or "none"
+        tell(one_line(f"--reviewer {', '.join(loaded.unmatched)} is no user of {args.load}; its users are {some}."))
     for reason, events in loaded.left_out.items():
         some = ", ".join(events[:_NAMED]) + (", …" if len(events) > _NAMED else "")
         tell(one_line(f"left out {len(events):,}: {reason} (on {some})"))

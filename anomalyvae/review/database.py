@@ -1,19 +1,12 @@
-"""The tables of a review queue, database engines whose writers wait for each other, and exported queues."""
+"""The tables of a review queue, and database engines whose writers wait for each other."""
 
-import csv
-import json
+import hashlib
 import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from anomalyvae.folders import replacing_file
-from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
 
 try:
     import sqlalchemy as sa
@@ -27,6 +20,8 @@ _WRITE_LOCK = 0x616E6F6D616C7976  # the advisory lock of PostgreSQL that writers
 
 VERDICTS = ("new_normal", "fault", "noise", "unsure")
 RENAMED = {"novel": "new_normal"}  # verdicts that an earlier version wrote to queues and exports
+
+Verdict = TypeVar("Verdict", str, str | None)
 
 SCHEMA = sa.MetaData()
 EVENTS = sa.Table(
@@ -61,22 +56,9 @@ _NAMES = ("model_id", "source", "file", "recording")
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
 LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
 
-_DOUBLES = [column.name for column in EVENTS.columns if isinstance(column.type, sa.Double)]
-_NUMBERS = dict.fromkeys(_DOUBLES, "float64") | {"windows": "int64"}
+DOUBLES = [column.name for column in EVENTS.columns if isinstance(column.type, sa.Double)]
+_NUMBERS = dict.fromkeys(DOUBLES, "float64") | {"windows": "int64"}
 
-# Exported queues
-_TYPES = dict.fromkeys(_DOUBLES, pa.float64()) | {
-    "windows": pa.int64(),
-    "signals": pa.list_(pa.string()),
-    "shares": pa.list_(pa.float64()),
-    "outside": pa.map_(pa.string(), pa.float64()),
-    "latent": pa.list_(pa.float64()),
-    "history": pa.list_(pa.struct([(name, pa.string()) for name in LOG_COLUMNS])),
-}
-_COLUMNS = (*EVENT_COLUMNS, "verdict", "note", "reviewer", "reviewed_at", "history")
-_SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _COLUMNS])
-_TEXTS = [name for name in _COLUMNS if name not in _TYPES]
-_LISTS = [name for name in _COLUMNS if pa.types.is_nested(_SCHEMA.field(name).type)]
 _VERSION = 1  # of the tables; it rises when an earlier version of the package can no longer use them
 
 
@@ -264,62 +246,19 @@ def _storable_name(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+def event_id_of(model_id: str, recording: str, start_s: float, end_s: float) -> str:
+    """The id of an event; a model that flags the same interval of a recording again gives the same id."""
+    text = "\n".join((model_id, recording, repr(float(start_s)), repr(float(end_s))))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def known_verdict(verdict: Verdict) -> Verdict:
+    """A verdict, or None in an entry that takes another back; ValueError for other text."""
+    if verdict is not None and verdict not in VERDICTS:
+        raise ValueError(f"Got verdict {verdict!r}, expected one of {', '.join(map(repr, VERDICTS))}. Pass one.")
+    return verdict
+
+
 def storable(text: str) -> str:
     """Remove from a text what databases reject: NUL, and halves of a surrogate pair."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
-
-
-# --- exported queues: exact in both directions ----------------------------------------------------------
-
-
-def write_events(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write events, one row each, to a ``.parquet`` or ``.csv`` file; `Queue.export` makes the rows."""
-    with replacing_file(_known(path)) as fresh:
-        if path.suffix.lower() == ".parquet":
-            plain = [{**row, "outside": list(row["outside"].items())} for row in rows]
-            pq.write_table(pa.Table.from_pylist(plain, schema=_SCHEMA), fresh)
-            return
-        table = pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object)
-        table[_LISTS] = table[_LISTS].map(json.dumps)
-        table[_TEXTS] = table[_TEXTS].map(spreadsheet_text)
-        table.to_csv(fresh, index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Read a file that `write_events` wrote, in this version or an earlier one; ValueError for another file."""
-    parquet = _known(path).suffix.lower() == ".parquet"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist or is not a file. Pass an exported queue.")
-    try:
-        if parquet:
-            rows = pq.read_table(path, schema=_SCHEMA).to_pylist()
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)].astype(object)
-            table[_TEXTS] = table[_TEXTS].map(from_spreadsheet)
-            table["nearest"] = table["nearest"].map(lambda text: text or None)
-            table[_LISTS] = table[_LISTS].map(json.loads)
-            table[_DOUBLES] = table[_DOUBLES].map(lambda text: float(text) if text else None)
-            rows = table.to_dict("records")
-        for row in rows:
-            row |= record_of(row)
-            row["history"] = [_entry_of(entry) for entry in row["history"]]
-    except (pa.ArrowException, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"Got {path}, which cannot be read ({error}), expected an exported queue.") from error
-    return rows
-
-
-def _entry_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of an exported log, checked."""
-    found = {name: entry[name] for name in LOG_COLUMNS}
-    for name, value in found.items():
-        if not (isinstance(value, str) or (value is None and name in ("verdict", "takes_back"))):
-            raise TypeError(f"{name} of an entry is {value!r}")
-    if datetime.fromisoformat(found["at"]).utcoffset() != timedelta(0):
-        raise ValueError(f"the time {found['at']!r} of an entry is not UTC")
-    return found | {"verdict": RENAMED.get(found["verdict"], found["verdict"])}
-
-
-def _known(path: Path) -> Path:
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise ValueError(f"Got {path.name!r}, expected a name that ends in .parquet or .csv. Rename it.")
-    return path

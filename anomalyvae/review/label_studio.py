@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -21,18 +21,11 @@ from anomalyvae.folders import replacing_file
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, stream_windows
 from anomalyvae.review.database import RENAMED, VERDICTS, storable
+from anomalyvae.review.exports import Loaded
 from anomalyvae.review.queue import Queue
 from anomalyvae.untrusted import printable, read_json
 
 _VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
-
-
-class Loaded(NamedTuple):
-    """How many verdicts were new and known; and by reason, the events with annotations that are not verdicts."""
-
-    new: int
-    known: int
-    left_out: dict[str, list[str]]
 
 
 # --- reading verdicts -----------------------------------------------------------------------------------
@@ -42,9 +35,10 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
     """Add the verdicts that people gave in Label Studio on tasks of `write_label_studio`.
 
     Each annotation is one verdict of the user who completed it, at the time of its last change. All annotations of a
-    task are kept; the latest verdict on an event counts, wherever it was given. Loading a file again changes nothing:
-    a verdict is known by its event, user, time and content. An annotation that only repeats the verdict in its task is
-    not a second opinion. An annotation that was deleted there is not taken back here.
+    task are kept; the latest verdict on an event counts, wherever it was given. Loading a file again adds nothing: a
+    verdict is known by its event, user, time and content. Names in ``reviewers`` replace those of known verdicts. An
+    annotation that only repeats the verdict in its task is not a second opinion. An annotation that was deleted there
+    is not taken back here.
 
     Parameters
     ----------
@@ -69,23 +63,33 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
     entries: list[dict[str, Any]] = []
     known = 0
     left_out: dict[str, list[str]] = {}
+    users: set[str] = set()
+    named: dict[str, str] = {}  # entries of users that have a name
     for data, annotation in _annotations(Path(path)):
         event_id = data.get("event_id")
         where = str(event_id) if str(event_id) in spans else repr(event_id)  # without control sequences of a terminal
         try:
             if event_id not in spans:
                 raise ValueError("no event of this queue")
+            users.update(_users(annotation))
             label, note = _label_and_note(annotation, spans[event_id])
             if _repeats(annotation, label, note, data):
                 known += 1
             else:
-                entries.append(_entry(annotation, str(event_id), label, note, reviewers or {}))
+                entry = _entry(annotation, str(event_id), label, note, reviewers or {})
+                entries.append(entry)
+                if not (reviewers or {}).keys().isdisjoint(_users(annotation)):
+                    named[entry["entry_id"]] = entry["reviewer"]
         except ValueError as error:
             left_out.setdefault(str(error), []).append(where)
         except (AttributeError, KeyError, TypeError):
             left_out.setdefault("not an annotation of Label Studio", []).append(where)
     new = queue.append(entries)
-    return Loaded(new, known + len(entries) - new, left_out)
+    loaded = Loaded(new, known + len(entries) - new, left_out)
+    loaded.renamed = queue.rename(named)
+    loaded.users = tuple(sorted(users))
+    loaded.unmatched = tuple(name for name in reviewers or {} if name not in users)
+    return loaded
 
 
 def _annotations(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -138,13 +142,18 @@ def _repeats(annotation: dict[str, Any], label: str, note: str, data: dict[str, 
     return regions == {data["event_id"]} and same
 
 
+def _users(annotation: dict[str, Any]) -> list[str]:
+    """The e-mail address and the number of an annotation's author, as far as they are known."""
+    by = annotation.get("completed_by")
+    users = [by.get("email"), by.get("id")] if isinstance(by, dict) else [by]
+    return [str(user) for user in users if user is not None]
+
+
 def _entry(
     annotation: dict[str, Any], event_id: str, label: str, note: str, reviewers: Mapping[str, str]
 ) -> dict[str, Any]:
     """An annotation as an entry of the queue's log."""
-    by = annotation.get("completed_by")
-    users = [by.get("email"), by.get("id")] if isinstance(by, dict) else [by]
-    names = [str(user) for user in users if user is not None]
+    names = _users(annotation)
     if not names:
         raise ValueError("its author is missing")
     try:

@@ -4,7 +4,6 @@ The verdicts are a log, and entries are only appended. A second opinion is a new
 an earlier one back. So no verdict is lost when several people write at the same time.
 """
 
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,22 +20,18 @@ from anomalyvae.review.database import (
     EVENTS,
     LOG,
     LOG_COLUMNS,
-    VERDICTS,
     current_verdicts,
     entries_of,
+    event_id_of,
+    known_verdict,
     sa,
 )
+from anomalyvae.review.exports import load_export, write_events
 
 _STATUSES = ("all", "open", "reviewed", "unconfirmed")
 _LATEST = ("verdict", "note", "reviewer", "reviewed_at")
 
 Row = dict[str, Any]
-
-
-def event_id_of(model_id: str, recording: str, start_s: float, end_s: float) -> str:
-    """The id of an event; a model that flags the same interval of a recording again gives the same id."""
-    text = "\n".join((model_id, recording, repr(float(start_s)), repr(float(end_s))))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Queue:
@@ -146,7 +141,7 @@ class Queue:
         if status == "unconfirmed":
             rows = [row for row in rows if row["verdict"] == "new_normal" and len(row["agreeing"]) == 1]
         if verdict is not None:
-            rows = [row for row in rows if row["verdict"] == _known(verdict)]
+            rows = [row for row in rows if row["verdict"] == known_verdict(verdict)]
         return database.table_of(rows, (*EVENT_COLUMNS, *_LATEST))
 
     def event(self, event_id: str) -> Row:
@@ -196,7 +191,7 @@ class Queue:
         ValueError
             For an unknown event or verdict, and for an empty reviewer.
         """
-        _known(verdict)
+        known_verdict(verdict)
         if not reviewer.strip():
             raise ValueError("Got an empty reviewer, expected who gives this verdict. Pass a name.")
         with self._writing() as connection:
@@ -230,7 +225,7 @@ class Queue:
 
     def confirmed(self, verdict: str) -> set[str]:
         """The ids of events with this current verdict on which two or more reviewers agree."""
-        _known(verdict)
+        known_verdict(verdict)
         with self._engine.connect() as connection:
             current = current_verdicts(entries_of(connection))
         return {name for name, (entry, who) in current.items() if entry["verdict"] == verdict and len(who) > 1}
@@ -261,41 +256,45 @@ class Queue:
         with self._engine.connect() as connection:
             events = set(connection.scalars(sa.select(EVENTS.c.event_id)))
         for entry in entries:
-            if entry["verdict"] is not None:
-                _known(entry["verdict"])
+            known_verdict(entry["verdict"])
             if entry["event_id"] not in events:
                 raise _unknown(entry["event_id"])
         return self._insert(LOG, "entry_id", sorted(entries, key=lambda entry: entry["at"]))
+
+    def rename(self, reviewers: Mapping[str, str]) -> int:
+        """Give the reviewers of entries other names, by ``entry_id``; returns how many changed. Verdicts stay."""
+        changed = 0
+        with self._writing() as connection:
+            for entry_id, name in reviewers.items():
+                other = LOG.update().where(LOG.c.entry_id == entry_id, LOG.c.reviewer != database.storable(name))
+                changed += connection.execute(other.values(reviewer=database.storable(name))).rowcount
+        return changed
 
     # Files
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write all events and verdicts to a ``.parquet`` or ``.csv`` file.
 
-        One row per event, as `events` gives them; the column ``history`` has all entries of its log. In CSV, lists are
-        JSON, and an apostrophe precedes text that a spreadsheet would run as a formula.
+        One row per event, as `events` gives them; the column ``history`` has all entries of its log. Times are in UTC;
+        in Parquet they are timestamps. In CSV, lists are JSON, and an apostrophe precedes text that a spreadsheet would
+        run as a formula.
         """
         rows = {row["event_id"]: row | {"history": []} for row in self._events()}
         with self._engine.connect() as connection:
             for entry in entries_of(connection):
                 if entry["event_id"] in rows:  # and not an event that was added in between
                     rows[entry["event_id"]]["history"].append(entry)
-        database.write_events(Path(path), list(rows.values()))
+        write_events(Path(path), list(rows.values()))
 
     def load(self, path: str | os.PathLike[str]) -> int:
         """Add the events and verdicts of an exported queue.
 
-        The column ``history`` counts; the current verdict follows from it. Where two queues have verdicts on the same
-        event, the later one counts. Loading a file again changes nothing.
+        `anomalyvae.review.exports.load_export` describes which verdicts are taken from a file that was edited. Where
+        two queues have verdicts on the same event, the later one counts. Loading a file again changes nothing.
         ValueError if it is not an exported queue. Returns how many events and entries of the log were new.
         """
-        rows = database.read_events(Path(path))
-        entries = [{**entry, "event_id": row["event_id"]} for row in rows for entry in row["history"]]
-        for entry in entries:
-            if entry["verdict"] is not None:
-                _known(entry["verdict"])
-        new = self.add(pd.DataFrame(rows, dtype=object)) if rows else 0
-        return new + self.append(entries)
+        loaded = load_export(Path(path), self)
+        return loaded.events + loaded.new
 
     # The database
 
@@ -343,12 +342,6 @@ def _event_record(row: Mapping[Any, Any]) -> Row:
     record = database.record_of(row)
     event_id = event_id_of(record["model_id"], record["recording"], record["start_s"], record["end_s"])
     return record | {"event_id": row.get("event_id") or event_id, "added_at": row.get("added_at") or _now()}
-
-
-def _known(verdict: str) -> str:
-    if verdict not in VERDICTS:
-        raise ValueError(f"Got verdict {verdict!r}, expected one of {', '.join(map(repr, VERDICTS))}. Pass one.")
-    return verdict
 
 
 def _refuse_unknown(connection: sa.Connection, event_id: str) -> None:

@@ -208,6 +208,14 @@ def test_from_the_command_line(queue, export, tmp_path, capsys):
         f"anomalyvae: left out 1: labelled 'bump', expected one of new_normal, fault, noise, unsure (on {second})\n"
     )
     assert queue.event(first)["reviewer"] == "ann"
+    assert run("queue.db", "--reviewer", "7=bob")[1] == (
+        "Label Studio: 0 new verdicts, 1 already in the queue, 1 with another name of their reviewer\n"
+    )
+    assert queue.event(first)["reviewer"] == "bob"
+    assert len(queue.history(first)) == 1
+    err = run("queue.db", "--reviewer", "9=cem", "--reviewer", "8=dan")[2]
+    assert f"anomalyvae: --reviewer 9, 8 is no user of {file}; its users are 7.\n" in err
+    assert queue.event(first)["reviewer"] == "bob"
     assert run("queue.db", "--quiet")[1] == ""
     assert "typo.db does not exist" in run("typo.db")[2]  # verdicts alone make no queue
     assert not (tmp_path / "typo.db").exists()
