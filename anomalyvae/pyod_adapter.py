@@ -24,6 +24,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.detector.categories import common_levels, encode_categories, find_categories
 from anomalyvae.metrics import auroc, average_precision
 
 if TYPE_CHECKING:
@@ -273,7 +274,8 @@ def compare(
 
     With a label: half of the normal rows, chosen anew for each seed, are learned; the other half and all outliers are
     scored. No detector sees a label. Without a label, all rows are learned and scored, and the result shows how far the
-    rankings agree. PyOD's detectors get the rows standardised by the learned ones.
+    rankings agree. PyOD's detectors get the rows standardised by the learned ones, and text and booleans one-hot: a
+    column per level of the learned rows that our detector knows, none of them set for another level or a missing cell.
 
     Parameters
     ----------
@@ -376,10 +378,24 @@ def _train_test(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.i
 
 
 def _standardised(table: pd.DataFrame, train: NDArray[Any], test: NDArray[Any]) -> tuple[Floats, Floats]:
-    x = table.to_numpy(dtype=np.float64)
+    x = _encoded(table, train)
     center, scale = x[train].mean(axis=0), x[train].std(axis=0)
     x = (x - center) / np.where(scale > 0, scale, 1)
     return x[train], x[test]
+
+
+def _encoded(table: pd.DataFrame, train: NDArray[Any]) -> Floats:
+    """Rows as numbers: categories one-hot, by the levels that our detector would know from the learned rows."""
+    learned = table.iloc[train]
+    levels, _ = find_categories(learned)
+    codes = encode_categories(learned, levels).to_numpy(dtype=np.float64)
+    _, known = common_levels(codes, np.ones(len(codes)), table.columns, levels)
+    codes = encode_categories(table, known).to_numpy(dtype=np.float64)
+    blocks = [
+        codes[:, [i]] if name not in known else (codes[:, [i]] == np.arange(len(known[name]))).astype(np.float64)
+        for i, name in enumerate(table.columns)
+    ]
+    return np.concatenate(blocks, axis=1)
 
 
 def _timed(detector: Any, train: Any, test: Any) -> tuple[Floats, dict[str, float]]:
@@ -456,10 +472,9 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
 
 def _problem_for_pyod(table: pd.DataFrame) -> str:
     """Why PyOD's detectors cannot use these rows; empty if they can."""
-    text = [name for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-    if text:
-        return f"PyOD's detectors need numbers, and these columns hold none: {_listed(text)}. Drop or encode them."
-    broken = table.columns[~np.isfinite(table.to_numpy(dtype=np.float64, na_value=np.nan)).all(axis=0)]
+    categories, _ = find_categories(table)  # refuses dates and other columns that are neither
+    numbers = table.drop(columns=list(categories))
+    broken = numbers.columns[~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all(axis=0)]
     if len(broken):
         return f"PyOD's detectors need finite numbers; cells are missing or infinite in {_listed(broken)}. Impute them."
     return ""

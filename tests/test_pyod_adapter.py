@@ -455,8 +455,23 @@ def test_rows_that_pyod_cannot_use_leave_its_lines_empty_with_the_columns(rows):
     assert table.loc[OURS, "auroc"] > 0.5
     assert table.loc[["knn", "pca"], ["auroc", "fit_s"]].isna().all(axis=None)
     assert table.loc["pca", "failure"].endswith("cells are missing or infinite in b. Impute them.")
-    table = compare(rows.assign(road="dry"), "fault", ["knn"], detector=ours, seeds=1)
-    assert table.loc["knn", "failure"].endswith("these columns hold none: road. Drop or encode them.")
+
+
+def test_text_is_encoded_for_pyod(rows):
+    """Outliers by their text alone, in a table whose numbers say nothing."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"x": rng.normal(size=88), "road": np.repeat(["dry", "ice"], [80, 8]), "on": rng.random(88) < 0.5}
+    )
+    table.loc[:40:2, "road"] = "wet"
+    table.loc[7, "road"] = None
+    table["id"] = [f"row {i}" for i in range(88)]
+    label = np.repeat([0, 1], [80, 8])
+    found = compare(table, label, ["knn"], detector=quick(max_epochs=60), seeds=1)
+    assert (found["failure"] == "").all()
+    assert (found["auroc"] > 0.9).all()
+    with pytest.raises(ValueError, match="neither numeric nor categories: 'when'"):
+        compare(table.assign(when=pd.Timestamp("2026-01-01")), label, ["knn"], detector=quick(), seeds=1)
 
 
 def test_rows_that_our_detector_cannot_use_are_an_error(rows):

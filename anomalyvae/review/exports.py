@@ -245,7 +245,7 @@ def _changed(
     entries: list[Row] = []
     repeated = 0
     left_out: dict[str, list[str]] = {}
-    standing = {row["event_id"]: row for row in queue.events().to_dict("records")}
+    standing: dict[str, Row] = {str(row["event_id"]): {**row} for row in queue.events().to_dict("records")}  # type: ignore[dict-item]
     for row, event in zip(rows, events, strict=True):
         event_id = event["event_id"]
         before = _before(event, standing[event_id])

@@ -24,8 +24,9 @@ from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from anomalyvae.options import ReadOptions
+from anomalyvae.review.database import VERDICTS
 from anomalyvae.review.evidence import Evidence, plain
-from anomalyvae.review.queue import VERDICTS, Queue
+from anomalyvae.review.queue import Queue
 from anomalyvae.untrusted import printable
 
 try:
