@@ -178,6 +178,11 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
         "--late", action="store_true",
         help="wait for late rows (one second, or three usual steps), as score does; otherwise they are ignored",
     )  # fmt: skip
+    parser.add_argument(
+        "--newest-first", action="store_true",
+        help="of a long file, score the newest window first, and earlier ones when there is time; otherwise windows "
+        "are printed in the order of time",
+    )  # fmt: skip
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after so long without a new row")
     parser.add_argument("--json", action="store_true", help="print a line of JSON per window instead of CSV")
     reading_arguments(parser, buses=False)
@@ -190,6 +195,7 @@ def watch(args: argparse.Namespace) -> int:
     with local_model(args.model) as model:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
+            newest_first=args.newest_first,
             notify=(lambda text: None) if args.quiet else tell, **table_options(args),
         )  # fmt: skip
         if watcher.caution is not None and not args.quiet:

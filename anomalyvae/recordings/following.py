@@ -1,4 +1,4 @@
-"""Bytes that are written to a file or a pipe become windows at once, the newest first.
+"""Bytes that are written to a file or a pipe become windows at once, the newest first or in the order of time.
 
 A file may be ahead of its windows: it is long already, or the consumer is slow. Then it is read to its end, and the
 newest window comes first. The windows before it are a backlog: they follow while nothing new comes. They are read again
@@ -99,7 +99,7 @@ class GrowingFile(Feed):
 
 
 class Following:
-    """Windows of a feed, the newest first.
+    """Windows of a feed, the newest first or, without ``newest_first``, in the order of time.
 
     ``open_`` begins a recording with its first lines; ``notify`` receives a sentence about a backlog, or about rows
     that are left out. It ends when nothing has come for ``timeout_s`` (``timed_out``), or because of what happened to
@@ -115,7 +115,9 @@ class Following:
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda _: None,
         encoding: str | None = None,
+        newest_first: bool = True,
     ) -> None:
+        self._newest_first = newest_first
         self._feed, self._lines, self._notify = feed, _Lines(open_, encoding), notify
         self._encoding = encoding
         self._open, self._timeout_s = open_, timeout_s
@@ -160,8 +162,12 @@ class Following:
         slabs = list(self._lines.add(data))
         self._read += len(data)
         self._made += sum(map(len, slabs))
-        self._held += slabs
         self._report()
+        if not self._newest_first:
+            self._done = self._made
+            yield from slabs
+            return
+        self._held += slabs
         if behind or not self._held:
             self._held = self._held[-1:]
             return

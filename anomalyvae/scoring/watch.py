@@ -59,6 +59,9 @@ class Watcher:
         Wait for late rows, which `score_folder` sorts in; see `LiveWindows`.
     timeout_s : float, optional
         End when nothing new has come for so long; never by default.
+    newest_first : bool, default=True
+        Of a backlog, score the newest window first, then new ones as they come, and earlier ones when there is time.
+        Otherwise windows come in the order of time.
     notify : callable, optional
         Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
     **options
@@ -87,6 +90,7 @@ class Watcher:
         tail: str = "conformal",
         late: bool = False,
         timeout_s: float | None = None,
+        newest_first: bool = True,
         notify: Callable[[str], None] = lambda text: None,
         **options: Unpack[TableOptions],
     ) -> None:
@@ -103,6 +107,7 @@ class Watcher:
         self.caution = scorer.caution
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
+        self._newest_first = newest_first
         self._encoding = options.pop("encoding", None)
         self._options = options
         self._following: Following | None = None
@@ -113,8 +118,7 @@ class Watcher:
     def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
         """Score the windows of a growing file, until nothing new has come for ``timeout_s``.
 
-        First the newest window of the file is scored. New windows are then scored as they come, and earlier ones when
-        there is time. A file that is truncated or replaced is read again from its beginning.
+        A file that is truncated or replaced is read again from its beginning.
 
         Raises
         ------
@@ -130,8 +134,6 @@ class Watcher:
 
     def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
         """Score the windows of lines from a pipe, until it ends or nothing new has come for ``timeout_s``.
-
-        Of several new windows, the newest is scored first.
 
         Raises
         ------
@@ -163,8 +165,9 @@ class Watcher:
             return live
 
         self._following = Following(
-            feed, begin, timeout_s=self._timeout_s, notify=self._notify, encoding=self._encoding
-        )
+            feed, begin, timeout_s=self._timeout_s, notify=self._notify, encoding=self._encoding,
+            newest_first=self._newest_first,
+        )  # fmt: skip
         for windows in self._following:
             yield from self._scored(windows)
         if self._following.change:

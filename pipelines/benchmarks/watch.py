@@ -135,7 +135,7 @@ def backlog_of(model: Path, folder: Path, rows: int, recipe: WindowRecipe) -> tu
     path = folder / "backlog.csv"
     header, *lines = frame_of(rows + BEFORE, 9).to_csv(index=False).encode().splitlines(keepends=True)
     path.write_bytes(header + b"".join(lines[:BEFORE]))
-    process = started(model, str(path), "--timeout", "5")
+    process = started(model, str(path), "--timeout", "5", "--newest-first")
     assert process.stdout is not None  # noqa: S101
     listener = Listener(process.stdout, recipe)
     while not listener.seen:

@@ -82,6 +82,18 @@ def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
     assert said == ["390 windows are skipped for the newest, and follow when there is time"]
 
 
+def test_in_the_order_of_time_nothing_is_passed_over(path, monkeypatch):
+    monkeypatch.setattr(following, "CHUNK", 500)
+    append(path, lines_of(400))
+    said = []
+    more = [lambda: append(path, lines_of(1, begin=400)), lambda: append(path, lines_of(200, begin=401))]
+    with GrowingFile(path) as file:
+        watched = follow(Script(file, *more), notify=said.append, newest_first=False)
+        found = starts(watched)
+    assert found == pytest.approx(starts_of(601))
+    assert (said, watched.waiting) == ([], 0)
+
+
 def test_what_comes_goes_before_what_was_passed_over(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
