@@ -67,7 +67,8 @@ VERBS = {
         "fit a model to normal tables or recordings",
         models.fit_arguments, models.fit,
         "anomalyvae fit normal.csv --model models/pump\n"
-        "  anomalyvae fit drives/*.parquet --recipe pipelines/potholes.toml --model models/road",
+        "  anomalyvae fit drives/*.parquet --recipe pipelines/potholes.toml --model models/road\n"
+        "  anomalyvae fit bus/*.log --model models/bus     # a vehicle bus without a database",
     ),
     "score": Verb(
         "compute the anomaly score of each row or window",

@@ -39,7 +39,9 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--set")
     option(parser, "--quiet")
     windows = parser.add_argument_group(
-        "options for recordings", "With any of these, each file is a recording and is cut into windows."
+        "options for recordings",
+        "With any of these, each file is a recording and is cut into windows. Logs of a vehicle bus (MF4, BLF, ASC, "
+        "TRC, candump) need none: without --dbc, how often identifiers come and how their bytes change is learned.",
     )
     windows.add_argument("--recipe", metavar="JOB.toml", help="use [windows], [detector] and [health] of a job file")
     windows.add_argument("--signals", type=names, metavar="A,B", help="signals in a window")
@@ -65,13 +67,16 @@ def fit(args: argparse.Namespace) -> int:
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
-    if args.recipe is not None or given:
+    learned = {} if args.recipe is not None or args.signals is not None else _of_a_bus(args)
+    if args.recipe is not None or given or learned:
         from anomalyvae.recordings import WindowRecipe
 
         if args.recipe is not None:
             job = read_job(args.recipe, skip=("simulation", "faults"))
             given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
-        recipe = WindowRecipe.from_dict({"antialias": True} | given)  # without the key, a recipe counts as an old one
+        recipe = WindowRecipe.from_dict(
+            {"antialias": True} | learned | given
+        )  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
     if not (args.track or args.experiment or args.run_name or args.register):
         return _fit_and_save(args, recipe, detector, health, None)
@@ -80,6 +85,26 @@ def fit(args: argparse.Namespace) -> int:
 
     with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
         return _fit_and_save(args, recipe, detector, health, run)
+
+
+def _of_a_bus(args: argparse.Namespace) -> dict[str, Any]:
+    """The windows of recordings of a vehicle bus without a database; nothing for other files."""
+    from anomalyvae.recordings.reading import is_bus
+
+    files = files_of(args.files, recordings=True)
+    if not all(is_bus(Path(file)) for file in files):
+        return {}
+    if args.dbc is not None:
+        raise ValueError(
+            "Got a database, but no signals of it to learn. Name them (--signals), with --rate-hz, --length-s, "
+            "--stride-s and --max-gap-s, or leave out --dbc to learn the bus without a database."
+        )
+    from anomalyvae.recordings import bus_recipe
+
+    recipe = bus_recipe(files, **reading_options(args))
+    if not args.quiet:
+        tell(f"no signals are named: watching {len(recipe.signals)} of the bus without a database")
+    return recipe.to_dict()
 
 
 def _fit_and_save(

@@ -222,7 +222,8 @@ def jittering(x: Tensor) -> Tensor:
     missing = x.isnan()
     mean = x.nanmean(0)
     std = (x - mean).masked_fill(missing, 0.0).square().mean(0).sqrt()
-    return (std > 0) & (std <= _resolution(x, missing, mean))
+    low, high = x.masked_fill(missing, torch.inf).amin(0), x.masked_fill(missing, -torch.inf).amax(0)
+    return (low < high) & (std <= _resolution(x, missing, mean))
 
 
 def _resolution(x: Tensor, missing: Tensor, mean: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ windows, one row each; every row keeps its way back to (recording, start, end). 
 file that is larger than memory.
 """
 
+from anomalyvae.recordings.bus_recipe import bus_recipe
 from anomalyvae.recordings.clock import resample
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.reading import READERS, list_signals, read_log, read_windows, stream_windows
@@ -17,6 +18,7 @@ __all__ = [
     "Signal",
     "WindowRecipe",
     "Windows",
+    "bus_recipe",
     "list_signals",
     "log_from_frame",
     "read_log",

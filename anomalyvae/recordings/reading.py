@@ -356,6 +356,19 @@ def _database_read(path: Path, wanted: None = None) -> Iterator[Log]:
     yield from ()
 
 
+def bus_reader(path: Path) -> Callable[..., Iterator[Log]]:
+    """Return the reader of a recording of a vehicle bus; refuse another file."""
+    reader = _reader_of(path)
+    if not is_bus(path):
+        raise ValueError(f"{path} is not a recording of a vehicle bus. Name its signals (--signals).")
+    return reader
+
+
+def is_bus(path: Path) -> bool:
+    """Whether a file is a recording of a vehicle bus, by its suffix."""
+    return READERS.get(kind_of(path)) in _BUSES
+
+
 def kind_of(path: Path) -> str:
     """Return the suffix that shows the format; the folder of a ROS 2 bag has that of the files in it."""
     return ".db3" if (path / "metadata.yaml").is_file() else path.suffix.lower()

@@ -297,7 +297,7 @@ def test_with_named_signals_other_frames_are_not_reported(database):
 
 
 def test_a_log_of_which_nothing_can_be_read_is_refused(database):
-    unread = frames((0, 6, b"\x01"), (1, 0x7E8, b"\x10\x41\x0d"))
+    unread = frames((0, 6, b"\x01"), (0.1, 0x7E8, b"\x10\x41\x0d"))
     decoder = Decoder(None, None, "drive.asc")
     decoder.decode(unread)
     with pytest.raises(ValueError, match=r"None of the 2 frames of drive.asc .* 0x006 \(1\).*databases='car.dbc'"):

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain, islice
@@ -33,10 +34,15 @@ from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 _ROWS = 1 << 15  # frames of a piece
 
 
-def can_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
-    """Read a CAN log in pieces of about 32,000 frames."""
-    decoder = Decoder(databases, wanted, str(path))
+def can_pieces(
+    path: Path, wanted: list[str] | None = None, *, databases: Databases = None, identifiers: bool = False
+) -> Iterator[Log]:
+    """Read a CAN log in pieces of about 32,000 frames; with ``identifiers``, as if nothing could be decoded."""
+    decoder = Decoder(databases, wanted, str(path), identifiers=identifiers)
     decoder.check([])
+    if decoder.lists_identifiers:
+        with _opened(path) as (_, _, chunks), warnings.catch_warnings(action="ignore"):
+            decoder.list_buses(chunks)
     with _opened(path) as (start, buses, chunks):
         decoder.bus_names = buses
         count = 0

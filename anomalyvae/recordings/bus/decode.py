@@ -6,6 +6,8 @@ Rules:
   has one. Otherwise a 29-bit frame belongs to the J1939 message with its parameter group number, whatever its priority,
   source and destination (SAE J1939-21). Otherwise it may be a reply of on-board diagnostics, see
   :mod:`anomalyvae.recordings.bus.obd`.
+- **Without a message.** Without databases, the other identifiers have signals that need none, see
+  :mod:`anomalyvae.recordings.bus.identifiers`; with databases they have those that are asked for by name.
 - **Longer messages** are joined from the packets of J1939's transport protocol, if a database describes J1939 (a DBC
   file can say that it does), and from those of diagnostics, see :mod:`anomalyvae.recordings.bus.transport`.
 - **Names.** A signal keeps its name if no other signal of the databases has it; otherwise it is ``Message.Signal``. So
@@ -25,14 +27,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus import obd
-from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Field, Message, load_messages
+from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, hexadecimal
+from anomalyvae.recordings.bus.identifiers import IdentifierSignals, is_identifier_signal
+from anomalyvae.recordings.bus.messages import Bits, Field, Message, load_messages
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
 
@@ -49,12 +53,24 @@ class _Batch(NamedTuple):
 class Decoder:
     """Turns the frames of a recording into the wanted signals, by default all, piece by piece.
 
-    Without databases, only replies of on-board diagnostics are decoded. ``source`` names the recording in errors.
+    Without databases, replies of on-board diagnostics are decoded, and other identifiers have signals that need none.
+    With ``identifiers``, only those signals are read, of all identifiers. ``source`` names the recording in errors.
     """
 
-    def __init__(self, databases: Databases, wanted: list[str] | None, source: str) -> None:
+    def __init__(
+        self, databases: Databases, wanted: list[str] | None, source: str, *, identifiers: bool = False
+    ) -> None:
         self._messages = load_messages(databases)
         self._with_databases = bool(self._messages)
+        undecoded = [name for name in wanted or () if is_identifier_signal(name)]
+        self.lists_identifiers = wanted is None and (identifiers or not self._with_databases)
+        self._identifiers = IdentifierSignals(
+            None if self.lists_identifiers else undecoded,
+            source,
+            skipped=(lambda key: False) if identifiers else lambda key: obd.is_sender(key) or obd.is_request(key),
+            learning=identifiers,
+        )
+        wanted = [] if identifiers else wanted
         self._buses = {message.bus for message in self._messages} - {""}  # the only ones that are read, if any
         self.bus_names: Sequence[str] | None = None  # by number; by default a bus is named by its number
         self._numbers: set[int] = set()  # of the buses of the recording
@@ -84,12 +100,20 @@ class Decoder:
 
     def empty(self, name: str) -> Signal | None:
         """Return a signal without samples by name; None if no message has it."""
+        if is_identifier_signal(name):
+            return self._identifiers.empty(name)
         sender = obd.sender_of(name)
         for message in [*self._messages, *([] if sender is None else [obd.message(sender)])]:
             for field in message.fields:
                 if field.name == name:
                     return Signal(name, np.empty(0), np.empty(0), field.unit, message.name)
         return None
+
+    def list_buses(self, chunks: Iterable[np.ndarray]) -> None:
+        """Note which buses the frames are of; if several, names of identifiers' signals begin with the bus."""
+        for frames in chunks:
+            self._numbers.update(np.unique(frames["bus"]).tolist())
+        self._identifiers.several = len(self._numbers) > 1
 
     def decode(self, frames: np.ndarray) -> dict[str, Signal]:
         """Return the signals in frames by name, only those with a sample.
@@ -98,6 +122,10 @@ class Decoder:
         """
         if not len(frames):
             return {}
+        self._identifiers.bus_names = self.bus_names
+        return self._decode_messages(frames) | self._identifiers.add(frames)
+
+    def _decode_messages(self, frames: np.ndarray) -> dict[str, Signal]:
         if self._buses:
             self._numbers.update(np.unique(frames["bus"]).tolist())
             frames = frames[[self._bus_of(number) is not None for number in frames["bus"].tolist()]]
@@ -106,7 +134,7 @@ class Decoder:
         self._frames += len(frames)
         self._batches = {}
         packets = []
-        for bus, key, rows in _by_identifier(frames):
+        for bus, key, rows in by_identifier(frames):
             message = self._message_of(bus, key)
             packed = bool(self._by_group) and is_packet(key)
             if packed:
@@ -229,6 +257,7 @@ class Decoder:
 
         If no frame could be decoded and there are no ``others`` among the recording's signals, ValueError is raised.
         """
+        self._identifiers.finish()
         self._transport.finish()
         broken: Counter[int] = Counter()
         for (key, start), packets in self._transport.broken.items():
@@ -257,7 +286,11 @@ class Decoder:
                 f"message ({shown}), which have no sample there. {self._help}",
                 stacklevel=2,
             )
-        silent = sorted(n for n in self._wanted or () if n not in self._sampled and self.empty(n) is not None)
+        silent = sorted(
+            name
+            for name in self._wanted or ()
+            if name not in self._sampled and not is_identifier_signal(name) and self.empty(name) is not None
+        )
         if silent:
             warnings.warn(
                 f"{self._source} has no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''}. "
@@ -266,7 +299,7 @@ class Decoder:
             )
         for (_, name), senders in self._senders.items():
             if len(senders) > 1:
-                shown = ", ".join(f"{_shown(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
+                shown = ", ".join(f"{hexadecimal(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
                 warnings.warn(
                     f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
                     stacklevel=2,
@@ -279,12 +312,14 @@ class Decoder:
         return "Pass the vehicle's database: databases='car.dbc', or on the command line --dbc car.dbc."
 
     def _warn_of_unknown(self, others: bool) -> None:
+        if self._identifiers.sampled:
+            return
         unread = sum(self._unknown.values())
         most = _most(self._unknown)
         if unread and not self._read and not others:
             raise ValueError(
                 f"None of the {unread:,} frames of {self._source} is in a database; the most frequent identifiers are "
-                f"{most}. {self._help}"
+                f"{most}. {self._help} Without a database, identifiers have signals after two tenths of a second."
             )
         if unread and (self._wanted is None or not self._read):
             share = f"{unread / self._frames:.1%}" if unread < self._frames else "All"
@@ -324,8 +359,8 @@ class Decoder:
         databases = "in databases without signals" if self._with_databases else "without a database"
         help_ = nearest(name, obd.names()) if name.startswith("obd_") else self._help
         return (
-            f"Signal {name!r} of {self._source} is unknown {databases}; only those of on-board diagnostics are known, "
-            f"such as 'obd_engine_speed'. {help_}"
+            f"Signal {name!r} of {self._source} is unknown {databases}; only those of on-board diagnostics and of "
+            f"identifiers are known, such as 'obd_engine_speed', '0x123.period' and '0x18FEDF00.byte3'. {help_}"
         )
 
 
@@ -416,26 +451,10 @@ def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _most(counts: Counter[int]) -> str:
-    return ", ".join(f"{_shown(key)} ({count:,})" for key, count in counts.most_common(5))
-
-
-def _shown(key: int) -> str:
-    return f"{key & ~EXTENDED:#010x}" if key & EXTENDED else f"{key:#05x}"
+    return ", ".join(f"{hexadecimal(key)} ({count:,})" for key, count in counts.most_common(5))
 
 
 def _parameter_group(key: int) -> int:
     """Return the parameter group number (SAE J1939-21): 18 bits, without a destination address."""
     group = key >> 8 & 0x3FFFF
     return group if group >> 8 & 0xFF >= 0xF0 else group & 0x3FF00
-
-
-def _by_identifier(frames: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield the buses and identifiers (with EXTENDED) of frames, and the places of their frames."""
-    keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0)).astype(np.uint64)
-    keys = keys | frames["bus"].astype(np.uint64) << np.uint64(32)
-    distinct, place = np.unique(keys, return_inverse=True)
-    # With 16 bits numpy uses a counting sort.
-    order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
-    bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
-    for key, rows in zip(distinct.tolist(), np.split(order, bounds), strict=True):
-        yield key >> 32, key & 0xFFFFFFFF, rows

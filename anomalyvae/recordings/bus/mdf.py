@@ -75,9 +75,14 @@ class _Group(NamedTuple):
     channels: list[tuple[int, Signal]]  # the place in the group, and a signal without samples
 
 
-def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databases = None) -> Iterator[Log]:
-    """Read a measurement file in pieces of about 65,000 rows of the fastest group, or 8 MB."""
-    decoder = Decoder(databases, wanted, str(path))
+def mdf_pieces(
+    path: Path, wanted: list[str] | None = None, *, databases: Databases = None, identifiers: bool = False
+) -> Iterator[Log]:
+    """Read a measurement file in pieces of about 65,000 rows of the fastest group, or 8 MB.
+
+    With ``identifiers``, only frames are read, as if they could not be decoded.
+    """
+    decoder = Decoder(databases, wanted, str(path), identifiers=identifiers)
     with _opened(path) as mdf:
         start = _guarded(path, _start, mdf)
         groups, left_out = _guarded(path, _groups, mdf, set(decoder.names))
@@ -86,13 +91,17 @@ def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databa
         for name in wanted or ():
             if name in left_out:
                 raise not_numbers(name, str(path), left_out[name])
-        if wanted is not None:
+        if identifiers:
+            groups = []
+        elif wanted is not None:
             groups = [group._replace(channels=[c for c in group.channels if c[1].name in wanted]) for group in groups]
             groups = [group for group in groups if group.channels]
         sources = [in_order(_table(path, mdf, group), f"group {group.number} of {path}") for group in groups]
         if wanted is None or not set(wanted) <= set(names):
             for number, parts in _guarded(path, _frame_groups, mdf):
                 sources.append(in_order(_frames(path, mdf, number, parts), f"group {number} of {path}"))
+        if decoder.lists_identifiers:
+            _list_buses(path, mdf, decoder)
         if wanted is None:
             _warn_of_other_frames(path, mdf)
         for stretch in in_step(sources):
@@ -102,7 +111,7 @@ def mdf_pieces(path: Path, wanted: list[str] | None = None, *, databases: Databa
             if len(stretch) > len(groups):
                 found |= decoder.decode(_in_one(stretch[len(groups) :]))
             yield Log(path.stem, start, decoder.completed(found), {**decoder.left_out, **left_out})
-    decoder.finish(others=bool(names))
+    decoder.finish(others=bool(groups if identifiers else names))
 
 
 def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
@@ -113,6 +122,8 @@ def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Sig
     decoder = Decoder(databases, None, str(path))
     with _opened(path) as mdf:
         groups, _ = _guarded(path, _groups, mdf, set(decoder.names))
+        if decoder.lists_identifiers:
+            _list_buses(path, mdf, decoder)
         for group in groups:
             if group.rows:
                 first_s, last_s = (_stamp(path, mdf, group, row) for row in (0, group.rows - 1))
@@ -125,6 +136,11 @@ def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Sig
             for signal in decoder.decode(_in_one(stretch)).values():
                 yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
     decoder.finish(others=bool(groups))
+
+
+def _list_buses(path: Path, mdf: Any, decoder: Decoder) -> None:
+    for number, parts in _guarded(path, _frame_groups, mdf):
+        decoder.list_buses(_frames(path, mdf, number, parts))
 
 
 def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:

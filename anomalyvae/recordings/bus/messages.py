@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomalyvae.options import Databases, database_files
+from anomalyvae.recordings.bus.frames import EXTENDED as EXTENDED
 
-EXTENDED = 1 << 31  # set in the key of a 29-bit identifier, so that it differs from one of 11 bits
 MOST_JOINED = 1785  # bytes of a J1939 message in packets
 _MOST_BYTES = 64  # in a frame of CAN FD
 _SUFFIXES = (".dbc", ".arxml", ".kcd", ".sym")

@@ -1,0 +1,388 @@
+"""What a bus shows without a database: how often each identifier comes, and how its bytes change.
+
+Rules:
+
+- **Names.** ``0x18FEDF00.period`` is a signal of the frames with that identifier; one of 29 bits has eight digits, one
+  of 11 bits three. If a recording has several buses, the name of the bus comes first: ``can1.0x123.period``. A name
+  without a bus means the only bus that has this identifier.
+- **Samples** come every tenth of a second, and say what comes in the tenth that begins there. Without a frame in it,
+  the sample before holds. The tenths in which a recording begins and ends are left out.
+- ``period`` is the mean time between frames or, if it is longer, the time since the last one, rounded to 1 % or
+  better. So an identifier that goes silent has a growing period, and from 5 s on so has one that never comes.
+- ``jitter`` is the largest change of that time from one frame to the next, in whole percents of the period.
+- ``frames`` is the number of frames a second, ``length`` the smallest number of bytes.
+- ``changes`` is the largest number of bytes that differ from those of the frame before.
+- ``byte3`` is the mean of the fourth byte; ``byte3.change`` is its largest change from one frame to the next, counted
+  modulo 256 the short way, so that a counter changes by one, also from 255 to 0.
+- ``gap_outside(0.014-0.028)`` is 100 % if a time between frames, or since the last one, is outside these limits in
+  seconds, and 0 % otherwise.
+- ``unlike(8A??287D)`` is the largest share of the bytes given there that differ in a frame; ``??`` is any byte, and
+  ``+`` at the end any further ones. A frame with another number of bytes differs in all of them.
+- ``unknown.identifiers`` is 100 % if a frame has an identifier without a wanted signal, such as one that was not there
+  in training. A warning names them.
+- **Pauses.** After 10 s without any frame, everything begins anew, as in a new recording.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, hexadecimal
+from anomalyvae.recordings.log import Log, Signal, joined
+
+PER_S = 10  # samples a second
+UNKNOWN = "unknown.identifiers"
+_PAUSE_S = 10.0
+_PATIENCE_S = 5.0  # for the first frames of an identifier
+_LISTED = 10  # identifiers in a warning
+_NAME = re.compile(
+    r"(?:(?P<bus>.+)\.)?0x(?P<digits>[01][0-9A-F]{7}|[0-7][0-9A-F]{2})"
+    r"\.(?P<what>period|jitter|frames|length|changes|byte(?:[0-5]?\d|6[0-3])(?:\.change)?"
+    r"|gap_outside\([\d.e-]+-[\d.e-]+\)|unlike\((?:[0-9A-F]{2}|\?\?){0,64}\+?\))"
+)
+_UNITS = {"period": "s", "jitter": "%", "frames": "1/s", "gap_outside": "%", "unlike": "%", UNKNOWN: "%"}
+
+
+class Parts(NamedTuple):
+    """The parts of a signal's name."""
+
+    bus: str  # empty for the only one
+    key: int  # the identifier, with EXTENDED
+    what: str  # such as "byte3.change"
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        digits = f"{self.key & ~EXTENDED:08X}" if self.key & EXTENDED else f"{self.key:03X}"
+        return f"{self.bus}{'.' if self.bus else ''}0x{digits}.{self.what}"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The limits of ``gap_outside``."""
+        found = re.fullmatch(r"gap_outside\((.+?\d)-(.+)\)", self.what)
+        assert found is not None  # noqa: S101
+        return float(found[1]), float(found[2])
+
+    @property
+    def pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of ``unlike``: the bytes, which of them are given, and whether a frame may have each length."""
+        text = self.what[len("unlike(") : -1]
+        each = re.findall("..", text.removesuffix("+"))
+        given = np.array([byte != "??" for byte in each], dtype=bool)
+        fits = np.zeros(65, dtype=bool)
+        fits[len(each) : None if "+" in text else len(each) + 1] = True
+        return np.array([0 if byte == "??" else int(byte, 16) for byte in each], dtype=np.uint8), given, fits
+
+    @property
+    def of_byte(self) -> int | None:
+        """The number of the byte that it is of."""
+        found = re.match(r"byte(\d+)", self.what)
+        return int(found[1]) if found else None
+
+
+def parts_of(name: str) -> Parts | None:
+    """The parts of the name of an identifier's signal; None for another name.
+
+    Examples
+    --------
+    >>> parts_of("can1.0x123.byte3.change")
+    Parts(bus='can1', key=291, what='byte3.change')
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        return None
+    key = int(found["digits"], 16) | (EXTENDED if len(found["digits"]) == 8 else 0)
+    return Parts(found["bus"] or "", key, found["what"])
+
+
+def is_identifier_signal(name: str) -> bool:
+    """Whether a signal is one that needs no database."""
+    return name == UNKNOWN or parts_of(name) is not None
+
+
+class IdentifierSignals:
+    """Turns the frames of a recording into the wanted signals of identifiers, piece by piece.
+
+    Parameters
+    ----------
+    wanted : list of str or None
+        Names of signals, or all of them.
+    source : str
+        The recording, in errors and warnings.
+    skipped : callable
+        Whether an identifier (with EXTENDED) has no signals, where all are wanted.
+    learning : bool
+        Give also what limits are learned from: the ``shortest`` and the ``longest`` time between frames, the
+        ``longest_length``, and the bits of each byte that are in all frames, ``all3``, or in any, ``any3``.
+
+    Attributes
+    ----------
+    bus_names : sequence of str, optional
+        By number; by default a bus is named by its number.
+    several : bool
+        Whether names begin with the bus, where all are wanted.
+    sampled : bool
+        Whether there was a sample.
+    """
+
+    def __init__(
+        self, wanted: list[str] | None, source: str, skipped: Callable[[int], bool], *, learning: bool = False
+    ) -> None:
+        self._source, self._skipped, self._all, self._learning = source, skipped, wanted is None, learning
+        self.bus_names: Sequence[str] | None = None
+        self.several = self.sampled = False
+        self._wanted: dict[tuple[str, int], list[Parts]] = {}
+        for parts in map(parts_of, wanted or ()):
+            if parts is not None:
+                self._wanted.setdefault((parts.bus, parts.key), []).append(parts)
+        self._counts_unknown = UNKNOWN in (wanted or ())
+        self._bus_of: dict[int, int] = {}  # the bus of identifiers that are wanted without a bus
+        self._unseen = set(self._wanted)
+        self._unknown: dict[tuple[int, int], list[float]] = {}  # by bus and identifier: frames, first and last stamp
+        self._newest_s = -np.inf
+        self._begin_anew(np.empty(0))
+
+    def _begin_anew(self, time_s: np.ndarray) -> None:
+        self._begin_s = float(time_s[0]) if len(time_s) else 0.0
+        self._next = int(_tenths(self._begin_s)) + 1  # the number of the next sample: how many tenths have passed
+        self._begins = True  # the first tenth may have begun before
+        self._waiting: list[np.ndarray] = []  # frames after the last sample
+        self._known = {
+            place: _Identifier(self._begin_s, wanted, self._learning) for place, wanted in self._wanted.items()
+        }
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether all identifiers have signals."""
+        return self._all
+
+    def empty(self, name: str) -> Signal:
+        """A signal without samples."""
+        return _signal(name, np.empty(0), np.empty(0))
+
+    def add(self, frames: np.ndarray) -> dict[str, Signal]:
+        """Return the samples that frames complete. They are sorted by time, and two calls never share a stamp."""
+        if not len(frames) or not (self._all or self._wanted or self._counts_unknown):
+            return {}
+        pauses = np.flatnonzero(np.diff(frames["time_s"], prepend=self._newest_s) > _PAUSE_S)
+        found = []
+        for part in np.split(frames, pauses[pauses > 0]):
+            if part["time_s"][0] - self._newest_s > _PAUSE_S:
+                if np.isfinite(self._newest_s):
+                    found.append(self._samples(self._newest_s + _PAUSE_S))
+                self._begin_anew(part["time_s"])
+            self._newest_s = float(part["time_s"][-1])
+            self._waiting.append(part)
+            found.append(self._samples(self._newest_s))
+        found = [part for part in found if part]
+        self.sampled = self.sampled or bool(found)
+        if len(found) < 2:
+            return found[0] if found else {}
+        return joined((Log("", None, part) for part in found), "").signals
+
+    def _samples(self, until_s: float) -> dict[str, Signal]:
+        """The next samples, up to a moment."""
+        numbers = np.arange(self._next, int(_tenths(until_s)) + 1)
+        if not len(numbers):
+            return {}
+        self._next = int(numbers[-1]) + 1
+        frames = np.concatenate(self._waiting)
+        tenths = _tenths(frames["time_s"]) + 1  # the number of the sample, at whose end so many have passed
+        count = int(np.searchsorted(tenths, numbers[-1], side="right"))
+        self._waiting, frames, tenths = [frames[count:]], frames[:count], tenths[:count]
+        found: dict[str, np.ndarray] = {}
+        unknown = np.zeros(len(numbers))
+        met = set()
+        for bus, key, rows in by_identifier(frames):
+            place = self._place(bus, key, frames["time_s"][rows])
+            if place is None:
+                unknown += np.bincount(tenths[rows] - numbers[0], minlength=len(numbers))
+            else:
+                met.add(place)
+                found |= self._known[place].samples(place, frames[rows], tenths[rows], numbers)
+        for place in self._known.keys() - met:
+            found |= self._known[place].samples(place, frames[:0], tenths[:0], numbers)
+        if self._counts_unknown:
+            found[UNKNOWN] = np.where(unknown > 0, 100.0, 0.0)
+        stamps, begin = (numbers - 1) / PER_S, int(self._begins)
+        self._begins = False
+        if len(stamps) == begin:
+            return {}
+        return {name: _signal(name, stamps[begin:], values[begin:]) for name, values in found.items()}
+
+    def _place(self, bus: int, key: int, time_s: np.ndarray) -> tuple[str, int] | None:
+        """The name of the bus ("" for the only one) and identifier by which frames are known; None if they are not."""
+        name = self.name_of(bus)
+        if self._all:
+            place = (name if self.several else "", key)
+            if self._skipped(key):
+                return None
+            if place not in self._known:
+                self._wanted[place] = []
+                self._known[place] = _Identifier(self._begin_s, [], self._learning)
+            return place
+        place = (name, key) if (name, key) in self._wanted else ("", key)
+        if place not in self._wanted:
+            seen = self._unknown.setdefault((bus, key), [0, float(time_s[0]), 0.0])
+            seen[0], seen[2] = seen[0] + len(time_s), float(time_s[-1])
+            return None
+        self._unseen.discard(place)
+        if not place[0] and self._bus_of.setdefault(key, bus) != bus:
+            names = [self.name_of(self._bus_of[key]), name]
+            raise ValueError(
+                f"The identifier {hexadecimal(key)} of {self._source} is on 2 buses, {names[0]} and {names[1]}; their "
+                f"frames are never joined. Name the bus in its signals, as in {Parts(names[0], key, 'period').name!r}."
+            )
+        return place
+
+    def name_of(self, bus: int) -> str:
+        """The name of a bus by its number."""
+        return str(bus) if self.bus_names is None else self.bus_names[bus]
+
+    def finish(self) -> None:
+        """End the recording: warn of identifiers that are not known, and of known ones that never came."""
+        if self._unknown and self._counts_unknown:
+            most = sorted(self._unknown.items(), key=lambda item: -item[1][0])
+            each = [f"{hexadecimal(k)} ({n:,.0f}, {first:.1f} to {last:.1f} s)" for (_, k), (n, first, last) in most]
+            warnings.warn(
+                f"{self._source} has frames of {len(each)} identifiers that are not known: {_list(each)}. They raise "
+                f"{UNKNOWN!r}. If they are normal, fit a model to recordings that have them.",
+                stacklevel=3,
+            )
+        if self._unseen and not self._all and self.sampled:
+            absent = _list([hexadecimal(key) for _, key in sorted(self._unseen)])
+            warnings.warn(
+                f"{self._source} has no frame of {len(self._unseen)} of the {len(self._wanted)} known identifiers: "
+                f"{absent}. Their signals of time say so; their bytes are missing. Check that this is the same bus.",
+                stacklevel=3,
+            )
+
+
+class _Identifier:
+    """An identifier on a bus: what it sent last, and its samples."""
+
+    def __init__(self, begin_s: float, wanted: list[Parts], learning: bool = False) -> None:
+        self._begin_s, self._learning = begin_s, learning
+        self._all = not wanted
+        self._wanted = wanted
+        self._bytes = sorted({byte for parts in self._wanted if (byte := parts.of_byte) is not None})
+        self._last_s = self._gap_s = np.nan
+        self._data, self._length = np.zeros(64, dtype=np.uint8), 0
+        self._held: dict[str, float] = {}  # the last sample of each kind
+
+    def samples(
+        self, place: tuple[str, int], frames: np.ndarray, tenths: np.ndarray, numbers: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The samples with these numbers, by name, from frames that belong to the samples ``tenths``."""
+        first = np.flatnonzero(np.diff(tenths, prepend=-1))  # the first frame of each tenth that has frames
+        which = np.searchsorted(tenths[first], numbers, side="right")  # how many of them are not later
+        found = {}
+        for what, values in self._kinds(frames, first):
+            held = np.concatenate(([self._held.get(what, np.nan)], values))[which]
+            self._held[what] = float(held[-1])
+            found[what] = held
+        ends_s = np.append(self._last_s, frames["time_s"][np.append(first[1:], len(frames))[: len(first)] - 1])
+        since_s = numbers / PER_S - np.where(np.isnan(ends_s), self._begin_s, ends_s)[which]
+        early = np.isnan(found["period"]) & (since_s < _PATIENCE_S)
+        found["period"] = np.where(early, np.nan, _rounded(np.fmax(found["period"], since_s)))
+        found["frames"] = np.bincount(tenths - numbers[0], minlength=len(numbers)) * float(PER_S)
+        for parts in self._wanted:
+            if parts.what.startswith("gap_outside"):
+                found[parts.what] = np.where(since_s > parts.limits[1], 100.0, np.nan_to_num(found[parts.what]))
+            elif parts.what.startswith("unlike"):
+                found[parts.what] = np.nan_to_num(found[parts.what])
+        if len(frames):
+            self._gap_s = float(np.diff(frames["time_s"], prepend=self._last_s)[-1])
+            self._last_s, self._length = float(frames["time_s"][-1]), int(frames["length"][-1])
+            self._data = frames["data"][-1].copy()
+        every = [Parts(*place, what) for what in found] if self._all else self._wanted
+        return {parts.name: found[parts.what] for parts in every}
+
+    def _kinds(self, frames: np.ndarray, first: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each kind of signal, and a value for each tenth that has frames."""
+        gap_s = np.diff(frames["time_s"], prepend=self._last_s)
+        yield "period", _means(gap_s, first)
+        before_s = np.append(self._gap_s, gap_s[:-1])[: len(gap_s)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = np.abs(gap_s - before_s) / np.maximum(gap_s, before_s)
+        yield "jitter", np.round(100 * _largest(shift, first))
+        length = frames["length"].astype(np.float64)
+        yield "length", -_largest(-length, first)
+        before, data = np.concatenate((self._data[None], frames["data"][:-1]))[: len(frames)], frames["data"]
+        both = np.minimum(length, np.append(self._length, length[:-1])[: len(length)])
+        most = int(max(length.max(initial=0), self._length))
+        differ = ((data != before)[:, :most] & (np.arange(most) < both[:, None])).sum(axis=1)
+        yield "changes", _largest(np.where(both > 0, differ, np.nan), first)
+        if self._all:
+            self._bytes = list(range(max(most, len(self._bytes))))
+        if self._learning:
+            yield "shortest", -_largest(-gap_s, first)
+            yield "longest", _largest(gap_s, first)
+            yield "longest_length", _largest(length, first)
+        for byte in self._bytes:
+            sent = length > byte
+            yield f"byte{byte}", _means(np.where(sent, data[:, byte], np.nan), first)
+            step = data[:, byte] - before[:, byte]  # modulo 256
+            yield f"byte{byte}.change", _largest(np.where(both > byte, np.minimum(step, -step), np.nan), first)
+            if self._learning and len(first):
+                yield f"all{byte}", np.bitwise_and.reduceat(np.where(sent, data[:, byte], 255), first)
+                yield f"any{byte}", np.bitwise_or.reduceat(np.where(sent, data[:, byte], 0), first)
+        for parts in self._wanted:
+            if parts.what.startswith("gap_outside"):
+                low, high = parts.limits
+                yield parts.what, 100 * _largest(((gap_s < low) | (gap_s > high)) * 1.0, first)
+            elif parts.what.startswith("unlike"):
+                expected, given, fits = parts.pattern
+                other = ((data[:, : len(expected)] != expected) & given).sum(axis=1) / max(int(given.sum()), 1)
+                yield parts.what, 100 * _largest(np.where(fits[frames["length"]], other, 1.0), first)
+
+
+def _signal(name: str, time_s: np.ndarray, values: np.ndarray) -> Signal:
+    parts = parts_of(name)
+    what = UNKNOWN if parts is None else parts.what
+    source = "" if parts is None else parts.name.removesuffix(f".{what}")
+    return Signal(name, time_s, values, _UNITS.get(what.partition("(")[0], ""), source)
+
+
+def _tenths(time_s: np.ndarray | float) -> np.ndarray:
+    """How many tenths have passed at each moment; stamps are good to a microsecond."""
+    return np.floor(np.asarray(time_s) * PER_S + 1e-5).astype(np.int64)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Round positive numbers to 1 % or better, in decimal steps.
+
+    Examples
+    --------
+    >>> _rounded(np.array([0.0199934, 0.9984, 1.25, 0.0]))
+    array([0.02, 1.  , 1.25, 0.  ])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        per_unit = 10.0 ** (2 - np.floor(np.log10(values)))  # steps of a unit
+        first = values * per_unit / 100  # from 1 to 10
+        per_unit = per_unit / np.where(first < 2, 1, np.where(first < 5, 2, 5))
+        return np.where(values > 0, np.round(values * per_unit) / per_unit, values)
+
+
+def _largest(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The largest value of each group that begins at a place of ``first``; NaN if it has none."""
+    return np.fmax.reduceat(values, first) if len(first) else np.empty(0)
+
+
+def _means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The mean of each group that begins at a place of ``first``; NaN if it has no value."""
+    if not len(first):
+        return np.empty(0)
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.add.reduceat(np.where(there, values, 0.0), first) / np.add.reduceat(there.astype(np.float64), first)
+
+
+def _list(each: list[str]) -> str:
+    more = f" and {len(each) - _LISTED} more" if len(each) > _LISTED else ""
+    return ", ".join(each[:_LISTED]) + more
