@@ -7,7 +7,7 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations \
-	bench-false-alarms bench-parity bench-fits clean
+	bench-false-alarms bench-parity bench-fits bench-rank clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ bench-mutations: .venv/dev  ## Read 10,000 damaged files: each is read right, or
 
 bench-false-alarms: .venv/dev  ## The share of new normal rows that are flagged, where 5 % is promised
 	$(BIN)/python pipelines/benchmarks/false_alarms.py
+
+bench-rank: .venv/dev  ## Ranks of 77 drives: those named for an event, and drives with faults put in
+	$(BIN)/python pipelines/benchmarks/rank.py
 
 bench-parity: .venv/dev  ## Export 300 generated pipelines, and compare each file's scores with its model's
 	$(BIN)/python pipelines/benchmarks/parity.py

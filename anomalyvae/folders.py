@@ -200,3 +200,11 @@ def refuse_irregular(path: Path) -> os.stat_result:
     if kind is not None:
         raise ValueError(f"{path} is {kind}, expected a file. Store what comes from it in a file.")
     return state
+
+
+def confined(folder: Path, name: str) -> Path:
+    """The file of this name in a resolved folder; PermissionError if it is outside."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise PermissionError(f"Got the file {name!r}, expected one in {folder}. Nothing else is read.")
+    return path

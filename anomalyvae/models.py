@@ -42,6 +42,7 @@ def save(
     units: dict[str, str] | None = None,
     figures: dict[str, Any] | None = None,
     health: dict[str, Any] | None = None,
+    fleet: dict[str, Any] | None = None,
     precision: str = "auto",
     sample: Any = None,
 ) -> Path:
@@ -62,6 +63,8 @@ def save(
         Measured figures to store with the model.
     health : dict, optional
         A profile of healthy signals (`anomalyvae.health.grades.Profile.to_dict`), for grading sensors.
+    fleet : dict, optional
+        How unlike each other the training recordings are (`anomalyvae.fleet.Fleet.to_dict`), for ranking new ones.
     precision : {"auto", "double", "single"}, default="auto"
     sample : DataFrame or array-like, optional
         Rows like those of training, for the ONNX file of a Pipeline; see `export_onnx`.
@@ -99,7 +102,7 @@ def save(
         (fresh / ARRAYS).write_bytes(arrays)
         if before is not None:
             (fresh / PREPROCESSING).write_bytes(preprocessing.dumps(before))
-        card = describe(detector, arrays, recipe, units, figures, preprocessing.description(before), health)
+        card = describe(detector, arrays, recipe, units, figures, preprocessing.description(before), health, fleet)
         try:
             write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision, sample=sample)
         except (ArithmeticError, TypeError, ValueError) as error:

@@ -29,6 +29,7 @@ from anomalyvae.bundle.manifest import (
     windows_by_role,
     write_manifest,
 )
+from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health.grades import learn_profile, within
 from anomalyvae.health.sensors import part_of, rows_of, unlearned_gaps
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, none below this share of the average
 _STRETCHES = 9  # groups otherwise
+_PARTS = 3  # of the recordings, each left out once
 
 
 def train(
@@ -204,10 +206,10 @@ class TrainingSet:
         spans = self.samples.spans.assign(recording=self._recording)
         return Windows(self.rows, spans, self.samples.units)
 
-    def without(self, recording: str) -> Self:
-        """The training set without one recording, by its name."""
-        kept = (self._recording != recording).to_numpy()
-        manifest = self.manifest[self.manifest["recording"] != recording].reset_index(drop=True)
+    def without(self, *recordings: str) -> Self:
+        """The training set without some recordings, by their names."""
+        kept = ~self._recording.isin(recordings).to_numpy()
+        manifest = self.manifest[~self.manifest["recording"].isin(recordings)].reset_index(drop=True)
         return replace(self, manifest=manifest, samples=part_of(self.samples, kept), role=self.role[kept])
 
     def fit(self, detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
@@ -235,6 +237,46 @@ class TrainingSet:
         outliers = self.rows[fault] if fault.any() else None
         return clone(detector).fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
 
+    def fleet(self, detector: "VAEOutlierDetector") -> Fleet | None:
+        """How unlike each other the recordings are, each measured on its normal windows by a fit that left it out.
+
+        Three fits learn two thirds of the recordings each. None for fewer than three recordings, and if a fit was
+        interrupted.
+        """
+        from anomalyvae.detector.fitting import epoch_callback
+
+        normal = self.role == "normal"
+        normal[normal] = is_base(self.samples.spans[normal], self.manifest)
+        names = sorted(self._recording[normal].unique())
+        if len(names) < FEWEST:
+            return None
+        tallies = {}
+        unheard = epoch_callback.set(None)  # a tracked run has the losses of the model alone
+        try:
+            for part in range(_PARTS):
+                left_out = names[part::_PARTS]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # the model's own fit has given them
+                    other = self.without(*left_out).fit(_one_network(detector))
+                    if other.stop_reason_ == "interrupted":
+                        return None
+                    for name in left_out:
+                        tallies[name] = self._tally(other, normal & (self._recording == name).to_numpy())
+        finally:
+            epoch_callback.reset(unheard)
+        return Fleet.of({name: tallies[name] for name in names}, self.recipe.signals)
+
+    def _tally(self, model: "VAEOutlierDetector", chosen: NDArray[np.bool_]) -> Tally:
+        rows, signals = self.rows[chosen], len(self.recipe.signals)
+        of_signals = np.asarray(model.feature_scores(rows)).reshape(len(rows), signals, -1).sum(axis=2)
+        tally = Tally(signals)
+        tally.add(
+            np.column_stack([model.anomaly_score(rows), of_signals]),
+            np.zeros(len(rows)),
+            self.samples.spans["start_s"][chosen],
+        )
+        return tally
+
     def health(self, model: "VAEOutlierDetector | None" = None) -> dict[str, Any]:
         """What healthy signals look like: a profile as plain values; with a fitted model, drift as well."""
         normal = self.role == "normal"
@@ -251,16 +293,29 @@ class TrainingSet:
         drift: bool = False,
         figures: dict[str, Any] | None = None,
         health: dict[str, Any] | None = None,
+        ranks: bool = True,
     ) -> Path:
-        """Write the bundle of a model that `fit` gave, with its manifest and its health profile."""
+        """Write the bundle of a model that `fit` gave, with its manifest and its health profile.
+
+        With ``ranks``, it also says how unlike each other the recordings are, which takes three more fits.
+        """
         target = Path(out)
         refuse_foreign(target)
         health = health or self.health(model if drift else None)
+        fleet = self.fleet(model) if ranks else None
         with replacing(target) as fresh:
             digest = write_manifest(self.manifest, fresh.parent / MANIFEST)
             kept = {"manifest": digest, "ranges": {name: list(pair) for name, pair in self.ranges.items()}}
             model.training_ = {**model.training_, **kept, "drift": drift}
-            save(model, fresh, recipe=self.recipe.to_dict(), units=self.samples.units, figures=figures, health=health)
+            save(
+                model,
+                fresh,
+                recipe=self.recipe.to_dict(),
+                units=self.samples.units,
+                figures=figures,
+                health=health,
+                fleet=None if fleet is None else fleet.to_dict(),
+            )
             os.replace(fresh.parent / MANIFEST, fresh / MANIFEST)
         return target
 
@@ -291,6 +346,13 @@ def ranges_of(bundle: Paths) -> dict[str, list[float]]:
         return {str(name): [float(low), float(high)] for name, (low, high) in ranges.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise inconsistent(bundle, f"its ranges: {error}") from error
+
+
+def _one_network(detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
+    """The detector, not fitted, without the fits that only set a threshold."""
+    from sklearn.base import clone
+
+    return clone(detector).set_params(validation_fraction=0.0)
 
 
 def unfitted(bundle: Paths) -> "VAEOutlierDetector":

@@ -115,6 +115,13 @@ def _difference(card: dict[str, Any]) -> str | None:
     for name, kinds in _KEYS.items():
         if type(card.get(name)) not in kinds:
             return f"{name!r} is missing or of another type"
+    if card.get("fleet") is not None:
+        from anomalyvae.fleet import Fleet
+
+        try:
+            Fleet.from_dict(card["fleet"])
+        except ValueError as error:
+            return str(error)
     if not all(isinstance(unit, str) for unit in card["units"].values()):
         return "a unit is not text"
     if card.get("digest", _digest(card)) != _digest(card):
@@ -169,6 +176,7 @@ def describe(
     figures: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
     health: dict[str, Any] | None = None,
+    fleet: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The card of a fitted detector, without the checksums of files.
 
@@ -177,7 +185,7 @@ def describe(
     model : VAEOutlierDetector
     arrays : bytes
         The model's arrays as they are stored. They are part of ``model_id``, a hash of all that decides scores.
-    recipe, units, figures, health : dict, optional
+    recipe, units, figures, health, fleet : dict, optional
         As `anomalyvae.save` takes them.
     preprocessing : dict, optional
         As `anomalyvae.bundle.preprocessing.description` gives it.
@@ -208,6 +216,7 @@ def describe(
         "history": model.history_.to_dict(orient="list"),
         "figures": figures,
         "health": health,
+        "fleet": fleet,
     }
     return {"model_id": model_id_of(card, hashlib.sha256(arrays).hexdigest()), **card}
 

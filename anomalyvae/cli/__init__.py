@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from anomalyvae import __version__
-from anomalyvae.cli import analysis, models, review, scoring
+from anomalyvae.cli import analysis, fleet, models, review, scoring
 from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, add_command, message_of, one_line, option, tell
 
 _INTERRUPTED = "(Training|The fit) was interrupted"  # how the warnings of an interrupted fit begin
@@ -76,6 +76,18 @@ VERBS = {
         "anomalyvae score drives/ scores/ --model models/road     # again to resume, or for new files\n"
         "  anomalyvae score today.csv scores.parquet --model models/pump\n\n"
         "exit codes: 0 all files are scored, 3 some files failed (they are named), 1 nothing is scored",
+    ),
+    "rank": Verb(
+        "order whole recordings, the most unlike first",
+        fleet.rank_arguments, fleet.rank,
+        "anomalyvae rank scores/ --chart fleet.png\n"
+        "  anomalyvae rank scores.parquet --model models/road --out ranking.csv",
+    ),
+    "drift": Verb(
+        "say whether new recordings call for retraining",
+        fleet.drift_arguments, fleet.drift,
+        "anomalyvae drift scores/\n\n"
+        "exit codes: 0 no drift, 6 the data have left what the model knows (retrain), 1 an error",
     ),
     "health": Verb(
         "list the times at which sensors are bad or suspect, and why",

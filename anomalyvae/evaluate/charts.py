@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.fleet import REASONS
 from anomalyvae.metrics import event_spans, touches
 from anomalyvae.review.reasons import WindowView
 from anomalyvae.untrusted import printable
@@ -42,6 +43,7 @@ STYLE: Any = {
 
 _FONTS = b"'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _TICKS_S = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
+_NAMED, _NUMBERED = 20, 8  # recordings of a fleet
 _POINTS = 1500  # in a timeline; more would overlap
 
 
@@ -122,6 +124,54 @@ def window(view: WindowView) -> str:
         _clock_axis(panels[-1], ticks=6)
 
     return _svg(draw, 3.7, height)
+
+
+def fleet(ranking: pd.DataFrame) -> str:
+    """Draw whole recordings, the most unlike by name, as a data URI; see `draw_fleet`."""
+    draw, height = draw_fleet(ranking)
+    return _svg(draw, 11.0, height)
+
+
+def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float]:
+    """How to draw a fleet, and the height of the picture in inches, for a width of 11.
+
+    On the left, the most unlike recordings by name; on the right all of them, by how sure a short event and a long
+    oddness are.
+
+    Parameters
+    ----------
+    ranking : DataFrame
+        Of `anomalyvae.scoring.ranking.rank`.
+    """
+    top = ranking.head(_NAMED)
+    height = 1.1 + 0.21 * max(len(top), 8)
+    colors = ranking["reason"].map(dict(zip(REASONS, (ANOMALY, MODEL, VERDICTS["new_normal"]), strict=True)))
+
+    def draw(figure: "Figure") -> None:
+        low, high = 0.5 / height, 1 - 0.3 / height
+        names = figure.add_axes((0.27, low, 0.29, high - low))
+        place = range(len(top))
+        names.barh(place, top["unlike"], color=colors[: len(top)], height=0.62)
+        for y, row in zip(place, top.to_dict("records"), strict=True):
+            p = "" if np.isnan(row["p_value"]) else f"p {row['p_value']:.3f}  "
+            names.text(max(row["unlike"], 0), y, f"  {p}{row['share_flagged']:.0%} flagged", va="center", color=MUTED)
+        names.set_yticks(place, [_short(name, 36) for name in top["recording"]])
+        names.set_ylim(len(top) - 0.4, -0.6)
+        names.set_xlim(min(0.0, float(top["unlike"].min())), 1.45 * max(float(top["unlike"].max()), 0.1))
+        names.tick_params(axis="y", length=0)
+        names.set_xlabel("how unlike the training recordings, nats")
+
+        cloud = figure.add_axes((0.64, low, 0.34, high - low))
+        cloud.scatter(ranking["brief"], ranking["lasting"], s=16, c=colors, linewidth=0, alpha=0.8)
+        for row in top.head(_NUMBERED).to_dict("records"):
+            where = (row["brief"], row["lasting"])
+            cloud.annotate(f"{row['place']}", where, xytext=(4, 3), textcoords="offset points", color=INK)
+        cloud.set_xlabel("short event, nats")
+        cloud.set_ylabel("long oddness, nats")
+        for line, (reason, color) in enumerate(dict(zip(ranking["reason"], colors, strict=True)).items()):
+            cloud.text(0.99, 0.02 + 0.07 * line, reason, color=color, ha="right", transform=cloud.transAxes)
+
+    return draw, height
 
 
 def clock(seconds: float) -> str:

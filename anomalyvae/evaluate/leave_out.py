@@ -129,7 +129,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         result["without"] = data.samples.without
         for name, fold in folds.items():
             home = fresh / "folds" / name
-            fold.data.save(fold.model, home, health=fold.health, figures=result["folds"][name])
+            fold.data.save(fold.model, home, health=fold.health, figures=result["folds"][name], ranks=False)
             fold.scores["model_id"] = read_card(home)["model_id"]
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)

@@ -32,6 +32,7 @@ _ATTEMPTS = {  # whether in single precision, and the rounding within which scor
     "single": ((True, COARSE),),
 }
 _FROM_CARD = ("model_id", "kind", "units", "windowing", "offset", "calibration", "training", "versions")
+_FROM_SOME = ("fleet",)  # older cards lack it
 
 Floats = NDArray[np.float64]
 
@@ -61,6 +62,7 @@ def write_onnx(
         precision = own if precision == "auto" and own == "double" else precision
     metadata = {
         **{name: card[name] for name in _FROM_CARD},
+        **{name: card[name] for name in _FROM_SOME if card.get(name) is not None},
         **placed,
         "format": FORMAT,
         "features": feature_names(before, detector),

@@ -276,8 +276,10 @@ def stream_windows(
     units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
     pieces = (log.signals for log in chain(head, logs))
     ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
+    start = head[0].start if head else None
     for windows in recipe.slabs(ticks, name, units, rows):
-        yield windows if len(windows) else replace(windows, without={name: coverage.reason()})
+        without = {} if len(windows) else {name: coverage.reason()}
+        yield replace(windows, without=without, start=start)
 
 
 # --- files ----------------------------------------------------------------------------------------------

@@ -40,12 +40,15 @@ class Windows:
         Units of the signals that the recipe needs, as far as the recordings give them.
     without : dict of str to str
         Recordings without a window, and why they have none.
+    start : pandas.Timestamp or None
+        The moment (UTC) from which the times of a recording count, where it is one recording and gives it.
     """
 
     rows: pd.DataFrame
     spans: pd.DataFrame
     units: dict[str, str] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)
+    start: pd.Timestamp | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

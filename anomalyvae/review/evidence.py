@@ -18,6 +18,7 @@ from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.calibration import caution_of
 from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.folders import confined
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.scoring.one_file import output_of
@@ -209,14 +210,6 @@ class Evidence:
         rows, first = pd.concat(parts, ignore_index=True), np.concatenate(places)
         every = max(math.ceil(len(rows) / _WINDOWS), 1)
         return rows[::every], first[::every]
-
-
-def confined(folder: Path, name: str) -> Path:
-    """The file of this name in a resolved folder; PermissionError if it is outside."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise PermissionError(f"Got the file {name!r}, expected one in {folder}. Nothing else is read.")
-    return path
 
 
 def plain(value: Any) -> Any:

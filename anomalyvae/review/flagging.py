@@ -9,17 +9,17 @@ import pandas as pd
 
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of
+from anomalyvae.folders import confined
 from anomalyvae.health import Sensors
 from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, read_log
-from anomalyvae.review.evidence import confined
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
-from anomalyvae.scoring.batch import SUMMARY, side_file
-from anomalyvae.untrusted import printable, read_json
+from anomalyvae.scoring.batch import SUMMARY, read_summary
+from anomalyvae.untrusted import printable
 
 _SPANS = ["recording", "start_s", "end_s"]
 _SCORES = ["anomaly_score", "p_value", "is_outlier"]
@@ -92,7 +92,7 @@ def flag_folder(
         If recordings of known events of another model are missing, so that similar events cannot be left out.
     """
     reasons = Reasons(model, **options)
-    summary = _summary(Path(scores), reasons.model_id)
+    summary = read_summary(scores, reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
     home = Path(scores).resolve()
     files = {file["file"]: confined(home, file["scores"]) for file in summary["files"] if file["error"] is None}
@@ -169,33 +169,6 @@ def in_words(flagged: Flagged) -> str:
             f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*cause, *top, *far, *like])}"
         )
     return "\n".join(map(printable, lines))
-
-
-def _summary(folder: Path, model_id: str) -> dict[str, Any]:
-    try:
-        content = side_file(folder, SUMMARY).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"Got {folder} without a {SUMMARY}, expected a complete folder of scores. Run 'anomalyvae score' with "
-            "this folder as target."
-        ) from None
-    try:
-        summary = dict(read_json(content, longest=len(content)))
-        parts = [summary["source"], *(file[key] for file in summary["files"] for key in ("file", "scores"))]
-        if not all(isinstance(part, str) for part in [summary["model_id"], *parts]):
-            raise TypeError("a name that is not text")
-        summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Got {side_file(folder, SUMMARY)}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder "
-            "as target again."
-        ) from error
-    if summary["model_id"] != model_id:
-        raise ValueError(
-            f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "
-            "Score the recordings with this bundle, or pass the other bundle."
-        )
-    return summary
 
 
 def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_hour: float) -> pd.DataFrame:

@@ -110,7 +110,8 @@ def score_folder(
     dict
         The content of ``_summary.json``, which is written at the end: ``model_id``, total ``rows`` and ``flagged``,
         ``new_gaps`` (rows with a missing cell in a column that had none in training; their column ``new_gaps`` names
-        it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`),
+        it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`), ``fleet`` (the training
+        recordings, with which `anomalyvae.scoring.ranking.rank` compares; None if the model does not have them),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
         formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each.
 
@@ -194,6 +195,7 @@ def score_folder(
             "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
             "smallest_p_value": _smallest(metadata, tail, per_tick),
             "caution": scorer.caution,
+            "fleet": metadata.get("fleet"),
             **{status: sum(o.status == status for o in outcomes) for status in ("scored", "kept", "failed")},
             "passed_over": passed_over,
             "orphans": _orphans(folder, {folder / output_of(name) for name in names}),
@@ -291,3 +293,40 @@ def _orphans(folder: Path, outputs: set[Path]) -> list[str]:
     """Files of scores that are not of this run's inputs."""
     found = (path for path in folder.rglob("*.parquet") if _STAGING not in path.parts)
     return sorted(path.relative_to(folder).as_posix() for path in found if path not in outputs)
+
+
+def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:
+    """Read the `SUMMARY` of a finished folder of scores.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is damaged, or, with ``model_id``, of another model.
+    """
+    folder = Path(scores)
+    try:
+        content = side_file(folder, SUMMARY).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"Got {folder} without a {SUMMARY}, expected a complete folder of scores. Run 'anomalyvae score' with "
+            "this folder as target."
+        ) from None
+    try:
+        summary = dict(read_json(content, longest=len(content)))
+        parts = [summary["source"], *(file[key] for file in summary["files"] for key in ("file", "scores"))]
+        if not all(isinstance(part, str) for part in [summary["model_id"], *parts]):
+            raise TypeError("a name that is not text")
+        summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Got {side_file(folder, SUMMARY)}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder "
+            "as target again."
+        ) from error
+    if model_id is not None and summary["model_id"] != model_id:
+        raise ValueError(
+            f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "
+            "Score the recordings with this bundle, or pass the other bundle."
+        )
+    return summary

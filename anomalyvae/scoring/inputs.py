@@ -32,10 +32,13 @@ class Slab(NamedTuple):
         The origin of each row: ``row``, or ``recording``, ``start_s`` and ``end_s``.
     rows : RecordBatch, or ndarray of shape (n, d)
         As the scorer takes them.
+    start : str or None
+        The moment (UTC) from which the times of a recording count, where its file gives it.
     """
 
     where: dict[str, Any]
     rows: Any
+    start: str | None = None
 
 
 class Inputs(NamedTuple):
@@ -232,7 +235,8 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
         refuse_units(windows.units, metadata)
         if not len(windows):
             raise ValueError(windows.without[recording])
-        yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy())
+        start = None if windows.start is None else windows.start.isoformat()
+        yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy(), start)
 
 
 def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:

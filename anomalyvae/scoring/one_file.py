@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_calibration
+from anomalyvae.fleet import Tally, plain
 from anomalyvae.folders import put_file, refuse_irregular
 from anomalyvae.options import LIMITS
 from anomalyvae.scoring.inputs import Slab, slabs_of
@@ -143,8 +144,9 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         session = open_session(work)
         made_from = _made_from(work, name)
         slabs = slabs_of(Path(work.source), name, session.metadata, **dict(work.options))
+        recording = session.recording()
         with session.writer(fresh) as writer:
-            for table, outliers in _tables(work, session, pool, slabs):
+            for table, outliers in _tables(work, session, pool, slabs, recording):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
                 if GAPS in table.column_names:
@@ -152,8 +154,10 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
                 yield Outcome(name, "reading", rows, flagged, gaps)
             if _made_from(work, name) != made_from:
                 raise ValueError("It changed while it was read. Score it again when it is complete.")
-            note = json.dumps({"made_from": made_from, "rows": rows, "flagged": flagged, "new_gaps": gaps})
-            writer.add_key_value_metadata({NOTE: note.encode()})
+            note = {"made_from": made_from, "rows": rows, "flagged": flagged, "new_gaps": gaps}
+            if recording is not None:
+                note["recording"] = recording.to_dict()
+            writer.add_key_value_metadata({NOTE: json.dumps(note).encode()})
         output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
         put_file(fresh, output)
@@ -165,11 +169,44 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         fresh.unlink(missing_ok=True)
 
 
-def _tables(work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab]) -> Iterator[tuple[pa.Table, int]]:
-    """Tables of scores, each with its number of flagged rows."""
+class Recording:
+    """What is said of a recording as a whole: when it began, and its figures (`anomalyvae.fleet.Tally`)."""
+
+    def __init__(self, signals: int) -> None:
+        self._signals = signals
+        self._tally = Tally(signals)
+        self._name: str | None = None
+        self._start: str | None = None
+
+    def add(self, slab: Slab, figures: Floats) -> None:
+        """Take the `Session.figures` of windows."""
+        if len(figures):
+            self._name, self._start = str(slab.where["recording"].iloc[0]), slab.start
+            scores = figures[:, [0, *range(3, 3 + self._signals)]]
+            self._tally.add(scores, figures[:, 2] > 0, slab.where["start_s"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        tally = self._tally
+        return {
+            "recording": self._name,
+            "start": self._start,
+            "windows": tally.windows,
+            "flagged": tally.flagged,
+            "peak_s": tally.peak_s,
+            "figures": plain(tally.figures),
+        }
+
+
+def _tables(
+    work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab], recording: Recording | None
+) -> Iterator[tuple[pa.Table, int]]:
+    """Tables of scores, each with its number of flagged rows; windows are added to their recording."""
     if work.per_tick is None:
-        for _, scored in _in_order(pool, session.score, slabs):
-            yield scored
+        for slab, (table, flagged, figures) in _in_order(pool, session.score, slabs):
+            if recording is not None:
+                recording.add(slab, figures)
+            yield table, flagged
         return
     from anomalyvae.recordings import WindowRecipe
     from anomalyvae.recordings.folding import Folding
@@ -177,6 +214,8 @@ def _tables(work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab
     folding = Folding(WindowRecipe.from_dict(session.metadata["windowing"]), work.per_tick)
     newest: Slab | None = None
     for newest, figures in _in_order(pool, session.figures, slabs):
+        if recording is not None:
+            recording.add(newest, figures)
         yield session.ticks(newest.where, *folding.add(newest.where["start_s"], figures))
     if newest is not None:
         yield session.ticks(newest.where, *folding.add([], figures[:0], last=True))
@@ -236,14 +275,20 @@ class Session:
         self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
         self._outputs = ["anomaly_score", "p_value", "is_outlier"]
         self._features: list[str] = []  # names of columns or, of windows, of signals
-        if work.feature_scores:
+        windowing = self.metadata["windowing"]
+        ranked = self.metadata.get("fleet") is not None and "feature_scores" in self.scorer.outputs
+        if work.feature_scores or ranked:
             self._outputs.append("feature_scores")
-            windowing = self.metadata["windowing"]
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
+        self._written = self._features if work.feature_scores else []
         self._names_gaps = self.metadata["windowing"] is None and bool(self.metadata.get("complete"))
         self._calibration = None
         if work.tail != "conformal":
             self._calibration = read_calibration(work.model, self.metadata["model_id"])
+
+    def recording(self) -> Recording | None:
+        """An empty record of a recording; None if rows are not windows."""
+        return None if self.metadata["windowing"] is None else Recording(len(self._features))
 
     def writer(self, path: Path) -> pq.ParquetWriter:
         """A writer of tables of scores."""
@@ -251,19 +296,20 @@ class Session:
         spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
-        features = [(f"feature_score.{name}", pa.float64()) for name in self._features]
+        features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
         schema = pa.schema([*where, *scores, *features, *gaps, ("model_id", text)])
         # Without Arrow's own schema, a reader finds plain text.
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 
-    def score(self, slab: Slab) -> tuple[pa.Table, int]:
-        """The scores of a slab, and its number of flagged rows."""
+    def score(self, slab: Slab) -> tuple[pa.Table, int, Floats]:
+        """The scores of a slab, its number of flagged rows, and its `figures`."""
         found = self.scorer.score(slab.rows, [*self._outputs, GAPS])
-        return self._table(slab.where, self._figures(found), found[GAPS])
+        figures = self._figures(found)
+        return *self._table(slab.where, figures, found[GAPS]), figures
 
     def figures(self, slab: Slab) -> Floats:
-        """Anomaly score, p-value, 1 if flagged and, if asked for, a score per feature, of each row."""
+        """Anomaly score, p-value, 1 if flagged and, where they are of use, a score per feature, of each row."""
         return self._figures(self.scorer.score(slab.rows, self._outputs))
 
     def _figures(self, found: dict[str, Any]) -> Floats:
@@ -296,7 +342,7 @@ class Session:
         if "recording" in columns:
             columns["recording"] = _repeated(columns["recording"].iloc[0], len(score))
         columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}
-        for name, part in zip(self._features, features, strict=True):
+        for name, part in zip(self._written, features, strict=False):
             columns[f"feature_score.{name}"] = pa.array(part, mask=~flagged)
         if self._names_gaps:
             columns[GAPS] = pa.array(gaps, pa.string()).dictionary_encode()

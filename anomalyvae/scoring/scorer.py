@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.calibration import caution_of
+from anomalyvae.fleet import Fleet
 from anomalyvae.scoring.columns import (
     EMPTY,
     MISSING,
@@ -427,6 +428,11 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
         wrong = ["calibration"]
     columns = metadata["columns"]
     expected = [MATRIX] if metadata["inputs"] == "matrix" else columns
+    if metadata.get("fleet") is not None:
+        try:
+            Fleet.from_dict(metadata["fleet"])
+        except ValueError:
+            wrong = ["fleet"]
     if wrong or (columns is not None and not all(isinstance(name, str) for name in columns)):
         raise ValueError(f"The model's description in {path} has a wrong {(wrong or ['columns'])[0]}. Export it again.")
     names = {output.name for output in session.get_outputs()}

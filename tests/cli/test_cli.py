@@ -75,7 +75,7 @@ def test_every_verb_is_in_the_table(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    verbs = "fit score health watch export compare audit run track flag review retrain promote data"
+    verbs = "fit score rank drift health watch export compare audit run track flag review retrain promote data"
     assert list(cli.VERBS) == verbs.split()
     assert all(verb.what in out for verb in cli.VERBS.values())
 

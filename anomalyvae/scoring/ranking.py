@@ -1,0 +1,256 @@
+"""From a folder of scores to statements about whole recordings: which are unlike the others, and when to retrain.
+
+`score_folder` writes the figures of each recording into the metadata of its file of scores. So nothing is scored or
+read again here.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anomalyvae.bundle import read_card
+from anomalyvae.fleet import FALSE_ALARMS, FEWEST, REASONS, Fleet, Monitor, Tally, Watched, reasons, signal_nats
+from anomalyvae.folders import confined
+from anomalyvae.scoring.batch import SUMMARY, read_summary
+from anomalyvae.scoring.one_file import NOTE
+from anomalyvae.tables.rows import read_rows
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_SHOWN = 3  # signals
+_SHORT = 0.25  # of the windows: an event that flags more is not short
+_NEEDED = ["recording", "start_s", "anomaly_score"]
+
+
+class Scores(NamedTuple):
+    """Whole recordings, and what their model knows about the training recordings (None if it does not say).
+
+    ``recordings`` has a row each: ``recording``, ``start`` (UTC, NaT if unknown), ``windows``, ``flagged`` (number of
+    windows over the threshold), ``peak_s`` (the start of its most anomalous window) and ``figures`` (an array, of
+    `anomalyvae.fleet.Tally`); ``file`` is that of its input, "" in a table.
+    """
+
+    recordings: pd.DataFrame
+    fleet: Fleet | None
+    signals: tuple[str, ...]
+    model_id: str
+
+
+def rank(scores: Scores) -> pd.DataFrame:
+    """Order recordings by how unlike the training recordings they are, the most unlike first.
+
+    Returns
+    -------
+    DataFrame
+        ``place`` (from 1), ``recording``, ``start``, ``unlike`` (nats), ``p_value`` (NaN if the model does not know
+        other recordings), ``learned`` (whether it is a training recording, which is then measured by the fit that left
+        it out), ``reason``, the largest of ``brief``, ``lasting`` and ``signal`` (nats; `anomalyvae.fleet.reasons`),
+        ``signals`` (the three most unlike, with the nats of each), ``share_flagged``, ``windows``, ``peak_s`` and
+        ``file``.
+
+    Notes
+    -----
+    Without p-values, recordings are compared with each other.
+    """
+    known, fleet = scores.recordings, scores.fleet
+    figures = [fleet.fitting(row) for row in known["figures"]] if fleet else list(known["figures"])
+    places: list[int | None] = [None] * len(known)
+    if fleet:
+        places = [fleet.place(*row) for row in zip(known["recording"], known["windows"], strict=True)]
+        figures = [row if place is None else fleet.figures[place] for row, place in zip(figures, places, strict=True)]
+    of = np.stack(figures)
+    among = fleet.figures if fleet else of
+    why = reasons(of, among)
+    share = (known["flagged"] / known["windows"]).to_numpy()
+    named = why.copy()
+    named[share > _SHORT, 0] = -math.inf  # a long oddness raises the highest scores as well
+    own = [fleet.p_value(row, place) if fleet else math.nan for row, place in zip(of, places, strict=True)]
+    table = pd.DataFrame(
+        {
+            "recording": known["recording"],
+            "start": known["start"],
+            "unlike": why.max(axis=1),
+            "p_value": own,
+            "learned": [place is not None for place in places],
+            "reason": np.array(REASONS)[named.argmax(axis=1)],
+            **dict(zip(("brief", "lasting", "signal"), np.where(np.isfinite(why), why, math.nan).T, strict=True)),
+            "signals": _signals(of, among, fleet.signals if fleet else scores.signals),
+            "share_flagged": share,
+            "windows": known["windows"],
+            "peak_s": known["peak_s"],
+            "file": known["file"],
+        }
+    )
+    table = table.sort_values(["unlike", "recording"], ascending=[False, True], kind="stable", ignore_index=True)
+    table.insert(0, "place", np.arange(1, len(table) + 1))
+    return table
+
+
+def drift(scores: Scores) -> pd.DataFrame:
+    """Whether recordings have left what the model knows, one after the other in the order of their time.
+
+    The order is that of ``start``, or of names if a recording has none. Training recordings are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``recording``, ``start``, ``evidence`` (see `anomalyvae.fleet.Watched`), ``alarm`` (whether the evidence has
+        been above `Monitor.alarm_at`, then or earlier) and ``most`` (the measure or signal with the most evidence).
+
+    Raises
+    ------
+    ValueError
+        If the model does not know other recordings.
+    """
+    fleet = scores.fleet
+    if fleet is None:
+        raise ValueError(f"{NO_FLEET} Without them, nothing can be said about drift.")
+    known = scores.recordings
+    new = [fleet.place(*row) is None for row in zip(known["recording"], known["windows"], strict=True)]
+    known = known[new]
+    by = ["recording"] if known["start"].isna().any() else ["start", "recording"]
+    known = known.sort_values(by, kind="stable", ignore_index=True)
+    monitor, said = Monitor(fleet), list[Watched]()
+    for figures in known["figures"]:
+        said.append(monitor.add(fleet.fitting(figures)))
+    evidence = np.array([step.evidence for step in said])
+    return pd.DataFrame(
+        {
+            "recording": known["recording"],
+            "start": known["start"],
+            "evidence": evidence,
+            "alarm": np.logical_or.accumulate(evidence >= Monitor.alarm_at) if len(evidence) else evidence > 0,
+            "most": [next(iter(step.by)) for step in said],
+        }
+    )
+
+
+NO_FLEET = (
+    "The model does not say how unlike each other its training recordings are: it was fitted by an earlier version, or "
+    f"to fewer than {FEWEST} recordings. Fit it again, with more recordings."
+)
+
+
+def drift_in_words(found: pd.DataFrame) -> str:
+    """One sentence: whether to retrain, and why."""
+    chance = f"The chance of such an alarm in clean recordings is at most {FALSE_ALARMS:.0%} over all time."
+    if not len(found):
+        return "No recording is new to the model, so nothing can be said about drift."
+    if not found["alarm"].any():
+        new = "1 new recording is" if len(found) == 1 else f"{len(found)} new recordings are"
+        evidence = f"evidence {found['evidence'].max():.1f}, an alarm takes {Monitor.alarm_at:.1f}"
+        return f"No drift: {new} within what the model knows ({evidence})."
+    at = int(found["alarm"].to_numpy().argmax())
+    row = found.iloc[at]
+    when = "" if pd.isna(row["start"]) else f" ({row['start']:%Y-%m-%d %H:%M} UTC)"
+    what = {"brief": "short events", "lasting": "the mean score"}.get(row["most"], f"signal {row['most']}")
+    return (
+        f"Retrain: with recording {row['recording']}{when}, number {at + 1} of {len(found)} new ones, the data have "
+        f"left what the model knows, most of all by {what}. {chance}"
+    )
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> Scores:
+    """Read the figures of recordings from a folder that `score_folder` wrote, or from a table of scores.
+
+    Parameters
+    ----------
+    path : path
+        The folder, or a .parquet or .csv file with the columns ``recording``, ``start_s`` and ``anomaly_score``.
+    model : path, optional
+        The bundle that gave the scores. A folder of scores has what is needed of it; a table has not.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there are no scores, or they are of plain rows or of another model.
+    """
+    place = Path(path)
+    card = None if model is None else read_card(model)
+    if place.is_dir():
+        summary = read_summary(place)
+        files = [file for file in summary["files"] if file["error"] is None]
+        rows = [_recording(confined(place.resolve(), file["scores"]), file["file"]) for file in files]
+        model_id, plain = summary["model_id"], summary.get("fleet")
+    elif place.is_file():
+        table = read_rows([place])
+        missing = [name for name in _NEEDED if name not in table]
+        if missing:
+            raise ValueError(
+                f"{place} has no column {', '.join(missing)}, expected a table of scores of recordings. "
+                "Pass what 'anomalyvae score' wrote for a model of windows."
+            )
+        rows = [_tallied(str(name), part) for name, part in table.groupby("recording", sort=False)]
+        model_id, plain = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else "", None
+    else:
+        raise FileNotFoundError(f"{place} does not exist. Pass a folder or a table of scores.")
+    if card is not None:
+        if model_id and card["model_id"] != model_id:
+            raise ValueError(
+                f"Got scores of model {model_id} and the bundle of model {card['model_id']}, expected the same model. "
+                "Pass the bundle that gave the scores (--model)."
+            )
+        plain = card.get("fleet")
+    rows = [row for row in rows if row["windows"] and not np.isnan(row["figures"][:2]).any()]
+    if not rows:
+        raise ValueError(f"No recording in {place} has scores. See the errors in its {SUMMARY}, and score again.")
+    width = min(len(row["figures"]) for row in rows)
+    table = pd.DataFrame(rows)
+    table["figures"] = [row[:width] for row in table["figures"]]
+    table["start"] = pd.to_datetime(table["start"], utc=True)
+    try:
+        fleet = None if plain is None else Fleet.from_dict(plain)
+    except ValueError as error:
+        raise ValueError(f"{place / SUMMARY} is damaged: {error}. Score again.") from error
+    return Scores(table, fleet, fleet.signals if fleet else (), model_id)
+
+
+def _recording(scores: Path, file: str) -> dict[str, Any]:
+    """The figures in a file of scores; those of an earlier version are computed from its table."""
+    try:
+        content = pq.read_metadata(scores).metadata or {}
+        note = json.loads(content.get(NOTE, b"{}")).get("recording")
+        if note is not None:
+            figures = np.array(note["figures"], dtype=np.float64)
+            return {**note, "figures": figures, "file": file}
+        table = pd.read_parquet(scores)
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{scores} cannot be read ({error}). Score its recording again.") from error
+    if "recording" not in table:
+        raise ValueError(
+            f"{scores} has scores of plain rows, expected those of recordings. Only recordings are ranked."
+        )
+    return _tallied(str(table["recording"].iloc[0]) if len(table) else file, table) | {"file": file}
+
+
+def _tallied(name: str, table: pd.DataFrame) -> dict[str, Any]:
+    tally = Tally()
+    flagged = table["is_outlier"] if "is_outlier" in table else np.zeros(len(table))
+    tally.add(table[["anomaly_score"]].to_numpy(dtype=np.float64), flagged, table["start_s"])
+    return {
+        "recording": name,
+        "start": None,
+        "windows": tally.windows,
+        "flagged": tally.flagged,
+        "peak_s": tally.peak_s,
+        "figures": tally.figures,
+        "file": "",
+    }
+
+
+def _signals(of: Floats, among: Floats, signals: tuple[str, ...]) -> list[str]:
+    """Of each recording, the three signals that are most unlike the others', with their nats, as text."""
+    if not signals or of.shape[1] <= 2:
+        return [""] * len(of)
+    nats = signal_nats(of, among)
+    order = np.argsort(-nats, axis=1, kind="stable")[:, :_SHOWN]
+    return [", ".join(f"{signals[i]} {row[i]:.1f}" for i in best) for row, best in zip(nats, order, strict=True)]

@@ -1,0 +1,179 @@
+"""Whole recordings from a folder of scores: the ranking, p-values, reasons, the picture, and drift."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
+from anomalyvae.bundle import read_card
+from anomalyvae.cli import main
+from anomalyvae.fleet import Fleet
+from anomalyvae.models import load
+from anomalyvae.scoring import Scorer
+from anomalyvae.scoring.ranking import drift, drift_in_words, rank, read_scores
+from anomalyvae.train import train
+
+RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=2.0, stride_s=2.0, max_gap_s=1.0)
+DETECTOR = VAEOutlierDetector(random_state=0, max_epochs=4, hidden=(8,))
+
+
+def drive(folder, name, seed, change=lambda table: table, seconds=120, start="2026-01-05T08:00:00"):
+    rng = np.random.default_rng(seed)
+    time = pd.date_range(start, periods=5 * seconds, freq="200ms", tz="UTC")
+    phase = np.arange(5 * seconds) / 10 + rng.uniform(0, 6)
+    x = np.sin(phase) + 0.1 * rng.normal(size=len(phase))
+    y = np.cos(phase) + 0.1 * rng.normal(size=len(phase))
+    folder.mkdir(exist_ok=True, parents=True)
+    change(pd.DataFrame({"time": time, "x": x, "y": y})).to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def burst(table):
+    table.loc[200:214, ["x", "y"]] *= -3
+    return table
+
+
+def mild(table):
+    table["y"] = table["y"] * 1.3 + 0.3
+    return table
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Twelve training drives and their model; two odd drives, a usual one and two learned ones, scored."""
+    home = tmp_path_factory.mktemp("fleet")
+    for number in range(12):
+        drive(home / "learned", f"d{number:02d}", number)
+    train(sorted((home / "learned").glob("*.parquet")), RECIPE, DETECTOR, home / "model")
+    drive(home / "new", "burst", 101, burst, start="2026-02-01")
+    drive(home / "new", "mild", 102, mild, start="2026-02-02")
+    drive(home / "new", "usual", 103, start="2026-02-03")
+    for number in (0, 1):
+        shutil.copy(home / "learned" / f"d{number:02d}.parquet", home / "new")
+    score_folder(home / "model", home / "new", home / "scores")
+    return home
+
+
+def test_odd_drives_come_first_with_their_p_values_and_reasons(home):
+    table = rank(read_scores(home / "scores"))
+    assert set(table["recording"][:2]) == {"burst", "mild"}
+    assert table["place"].tolist() == [1, 2, 3, 4, 5]
+    found = table.set_index("recording")
+    assert found.loc[["burst", "mild"], "p_value"].tolist() == pytest.approx([1 / 13] * 2)
+    assert found.loc["usual", "unlike"] < 0.5 * found.loc[["burst", "mild"], "unlike"].min()
+    assert found.loc["burst", "reason"] == "a short event"
+    assert 36 <= found.loc["burst", "peak_s"] <= 42.9
+    assert found.loc["mild", "reason"] != "a short event"
+    assert found.loc["mild", "signals"].startswith("y ")
+    assert found.loc["burst", "start"] == pd.Timestamp("2026-02-01", tz="UTC")
+    scores = pd.read_parquet(home / "scores" / "mild.parquet")
+    assert found.loc["mild", "share_flagged"] == pytest.approx(scores["is_outlier"].mean())
+
+
+def test_learned_drives_are_ranked_by_the_fit_that_left_them_out(home):
+    found = rank(read_scores(home / "scores")).set_index("recording")
+    assert found["learned"].to_dict() == {"burst": False, "mild": False, "usual": False, "d00": True, "d01": True}
+    known = Fleet.from_dict(read_card(home / "model")["fleet"])
+    assert len(known) == 12
+    assert found.loc["d00", "p_value"] == known.p_value(known.figures[0], 0)
+
+
+def test_figures_of_a_file_of_scores_are_those_of_its_table(home):
+    note = json.loads(pq.read_metadata(home / "scores" / "mild.parquet").metadata[b"anomalyvae"])["recording"]
+    scores = pd.read_parquet(home / "scores" / "mild.parquet")["anomaly_score"].to_numpy()
+    assert note["figures"][:2] == pytest.approx([np.sort(scores)[-3:].mean(), scores.mean()])
+    assert len(note["figures"]) == 6
+    assert note["windows"] == len(scores)
+    assert "feature_score.x" not in pq.read_schema(home / "scores" / "mild.parquet").names
+
+
+@pytest.mark.parametrize("per_tick", ["offline", "causal"])
+def test_scores_per_tick_give_the_same_ranking(home, tmp_path, per_tick):
+    score_folder(home / "model", home / "new", tmp_path / "ticks", per_tick=per_tick)
+    ours, theirs = rank(read_scores(tmp_path / "ticks")), rank(read_scores(home / "scores"))
+    pd.testing.assert_frame_equal(ours.drop(columns="share_flagged"), theirs.drop(columns="share_flagged"))
+
+
+def test_a_table_of_scores_is_ranked_with_its_model(home, tmp_path, capsys):
+    table = pd.concat([pd.read_parquet(file) for file in sorted((home / "scores").glob("*.parquet"))])
+    table.to_parquet(tmp_path / "scores.parquet", index=False)
+    assert main(["rank", str(tmp_path / "scores.parquet"), "--model", str(home / "model")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines[1:3]} == {"burst", "mild"}
+    assert main(["rank", str(tmp_path / "scores.parquet")]) == 0
+    said = capsys.readouterr()
+    assert "without p-values" in said.err
+    assert "burst" in said.out
+
+
+def test_a_bundle_of_before_still_scores_and_says_that_it_has_no_p_values(home, tmp_path, capsys):
+    save(load(home / "model"), tmp_path / "old", recipe=RECIPE.to_dict())
+    score_folder(tmp_path / "old", home / "new", tmp_path / "scores")
+    assert main(["rank", str(tmp_path / "scores"), "--out", str(tmp_path / "ranking.csv")]) == 0
+    assert "without p-values" in capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "ranking.csv")
+    assert table["p_value"].isna().all()
+    assert set(table["recording"][:2]) == {"burst", "mild"}
+    assert main(["drift", str(tmp_path / "scores")]) == 1
+    assert "Fit it again" in capsys.readouterr().err
+
+
+def test_a_damaged_fleet_is_refused(home, tmp_path):
+    shutil.copytree(home / "scores", tmp_path / "scores")
+    summary = json.loads((tmp_path / "scores" / "_summary.json").read_text())
+    summary["fleet"]["windows"] = [1]
+    (tmp_path / "scores" / "_summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match="is damaged: its training recordings do not fit together"):
+        read_scores(tmp_path / "scores")
+    assert Scorer(home / "model").metadata["fleet"]["signals"] == ["x", "y"]
+
+
+def test_the_picture_and_the_table(home, tmp_path, capsys):
+    picture, out = tmp_path / "fleet.png", tmp_path / "ranking.csv"
+    assert main(["rank", str(home / "scores"), "--chart", str(picture), "--out", str(out), "--quiet"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(out)["place"].tolist() == [1, 2, 3, 4, 5]
+    assert main(["rank", str(home / "scores"), "--chart", str(tmp_path / "fleet.jpg")]) == 1
+    assert "expected a name that ends in .png" in capsys.readouterr().err
+
+
+def test_drift_is_said_in_the_order_of_time_and_only_for_new_drives(home, tmp_path, capsys):
+    found = drift(read_scores(home / "scores"))
+    assert found["recording"].tolist() == ["burst", "mild", "usual"]
+    assert not found["alarm"].any()
+    for number in range(25):  # named against the order of time
+        drive(tmp_path / "new", f"z{99 - number}", 200 + number, mild, seconds=60, start=f"2026-03-{number + 1:02d}")
+    score_folder(home / "model", tmp_path / "new", tmp_path / "scores")
+    found = drift(read_scores(tmp_path / "scores"))
+    assert found["recording"].tolist() == [f"z{99 - number}" for number in range(25)]
+    assert found["start"].is_monotonic_increasing
+    at = int(found["alarm"].argmax())
+    assert 2 <= at <= 20
+    assert found["alarm"][at:].all()
+    assert f"Retrain: with recording z{99 - at} (2026-03-{at + 1:02d}" in drift_in_words(found)
+    assert main(["drift", str(tmp_path / "scores"), "--out", str(tmp_path / "drift.csv")]) == 6
+    assert "Retrain" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "drift.csv")["evidence"].max() > 2.3
+
+
+def test_scores_of_plain_rows_and_of_another_model_are_refused(home, tmp_path):
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    save(VAEOutlierDetector(random_state=0, max_epochs=2).fit(rows), tmp_path / "plain")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    score_folder(tmp_path / "plain", tmp_path / "rows.csv", tmp_path / "scores")
+    with pytest.raises(ValueError, match="scores of plain rows, expected those of recordings"):
+        read_scores(tmp_path / "scores")
+    with pytest.raises(ValueError, match="expected the same model"):
+        read_scores(home / "scores", tmp_path / "plain")
+    with pytest.raises(ValueError, match="has no column recording, start_s"):
+        read_scores(tmp_path / "rows.csv")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_scores(tmp_path / "nothing")
+
+
+def test_two_recordings_are_too_few(home, tmp_path):
+    train(sorted((home / "learned").glob("d0[01].parquet")), RECIPE, DETECTOR, tmp_path / "model")
+    assert read_card(tmp_path / "model")["fleet"] is None
