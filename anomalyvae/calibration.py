@@ -269,20 +269,42 @@ class Calibration:
             )
         if storey and fdr is None:
             raise ValueError(f"Got storey=True with {target}, expected it with fdr. Pass fdr, or storey=False.")
-        p = self.p_values(scores, tail)
-        flagged = p <= target.cut(p, rows_per_hour, storey)
-        wanted = target.needed(p.size, rows_per_hour)
-        smallest = float(self.p_values(np.inf, tail))
-        if not flagged.any() and smallest > wanted * (1 + _SLACK):
-            batch, row = (f" for {p.size} rows", "one anomalous row") if target.kind == "fdr" else ("", "any row")
-            warnings.warn(
-                f"The alarm target {target}{batch} needs p-values of {wanted:.2g} to flag {row}, but "
-                f"{self.evidence:g} calibration rows (or groups) give none below {smallest:.2g}, so nothing is "
-                f"flagged. Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
-                + (", or pass tail='pareto' (--tail), which extrapolates." if tail == "conformal" else "."),
-                stacklevel=2,
-            )
-        return flagged
+        p, smallest = self.p_values(scores, tail), float(self.p_values(np.inf, tail))
+        return flags(p, target, self.evidence, smallest, rows_per_hour, storey, tail)
+
+
+def flags(
+    p: Floats,
+    target: "AlarmTarget",
+    evidence: float,
+    smallest: float,
+    rows_per_hour: float | None = None,
+    storey: bool = False,
+    tail: str = "conformal",
+) -> NDArray[np.bool_]:
+    """Flag rows by their p-values; `Calibration.alarms`, where the p-values are known.
+
+    Parameters
+    ----------
+    p : ndarray of shape (n,)
+    target : AlarmTarget
+    evidence, smallest : float
+        Of the calibration: how many observations it has, and the smallest p-value that it can give.
+    rows_per_hour, storey, tail
+        As for `Calibration.alarms`.
+    """
+    flagged = p <= target.cut(p, rows_per_hour, storey)
+    wanted = target.needed(p.size, rows_per_hour)
+    if not flagged.any() and smallest > wanted * (1 + _SLACK):
+        batch, row = (f" for {p.size} rows", "one anomalous row") if target.kind == "fdr" else ("", "any row")
+        warnings.warn(
+            f"The alarm target {target}{batch} needs p-values of {wanted:.2g} to flag {row}, but "
+            f"{evidence:g} calibration rows (or groups) give none below {smallest:.2g}, so nothing is "
+            f"flagged. Calibrate with at least {math.ceil(1 / wanted * (1 - _SLACK)) - 1:,}"
+            + (", or pass tail='pareto' (--tail), which extrapolates." if tail == "conformal" else "."),
+            stacklevel=3,
+        )
+    return flagged
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from anomalyvae.scoring.batch import Progress as BatchProgress
 
@@ -275,35 +276,46 @@ def read_tables(
     return table if columns is not None else useful_columns(table, keep)
 
 
-def _write_csv(table: "pd.DataFrame", path: Path) -> None:
+def _write_csv(table: "pd.DataFrame | pa.Table", path: Path) -> None:
     """Write a table that opens in a spreadsheet; no text from a file becomes a formula there."""
     import csv
 
-    import pandas as pd
-
-    columns: list[Any] = [column for _, column in table.items()]
-    for place, column in enumerate(columns):
-        if column.dtype.kind not in "fiub":
-            cells = [spreadsheet_text(cell) for cell in column]
-            columns[place] = pd.Series(cells, index=table.index, dtype=object)
-    safe = pd.concat(columns, axis=1, keys=range(len(columns))) if columns else table
-    ends = any("\r" in str(cell) for column in columns if column.dtype == object for cell in column)
-    safe.to_csv(
-        path,
-        index=False,
-        header=[str(spreadsheet_text(name)) for name in table],
-        errors="backslashreplace",
-        quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL,  # it forgets a lone \r
-    )
+    columns = [[spreadsheet_text(cell) for cell in cells] for cells in _cells(table)]
+    names = [spreadsheet_text(str(name)) for name in getattr(table, "column_names", table.columns)]
+    ends = any("\r" in cell for cells in columns for cell in cells if isinstance(cell, str))
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        # Readers take a lone \r for the end of a line, unless it is quoted.
+        lines = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL)
+        lines.writerow(names)
+        lines.writerows(zip(*columns, strict=True))
 
 
-WRITERS: "dict[str, Callable[[pd.DataFrame, Path], None]]" = {
-    ".parquet": lambda table, path: table.to_parquet(path, index=False),
+def _cells(table: Any) -> Iterator[list[Any]]:
+    """The cells of each column as plain values, None where one is missing."""
+    if hasattr(table, "column_names"):  # Arrow
+        for column in table.columns:
+            yield [None if cell != cell else cell for cell in column.to_pylist()]
+    else:
+        for _, cells in table.items():
+            yield cells.astype(object).where(cells.notna(), None).tolist()
+
+
+def _write_parquet(table: "pd.DataFrame | pa.Table", path: Path) -> None:
+    if not hasattr(table, "column_names"):
+        table.to_parquet(path, index=False)
+        return
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+
+
+WRITERS: "dict[str, Callable[[pd.DataFrame | pa.Table, Path], None]]" = {
+    ".parquet": _write_parquet,
     ".csv": _write_csv,
 }
 
 
-def writer(out: str) -> "Callable[[pd.DataFrame], None]":
+def writer(out: str) -> "Callable[[pd.DataFrame | pa.Table], None]":
     """Check the file name before any work. The function that comes back writes a table atomically."""
     path = Path(out)
     if path.suffix not in WRITERS:
@@ -311,7 +323,7 @@ def writer(out: str) -> "Callable[[pd.DataFrame], None]":
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: its folder does not exist. Create the folder.")
 
-    def write(table: "pd.DataFrame") -> None:
+    def write(table: "pd.DataFrame | pa.Table") -> None:
         with replacing_file(path) as fresh:
             WRITERS[path.suffix](table, fresh)
 

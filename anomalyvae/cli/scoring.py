@@ -30,6 +30,7 @@ from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from anomalyvae.scoring.watch import WindowScore
 
@@ -111,10 +112,15 @@ def _say_cautions(summary: dict[str, Any]) -> None:
 
 
 def _score_table(args: argparse.Namespace) -> int:
-    """Score files into one table. Only a whole table can meet a target on the false discovery rate."""
+    """Score files into one table. Only a whole table can meet a target on the false discovery rate.
+
+    A worker that has numpy, onnxruntime and pyarrow alone can do this for rows of tables.
+    """
     import tempfile
 
-    import pandas as pd
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from anomalyvae.scoring import score_folder
 
@@ -132,38 +138,51 @@ def _score_table(args: argparse.Namespace) -> int:
         failed = [f"{file['file']}: {file['error']}" for file in summary["files"] if file["error"] is not None]
         if not files:
             raise ValueError(failed[0] if len(failed) == 1 else f"None of {len(failed)} files has scores. {failed[0]}")
-        tables = [pd.read_parquet(Path(scratch, file["scores"])) for file in files]
+        tables = [pq.read_table(Path(scratch, file["scores"]), partitioning=None) for file in files]
     for line in failed:
         tell(f"failed: {line}")
-    if len(tables) > 1 and "row" in tables[0]:
-        for file, table in zip(files, tables, strict=True):
-            table.insert(0, "file", file["file"])
-    table = pd.concat(tables, ignore_index=True)
+    if len(tables) > 1 and "row" in tables[0].column_names:
+        names = [pa.array([file["file"]] * len(table)) for file, table in zip(files, tables, strict=True)]
+        tables = [table.add_column(0, "file", name) for name, table in zip(names, tables, strict=True)]
+    table = pa.concat_tables(tables)
     if not args.per_tick and (args.alarms is not None or args.tail != "conformal"):
-        _flag_all(table, args)
+        table = _flag_all(table, args)
     write(table)
     if not args.quiet:
-        what = "rows" if "row" in table else "ticks" if args.per_tick else "windows"
-        say(f"Scored {len(table):,} {what}, {table['is_outlier'].sum():,} flagged: {args.target}")
+        what = "rows" if "row" in table.column_names else "ticks" if args.per_tick else "windows"
+        flagged = int(np.count_nonzero(table["is_outlier"]))
+        say(f"Scored {len(table):,} {what}, {flagged:,} flagged: {args.target}")
         _say_cautions(summary)
     return SOME_FAILED if failed else DONE
 
 
-def _flag_all(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":
     """Replace p-values and flags by those of --tail and --alarms."""
-    from anomalyvae.bundle import read_calibration, read_card
-    from anomalyvae.calibration import AlarmTarget
+    import numpy as np
+    import pyarrow as pa
 
-    calibration, windowing = read_calibration(args.model), read_card(args.model)["windowing"]
-    table["p_value"] = calibration.p_values(table["anomaly_score"].to_numpy(), args.tail)
+    from anomalyvae.bundle import read_calibration
+    from anomalyvae.calibration import AlarmTarget, flags
+    from anomalyvae.scoring import Scorer
+
+    def replaced(name: str, cells: Any) -> "pa.Table":
+        return table.set_column(table.column_names.index(name), name, pa.array(cells))
+
+    metadata = Scorer(args.model, providers=["CPUExecutionProvider"]).metadata
+    evidence = float(metadata["calibration"]["evidence"])
+    p, smallest = table["p_value"].to_numpy(), 1 / (1 + evidence)
+    if args.tail != "conformal":
+        calibration = read_calibration(args.model, metadata["model_id"])
+        p = calibration.p_values(table["anomaly_score"].to_numpy(), args.tail)
+        smallest = float(calibration.p_values(np.inf, args.tail))
+        table = replaced("p_value", p)
     if args.alarms is None:
-        return
-    target = AlarmTarget.of(args.alarms)
-    wanted: dict[str, Any] = {target.kind: target.value}
+        return table
+    target, windowing, rows_per_hour = AlarmTarget.of(args.alarms), metadata["windowing"], None
     if target.kind == "per_hour":
-        wanted["rows_per_hour"] = rows_per_hour = None if windowing is None else 3600 / windowing["stride_s"]
+        rows_per_hour = None if windowing is None else 3600 / windowing["stride_s"]
         target.rate(rows_per_hour)  # refuses plain rows
-    table["is_outlier"] = calibration.alarms(table["anomaly_score"].to_numpy(), tail=args.tail, **wanted)
+    return replaced("is_outlier", flags(p, target, evidence, smallest, rows_per_hour, tail=args.tail))
 
 
 # --- watch ----------------------------------------------------------------------------------------------

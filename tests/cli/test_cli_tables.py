@@ -1,5 +1,8 @@
 """Tables of any dialect on the command line: each verb reads the same, or says by line and cell why not."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,3 +149,35 @@ def test_the_option_of_the_time_column_decides_in_every_verb(road, tmp_path, cap
     assert (code, len(out.splitlines())) == (5, 16)
     assert run(capsys, "health", tmp_path / "drive.csv", "--model", road, *time)[0] == 0
     assert run(capsys, "fit", tmp_path / "drive.csv", "--model", tmp_path / "m", *time, *WINDOWS, *TINY)[0] == 0
+
+
+WORKER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+from anomalyvae.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_worker_without_torch_and_pandas_scores_into_one_table(rows, tmp_path, capsys, suffix):
+    """With numpy, onnxruntime and pyarrow alone, as the README says."""
+    table, model = tmp_path / "rows.csv", tmp_path / "model"
+    rows.to_csv(table, index=False)
+    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+    absent = {"torch", "sklearn", "pandas", "scipy", "safetensors", "skops", "onnx", "pydantic", "rich", "joblib"}
+    out = tmp_path / f"scores{suffix}"
+    command = ["score", table, out, "--model", model, "--alarms", "alpha=0.2"]
+    script = [sys.executable, "-c", WORKER.replace("{absent}", repr(absent)), *map(str, command)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Scored 60 rows, ")
+    scores = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    detector = load(model)
+    np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(rows), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(scores["is_outlier"], detector.alarms(rows, alpha=0.2))
