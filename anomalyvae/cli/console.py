@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalyvae.folders import replacing_file
 from anomalyvae.options import ReadOptions, TableOptions
@@ -280,24 +280,40 @@ def _write_csv(table: "pd.DataFrame | pa.Table", path: Path) -> None:
     """Write a table that opens in a spreadsheet; no text from a file becomes a formula there."""
     import csv
 
-    columns = [[spreadsheet_text(cell) for cell in cells] for cells in _cells(table)]
-    names = [spreadsheet_text(str(name)) for name in getattr(table, "column_names", table.columns)]
+    try:
+        import pandas as pd
+    except ImportError:  # on a worker that only scores
+        _write_arrow_csv(cast("pa.Table", table), path)
+        return
+    if not isinstance(table, pd.DataFrame):
+        table = table.to_pandas()
+    columns: list[Any] = [column for _, column in table.items()]
+    for place, column in enumerate(columns):
+        if column.dtype.kind not in "fiub":
+            cells = [spreadsheet_text(cell) for cell in column]
+            columns[place] = pd.Series(cells, index=table.index, dtype=object)
+    safe = pd.concat(columns, axis=1, keys=range(len(columns))) if columns else table
+    ends = any("\r" in str(cell) for column in columns if column.dtype == object for cell in column)
+    safe.to_csv(
+        path,
+        index=False,
+        header=[str(spreadsheet_text(name)) for name in table],
+        errors="backslashreplace",
+        quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL,  # it forgets a lone \r
+    )
+
+
+def _write_arrow_csv(table: "pa.Table", path: Path) -> None:
+    """`_write_csv` without pandas."""
+    import csv
+
+    columns = [[spreadsheet_text(cell) for cell in column.to_pylist()] for column in table.columns]
+    columns = [[None if cell != cell else cell for cell in cells] for cells in columns]  # NaN is an empty cell
     ends = any("\r" in cell for cells in columns for cell in cells if isinstance(cell, str))
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        # Readers take a lone \r for the end of a line, unless it is quoted.
         lines = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL)
-        lines.writerow(names)
+        lines.writerow([spreadsheet_text(name) for name in table.column_names])
         lines.writerows(zip(*columns, strict=True))
-
-
-def _cells(table: Any) -> Iterator[list[Any]]:
-    """The cells of each column as plain values, None where one is missing."""
-    if hasattr(table, "column_names"):  # Arrow
-        for column in table.columns:
-            yield [None if cell != cell else cell for cell in column.to_pylist()]
-    else:
-        for _, cells in table.items():
-            yield cells.astype(object).where(cells.notna(), None).tolist()
 
 
 def _write_parquet(table: "pd.DataFrame | pa.Table", path: Path) -> None:
