@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-mutations \
+.PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
 	bench-false-alarms bench-parity bench-fits bench-rank clean
 
 help:  ## Show this help
@@ -52,6 +52,9 @@ bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarr
 
 bench-ablation: .venv/dev  ## Detection on those tables without each part of the detector in turn
 	$(BIN)/python pipelines/benchmarks/ablation.py $(DATA)
+
+bench-bus: .venv/dev  ## Attacks on a vehicle bus without a database, and which identifier is to blame
+	$(BIN)/python pipelines/benchmarks/bus.py
 
 bench-mutations: .venv/dev  ## Read 10,000 damaged files: each is read right, or refused by name
 	$(BIN)/python pipelines/benchmarks/mutations.py

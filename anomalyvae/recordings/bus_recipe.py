@@ -23,7 +23,11 @@ _RECIPE = WindowRecipe(
 )
 _REGULAR = 3.0  # times the shortest time between frames: an identifier with longer ones comes when something happens
 _MARGIN = 0.15  # of the limits of that time
-_FRAMES = 6  # of an identifier about which something can be learned
+_FRAMES = 10  # of an identifier about which something can be learned
+_FAST_S = 0.05  # between frames of an identifier whose jitter is seen in each sample
+_ROOM = 0.25  # of the range of a byte, and of its largest change, beyond them
+_HALF = 128  # no byte changes by more
+_WIDE = 16  # range of a byte whose mean says more than whether it is inside
 _SAMPLES = 20  # of a recording that are not missing, so that a window has them
 _LOW, _HIGH = 32, 224  # a byte that goes from below to above these, and is in between for a time, has no level
 _BETWEEN = 0.1  # of its samples
@@ -38,11 +42,12 @@ def bus_recipe(files: Iterable[str | PathLike[str]], **options: Unpack[ReadOptio
     A window has the mean of each signal in it. The signals are those of :mod:`anomalyvae.recordings.bus.identifiers`:
 
     - ``unknown.identifiers``;
-    - of an identifier that comes regularly, ``gap_outside`` (the times between its frames in these recordings, and
-      15 % more); of any other its ``frames`` a second;
-    - ``unlike`` (the bytes that are the same in all of its frames);
-    - the mean and the ``change`` of other bytes, if they have the same range in each third of the recordings. The mean
-      of a counter, of a checksum or of the low byte of a number, which runs through all values, is left out.
+    - of an identifier that comes irregularly, its ``frames`` a second and ``unlike`` for its length;
+    - of an identifier that comes regularly, ``gap_outside`` (the times between its frames in these recordings, and 15 %
+      more), ``jitter`` if it is fast, and ``unlike`` for its length and the bytes that are always the same;
+    - of each of its other bytes ``change_above`` (the largest change, and a quarter more); and, if it has the same
+      range in each third of the recordings, ``byte3_outside`` (its range, and a quarter more) and, if that is wide, its
+      mean. A counter, a checksum or the low byte of a number, which runs through all values, has no range.
 
     Parameters
     ----------
@@ -114,13 +119,13 @@ class _Seen:
 
     @property
     def low(self) -> float:
-        """The lowest sample."""
-        return min(low for low, _ in self._ranges)
+        """The lowest sample; NaN without one."""
+        return min((low for low, _ in self._ranges), default=np.nan)
 
     @property
     def high(self) -> float:
-        """The highest sample."""
-        return max(high for _, high in self._ranges)
+        """The highest sample; NaN without one."""
+        return max((high for _, high in self._ranges), default=np.nan)
 
     @property
     def recurs(self) -> bool:
@@ -138,26 +143,35 @@ class _Seen:
 def _of_identifier(seen: Mapping[str, _Seen]) -> Iterator[str]:
     """Yield the signals of an identifier that say something."""
     frames = seen["frames"].total / PER_S
-    regular = frames >= _FRAMES and seen["longest"].high <= _REGULAR * seen["shortest"].low
-    if regular:
-        low, high = seen["shortest"].low * (1 - _MARGIN), seen["longest"].high * (1 + _MARGIN)
-        yield f"gap_outside({low:.3g}-{high:.3g})"
-    else:
+    shortest_s, longest_s = seen["shortest"].low, seen["longest"].high
+    if frames < _FRAMES or longest_s > _REGULAR * shortest_s:
         yield "frames"
-    if frames < _FRAMES:
+        if frames >= _FRAMES:
+            yield f"unlike({_pattern(seen, constant=False)})"
         return
-    yield f"unlike({_pattern(seen)})"
-    for what, samples in seen.items():
-        found = re.fullmatch(r"byte(\d+)(\.change)?", what)
-        if not found or samples.most < _SAMPLES or not regular:
-            continue
-        level = seen[f"byte{found[1]}"]
-        if level.low < level.high and samples.recurs and (found[2] or not level.runs_through):
-            yield what
+    yield f"gap_outside({shortest_s * (1 - _MARGIN):.3g}-{longest_s * (1 + _MARGIN):.3g})"
+    if longest_s <= _FAST_S:
+        yield "jitter"
+    yield f"unlike({_pattern(seen, constant=True)})"
+    byte = 0
+    while f"byte{byte}" in seen:
+        level, change = seen[f"byte{byte}"], seen[f"byte{byte}.change"]
+        low, high = seen[f"least{byte}"].low, seen[f"largest{byte}"].high
+        if low < high and level.most >= _SAMPLES and change.most:
+            largest = change.high * (1 + _ROOM) + 1
+            if largest < _HALF:
+                yield f"byte{byte}.change_above({largest:.3g})"
+            if level.recurs and not level.runs_through:
+                room = _ROOM * (high - low) + 1
+                yield f"byte{byte}_outside({max(low - room, 0):.3g}-{high + room:.3g})"
+                if high - low >= _WIDE:
+                    yield f"byte{byte}"
+        byte += 1
 
 
-def _pattern(seen: Mapping[str, _Seen]) -> str:
-    """The bytes that are the same in all frames; others are ``??``."""
+def _pattern(seen: Mapping[str, _Seen], *, constant: bool) -> str:
+    """The bytes that are the same in all frames, if they are asked for; others are ``??``."""
     shortest, longest = int(seen["length"].low), int(seen["longest_length"].high)
-    bytes_ = [(seen[f"all{byte}"].every, seen[f"any{byte}"].any) for byte in range(shortest)]
-    return "".join(f"{every:02X}" if every == some else "??" for every, some in bytes_) + "+" * (longest > shortest)
+    each = [(seen[f"all{byte}"].every, seen[f"any{byte}"].any) for byte in range(shortest)]
+    shown = [f"{every:02X}" if constant and every == some else "??" for every, some in each]
+    return "".join(shown) + "+" * (longest > shortest)

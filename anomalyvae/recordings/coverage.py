@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN, digits_of
 from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.windows import WindowRecipe
 
@@ -61,3 +62,34 @@ class Coverage:
             f"It has no window: of the windows of {recipe.length_s:g} s in its {length_s:g} s{clock}, {why}. Gaps are "
             f"longer than max_gap_s = {recipe.max_gap_s:g} s; samples of {slow!r} are usually {step_s:g} s apart."
         )
+
+
+class Unknown:
+    """Collects the unknown identifiers of a vehicle bus, while the pieces of a recording pass through `watch`."""
+
+    def __init__(self, recipe: WindowRecipe) -> None:
+        self.asked = UNKNOWN in recipe.needed
+        self._time_s, self._keys = np.empty(0), np.empty(0, dtype=np.int64)
+
+    def watch(self, pieces: Iterable[Log]) -> Iterator[Log]:
+        """Yield the pieces of a recording as they are."""
+        for log in pieces:
+            if MOST_FREQUENT in log.signals:
+                signal = log.signals[MOST_FREQUENT]
+                there = ~np.isnan(signal.values)
+                self._time_s = np.concatenate((self._time_s, signal.time_s[there]))
+                self._keys = np.concatenate((self._keys, signal.values[there].astype(np.int64)))
+            yield log
+
+    def of(self, start_s: np.ndarray, end_s: np.ndarray) -> list[str]:
+        """Return the identifiers in each window, the most frequent first; windows are in order of time."""
+        if len(start_s):
+            later = self._time_s >= start_s[0] - 1e-6
+            self._time_s, self._keys = self._time_s[later], self._keys[later]
+        edges = (np.searchsorted(self._time_s, edge_s - 1e-6) for edge_s in (start_s, end_s))
+        return [self._named(self._keys[begin:end]) for begin, end in zip(*edges, strict=True)]
+
+    @staticmethod
+    def _named(keys: np.ndarray) -> str:
+        distinct, count = np.unique(keys, return_counts=True)
+        return " ".join(digits_of(int(key)) for key in distinct[np.argsort(-count, kind="stable")])

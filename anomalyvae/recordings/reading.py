@@ -17,10 +17,11 @@ import pandas as pd
 from anomalyvae.folders import refuse_irregular
 from anomalyvae.options import BUS_OPTIONS, LIMITS, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
+from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
 from anomalyvae.recordings.bus.messages import load_messages
 from anomalyvae.recordings.clock import resample_pieces
-from anomalyvae.recordings.coverage import Coverage
+from anomalyvae.recordings.coverage import Coverage, Unknown
 from anomalyvae.recordings.guard import guarded
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
@@ -271,7 +272,9 @@ def stream_windows(
     if rows < 1:
         raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
     name, coverage = recording or name_of(Path(path)), Coverage(recipe)
-    logs = coverage.watch(read_pieces(path, recipe.needed, rows=rows, **options))
+    unknown = Unknown(recipe)
+    needed = [*recipe.needed, *[MOST_FREQUENT] * unknown.asked]
+    logs = unknown.watch(coverage.watch(read_pieces(path, needed, rows=rows, **options)))
     head = list(islice(logs, 1))
     units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
     pieces = (log.signals for log in chain(head, logs))
@@ -279,7 +282,9 @@ def stream_windows(
     start = head[0].start if head else None
     for windows in recipe.slabs(ticks, name, units, rows):
         without = {} if len(windows) else {name: coverage.reason()}
-        yield replace(windows, without=without, start=start)
+        spans = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
+        named = unknown.of(*spans) if unknown.asked else None
+        yield replace(windows, without=without, start=start, unknown=named)
 
 
 # --- files ----------------------------------------------------------------------------------------------

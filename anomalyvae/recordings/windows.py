@@ -42,6 +42,9 @@ class Windows:
         Recordings without a window, and why they have none.
     start : pandas.Timestamp or None
         The moment (UTC) from which the times of a recording count, where it is one recording and gives it.
+    unknown : list of str, optional
+        The unknown identifiers of a vehicle bus in each window, if the recipe has ``unknown.identifiers`` and the
+        windows come from `stream_windows`.
     """
 
     rows: pd.DataFrame
@@ -49,6 +52,7 @@ class Windows:
     units: dict[str, str] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)
     start: pd.Timestamp | None = None
+    unknown: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

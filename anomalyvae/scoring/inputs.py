@@ -18,6 +18,7 @@ from anomalyvae.tables.rows import TABLES, column_names, typed_tables
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
+UNKNOWN = "unknown"  # column of scores: the identifiers of a vehicle bus in a window that were not there in training
 _EMPTY = "It has no rows. Leave it out."
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -29,7 +30,7 @@ class Slab(NamedTuple):
     Attributes
     ----------
     where : dict of str to array
-        The origin of each row: ``row``, or ``recording``, ``start_s`` and ``end_s``.
+        The origin of each row: ``row``, or ``recording``, ``start_s`` and ``end_s``; of a vehicle bus ``unknown`` too.
     rows : RecordBatch, or ndarray of shape (n, d)
         As the scorer takes them.
     start : str or None
@@ -236,7 +237,10 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
         if not len(windows):
             raise ValueError(windows.without[recording])
         start = None if windows.start is None else windows.start.isoformat()
-        yield Slab({str(name): span for name, span in windows.spans.items()}, windows.rows.to_numpy(), start)
+        where: dict[str, Any] = {str(name): span for name, span in windows.spans.items()}
+        if windows.unknown is not None:
+            where[UNKNOWN] = windows.unknown
+        yield Slab(where, windows.rows.to_numpy(), start)
 
 
 def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:

@@ -25,10 +25,11 @@ from anomalyvae.bundle import read_calibration
 from anomalyvae.fleet import Tally, plain
 from anomalyvae.folders import put_file, refuse_irregular
 from anomalyvae.options import LIMITS
-from anomalyvae.scoring.inputs import Slab, slabs_of
+from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
+UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle bus without a database
 GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
@@ -282,6 +283,8 @@ class Session:
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
         self._written = self._features if work.feature_scores else []
         self._names_gaps = self.metadata["windowing"] is None and bool(self.metadata.get("complete"))
+        needed = (self.metadata["windowing"] or {}).get("signals", ())
+        self._names_unknown = UNKNOWN_SIGNAL in needed and work.per_tick is None
         self._calibration = None
         if work.tail != "conformal":
             self._calibration = read_calibration(work.model, self.metadata["model_id"])
@@ -295,6 +298,7 @@ class Session:
         text = pa.dictionary(pa.int32(), pa.string())  # repeated text is stored once
         spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
+        where += [(UNKNOWN, text)] if self._names_unknown else []
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
@@ -332,6 +336,7 @@ class Session:
             score, p_value, flagged = folded.T[:3]  # views
             np.minimum(2 * p_value, 1, out=p_value)
             flagged[:] = score > -self.metadata["offset"] if self._rate is None else p_value <= self._rate
+        where = {name: values for name, values in where.items() if name != UNKNOWN}
         spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
         return self._table(where | spans, folded)
 
@@ -341,6 +346,8 @@ class Session:
         columns: dict[str, Any] = dict(where)
         if "recording" in columns:
             columns["recording"] = _repeated(columns["recording"].iloc[0], len(score))
+        if UNKNOWN in columns:
+            columns[UNKNOWN] = pa.array(columns[UNKNOWN], pa.string()).dictionary_encode()
         columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}
         for name, part in zip(self._written, features, strict=False):
             columns[f"feature_score.{name}"] = pa.array(part, mask=~flagged)

@@ -16,10 +16,13 @@ Rules:
   modulo 256 the short way, so that a counter changes by one, also from 255 to 0.
 - ``gap_outside(0.014-0.028)`` is 100 % if a time between frames, or since the last one, is outside these limits in
   seconds, and 0 % otherwise.
-- ``unlike(8A??287D)`` is the largest share of the bytes given there that differ in a frame; ``??`` is any byte, and
-  ``+`` at the end any further ones. A frame with another number of bytes differs in all of them.
-- ``unknown.identifiers`` is 100 % if a frame has an identifier without a wanted signal, such as one that was not there
-  in training. A warning names them.
+- ``unlike(8A??287D)`` is the largest share of the bits given there that differ in a frame, in percent; ``??`` is any
+  byte, and ``+`` at the end any further ones. A frame with another number of bytes is 100 % unlike.
+- ``byte3_outside(80-120)`` is how far the fourth byte is outside these limits at most, in percent of 255, and
+  ``byte3.change_above(9)`` how much more it changes. :mod:`anomalyvae.recordings.bus_recipe` learns all these limits.
+- ``unknown.identifiers`` tells of identifiers without a wanted signal, such as those that were not there in training:
+  50 % for each frame of the most frequent one, 100 % at most. For one frame may be a rare message, and many are none. A
+  warning names them, and ``unknown.most_frequent`` is the number of that identifier.
 - **Pauses.** After 10 s without any frame, everything begins anew, as in a new recording.
 """
 
@@ -32,20 +35,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, hexadecimal
+from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier
 from anomalyvae.recordings.log import Log, Signal, joined
 
 PER_S = 10  # samples a second
 UNKNOWN = "unknown.identifiers"
+MOST_FREQUENT = "unknown.most_frequent"
+_EACH_UNKNOWN = 50.0  # percent
 _PAUSE_S = 10.0
 _PATIENCE_S = 5.0  # for the first frames of an identifier
 _LISTED = 10  # identifiers in a warning
+_NUMBER = r"[\d.]+(?:e[+-]\d+)?"
 _NAME = re.compile(
     r"(?:(?P<bus>.+)\.)?0x(?P<digits>[01][0-9A-F]{7}|[0-7][0-9A-F]{2})"
-    r"\.(?P<what>period|jitter|frames|length|changes|byte(?:[0-5]?\d|6[0-3])(?:\.change)?"
-    r"|gap_outside\([\d.e-]+-[\d.e-]+\)|unlike\((?:[0-9A-F]{2}|\?\?){0,64}\+?\))"
+    r"\.(?P<what>period|jitter|frames|length|changes|byte(?:[0-5]?\d|6[0-3])"
+    rf"(?:\.change|\.change_above\({_NUMBER}\)|_outside\({_NUMBER}-{_NUMBER}\))?"
+    rf"|gap_outside\({_NUMBER}-{_NUMBER}\)"
+    r"|unlike\((?:[0-9A-F]{2}|\?\?){0,64}\+?\))"
 )
-_UNITS = {"period": "s", "jitter": "%", "frames": "1/s", "gap_outside": "%", "unlike": "%", UNKNOWN: "%"}
+_UNITS = {"period": "s", "jitter": "%", "frames": "1/s", UNKNOWN: "%"}
 
 
 class Parts(NamedTuple):
@@ -58,15 +66,14 @@ class Parts(NamedTuple):
     @property
     def name(self) -> str:
         """The name."""
-        digits = f"{self.key & ~EXTENDED:08X}" if self.key & EXTENDED else f"{self.key:03X}"
-        return f"{self.bus}{'.' if self.bus else ''}0x{digits}.{self.what}"
+        return f"{self.bus}{'.' if self.bus else ''}{digits_of(self.key)}.{self.what}"
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The limits of ``gap_outside``."""
-        found = re.fullmatch(r"gap_outside\((.+?\d)-(.+)\)", self.what)
+        """The limits in the name."""
+        found = re.search(rf"\((?:({_NUMBER})-)?({_NUMBER})\)", self.what)
         assert found is not None  # noqa: S101
-        return float(found[1]), float(found[2])
+        return float(found[1] or 0), float(found[2])
 
     @property
     def pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,6 +90,17 @@ class Parts(NamedTuple):
         """The number of the byte that it is of."""
         found = re.match(r"byte(\d+)", self.what)
         return int(found[1]) if found else None
+
+
+def digits_of(key: int) -> str:
+    """An identifier (with EXTENDED) as names have it.
+
+    Examples
+    --------
+    >>> digits_of(EXTENDED | 0x18FEDF00), digits_of(0x12)
+    ('0x18FEDF00', '0x012')
+    """
+    return f"0x{key & ~EXTENDED:08X}" if key & EXTENDED else f"0x{key:03X}"
 
 
 def parts_of(name: str) -> Parts | None:
@@ -102,7 +120,7 @@ def parts_of(name: str) -> Parts | None:
 
 def is_identifier_signal(name: str) -> bool:
     """Whether a signal is one that needs no database."""
-    return name == UNKNOWN or parts_of(name) is not None
+    return name in (UNKNOWN, MOST_FREQUENT) or parts_of(name) is not None
 
 
 class IdentifierSignals:
@@ -118,7 +136,8 @@ class IdentifierSignals:
         Whether an identifier (with EXTENDED) has no signals, where all are wanted.
     learning : bool
         Give also what limits are learned from: the ``shortest`` and the ``longest`` time between frames, the
-        ``longest_length``, and the bits of each byte that are in all frames, ``all3``, or in any, ``any3``.
+        ``longest_length``, and of each byte the bits that are in all frames, ``all3``, or in any, ``any3``, and the
+        ``least3`` and the ``largest3`` value.
 
     Attributes
     ----------
@@ -140,7 +159,7 @@ class IdentifierSignals:
         for parts in map(parts_of, wanted or ()):
             if parts is not None:
                 self._wanted.setdefault((parts.bus, parts.key), []).append(parts)
-        self._counts_unknown = UNKNOWN in (wanted or ())
+        self._counts_unknown = not {UNKNOWN, MOST_FREQUENT}.isdisjoint(wanted or ())
         self._bus_of: dict[int, int] = {}  # the bus of identifiers that are wanted without a bus
         self._unseen = set(self._wanted)
         self._unknown: dict[tuple[int, int], list[float]] = {}  # by bus and identifier: frames, first and last stamp
@@ -196,19 +215,20 @@ class IdentifierSignals:
         count = int(np.searchsorted(tenths, numbers[-1], side="right"))
         self._waiting, frames, tenths = [frames[count:]], frames[:count], tenths[:count]
         found: dict[str, np.ndarray] = {}
-        unknown = np.zeros(len(numbers))
+        most, named = np.zeros(len(numbers)), np.full(len(numbers), np.nan)  # of unknown identifiers
         met = set()
         for bus, key, rows in by_identifier(frames):
             place = self._place(bus, key, frames["time_s"][rows])
             if place is None:
-                unknown += np.bincount(tenths[rows] - numbers[0], minlength=len(numbers))
+                came = np.bincount(tenths[rows] - numbers[0], minlength=len(numbers))
+                most, named = np.maximum(most, came), np.where(came > most, key, named)
             else:
                 met.add(place)
                 found |= self._known[place].samples(place, frames[rows], tenths[rows], numbers)
         for place in self._known.keys() - met:
             found |= self._known[place].samples(place, frames[:0], tenths[:0], numbers)
         if self._counts_unknown:
-            found[UNKNOWN] = np.where(unknown > 0, 100.0, 0.0)
+            found |= {UNKNOWN: np.minimum(_EACH_UNKNOWN * most, 100.0), MOST_FREQUENT: named}
         stamps, begin = (numbers - 1) / PER_S, int(self._begins)
         self._begins = False
         if len(stamps) == begin:
@@ -235,7 +255,7 @@ class IdentifierSignals:
         if not place[0] and self._bus_of.setdefault(key, bus) != bus:
             names = [self.name_of(self._bus_of[key]), name]
             raise ValueError(
-                f"The identifier {hexadecimal(key)} of {self._source} is on 2 buses, {names[0]} and {names[1]}; their "
+                f"The identifier {digits_of(key)} of {self._source} is on 2 buses, {names[0]} and {names[1]}; their "
                 f"frames are never joined. Name the bus in its signals, as in {Parts(names[0], key, 'period').name!r}."
             )
         return place
@@ -248,14 +268,14 @@ class IdentifierSignals:
         """End the recording: warn of identifiers that are not known, and of known ones that never came."""
         if self._unknown and self._counts_unknown:
             most = sorted(self._unknown.items(), key=lambda item: -item[1][0])
-            each = [f"{hexadecimal(k)} ({n:,.0f}, {first:.1f} to {last:.1f} s)" for (_, k), (n, first, last) in most]
+            each = [f"{digits_of(k)} ({n:,.0f}, {first:.1f} to {last:.1f} s)" for (_, k), (n, first, last) in most]
             warnings.warn(
                 f"{self._source} has frames of {len(each)} identifiers that are not known: {_list(each)}. They raise "
                 f"{UNKNOWN!r}. If they are normal, fit a model to recordings that have them.",
                 stacklevel=3,
             )
         if self._unseen and not self._all and self.sampled:
-            absent = _list([hexadecimal(key) for _, key in sorted(self._unseen)])
+            absent = _list([digits_of(key) for _, key in sorted(self._unseen)])
             warnings.warn(
                 f"{self._source} has no frame of {len(self._unseen)} of the {len(self._wanted)} known identifiers: "
                 f"{absent}. Their signals of time say so; their bytes are missing. Check that this is the same bus.",
@@ -270,6 +290,7 @@ class _Identifier:
         self._begin_s, self._learning = begin_s, learning
         self._all = not wanted
         self._wanted = wanted
+        self._limited = [parts for parts in wanted if parts.what.endswith(")")]
         self._bytes = sorted({byte for parts in self._wanted if (byte := parts.of_byte) is not None})
         self._last_s = self._gap_s = np.nan
         self._data, self._length = np.zeros(64, dtype=np.uint8), 0
@@ -291,11 +312,9 @@ class _Identifier:
         early = np.isnan(found["period"]) & (since_s < _PATIENCE_S)
         found["period"] = np.where(early, np.nan, _rounded(np.fmax(found["period"], since_s)))
         found["frames"] = np.bincount(tenths - numbers[0], minlength=len(numbers)) * float(PER_S)
-        for parts in self._wanted:
-            if parts.what.startswith("gap_outside"):
-                found[parts.what] = np.where(since_s > parts.limits[1], 100.0, np.nan_to_num(found[parts.what]))
-            elif parts.what.startswith("unlike"):
-                found[parts.what] = np.nan_to_num(found[parts.what])
+        for parts in self._limited:
+            late = parts.what.startswith("gap_outside") and since_s > parts.limits[1]
+            found[parts.what] = np.where(late, 100.0, np.nan_to_num(found[parts.what]))
         if len(frames):
             self._gap_s = float(np.diff(frames["time_s"], prepend=self._last_s)[-1])
             self._last_s, self._length = float(frames["time_s"][-1]), int(frames["length"][-1])
@@ -325,28 +344,39 @@ class _Identifier:
             yield "longest", _largest(gap_s, first)
             yield "longest_length", _largest(length, first)
         for byte in self._bytes:
-            sent = length > byte
-            yield f"byte{byte}", _means(np.where(sent, data[:, byte], np.nan), first)
+            sent = np.where(length > byte, data[:, byte], np.nan)
             step = data[:, byte] - before[:, byte]  # modulo 256
-            yield f"byte{byte}.change", _largest(np.where(both > byte, np.minimum(step, -step), np.nan), first)
+            change = np.where(both > byte, np.minimum(step, -step), np.nan)
+            yield f"byte{byte}", _means(sent, first)
+            yield f"byte{byte}.change", _largest(change, first)
             if self._learning and len(first):
-                yield f"all{byte}", np.bitwise_and.reduceat(np.where(sent, data[:, byte], 255), first)
-                yield f"any{byte}", np.bitwise_or.reduceat(np.where(sent, data[:, byte], 0), first)
-        for parts in self._wanted:
+                yield f"all{byte}", np.bitwise_and.reduceat(np.where(length > byte, data[:, byte], 255), first)
+                yield f"any{byte}", np.bitwise_or.reduceat(np.where(length > byte, data[:, byte], 0), first)
+                yield f"least{byte}", -_largest(-sent, first)
+                yield f"largest{byte}", _largest(sent, first)
+            for parts in self._limited:
+                if parts.of_byte == byte:
+                    low, high = parts.limits
+                    values = change if ".change" in parts.what else sent
+                    beyond = np.maximum(np.maximum(low - values, values - high), 0)
+                    yield parts.what, 100 / 255 * _largest(beyond, first)
+        for parts in self._limited:
             if parts.what.startswith("gap_outside"):
                 low, high = parts.limits
                 yield parts.what, 100 * _largest(((gap_s < low) | (gap_s > high)) * 1.0, first)
             elif parts.what.startswith("unlike"):
                 expected, given, fits = parts.pattern
-                other = ((data[:, : len(expected)] != expected) & given).sum(axis=1) / max(int(given.sum()), 1)
+                bits = np.bitwise_count(data[:, : len(expected)] ^ expected)[:, given].sum(axis=1)
+                other = bits / max(8 * int(given.sum()), 1)
                 yield parts.what, 100 * _largest(np.where(fits[frames["length"]], other, 1.0), first)
 
 
 def _signal(name: str, time_s: np.ndarray, values: np.ndarray) -> Signal:
     parts = parts_of(name)
-    what = UNKNOWN if parts is None else parts.what
+    what = name if parts is None else parts.what
     source = "" if parts is None else parts.name.removesuffix(f".{what}")
-    return Signal(name, time_s, values, _UNITS.get(what.partition("(")[0], ""), source)
+    unit = "%" if what.endswith(")") else _UNITS.get(what, "")
+    return Signal(name, time_s, values, unit, source)
 
 
 def _tenths(time_s: np.ndarray | float) -> np.ndarray:
