@@ -247,7 +247,8 @@ def export_onnx(
         For a transformer, a body or a layer that cannot be exported, by its name.
     ValueError
         For column names that a graph cannot have, for a Pipeline that refuses most rows of the check, and for a step
-        that makes other numbers of integers than of floats, such as `numpy.reciprocal`.
+        that makes other numbers of integers than of floats, such as `numpy.reciprocal`. Without a sample, also for
+        `KBinsDiscretizer` behind a step that computes, such as `PCA`: rounding decides the bin of a row on an edge.
     ArithmeticError
         If the graph disagrees with the detector; no file is then written. Both score 512 rows, half of them with
         missing cells, unknown levels, extremes and constants. Scores must agree within 1e-4 relative (in single

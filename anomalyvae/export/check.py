@@ -78,7 +78,9 @@ def write_onnx(
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
     if precision == "auto" and _may_be_at_zero(detector):
         precision = "double"  # distances near 0 are rounding errors: in single precision they would not tie
-    for single, rounding in _ATTEMPTS[precision]:
+    # Without a sample, the types of a Pipeline's columns are unknown, and with them the last digits of its numbers.
+    untyped = before is not None and sample is None
+    for single, rounding in (attempt for attempt in _ATTEMPTS[precision] if not untyped or attempt[1] == COARSE):
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single, rounding)
         explain(proto, metadata, columns)

@@ -179,6 +179,7 @@ def _disturbed(inputs: list[Input], cells: list[Array], required: list[int], rng
     for i, column in enumerate(inputs):
         if column.kind == "text":
             cells[i][: quarter // 2 + quarter][::3] = str(unseen({*cells[i]}))
+            cells[i][: quarter // 2 + quarter][1::9] = ""
         if column.used and i not in required:
             holes = np.arange(quarter // 2, 2 * quarter)[rng.random(2 * quarter - quarter // 2) < 0.3]
             cells[i][[quarter // 2, *holes]] = None if cells[i].dtype == object else np.nan

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.export.nodes import Value, concat
-from anomalyvae.scoring.columns import MISSING
+from anomalyvae.scoring.columns import EMPTY, MISSING
 
 
 @dataclass(eq=False)
@@ -103,10 +103,11 @@ def kind_of(cells: Any) -> str:
     )
 
 
-def level_numbers(column: Column, levels: list[Any], missing: float, other: float) -> Value:
+def level_numbers(column: Column, levels: list[Any], missing: float, other: float, empty: float | None = None) -> Value:
     """The number of each cell's level in a column of text, shape ``(n, 1)``, of the type of ``other``.
 
-    A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``.
+    A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``. An empty
+    text that is no level is ``empty``, if that is given.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""
@@ -119,6 +120,8 @@ def level_numbers(column: Column, levels: list[Any], missing: float, other: floa
         column.origin.keeps_empty |= "" in column.origin.levels
     as_number = type(other)
     codes = {str(text): as_number(i) for i, text in enumerate(levels) if not pd.isna(text)}
+    if empty is not None and "" not in codes:
+        codes = {EMPTY: empty, "": empty} | codes
     return lookup(column, codes | {MISSING: missing}, other)
 
 

@@ -77,7 +77,7 @@ def detector_outputs(
     s = standardise(network.scaling, x)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
-    at_threshold = max(rounding * abs(model.offset_), _slack(model, rounding))  # closer is equal, which is normal
+    at_threshold = rounding * max(abs(model.offset_), typical(model))  # closer is equal, which is normal
     limits = ties_up_to(model, model.calibration_.scores, rounding)
     outputs = {
         "anomaly_score": anomaly_score,
@@ -94,17 +94,9 @@ def typical(model: "VAEOutlierDetector") -> float:
     return float(np.median(np.abs(model.calibration_.scores)))
 
 
-def _slack(model: "VAEOutlierDetector", rounding: float) -> float:
-    """How far rounding may move a score."""
-    size, noise = typical(model), model.network_.rounding_error
-    return noise if noise >= size else rounding * size  # where all rows are equal, scores are rounding errors
-
-
 def ties_up_to(model: "VAEOutlierDetector", scores: Floats, rounding: float) -> Floats:
-    """For calibration scores, the largest score of the graph that ties with each: it may differ by rounding."""
-    size, noise = np.abs(scores), model.network_.rounding_error
-    slack = np.maximum(rounding * size, _slack(model, rounding))
-    return scores + np.maximum(slack, np.hypot(size, noise) - size)
+    """For calibration scores, which are rounded up, the largest score of the graph that ties with each."""
+    return scores + rounding * np.maximum(np.abs(scores), typical(model))
 
 
 def _p_value(anomaly_score: Value, calibration: Any, limits: Floats) -> Value:

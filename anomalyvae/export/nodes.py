@@ -31,6 +31,7 @@ class Graph:
         self.depth: int = 1 if outer is None else outer.depth + 1
         self._numbers: count[int] = count() if outer is None else outer._numbers  # unique in all loops, too
         self._made: dict[str, list[Value]] = {}
+        self.undecided: set[str] = set()  # transformers of which rounding decides what they make
 
     def add(
         self, operator: str, inputs: list[Any], outputs: int = 1, domain: str = "", **attributes: Any

@@ -90,6 +90,8 @@ def bins(t: Any, x: Value) -> Value:
         gap = np.diff(np.unique(knot)).min(initial=np.inf)
         rounding = 0.0 if x.exact else min(1e-3 * gap, 1e-12 * np.abs(knot).max(initial=0.0))
         row[: len(knot)] = knot - rounding
+    if not x.exact:
+        x.graph.undecided.add("KBinsDiscretizer")
     passed = x.op("Unsqueeze", [2]).op("GreaterOrEqual", table)  # (n, d, edges)
     place = cast(passed, TensorProto.INT64).op("ReduceSum", [2], keepdims=0)
     if t.encode == "ordinal":

@@ -30,11 +30,19 @@ def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: A
     ------
     TypeError
         For a transformer that cannot be exported, by its name.
+    ValueError
+        Without a sample, for one that bins computed numbers.
     """
     names, width = (first_attribute([before, detector], name) for name in ("feature_names_in_", "n_features_in_"))
     inputs = [Input(name) for name in (range(width) if names is None else map(str, names))]
     graph = Graph()  # a trial run that reveals which step reads which column
     _detector_rows(before, detector, [Column(Value(graph, str(i)), 0, 1, column) for i, column in enumerate(inputs)])
+    if graph.undecided and sample is None:
+        raise ValueError(
+            f"{' and '.join(sorted(graph.undecided))} gets numbers that a step before it has computed, so rounding "
+            "decides on which side of an edge a cell lies. Put it before that step, or pass sample=, rows of training, "
+            "with which the file is checked."
+        )
     if isinstance(sample, pd.DataFrame):
         for column in inputs:
             if column.used and column.name in sample:
@@ -127,7 +135,8 @@ def _category(column: Column, levels: list[str | bool] | None) -> Column:
         column.require("number" if levels is None else "bool")
         return column
     column.require("text")
-    return columns_of(cast(level_numbers(column, levels, float("nan"), -1.0)), 1)[0]
+    missing = float("nan")
+    return columns_of(cast(level_numbers(column, list(levels), missing, -1.0, empty=missing)), 1)[0]
 
 
 def converted(step: Any, columns: list[Column], path: str = "") -> list[Column]:

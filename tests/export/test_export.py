@@ -242,6 +242,15 @@ def test_the_threshold_of_equal_rows_is_no_rounding_error(tmp_path):
     assert (Scorer(export_onnx(detector, tmp_path / "m.onnx")).predict(near) == 1).all()
 
 
+def test_scores_near_a_calibration_score_do_not_tie_by_the_rounding_of_distances(tmp_path):
+    """Calibration scores are rounded up by it already."""
+    rng = np.random.default_rng(0)
+    rows, new = (6e4 + rng.normal(size=(n, 3)) for n in (300, 3000))
+    detector = fit(rows, criterion="memory", scaling=None)
+    got = Scorer(exactly(detector, tmp_path / "m.onnx")).score(new)
+    np.testing.assert_allclose(got["p_value"], detector.p_values(new), rtol=1e-9)
+
+
 def test_what_the_file_is(file):
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)

@@ -296,6 +296,33 @@ def test_the_detector_behind_a_pipeline_is_checked_where_training_rows_lie(tmp_p
     np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-4)
 
 
+def test_an_empty_text_that_passes_to_the_detector_is_missing(tmp_path):
+    rows = drives(500, 0)[["speed", "driver"]]
+    steps = ColumnTransformer([("scale", pre.StandardScaler(), ["speed"])], remainder="passthrough")
+    pipeline = make_pipeline(steps.set_output(transform="pandas"), detector()).fit(rows)
+    new = rows[:60].assign(driver=lambda t: t["driver"].where(t.index % 3 > 0, ""))
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", precision="double"))
+    np.testing.assert_allclose(scorer.anomaly_score(new), -pipeline.score_samples(new), rtol=1e-9, atol=1e-6)
+
+
+def test_calibration_rows_in_single_precision_tie(tmp_path):
+    """Without a sample, nothing shows that numpy.tanh computes these columns in single precision."""
+    rows = signals(300, 0)[["count", "plain"]].astype(np.float32)
+    pipeline = make_pipeline(pre.FunctionTransformer(np.tanh), detector(criterion="elbo")).fit(rows)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", precision="double"))
+    assert (scorer.score(rows)["p_value"] >= pipeline[-1].p_values(pipeline[:-1].transform(rows)) - 1e-9).all()
+
+
+def test_bins_of_computed_numbers_are_checked_with_rows_of_training(tmp_path):
+    """Rounding decides the bin of rows on an edge; which they are, training rows alone can tell."""
+    rows = signals(300, 0)[["tail", "plain"]]
+    pipeline = make_pipeline(dec.PCA(2), pre.KBinsDiscretizer(4, encode="ordinal"), detector()).fit(rows)
+    with pytest.raises(ValueError, match=r"KBinsDiscretizer gets numbers that a step before it has computed.*sample="):
+        export_onnx(pipeline, tmp_path / "m.onnx")
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", sample=rows))
+    np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("sample", [True, False])
 def test_a_step_that_divides_integers_is_refused(sample, tmp_path):
     """numpy.reciprocal of an integer is an integer; a graph has numbers in double alone."""
