@@ -189,7 +189,11 @@ def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":
 
 
 def watch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help="a growing CSV file, or - for lines on stdin")
+    parser.add_argument(
+        "source", metavar="FILE",
+        help="a growing CSV file, or - for lines on stdin; for a model of a vehicle bus without a database a candump, "
+        "ASC or TRC log, or what candump prints",
+    )  # fmt: skip
     option(parser, "--model")
     option(parser, "--alarms")
     option(parser, "--tail")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from anomalyvae.recordings.live import LiveWindows
+from anomalyvae.recordings.live_bus import LiveBus
 from anomalyvae.recordings.stamps import NoTimeColumnError
 from anomalyvae.recordings.windows import Windows
 from anomalyvae.tables.dialect import encoding_of, find_dialect
@@ -110,7 +111,7 @@ class Following:
     def __init__(
         self,
         feed: Feed,
-        open_: Callable[[bytes], LiveWindows],
+        open_: Callable[[bytes], LiveWindows | LiveBus],
         *,
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda _: None,
@@ -129,7 +130,7 @@ class Following:
         self.waiting, self.timed_out, self.change = 0, False, ""
 
     @property
-    def live(self) -> LiveWindows | None:
+    def live(self) -> LiveWindows | LiveBus | None:
         """The source of the windows; None before the header has come."""
         return self._lines.live
 
@@ -220,11 +221,11 @@ class Following:
 class _Lines:
     """Splits bytes into complete lines; the first show how they are written, the others become windows."""
 
-    def __init__(self, open_: Callable[[bytes], LiveWindows], encoding: str | None = None) -> None:
+    def __init__(self, open_: Callable[[bytes], LiveWindows | LiveBus], encoding: str | None = None) -> None:
         self._open, self._encoding = open_, encoding
         self._rest = self._head = self._first = b""
         self._decoder: codecs.IncrementalDecoder | None = None
-        self.live: LiveWindows | None = None
+        self.live: LiveWindows | LiveBus | None = None
 
     def add(self, data: bytes) -> Iterator[Windows]:
         """Take bytes; an incomplete line waits for its end."""

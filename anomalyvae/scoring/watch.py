@@ -11,8 +11,10 @@ from typing import NamedTuple, Unpack
 
 from anomalyvae.options import TableOptions
 from anomalyvae.recordings import WindowRecipe, Windows
+from anomalyvae.recordings.bus.identifiers import is_identifier_signal
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
+from anomalyvae.recordings.live_bus import GROWING, LiveBus
 from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.inputs import Slab, refuse_units
 from anomalyvae.scoring.one_file import Session, Work
@@ -45,6 +47,9 @@ class WindowScore(NamedTuple):
 
 class Watcher:
     """Score the windows of a growing CSV file, or of CSV lines from a pipe.
+
+    If the model was fitted to a vehicle bus without a database, it is a text log (candump, ASC, TRC), or what candump
+    prints with time stamps.
 
     Parameters
     ----------
@@ -106,6 +111,7 @@ class Watcher:
         self._session = Session(work)
         self.caution = scorer.caution
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
+        self._of_a_bus = all(map(is_identifier_signal, self._recipe.needed))
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._newest_first = newest_first
         self._encoding = options.pop("encoding", None)
@@ -128,9 +134,15 @@ class Watcher:
         path = Path(path)
         if path.suffix.lower() == ".parquet":
             raise ValueError(f"{path} is a Parquet file, which cannot grow; expected CSV. Use anomalyvae score.")
+        kind = path.suffix.lower()
+        if self._of_a_bus and kind not in GROWING:
+            raise ValueError(
+                f"{path} is no text log of a vehicle bus, expected one that ends in {', '.join(GROWING)}, as the model "
+                f"was fitted to a bus without a database. Use anomalyvae score for other logs."
+            )
         while not self.timed_out:
             with GrowingFile(path) as file:
-                yield from self._follow(file, path.stem, str(path))
+                yield from self._follow(file, path.stem, str(path), kind if kind in GROWING else "")
 
     def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
         """Score the windows of lines from a pipe, until it ends or nothing new has come for ``timeout_s``.
@@ -140,7 +152,7 @@ class Watcher:
         ValueError
             If the header lacks a signal of the model.
         """
-        yield from self._follow(Feed(descriptor), recording, "the lines")
+        yield from self._follow(Feed(descriptor), recording, "the lines", GROWING[0] if self._of_a_bus else "")
 
     @property
     def left_out(self) -> int:
@@ -153,10 +165,14 @@ class Watcher:
         """The number of windows that are not scored yet."""
         return 0 if self._following is None else self._following.waiting
 
-    def _follow(self, feed: Feed, recording: str, source: str) -> Iterator[WindowScore]:
+    def _follow(self, feed: Feed, recording: str, source: str, kind: str) -> Iterator[WindowScore]:
         before = self._recordings
 
-        def begin(header: bytes) -> LiveWindows:
+        def begin(header: bytes) -> LiveWindows | LiveBus:
+            if kind:
+                return LiveBus(
+                    header, self._recipe, kind=kind, recording=recording, source=source, before=before
+                )  # fmt: skip
             live = LiveWindows(
                 header, self._recipe, recording=recording, source=source, before=before, late=self._late,
                 **self._options,

@@ -12,6 +12,7 @@ from anomalyvae.recordings import bus_recipe, list_signals, read_log, read_windo
 from anomalyvae.recordings.bus import canbus
 from anomalyvae.recordings.bus.frames import EXTENDED, FRAME
 from anomalyvae.recordings.bus.identifiers import UNKNOWN, IdentifierSignals, parts_of
+from anomalyvae.recordings.live_bus import LiveBus
 
 ENGINE, GEAR = 0x18FEDF00, 0x123
 WRITERS = {
@@ -274,8 +275,31 @@ def test_a_model_is_fitted_and_scores_a_log_from_the_command_line(tmp_path, caps
     assert scores.loc[touched, "anomaly_score"].min() > scores.loc[~touched, "anomaly_score"].max()
     assert main(["health", str(attack), "--model", str(model)]) == 0
     assert "unknown.identifiers: out of range" in capsys.readouterr().out
+    assert main(["watch", str(attack), "--model", str(model), "--timeout", "0.1"]) == 5
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == len(scores) + 1
+    assert float(told[9].split(",")[3]) == pytest.approx(scores["anomaly_score"][8])
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     assert "without --dbc" in capsys.readouterr().out
     assert main(["fit", str(normal), "--model", str(model), "--dbc", "car.dbc"]) == 1
     assert "leave out --dbc to learn the bus without" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".log", ".asc", ".trc", "shown"])
+@pytest.mark.filterwarnings("ignore:.* has frames of 1 identifiers that are not known")
+def test_lines_that_come_one_by_one_give_the_windows_of_the_file(tmp_path, suffix):
+    recipe = bus_recipe([shown(tmp_path / "normal.log", bus())])
+    attack = list(spoiled(FAULTS["unknown.identifiers"]))
+    path = shown(tmp_path / "a.log", attack) if suffix == "shown" else write(tmp_path / f"a{suffix}", attack)
+    whole = read_windows(path, recipe)
+    lines = path.read_bytes().splitlines(keepends=True)
+    live = LiveBus(lines[0], recipe, kind=path.suffix, recording="a", source="a")
+    slabs = [slab for begin in range(1, len(lines), 7) for slab in live.add(b"".join(lines[begin : begin + 7]))]
+    assert len(slabs) > 5
+    rows = np.concatenate([slab.rows for slab in [*slabs, *live.end()]])
+    np.testing.assert_array_equal(rows, whole.rows)
+    assert (live.left_out, live.recordings) == (0, 1)
+    again = LiveBus(lines[0], recipe, kind=path.suffix, recording="a", source="a")
+    list(again.add(b"".join(lines[1:]) + lines[len(lines) // 2]))  # the clock jumps back
+    assert again.recording == "a#2"

@@ -115,6 +115,11 @@ class Decoder:
             self._numbers.update(np.unique(frames["bus"]).tolist())
         self._identifiers.several = len(self._numbers) > 1
 
+    def unit_of(self, name: str) -> str:
+        """The unit of a signal by name; empty if it has none."""
+        found = self.empty(name)
+        return "" if found is None else found.unit
+
     def decode(self, frames: np.ndarray) -> dict[str, Signal]:
         """Return the signals in frames by name, only those with a sample.
 

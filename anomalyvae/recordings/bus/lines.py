@@ -32,7 +32,7 @@ def text_frames(path: Path) -> tuple[float, list[str] | None, Generator[np.ndarr
 
     Stamps count from the start; without one, they are those of the file. ValueError names the line that cannot be read.
     """
-    parser = _PARSERS[path.suffix.lower()]()
+    parser = PARSERS[path.suffix.lower()]()
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = _numbered(path, file)
         for number, line in lines:  # the header: up to the first frame
@@ -73,7 +73,7 @@ def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
             if isinstance(found, tuple):
                 frames.append(found)
                 if len(frames) == _ROWS:
-                    yield _array(frames)
+                    yield as_array(frames)
                     frames = []
             elif found:
                 odd, first = odd + 1, first if odd else (number, line.strip()[:80])
@@ -83,10 +83,11 @@ def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
             f"{first[1]!r}. Export the log again if they hold frames.",
             stacklevel=2,
         )
-    yield _array(frames)
+    yield as_array(frames)
 
 
-def _array(rows: list[Frame]) -> np.ndarray:
+def as_array(rows: list[Frame]) -> np.ndarray:
+    """Return frames as ``FRAME``."""
     frames = np.zeros(len(rows), dtype=FRAME)
     if rows:
         time_s, identifiers, extended, buses, data = zip(*rows, strict=True)
@@ -376,4 +377,4 @@ class _Candump:
         return self.buses.index(name)
 
 
-_PARSERS: dict[str, Callable[[], Any]] = {".asc": _Asc, ".trc": _Trc, ".log": _Candump}
+PARSERS: dict[str, Callable[[], Any]] = {".asc": _Asc, ".trc": _Trc, ".log": _Candump}
