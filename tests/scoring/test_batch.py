@@ -64,6 +64,15 @@ def test_a_folder_of_scores_is_a_data_set(bundle, drives, fresh, tmp_path):
     ]
 
 
+def test_other_programs_read_the_folder_as_one_table(bundle, drives, fresh, tmp_path):
+    score_folder(bundle, drives, tmp_path / "out")
+    pattern = f"{tmp_path}/out/**/*.parquet"
+    duckdb = pytest.importorskip("duckdb", reason="needs duckdb: pip install duckdb")
+    assert duckdb.sql(f"select count(*) from '{pattern}'").fetchall() == [(len(fresh),)]  # noqa: S608
+    polars = pytest.importorskip("polars", reason="needs polars: pip install polars")
+    assert polars.read_parquet(pattern, hive_partitioning=False).height == len(fresh)
+
+
 def test_a_folder_of_an_earlier_version_goes_on_under_the_new_names(bundle, drives, autoencoder, tmp_path):
     target = tmp_path / "out"
     score_folder(bundle, drives, target)
