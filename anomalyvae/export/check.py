@@ -58,6 +58,12 @@ def write_onnx(
     rows = check_rows(before, detector, columns, sample)
     if before is not None and sample is None:
         # Rows that are made up for a Pipeline may miss the places of training rows, which the detector knows.
+        reason = culprit(before, detector, rows.rows)
+        if reason:
+            raise ArithmeticError(
+                f"The ONNX graph may not agree with the detector for rows of training. No file was written. {reason}Or "
+                "pass sample=, some of those rows, with which the file is checked."
+            )
         own = write_onnx(detector, file, card, precision=precision)
         precision = own if precision == "auto" and own == "double" else precision
     metadata = {

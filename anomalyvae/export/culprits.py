@@ -9,12 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncoder
 from sklearn.utils import _safe_indexing
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 _APART = 1e-5  # of a column's spread
+_JUMPING = (KBinsDiscretizer, OneHotEncoder, OrdinalEncoder)  # they take exact cells, and magnify nothing
 _CONSTANT = 1e-2  # of its level, where a column has no spread
 _FAR = 1e3  # from 0, of rows whose distances are compared
 _LIKE_TRAINING = slice(-128, -32)  # of the rows of the check
@@ -52,6 +54,8 @@ def first_apart(before: Pipeline, rows: Any, others: Any, rounded: bool = False)
         warnings.simplefilter("ignore")  # about rows that are odd on purpose
         try:
             for path, step, one, other in _steps(before, rows, others, ""):
+                if rounded and isinstance(step, _JUMPING):
+                    continue
                 if any(_distance(a, b, rounded) > _APART for a, b in _columns(one, other)):
                     return f"{type(step).__name__} (the step {path!r})"
         except (ArithmeticError, TypeError, ValueError):  # it refuses a row
@@ -82,10 +86,10 @@ def _steps(step: Any, rows: Any, others: Any, path: str) -> Iterator[tuple[str, 
 
 
 def _moved(rows: Any) -> Any:
-    """The rows with each number moved to the next."""
+    """The rows with each number moved to the next; whole numbers, which may be levels, stay."""
     if not isinstance(rows, pd.DataFrame):
-        return np.nextafter(rows, np.inf)
-    return rows.apply(lambda cells: np.nextafter(cells, np.inf) if cells.dtype.kind == "f" else cells)
+        return np.where(rows == np.rint(rows), rows, np.nextafter(rows, np.inf))
+    return rows.apply(lambda cells: _moved(cells.to_numpy()) if cells.dtype.kind == "f" else cells)
 
 
 def _columns(rows: Any, others: Any) -> Iterator[tuple[Floats, Floats]]:

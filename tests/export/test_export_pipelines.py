@@ -280,7 +280,11 @@ def test_a_refusal_names_what_magnifies_rounding_errors(tmp_path):
     pipeline, _ = still_pipeline(scaling="quantile")
     with pytest.raises(ArithmeticError, match=r"Column 'still' varies by little more than rounding errors: leave it"):
         export_onnx(pipeline, tmp_path / "m.onnx")
-    rows = pd.DataFrame({"plain": np.random.default_rng(0).normal(5, 2, 200)})
+    constant = pd.DataFrame({"still": np.full(200, 0.1), "plain": np.random.default_rng(0).normal(5, 2, 200)})
+    pipeline = make_pipeline(pre.PowerTransformer(), detector(max_epochs=1, scaling="quantile")).fit(constant)
+    with pytest.raises(ArithmeticError, match=r"PowerTransformer \(the step 'powertransformer'\) magnifies.* sample="):
+        export_onnx(pipeline, tmp_path / "m.onnx")
+    rows = constant[["plain"]]
     lost = make_pipeline(pre.FunctionTransformer(np.tanh), pre.MinMaxScaler(), detector()).fit(rows)
     assert culprit(lost[:-1], lost[-1], rows + 14).startswith("FunctionTransformer (the step 'functiontransformer')")
     assert culprit(lost[:-1], lost[-1], rows - 5) == ""
