@@ -253,7 +253,8 @@ def export_onnx(
         If the graph disagrees with the detector; no file is then written. Both score 512 rows, half of them with
         missing cells, unknown levels, extremes and constants. Scores must agree within 1e-4 relative (in single
         precision 3e-5), and p-values and labels accordingly: a row that is like a calibration row must tie with it.
-        The error names the column or step that magnifies rounding errors, if it is found.
+        The error names the column or step that magnifies rounding errors, if it is found. A Pipeline with such a step
+        is refused without a sample: the rows that are made up may lie where nothing is magnified.
 
     Examples
     --------

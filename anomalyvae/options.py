@@ -10,6 +10,15 @@ Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 
 TABLE_OPTIONS = ("time", "sep", "decimal", "encoding", "exclude", "na")  # for CSV and Parquet
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
+SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".vbo": "csv",
+    **dict.fromkeys((".mf4", ".mdf", ".dat"), "mdf"),
+    **dict.fromkeys((".blf", ".asc", ".trc", ".log"), "can"),
+    **dict.fromkeys((".mcap", ".bag", ".db3"), "topics"),
+}
+"""The suffixes of files that can be read, and the reader of each."""
 LIMITS = ("timeout_s", "memory_gib")  # of third-party readers; they decide no value
 
 

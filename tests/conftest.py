@@ -30,6 +30,18 @@ def correlated(n, seed):
     return (causes @ mixing + 0.2 * rng.normal(size=(n, 6))) * 10.0 ** np.arange(-3, 3) + 5.0
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Write a text to a file, and give its path."""
+
+    def write_file(text, name="drive.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write_file
+
+
 NAMES = [f"signal {i}" for i in range(6)]
 
 

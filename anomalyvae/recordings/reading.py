@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.folders import refuse_irregular
-from anomalyvae.options import BUS_OPTIONS, LIMITS, TABLE_OPTIONS, ReadOptions, given
+from anomalyvae.options import BUS_OPTIONS, LIMITS, SUFFIXES, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
@@ -31,14 +31,10 @@ from anomalyvae.recordings.windows import WindowRecipe, Windows
 # A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
 # next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables
 # also takes TABLE_OPTIONS and rows=..., a reader of vehicle buses BUS_OPTIONS.
-READERS: dict[str, Callable[..., Iterator[Log]]] = {
-    ".csv": csv_pieces,
-    ".parquet": parquet_pieces,
-    ".vbo": csv_pieces,
-    **dict.fromkeys((".mf4", ".mdf", ".dat"), mdf_pieces),
-    **dict.fromkeys((".blf", ".asc", ".trc", ".log"), can_pieces),
-    **dict.fromkeys((".mcap", ".bag", ".db3"), topic_pieces),
-}
+_READER: dict[str, Callable[..., Iterator[Log]]] = {
+    "csv": csv_pieces, "parquet": parquet_pieces, "mdf": mdf_pieces, "can": can_pieces, "topics": topic_pieces,
+}  # fmt: skip
+READERS = {suffix: _READER[kind] for suffix, kind in SUFFIXES.items()}
 _TABLES = {csv_pieces, parquet_pieces}
 _BUSES = {mdf_pieces, can_pieces}
 _FOREIGN = {mdf_pieces, can_pieces, topic_pieces}  # read by third-party packages

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from anomalyvae.bundle import read_calibration
 from anomalyvae.fleet import Tally, plain
 from anomalyvae.folders import put_file, refuse_irregular
-from anomalyvae.options import LIMITS
+from anomalyvae.options import LIMITS, SUFFIXES
 from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 
@@ -33,10 +33,6 @@ UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle 
 GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
-# Suffixes of inputs: "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
-_SUFFIXES = {
-    ".csv", ".parquet", ".vbo", ".mf4", ".mdf", ".dat", ".blf", ".asc", ".trc", ".log", ".mcap", ".bag", ".db3",
-}  # fmt: skip
 _ENDS = 65536  # bytes at either end of an input that identify it
 
 Scored = TypeVar("Scored")
@@ -117,7 +113,8 @@ class Outcome:
 def output_of(name: str) -> str:
     """The name of a file's scores, relative to the target; no two files share it."""
     path = Path(name)
-    plain = path.suffix.lower() == ".parquet" and Path(path.stem).suffix.lower() not in _SUFFIXES
+    # "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
+    plain = path.suffix.lower() == ".parquet" and Path(path.stem).suffix.lower() not in SUFFIXES
     output = name if plain else f"{name}.parquet"
     own = os.fsencode(Path(output).name)
     if len(own) <= _LONGEST:

@@ -11,16 +11,6 @@ from hypothesis import strategies as st
 from anomalyvae.recordings import WindowRecipe, list_signals, log_from_frame, read_log, stream_windows
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(text, name="drive.csv", encoding="utf-8"):
-        path = tmp_path / name
-        path.write_bytes(text.encode(encoding))
-        return path
-
-    return write_file
-
-
 def times(log):
     (signal,) = {id(signal.time_s): signal for signal in log.signals.values()}.values()
     return signal.time_s.tolist()

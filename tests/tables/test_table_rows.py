@@ -10,16 +10,6 @@ from anomalyvae.tables.rows import read_rows, typed_tables
 from anomalyvae.tables.useful import useful_columns
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(text, name="rows.csv", encoding="utf-8"):
-        path = tmp_path / name
-        path.write_bytes(text.encode(encoding))
-        return path
-
-    return write_file
-
-
 def with_cell(cell):
     """A column of numbers with one other cell, in line 7."""
     quoted = f'"{cell}"' if "," in cell else cell
@@ -49,7 +39,7 @@ def test_what_a_number_may_look_like(write, cell, value):
 )
 def test_one_other_cell_in_a_column_of_numbers_is_refused_by_line(write, cell):
     path = write(with_cell(cell))
-    said = rf"'x' of .*rows\.csv .*: 39 of 40 cells are numbers; line 7 holds '{cell}'\. .*--na\) '{cell}'"
+    said = rf"'x' of .*drive\.csv .*: 39 of 40 cells are numbers; line 7 holds '{cell}'\. .*--na\) '{cell}'"
     with pytest.raises(ValueError, match=said):
         read_rows([path])
     with pytest.raises(ValueError, match=said):
@@ -109,7 +99,7 @@ def test_numbers_in_disguise_are_no_categories(write, column):
 def test_a_column_without_a_name_is_left_out_with_a_warning(write):
     frame = pd.DataFrame({"x": np.arange(5) / 4, "y": np.arange(5.0)})
     path = write(frame.to_csv())
-    with pytest.warns(UserWarning, match=r"Column 1 of .*rows\.csv has no name and is left out"):
+    with pytest.warns(UserWarning, match=r"Column 1 of .*drive\.csv has no name and is left out"):
         pd.testing.assert_frame_equal(read_rows([path]), frame)
 
 
