@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.export.check_rows import CheckRows, check_rows
-from anomalyvae.export.culprits import culprit
+from anomalyvae.export.culprits import culprit, learned_rounding
 from anomalyvae.export.explain import explain
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
@@ -58,7 +58,8 @@ def write_onnx(
     rows = check_rows(before, detector, columns, sample)
     if before is not None and sample is None:
         # Rows that are made up for a Pipeline may miss the places of training rows, which the detector knows.
-        reason = culprit(before, detector, rows.rows)
+        known = check_rows(None, detector, inputs_of(None, detector)).prepared
+        reason = culprit(before, detector, rows.rows) or learned_rounding(known)
         if reason:
             raise ArithmeticError(
                 f"The ONNX graph may not agree with the detector for rows of training. No file was written. {reason}Or "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _APART = 1e-5  # of a column's spread
 _JUMPING = (KBinsDiscretizer, OneHotEncoder, OrdinalEncoder)  # they take exact cells, and magnify nothing
 _CONSTANT = 1e-2  # of its level, where a column has no spread
+_NOTHING = 1e-14  # a computed column of smaller numbers holds rounding errors alone
 _FAR = 1e3  # from 0, of rows whose distances are compared
 _LIKE_TRAINING = slice(-128, -32)  # of the rows of the check
 
@@ -42,6 +43,14 @@ def culprit(before: Pipeline | None, detector: "VAEOutlierDetector", rows: Any) 
     stored = detector.network_.memorised
     if detector.scaling is None and stored is not None and stored.rows.abs().max() > _FAR:
         return "With scaling=None, distances between rows far from 0 are inexact: fit with another scaling. "
+    return ""
+
+
+def learned_rounding(known: Any) -> str:
+    """A sentence if the detector's own rows have a column that is 0 but for rounding errors; empty if none has."""
+    for a, _ in _columns(known[_LIKE_TRAINING], known[_LIKE_TRAINING]):
+        if 0 < np.abs(a[np.isfinite(a)]).max(initial=0.0) < _NOTHING:
+            return "A step makes nothing but rounding errors of a column: leave that column out. "
     return ""
 
 

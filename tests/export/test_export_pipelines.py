@@ -284,6 +284,9 @@ def test_a_refusal_names_what_magnifies_rounding_errors(tmp_path):
     pipeline = make_pipeline(pre.PowerTransformer(), detector(max_epochs=1, scaling="quantile")).fit(constant)
     with pytest.raises(ArithmeticError, match=r"PowerTransformer \(the step 'powertransformer'\) magnifies.* sample="):
         export_onnx(pipeline, tmp_path / "m.onnx")
+    hidden = make_pipeline(pre.PowerTransformer(), FeatureUnion([("same", SimpleImputer())]), detector(max_epochs=1))
+    with pytest.raises(ArithmeticError, match=r"(magnifies|makes nothing but) rounding errors.* sample="):
+        export_onnx(hidden.fit(np.full((200, 2), 0.1)), tmp_path / "m.onnx")
     rows = constant[["plain"]]
     lost = make_pipeline(pre.FunctionTransformer(np.tanh), pre.MinMaxScaler(), detector()).fit(rows)
     assert culprit(lost[:-1], lost[-1], rows + 14).startswith("FunctionTransformer (the step 'functiontransformer')")
