@@ -37,6 +37,9 @@ def flag_arguments(parser: argparse.ArgumentParser) -> None:
     reading_arguments(parser)
     parser.add_argument("--budget", type=int, default=50, metavar="N", help="most events to pick (default: 50)")
     parser.add_argument("--per-recording", type=int, default=5, metavar="N", help="and per recording (default: 5)")
+    parser.add_argument(
+        "--drives", type=int, metavar="K", help="pick only from the K recordings most unlike the training recordings"
+    )  # fmt: skip
     option(
         parser, "--alarms",
         help="pick by a false-alarm target instead of the flags in SCORES: fdr=0.1 (share of the flagged windows), "
@@ -73,7 +76,8 @@ def flag(args: argparse.Namespace) -> int:
             _load(queue, args)
         if args.scores is not None and model is not None:
             flagged = flag_folder(
-                args.scores, model, queue, args.budget, per_recording=args.per_recording, source=args.source,
+                args.scores, model, queue, args.budget, per_recording=args.per_recording, drives=args.drives,
+                source=args.source,
                 **reading_options(args), alarms=args.alarms,
             )  # fmt: skip
             failed = flagged.failed

@@ -101,7 +101,9 @@ def _score_files(args: argparse.Namespace) -> int:
 
 
 def _say_cautions(summary: dict[str, Any]) -> None:
-    """What the p-values cannot show, and which rows they do not hold for."""
+    """What the p-values cannot show, which rows they do not hold for, and whether to retrain."""
+    if summary["drift"] is not None and summary["drift"]["alarm"]:
+        tell(printable(summary["drift"]["said"]))
     if summary["caution"] is not None:
         tell(summary["caution"])
     if summary["new_gaps"]:

@@ -18,7 +18,8 @@ from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
-from anomalyvae.scoring.batch import SUMMARY, read_summary
+from anomalyvae.scoring.ranking import rank, read_scores
+from anomalyvae.scoring.summary import SUMMARY, read_summary
 from anomalyvae.untrusted import printable
 
 _SPANS = ["recording", "start_s", "end_s"]
@@ -47,6 +48,7 @@ def flag_folder(
     budget: int = 50,
     *,
     per_recording: int = 5,
+    drives: int | None = None,
     alarms: dict[str, float] | None = None,
     source: str | os.PathLike[str] | None = None,
     near: float = NEAR,
@@ -67,6 +69,9 @@ def flag_folder(
     queue : Queue
     budget, per_recording, near, pool
         See `pick_events`.
+    drives : int, optional
+        Pick only from so many recordings: the most unlike the training recordings (`anomalyvae.scoring.ranking.rank`)
+        of those with events that are not known.
     alarms : dict, optional
         An alarm target in place of the flags in ``scores``: ``{"fdr": 0.1}``, ``{"per_hour": 6}`` or ``{"alpha":
         0.01}``.
@@ -91,6 +96,8 @@ def flag_folder(
     UserWarning
         If recordings of known events of another model are missing, so that similar events cannot be left out.
     """
+    if drives is not None and drives < 1:
+        raise ValueError(f"Got drives={drives}, expected at least 1. Pass how many recordings to pick from (--drives).")
     reasons = Reasons(model, **options)
     summary = read_summary(scores, reasons.model_id)
     root = str(Path(summary["source"] if source is None else source).resolve())
@@ -108,8 +115,12 @@ def flag_folder(
     held = queue.events()
     held = held[held["verdict"].notna() | ~held["event_id"].isin(events["event_id"])]
     met = touches(events, held[held["source"] == root])
+    new = events[~met]
+    if drives is not None:
+        order = rank(read_scores(scores, model))["file"]
+        new = new[new["file"].isin(order[order.isin(new["file"])][:drives])]
     picked = pick_events(
-        events[~met], reasons.codes_of, budget, known=_encoded(held, reasons), per_recording=per_recording,
+        new, reasons.codes_of, budget, known=_encoded(held, reasons), per_recording=per_recording,
         spread=reasons.spread, near=near, pool=pool,
     )  # fmt: skip
     card = read_card(model)

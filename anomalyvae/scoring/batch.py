@@ -25,10 +25,9 @@ from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
 from anomalyvae.scoring.one_file import Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
+from anomalyvae.scoring.summary import RUN, SUMMARY, side_file
 from anomalyvae.untrusted import read_json
 
-# Settings, written first; results, written last. Programs that read a folder as a data set pass over the underscore.
-RUN, SUMMARY = "_run.json", "_summary.json"
 _STAGING = ".staging"
 
 
@@ -113,7 +112,8 @@ def score_folder(
         it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`), ``fleet`` (the training
         recordings, with which `anomalyvae.scoring.ranking.rank` compares; None if the model does not have them),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
-        formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each.
+        formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each;
+        and ``drift`` (`anomalyvae.scoring.ranking.drift_of`).
 
     Raises
     ------
@@ -201,6 +201,11 @@ def score_folder(
             "orphans": _orphans(folder, {folder / output_of(name) for name in names}),
             "files": [asdict(outcome) | {"scores": output_of(outcome.file)} for outcome in outcomes],
         }
+        summary["drift"] = None
+        if summary["fleet"] is not None:
+            from anomalyvae.scoring.ranking import drift_of  # it needs pandas
+
+            summary["drift"] = drift_of(folder, summary)
         with replacing_file(folder / SUMMARY) as fresh:
             fresh.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
@@ -253,12 +258,6 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def side_file(folder: Path, name: str) -> Path:
-    """The place of `RUN` or `SUMMARY` in a folder of scores; earlier versions wrote them without the underscore."""
-    earlier = folder / name.removeprefix("_")
-    return earlier if earlier.exists() and not (folder / name).exists() else folder / name
-
-
 def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
     """Write the settings of the scores into their folder; refuse, or clear, a folder with other settings."""
     run = {"model_id": model_id} | work.settings()
@@ -293,40 +292,3 @@ def _orphans(folder: Path, outputs: set[Path]) -> list[str]:
     """Files of scores that are not of this run's inputs."""
     found = (path for path in folder.rglob("*.parquet") if _STAGING not in path.parts)
     return sorted(path.relative_to(folder).as_posix() for path in found if path not in outputs)
-
-
-def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:
-    """Read the `SUMMARY` of a finished folder of scores.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If it is damaged, or, with ``model_id``, of another model.
-    """
-    folder = Path(scores)
-    try:
-        content = side_file(folder, SUMMARY).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"Got {folder} without a {SUMMARY}, expected a complete folder of scores. Run 'anomalyvae score' with "
-            "this folder as target."
-        ) from None
-    try:
-        summary = dict(read_json(content, longest=len(content)))
-        parts = [summary["source"], *(file[key] for file in summary["files"] for key in ("file", "scores"))]
-        if not all(isinstance(part, str) for part in [summary["model_id"], *parts]):
-            raise TypeError("a name that is not text")
-        summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Got {side_file(folder, SUMMARY)}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder "
-            "as target again."
-        ) from error
-    if model_id is not None and summary["model_id"] != model_id:
-        raise ValueError(
-            f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "
-            "Score the recordings with this bundle, or pass the other bundle."
-        )
-    return summary

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from anomalyvae.bundle import read_card
 from anomalyvae.fleet import FALSE_ALARMS, FEWEST, REASONS, Fleet, Monitor, Tally, Watched, reasons, signal_nats
 from anomalyvae.folders import confined
-from anomalyvae.scoring.batch import SUMMARY, read_summary
 from anomalyvae.scoring.one_file import NOTE
+from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
 from anomalyvae.tables.rows import read_rows
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -38,7 +38,6 @@ class Scores(NamedTuple):
 
     recordings: pd.DataFrame
     fleet: Fleet | None
-    signals: tuple[str, ...]
     model_id: str
 
 
@@ -80,7 +79,7 @@ def rank(scores: Scores) -> pd.DataFrame:
             "learned": [place is not None for place in places],
             "reason": np.array(REASONS)[named.argmax(axis=1)],
             **dict(zip(("brief", "lasting", "signal"), np.where(np.isfinite(why), why, math.nan).T, strict=True)),
-            "signals": _signals(of, among, fleet.signals if fleet else scores.signals),
+            "signals": _signals(of, among, fleet.signals if fleet else ()),
             "share_flagged": share,
             "windows": known["windows"],
             "peak_s": known["peak_s"],
@@ -156,6 +155,24 @@ def drift_in_words(found: pd.DataFrame) -> str:
     )
 
 
+def drift_of(folder: Path, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished folder of scores says about drift; None if its model cannot tell, or no recording is new to it.
+
+    It has the number of new ``recordings``, the largest ``evidence``, whether there was an ``alarm``, and ``said``.
+    """
+    if summary.get("fleet") is None or not summary["rows"]:
+        return None
+    found = drift(_of_folder(folder, summary, Fleet.from_dict(summary["fleet"])))
+    if not len(found):
+        return None
+    return {
+        "recordings": len(found),
+        "evidence": round(float(found["evidence"].max()), 6),
+        "alarm": bool(found["alarm"].any()),
+        "said": drift_in_words(found),
+    }
+
+
 # --- reading --------------------------------------------------------------------------------------------
 
 
@@ -178,40 +195,55 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
     card = None if model is None else read_card(model)
     if place.is_dir():
         summary = read_summary(place)
-        files = [file for file in summary["files"] if file["error"] is None]
-        rows = [_recording(confined(place.resolve(), file["scores"]), file["file"]) for file in files]
-        model_id, plain = summary["model_id"], summary.get("fleet")
+        plain, where = summary.get("fleet"), side_file(place, SUMMARY)
+        try:
+            scores = _of_folder(place, summary, None if plain is None else Fleet.from_dict(plain))
+        except ValueError as error:
+            if "training recordings" not in str(error):
+                raise
+            raise ValueError(f"{where} is damaged: {error}. Score again.") from error
     elif place.is_file():
-        table = read_rows([place])
-        missing = [name for name in _NEEDED if name not in table]
-        if missing:
-            raise ValueError(
-                f"{place} has no column {', '.join(missing)}, expected a table of scores of recordings. "
-                "Pass what 'anomalyvae score' wrote for a model of windows."
-            )
-        rows = [_tallied(str(name), part) for name, part in table.groupby("recording", sort=False)]
-        model_id, plain = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else "", None
+        scores = _of_table(place)
     else:
         raise FileNotFoundError(f"{place} does not exist. Pass a folder or a table of scores.")
     if card is not None:
-        if model_id and card["model_id"] != model_id:
+        if scores.model_id and card["model_id"] != scores.model_id:
             raise ValueError(
-                f"Got scores of model {model_id} and the bundle of model {card['model_id']}, expected the same model. "
-                "Pass the bundle that gave the scores (--model)."
+                f"Got scores of model {scores.model_id} and the bundle of model {card['model_id']}, expected the same "
+                "model. Pass the bundle that gave the scores (--model)."
             )
-        plain = card.get("fleet")
+        known = card.get("fleet")
+        scores = scores._replace(fleet=None if known is None else Fleet.from_dict(known))
+    if not len(scores.recordings):
+        raise ValueError(f"No recording in {place} has scores. Score again, and see the errors.")
+    return scores
+
+
+def _of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Scores:
+    files = [file for file in summary["files"] if file["error"] is None]
+    rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
+    return Scores(_in_table(rows), fleet, summary["model_id"])
+
+
+def _of_table(path: Path) -> Scores:
+    table = read_rows([path])
+    missing = [name for name in _NEEDED if name not in table]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}, expected a table of scores of recordings. Pass what "
+            "'anomalyvae score' wrote for a model of windows."
+        )
+    rows = [_tallied(str(name), part) for name, part in table.groupby("recording", sort=False)]
+    return Scores(_in_table(rows), None, str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else "")
+
+
+def _in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Recordings with figures, as many of them as all have."""
     rows = [row for row in rows if row["windows"] and not np.isnan(row["figures"][:2]).any()]
-    if not rows:
-        raise ValueError(f"No recording in {place} has scores. See the errors in its {SUMMARY}, and score again.")
-    width = min(len(row["figures"]) for row in rows)
-    table = pd.DataFrame(rows)
+    width = min((len(row["figures"]) for row in rows), default=0)
+    table = pd.DataFrame(rows, columns=["recording", "start", "windows", "flagged", "peak_s", "figures", "file"])
     table["figures"] = [row[:width] for row in table["figures"]]
-    table["start"] = pd.to_datetime(table["start"], utc=True)
-    try:
-        fleet = None if plain is None else Fleet.from_dict(plain)
-    except ValueError as error:
-        raise ValueError(f"{place / SUMMARY} is damaged: {error}. Score again.") from error
-    return Scores(table, fleet, fleet.signals if fleet else (), model_id)
+    return table.assign(start=pd.to_datetime(table["start"], utc=True))
 
 
 def _recording(scores: Path, file: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
 from anomalyvae.fleet import Fleet
 from anomalyvae.models import load
+from anomalyvae.review import Queue, flag_folder
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.ranking import drift, drift_in_words, rank, read_scores
 from anomalyvae.train import train
@@ -156,6 +157,10 @@ def test_drift_is_said_in_the_order_of_time_and_only_for_new_drives(home, tmp_pa
     assert f"Retrain: with recording z{99 - at} (2026-03-{at + 1:02d}" in drift_in_words(found)
     assert main(["drift", str(tmp_path / "scores"), "--out", str(tmp_path / "drift.csv")]) == 6
     assert "Retrain" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "scores" / "_summary.json").read_text())["drift"]
+    assert (summary["recordings"], summary["alarm"], summary["said"]) == (25, True, drift_in_words(found))
+    assert main(["score", str(tmp_path / "new"), str(tmp_path / "scores"), "--model", str(home / "model")]) == 0
+    assert "Retrain: with recording" in capsys.readouterr().err
     assert pd.read_csv(tmp_path / "drift.csv")["evidence"].max() > 2.3
 
 
@@ -177,3 +182,16 @@ def test_scores_of_plain_rows_and_of_another_model_are_refused(home, tmp_path):
 def test_two_recordings_are_too_few(home, tmp_path):
     train(sorted((home / "learned").glob("d0[01].parquet")), RECIPE, DETECTOR, tmp_path / "model")
     assert read_card(tmp_path / "model")["fleet"] is None
+
+
+def test_flags_are_picked_from_the_most_unlike_drives_with_events(home, tmp_path):
+    with Queue(tmp_path / "all.db") as queue:
+        everything = flag_folder(home / "scores", home / "model", queue)
+    with Queue(tmp_path / "two.db") as queue:
+        two = flag_folder(home / "scores", home / "model", queue, drives=2)
+        again = flag_folder(home / "scores", home / "model", queue, drives=2)
+        with pytest.raises(ValueError, match="expected at least 1"):
+            flag_folder(home / "scores", home / "model", queue, drives=0)
+    assert everything.picked["recording"].nunique() > 2
+    assert set(two.picked["recording"]) == {"burst", "mild"}
+    assert again.picked["event_id"].tolist() == two.picked["event_id"].tolist()

@@ -1,0 +1,53 @@
+"""The files beside scores in a folder that `score_folder` wrote."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from anomalyvae.untrusted import read_json
+
+# Settings, written first; results, written last. Programs that read a folder as a data set pass over the underscore.
+RUN, SUMMARY = "_run.json", "_summary.json"
+
+
+def side_file(folder: Path, name: str) -> Path:
+    """The place of `RUN` or `SUMMARY` in a folder of scores; earlier versions wrote them without the underscore."""
+    earlier = folder / name.removeprefix("_")
+    return earlier if earlier.exists() and not (folder / name).exists() else folder / name
+
+
+def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:
+    """Read the `SUMMARY` of a finished folder of scores.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is damaged, or, with ``model_id``, of another model.
+    """
+    folder = Path(scores)
+    try:
+        content = side_file(folder, SUMMARY).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"Got {folder} without a {SUMMARY}, expected a complete folder of scores. Run 'anomalyvae score' with "
+            "this folder as target."
+        ) from None
+    try:
+        summary = dict(read_json(content, longest=len(content)))
+        parts = [summary["source"], *(file[key] for file in summary["files"] for key in ("file", "scores"))]
+        if not all(isinstance(part, str) for part in [summary["model_id"], *parts]):
+            raise TypeError("a name that is not text")
+        summary["files"] = [file | {"error": file["error"]} for file in summary["files"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Got {side_file(folder, SUMMARY)}, which is damaged ({error!r}). Run 'anomalyvae score' with this folder "
+            "as target again."
+        ) from error
+    if model_id is not None and summary["model_id"] != model_id:
+        raise ValueError(
+            f"Got scores of model {summary['model_id']} and the bundle of model {model_id}, expected the same model. "
+            "Score the recordings with this bundle, or pass the other bundle."
+        )
+    return summary
