@@ -7,7 +7,8 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
-	bench-false-alarms bench-parity bench-fits bench-rank clean
+	bench-false-alarms bench-parity bench-fits bench-rank bench-labels \
+	clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ bench: .venv/dev  ## Speed of training and scoring, compared with PyOD's VAE in 
 
 bench-tabular: .venv/dev  ## Detection on tables, three collections: make bench-tabular DATA=FOLDER (that holds them)
 	$(BIN)/python pipelines/benchmarks/tabular.py $(DATA)
+
+bench-labels: .venv/dev  ## Anomalies found with few labels on those tables, compared with active learners
+	$(BIN)/python pipelines/benchmarks/labels.py $(DATA)
 
 bench-fits: .venv/dev  ## Seconds of whole fits with default settings, compared with PyOD's VAE
 	$(BIN)/python pipelines/benchmarks/fits.py

@@ -1,0 +1,117 @@
+"""Scores that change with each verdict at once, without a fit."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
+
+TRUST = 0.3  # of the first scores, before any verdict
+_TRUST_SPREAD = 0.2  # variance of that trust: verdicts teach how far the first scores may be believed
+_NOISE = 0.1  # variance of a verdict
+_TREES, _TREE_ROWS = 100, 256
+_LEAVES, _RANKS = 0.7, 0.3  # parts of the two ways in which rows are alike
+_REFERENCE = 300  # rows whose median distance is the unit
+
+Floats = NDArray[np.float64]
+
+
+class VerdictScores:
+    """Rank rows by their first scores and by the verdicts on rows that are like them.
+
+    A Gaussian process (Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, equation 2.25): a
+    confirmed anomaly is +1, a row that was found normal is -1, and the prior mean is 0.3 times the first score, as a
+    rank in nats from -1 to 1. Two rows are alike if they share the leaves of random trees (as in an isolation forest;
+    Liu et al. 2008; leaves of less depth count more), and if they have near ranks in each column. A further part, the
+    product of two first scores, lets verdicts change the trust in these.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n,)
+        First anomaly scores; only their order counts.
+    features : array-like of shape (n, k)
+        What rows are compared by, such as standardised rows or latent codes, without missing values.
+    random_state : int, default=0
+        Seeds the trees.
+    """
+
+    def __init__(self, scores: ArrayLike, features: ArrayLike, *, random_state: int = 0) -> None:
+        first, rows = np.asarray(scores, dtype=np.float64), np.asarray(features, dtype=np.float64)
+        if rows.ndim != 2 or first.shape != (len(rows),) or not np.isfinite(rows).all():
+            raise ValueError(
+                f"Got scores of shape {first.shape} and features of shape {rows.shape}, expected (n,) and (n, k) "
+                "without missing values. Pass a row of finite features per score."
+            )
+        rng = np.random.default_rng(random_state)
+        self._prior = _in_nats(first)
+        self._ranks = np.column_stack([_ranks(column) for column in rows.T]) if rows.size else rows
+        self._unit = _unit(self._ranks[rng.permutation(len(rows))[:_REFERENCE]])
+        self._leaf, self._depth = _leaves(rows, random_state)
+        self._known: dict[int, Floats] = {}
+
+    def __call__(self, rows: ArrayLike, anomalous: ArrayLike) -> Floats:
+        """The scores ``(n,)`` after verdicts on some rows, by position: whether each is an anomaly.
+
+        Without verdicts, they have the order of the first scores. From 1 (like confirmed anomalies) to -1, roughly.
+        """
+        places, said = np.asarray(rows, dtype=np.intp), np.asarray(anomalous, dtype=bool)
+        if places.shape != said.shape or places.ndim != 1:
+            raise ValueError(
+                f"Got {places.size} rows and {said.size} verdicts, expected a verdict per row. Pass both in one order."
+            )
+        mean = TRUST * self._prior
+        if not len(places):
+            return mean
+        new = np.array([place for place in dict.fromkeys(places.tolist()) if place not in self._known], dtype=np.intp)
+        self._known.update(zip(new.tolist(), self._alike(new).T, strict=True))
+        alike = np.column_stack([self._known[place] for place in places.tolist()])
+        factor = cho_factor(alike[places] + _NOISE * np.eye(len(places)))
+        return mean + alike @ cho_solve(factor, np.where(said, 1.0, -1.0) - mean[places])
+
+    def _alike(self, places: NDArray[np.intp]) -> Floats:
+        """How alike all rows and some are, ``(n, m)``."""
+        alike = _TRUST_SPREAD * np.outer(self._prior, self._prior[places])
+        alike += _RANKS * np.exp(-cdist(self._ranks, self._ranks[places], "cityblock") / self._unit)
+        for number, place in enumerate(places):
+            shared = self._leaf == self._leaf[place]
+            alike[:, number] += _LEAVES * np.where(shared, self._depth, 0.0) @ self._depth[place]
+        return alike
+
+
+def _in_nats(scores: Floats) -> Floats:
+    """Minus the log share of rows that score higher, from -1 to 1."""
+    if not len(scores):
+        return scores
+    nats = -np.log(1 - _ranks(scores) * len(scores) / (len(scores) + 1))
+    low, high = 0.0, max(float(nats.max()), 1e-9)
+    return np.asarray(2 * (nats - low) / (high - low) - 1)
+
+
+def _ranks(values: Floats) -> Floats:
+    """The middle of the share of values below and up to each."""
+    order = np.sort(values)
+    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / (2 * len(order))
+
+
+def _unit(rows: Floats) -> float:
+    """The median city-block distance between rows; 1 if there is none."""
+    distances = cdist(rows, rows, "cityblock")[np.triu_indices(len(rows), 1)]
+    return float(np.median(distances)) or 1.0 if len(distances) else 1.0
+
+
+def _leaves(rows: Floats, random_state: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The leaf of each row in each tree, and its weight: the inverse of its depth, scaled to a mean square of 1."""
+    if not rows.size:
+        return np.empty((len(rows), 1), np.int16), np.zeros((len(rows), 1), np.float32)
+    from sklearn.ensemble import IsolationForest
+
+    sample = min(_TREE_ROWS, len(rows))
+    forest = IsolationForest(n_estimators=_TREES, max_samples=sample, random_state=random_state).fit(rows)
+    cells = rows.astype(np.float32)
+    leaf = np.empty((len(rows), _TREES), np.int16)
+    weight = np.empty((len(rows), _TREES), np.float32)
+    for number, tree in enumerate(each.tree_ for each in forest.estimators_):
+        leaf[:, number] = tree.apply(cells)
+        weight[:, number] = (1 / tree.compute_node_depths())[leaf[:, number]]
+    return leaf, weight / np.sqrt(np.square(weight).sum(axis=1).mean())
