@@ -7,20 +7,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
-from anomalyvae.export.nodes import Value, concat
+from anomalyvae.export.nodes import Value, concat, working
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial, Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
-from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, VIEWS, Views
-
-_CANDIDATES = 2 * (NEIGHBOURS + 1)  # nearest rows of the memory whose distances single precision computes again
-_SPARE = 12  # more nearest rows, among which single precision may mistake the order
+from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, VIEWS, Views
 
 
 def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
@@ -102,14 +99,14 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     u = _compared(network, cells)
     assert isinstance(network.memorised, Memory)  # noqa: S101 - fit has seen to it
     keys = network.memorised.keys
-    weight, count = keys[-2], keys.shape[1]
-    nearest = min(NEIGHBOURS + 1, count)
-    squared = concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
+    nearest = min(NEIGHBOURS + 1, keys.shape[1])
     if u.single:  # differences of large squares are exact enough to find the nearest rows, not their distances
-        _, near = _smallest(squared, min(_CANDIDATES, count))
-        difference = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", near)
+        places = _nearest(u, keys, nearest)
+        difference = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", places)
         square = (difference * difference).op("ReduceSum", [2], keepdims=0)
-        squared = square * u.graph.value(weight, True).op("Gather", near)
+        squared = square * u.graph.value(keys[-2], True).op("Gather", places)
+    else:
+        squared = _weighted_distances(u, keys)
     distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
     passed = min(1, nearest - 1)
     return distances.split([passed, nearest - passed])[-1].op("ReduceMean", [1], keepdims=1)
@@ -139,31 +136,27 @@ def _novelty(network: Reconstruction, cells: Cells) -> Value:
 
 
 def _near(views: Views, u: Value) -> Value:
-    count = len(views.rows)
-    found = min(count, views.neighbours + (_SPARE if u.single else 0))
-    _, places = _smallest(concat([u, (u * u).sum()]).op("Gemm", views.keys[:-1], views.keys[-1]), found)
+    places = _nearest(u, views.keys, views.neighbours)
     difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
     weight = u.graph.value(views.weight, u.single).op("Gather", places)
     squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
-    smallest, order = _smallest(squared, views.neighbours)
+    smallest, _ = _smallest(squared, views.neighbours)
     last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest
     width = smallest.op("ReduceMean", [1], keepdims=1) * BANDWIDTH + LEAST**2
     share = ((squared / width).op("Neg").op("Exp") - (last / width).op("Neg").op("Exp")).op("Max", 0.0)
-    if found > views.neighbours:  # in single precision, the nearest of the nearest are found again
-        share = share + order.op("OneHot", found, np.array([0.0, LEAST], np.float32)).op("ReduceSum", [1], keepdims=0)
-    else:
-        share = share + LEAST
+    share = share + working(squared.op("LessOrEqual", last)) * LEAST  # 0 for candidates that are not among the nearest
     share = share / share.sum()
     missed = (difference * share.op("Unsqueeze", [2])).op("ReduceSum", [1], keepdims=0)
     missed = (missed * missed).sum().op("Sqrt") * (share * weight.op("Sqrt")).sum()
     counted = min(COUNTED, views.neighbours)
-    distances = smallest.split([counted, views.neighbours - counted])[0] if views.neighbours > counted else smallest
-    return (missed * distances.op("Sqrt").op("ReduceMean", [1], keepdims=1)).op("Sqrt")
+    smallest = smallest.split([counted, views.neighbours - counted])[0] if views.neighbours > counted else smallest
+    distances = smallest.op("Sqrt")
+    nearer = distances + distances.op("ReduceMean", [1], keepdims=1) * NEARER
+    return (missed * nearer.op("Log").op("ReduceMean", [1], keepdims=1).op("Exp")).op("Sqrt")
 
 
 def _crowd(views: Views, u: Value) -> Value:
-    squared = concat([u, (u * u).sum()]).op("Gemm", views.crowd_keys[:-1], views.crowd_keys[-1])
-    nearest = _smallest(squared, views.near_crowd)[0]
+    nearest = _smallest(_weighted_distances(u, views.crowd_keys), views.near_crowd)[0]
     last = nearest.split([views.near_crowd - 1, 1])[-1] if views.near_crowd > 1 else nearest
     return last.op("Max", 0.0).op("Sqrt")
 
@@ -171,6 +164,24 @@ def _crowd(views: Views, u: Value) -> Value:
 def _linear(views: Views, u: Value) -> Value:
     white = (u - views.mean) @ views.whitening
     return (white * white).sum().op("Sqrt")
+
+
+def _weighted_distances(u: Value, keys: Tensor) -> Value:
+    return concat([u, (u * u).sum()]).op("Gemm", keys[:-1], keys[-1])
+
+
+def _nearest(u: Value, keys: Tensor, number: int) -> Value:
+    """The columns of the ``number`` smallest distances of each row; in single precision, more than that.
+
+    There, the nearest of each half of the stored rows are candidates, as rounding may mistake the order. Their
+    distances are computed again from differences. Two short lists are also found faster than a long one.
+    """
+    count = keys.shape[1]
+    if not u.single or count <= 2 * number:
+        return _smallest(_weighted_distances(u, keys), count if u.single else min(number, count))[1]
+    half = count // 2
+    first, second = (_smallest(_weighted_distances(u, part), number)[1] for part in (keys[:, :half], keys[:, half:]))
+    return concat([first, second + half])
 
 
 def _smallest(values: Value, number: int) -> tuple[Value, Value]:

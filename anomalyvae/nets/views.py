@@ -15,12 +15,13 @@ VIEWS = ("near", "crowd", "linear")
 COMPARING = (*VIEWS, "novelty")  # the scores that compare with stored rows as views
 NEIGHBOURS = 12  # of which a row should be a weighted mean
 COUNTED = 6  # nearest rows whose mean distance counts
+NEARER = 0.1  # of their mean distance, added to each: one very near row does not make the geometric mean 0
 BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
 _MOST_ROWS = 4096  # with copies
 _USUAL = 0.1  # quantile of the counts that is a single row
 _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
-_CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near
+_CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
 _MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
 _TAIL = 0.1  # of the stored rows, whose scores set the unit
 _OFFSETS = (0.0, math.log(3), math.log(10))  # nats: the other views speak where they are so much surer
@@ -36,8 +37,8 @@ class Views(nn.Module):
     """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest.
 
     - **near**: the row is far from its nearest neighbours, or not a mean of them. It is the geometric mean of two
-      distances: the mean distance to the six nearest, and the distance to a weighted mean of the twelve nearest (a
-      kernel smoother, Nadaraya 1964). Both are scaled by the local density as in `Memory`.
+      distances: the geometric mean distance to the six nearest, and the distance to a weighted mean of the twelve
+      nearest (a kernel smoother, Nadaraya 1964). Both are scaled by the local density as in `Memory`.
     - **crowd**: the distance to the nearest twentieth of 256 rows from dense regions. Outliers among the training
       rows lie in small clumps, which hide each other from a few nearest neighbours, but not from a crowd.
     - **linear**: the Mahalanobis distance with a shrunk covariance (Ledoit & Wolf 2004, A well-conditioned estimator
@@ -140,7 +141,7 @@ class Views(nn.Module):
     @property
     def near_crowd(self) -> int:
         """How many rows of the crowd a row should have near."""
-        return min(max(2, round(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
+        return min(max(2, int(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
 
     @property
     def least(self) -> Tensor:
@@ -180,8 +181,9 @@ class Views(nn.Module):
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
         expected, scale, squared = self._expected(u, place)
         missed = (u - expected).square().sum(1).sqrt() * scale
-        distance = squared.sort(1).values[:, :COUNTED].sqrt().mean(1)
-        return (missed * distance).sqrt()
+        distance = squared.sort(1).values[:, :COUNTED].sqrt()
+        nearer = distance + NEARER * distance.mean(1, keepdim=True)
+        return (missed * nearer.log().mean(1).exp()).sqrt()
 
     def _expected(self, u: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted mean of neighbours, the scale of distances there, and the scaled squared distances from them."""
