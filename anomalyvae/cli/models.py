@@ -40,8 +40,8 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--quiet")
     windows = parser.add_argument_group(
         "options for recordings",
-        "With any of these, each file is a recording and is cut into windows. Logs of a vehicle bus (MF4, BLF, ASC, "
-        "TRC, candump) need none: without --dbc, how often identifiers come and how their bytes change is learned.",
+        "With any of these, each file is a recording and is cut into windows. Logs of a vehicle bus\n  (MF4, BLF, ASC, "
+        "TRC, candump) need none: without --dbc, how often identifiers come and how\n  their bytes change is learned.",
     )
     windows.add_argument("--recipe", metavar="JOB.toml", help="use [windows], [detector] and [health] of a job file")
     windows.add_argument("--signals", type=names, metavar="A,B", help="signals in a window")

@@ -57,6 +57,8 @@ def _matrix(metadata: dict[str, Any]) -> str:
         order = "those of the training rows" if names is None else _listed([_with_unit(name, units) for name in names])
         return f"{shape} Columns, in this order: {order}." + _gaps(metadata, None)
     recipe = metadata["windowing"]
+    if "signals" not in recipe:  # not one of ours
+        return f"{shape} A row is a window; the recipe: {json.dumps(recipe)}." + _gaps(metadata, None)
     signals = _listed([_with_unit(name, units) for name in recipe["signals"]], len(recipe["signals"]))
     part = "samples" if recipe.get("coefficients") is None else "cosine coefficients (DCT-II)"
     return (

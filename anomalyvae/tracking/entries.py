@@ -34,7 +34,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases of registered version
 _DIGEST = 36  # characters of a fingerprint that MLflow keeps
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # files of the review loop beside a model
 _WORKER = ("scoring", "bundle")  # packages that scoring needs, and modules
-_WORKER_FILES = ["__init__.py", "calibration.py", "folders.py", "lazy.py", "options.py", "untrusted.py"]
+_WORKER_FILES = ["__init__.py", "calibration.py", "fleet.py", "folders.py", "lazy.py", "options.py", "untrusted.py"]
 
 
 @dataclass(frozen=True)

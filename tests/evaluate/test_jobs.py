@@ -194,7 +194,7 @@ def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
     for name, own in scores.groupby("recording"):
         again = load(folder / "folds" / name)
         rows = read_windows(drives / f"{name}.csv", recipe).rows
-        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-4)
+        np.testing.assert_allclose(again.anomaly_score(rows), own["anomaly_score"], rtol=1e-4, atol=1e-5)
         through_file = Scorer(folder / "folds" / name).score(rows)
         np.testing.assert_array_equal(through_file["anomaly_score"], own["anomaly_score"])
         np.testing.assert_array_equal(through_file["p_value"], own["p_value"])
@@ -211,7 +211,7 @@ def test_only_normal_windows_of_the_other_recordings_are_learned(job_file, monke
 
     monkeypatch.setattr(VAEOutlierDetector, "fit", spy)
     run_job(read_job(job_file))
-    assert [groups for _, groups in seen] == [9, 9, 9, 3]  # two recordings are held out in stretches
+    assert [groups for _, groups in seen][:4] == [9, 9, 9, 3]  # stretches of two recordings; refits for ranks follow
     assert all(rows.to_numpy().max() < 7 for rows, _ in seen)  # bumps reach 12
 
 

@@ -455,7 +455,7 @@ def test_from_the_command_line(night, bundles, capsys, monkeypatch):
     assert (code, err.count("has no scores: ")) == (3, 1)
     assert "picked 2 from 2 recordings, 2 of them new in the queue" in out
     assert "<b>yaw</b>" in out
-    assert run("--load", night / "q.csv", "--export", night / "q.parquet") == (0, "", "")
+    assert run("--load", night / "q.csv", "--export", night / "q.parquet", "--quiet") == (0, "", "")
     assert len(pd.read_parquet(night / "q.parquet")) == 2
     assert run("--export", night / "q.json", *model) == (0, "", "")
     assert len(json.loads((night / "q.json").read_text())) == 2
