@@ -303,3 +303,10 @@ def test_lines_that_come_one_by_one_give_the_windows_of_the_file(tmp_path, suffi
     again = LiveBus(lines[0], recipe, kind=path.suffix, recording="a", source="a")
     list(again.add(b"".join(lines[1:]) + lines[len(lines) // 2]))  # the clock jumps back
     assert again.recording == "a#2"
+
+
+def test_a_database_without_a_message_is_not_taken_for_none(tmp_path):
+    write(tmp_path / "car.log", bus())
+    (tmp_path / "cut.dbc").write_text('VERSION ""\n\nBU_: ECU\n\nBO_ 256 Engi')
+    with pytest.raises(ValueError, match=r"cut\.dbc describes no message\. Check that the file is whole"):
+        read_log(tmp_path / "car.log", databases=tmp_path / "cut.dbc")

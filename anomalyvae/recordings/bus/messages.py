@@ -112,6 +112,11 @@ def load_messages(databases: Databases) -> list[Message]:
             )
         state = stat(path)
         messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
+        if not messages:
+            raise ValueError(
+                f"The database {path} describes no message. Check that the file is whole, or leave it out: a bus is "
+                "also read without a database."
+            )
         if remarks:
             warnings.warn(
                 f"The database {path} has conversions that cannot be followed exactly ({'; '.join(remarks)}); linear "
