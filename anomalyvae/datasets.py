@@ -218,6 +218,28 @@ def write_events(folder: Path, events: pd.DataFrame) -> None:
     ordered.to_parquet(folder / "events.parquet", index=False)
 
 
+def write_parts(folder: Path, table: pd.DataFrame, signals: Mapping[str, str]) -> None:
+    """Write the recordings ``<series>.train`` and ``<series>.test`` of a table, and events from its labelled rows.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's folder.
+    table : pandas.DataFrame
+        ``series``, ``split`` (train or test), ``time``, ``label`` (zero is unlabelled) and the signals.
+    signals : mapping of str to str
+        The signals of the table, and the names under which they are written.
+    """
+    events = []
+    for (series, split), rows in table.groupby(["series", "split"], sort=True):
+        name = f"{series}.{split}"
+        recording = rows[["time", *signals]].rename(columns={"time": "time_s", **signals})
+        write_recording(folder / "recordings" / f"{name}.parquet", recording, {})
+        intervals = labelled_intervals(rows["time"].to_numpy(), rows["label"].to_numpy())
+        events.append(intervals.assign(recording=name, kind="anomaly"))
+    write_events(folder, pd.concat(events)[["recording", "start_s", "end_s", "kind"]])
+
+
 def labelled_intervals(time_s: np.ndarray, label: np.ndarray) -> pd.DataFrame:
     """Intervals of consecutive labelled rows, from the first row of each to its last.
 

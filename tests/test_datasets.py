@@ -286,6 +286,8 @@ def prepared(cache, monkeypatch):
     [
         ("skab", 35, {"anomaly": 34}),
         ("smap", 108, {"anomaly": 68}),
+        ("smd", 8, None),
+        ("asd", 12, None),
         ("jair_jr", 3, None),
         ("css_drive", 11, {}),
         ("comma2k19", 1, {}),
@@ -349,6 +351,39 @@ def test_smap_labels_lie_in_the_test_parts(prepared):
     assert events["recording"].str.endswith(".test").all()
     spans = events.loc[events["recording"] == "T-3.test", ["start_s", "end_s"]]
     assert spans.to_numpy().tolist() == [[2098, 2180], [5200, 5300]]  # as the authors list them
+
+
+@pytest.mark.parametrize(
+    ("name", "signals", "labelled"),
+    [
+        ("smd", 38, {"1-6": 3708, "2-1": 1170, "2-7": 417, "3-3": 632}),
+        ("asd", 19, {"1": 441, "2": 55, "3": 146, "4": 151, "5": 74, "6": 198}),
+    ],
+)
+def test_servers_have_a_normal_part_and_a_part_with_labels(prepared, name, signals, labelled):
+    folder = prepared(name)
+    events = pd.read_parquet(folder / "events.parquet")
+    rows = (events["end_s"] - events["start_s"] + 1).groupby(events["recording"]).sum()
+    assert rows.to_dict() == {f"{series}.test": count for series, count in labelled.items()}
+    for path in (folder / "recordings").iterdir():
+        table = pd.read_parquet(path)
+        assert list(table) == ["time_s", *(f"metric_{number}" for number in range(signals))]
+        assert table["time_s"].tolist() == list(range(len(table)))
+        assert table.notna().all(axis=None)
+
+
+def test_a_table_of_series_becomes_recordings_and_events(places):
+    table = pd.DataFrame(
+        {"series": ["b"] * 3 + ["a"] * 4, "split": ["train"] * 3 + ["test"] * 4, "time": [0.0, 1, 2, 0, 1, 2, 3]}
+    ).assign(f0=np.arange(7.0), f1=1.0, label=[0, 0, 0, 0, 1, 1, 0])
+    datasets.write_parts(places / "set", table, {"f0": "speed"})
+    recordings = {path.stem: pd.read_parquet(path) for path in (places / "set" / "recordings").iterdir()}
+    assert {name: rows.to_dict("list") for name, rows in recordings.items()} == {
+        "a.test": {"time_s": [0, 1, 2, 3], "speed": [3, 4, 5, 6]},
+        "b.train": {"time_s": [0, 1, 2], "speed": [0, 1, 2]},
+    }
+    events = pd.read_parquet(places / "set" / "events.parquet")
+    assert events.to_dict("list") == {"recording": ["a.test"], "start_s": [1], "end_s": [2], "kind": ["anomaly"]}
 
 
 def test_css_drive_keeps_the_raw_logs_and_their_clock(prepared):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomalyvae.datasets import labelled_intervals, source_file, write_events, write_recording
+from anomalyvae.datasets import source_file, write_parts
 
 SOURCE = "github.com/imperial-qore/TranAD, data/SMAP_MSL"
 ABOUT = {
@@ -24,16 +24,10 @@ ABOUT = {
     "size_mb": 2.0,
 }
 CONVERTED = "77abe5138b96b9d33fbcc102557da511621f2aa12804b48e5fde464e65b3f46b"
-NAMES = {"time": "time_s", "f0": "telemetry", **{f"f{number}": f"command_{number}" for number in range(1, 25)}}
+NAMES = {"f0": "telemetry", **{f"f{number}": f"command_{number}" for number in range(1, 25)}}
 
 
 def prepare(folder: Path) -> None:
     """Write the data set into an empty folder."""
     path = source_file("smap", "smap.parquet", sha256=CONVERTED, origin=SOURCE)
-    events = []
-    for (channel, split), rows in pd.read_parquet(path).groupby(["series", "split"], sort=True):
-        name = f"{channel}.{split}"
-        write_recording(folder / "recordings" / f"{name}.parquet", rows[[*NAMES]].rename(columns=NAMES), {})
-        intervals = labelled_intervals(rows["time"].to_numpy(), rows["label"].to_numpy())
-        events.append(intervals.assign(recording=name, kind="anomaly"))
-    write_events(folder, pd.concat(events)[["recording", "start_s", "end_s", "kind"]])
+    write_parts(folder, pd.read_parquet(path), NAMES)
