@@ -3,7 +3,8 @@
 A data set is a recipe, a Python file ``data/<name>/prepare.py`` with
 
 - ``ABOUT``: ``{"what": …, "licence": …, "source": …, "size_mb": …}``;
-- ``prepare(folder)``: writes the data set into an empty folder, with `source_file`, `write_recording`, `write_events`;
+- ``prepare(folder)``: writes the data set into an empty folder, with `source_file`, `write_recording`, `write_events`
+  (or `write_parts`, for a table of series with labelled rows);
 - ``DIGEST``, if the checksums of the source files are not known: the `content_digest` of the prepared folder.
 
 A prepared data set is a folder::

@@ -235,14 +235,15 @@ def _summary(result: dict[str, Any]) -> str:
     """Our detector and the baselines, best average precision first."""
     means = {"anomalyvae": result["mean"]} | {k: entry["mean"] for k, entry in result["baselines"].items()}
     rate = result["evaluation"]["alarms_per_hour"]
+    width = max(map(len, means)) + 2
     lines = [
         f"Mean over {len(result['folds'])} recordings, each scored by a model that never saw it:\n",
-        f"{'':<14}{'AUROC':>7}{'AP':>8}   event recall at {rate:g} false alarms/h",
+        f"{'':<{width}}{'AUROC':>7}{'AP':>8}   event recall at {rate:g} false alarms/h",
     ]
     for name in sorted(means, key=lambda name: -(means[name]["average_precision"] or 0)):
         cells = [means[name][key] for key in ("auroc", "average_precision", "event_recall")]
         auroc, precision, recall = ("–" if cell is None else f"{cell:.3f}" for cell in cells)
-        lines.append(f"{name:<14}{auroc:>7}{precision:>8}{recall:>8}")
+        lines.append(f"{name:<{width}}{auroc:>7}{precision:>8}{recall:>8}")
     return "\n".join(lines)
 
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import few_calibrate
-from anomalyvae.evaluate.baselines import BASELINES
+from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
-from anomalyvae.health.grades import stretches
+from anomalyvae.health.grades import cells_of, stretches, within
 from anomalyvae.health.sensors import event_causes, part_of
 from anomalyvae.recordings import Windows
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, signal_scores, window_view
@@ -203,6 +203,9 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
     most_anomalous = flags.head(_DRAWN_WINDOWS)
+    cells = cells_of(within(data.samples, data.ranges))
+    rivals = {name: method(windows.rows[normal], own.rows) for name, method in BASELINES.items()}
+    rivals |= {name: method(cells[normal], cells[inside]) for name, method in ONE_LINERS.items()}
 
     def measured(values: NDArray[np.float64]) -> dict[str, float]:
         threshold = metrics.alarm_threshold(
@@ -239,7 +242,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
         },
         data=others,
         health=health,
-        baselines={name: measured(method(windows.rows[normal], own.rows)) for name, method in BASELINES.items()},
+        baselines={name: measured(values) for name, values in rivals.items()},
     )
 
 
@@ -271,7 +274,8 @@ def _fit(job: Job, data: TrainingSet) -> Any:
 def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Mapping[str, _Fold]) -> dict[str, Any]:
     """The content of ``metrics.json`` but for the id of the model and the run time."""
     own = [fold.figures["own_threshold"] for fold in folds.values()]
-    baselines = {name: {recording: fold.baselines[name] for recording, fold in folds.items()} for name in BASELINES}
+    rivals = (*BASELINES, *ONE_LINERS)
+    baselines = {name: {recording: fold.baselines[name] for recording, fold in folds.items()} for name in rivals}
     versions = {name: version(name) for name in ("anomalyvae", "numpy", "pandas", "scikit-learn", "torch")}
     return _nan_to_none(
         {

@@ -19,6 +19,7 @@ from anomalyvae.bundle.manifest import windows_by_role
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate import leave_out as runs
 from anomalyvae.evaluate import read_job, report, run_job
+from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Data, find_recordings
 from anomalyvae.recordings import WindowRecipe, read_windows
 from anomalyvae.review import retrain
@@ -226,12 +227,21 @@ def test_figures_are_those_of_the_scores(done, drives):
     assert fold["event_recall"] == metrics.event_recall(own["anomaly_score"], own, events, 60, 0.5)
     assert (fold["windows"], fold["anomalous"], fold["events"]) == (len(own), anomalous.sum(), 2)
     assert result["mean"]["auroc"] == pytest.approx(np.mean([f["auroc"] for f in result["folds"].values()]))
-    assert set(result["baselines"]) == {"row_norm", "pca", "knn", "mahalanobis"}
+    assert set(result["baselines"]) == {*BASELINES, *ONE_LINERS}
     for baseline in result["baselines"].values():
         assert set(baseline["folds"]) == set(result["folds"])
         assert set(baseline["mean"]) == {"auroc", "average_precision", "event_recall", "alarms_per_hour"}
     assert result["seed"] == 0
     assert result["mean"]["auroc"] > 0.9  # twelve standard deviations: even three epochs must see that
+
+
+def test_one_liners_see_samples_whatever_describes_a_window(done, job_file):
+    text = job_file.read_text().replace("max_gap_s = 1\n", "max_gap_s = 1\ncoefficients = 1\n")
+    job_file.write_text(text.replace("[output]", 'leave_out = "drive1"\n\n[output]'))
+    levels = run_job(read_job(job_file))["baselines"]  # a level alone has no variance
+    for name in ONE_LINERS:
+        assert levels[name]["folds"]["drive1"] == done[0]["baselines"][name]["folds"]["drive1"]
+        assert levels[name]["mean"]["auroc"] > 0.8
 
 
 def test_each_model_says_what_it_learned_and_can_begin_the_loop(done, tmp_path):
