@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.evaluate.baselines import BASELINES
+from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.pyod_adapter import OURS, pyod_detector
 from anomalyvae.recordings.dct import cosines
 
@@ -61,6 +61,16 @@ def plain(name: str, rows: Callable[[Array], Array]) -> Fit:
     """One of `anomalyvae.evaluate.baselines`."""
     label = name if rows is raw else f"{name}, shape"
     return lambda learned, seed: lambda windows: {label: BASELINES[name](rows(learned), rows(windows))}
+
+
+def one_liner(name: str) -> Fit:
+    """One of `anomalyvae.evaluate.baselines` that see samples."""
+    return lambda learned, seed: lambda windows: {name: ONE_LINERS[name](learned, windows)}
+
+
+def target(learned: Array, seed: int) -> Callable[[Array], Scores]:
+    """The norm of the target signal alone; see `TARGETED`."""
+    return lambda windows: {"target signal": BASELINES["row_norm"](raw(learned), raw(windows))}
 
 
 def lagged(learned: Array, seed: int) -> Callable[[Array], Scores]:
@@ -146,6 +156,8 @@ METHODS: dict[str, Fit] = {
     "gru": ours(f"{OURS}, gru", raw, "gru"),
     **{name: plain(name, raw) for name in BASELINES},
     **{f"{name}-shape": plain(name, shape) for name in BASELINES},
+    **{name: one_liner(name) for name in ONE_LINERS},
+    "target": target,
     "lagged": lagged,
     "iforest": iforest,
     "kmeans": kmeans,
@@ -155,5 +167,8 @@ METHODS: dict[str, Fit] = {
 }
 OWN = (OURS, "linear", "linear-raw", "adversarial", "mlp", "conv1d", "gru")
 SLOW = ("conv1d", "gru", "lstm")
-SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), "lagged", "matrix_profile", "plain_profile"}
+SEEDLESS = {*BASELINES, *(f"{name}-shape" for name in BASELINES), *ONE_LINERS, "target", "lagged", "matrix_profile"}
+SEEDLESS |= {"plain_profile"}
+TARGETED = ("target",)  # they see the target signal alone, on sets that have one
 QUICK = ["linear", OURS, "row_norm", "row_norm-shape", "knn", "knn-shape", "mahalanobis", "lagged", "kmeans"]
+QUICK += [*ONE_LINERS, "target"]

@@ -9,7 +9,8 @@ Sets
               missed, over the rows of all experiments together: of those after the first 400, as the leaderboard
               counts, or (``all_...``) of all rows, as it did before.
     smap      54 channels, learned from their train part. Windows of 20 rows, one at each row. Mean VUS-PR and VUS-ROC
-              of the test parts, the buffer by `volume.evaluation_window`.
+              of the test parts, the buffer by `volume.evaluation_window`. The telemetry is the target signal.
+    smd, asd  4 server machines and 6 application servers, as smap; without a target signal.
     jair_jr   3 trips, each scored by a detector fitted to the two others without their manoeuvres. Windows of 2 s at
               10 Hz, all nine signals, every 0.4 s. A window is anomalous if half of it lies in an aggressive
               manoeuvre, or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a
@@ -17,11 +18,18 @@ Sets
     potholes  5 drives, as in pipelines/potholes.toml: each scored by a detector fitted to the others without their
               potholes.
 
-A row of skab or smap has the mean score of the windows that cover it (offline), or (``causal_...``) the score of the
-window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. ``linear`` is our
+A row of skab, smap, smd or asd has the mean score of the windows that cover it (offline), or (``causal_...``) the score
+of the window that ends there. ``shape`` is a window as three numbers a signal: level, slope and bend. ``linear`` is our
 detector with ``hidden=()``; `SETTINGS` in sequence_methods.py lists our settings other than the defaults. Detectors and
-thresholds use neither labels nor scored rows. Each result is stored at once, by set, case, seed, method and version of
-the code, so a stopped run continues where it was.
+thresholds use neither labels nor scored rows. ``moving_variance``, ``squared_difference``, ``row_norm`` and, where a
+set has one, ``target`` (the norm of the target signal alone) are one-liners; the target is never chosen by labels.
+
+A case belongs to the `chosen` or the `unseen` half by the hash of its name, as in tabular.py: choices are made on the
+chosen half (``--half chosen`` runs and prints no other). Differences are ours minus the best other method, paired by
+case; see sequence_report.py.
+
+Each result is stored at once, by set, case, seed, method and version of the code, so a stopped run continues where it
+was.
 """
 
 import argparse
@@ -41,8 +49,10 @@ import sequence_methods
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, Array, Scores
+from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, TARGETED, Array, Scores
+from sequence_report import differences, of_set, summary
 from tabular import ROOT, code_version, kept_results, made_at, markdown
+from tabular_report import HALVES, half_of
 from volume import evaluation_window, vus
 
 from anomalyvae import metrics
@@ -72,18 +82,22 @@ ALARMS_PER_HOUR = 60.0
 
 
 class Case(NamedTuple):
-    """Windows to learn and to score, and the function that evaluates scores (if `parted`, also of learned windows)."""
+    """Windows to learn and to score, and the function that evaluates scores (if `parted`, also of learned windows).
+
+    `target` is the signal that the others explain, if the set names one.
+    """
 
     name: str
     learned: Array
     scored: Array
     parted: bool
     judge: Callable[[Array, Array], dict[str, float]]
+    target: int | None = None
 
 
 def rolling(x: Array) -> Array:
-    """A window at each row of a series ``(n, signals)``."""
-    return np.ascontiguousarray(sliding_window_view(x, LENGTH, axis=0))
+    """A window at each row of a series ``(n, signals)``; a view."""
+    return sliding_window_view(x, LENGTH, axis=0)
 
 
 def of_points(scores: Array) -> dict[str, Array]:
@@ -121,16 +135,15 @@ def _counts(label: NDArray[np.bool_], scores: Array, held_out: Array) -> dict[st
     return counts
 
 
-def smap() -> Iterator[Case]:
-    """The test part of each channel."""
-    folder = get_dataset("smap")
+def split_set(name: str, target: int | None = None) -> Iterator[Case]:
+    """The test part of each series of a set; its train part is learned."""
+    folder = get_dataset(name)
     events = pd.read_parquet(folder / "events.parquet")
     for path in sorted((folder / "recordings").glob("*.test.parquet")):
         x, label = _series(path, events)
-        learned = pd.read_parquet(path.with_name(path.name.replace(".test.", ".train."))).drop(columns="time_s")
-        window = evaluation_window(np.concatenate([learned.to_numpy()[:, 0], x[:, 0]]))
-        judge = partial(_volumes, label, window)
-        yield Case(path.stem.removesuffix(".test"), rolling(learned.to_numpy(dtype=float)), rolling(x), False, judge)
+        learned, _ = _series(path.with_name(path.name.replace(".test.", ".train.")), events)
+        judge = partial(_volumes, label, evaluation_window(np.concatenate([learned[:, 0], x[:, 0]])))
+        yield Case(path.stem.removesuffix(".test"), rolling(learned), rolling(x), False, judge, target)
 
 
 def _volumes(label: NDArray[np.bool_], window: int, scores: Array, held_out: Array) -> dict[str, float]:
@@ -210,8 +223,14 @@ def _ranked(
 
 
 SETS: dict[str, Callable[[], Iterator[Case]]] = {
-    "skab": skab, "smap": smap, "jair_jr": jair_jr, "potholes": potholes
-}  # fmt: skip
+    "skab": skab,
+    "smap": partial(split_set, "smap", target=0),
+    "smd": partial(split_set, "smd"),
+    "asd": partial(split_set, "asd"),
+    "jair_jr": jair_jr,
+    "potholes": potholes,
+}
+LARGE = ("skab", "smap", "smd", "asd")
 
 
 # --- running --------------------------------------------------------------------------------------------
@@ -219,12 +238,15 @@ SETS: dict[str, Callable[[], Iterator[Case]]] = {
 
 def results_of(case: Case, method: str, seed: int) -> list[dict[str, Any]]:
     """Fit and score one method on one case; one result per score."""
+    learned, scored = case.learned, case.scored
+    if method in TARGETED and case.target is not None:
+        learned, scored = learned[:, [case.target]], scored[:, [case.target]]
     started = time.perf_counter()
-    score = METHODS[method](case.learned, seed)
+    score = METHODS[method](learned, seed)
     fitted = time.perf_counter()
-    scores = score(case.scored)
+    scores = score(scored)
     done = time.perf_counter()
-    held_out = _held_out_scores(case.learned, method, seed) if case.parted else {}
+    held_out = _held_out_scores(learned, method, seed) if case.parted else {}
     seconds = {"fit_s": fitted - started, "score_s": done - fitted}
     nothing = np.empty(0)
     return [
@@ -250,16 +272,18 @@ def _held_out_scores(learned: Array, method: str, seed: int) -> Scores:
 
 
 def tasks(
-    sets: Iterable[str], methods: list[str] | None, seeds: int | None, quick: bool
+    sets: Iterable[str], methods: list[str] | None, seeds: int | None, quick: bool, half: str = "whole"
 ) -> Iterator[tuple[str, Case, str, int]]:
     """By default small sets with three seeds and all methods, large sets with one seed and without slow methods."""
     for name in sets:
-        large = name in ("skab", "smap")
+        large = name in LARGE
         chosen = methods or (QUICK if quick else [method for method in METHODS if not (large and method in SLOW)])
         for number, case in enumerate(SETS[name]()):
-            if quick and number % 6:
+            if (quick and number % 6) or half not in ("whole", half_of(name, case.name)):
                 continue
             for method in chosen:
+                if method in TARGETED and case.target is None:
+                    continue
                 for seed in range(1 if quick or method in SEEDLESS else seeds or (1 if large else 3)):
                     yield name, case, method, seed
 
@@ -318,27 +342,6 @@ def _quietly(coefficients: int) -> None:
     warnings.simplefilter("ignore")
 
 
-def summary(results: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A row per method: means over seeds and cases, or figures of their counts together."""
-    mine = results[results["set"] == name].dropna(axis=1, how="all")
-    columns = mine.columns.difference(["set", "case", "asked", "seed", "version", "method"], sort=False)
-    if name != "skab":
-        first = "vus_pr" if name == "smap" else "auroc"
-        return mine.groupby("method")[list(columns)].mean().sort_values(first, ascending=False)
-    total = mine.groupby("method")[list(columns)].sum()
-    rates: dict[str, pd.Series] = {}
-    for part in ("", "causal_", "all_", "all_causal_"):
-        tp, fp, fn, tn = (total[f"{part}{name}"] for name in ("tp", "fp", "fn", "tn"))
-        rates |= {
-            f"{part}f1": tp / (tp + (fp + fn) / 2),
-            f"{part}false": fp / (fp + tn),
-            f"{part}missed": fn / (fn + tp),
-        }
-    return (
-        pd.DataFrame(rates).join(mine.groupby("method")[["fit_s", "score_s"]].mean()).sort_values("f1", ascending=False)
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET", help="default: all")
@@ -347,9 +350,10 @@ def main() -> None:
         nargs="+",
         choices=METHODS,
         metavar="METHOD",
-        help="default: all, but for skab and smap the quick ones",
+        help="default: all, but for large sets (skab, smap, smd, asd) the fast ones",
     )
-    parser.add_argument("--seeds", type=int, help="default: 1 on skab and smap, 3 on the others")
+    parser.add_argument("--seeds", type=int, help="default: 1 on large sets, 3 on the others")
+    parser.add_argument("--half", choices=HALVES, default="whole", help="run and print these cases alone")
     parser.add_argument(
         "--coefficients", type=int, default=3, help="of a signal, where a window is its shape; default: 3"
     )
@@ -360,7 +364,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     _quietly(options.coefficients)
     out = options.out / "quick" if options.quick else options.out
-    todo = tasks(options.sets, options.methods, options.seeds, options.quick)
+    todo = tasks(options.sets, options.methods, options.seeds, options.quick, options.half)
     run(todo, out / "results.jsonl", options.jobs)
     versions = {method: version_of(method) for method in METHODS}
     kept = [
@@ -370,10 +374,19 @@ def main() -> None:
     ]
     text = [f"{made_at()}"]
     for name in options.sets:
-        table = summary(pd.DataFrame(kept), name)
-        table.to_csv(out / f"{name}.csv")
-        text.append(f"## {name}\n\n{markdown(table)}")
-        print(f"\n{name}\n{table.round(3).to_string()}")
+        mine = of_set(pd.DataFrame(kept, columns=None if kept else ["set", "case"]), name, options.half)
+        if mine.empty:
+            print(f"\n{name}\nNo method runs on these cases.")
+            continue
+        parts = {"": summary(mine, name), "differences": differences(mine, name)}
+        for part, table in parts.items():
+            title = f"{name} {part}".rstrip()
+            table = table.dropna(axis=1, how="all")
+            if table.empty:  # without ours, or without others, there is no difference
+                continue
+            table.to_csv(out / f"{title.replace(' ', '-')}.csv")
+            text.append(f"## {title}\n\n{markdown(table)}")
+            print(f"\n{title}\n{table.round(3).to_string()}")
     (out / "tables.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print(f"\nTables in {out}")
 

@@ -366,8 +366,8 @@ def made_at() -> str:
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown, with three decimals."""
     lines = [[str(table.index.name or ""), *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
-    for name, row in zip(table.index, table.to_numpy(), strict=True):
-        lines.append([str(name), *("" if pd.isna(v) else v if isinstance(v, str) else f"{v:.3f}" for v in row)])
+    for name, row in zip(table.index, table.astype(object).to_numpy(), strict=True):
+        lines.append([str(name), *("" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

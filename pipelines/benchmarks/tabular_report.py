@@ -6,12 +6,12 @@ interval is about faults, not about plants.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.pyod_adapter import OURS
 
@@ -38,11 +38,15 @@ def half_of(collection: str, table: str) -> str:
     return ("chosen", "unseen")[hashlib.sha256(f"{collection}/{table}".encode()).digest()[0] % 2]
 
 
-def interval(differences: ArrayLike, draws: int = 10_000) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean over tables. The seed is fixed."""
-    values = np.asarray(differences, dtype=np.float64)
+def interval(
+    values: ArrayLike,
+    draws: int = 10_000,
+    of: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda drawn: drawn.mean(axis=1),
+) -> tuple[float, float]:
+    """The 95 % bootstrap interval over tables of a mean, or ``of`` draws ``(draws, n, ...)``. The seed is fixed."""
+    values = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(of(values[drawn]), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -156,7 +160,11 @@ def _by_half(paired: pd.DataFrame, figure: str) -> dict[str, Any]:
     """The mean of one value per table in each half, the interval of the whole, and a lead on one half alone."""
     mean = {half: float(_half(paired, half)[figure].mean()) for half in HALVES}
     low, high = interval(paired[figure])
+    return {"tables": len(paired), **mean, "low": low, "high": high, "warning": one_sided(mean)}
+
+
+def one_sided(mean: Mapping[str, float]) -> str:
+    """A warning, if a mean difference is above zero on one half alone."""
     leads = [half for half in HALVES[:2] if mean[half] > 0]
     both = not any(np.isnan(mean[half]) for half in HALVES[:2])
-    warning = f"leads on the {leads[0]} half alone" if both and len(leads) == 1 else ""
-    return {"tables": len(paired), **mean, "low": low, "high": high, "warning": warning}
+    return f"leads on the {leads[0]} half alone" if both and len(leads) == 1 else ""
