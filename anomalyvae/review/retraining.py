@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 
@@ -66,8 +66,8 @@ def retrain(
     Raises
     ------
     FileNotFoundError, ValueError
-        If the champion has no windowing recipe or manifest, a recording is missing or has changed, or there is nothing
-        to learn.
+        If the champion has no windowing recipe or manifest, a recording is missing or has changed, or the verdicts
+        change nothing that the champion has learned.
 
     Notes
     -----
@@ -78,14 +78,26 @@ def retrain(
         raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion replaces a champion.")
     recipe, card = recipe_of(champion), read_card(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
-    data = TrainingSet.of_manifest(
-        next_manifest(old, events, source), recipe, ranges=ranges_of(champion), source=source, **options
-    )
+    new = next_manifest(old, events, source)
+    counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
+    if _taught(new) == _taught(old):
+        found = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()) or "no events"
+        raise ValueError(
+            f"Got {found}, expected verdicts that change what {champion} has learned: without them, the challenger "
+            "would be the champion again. Review events first (anomalyvae review)."
+        )
+    data = TrainingSet.of_manifest(new, recipe, ranges=ranges_of(champion), source=source, **options)
     data = replace(data, samples=replace(data.samples, units=card["units"] | data.samples.units))
     train(data, recipe, unfitted(champion), out, drift=card["training"].get("drift", False))
-    counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
     normal, faults = (int((data.role == role).sum()) for role in ("normal", "fault"))
     return Retrained(Path(out), read_card(out)["model_id"], normal, faults, counts)
+
+
+def _taught(manifest: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """The intervals that decide what is learned: those of recordings of which anything is learned."""
+    of_learned = manifest["sha256"].isin(manifest.loc[manifest["role"] != "excluded", "sha256"])
+    intervals = manifest.loc[of_learned, ["sha256", "start_s", "end_s", "role"]]
+    return set(intervals.itertuples(index=False, name=None))
 
 
 def refits(

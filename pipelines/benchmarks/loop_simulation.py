@@ -95,7 +95,8 @@ def simulate_loop(job: Job, progress: Progress = lambda done, steps, what: None)
         progress(1, steps, f"learned {', '.join(path.stem for path in learn)}")
         with Queue(out / "queue.db") as queue:
             for number, path in enumerate(meet, start=1):
-                _review(job, queue, champion, path, out / f"round{number}", events)
+                if not _review(job, queue, champion, path, out / f"round{number}", events):
+                    continue  # without a verdict, there is nothing to learn
                 reviewed = queue.events()
                 for variant in reversed(_VERDICTS):  # the one that may be promoted comes last
                     row = _challenge(job, out / f"round{number}", champion, reviewed, variant, holdout)
@@ -142,8 +143,8 @@ def _begin(job: Job, learn: list[Path], events: pd.DataFrame, folder: Path) -> N
     train(learn, job.windows, detector, folder, events=events, tolerance_s=tolerance_s, **options)
 
 
-def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> None:
-    """Score a recording, flag its most anomalous events, and give verdicts by the known events."""
+def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, events: pd.DataFrame) -> int:
+    """Score a recording, flag its most anomalous events, and give verdicts by the known events; returns how many."""
     simulation: Simulation = job.extra["simulation"]
     score_folder(champion, path, out / "scores", **options_of(job.data))
     budget = simulation.budget
@@ -154,6 +155,7 @@ def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, event
     near = metrics.touches(waiting, events, job.data.tolerance_s)
     for event, fault in zip(waiting["event_id"], near, strict=True):
         queue.give(event, "fault" if fault else "new_normal", "known events")
+    return len(waiting)
 
 
 def _challenge(

@@ -253,9 +253,9 @@ def test_each_model_says_what_it_learned_and_can_begin_the_loop(done, tmp_path):
         assert set(role) == {"normal", "excluded"}  # the bumps are neither learned nor pushed away
         assert (role == "normal").sum() == card["training"]["rows"]
         assert windows.rows[role == "normal"].to_numpy().max() < 7  # bumps reach 12
-    nothing = pd.DataFrame(columns=["event_id", "source", "file", "recording", "start_s", "end_s", "verdict"])
-    made = retrain(nothing, folder / "model", tmp_path / "challenger")
-    assert made.normal == read_card(folder / "model")["training"]["rows"]
+    noise = manifest.iloc[:1].assign(event_id="e", start_s=0.0, end_s=0.1, verdict="noise")
+    made = retrain(noise, folder / "model", tmp_path / "challenger")
+    assert 0 < made.normal < read_card(folder / "model")["training"]["rows"]
 
 
 def test_flags_are_events_with_reasons_highest_score_first(done):

@@ -110,23 +110,43 @@ def test_a_challenger_learns_reviewed_events_and_lists_them(world, challenger):
     assert (model.predict(windows.rows[role == "normal"]) == -1).mean() < 0.1
 
 
-def test_retraining_without_a_verdict_gives_the_champion_again(world, tmp_path):
+def test_retraining_without_a_verdict_is_refused(world, tmp_path):
     nothing = world["events"].assign(verdict=None)
-    made = retrain(nothing, world["folder"] / "first", tmp_path / "same")
-    assert made.model_id == read_card(world["folder"] / "first")["model_id"]
-    assert made.verdicts == {"open": len(nothing)}
+    unsure = nothing.assign(verdict=["unsure", *nothing["verdict"][1:]])
+    elsewhere = nothing.assign(verdict=["noise", *nothing["verdict"][1:]])  # in a recording that is not learned
+    for events, said in ((nothing, "69 open"), (unsure, "68 open, 1 unsure"), (elsewhere, "68 open, 1 noise")):
+        with pytest.raises(ValueError, match=f"Got {said}, expected verdicts that change what .*first has learned"):
+            retrain(events, world["folder"] / "first", tmp_path / "same")
+    with pytest.raises(ValueError, match="Got no events, expected verdicts"):
+        retrain(nothing[:0], world["folder"] / "first", tmp_path / "same")
+    assert not (tmp_path / "same").exists()
+
+
+def test_verdicts_that_the_champion_has_learned_are_no_reason_to_retrain(world, challenger, tmp_path):
+    with pytest.raises(ValueError, match="Got 60 new_normal, 9 fault, expected verdicts that change"):
+        retrain(world["events"], challenger, tmp_path / "again")
+
+
+def test_the_command_refuses_to_retrain_without_a_verdict(world, tmp_path, capsys):
+    with Queue(tmp_path / "queue.db"):
+        pass
+    first, out = str(world["folder"] / "first"), str(tmp_path / "out")
+    assert main(["retrain", "--queue", str(tmp_path / "queue.db"), "--champion", first, "--out", out]) == 1
+    assert "Review events first (anomalyvae review)." in capsys.readouterr().err
 
 
 def test_a_champion_without_a_manifest_needs_learned(world, tmp_path):
     from anomalyvae import save
 
     plain = save(load(world["folder"] / "first"), tmp_path / "plain", recipe=RECIPE.to_dict())
-    nothing = world["events"].assign(verdict=None)
     with pytest.raises(FileNotFoundError, match="--learned"):
-        retrain(nothing, plain, tmp_path / "out")
+        retrain(world["events"], plain, tmp_path / "out")
     learned = [world["folder"] / f"old{n}.parquet" for n in range(4)]
-    made = retrain(nothing, plain, tmp_path / "out", learned=learned)
-    assert made.normal == read_card(plain)["training"]["rows"]
+    with pytest.raises(ValueError, match="expected verdicts that change"):
+        retrain(world["events"].assign(verdict=None), plain, tmp_path / "out", learned=learned)
+    fault = world["events"][-1:]
+    made = retrain(fault, plain, tmp_path / "out", learned=learned)
+    assert (made.normal, made.faults) == (read_card(plain)["training"]["rows"], 4)
 
 
 def test_a_champion_is_never_overwritten_by_retraining(world):
@@ -294,7 +314,7 @@ def test_some_faults_among_new_normals_wait_for_a_second_reviewer(world, champio
     confirmed = decide(champion, confirmed=new)
     assert confirmed.promoted
     promotion.promote(tmp_path / "taken", champion, confirmed, holdout)
-    retrain(taken, champion, tmp_path / "next")  # what a champion has learned is not asked about again
+    retrain(world["events"], champion, tmp_path / "next")  # what a champion has learned is not asked about again
     assert gate.judge(tmp_path / "next", champion, taken, holdout, confirmed=set(), refits=0).doubtful == ()
 
 
