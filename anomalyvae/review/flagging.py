@@ -15,7 +15,7 @@ from anomalyvae.health.sensors import event_causes
 from anomalyvae.metrics import touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, read_log
-from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, pick_events
+from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, judged, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
 from anomalyvae.scoring.ranking import rank, read_scores
@@ -39,6 +39,7 @@ class Flagged(NamedTuple):
     added: int
     failed: dict[str, str]  # files without scores, and why
     caution: str | None = None  # what the p-values cannot show: `anomalyvae.calibration.few_calibrate`
+    verdicts: int = 0  # on known events, that took part in the choice
 
 
 def flag_folder(
@@ -57,8 +58,9 @@ def flag_folder(
 ) -> Flagged:
     """Pick events from a folder of scores, explain why each is anomalous, and add them to a queue.
 
-    `pick_events` describes how they are picked. The events of the queue are known, whichever model flagged them. Open
-    events can be picked again, so the same call gives the same events. Only files with candidates are read.
+    `pick_events` describes how they are picked. The events of the queue are known, whichever model flagged them.
+    Verdicts on them change which events are picked, but no score, p-value or flag. Open events can be picked again, so
+    the same call gives the same events. Only files with candidates are read.
 
     Parameters
     ----------
@@ -119,8 +121,9 @@ def flag_folder(
     if drives is not None:
         order = rank(read_scores(scores, model))["file"]
         new = new[new["file"].isin(order[order.isin(new["file"])][:drives])]
+    known = _encoded(held, reasons)
     picked = pick_events(
-        new, reasons.codes_of, budget, known=_encoded(held, reasons), per_recording=per_recording,
+        new, reasons.codes_of, budget, known=known, per_recording=per_recording,
         spread=reasons.spread, near=near, pool=pool,
     )  # fmt: skip
     card = read_card(model)
@@ -130,7 +133,7 @@ def flag_folder(
             picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
     failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
-    return Flagged(picked, len(events), int(met.sum()), added, failed, caution_of(card))
+    return Flagged(picked, len(events), int(met.sum()), added, failed, caution_of(card), len(judged(known)))
 
 
 def export(
@@ -169,6 +172,9 @@ def in_words(flagged: Flagged) -> str:
         f"{flagged.events:,} flagged events, {flagged.known:,} of them known; picked {len(picked):,} from "
         f"{picked['recording'].nunique():,} recordings, {flagged.added:,} of them new in the queue"
     ]
+    if flagged.verdicts:
+        said = f"{flagged.verdicts:,} verdicts" if flagged.verdicts > 1 else "1 verdict"
+        lines.append(f"{said} took part in the choice: events like faults come before events like normal ones")
     for event in picked.to_dict("records"):
         top = [f"{name} {share:.0%}" for name, share in zip(event["signals"][:3], event["shares"], strict=False)]
         far = [f"{name} {widths:.2g} range widths outside" for name, widths in list(event["outside"].items())[:1]]

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 
 from anomalyvae.calibration import AlarmTarget
 from anomalyvae.metrics import merge_alarms
+from anomalyvae.review.verdicts import ANOMALOUS, VerdictScores
 
 NEAR = 0.5  # training spreads: two events closer than this are similar
 POOL = 2  # candidates for each event that is picked
@@ -97,6 +98,9 @@ def pick_events(
     anomalous candidate is picked first; then, repeatedly, the one farthest from all picked and known events (greedy
     k-centre [1]_, as in active learning [2]_).
 
+    With verdicts, there are at first twice as many candidates, and `VerdictScores` of their codes decide which half
+    stays and which is picked first: events like faults rather than events like new normals and noise.
+
     Parameters
     ----------
     events : DataFrame
@@ -107,7 +111,8 @@ def pick_events(
     budget : int
         Most events to pick.
     known : DataFrame, optional
-        Events as `Queue.events` gives them: ``event_id``, ``verdict`` and ``latent``, in the same latent space.
+        Events as `Queue.events` gives them: ``event_id``, ``verdict``, ``p_value``, ``peak_score`` and ``latent``, in
+        the same latent space.
     per_recording : int, default=5
         Most events to pick from one recording.
     spread : float
@@ -157,11 +162,32 @@ def pick_events(
         if value < 1:
             raise ValueError(f"Got {name}={value}, expected 1 or more. Raise it.")
     centres = _codes(known)
-    found, codes = _candidates(events, codes_of, centres, near * spread, pool * budget, pool * per_recording)
+    said = judged(known)
+    wider = pool if said.empty else 2 * pool
+    found, codes = _candidates(events, codes_of, centres, near * spread, wider * budget, wider * per_recording)
+    if len(said) and len(found):
+        first = _after_verdicts(found, codes, said)[: pool * budget]
+        found, codes = found.iloc[first], codes[first]
     picked = _farthest_first(codes, found["recording"].to_numpy(), centres, budget, per_recording)
     chosen = found.iloc[picked].reset_index(drop=True)
     chosen["latent"] = pd.Series(codes[picked].tolist(), dtype=object)
     return chosen.assign(**_nearest(codes[picked], known, spread))
+
+
+def judged(known: pd.DataFrame | None) -> pd.DataFrame:
+    """The known events whose verdicts say something of others: not ``unsure``."""
+    if known is None or "verdict" not in known:
+        return pd.DataFrame()
+    return known[known["verdict"].isin(list(ANOMALOUS))]
+
+
+def _after_verdicts(events: pd.DataFrame, codes: Floats, said: pd.DataFrame) -> NDArray[np.intp]:
+    """The positions of events in their order after verdicts on other events."""
+    both = pd.concat([events[["p_value", "peak_score"]], said[["p_value", "peak_score"]]], ignore_index=True)
+    order = both.sort_values(["p_value", "peak_score"], ascending=[False, True], kind="stable", na_position="first")
+    scores = VerdictScores(order.index.argsort(), np.vstack([codes, _codes(said)]))
+    places = np.arange(len(events), len(both))
+    return np.argsort(-scores(places, said["verdict"].map(ANOMALOUS))[: len(events)], kind="stable")
 
 
 def _candidates(

@@ -27,6 +27,7 @@ from anomalyvae.options import ReadOptions
 from anomalyvae.review.database import VERDICTS
 from anomalyvae.review.evidence import Evidence, plain
 from anomalyvae.review.queue import Queue
+from anomalyvae.review.verdicts import QueueOrder
 from anomalyvae.untrusted import printable
 
 try:
@@ -131,15 +132,18 @@ def create_app(
     passed once, as ``/?token=…``, and kept in a cookie.
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
+    order_of = QueueOrder()
 
     def events(request: Request) -> Response:
-        agreeing = queue.agreeing()
+        agreeing, held = queue.agreeing(), queue.events()
+        order, counted = order_of(held)
         return JSONResponse(
             {
                 "events": [
                     _listed(row) | {"agreeing": agreeing.get(row["event_id"], [])}
-                    for row in queue.events().to_dict("records")
+                    for row in held.iloc[order].to_dict("records")
                 ],
+                "ordered_by": counted,
                 "verdicts": VERDICTS,
                 "model_id": evidence.model_id,
                 "caution": evidence.caution,

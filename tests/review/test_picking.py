@@ -15,6 +15,7 @@ from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review import Queue, flag_folder
+from anomalyvae.review.flagging import in_words
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
 from anomalyvae.review.picking import NEAR, alarm_cut, flagged_events, pick_events, spread_of
 from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
@@ -126,6 +127,26 @@ def test_only_reviewed_events_are_named_but_waiting_ones_are_known():
     assert set(after["nearest"]) == {"a"}
     distance = np.linalg.norm(codes(after)[:, None] - codes(known)[None], axis=2) / spread_of(latent)
     assert distance.min() > 0.1
+
+
+def test_verdicts_change_which_events_are_picked_and_no_score():
+    scores, latent = scored(n=1200, recordings=60)
+    kinds = 10 * np.random.default_rng(1).normal(size=(5, 3))
+    kind_of = {code: int(np.linalg.norm(kinds - code, axis=1).argmin()) for code in map(tuple, latent)}
+    known = pick(scores, 5, latent, pool=20)  # one of each kind
+    known = known.assign(event_id=list("abcde"), recording="another drive")
+    kind = [kind_of[tuple(code)] for code in known["latent"]]
+    options = {"near": 0.01, "per_recording": 50}
+    plain = pick(scores, 20, latent, known=known.assign(verdict="unsure"), **options)
+    said = known.assign(verdict=["fault" if each == kind[0] else "new_normal" for each in kind])
+    after = pick(scores, 20, latent, known=said, **options)
+    alike = [sum(kind_of[tuple(code)] == kind[0] for code in picked["latent"]) for picked in (plain, after)]
+    assert alike[1] > alike[0]
+    assert kind_of[tuple(after["latent"][0])] == kind[0]
+    assert set(after["peak_score"]) <= set(scores["anomaly_score"])
+    none = pick(scores, 20, latent, known=known.assign(verdict=None), **options)
+    pd.testing.assert_frame_equal(none.drop(columns=["nearest", "nearest_distance"]),
+                                  plain.drop(columns=["nearest", "nearest_distance"]))  # fmt: skip
 
 
 def test_a_recording_full_of_known_events_does_not_hide_a_new_one():
@@ -301,6 +322,23 @@ def test_reviewed_and_similar_events_are_not_flagged_again(night, bundles, queue
     near = flag(night, bundles, queue, near=1.0).picked
     assert touching(near, "d", 70).empty
     assert len(touching(flag(night, bundles, queue, near=0.0, budget=99).picked, "d", 70)) == 1
+
+
+def test_flagging_says_how_many_verdicts_took_part(night, bundles, queue):
+    first = flag(night, bundles, queue)
+    assert first.verdicts == 0
+    assert "verdict" not in in_words(first)
+    before = queue.events().set_index("event_id")["peak_score"]
+    scores = {path: path.read_bytes() for path in (night / "scores").rglob("*.parquet")}
+    for name, verdict in zip(first.picked["event_id"][:3], ("fault", "noise", "unsure"), strict=True):
+        queue.give(name, verdict, "ann")
+    again = flag(night, bundles, queue)
+    assert again.verdicts == 2
+    assert in_words(again).splitlines()[1].startswith("2 verdicts took part in the choice")
+    pd.testing.assert_frame_equal(again.picked, flag(night, bundles, queue).picked)
+    after = queue.events().set_index("event_id")["peak_score"]
+    pd.testing.assert_series_equal(after[before.index], before)
+    assert scores == {path: path.read_bytes() for path in (night / "scores").rglob("*.parquet")}  # also the flags
 
 
 def test_events_that_touch_a_known_one_are_known_whatever_their_code(night, bundles, queue):

@@ -136,6 +136,36 @@ def test_the_list_says_what_few_recordings_cannot_show(files, serving, evidence,
     assert ask(page, "/api/events")[2]["caution"].startswith("3 recordings can show no p-value below 0.25")
 
 
+def kinds(files, n=12):
+    """Events of two kinds, two of each in turn; and the places of the second kind."""
+    other = np.arange(n) // 2 % 2
+    codes = np.random.default_rng(2).normal(scale=0.1, size=(n, 2)) + 8.0 * other[:, None]
+    return events_of(files, n, latent=codes.tolist()), np.flatnonzero(other)
+
+
+def test_a_verdict_changes_the_order_of_the_open_events_at_once_and_no_score(files, serving):
+    events, places = kinds(files)
+    page = serving(events)
+    other = {page.ids[place] for place in places}
+    before = ask(page, "/api/events")[2]
+    assert before["ordered_by"] == 0
+    said = {"verdict": "noise", "reviewer": "ada"}
+    standing = ask(page, f"/api/events/{page.ids[0]}/verdict", said)[2]
+    told = ask(page, "/api/events")[2]
+    assert told["ordered_by"] == 1
+    order = [event["event_id"] for event in told["events"]]
+    assert order[0] == page.ids[0]
+    assert set(order[1:4]) < other
+    assert not set(order[-3:]) & other
+    was = {event["event_id"]: event for event in before["events"]}
+    for event in told["events"][1:]:
+        assert event == was[event["event_id"]]
+    assert list(page.queue.events()["event_id"]) == page.ids
+
+    ask(page, f"/api/events/{page.ids[0]}/undo", said | {"reviewed_at": standing["reviewed_at"]})
+    assert ask(page, "/api/events")[2]["events"] == before["events"]
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_signals_are_the_recording_and_the_mean_reconstruction_of_its_windows(files, serving, which):
     page = serving(events_of(files))
@@ -532,7 +562,7 @@ def test_the_page_shows_what_few_recordings_cannot_show(files, serving, evidence
 
 @in_chromium
 def test_verdicts_by_keyboard_are_found_again_after_a_reload(files, serving, browser):
-    page = serving(events_of(files, 6))
+    page = serving(events_of(files, 6, model_id=[f"m{i}" for i in range(6)]))  # so that the order stays
     tab = meet(browser, page)
     assert shown(tab) == page.ids
     for key, left in (("f", 5), ("n", 4)):
@@ -574,8 +604,35 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(files, serving, bro
 
 
 @in_chromium
+def test_after_a_verdict_events_of_another_kind_rise_and_are_offered(files, serving, browser):
+    events, places = kinds(files)
+    page = serving(events)
+    other = {page.ids[place] for place in places}
+    tab = meet(browser, page)
+    below = "document.querySelector('#shown').textContent"
+    assert "verdict" not in tab.run(below)
+    score = f"document.querySelector('[data-event=\"{page.ids[10]}\"] .score').textContent"
+    before = tab.run(score)
+    tab.press("x")
+    tab.until(f"{below}.endsWith(', by score and 1 verdict')")
+    order = shown(tab)
+    assert set(order[:3]) < other
+    assert not set(order[-3:]) & other
+    assert tab.run(score) == before
+    here = order.index(page.ids[1])  # it opened before the answer came
+    assert here > 0
+    tab.until(f"{SELECTED} === '{page.ids[1]}'")
+    tab.press("f")
+    tab.until(f"{SELECTED} === '{order[0]}'")  # it has risen
+    tab.until(f"{below}.endsWith('2 verdicts')")
+    tab.press("z")
+    tab.until(f"{below}.endsWith('1 verdict')")
+    assert browser.console == []
+
+
+@in_chromium
 def test_second_look_lists_new_normals_of_one_other_reviewer(files, serving, browser):
-    page = serving(events_of(files, 6))
+    page = serving(events_of(files, 6, model_id=[f"m{i}" for i in range(6)]))
     for place, reviewer in ((0, "ada"), (1, "ada"), (3, "bob"), (4, "ada")):
         page.queue.give(page.ids[place], "new_normal", reviewer)
     page.queue.give(page.ids[2], "fault", "ada")

@@ -38,7 +38,9 @@ export function showList() {
   )));
   at("list").querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
   const part = shown.length < events.length ? `, ${shown.length} listed` : "";
-  at("shown").textContent = `${events.length} of ${state.events.length} events${part}`;
+  const by = state.orderedBy === 1 ? "1 verdict" : `${state.orderedBy} verdicts`;
+  at("shown").textContent = `${events.length} of ${state.events.length} events${part}, by score${state.orderedBy ? ` and ${by}` : ""}`;
+  at("shown").title = state.orderedBy ? "Open events like a fault are higher, those like a normal event or noise lower. Scores and flags stay." : "";
   at("nothing").hidden = Boolean(state.byId.get(state.current)) || events.length > 0;
   const waiting = state.events.filter(isForSecondLook).length;
   at("status").querySelector("[data-status=second]").textContent = `2nd look${waiting ? ` (${waiting})` : ""}`;

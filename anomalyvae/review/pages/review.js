@@ -22,6 +22,7 @@ async function load() {
   const known = state.events.length;
   state.loaded = text;
   state.events = answer.events;
+  state.orderedBy = answer.ordered_by;
   at("caution").textContent = answer.caution ?? "";
   at("caution").hidden = !answer.caution;
   state.byId = new Map(state.events.map((event) => [event.event_id, event]));
@@ -78,6 +79,8 @@ async function open(id) {
   const again = state.current === id;
   keepDraft();
   state.current = id;
+  const events = filtered(); // those above were passed, and are not offered again unless nothing else is left
+  for (const above of events.slice(0, 1 + events.indexOf(event))) state.passed.add(above.event_id);
   history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   showList();
   at("event").hidden = false;
@@ -200,7 +203,8 @@ function following(id) {
   const events = filtered();
   const here = events.findIndex((event) => event.event_id === id);
   const open = (event) => event.event_id !== id && (!event.verdict || state.filter.status === "second");
-  return (events.slice(here + 1).find(open) ?? events.slice(0, Math.max(here, 0)).findLast(open))?.event_id ?? id;
+  const risen = events.slice(0, Math.max(here, 0)).find((event) => open(event) && !state.passed.has(event.event_id));
+  return (risen ?? events.slice(here + 1).find(open) ?? events.slice(0, Math.max(here, 0)).findLast(open))?.event_id ?? id;
 }
 
 function give(verdict) {

@@ -4,7 +4,7 @@ import { figure, make, nameOf } from "./drawing.js";
 
 export const at = (id) => document.getElementById(id);
 export const state = {
-  events: [], byId: new Map(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
+  events: [], orderedBy: 0, byId: new Map(), passed: new Set(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
   drafts: new Map(), given: [], saving: Promise.resolve(), unsaved: 0, loaded: "",
   filter: { status: "open", text: "", verdict: "", recording: "" },
 };
