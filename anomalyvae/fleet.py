@@ -167,6 +167,11 @@ class Fleet:
             "figures": [plain(row) for row in self.figures],
         }
 
+    @property
+    def fewest(self) -> int:
+        """The windows that a recording needs to be compared: half of the shortest. The mean of fewer varies more."""
+        return math.ceil(self.windows.min() / 2)
+
     def place(self, recording: str, windows: int) -> int | None:
         """Where a recording stands among those that were learned; None if it is not the one of this name."""
         name = recording.rsplit("/", 1)[-1]
@@ -267,20 +272,45 @@ class Monitor:
         bets = (known.shape[1], len(allowed), len(_STAKES))
         self._share = np.log(np.broadcast_to(weight[:, None, None] / (bets[1] * bets[2]), bets))
         self._capital = np.full(bets, -np.inf)  # natural logarithms, without the shares
-        self._seen = 0
+        self.seen = 0
+        self.highest = 0.0  # evidence so far
 
     def add(self, figures: Floats) -> Watched:
         """Take the figures of the next recording, shape ``(k,)``; those that are NaN win nothing."""
-        self._seen += 1
+        self.seen += 1
         won = (figures[:, None] > self._limits)[:, :, None]  # ties are lost
         stake = np.array(_STAKES)
         pays = np.where(won, 1 - stake + stake * self._odds[:, None], 1 - stake)
-        begun = -math.log(self._seen * (self._seen + 1))
+        begun = -math.log(self.seen * (self.seen + 1))
         self._capital = np.logaddexp(self._capital, begun) + np.log(pays)
-        total = np.logaddexp(self._capital, -math.log(self._seen + 1))  # of bets that have not begun
-        return Watched(
-            self._seen, float(np.logaddexp.reduce((total + self._share).ravel()) / math.log(10)), self._by(total)
-        )
+        now = self.now
+        self.highest = max(self.highest, now.evidence)
+        return now
+
+    @property
+    def now(self) -> Watched:
+        """What it said last."""
+        total = np.logaddexp(self._capital, -math.log(self.seen + 1))  # of bets that have not begun
+        evidence = float(np.logaddexp.reduce((total + self._share).ravel()) / math.log(10))
+        return Watched(self.seen, evidence, self._by(total))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it has seen as plain values, for JSON; it must have seen a recording."""
+        return {"seen": self.seen, "highest": self.highest, "capital": self._capital.tolist()}
+
+    @classmethod
+    def from_dict(cls, fleet: Fleet, plain: Any) -> Self:
+        """A monitor that goes on from what `to_dict` gave; ValueError for anything else."""
+        monitor = cls(fleet)
+        try:
+            seen, highest = int(plain["seen"]), float(plain["highest"])
+            capital = np.array(plain["capital"], dtype=np.float64)
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"its capital cannot be read: {error}") from error
+        if seen < 1 or capital.shape != monitor._capital.shape or not np.isfinite([highest, *capital.ravel()]).all():
+            raise ValueError("its capital is not that of this model")
+        monitor.seen, monitor.highest, monitor._capital = seen, highest, capital
+        return monitor
 
     def _by(self, total: Floats) -> dict[str, float]:
         alone = np.logaddexp.reduce(total.reshape(len(total), -1), axis=1) - math.log(total[0].size)

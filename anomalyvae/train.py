@@ -156,7 +156,7 @@ class TrainingSet:
             manifest = manifest[~manifest["recording"].isin(copies)].reset_index(drop=True)
             samples = part_of(samples, ~samples.spans["recording"].isin(copies).to_numpy())
         spans = samples.spans.assign(recording=samples.spans["recording"].map(digest))
-        named = Windows(samples.rows, spans, samples.units, samples.without)
+        named = Windows(samples.rows, spans, samples.units, samples.without, samples.starts)
         return cls(manifest, recipe, named, roles_of(spans, manifest), dict(ranges or {}))
 
     @classmethod
@@ -204,7 +204,7 @@ class TrainingSet:
     def named(self) -> Windows:
         """The windows as the detector takes them; ``recording`` is the name of each recording."""
         spans = self.samples.spans.assign(recording=self._recording)
-        return Windows(self.rows, spans, self.samples.units)
+        return Windows(self.rows, spans, self.samples.units, starts=self.samples.starts)
 
     def without(self, *recordings: str) -> Self:
         """The training set without some recordings, by their names."""

@@ -163,3 +163,23 @@ def test_more_usual_recordings_are_no_drift_and_unknown_figures_win_nothing():
     known = normal_fleet(rng, 50, 1)
     assert first_alarm(known, np.full((200, 4), -5.0)) is None
     assert first_alarm(known, np.full((200, 4), math.nan)) is None
+
+
+def test_a_monitor_that_was_written_to_json_goes_on_as_if_nothing_had_happened():
+    rng = np.random.default_rng(5)
+    known, new = normal_fleet(rng, 20, 1), rng.normal(size=(30, 4)) + 1
+    whole, restarted = Monitor(known), Monitor(known)
+    for row in new:
+        expected, found = whole.add(row), restarted.add(row)
+        assert found == expected
+        restarted = Monitor.from_dict(known, json.loads(json.dumps(restarted.to_dict(), allow_nan=False)))
+    assert restarted.now == expected
+    assert restarted.highest == whole.highest > 0
+    for change in ({"seen": 0}, {"capital": [1.0]}, {"highest": None}, {"capital": "much"}):
+        with pytest.raises(ValueError, match="its capital"):
+            Monitor.from_dict(known, whole.to_dict() | change)
+
+
+def test_the_fewest_windows_are_half_of_the_shortest_recording():
+    known = Fleet(("a", "b", "c"), np.array([9, 7, 30]), (), np.zeros((3, 2)))
+    assert known.fewest == 4

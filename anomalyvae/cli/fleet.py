@@ -84,13 +84,14 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def drift(args: argparse.Namespace) -> int:
-    from anomalyvae.scoring import ranking
+    from anomalyvae.scoring import drift, ranking
 
     write = None if args.out is None else writer(args.out)
     with nullcontext() if args.model is None else local_model(args.model) as model:
-        found = ranking.drift(ranking.read_scores(args.scores, model))
+        found = drift.drift(ranking.read_scores(args.scores, model))
     if write is not None:
         write(found)
     if not args.quiet:
-        say(printable(ranking.drift_in_words(found)))
+        lines = [drift.drift_in_words(found), drift.signals_in_words(found)]
+        say("\n".join(printable(line) for line in lines if line))
     return LEFT if found["alarm"].any() else DONE

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,11 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after so long without a new row")
     parser.add_argument("--json", action="store_true", help="print a line of JSON per window instead of CSV")
+    parser.add_argument(
+        "--drift", metavar="FILE",
+        help="keep in this file what is known of drift, so that a restart goes on from it; otherwise drift is watched "
+        "from now on",
+    )  # fmt: skip
     reading_arguments(parser, buses=False)
     option(parser, "--quiet")
 
@@ -220,7 +226,7 @@ def watch(args: argparse.Namespace) -> int:
     with local_model(args.model) as model:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
-            newest_first=args.newest_first,
+            newest_first=args.newest_first, drift=args.drift,
             notify=(lambda text: None) if args.quiet else tell, **table_options(args),
         )  # fmt: skip
         if watcher.caution is not None and not args.quiet:
@@ -233,6 +239,8 @@ def watch(args: argparse.Namespace) -> int:
         left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
         silent = ", stopped by --timeout" if watcher.timed_out else ""
         tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
+        if watcher.drift is not None and watcher.drift.said:
+            tell(watcher.drift.said)
     if watcher.timed_out:
         return SILENT
     if not watcher.windows:
@@ -242,7 +250,7 @@ def watch(args: argparse.Namespace) -> int:
 
 def _print_csv(scores: "Iterator[WindowScore]") -> None:
     lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "signals"])
+    lines.writerow(["recording", "start_s", "end_s", "time", "anomaly_score", "p_value", "is_outlier", "signals"])
     sys.stdout.flush()
     for score in scores:
         signals = [f"{name} {share:.0%}" for name, share in list(score.signals.items())[:_SIGNALS]]
@@ -253,7 +261,7 @@ def _print_csv(scores: "Iterator[WindowScore]") -> None:
 
 def _print_json(scores: "Iterator[WindowScore]") -> None:
     for score in scores:
-        say(json.dumps(score._asdict()), flush=True)
+        say(json.dumps(score._asdict(), default=datetime.isoformat), flush=True)
 
 
 # --- health ---------------------------------------------------------------------------------------------

@@ -360,7 +360,7 @@ def within(windows: Windows, ranges: Ranges | None) -> Windows:
         own = cells[:, signals_of(windows).index(signal)]
         own[(own < low) | (own > high)] = np.nan
     rows = pd.DataFrame(cells.reshape(len(windows), -1), columns=windows.rows.columns, index=windows.rows.index)
-    return Windows(rows, windows.spans, windows.units)
+    return Windows(rows, windows.spans, windows.units, starts=windows.starts)
 
 
 def _flat(windows: Windows, profile: Profile) -> NDArray[np.bool_]:

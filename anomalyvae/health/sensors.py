@@ -266,7 +266,7 @@ def rows_of(recipe: WindowRecipe, windows: Windows) -> pd.DataFrame:
 def part_of(windows: Windows, chosen: Flags) -> Windows:
     """Some of the windows, in their order."""
     rows, spans = windows.rows[chosen].reset_index(drop=True), windows.spans[chosen].reset_index(drop=True)
-    return Windows(rows, spans, windows.units, windows.without)
+    return Windows(rows, spans, windows.units, windows.without, windows.starts)
 
 
 def _rows(recipe: WindowRecipe, cells: Floats, hidden: Flags | None = None) -> pd.DataFrame:

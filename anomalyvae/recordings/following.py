@@ -281,4 +281,4 @@ def _has_rows(head: bytes) -> bool:
 
 
 def _part(windows: Windows, begin: int, end: int) -> Windows:
-    return Windows(windows.rows.iloc[begin:end], windows.spans.iloc[begin:end], windows.units)
+    return Windows(windows.rows.iloc[begin:end], windows.spans.iloc[begin:end], windows.units, starts=windows.starts)

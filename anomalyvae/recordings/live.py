@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Unpack
 
+import pandas as pd
 import pyarrow as pa
 
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
@@ -97,6 +99,11 @@ class LiveWindows:
         self.units: dict[str, str] = {column.name: column.unit for column in self._columns.signals if column.unit}
         if dialect.complete:
             self._lines = self._lines[dialect.begin :]
+
+    @property
+    def start(self) -> pd.Timestamp | None:
+        """The moment (UTC) from which the times of the current recording count; None if it does not say."""
+        return None if self._timeline is None else self._timeline.start
 
     @property
     def left_out(self) -> int:
@@ -229,4 +236,5 @@ class LiveWindows:
 
     def _cut(self, piece: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:
         for ticks in self._resampler.add(piece, last=last):
-            yield from self._cutter.add(ticks)
+            for windows in self._cutter.add(ticks):
+                yield replace(windows, starts={} if self.start is None else {self.recording: self.start})

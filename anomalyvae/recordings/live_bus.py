@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FRAME
@@ -102,4 +104,7 @@ class LiveBus:
 
     def _cut(self, signals: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:
         for ticks in self._resampler.add(signals, last=last):
-            yield from self._cutter.add(ticks)
+            for windows in self._cutter.add(ticks):
+                start_s = self._parser.start_s or self._zero_s
+                start = pd.Timestamp(start_s, unit="s", tz="UTC").round("us") if start_s else None
+                yield replace(windows, starts={} if start is None else {self.recording: start})

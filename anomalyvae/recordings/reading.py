@@ -202,14 +202,15 @@ def read_windows(
     stacked = [recipe.no_windows(), *parts.values()]
     rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
     spans = pd.concat([part.spans for part in stacked], ignore_index=True)
-    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()}, without)
+    starts = {name: start for part in parts.values() for name, start in part.starts.items()}
+    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()}, without, starts)
 
 
 def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
     """Cut a recording in memory into windows; ``without`` says why, if it has none."""
     windows, coverage = recipe.windows(log), Coverage(recipe)
     if len(windows):
-        return windows
+        return replace(windows, starts={} if log.start is None else {log.recording: log.start})
     list(coverage.watch([log]))
     return replace(windows, without={log.recording: coverage.reason()})
 
@@ -276,11 +277,12 @@ def stream_windows(
     pieces = (log.signals for log in chain(head, logs))
     ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
     start = head[0].start if head else None
+    starts = {} if start is None else {name: start}
     for windows in recipe.slabs(ticks, name, units, rows):
         without = {} if len(windows) else {name: coverage.reason()}
         spans = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
         named = unknown.of(*spans) if unknown.asked else None
-        yield replace(windows, without=without, start=start, unknown=named)
+        yield replace(windows, without=without, starts=starts, unknown=named)
 
 
 # --- files ----------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ class Windows:
         Units of the signals that the recipe needs, as far as the recordings give them.
     without : dict of str to str
         Recordings without a window, and why they have none.
-    start : pandas.Timestamp or None
-        The moment (UTC) from which the times of a recording count, where it is one recording and gives it.
+    starts : dict of str to pandas.Timestamp
+        The moment (UTC) from which the times of a recording count, for recordings that give it.
     unknown : list of str, optional
         The unknown identifiers of a vehicle bus in each window, if the recipe has ``unknown.identifiers`` and the
         windows come from `stream_windows`.
@@ -51,7 +51,7 @@ class Windows:
     spans: pd.DataFrame
     units: dict[str, str] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)
-    start: pd.Timestamp | None = None
+    starts: dict[str, pd.Timestamp] = field(default_factory=dict)
     unknown: list[str] | None = None
 
     def __len__(self) -> int:

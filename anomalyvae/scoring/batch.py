@@ -74,8 +74,8 @@ def score_folder(
     target : path
         Folder for the scores: new, empty, or of an earlier run with the same model and settings. The scores of a file
         are a Parquet file under the same relative path (``drive.csv.parquet`` for ``drive.csv``), with the columns
-        ``row`` (or ``recording``, ``start_s``, ``end_s``), ``anomaly_score``, ``p_value``, ``is_outlier`` and
-        ``model_id``.
+        ``row`` (or ``recording``, ``start_s``, ``end_s`` and ``time``, the moment of ``start_s`` in UTC, missing if the
+        recording does not say it), ``anomaly_score``, ``p_value``, ``is_outlier`` and ``model_id``.
     engine : {"local", "dask"}, default="local"
         Threads of this process, or a Dask cluster, local or at ``scheduler``, which distributes whole files. Both write
         the same bytes.
@@ -113,7 +113,7 @@ def score_folder(
         recordings, with which `anomalyvae.scoring.ranking.rank` compares; None if the model does not have them),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
         formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each;
-        and ``drift`` (`anomalyvae.scoring.ranking.drift_of`).
+        and ``drift`` (`anomalyvae.scoring.drift.drift_of`).
 
     Raises
     ------
@@ -203,7 +203,7 @@ def score_folder(
         }
         summary["drift"] = None
         if summary["fleet"] is not None:
-            from anomalyvae.scoring.ranking import drift_of  # it needs pandas
+            from anomalyvae.scoring.drift import drift_of  # it needs pandas
 
             summary["drift"] = drift_of(folder, summary)
         with replacing_file(folder / SUMMARY) as fresh:

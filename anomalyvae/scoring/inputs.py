@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -33,13 +34,13 @@ class Slab(NamedTuple):
         The origin of each row: ``row``, or ``recording``, ``start_s`` and ``end_s``; of a vehicle bus ``unknown`` too.
     rows : RecordBatch, or ndarray of shape (n, d)
         As the scorer takes them.
-    start : str or None
+    start : datetime or None
         The moment (UTC) from which the times of a recording count, where its file gives it.
     """
 
     where: dict[str, Any]
     rows: Any
-    start: str | None = None
+    start: datetime | None = None
 
 
 class Inputs(NamedTuple):
@@ -236,7 +237,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
         refuse_units(windows.units, metadata)
         if not len(windows):
             raise ValueError(windows.without[recording])
-        start = None if windows.start is None else windows.start.isoformat()
+        start = windows.starts.get(recording)
         where: dict[str, Any] = {str(name): span for name, span in windows.spans.items()}
         if windows.unknown is not None:
             where[UNKNOWN] = windows.unknown

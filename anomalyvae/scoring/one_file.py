@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +31,9 @@ from anomalyvae.scoring.scorer import Floats, Scorer
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle bus without a database
+TIME = "time"  # the moment at which a window of a recording begins, in UTC
 GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
+_MOMENT = pa.timestamp("us", tz="UTC")
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 _ENDS = 65536  # bytes at either end of an input that identify it
@@ -174,7 +177,7 @@ class Recording:
         self._signals = signals
         self._tally = Tally(signals)
         self._name: str | None = None
-        self._start: str | None = None
+        self._start: datetime | None = None
 
     def add(self, slab: Slab, figures: Floats) -> None:
         """Take the `Session.figures` of windows."""
@@ -188,7 +191,7 @@ class Recording:
         tally = self._tally
         return {
             "recording": self._name,
-            "start": self._start,
+            "start": None if self._start is None else self._start.isoformat(),
             "windows": tally.windows,
             "flagged": tally.flagged,
             "peak_s": tally.peak_s,
@@ -214,9 +217,9 @@ def _tables(
     for newest, figures in _in_order(pool, session.figures, slabs):
         if recording is not None:
             recording.add(newest, figures)
-        yield session.ticks(newest.where, *folding.add(newest.where["start_s"], figures))
+        yield session.ticks(newest, *folding.add(newest.where["start_s"], figures))
     if newest is not None:
-        yield session.ticks(newest.where, *folding.add([], figures[:0], last=True))
+        yield session.ticks(newest, *folding.add([], figures[:0], last=True))
 
 
 def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[Slab]) -> Iterator[tuple[Slab, Scored]]:
@@ -296,6 +299,7 @@ class Session:
         spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
         where += [(UNKNOWN, text)] if self._names_unknown else []
+        where += [] if self.metadata["windowing"] is None else [(TIME, _MOMENT)]
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
@@ -307,7 +311,7 @@ class Session:
         """The scores of a slab, its number of flagged rows, and its `figures`."""
         found = self.scorer.score(slab.rows, [*self._outputs, GAPS])
         figures = self._figures(found)
-        return *self._table(slab.where, figures, found[GAPS]), figures
+        return *self._table(slab, figures, found[GAPS]), figures
 
     def figures(self, slab: Slab) -> Floats:
         """Anomaly score, p-value, 1 if flagged and, where they are of use, a score per feature, of each row."""
@@ -323,7 +327,7 @@ class Session:
             columns += list(found["feature_scores"].reshape(len(score), len(self._features), -1).sum(axis=2).T)
         return np.column_stack(columns)
 
-    def ticks(self, where: dict[str, Any], time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
+    def ticks(self, slab: Slab, time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
         """The scores of ticks, folded from the `figures` of windows, and how many are flagged.
 
         Twice the mean of p-values is a p-value, however they depend on each other: V. Vovk and R. Wang, Combining
@@ -333,16 +337,17 @@ class Session:
             score, p_value, flagged = folded.T[:3]  # views
             np.minimum(2 * p_value, 1, out=p_value)
             flagged[:] = score > -self.metadata["offset"] if self._rate is None else p_value <= self._rate
-        where = {name: values for name, values in where.items() if name != UNKNOWN}
+        where = {name: values for name, values in slab.where.items() if name != UNKNOWN}
         spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
-        return self._table(where | spans, folded)
+        return self._table(slab._replace(where=where | spans), folded)
 
-    def _table(self, where: dict[str, Any], figures: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
+    def _table(self, slab: Slab, figures: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
         score, p_value, flag, *features = figures.T
         flagged = flag > 0
-        columns: dict[str, Any] = dict(where)
+        columns: dict[str, Any] = dict(slab.where)
         if "recording" in columns:
             columns["recording"] = _repeated(columns["recording"].iloc[0], len(score))
+            columns[TIME] = moments(slab.start, columns["start_s"])
         if UNKNOWN in columns:
             columns[UNKNOWN] = pa.array(columns[UNKNOWN], pa.string()).dictionary_encode()
         columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}
@@ -352,6 +357,14 @@ class Session:
             columns[GAPS] = pa.array(gaps, pa.string()).dictionary_encode()
         columns["model_id"] = _repeated(self.metadata["model_id"], len(score))
         return pa.table(columns), int(flagged.sum())
+
+
+def moments(start: datetime | None, after_s: Any) -> pa.Array:
+    """The moments (UTC) so many seconds after a recording's start; missing if that is not known."""
+    if start is None:
+        return pa.nulls(len(after_s), _MOMENT)
+    begin = pa.scalar(start, _MOMENT).value
+    return pa.array(begin + np.round(1e6 * np.asarray(after_s)).astype(np.int64)).cast(_MOMENT)
 
 
 def _repeated(text: str, count: int) -> pa.DictionaryArray:

@@ -1,4 +1,4 @@
-"""From a folder of scores to statements about whole recordings: which are unlike the others, and when to retrain.
+"""From a folder of scores to a ranking of whole recordings: which are unlike the others, and why.
 
 `score_folder` writes the figures of each recording into the metadata of its file of scores. So nothing is scored or
 read again here.
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_card
-from anomalyvae.fleet import FALSE_ALARMS, FEWEST, REASONS, Fleet, Monitor, Tally, Watched, reasons, signal_nats
+from anomalyvae.fleet import FEWEST, REASONS, Fleet, Tally, reasons, signal_nats
 from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE
 from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
@@ -91,86 +91,10 @@ def rank(scores: Scores) -> pd.DataFrame:
     return table
 
 
-def drift(scores: Scores) -> pd.DataFrame:
-    """Whether recordings have left what the model knows, one after the other in the order of their time.
-
-    The order is that of ``start``, or of names if a recording has none. Training recordings are left out.
-
-    Returns
-    -------
-    DataFrame
-        ``recording``, ``start``, ``evidence`` (see `anomalyvae.fleet.Watched`), ``alarm`` (whether the evidence has
-        been above `Monitor.alarm_at`, then or earlier) and ``most`` (the measure or signal with the most evidence).
-
-    Raises
-    ------
-    ValueError
-        If the model does not know other recordings.
-    """
-    fleet = scores.fleet
-    if fleet is None:
-        raise ValueError(f"{NO_FLEET} Without them, nothing can be said about drift.")
-    known = scores.recordings
-    new = [fleet.place(*row) is None for row in zip(known["recording"], known["windows"], strict=True)]
-    known = known[new]
-    by = ["recording"] if known["start"].isna().any() else ["start", "recording"]
-    known = known.sort_values(by, kind="stable", ignore_index=True)
-    monitor, said = Monitor(fleet), list[Watched]()
-    for figures in known["figures"]:
-        said.append(monitor.add(fleet.fitting(figures)))
-    evidence = np.array([step.evidence for step in said])
-    return pd.DataFrame(
-        {
-            "recording": known["recording"],
-            "start": known["start"],
-            "evidence": evidence,
-            "alarm": np.logical_or.accumulate(evidence >= Monitor.alarm_at) if len(evidence) else evidence > 0,
-            "most": [next(iter(step.by)) for step in said],
-        }
-    )
-
-
 NO_FLEET = (
     "The model does not say how unlike each other its training recordings are: it was fitted by an earlier version, or "
     f"to fewer than {FEWEST} recordings. Fit it again, with more recordings."
 )
-
-
-def drift_in_words(found: pd.DataFrame) -> str:
-    """One sentence: whether to retrain, and why."""
-    chance = f"The chance of such an alarm in clean recordings is at most {FALSE_ALARMS:.0%} over all time."
-    if not len(found):
-        return "No recording is new to the model, so nothing can be said about drift."
-    if not found["alarm"].any():
-        new = "1 new recording is" if len(found) == 1 else f"{len(found)} new recordings are"
-        evidence = f"evidence {found['evidence'].max():.1f}, an alarm takes {Monitor.alarm_at:.1f}"
-        return f"No drift: {new} within what the model knows ({evidence})."
-    at = int(found["alarm"].to_numpy().argmax())
-    row = found.iloc[at]
-    when = "" if pd.isna(row["start"]) else f" ({row['start']:%Y-%m-%d %H:%M} UTC)"
-    what = {"brief": "short events", "lasting": "the mean score"}.get(row["most"], f"signal {row['most']}")
-    return (
-        f"Retrain: with recording {row['recording']}{when}, number {at + 1} of {len(found)} new ones, the data have "
-        f"left what the model knows, most of all by {what}. {chance}"
-    )
-
-
-def drift_of(folder: Path, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """What a finished folder of scores says about drift; None if its model cannot tell, or no recording is new to it.
-
-    It has the number of new ``recordings``, the largest ``evidence``, whether there was an ``alarm``, and ``said``.
-    """
-    if summary.get("fleet") is None or not summary["rows"]:
-        return None
-    found = drift(_of_folder(folder, summary, Fleet.from_dict(summary["fleet"])))
-    if not len(found):
-        return None
-    return {
-        "recordings": len(found),
-        "evidence": round(float(found["evidence"].max()), 6),
-        "alarm": bool(found["alarm"].any()),
-        "said": drift_in_words(found),
-    }
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -197,7 +121,7 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
         summary = read_summary(place)
         plain, where = summary.get("fleet"), side_file(place, SUMMARY)
         try:
-            scores = _of_folder(place, summary, None if plain is None else Fleet.from_dict(plain))
+            scores = of_folder(place, summary, None if plain is None else Fleet.from_dict(plain))
         except ValueError as error:
             if "training recordings" not in str(error):
                 raise
@@ -219,7 +143,8 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
     return scores
 
 
-def _of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Scores:
+def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Scores:
+    """The recordings of a finished folder of scores, by its summary."""
     files = [file for file in summary["files"] if file["error"] is None]
     rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
     return Scores(_in_table(rows), fleet, summary["model_id"])

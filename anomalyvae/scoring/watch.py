@@ -6,9 +6,13 @@ Each window is scored as soon as its last sample has arrived, without later ones
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
+import numpy as np
+
+from anomalyvae.fleet import Fleet
 from anomalyvae.options import TableOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.identifiers import is_identifier_signal
@@ -16,8 +20,10 @@ from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.recordings.live_bus import GROWING, LiveBus
 from anomalyvae.scoring.batch import flag_rate
+from anomalyvae.scoring.drift import LiveDrift
 from anomalyvae.scoring.inputs import Slab, refuse_units
-from anomalyvae.scoring.one_file import Session, Work
+from anomalyvae.scoring.one_file import Session, Work, moments
+from anomalyvae.scoring.ranking import NO_FLEET
 from anomalyvae.scoring.scorer import Scorer
 
 
@@ -29,6 +35,8 @@ class WindowScore(NamedTuple):
     recording : str
     start_s, end_s : float
         The time of its first sample, and that of its last plus one step of the clock.
+    time : datetime or None
+        The moment (UTC) of its first sample; None if the recording does not say it.
     anomaly_score, p_value : float
     is_outlier : bool
     signals : dict of str to float
@@ -39,6 +47,7 @@ class WindowScore(NamedTuple):
     recording: str
     start_s: float
     end_s: float
+    time: datetime | None
     anomaly_score: float
     p_value: float
     is_outlier: bool
@@ -67,8 +76,12 @@ class Watcher:
     newest_first : bool, default=True
         Of a backlog, score the newest window first, then new ones as they come, and earlier ones when there is time.
         Otherwise windows come in the order of time.
+    drift : path, optional
+        A file that keeps what is known of drift, so that a restart goes on from it; see
+        `anomalyvae.scoring.drift.LiveDrift`. Without it, drift is watched from now on. Windows must come in the order
+        of time.
     notify : callable, optional
-        Called with a sentence about a backlog, rows that were left out, or a file that was replaced.
+        Called with a sentence about a backlog, rows that were left out, a file that was replaced, or drift.
     **options
         How lines are read: see `anomalyvae.options.TableOptions`.
 
@@ -80,11 +93,14 @@ class Watcher:
         As for `Scorer`.
     timed_out : bool
         Whether it ended because nothing new came.
+    drift : LiveDrift or None
+        What it knows of drift; None with ``newest_first``, and if the model does not know other recordings.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no model, if it is not one of windows, or for an invalid alarm target.
+        If there is no model, if it is not one of windows, or for an invalid alarm target; if the file of ``drift`` is
+        damaged or of another model, or the model cannot tell drift.
     """
 
     def __init__(
@@ -96,6 +112,7 @@ class Watcher:
         late: bool = False,
         timeout_s: float | None = None,
         newest_first: bool = True,
+        drift: str | os.PathLike[str] | None = None,
         notify: Callable[[str], None] = lambda text: None,
         **options: Unpack[TableOptions],
     ) -> None:
@@ -112,6 +129,7 @@ class Watcher:
         self.caution = scorer.caution
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._of_a_bus = all(map(is_identifier_signal, self._recipe.needed))
+        self.drift = self._drift(drift, newest_first, notify)
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._newest_first = newest_first
         self._encoding = options.pop("encoding", None)
@@ -186,6 +204,8 @@ class Watcher:
         )  # fmt: skip
         for windows in self._following:
             yield from self._scored(windows)
+        if self.drift is not None:
+            self.drift.end()
         if self._following.change:
             self._notify(f"{source} was {self._following.change}: it is read from its beginning")
         self.timed_out = self._following.timed_out
@@ -194,14 +214,34 @@ class Watcher:
             self._recordings, self._left_out = live.recordings, self._left_out + live.left_out
         self._following = None
 
+    def _drift(
+        self, state: str | os.PathLike[str] | None, newest_first: bool, notify: Callable[[str], None]
+    ) -> LiveDrift | None:
+        metadata = self._session.metadata
+        fleet = metadata.get("fleet")
+        if state is not None and newest_first:
+            raise ValueError(
+                "Got newest_first and a file for drift, but drift is told in the order of time. Leave one of them out "
+                "(--newest-first, --drift)."
+            )
+        if state is not None and fleet is None:
+            raise ValueError(f"{NO_FLEET} Without them, nothing can be said about drift (--drift).")
+        if fleet is None or newest_first:
+            return None
+        return LiveDrift(Fleet.from_dict(fleet), metadata["model_id"], None if state is None else Path(state), notify)
+
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
         figures = self._session.figures(Slab({}, windows.rows.to_numpy()))
+        if self.drift is not None:
+            self.drift.add(windows, np.delete(figures, (1, 2), axis=1))
         signals = self._recipe.signals if figures.shape[1] > 3 else ()
         spans = (windows.spans[name].tolist() for name in ("recording", "start_s", "end_s"))
-        for recording, start_s, end_s, (score, p_value, flag, *parts) in zip(*spans, figures.tolist(), strict=True):
+        times = moments(next(iter(windows.starts.values()), None), windows.spans["start_s"]).to_pylist()
+        lines = zip(*spans, times, figures.tolist(), strict=True)
+        for recording, start_s, end_s, time, (score, p_value, flag, *parts) in lines:
             self.windows, self.flagged = self.windows + 1, self.flagged + (flag > 0)
             shares = _shares(dict(zip(signals, parts, strict=True)))
-            yield WindowScore(recording, start_s, end_s, score, p_value, flag > 0, shares)
+            yield WindowScore(recording, start_s, end_s, time, score, p_value, flag > 0, shares)
 
 
 def _shares(parts: dict[str, float]) -> dict[str, float]:

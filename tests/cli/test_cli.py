@@ -197,8 +197,9 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     assert run(capsys, "score", drives[0], out, "--model", model)[0] == 0
     recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
     windows, scores = read_windows(drives[0], recipe), pd.read_parquet(out)
-    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "model_id"]
-    pd.testing.assert_frame_equal(scores[["recording", "start_s", "end_s"]], windows.spans)
+    spans, found = ["recording", "start_s", "end_s"], ["anomaly_score", "p_value", "is_outlier", "model_id"]
+    assert list(scores) == [*spans, "time", *found]
+    pd.testing.assert_frame_equal(scores[spans], windows.spans)
     np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5)
 
 

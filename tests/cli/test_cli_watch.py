@@ -57,8 +57,9 @@ def test_a_line_goes_out_for_each_that_comes_in(model):
     assert rest == ""
     assert sorted(score["start_s"] for score in first) == pytest.approx(np.arange(31) / 10)
     assert list(score) == [
-        "recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "signals",
+        "recording", "start_s", "end_s", "time", "anomaly_score", "p_value", "is_outlier", "signals",
     ]  # fmt: skip
+    assert score["time"] is None
     assert score["recording"] == "stdin"
     assert err.splitlines()[-1].startswith("anomalyvae: 36 windows scored, ")
 

@@ -15,7 +15,8 @@ from anomalyvae.fleet import Fleet
 from anomalyvae.models import load
 from anomalyvae.review import Queue, flag_folder
 from anomalyvae.scoring import Scorer
-from anomalyvae.scoring.ranking import drift, drift_in_words, rank, read_scores
+from anomalyvae.scoring.drift import drift, drift_in_words
+from anomalyvae.scoring.ranking import rank, read_scores
 from anomalyvae.train import train
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=2.0, stride_s=2.0, max_gap_s=1.0)
@@ -195,3 +196,39 @@ def test_flags_are_picked_from_the_most_unlike_drives_with_events(home, tmp_path
     assert everything.picked["recording"].nunique() > 2
     assert set(two.picked["recording"]) == {"burst", "mild"}
     assert again.picked["event_id"].tolist() == two.picked["event_id"].tolist()
+
+
+def test_watch_says_when_recordings_have_left_the_model(home, tmp_path, capsys):
+    """Each drive is watched by itself; the file carries what is known from one to the next."""
+    said = []
+    for number in range(20):
+        drive(tmp_path, f"z{number}", 300 + number, mild, start=f"2026-03-{number + 1:02d}", seconds=60)
+        pd.read_parquet(tmp_path / f"z{number}.parquet").to_csv(tmp_path / f"z{number}.csv", index=False)
+        arguments = ["watch", str(tmp_path / f"z{number}.csv"), "--model", str(home / "model"), "--timeout", "0.05"]
+        assert main([*arguments, "--drift", str(tmp_path / "drift.json")]) == 5
+        out, err = capsys.readouterr()
+        said.append("Retrain: with recording z" in err)
+        assert said[-1] or f"No drift: {number + 1} new recording" in err
+    assert out.splitlines()[1].split(",")[:4] == ["z19", "0.0", "2.0", "2026-03-20 00:00:00+00:00"]
+    assert said == sorted(said)
+    assert (said[0], said[-1]) == (False, True)
+    score_folder(home / "model", str(tmp_path / "*.csv"), tmp_path / "scores")
+    found = drift(read_scores(tmp_path / "scores"))
+    assert said == found.set_index("recording")["alarm"][[f"z{number}" for number in range(20)]].tolist()
+    assert main([*arguments, "--drift", str(tmp_path / "drift.json"), "--newest-first"]) == 1
+    assert "drift is told in the order of time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("per_tick", [None, "offline", "causal"])
+def test_scores_carry_the_moment_of_each_window_where_the_recording_has_one(home, tmp_path, per_tick):
+    drive(tmp_path / "new", "dated", 1, seconds=20, start="2026-02-01T08:00:00.123456")
+    table = pd.read_parquet(tmp_path / "new" / "dated.parquet")
+    table.assign(time=np.arange(100) / 5).rename(columns={"time": "time_s"}).to_csv(tmp_path / "new" / "bare.csv")
+    score_folder(home / "model", tmp_path / "new", tmp_path / "scores", per_tick=per_tick)
+    dated, bare = (pd.read_parquet(tmp_path / "scores" / name) for name in ("dated.parquet", "bare.csv.parquet"))
+    expected = pd.Timestamp("2026-02-01T08:00:00.123456", tz="UTC") + pd.to_timedelta(dated["start_s"], unit="s")
+    pd.testing.assert_series_equal(dated["time"], expected, check_names=False, check_dtype=False)
+    assert bare["time"].isna().all()
+    assert pq.read_schema(tmp_path / "scores" / "bare.csv.parquet") == pq.read_schema(
+        tmp_path / "scores" / "dated.parquet"
+    )
