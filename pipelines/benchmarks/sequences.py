@@ -1,6 +1,6 @@
 """Detection on recordings: our detector, plain methods and PyOD's, on the same windows.
 
-    python pipelines/benchmarks/sequences.py            # 50 minutes on one core; --quick a minute or two
+    python pipelines/benchmarks/sequences.py            # an hour or two on one core; --quick five minutes
 
 Sets
     skab      34 experiments, each learned from its first 400 rows. Windows of 20 rows, one at each row. The threshold
