@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.console import DONE, local_model, option, say, tell, writer
+from anomalyvae.cli.console import DONE, local_model, option, quiet_mlflow, say, tell, writer
 from anomalyvae.folders import replacing_file
 from anomalyvae.untrusted import printable
 
@@ -81,6 +81,10 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--model", required=False, help=_MODEL)
     parser.add_argument("--out", metavar="TABLE", help="also write the evidence after each recording to this table")
     option(parser, "--quiet")
+    tracking = parser.add_argument_group("options for MLflow", "With any of these, the evidence is a metric of a run.")
+    tracking.add_argument("--track", action="store_true", help="record it with MLflow's own settings")
+    tracking.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME)")
+    tracking.add_argument("--run-name", metavar="NAME", help="name of the run")
 
 
 def drift(args: argparse.Namespace) -> int:
@@ -88,10 +92,20 @@ def drift(args: argparse.Namespace) -> int:
 
     write = None if args.out is None else writer(args.out)
     with nullcontext() if args.model is None else local_model(args.model) as model:
-        found = drift.drift(ranking.read_scores(args.scores, model))
+        scores = ranking.read_scores(args.scores, model)
+    found = drift.drift(scores)
     if write is not None:
         write(found)
     if not args.quiet:
         lines = [drift.drift_in_words(found), drift.signals_in_words(found)]
         say("\n".join(printable(line) for line in lines if line))
+    if args.track or args.experiment or args.run_name:
+        quiet_mlflow()
+        from anomalyvae.tracking.drift import track_drift
+
+        where = track_drift(
+            found, drift.summary_of(found), scores.model_id, experiment=args.experiment, run_name=args.run_name
+        )
+        if where is not None and not args.quiet:
+            say(f"Tracked: {where}")
     return LEFT if found["alarm"].any() else DONE

@@ -27,6 +27,8 @@ from anomalyvae.bundle import read_card
 from anomalyvae.calibration import few_calibrate
 from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
+from anomalyvae.evaluate.whole_recordings import ranked, with_moments
+from anomalyvae.fleet import Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import cells_of, stretches, within
@@ -36,7 +38,7 @@ from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags
 from anomalyvae.train import TrainingSet, train
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")
-_RESULTS = {"scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds"}
+_RESULTS = {"scores.parquet", "flags.parquet", "ranking.parquet", "metrics.json", "report.html", "model", "folds"}
 _DRAWN_WINDOWS = 6  # the most anomalous ones, in the report
 
 
@@ -48,6 +50,7 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
     - ``scores.parquet``: a row per window, scored by a model that never saw its recording;
     - ``flags.parquet``: flagged windows merged to events, most anomalous first, with the signals behind them, and
       whether a bad sensor explains the event (``cause``, ``sensors``);
+    - ``ranking.parquet``: recordings, the most unlike the others first (`anomalyvae.scoring.ranking.rank`);
     - ``metrics.json``, which is also returned, and ``report.html``, the same for people;
     - ``model/``: the bundle of a model of all normal windows, and ``folds/``: the bundles behind the scores. Their
       manifests say which intervals they learned, so ``model/`` can be the first champion of the review loop.
@@ -66,7 +69,8 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
         The content of ``metrics.json``. ``folds``, ``mean`` and each of ``baselines`` have ``auroc``,
         ``average_precision``, ``event_recall`` at the alarm rate of ``[evaluation]``, and ``alarms_per_hour``, the rate
         that was reached (None where undefined, as without events). ``own_threshold`` has the last two at the
-        detector's own threshold, which no event has influenced.
+        detector's own threshold, which no event has influenced. ``drift`` says whether the later half of the recordings
+        differs from the earlier (`anomalyvae.evaluate.whole_recordings.ranked`).
 
     Raises
     ------
@@ -121,6 +125,8 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
     progress(steps - 1, steps, f"learned from all {(~anomalous).sum()} normal windows")
 
     result = _summary(job, windows, anomalous, folds)
+    tallies = {name: fold.tally for name, fold in folds.items()}
+    ranking, result["drift"] = ranked(tallies, data.samples.starts, job.windows.signals)
     result["seconds"] = round(time.monotonic() - began, 1)
     with replacing(folder) as fresh:
         drift = job.health is not None and job.health.drift
@@ -134,10 +140,12 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
         flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
         flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
+        scores, flags = (with_moments(table, data.samples.starts) for table in (scores, flags))
         views = sorted((view for fold in folds.values() for view in fold.views), key=lambda view: -view.score)
         page = report.render_report(
-            job.name, result, scores=scores, flags=flags, events=events, views=views[:_DRAWN_WINDOWS]
+            job.name, result, scores=scores, flags=flags, events=events, ranking=ranking, views=views[:_DRAWN_WINDOWS]
         )
+        ranking.to_parquet(fresh / "ranking.parquet", index=False)
         scores.to_parquet(fresh / "scores.parquet", index=False)
         flags.to_parquet(fresh / "flags.parquet", index=False)
         text = json.dumps(result, indent=2, allow_nan=False)
@@ -178,6 +186,7 @@ class _Fold:
     data: TrainingSet
     health: dict[str, Any]
     baselines: dict[str, dict[str, float]]
+    tally: Tally
 
 
 def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str) -> _Fold:
@@ -191,8 +200,8 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
 
     found, parity = _through_onnx(model, own)
     score, flagged = found["anomaly_score"], found["is_outlier"]
-    excess = signal_scores(model, own.rows, job.windows)
-    excess -= signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
+    of_signals = signal_scores(model, own.rows, job.windows)
+    excess = of_signals - signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
     flags["near_event"] = metrics.touches(flags, events, job.data.tolerance_s)
     health = others.health()
@@ -206,6 +215,9 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     cells = cells_of(within(data.samples, data.ranges))
     rivals = {name: method(windows.rows[normal], own.rows) for name, method in BASELINES.items()}
     rivals |= {name: method(cells[normal], cells[inside]) for name, method in ONE_LINERS.items()}
+
+    tally = Tally(len(job.windows.signals))
+    tally.add(np.column_stack([score, of_signals]), flagged, own.spans["start_s"])
 
     def measured(values: NDArray[np.float64]) -> dict[str, float]:
         threshold = metrics.alarm_threshold(
@@ -243,6 +255,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
         data=others,
         health=health,
         baselines={name: measured(values) for name, values in rivals.items()},
+        tally=tally,
     )
 
 

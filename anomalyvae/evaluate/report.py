@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from anomalyvae.evaluate.charts import clock, timeline, window
+from anomalyvae.evaluate.charts import clock, fleet, timeline, window
+from anomalyvae.fleet import FEWEST
 from anomalyvae.review.reasons import WindowView
 from anomalyvae.untrusted import printable
 
@@ -19,6 +20,7 @@ OURS = "anomalyvae"
 HEADLINES = {"auroc": "AUROC", "average_precision": "average precision", "event_recall": "event recall"}
 _TIMELINES = 12  # recordings with a chart; the page says if there are more
 _FLAG_ROWS = 20
+_RANKED = 20
 
 
 def need_extra() -> None:
@@ -37,6 +39,7 @@ def render_report(
     scores: pd.DataFrame,
     flags: pd.DataFrame,
     events: pd.DataFrame,
+    ranking: pd.DataFrame | None = None,
     views: Sequence[WindowView] = (),
 ) -> str:
     """Render a run as one HTML page.
@@ -52,6 +55,8 @@ def render_report(
         One row per flagged event, highest score first; see `anomalyvae.review.reasons.explained_flags`.
     events : DataFrame
         The known events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``. May have no rows.
+    ranking : DataFrame, optional
+        One row per recording, the most unlike the others first; see `anomalyvae.scoring.ranking.rank`.
     views : sequence of WindowView
         Windows whose signals are drawn.
 
@@ -78,6 +83,7 @@ def render_report(
     environment.filters |= {
         "figure": _figure,
         "clock": clock,
+        "moment": lambda start: "–" if pd.isna(start) else f"{start:%Y-%m-%d %H:%M}",
         "percent": lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%",
     }
     template = environment.from_string(
@@ -111,6 +117,9 @@ def render_report(
             }
             for name in shown
         ],
+        ranked=[] if ranking is None else ranking.head(_RANKED).to_dict("records"),
+        fleet=None if ranking is None or len(ranking) < FEWEST else fleet(ranking),
+        drift=figures.get("drift"),
         windows=[{"view": view, "image": window(view)} for view in views],
         flags=flags.head(_FLAG_ROWS).to_dict("records"),
         flags_in_all=len(flags),

@@ -83,11 +83,12 @@ class Result:
         """All measured numbers, by name."""
         card = self.card
         found = {"threshold": -card["offset"], "training.rows": card["training"]["rows"]}
-        found |= _flat(card["calibration"], "calibration.") | _flat(card["figures"] or {})
+        found |= flat(card["calibration"], "calibration.") | flat(card["figures"] or {})
         if self.is_job:
             metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-            found |= _flat({name: entry["mean"] for name, entry in metrics["baselines"].items()}, "baselines.")
+            found |= flat({name: entry["mean"] for name, entry in metrics["baselines"].items()}, "baselines.")
             found["seconds"] = metrics["seconds"]
+            found |= flat(drift_figures(metrics.get("drift") or {}), "drift.")
         return found
 
     @property
@@ -102,12 +103,18 @@ class Result:
         return int(datetime.fromisoformat(self.card["saved_at"]).timestamp() * 1000)
 
 
-def _flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def drift_figures(drift: Mapping[str, Any]) -> dict[str, Any]:
+    """What `anomalyvae.scoring.drift.summary_of` gave as numbers; nothing if nothing was said."""
+    figures = {name: float(drift[name]) for name in ("recordings", "evidence", "alarm") if name in drift}
+    return figures | {"by": drift.get("by", {})}
+
+
+def flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers of nested dicts, by their path."""
     found: dict[str, float] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[re.sub(r"[^\w.\- /]", "_", f"{prefix}{name}")] = float(value)
     return found

@@ -178,7 +178,7 @@ def test_what_cannot_be_found_is_named(drives, tmp_path):
 def test_a_run_leaves_what_it_says(done):
     result, folder, _ = done
     assert {entry.name for entry in folder.iterdir()} == {
-        "scores.parquet", "flags.parquet", "metrics.json", "report.html", "model", "folds",
+        "scores.parquet", "flags.parquet", "ranking.parquet", "metrics.json", "report.html", "model", "folds",
     }  # fmt: skip
     assert json.loads((folder / "metrics.json").read_text()) == result
     assert list(folder.parent.glob(".out*")) == []
@@ -187,7 +187,10 @@ def test_a_run_leaves_what_it_says(done):
 def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
     result, folder, _ = done
     scores = pd.read_parquet(folder / "scores.parquet")
-    assert list(scores) == ["recording", "start_s", "end_s", "anomaly_score", "p_value", "is_outlier", "model_id"]
+    assert list(scores) == [
+        "recording", "start_s", "end_s", "time", "anomaly_score", "p_value", "is_outlier", "model_id",
+    ]  # fmt: skip
+    assert scores["time"].isna().all()  # these recordings do not say when they began
     assert scores.groupby("recording")["model_id"].nunique().eq(1).all()
     assert scores["model_id"].nunique() == 3
     assert result["model_id"] not in set(scores["model_id"])
@@ -200,6 +203,20 @@ def test_every_recording_is_scored_by_a_model_that_never_saw_it(done, drives):
         np.testing.assert_array_equal(through_file["anomaly_score"], own["anomaly_score"])
         np.testing.assert_array_equal(through_file["p_value"], own["p_value"])
         np.testing.assert_array_equal(again.predict(rows) == -1, own["is_outlier"])
+
+
+def test_recordings_are_ranked_in_a_table_and_in_the_report(done):
+    result, folder, _ = done
+    ranking, scores = pd.read_parquet(folder / "ranking.parquet"), pd.read_parquet(folder / "scores.parquet")
+    assert sorted(ranking["recording"]) == ["drive0", "drive1", "drive2"]
+    assert ranking["p_value"].min() == pytest.approx(1 / 3)
+    of_windows = scores.groupby("recording")
+    assert ranking.set_index("recording")["windows"].to_dict() == of_windows.size().to_dict()
+    flagged = of_windows["is_outlier"].mean().to_dict()
+    assert ranking.set_index("recording")["share_flagged"].to_dict() == pytest.approx(flagged)
+    page = (folder / "report.html").read_text()
+    assert "<h2>Whole recordings</h2>" in page
+    assert result["drift"] is None  # of fewer than six recordings
 
 
 def test_only_normal_windows_of_the_other_recordings_are_learned(job_file, monkeypatch):

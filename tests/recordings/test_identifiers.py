@@ -278,7 +278,7 @@ def test_a_model_is_fitted_and_scores_a_log_from_the_command_line(tmp_path, caps
     assert main(["watch", str(attack), "--model", str(model), "--timeout", "0.1"]) == 5
     told = capsys.readouterr().out.splitlines()
     assert len(told) == len(scores) + 1
-    assert float(told[9].split(",")[3]) == pytest.approx(scores["anomaly_score"][8])
+    assert float(told[9].split(",")[4]) == pytest.approx(scores["anomaly_score"][8])
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     assert "without --dbc" in capsys.readouterr().out

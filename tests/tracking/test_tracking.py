@@ -26,6 +26,7 @@ from anomalyvae import Scorer, VAEOutlierDetector, autolog, load, save, track, t
 from anomalyvae.cli import main
 from anomalyvae.tracking import entries
 from anomalyvae.tracking import runs as tracking_runs
+from anomalyvae.tracking.drift import track_drift
 from anomalyvae.tracking.entries import Result
 from anomalyvae.tracking.registry import fetched
 from anomalyvae.tracking.runs import NOTE, MetricSender
@@ -733,3 +734,32 @@ def test_fit_with_track(store, rows, runs, capsys):
     assert main([*command, "--register", "pump"]) == 0
     assert f"Tracked: run {runs()[0].info.run_id} in sqlite" in capsys.readouterr().out
     assert json.loads(runs()[0].inputs.dataset_inputs[0].dataset.source)["uri"] == str(store / "rows.csv")
+
+
+def drift_of_ten():
+    start = pd.date_range("2026-03-01", periods=10, freq="D", tz="UTC")
+    evidence = np.linspace(0, 3, 10)
+    found = pd.DataFrame({"recording": [f"d{i}" for i in range(10)], "start": start, "evidence": evidence})
+    by = {"brief": 1.0, "lasting": 3.5, "oil temp (°C)": 0.25}
+    return found, {"recordings": 10, "evidence": 3.0, "by": by, "alarm": True, "said": "Retrain."}
+
+
+def test_drift_is_a_metric_with_a_step_per_recording_at_its_time(store, runs):
+    found, summary = drift_of_ten()
+    assert track_drift(found, summary, "abc123", experiment="fleet", run_name="march") is not None
+    [run] = runs()
+    assert (run.info.run_name, run.info.status) == ("march", "FINISHED")
+    assert run.data.tags["anomalyvae.model_id"] == "abc123"
+    assert history_of(run.info.run_id, "drift.evidence") == list(enumerate(found["evidence"]))
+    first = mlflow.MlflowClient().get_metric_history(run.info.run_id, "drift.evidence")[0]
+    assert pd.Timestamp(first.timestamp, unit="ms", tz="UTC") == found["start"][0]
+    assert run.data.metrics | {"drift.evidence": 3.0} == {
+        "drift.evidence": 3.0, "drift.alarm": 1.0, "drift.recordings": 10.0,
+        "drift.by.brief": 1.0, "drift.by.lasting": 3.5, "drift.by.oil temp __C_": 0.25,
+    }  # fmt: skip
+
+
+def test_drift_that_no_server_takes_is_a_warning(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.warns(UserWarning, match=r"lacks everything of these scores .* Run the same command again"):
+        assert track_drift(*drift_of_ten(), "abc123", uri=f"http://127.0.0.1:{free_port()}") is None

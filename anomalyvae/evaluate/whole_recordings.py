@@ -1,0 +1,61 @@
+"""The recordings of a run as wholes: which are unlike the others, and whether later ones differ from earlier ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomalyvae.fleet import FEWEST, Fleet, Tally
+from anomalyvae.scoring.drift import drift, summary_of
+from anomalyvae.scoring.ranking import Scores, rank
+
+
+def ranked(
+    tallies: Mapping[str, Tally], starts: Mapping[str, pd.Timestamp], signals: tuple[str, ...]
+) -> tuple[pd.DataFrame, dict[str, Any] | None]:
+    """Rank recordings among each other, and look for drift from the earlier half of them to the later one.
+
+    Parameters
+    ----------
+    tallies : mapping of str to Tally
+        The figures of each recording, scored by a model of the others.
+    starts : mapping of str to Timestamp
+        When recordings began, as far as they say it.
+    signals : tuple of str
+
+    Returns
+    -------
+    ranking : DataFrame
+        As `anomalyvae.scoring.ranking.rank` gives it. Without p-values for fewer than three recordings.
+    drift : dict or None
+        As `anomalyvae.scoring.drift.drift_of` gives it, and ``reference``, the number of earlier recordings. In the
+        order of time or, if a recording does not say when it began, of names. None for fewer than six recordings.
+    """
+    table = pd.DataFrame(
+        {
+            "recording": list(tallies),
+            "start": pd.to_datetime(pd.Series([starts.get(name) for name in tallies], dtype=object), utc=True),
+            "windows": [tally.windows for tally in tallies.values()],
+            "flagged": [tally.flagged for tally in tallies.values()],
+            "peak_s": [tally.peak_s for tally in tallies.values()],
+            "figures": [tally.figures for tally in tallies.values()],
+            "file": "",
+        }
+    )
+    ranking = rank(Scores(table, Fleet.of(tallies, signals), ""))
+    by = ["recording"] if table["start"].isna().any() else ["start", "recording"]
+    table = table.sort_values(by, kind="stable", ignore_index=True)
+    half = len(table) // 2
+    earlier = Fleet.of({name: tallies[name] for name in table["recording"][:half]}, signals) if half >= FEWEST else None
+    found = None if earlier is None else summary_of(drift(Scores(table[half:].reset_index(drop=True), earlier, "")))
+    return ranking, None if found is None else {"reference": half, **found}
+
+
+def with_moments(spans: pd.DataFrame, starts: Mapping[str, pd.Timestamp]) -> pd.DataFrame:
+    """Spans of recordings with ``time``, the moment (UTC) of ``start_s``; missing where a recording does not say it."""
+    start = pd.to_datetime(spans["recording"].map(lambda name: starts.get(name)), utc=True)
+    after = pd.to_timedelta(np.round(1e6 * spans["start_s"].to_numpy(dtype=float)), unit="us")
+    table = spans.copy()
+    table.insert(list(spans).index("end_s") + 1, "time", (start + after).astype("datetime64[us, UTC]"))
+    return table
