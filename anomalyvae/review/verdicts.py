@@ -10,6 +10,8 @@ from scipy.spatial.distance import cdist
 
 TRUST = 0.3  # of the first scores, before any verdict
 _TRUST_SPREAD = 0.2  # variance of that trust: verdicts teach how far the first scores may be believed
+_LEAST_TRUST = 0.1  # few normal rows among the highest scores must not turn the order of all others around
+_RATE_SPREAD = 0.3  # variance of a constant: verdicts teach how frequent anomalies are among the rows asked
 _NOISE = 0.1  # variance of a verdict
 _TREES, _TREE_ROWS = 100, 256
 _LEAVES, _RANKS = 0.7, 0.3  # parts of the two ways in which rows are alike
@@ -64,19 +66,22 @@ class VerdictScores:
             raise ValueError(
                 f"Got {places.size} rows and {said.size} verdicts, expected a verdict per row. Pass both in one order."
             )
-        mean = TRUST * self._prior
         if not len(places):
-            return mean
+            return TRUST * self._prior
         new = np.array([place for place in dict.fromkeys(places.tolist()) if place not in self._known], dtype=np.intp)
         self._known.update(zip(new.tolist(), self._alike(new).T, strict=True))
-        alike = np.column_stack([self._known[place] for place in places.tolist()])
-        factor = cho_factor(alike[places] + _NOISE * np.eye(len(places)))
-        return mean + alike @ cho_solve(factor, np.where(said, 1.0, -1.0) - mean[places])
+        columns, first = [self._known[place] for place in places.tolist()], self._prior[places]
+        shared = _TRUST_SPREAD * np.outer(first, first) + _RATE_SPREAD  # what all rows have in common
+        factor = cho_factor(np.array([column[places] for column in columns]) + shared + _NOISE * np.eye(len(places)))
+        weights = cho_solve(factor, np.where(said, 1.0, -1.0) - TRUST * first)
+        scores = max(TRUST + _TRUST_SPREAD * float(first @ weights), _LEAST_TRUST) * self._prior
+        for column, weight in zip(columns, weights, strict=True):
+            scores += weight * column
+        return scores
 
     def _alike(self, places: NDArray[np.intp]) -> Floats:
         """How alike all rows and some are, ``(n, m)``."""
-        alike = _TRUST_SPREAD * np.outer(self._prior, self._prior[places])
-        alike += _RANKS * np.exp(-cdist(self._ranks, self._ranks[places], "cityblock") / self._unit)
+        alike = _RANKS * np.exp(-cdist(self._ranks, self._ranks[places], "cityblock") / self._unit)
         for number, place in enumerate(places):
             shared = self._leaf == self._leaf[place]
             alike[:, number] += _LEAVES * np.where(shared, self._depth, 0.0) @ self._depth[place]
@@ -86,9 +91,9 @@ class VerdictScores:
 class QueueOrder:
     """Put the open events of a queue in an order in which all its verdicts take part.
 
-    The open events of a model exchange their places in the queue, by `VerdictScores` of their latent codes. Scores,
-    p-values and flags stay, and so do the places of reviewed events and of those of other models. Codes are prepared
-    once; a further verdict costs a fraction of that.
+    The open events of a model exchange their places in the queue, by `VerdictScores` of their latent codes and of the
+    shares of the signals behind their scores. Scores, p-values and flags stay, and so do the places of reviewed events
+    and of those of other models. Events are prepared once; a further verdict costs a fraction of that.
     """
 
     def __init__(self) -> None:
@@ -117,14 +122,27 @@ class QueueOrder:
     def _of(self, model_id: str, events: pd.DataFrame) -> VerdictScores | None:
         """The scores of a model's events before any verdict, prepared again when events were added.
 
-        None if their codes cannot be compared, as in a queue that was edited.
+        None if they cannot be compared, as in a queue that was edited.
         """
         names = events["event_id"].tolist()
         if self._prepared.get(model_id, ([], None))[0] != names:
-            codes = [np.asarray(code, dtype=np.float64) for code in events["latent"]]
-            alike = len({code.shape for code in codes}) == 1 and np.isfinite(codes).all()
-            self._prepared[model_id] = names, VerdictScores(-np.arange(len(names)), codes) if alike else None
+            features = _features(events)
+            self._prepared[model_id] = (
+                names, None if features is None else VerdictScores(-np.arange(len(names)), features)
+            )  # fmt: skip
         return self._prepared[model_id][1]
+
+
+def _features(events: pd.DataFrame) -> Floats | None:
+    """Latent codes and shares of signals; None if the codes have not one size, or are not finite."""
+    codes = [np.asarray(code, dtype=np.float64) for code in events["latent"]]
+    if len({code.shape for code in codes}) > 1 or not np.isfinite(codes).all():
+        return None
+    place = {name: i for i, name in enumerate(sorted({name for names in events["signals"] for name in names}))}
+    shares = np.zeros((len(events), len(place)))
+    for row, names, parts in zip(shares, events["signals"], events["shares"], strict=True):
+        row[[place[name] for name in names[: len(parts)]]] = parts[: len(names)]
+    return np.column_stack([np.array(codes), shares])
 
 
 def _in_nats(scores: Floats) -> Floats:

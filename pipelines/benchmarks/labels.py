@@ -221,6 +221,7 @@ def verdict_seconds(windows: int = WINDOWS, columns: int = 16) -> float:
     codes = np.random.default_rng(0).normal(size=(windows, columns))
     names = [f"{place:06}" for place in range(windows)]
     events = pd.DataFrame({"event_id": names, "model_id": "m", "latent": codes.tolist(), "verdict": None})
+    events = events.assign(signals=[["x", "y"]] * windows, shares=[[0.7, 0.3]] * windows)
     events.loc[: BUDGETS[-1] - 2, "verdict"] = "noise"
     order_of = QueueOrder()
     order_of(events)

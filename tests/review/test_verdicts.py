@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from anomalyvae.review import verdicts
 from anomalyvae.review.verdicts import QueueOrder, VerdictScores
@@ -29,6 +30,17 @@ def test_rows_like_a_confirmed_anomaly_rise_and_like_a_normal_one_fall(clumps):
     assert after[301:310].min() > after[311:].max()
 
 
+def test_normal_verdicts_on_the_highest_scores_leave_the_others_in_their_order():
+    rng = np.random.default_rng(0)
+    rows = np.vstack([rng.normal(size=(600, 3)), rng.normal(8, 0.1, (30, 3)), rng.normal(-8, 0.1, (10, 3))])
+    scores = np.linalg.norm(rows, axis=1)
+    for said in (3, 10, 30):
+        after = VerdictScores(scores, rows)(np.arange(600, 600 + said), np.zeros(said, dtype=bool))
+        assert after[630:].min() > after[:600].max()  # a clump of another kind stays ahead of the usual rows
+        assert np.median(after[600 + said : 630]) < np.median(after[:600]) if said < 30 else True
+        assert spearmanr(after[:600], scores[:600]).statistic > 0.65
+
+
 def test_a_verdict_taken_back_leaves_no_trace(clumps):
     rows, scores = clumps
     ranking = VerdictScores(scores, rows)
@@ -50,6 +62,7 @@ def queue_of(n=40, seed=0, **columns):
     """Events of two kinds in turn, as a queue gives them, the most anomalous first."""
     codes = np.random.default_rng(seed).normal(scale=0.1, size=(n, 3)) + 8.0 * (np.arange(n) % 2)[:, None]
     held = {"event_id": [f"e{i:06}" for i in range(n)], "model_id": "m", "latent": codes.tolist(), "verdict": None}
+    held |= {"signals": [["x", "y"]] * n, "shares": [[0.7, 0.3]] * n}
     return pd.DataFrame(held | columns)
 
 
@@ -75,6 +88,17 @@ def test_open_events_like_a_fault_come_first_and_those_like_normal_ones_last():
     odd = [place % 2 for place in waiting]
     assert odd[:3] == [1, 1, 1]
     assert odd[-12:] == 12 * [0]
+
+
+def test_events_whose_scores_come_from_the_same_signal_are_alike():
+    rng, n = np.random.default_rng(0), 40
+    first = [["x", "y"], ["y", "x"]]  # the largest share first
+    events = queue_of(n, latent=rng.normal(size=(n, 2)).tolist(), signals=[first[i % 2] for i in range(n)])
+    events["shares"] = [[0.9, 0.1]] * n
+    order, _ = QueueOrder()(said(events, e000000="noise", e000002="noise", e000001="fault"))
+    waiting = [place % 2 for place in order if place > 2]
+    assert np.mean(waiting[:15]) > 0.8
+    assert np.mean(waiting[-15:]) < 0.2
 
 
 def test_verdicts_move_no_event_of_another_model():
