@@ -7,7 +7,7 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
-	bench-false-alarms bench-parity bench-fits bench-rank bench-labels \
+	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-health \
 	clean
 
 help:  ## Show this help
@@ -56,6 +56,9 @@ bench-score: .venv/dev  ## Score a folder of 5 million rows, compared with pyarr
 
 bench-ablation: .venv/dev  ## Detection on those tables without each part of the detector in turn
 	$(BIN)/python pipelines/benchmarks/ablation.py $(DATA)
+
+bench-health: .venv/dev  ## False grades of sensor health per hour on healthy drives, and the faults that are found
+	$(BIN)/python pipelines/benchmarks/health.py
 
 bench-bus: .venv/dev  ## Attacks on a vehicle bus without a database, and which identifier is to blame
 	$(BIN)/python pipelines/benchmarks/bus.py

@@ -15,12 +15,16 @@ check           measure of a signal in a window; higher is worse
 ``noisy``       log10 of the noise that every window within 10 s exceeds
 ``high``        how far it lies above its reconstruction by a model, median over 30 s
 ``low``         how far it lies below
+``often above`` the value that the largest values of a third of the windows within 30 s reach
+``often below`` the same of minus the smallest values
 ==============  =====================================================================================================
 
-The usual level is the median (zero, for shares and seconds). A signal is suspect above ``usual + margin`` and bad above
-``usual + 2 margin``. The margin is what 1 in 1,000 windows exceeds over the median of the *other* recordings; each
-recording is left out in turn (split conformal prediction, Vovk et al. 2005). A signal outside its learned range is
-suspect, never bad, because new driving may explain it. A signal outside a range that the user has set is bad.
+The usual level is the median (zero, for shares and seconds). The margin is what 1 in 1,000 windows exceeds over the
+median of the *other* recordings; each is left out in turn (split conformal prediction, Vovk et al. 2005). With
+a hundred checks and thousands of windows a drive, one margin is not enough. A signal is suspect or bad above
+``usual + 2 margin``; noise and drift, which last for 10 s and more, are suspect above ``usual + 1.5 margin``. A
+signal outside its learned range is suspect, never bad: new driving may explain it. A signal outside a range that
+the user has set is bad.
 """
 
 from __future__ import annotations
@@ -52,15 +56,19 @@ REASONS = {  # of each check; of equally bad checks, the first gives the reason
     "noisy": "noisy",
     "high": "drifted",
     "low": "drifted",
+    "often above": "out of range",
+    "often below": "out of range",
 }
 FLAT = "flat-lined"  # stuck at zero, or at an end of its range
 SUSPECT_RATE = 1e-3
 
 _FOLDS = 8
 _SILENT = 1e-4  # of a signal's range; less noise counts as none
-_NOISE_STEP = 0.3  # decades; noise must at least double or halve
+_NOISE_STEP = 0.3  # decades, the smallest margin of noise
 _FROM_ZERO = ("missing", "stuck", "resting")
-_BAD = 2.0  # margins
+_SUSPECT, _BAD = 2.0, 2.0  # margins
+_MARGINS = {"missing": 1.0, **dict.fromkeys(("quiet", "noisy", "high", "low"), 1.5)}  # where suspect is another number
+_OFTEN_BEYOND = 0.35  # margins of one window that repeated values must exceed too: their own are narrow
 _BAD_MISSING = 0.5
 _MOST = 99.0  # the largest severity
 _SLACK_S = 1e-6
@@ -79,7 +87,7 @@ class Profile:
     rest : ndarray of shape (len(signals),)
         The resting value of each signal: where it most often stays unchanged; NaN if it never does.
     suspect_rate : float
-        Share of normal windows that one check may call suspect.
+        Share of normal windows beyond one margin.
     windows : int
         Number of windows it was learned from.
     """
@@ -128,9 +136,11 @@ class Profile:
         _refuse_ranges(self.signals, ranges)
         levels = {check: values.copy() for check, values in self.levels.items()}
         for signal, (low, high) in ranges.items():
+            place = self.signals.index(signal)
             for check, limit in (("above", high), ("below", -low)):
-                own = levels[check][self.signals.index(signal)]
+                own = levels[check][place]
                 own[:] = min(own[0], limit), limit, limit
+                levels[f"often {check}"][place] = np.inf
         return replace(self, levels=levels)
 
 
@@ -159,8 +169,8 @@ def learn_profile(
         Each signal minus its reconstruction, mean over the window, by models that did not learn the window. Without
         gaps, there is no check for drift.
     suspect_rate : float, default=0.001
-        Share of normal windows that may be suspect, per check and signal. Fewer than 1 / rate windows give the level of
-        the largest.
+        Share of normal windows that exceed one margin, per check and signal; fewer are suspect. With fewer than
+        1 / rate windows, none exceeds it.
 
     Returns
     -------
@@ -189,16 +199,18 @@ def learn_profile(
     for check, least in (("noisy", silent), ("quiet", -np.inf)):
         measures[check] = np.where(np.isfinite(measures[check]), np.maximum(measures[check], least), -np.inf)
     folds = _folds(windows.spans)
-    levels = {check: _levels(values, folds, suspect_rate, check in _FROM_ZERO) for check, values in measures.items()}
+    levels = {check: _levels(check, values, folds, suspect_rate) for check, values in measures.items()}
+    _widen_often(levels)
 
     length_s = length_of(windows)
     held = [signal in set(states) for signal in signals]
     for check in ("noisy", "quiet"):
-        steps = levels[check][:, :1] + [_NOISE_STEP, _BAD * _NOISE_STEP]
+        steps = levels[check][:, :1] + [_MARGINS[check] * _NOISE_STEP, _BAD * _NOISE_STEP]
         levels[check][:, 1:] = np.maximum(levels[check][:, 1:], steps)
         levels[check][held] = np.inf
     levels["quiet"][measures["quiet"].max(axis=0) >= -silent] = np.inf
-    levels["above"][:, 2] = levels["below"][:, 2] = np.inf
+    for check in ("above", "below", "often above", "often below"):
+        levels[check][:, 2] = np.inf
     levels["missing"][:, 2] = np.maximum(levels["missing"][:, 2], _BAD_MISSING)
     constant = _constant(windows, np.maximum(measures["stuck"], measures["resting"]))
     for check in ("stuck", "resting"):
@@ -207,8 +219,9 @@ def learn_profile(
     return Profile(signals, levels, rest, suspect_rate, len(windows)).with_ranges(ranges or {})
 
 
-def _levels(values: Floats, folds: NDArray[np.intp], rate: float, from_zero: bool) -> Floats:
+def _levels(check: str, values: Floats, folds: NDArray[np.intp], rate: float) -> Floats:
     """Usual, suspect and bad level of each signal, shape ``(signals, 3)``; infinite without measurements."""
+    from_zero, margins = check in _FROM_ZERO, _MARGINS.get(check, _SUSPECT)
     known = np.isfinite(values)
     levels = np.full((values.shape[1], 3), np.inf)
     for i in range(values.shape[1]):
@@ -221,8 +234,18 @@ def _levels(values: Floats, folds: NDArray[np.intp], rate: float, from_zero: boo
         if len(names) > 1:
             beyond = [own[fold == f] - (0.0 if from_zero else np.median(own[fold != f])) for f in names]
         margin = max(_conformal(np.concatenate(beyond), rate), 0.0)
-        levels[i] = usual, usual + margin, usual + _BAD * margin
+        levels[i] = usual, usual + margins * margin, usual + _BAD * margin
     return levels
+
+
+def _widen_often(levels: dict[str, Floats]) -> None:
+    """Values that are repeated are suspect only if they are unusual for one window, too."""
+    for check in ("above", "below"):
+        usual, suspect = levels[check][:, 0], levels[check][:, 1]
+        with np.errstate(invalid="ignore"):
+            unusual = usual + _OFTEN_BEYOND / _SUSPECT * (suspect - usual)
+        own = levels[f"often {check}"]
+        own[:, 1] = np.fmax(own[:, 1], unusual)
 
 
 def _conformal(values: Floats, rate: float) -> float:
@@ -277,7 +300,7 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
     DataFrame, n * signals rows, window by window
         ``recording``, ``start_s``, ``end_s``, ``signal``, ``grade`` (of `GRADES`), ``reason`` (of `REASONS`, or
         ``flat-lined``; empty if good), ``value`` (the measure, NaN if good) and ``severity``: the distance from the
-        usual level in margins. It is 1 or more if suspect, and 2 or more if bad.
+        usual level in margins, about. It is 1 or more if suspect, and 2 or more if bad.
 
     Raises
     ------
@@ -296,8 +319,9 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
     for number, check in enumerate(REASONS):
         value, (usual, suspect, bad) = measures[check], profile.levels[check].T
         steps[number] = (value > suspect).astype(np.int8) + (value > bad)
-        with np.errstate(invalid="ignore"):
-            beyond = (value - usual) / np.maximum(suspect - usual, 1e-9 * np.abs(usual) + 1e-9)
+        with np.errstate(invalid="ignore"):  # 1 at the suspect level or, where there is one, 2 at the bad level
+            unit = np.where(np.isfinite(bad), (bad - usual) / 2, suspect - usual)
+            beyond = (value - usual) / np.maximum(unit, 1e-9 * np.abs(usual) + 1e-9)
         severity[number] = np.where(steps[number] > 0, np.clip(beyond, steps[number], _MOST), 0.0)
     worst = (steps * (len(REASONS) + 1) - np.arange(len(REASONS))[:, None, None]).argmax(axis=0)
     step, value, severest = (

@@ -19,6 +19,7 @@ from anomalyvae.recordings.windows import Windows
 Floats = NDArray[np.float64]
 
 _FLOOR_S, _DRIFT_S = 10.0, 30.0  # how long noise and drift must last
+_OFTEN_S, _OFTEN = 30.0, 1 / 3  # values are repeated if a third of the windows within 30 s reach them
 _SAME = 1e-9  # of the largest value; means of equal numbers differ in the last bits
 _DIGITS = 9
 _SLACK_S = 1e-6
@@ -47,17 +48,23 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
     noise = np.log10(np.maximum(_noise(cells), 1e-300))
     gap = np.full(noise.shape, np.nan) if gaps is None else gaps
     starts = windows.spans["start_s"].to_numpy()
+    largest = np.stack([np.where(missing, -np.inf, sign * cells).max(axis=2) for sign in (1, -1)])
     lasting, drift = np.full((2, *noise.shape), -np.inf), np.full(noise.shape, np.nan)
+    often = np.full((2, *noise.shape), np.nan)
     for begin, end in pairwise([*np.flatnonzero(np.diff(run, prepend=-1)), len(run)]):
         own = slice(begin, end)
         step = float(np.median(np.diff(starts[own]))) if end - begin > 1 else 1.0
         lasting[:, own] = [_sustained(sign * noise[own], round(_FLOOR_S / step)) for sign in (1, -1)]
-        drift[own] = _rolling_median(gap[own], round(_DRIFT_S / step))
-    nothing = missing.all(axis=2)
+        drift[own] = _rolling(gap[own], round(_DRIFT_S / step), 0.5)
+        peaks = np.where(np.isneginf(largest[:, own]), np.nan, largest[:, own])
+        often[:, own] = [_rolling(peak, round(_OFTEN_S / step), 1 - _OFTEN) for peak in peaks]
+    often = np.where(np.isnan(often), -np.inf, often)
     return {
         "missing": missing.mean(axis=2),
-        "above": np.where(nothing, -np.inf, np.where(missing, -np.inf, cells).max(axis=2)),
-        "below": np.where(nothing, -np.inf, np.where(missing, -np.inf, -cells).max(axis=2)),
+        "above": largest[0],
+        "below": largest[1],
+        "often above": often[0],
+        "often below": often[1],
         "stuck": np.where(resting, -np.inf, stuck_s),
         "resting": np.where(resting, stuck_s, -np.inf),
         "quiet": lasting[1],
@@ -105,12 +112,17 @@ def _sustained(values: Floats, windows: int) -> Floats:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).max(axis=-1))
 
 
-def _rolling_median(values: Floats, windows: int) -> Floats:
-    """Median over so many windows around each; NaN in shorter runs, and where more than half are missing."""
+def _rolling(values: Floats, windows: int, quantile: float) -> Floats:
+    """A quantile over so many windows around each; NaN in shorter runs, and where more than half are missing.
+
+    It is one of the values, so that this share reaches it; the median is between the two middle ones, as usual.
+    """
     width = max(windows, 1)
     if len(values) < width or np.isnan(values).all():
         return np.full(values.shape, np.nan)
-    middle = pd.DataFrame(values).rolling(width, min_periods=-(-width // 2)).median().to_numpy()[width - 1 :]
+    around = pd.DataFrame(values).rolling(width, min_periods=-(-width // 2))
+    found = around.median() if quantile == 0.5 else around.quantile(quantile, interpolation="lower")
+    middle = found.to_numpy()[width - 1 :]
     first = np.clip(np.arange(len(values)) - width // 2, 0, len(values) - width)
     return np.asarray(middle[first])
 

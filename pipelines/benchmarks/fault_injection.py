@@ -46,7 +46,7 @@ RIGHT = {  # correct reasons for each kind of fault
     "spikes": {"out of range"},
 }
 _RESULTS = ("model", "untouched.csv", "faults.csv", "manoeuvres.csv", "injected.csv", "grades.csv")
-_EVERY_S, _FAULT_S, _MANOEUVRE_S = 60.0, 30.0, 4.0
+EVERY_S, _FAULT_S, _MANOEUVRE_S = 60.0, 30.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ class _Graded:
 
     def about(self, start_s: float, end_s: float) -> NDArray[np.bool_]:
         """Windows that touch an interval."""
-        spans = self.windows.spans
-        return ((spans["end_s"] > start_s) & (spans["start_s"] < end_s)).to_numpy()
+        return about(self.windows, start_s, end_s)
 
     def of(self, column: str) -> NDArray[Any]:
         """A column of the grades, shape ``(n, signals)``."""
@@ -215,12 +214,15 @@ def _inject_each(
     for turn in range(settings.rounds):
         for kind, name in enumerate(FAULTS):
             rng = np.random.default_rng((settings.seed, number, turn, kind))
-            faults = list(_sample_faults(rng, before, name, job.windows.signals, settings.size))
+            faults = list(
+                sample_faults(rng, before.windows, before.of("grade"), name, job.windows.signals, settings.size)
+            )
             after = _graded(sensors, inject(log, faults, seed=turn))
             yield from (_outcome(fault, before, after, sensors.profile.signals) for fault in faults)
         for kind, name in enumerate(MANOEUVRES):
             rng = np.random.default_rng((settings.seed, number, turn, 100 + kind))
-            dead = list(_sample_faults(rng, before, ("stuck", "dropout")[turn % 2], job.windows.signals, 1.0))
+            kind_of_dead = ("stuck", "dropout")[turn % 2]
+            dead = list(sample_faults(rng, before.windows, before.of("grade"), kind_of_dead, job.windows.signals, 1.0))
             driven = [_manoeuvre(name, fault, job.windows.signals, moving, settings.size) for fault in dead]
             alone = _graded(sensors, inject(log, driven, seed=turn))
             together = _graded(sensors, inject(log, [*driven, *dead], seed=turn))
@@ -232,18 +234,30 @@ def _inject_each(
                     yield row | {"with a dead sensor": _flagged(together, together.about(fact.start_s, fact.end_s))}
 
 
-def _sample_faults(
-    rng: np.random.Generator, before: _Graded, kind: str, signals: tuple[str, ...], size: float
+def sample_faults(
+    rng: np.random.Generator,
+    windows: Windows,
+    grades: NDArray[Any],
+    kind: str,
+    signals: tuple[str, ...],
+    size: float,
 ) -> Iterator[Fault]:
-    """One fault per minute, in a random signal, where that signal is good and varies."""
-    spans, good = before.windows.spans, before.of("grade") == "good"
-    cells = cells_of(before.windows)
-    for begin in np.arange(spans["start_s"].min() + 5, spans["end_s"].max() - _EVERY_S, _EVERY_S):
-        start_s = float(begin + rng.uniform(0, _EVERY_S - _FAULT_S - 5))
+    """One fault per minute, in a random signal, where that signal is good and varies.
+
+    ``grades``, shape ``(n, signals)``, are those of the windows of one recording.
+    """
+    spans, good, cells = windows.spans, grades == "good", cells_of(windows)
+    for begin in np.arange(spans["start_s"].min() + 5, spans["end_s"].max() - EVERY_S, EVERY_S):
+        start_s = float(begin + rng.uniform(0, EVERY_S - _FAULT_S - 5))
         signal = int(rng.integers(len(signals)))
-        inside = before.about(start_s, start_s + _FAULT_S)
+        inside = about(windows, start_s, start_s + _FAULT_S)
         if inside.any() and good[inside, signal].all() and np.ptp(cells[inside, signal]) > 0:
             yield Fault(kind, start_s, start_s + _FAULT_S, (signals[signal],), size)
+
+
+def about(windows: Windows, start_s: float, end_s: float) -> NDArray[np.bool_]:
+    """Windows that touch an interval."""
+    return ((windows.spans["end_s"] > start_s) & (windows.spans["start_s"] < end_s)).to_numpy()
 
 
 def _manoeuvre(kind: str, around: Fault, signals: tuple[str, ...], moving: tuple[str, ...], size: float) -> Fault:
