@@ -18,6 +18,7 @@ from anomalyvae.cli.console import (
     WRITERS,
     files_shown,
     local_model,
+    names,
     option,
     reading_arguments,
     reading_options,
@@ -61,6 +62,10 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
         "per_hour=6 (only for windows), fdr=0.1 (share of the flagged rows, only for one table)",
     )  # fmt: skip
     option(parser, "--tail")
+    parser.add_argument(
+        "--keep", type=names, default=(), metavar="A,B",
+        help="columns of a table, such as an identifier, that are copied into its scores",
+    )  # fmt: skip
     reading_arguments(parser)
     option(parser, "--quiet")
     folder = parser.add_argument_group("options for a folder of scores")
@@ -84,7 +89,8 @@ def _score_files(args: argparse.Namespace) -> int:
         summary = score_folder(
             args.model, args.source, args.target, engine=args.engine, scheduler=args.scheduler, workers=args.workers,
             alarms=args.alarms, tail=args.tail, strict=args.strict, feature_scores=args.feature_scores,
-            overwrite=args.overwrite, per_tick=args.per_tick, progress=progress, **reading_options(args),
+            overwrite=args.overwrite, per_tick=args.per_tick, keep=args.keep, progress=progress,
+            **reading_options(args),
         )  # fmt: skip
     for file in summary["files"]:
         if file["error"] is not None:
@@ -134,8 +140,8 @@ def _score_table(args: argparse.Namespace) -> int:
         folded["alarms"] = args.alarms
     with tempfile.TemporaryDirectory() as scratch, files_shown(args.quiet) as progress:
         summary = score_folder(
-            args.model, args.source, scratch, workers=args.workers, strict=args.strict, progress=progress, **folded,
-            **reading_options(args),
+            args.model, args.source, scratch, workers=args.workers, strict=args.strict, keep=args.keep,
+            progress=progress, **folded, **reading_options(args),
         )  # fmt: skip
         files = [file for file in summary["files"] if file["error"] is None]
         failed = [f"{file['file']}: {file['error']}" for file in summary["files"] if file["error"] is not None]
@@ -147,6 +153,8 @@ def _score_table(args: argparse.Namespace) -> int:
     if len(tables) > 1 and "row" in tables[0].column_names:
         names = [pa.array([file["file"]] * len(table)) for file, table in zip(files, tables, strict=True)]
         tables = [table.add_column(0, "file", name) for name, table in zip(names, tables, strict=True)]
+    for name in args.keep:
+        _refuse_other_kinds(name, [file["file"] for file in files], [table[name].type for table in tables])
     table = pa.concat_tables(tables)
     if not args.per_tick and (args.alarms is not None or args.tail != "conformal"):
         table = _flag_all(table, args)
@@ -157,6 +165,16 @@ def _score_table(args: argparse.Namespace) -> int:
         say(f"Scored {len(table):,} {what}, {flagged:,} flagged: {args.target}")
         _say_cautions(summary)
     return SOME_FAILED if failed else DONE
+
+
+def _refuse_other_kinds(name: str, files: list[str], kinds: "list[pa.DataType]") -> None:
+    """Refuse a kept column that is of another kind in another file: one table has one kind."""
+    for file, kind in zip(files, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"Column {name!r} is {kind} in {file}, but {kinds[0]} in {files[0]}. Convert one of them, or score "
+                "into a folder."
+            )
 
 
 def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":

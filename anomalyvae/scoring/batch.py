@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of
-from anomalyvae.scoring.one_file import Outcome, Work, kept, output_of
+from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.scoring.summary import RUN, SUMMARY, side_file
 from anomalyvae.untrusted import read_json
@@ -52,6 +52,7 @@ def score_folder(
     tail: str = "conformal",
     feature_scores: bool = False,
     per_tick: str | None = None,
+    keep: Sequence[str] = (),
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -93,6 +94,9 @@ def score_folder(
         (:mod:`anomalyvae.recordings.folding`); ``start_s`` is the tick, ``end_s`` the next. ``"offline"``: the mean
         score of the windows that cover the tick, and twice the mean of their p-values, which is a p-value again.
         ``"causal"``: score and p-value of the window that ends there; missing before the first end.
+    keep : sequence of str, optional
+        Columns of tables, such as an identifier, that are copied into the scores beside ``row``. The model need not
+        know them. From a CSV file they are text, as it is written there.
     strict : bool, default=False
         Stop with the error of the first file that fails, instead of going on with the others.
     overwrite : bool, default=False
@@ -138,6 +142,7 @@ def score_folder(
             f"Got per_tick={per_tick!r} with a model of plain rows, expected one of windows. Leave it out: a row is "
             "scored by itself."
         )
+    keep = _kept_columns(keep, metadata)
     folder = Path(target).resolve()
     root, names, passed_over, unread = inputs_of(source, metadata["windowing"] is not None, folder)
     how = given(options)
@@ -157,6 +162,7 @@ def score_folder(
         options=tuple(how.items()),
         databases=tuple((bus and f"{bus}=") + sha256_of(Path(file)) for bus, file in how.get("databases", ())),
         per_tick=per_tick,
+        keep=keep,
     )
     if strict and unread:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
@@ -209,6 +215,23 @@ def score_folder(
         with replacing_file(folder / SUMMARY) as fresh:
             fresh.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _kept_columns(keep: Sequence[str], metadata: dict[str, Any]) -> tuple[str, ...]:
+    """The columns to keep; an error if they are no columns of a table, or are named like a score."""
+    names = (keep,) if isinstance(keep, str) else tuple(dict.fromkeys(keep))
+    if names and metadata["windowing"] is not None:
+        raise ValueError(
+            f"Got columns to keep, {', '.join(map(repr, names))}, with a model of windows, whose scores have the "
+            "recording and its time instead. Leave out keep= (--keep)."
+        )
+    for name in names:
+        if name in SCORES or name.startswith("feature_score."):
+            raise ValueError(
+                f"Got the column {name!r} to keep, but the scores have a column of that name. Rename it in the table, "
+                "or leave it out of keep= (--keep)."
+            )
+    return names
 
 
 def _smallest(metadata: dict[str, Any], tail: str, per_tick: str | None = None) -> float | None:

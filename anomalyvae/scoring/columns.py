@@ -29,6 +29,22 @@ def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
     return None
 
 
+def taken_from(
+    rows: Any, keep: Sequence[str], learned: Sequence[str] | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Columns of a table as arrays, and the table as columns without those of them that a model does not know."""
+    table = table_of(rows)
+    if table is None:
+        raise ValueError(f"Got columns to keep of a {type(rows).__name__}, expected a table. Pass one that has them.")
+    names, count, cut = table
+    missing = [name for name in keep if name not in names]
+    if missing:
+        raise ValueError(f"The table has no column {listed(missing)} to keep, but {listed(names)}. Correct keep=.")
+    column = cut(0, count)
+    others = {name: column(name) for name in names if name not in keep or name in (learned or ())}
+    return {name: np.asarray(column(name)) for name in keep}, others
+
+
 def matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Floats:
     """Columns of numbers side by side, shape ``(count, len(names))``."""
     x = np.empty((count, len(names)))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import nearest
-from anomalyvae.tables.rows import TABLES, column_names, typed_tables
+from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
@@ -31,7 +31,8 @@ class Slab(NamedTuple):
     Attributes
     ----------
     where : dict of str to array
-        The origin of each row: ``row``, or ``recording``, ``start_s`` and ``end_s``; of a vehicle bus ``unknown`` too.
+        The origin of each row: ``row`` and the columns to keep, or ``recording``, ``start_s`` and ``end_s``; of a
+        vehicle bus ``unknown`` too.
     rows : RecordBatch, or ndarray of shape (n, d)
         As the scorer takes them.
     start : datetime or None
@@ -144,7 +145,9 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
 
 
-def slabs_of(root: Path, name: str, metadata: dict[str, Any], **options: Unpack[ReadOptions]) -> Iterator[Slab]:
+def slabs_of(
+    root: Path, name: str, metadata: dict[str, Any], keep: Sequence[str] = (), **options: Unpack[ReadOptions]
+) -> Iterator[Slab]:
     """The rows of a table, or the windows of a recording, as a model takes them.
 
     Parameters
@@ -153,6 +156,8 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any], **options: Unpack[
         Folder, and path of the file below it.
     metadata : dict
         Of the scorer.
+    keep : sequence of str
+        Columns of a table that are given back in `Slab.where`, beside ``row``.
     **options
         How files are read: see `anomalyvae.options.ReadOptions`.
 
@@ -164,23 +169,25 @@ def slabs_of(root: Path, name: str, metadata: dict[str, Any], **options: Unpack[
     path = root / name
     if metadata["windowing"] is not None:
         return _windows(path, name, metadata, options)
-    return _rows(path, metadata, given(options, TABLE_OPTIONS))
+    return _rows(path, metadata, keep, given(options, TABLE_OPTIONS))
 
 
 # Tables
 
 
-def _rows(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[Slab]:
+def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]) -> Iterator[Slab]:
     first, kinds, partition = 0, metadata["kinds"], _partition(path)
     batches = _csv_batches if path.suffix.lower() == ".csv" else _parquet_batches
     try:
-        for batch in batches(path, metadata, options):
-            for column in metadata["columns"] or ():
+        for batch in batches(path, metadata, keep, options):
+            learned = metadata["columns"] or ()
+            for column in dict.fromkeys([*learned, *keep]):
                 if column in partition and column not in batch.schema.names:
-                    text = kinds.get(column) is not None
+                    text = kinds.get(column) is not None or column not in learned
                     value = partition[column] if text else float(partition[column])
                     batch = batch.append_column(column, pa.repeat(value, len(batch)))
-            yield Slab({"row": np.arange(first, first + len(batch))}, batch)
+            where = {"row": np.arange(first, first + len(batch)), **{name: batch[name] for name in keep}}
+            yield Slab(where, batch.drop_columns([name for name in keep if name not in learned]))
             first += len(batch)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own have no number
@@ -196,25 +203,43 @@ def _partition(path: Path) -> dict[str, str]:
     return {key: unquote(value) for key, equals, value in pairs if equals}
 
 
-def _parquet_batches(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(
+    path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]
+) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
-        excluded = options.get("exclude", ())
-        columns = _present(metadata, [name for name in file.schema_arrow.names if name not in excluded], path)
+        names, excluded = file.schema_arrow.names, options.get("exclude", ())
+        columns = _present(metadata, [name for name in names if name not in excluded], path, keep)
+        columns += _kept_by(names, keep, path, columns)
         rows = max(_LEAST, _CELLS // max(len(columns), 1))
         yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
 
-def _csv_batches(path: Path, metadata: dict[str, Any], options: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+def _csv_batches(
+    path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]
+) -> Iterator[pa.RecordBatch]:
     file = CsvFile(path, **{name: value for name, value in options.items() if name not in ("time", "exclude")})
-    columns = _present(metadata, column_names(file, options.get("exclude", ())), path)
-    for table in typed_tables(file, columns, metadata["kinds"]):
+    columns = _present(metadata, column_names(file, options.get("exclude", ())), path, keep)
+    kept = _kept_by(column_names(file), keep, path, columns)
+    kinds = metadata["kinds"] | dict.fromkeys(kept, AS_WRITTEN)
+    for table in typed_tables(file, [*columns, *kept], kinds):
         yield from table.combine_chunks().to_batches()
 
 
-def _present(metadata: dict[str, Any], names: list[str], path: Path) -> list[str]:
+def _kept_by(names: list[str], keep: Sequence[str], path: Path, columns: list[str]) -> list[str]:
+    """The columns to keep that are not of the model; an error if neither the file nor its path has one of them."""
+    missing = [name for name in keep if name not in names and name not in _partition(path)]
+    if missing:
+        raise ValueError(
+            f"It has no column {', '.join(map(repr, missing))} to keep. {nearest(missing[0], names)} Correct keep= "
+            "(--keep)."
+        )
+    return [name for name in keep if name in names and name not in columns]
+
+
+def _present(metadata: dict[str, Any], names: list[str], path: Path, keep: Sequence[str]) -> list[str]:
     """The model's columns that a file has; an error if neither the file nor its path has one of them."""
     if metadata["columns"] is None:
-        return names
+        return [name for name in names if name not in keep]
     partition = _partition(path)
     missing = [name for name in metadata["columns"] if name not in names and name not in partition]
     if missing:

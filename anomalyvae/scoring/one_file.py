@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -34,6 +35,7 @@ UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle 
 TIME = "time"  # the moment at which a window of a recording begins, in UTC
 GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
 _MOMENT = pa.timestamp("us", tz="UTC")
+SCORES = ("file", "row", "anomaly_score", "p_value", "is_outlier", GAPS, "model_id")  # columns of scores of rows
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 _ENDS = 65536  # bytes at either end of an input that identify it
@@ -65,6 +67,8 @@ class Work:
         The sha256 of each file that defines messages of a vehicle bus.
     per_tick : {"offline", "causal"} or None
         Scores per tick of the clock instead of per window, and how windows are folded.
+    keep : tuple of str
+        Columns of a table that are copied into its scores.
     """
 
     model: str
@@ -78,6 +82,7 @@ class Work:
     options: tuple[tuple[str, Any], ...] = ()
     databases: tuple[str, ...] = ()
     per_tick: str | None = None
+    keep: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores of a file, apart from the file."""
@@ -86,6 +91,7 @@ class Work:
         for name, value in self.options:
             if name not in ("databases", *LIMITS):
                 settings[name] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+        settings |= {"keep": list(self.keep)} if self.keep else {}
         return settings | ({"per_tick": self.per_tick} if self.per_tick else {})
 
 
@@ -144,10 +150,12 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     try:
         session = open_session(work)
         made_from = _made_from(work, name)
-        slabs = slabs_of(Path(work.source), name, session.metadata, **dict(work.options))
+        slabs = slabs_of(Path(work.source), name, session.metadata, work.keep, **dict(work.options))
+        first = next(slabs, None)
+        kept = {} if first is None else {column: first.where[column].type for column in work.keep}
         recording = session.recording()
-        with session.writer(fresh) as writer:
-            for table, outliers in _tables(work, session, pool, slabs, recording):
+        with session.writer(fresh, kept) as writer:
+            for table, outliers in _tables(work, session, pool, chain(filter(None, [first]), slabs), recording):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
                 if GAPS in table.column_names:
@@ -293,13 +301,14 @@ class Session:
         """An empty record of a recording; None if rows are not windows."""
         return None if self.metadata["windowing"] is None else Recording(len(self._features))
 
-    def writer(self, path: Path) -> pq.ParquetWriter:
-        """A writer of tables of scores."""
+    def writer(self, path: Path, kept: dict[str, pa.DataType]) -> pq.ParquetWriter:
+        """A writer of tables of scores, with the columns that are kept."""
         text = pa.dictionary(pa.int32(), pa.string())  # repeated text is stored once
         spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
         where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
         where += [(UNKNOWN, text)] if self._names_unknown else []
         where += [] if self.metadata["windowing"] is None else [(TIME, _MOMENT)]
+        where += kept.items()
         scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []

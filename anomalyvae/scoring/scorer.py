@@ -30,6 +30,7 @@ from anomalyvae.scoring.columns import (
     refuse_infinite,
     refuse_missing,
     table_of,
+    taken_from,
 )
 from anomalyvae.untrusted import read_json
 
@@ -138,7 +139,9 @@ class Scorer:
         model, width, where = self.metadata["model_id"], self._width, self._session.get_providers()[0]
         return f"Scorer(model_id={model!r}, {width} columns, criterion={self.metadata['criterion']!r}, {where})"
 
-    def score(self, rows: Any, outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    def score(
+        self, rows: Any, outputs: Sequence[str] | None = None, *, keep: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
         """All scores of the file, by name.
 
         Parameters
@@ -146,12 +149,15 @@ class Scorer:
         rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
         outputs : sequence of str, optional
             Some of `outputs`; all by default. ``"new_gaps"`` may be among them; see `new_gaps`.
+        keep : sequence of str, optional
+            Columns of a table, such as an identifier, that are returned beside its scores. The model need not know
+            them.
 
         Returns
         -------
         dict of ndarray
             ``anomaly_score`` (high = anomalous), ``p_value`` and ``is_outlier`` (bool), each of shape ``(n,)``;
-            ``feature_scores`` of shape ``(n, d)``, if they were exported.
+            ``feature_scores`` of shape ``(n, d)``, if they were exported; and the columns to keep, before these.
 
         Raises
         ------
@@ -163,7 +169,14 @@ class Scorer:
         UserWarning
             If rows have new gaps, and ``outputs`` does not ask for them.
         """
-        return self._run(self.outputs if outputs is None else list(outputs), rows)
+        outputs = self.outputs if outputs is None else list(outputs)
+        if not keep:
+            return self._run(outputs, rows)
+        kept, others = taken_from(rows, [keep] if isinstance(keep, str) else keep, self._columns)
+        clash = [name for name in kept if name in (*self.outputs, "new_gaps")]
+        if clash:
+            raise ValueError(f"Got the column {clash[0]!r} to keep, but a score has that name. Rename it in the table.")
+        return kept | self._run(outputs, others)
 
     def anomaly_score(self, rows: Any) -> Floats:
         """The anomaly score of each row, high = anomalous, shape ``(n,)``."""

@@ -71,8 +71,10 @@ class CsvFile:
         self.path, self.missing = path, tuple(na)
         self.dialect = find_dialect(head, str(path), sep=sep, decimal=decimal, encoding=encoding)
 
-    def tables(self, places: Sequence[int], *, plain: Collection[int] = (), block: int = _BLOCK) -> Iterator[pa.Table]:
-        """Yield the cells of some columns as text, piece by piece; missing text is null.
+    def tables(
+        self, places: Sequence[int], *, plain: Collection[int] = (), block: int = _BLOCK, as_written: bool = False
+    ) -> Iterator[pa.Table]:
+        """Yield the cells of some columns as text, piece by piece; missing text is null, but not ``as_written``.
 
         The columns have their places as names. Lines that repeat the header, comments and empty lines are left out.
         Columns that are expected to be ``plain`` numbers come as such, which is faster.
@@ -93,7 +95,7 @@ class CsvFile:
             column_types={every[place]: pa.float64() if place in plain else pa.binary() for place in places},
             include_columns=chosen,
             null_values=MISSING_TEXT,
-            strings_can_be_null=True,
+            strings_can_be_null=not as_written,
         )
         read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(dialect.encoding), block_size=block)
         try:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TABLES = (".parquet", ".csv")
 _BLOCK = 1 << 23  # bytes at a time
+AS_WRITTEN = "as written"
 _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
 
 
@@ -58,11 +59,11 @@ def column_names(file: CsvFile, exclude: Iterable[str] = ()) -> list[str]:
 def typed_tables(file: CsvFile, columns: Sequence[str], kinds: Mapping[str, str]) -> Iterator[pa.Table]:
     """Yield the rows of a CSV file piece by piece, each column of the kind that a model has learned.
 
-    ``kinds`` are ``"text"`` and ``"bool"``; columns that are not in it are numbers. A cell of another kind is an error
-    that names its line.
+    ``kinds`` are ``"text"``, ``"bool"`` and `AS_WRITTEN`; columns that are not in it are numbers. A cell of another
+    kind is an error that names its line.
     """
     places = [file.dialect.names.index(name) for name in columns]
-    done = 0
+    as_written, done = AS_WRITTEN in kinds.values(), 0
 
     def typed(table: pa.Table) -> pa.Table:
         named = enumerate(zip(columns, places, strict=True))
@@ -74,23 +75,24 @@ def typed_tables(file: CsvFile, columns: Sequence[str], kinds: Mapping[str, str]
     if file.dialect.decimal != "," and not file.missing:
         plain = {place for name, place in zip(columns, places, strict=True) if kinds.get(name, "number") == "number"}
         try:
-            for table in file.tables(places, plain=plain, block=_BLOCK):
+            for table in file.tables(places, plain=plain, block=_BLOCK, as_written=as_written):
                 yield typed(table)
                 done += len(table)
             return
         except NotNumbersError:  # a cell that Arrow does not take for a number
             pass
-    for table in file.tables(places, block=_BLOCK):
+    for table in file.tables(places, block=_BLOCK, as_written=as_written):
         if len(table) > done:
             yield typed(table[done:])
         done = max(done - len(table), 0)
 
 
 def _typed(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    if not is_text(cells.type):
+    if not is_text(cells.type) or kind == AS_WRITTEN:
         return cells
+    cells = without_missing_text(cells, file.missing if kind == "text" else ())
     if kind == "text":
-        return without_missing_text(cells, file.missing)
+        return cells
     if kind == "bool":
         read = truths_in_text(cells, missing=file.missing)
         count = file.count(place, _is_truth) if is_text(read.type) else None

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae import load
+from anomalyvae import Scorer, load
 from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
 
@@ -181,3 +181,82 @@ def test_a_worker_without_torch_and_pandas_scores_into_one_table(rows, tmp_path,
     detector = load(model)
     np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(rows), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(scores["is_outlier"], detector.alarms(rows, alpha=0.2))
+
+
+# A column that is kept
+
+
+@pytest.fixture(scope="module")
+def numbered(rows, tmp_path_factory):
+    """A table with an identifier that looks like a number, and a model that has not learned it."""
+    folder = tmp_path_factory.mktemp("numbered")
+    table = rows.assign(part=[f"00{number}" for number in range(len(rows))], lot=range(len(rows)))
+    table.loc[3, "part"] = "NA"  # a code, not a missing value
+    table.to_csv(folder / "rows.csv", index=False)
+    table.to_parquet(folder / "rows.parquet")
+    arguments = ["fit", folder / "rows.csv", "--exclude", "part", "--exclude", "lot", "--model", folder / "model"]
+    assert main([*map(str, arguments), *TINY, "--quiet"]) == 0
+    assert read_card(folder / "model")["columns"] == ["a", "b", "machine"]
+    return folder, table
+
+
+@pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("parquet", "parquet"), ("csv", "parquet")])
+def test_an_identifier_is_carried_into_the_scores(numbered, tmp_path, capsys, source, target):
+    folder, table = numbered
+    out = tmp_path / f"scores.{target}"
+    keep = ["--model", folder / "model", "--keep", "part,lot", "--exclude", "lot"]
+    assert run(capsys, "score", folder / f"rows.{source}", out, *keep)[0] == 0
+    if target == "csv":
+        found = pd.read_csv(out, dtype={"part": str, "lot": str}, keep_default_na=False)
+    else:
+        found = pd.read_parquet(out)
+    assert list(found.columns[:4]) == ["row", "part", "lot", "anomaly_score"]
+    assert found["part"].tolist() == table["part"].tolist()
+    lots = table["lot"] if (source, target) == ("parquet", "parquet") else table["lot"].astype(str)
+    assert found["lot"].tolist() == lots.tolist()
+    plain = tmp_path / "plain.parquet"
+    assert run(capsys, "score", folder / f"rows.{source}", plain, "--model", folder / "model")[0] == 0
+    scores = pd.read_parquet(plain)["anomaly_score"]
+    assert np.allclose(found["anomaly_score"], scores, rtol=1e-12, atol=1e-12)
+
+
+def test_a_folder_of_scores_keeps_it_and_a_run_without_it_is_another(numbered, tmp_path, capsys):
+    folder, table = numbered
+    source, scores = tmp_path / "rows", tmp_path / "scores"
+    (source / "site=north").mkdir(parents=True)
+    (source / "site=north" / "a.parquet").write_bytes((folder / "rows.parquet").read_bytes())
+    arguments = ["score", source, scores, "--model", folder / "model"]
+    assert run(capsys, *arguments, "--keep", "lot,site")[0] == 0
+    found = pd.read_parquet(scores / "site=north" / "a.parquet", partitioning=None)
+    assert found["lot"].tolist() == table["lot"].tolist()
+    assert set(found["site"]) == {"north"}
+    code, _, said = run(capsys, *arguments)
+    assert (code, "other settings" in said) == (1, True)
+
+
+def test_a_column_that_cannot_be_kept_is_named(numbered, road, drives, tmp_path, capsys):
+    folder, _ = numbered
+    out = tmp_path / "scores.csv"
+    for keep, model, source, reason in [
+        ("pat", folder / "model", folder / "rows.csv", "It has no column 'pat' to keep. Did you mean 'part'?"),
+        ("row", folder / "model", folder / "rows.csv", "Got the column 'row' to keep, but the scores have a column"),
+        ("speed", road, drives / "d0.csv", "Got columns to keep, 'speed', with a model of windows"),
+    ]:
+        code, _, said = run(capsys, "score", source, out, "--model", model, "--keep", keep)
+        assert code == 1
+        assert reason in said
+        assert not out.exists()
+
+
+def test_a_scorer_returns_a_kept_column_beside_the_scores(numbered):
+    folder, table = numbered
+    scorer = Scorer(folder / "model")
+    found = scorer.score(table.drop(columns="lot"), keep=["part", "a"])
+    assert list(found)[:3] == ["part", "a", "anomaly_score"]
+    assert found["part"].tolist() == table["part"].tolist()
+    plain = scorer.score(table[["a", "b", "machine"]])
+    assert np.array_equal(found["anomaly_score"], plain["anomaly_score"])
+    with pytest.raises(ValueError, match=r"has no column 'pat' to keep, but .*'part'"):
+        scorer.score(table, keep=["pat"])
+    with pytest.raises(ValueError, match=r"Got columns to keep of a ndarray, expected a table"):
+        scorer.score(np.zeros((1, 3)), keep=["part"])
