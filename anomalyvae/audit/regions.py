@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
@@ -167,21 +168,25 @@ def describe_regions(
     -------
     DataFrame
         By region, sparsest first: ``rows``, ``share``, the median ``density``, the mean ``weight``, ``kind`` (sparse
-        from a weight of 2, dense up to 1/2, otherwise empty) and ``medoid``, the position of the most central row. With
-        ``group`` also its most over-represented group, and ``group_share``, that group's share of the region.
+        from a weight of 2, dense up to 1/2, otherwise empty; the 95 % interval of the mean for all regions at once
+        decides) and ``medoid``, the position of the most central row. With ``group`` also its most over-represented
+        group, and ``group_share``, that group's share of the region.
     """
-    rows = []
+    rows, parts = [], len(np.unique(region))
     for number in np.unique(region):
         inside = np.flatnonzero(region == number)
         centre = points[inside].mean(axis=0)
         mean = float(weight[inside].mean())
+        half = (
+            float(stats.t.ppf(1 - 0.025 / parts, len(inside) - 1) * stats.sem(weight[inside])) if parts > 1 else np.inf
+        )
         row = {
             "region": number,
             "rows": len(inside),
             "share": len(inside) / len(region),
             "density": float(np.median(density[inside])),
             "weight": mean,
-            "kind": "sparse" if mean >= _SPARSE else "dense" if mean <= _DENSE else "",
+            "kind": "sparse" if mean - half >= _SPARSE else "dense" if mean + half <= _DENSE else "",
             "medoid": inside[np.square(points[inside] - centre).sum(axis=1).argmin()],
         }
         if group is not None:

@@ -1,6 +1,7 @@
 """An audit as text, Markdown or a page of HTML."""
 
 from html import escape
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,12 +11,15 @@ from anomalyvae.untrusted import printable
 
 _SHOWN = 10  # rows of a table
 _DIFFERENCE = ["column", "direction", "difference"]
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Bias audit</title><style>
-body {{ font: 15px/1.5 "Helvetica Neue", Arial, sans-serif; color: #1f2a35; max-width: 60em; margin: 2em auto }}
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+body {{ font: 15px/1.5 "Helvetica Neue", Arial, sans-serif; color: #1f2a35; max-width: 60em; margin: 2em auto;
+  padding: 0 1em; overflow-wrap: break-word }}
+.scroll {{ overflow-x: auto; overflow-wrap: normal }}
 table {{ border-collapse: collapse; font-size: 13px }} td, th {{ padding: .25em .8em; text-align: left }}
 th, td {{ border-bottom: 1px solid #d5dbe1 }}
-</style></head><body><h1>Bias audit</h1>
+</style></head><body><h1>{title}</h1>
 {body}
 </body></html>
 """
@@ -41,17 +45,18 @@ def findings(found: Audit) -> list[Finding]:
     return [*parts, _weights(found)]
 
 
-def as_text(found: Audit) -> str:
-    """For a terminal."""
-    return "\n\n".join(
-        "\n".join([part.title.upper(), part.text, *([_cells(part).to_string(index=False)] if len(part.table) else [])])
-        for part in findings(found)
-    )
+def as_text(found: Audit, about: str = "") -> str:
+    """For a terminal; ``about`` is the name of the data."""
+    blocks = [f"{_title(about)}. {_introduction(found)}"]
+    for part in findings(found):
+        cells = [_cells(part).to_string(index=False)] if len(part.table) else []
+        blocks.append("\n".join([part.title.upper(), part.text, *cells]))
+    return "\n\n".join(blocks)
 
 
-def as_markdown(found: Audit) -> str:
-    """For a README or a merge request."""
-    blocks = ["# Bias audit"]
+def as_markdown(found: Audit, about: str = "") -> str:
+    """For a README or a merge request; ``about`` is the name of the data."""
+    blocks = [f"# {_no_markup(_title(about))}", _introduction(found)]
     for part in findings(found):
         blocks += [f"## {part.title}", _no_markup(part.text)]
         if len(part.table):
@@ -61,18 +66,33 @@ def as_markdown(found: Audit) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _title(about: str) -> str:
+    return f"Bias audit of {printable(about)}" if about else "Bias audit"
+
+
+def _introduction(found: Audit) -> str:
+    """What the audit is about."""
+    asked = ["which kinds of rows are rare or frequent", "which rows are there twice"]
+    asked += ["which are in several parts of the split"] if found.leaks is not None else []
+    asked += ["whether a detector treats groups alike"] if found.groups is not None else []
+    return (
+        f"The audit asks of {len(found.weights):,} rows {', '.join(asked[:-1])} and {asked[-1]}. It calls a region "
+        "sparse or dense, and a group different, only where an interval excludes that chance explains it."
+    )
+
+
 def _no_markup(text: str) -> str:
     return printable(text.replace("\n", " ")).replace("<", "&lt;")
 
 
-def as_html(found: Audit) -> str:
-    """For a browser: one page without scripts or external files; cells are escaped."""
-    body = []
+def as_html(found: Audit, about: str = "") -> str:
+    """For a browser: one page without scripts or external files; cells are escaped. ``about`` names the data."""
+    body = [f"<p>{_introduction(found)}</p>"]
     for part in findings(found):
         body += [f"<h2>{escape(part.title)}</h2>", f"<p>{escape(printable(part.text))}</p>"]
         if len(part.table):
-            body.append(_cells(part).to_html(index=False, border=0))
-    return _PAGE.format(body="\n".join(body))
+            body.append(f'<div class="scroll">{_cells(part).to_html(index=False, border=0)}</div>')
+    return PAGE.format(title=escape(_title(about)), body="\n".join(body))
 
 
 def _regions(found: Audit) -> Finding:
@@ -108,14 +128,26 @@ def _leaks(found: Audit, leaks: pd.DataFrame) -> Finding:
 
 
 def _groups(title: str, figures: pd.DataFrame) -> Finding:
-    different = figures[(figures["difference_low"] > 0) | (figures["difference_high"] < 0)]
+    compared = int(figures["difference_low"].notna().sum())
+    different = figures[_excludes_none(figures, compared)]
     lines = [
         f"{row['group']}: {row['figure']} {_figure(row['value'])} ({_figure(row['low'])} to {_figure(row['high'])}), "
         f"{_figure(abs(row['difference']))} {'above' if row['difference'] > 0 else 'below'} all others"
         for _, row in different.iterrows()
     ]
-    text = "; ".join(lines) or "No group differs significantly from all other rows"
-    return Finding(title, f"{text}. Intervals are 95 % confidence intervals, on held-out rows.", figures)
+    text = "; ".join(lines) or "No group differs from all other rows by more than chance explains"
+    note = "Intervals are 95 % confidence intervals, on held-out rows"
+    if compared > 1:
+        note += f"; a difference is called where one for {compared} comparisons at once (Bonferroni) excludes none"
+    return Finding(title, f"{text}. {note}.", figures)
+
+
+def _excludes_none(figures: pd.DataFrame, comparisons: int) -> "pd.Series[bool]":
+    """Whether the interval of each difference, widened for so many comparisons at once, excludes no difference."""
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - 0.025 / max(comparisons, 1)) / normal.inv_cdf(0.975)
+    difference, low, high = (figures[name] for name in ("difference", "difference_low", "difference_high"))
+    return (difference - wider * (difference - low) > 0) | (difference + wider * (high - difference) < 0)
 
 
 def _weights(found: Audit) -> Finding:

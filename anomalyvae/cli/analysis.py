@@ -120,11 +120,11 @@ def audit(args: argparse.Namespace) -> int:
     if write is not None:
         write(found.weights.rename_axis("row").reset_index())
     if out is not None:
-        _write_audit(found, out)
+        _write_audit(found, out, Path(args.file).name)
     if not args.quiet:
         from anomalyvae.audit import as_text
 
-        say(as_text(found))
+        say(as_text(found, Path(args.file).name))
     return DONE
 
 
@@ -170,17 +170,17 @@ def _audit_table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame,
     return table, roles
 
 
-def _write_audit(found: "Audit", out: Path) -> None:
+def _write_audit(found: "Audit", out: Path, about: str) -> None:
     from anomalyvae.audit import as_html, as_markdown
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(as_html(found) if out.suffix == ".html" else as_markdown(found), out)
+        _write_text(as_html(found, about) if out.suffix == ".html" else as_markdown(found, about), out)
         return
     out.mkdir(parents=True, exist_ok=True)
     for name, table in found.tables().items():
         writer(str(out / f"{name}.csv"))(table)
-    _write_text(as_markdown(found), out / "report.md")
+    _write_text(as_markdown(found, about), out / "report.md")
 
 
 def _write_text(text: str, file: Path) -> None:

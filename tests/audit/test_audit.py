@@ -9,7 +9,8 @@ from anomalyvae import VAEOutlierDetector, metrics, save
 from anomalyvae.audit import as_html, as_markdown, as_text, audit
 from anomalyvae.audit.duplicates import Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
-from anomalyvae.audit.regions import effective_rows, inverse_density_weights, neighbour_density
+from anomalyvae.audit.regions import describe_regions, effective_rows, inverse_density_weights, neighbour_density
+from anomalyvae.audit.report import _groups
 from anomalyvae.cli import main
 from anomalyvae.nets.memory import sample_by_weight
 
@@ -327,3 +328,39 @@ def test_errors_of_the_command(rows_csv, capsys, arguments, said):
     code, _, error = run(capsys, rows_csv, *arguments, *SETTINGS)
     assert code == 1
     assert said in error
+
+
+def test_noise_is_no_finding():
+    """Groups drawn by lot: of many comparisons some intervals exclude no difference by chance, and none is called."""
+    rng = np.random.default_rng(0)
+    called = single = 0
+    for seed in range(20):
+        group = pd.Series(rng.integers(12, size=1200).astype(str))
+        excess = np.where(rng.random(1200) < 0.1, 1.0, -1.0)
+        figures = group_figures(excess, group, seed=seed)
+        single += int(((figures["difference_low"] > 0) | (figures["difference_high"] < 0)).any())
+        called += "No group differs" not in _groups("Groups", figures).text
+    assert single >= 5
+    assert called <= 3
+    figures = group_figures(np.where(group == "3", 1.0, excess), group)
+    assert "3: alarm rate 1.000" in _groups("Groups", figures).text
+
+
+def test_a_region_is_sparse_only_if_its_interval_says_so():
+    """Twelve rows with weights about 2, which chance explains, and 200 rows whose weights are above 2."""
+    rng = np.random.default_rng(1)
+    region = np.repeat([0, 1, 2], [500, 12, 200])
+    weight = np.concatenate([np.full(500, 0.7), rng.choice([0.2, 4.5], size=12), rng.normal(3, 0.5, size=200)])
+    weight[500:512] += 2.2 - weight[500:512].mean()
+    described = describe_regions(region, rng.normal(size=(712, 2)), 1 / weight.clip(0.1), weight)
+    assert described["kind"].to_dict() == {0: "", 1: "", 2: "sparse"}
+
+
+def test_the_report_says_what_it_is_about():
+    rng = np.random.default_rng(0)
+    found = audit(pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]), RECIPE)
+    page = as_html(found, "rows<1>.csv")
+    assert "<title>Bias audit of rows&lt;1&gt;.csv</title>" in page
+    assert "The audit asks of 60 rows which kinds of rows are rare or frequent and which rows are there twice." in page
+    assert as_markdown(found, "rows.csv").startswith("# Bias audit of rows.csv\n\nThe audit asks of 60 rows")
+    assert as_text(found).startswith("Bias audit. The audit asks of 60 rows")
