@@ -106,8 +106,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ``"auto"`` is CUDA if present.
     random_state : int, RandomState instance or None, default=None
         Seeds initial weights, batches and held-out rows. Scoring uses no random number.
-    verbose : bool, default=False
-        Show a progress bar during training.
+    verbose : bool or int, default=False
+        Show a progress bar on stderr during training. `anomalyvae.train.train` and the other functions that fit a
+        detector follow the detector's setting.
 
     Attributes
     ----------

@@ -236,14 +236,15 @@ def _warn_of_interrupt(history: History, reason: str) -> None:
 
 @contextmanager
 def _progress(shown: bool, max_epochs: int, title: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A progress bar that shows the losses of each epoch, or nothing."""
+    """A progress bar on stderr that shows the losses of each epoch, or nothing."""
     if not shown:
         yield lambda record: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(f"{title}: epoch", *columns) as bar:
+    with Progress(f"{title}: epoch", *columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=max_epochs)
 
         def on_epoch(record: dict[str, float]) -> None:

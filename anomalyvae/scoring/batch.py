@@ -7,6 +7,7 @@ state: after a kill, the next run reads the metadata and scores the rest. Neithe
 import json
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from anomalyvae.scoring.summary import RUN, SUMMARY, side_file
 from anomalyvae.untrusted import read_json
 
 _STAGING = ".staging"
+_EVERY_S = 5.0
 
 
 class Progress(NamedTuple):
@@ -39,6 +41,19 @@ class Progress(NamedTuple):
     files_kept: int
     rows_scored: int
     seconds: float
+
+
+class _Told:
+    """Prints progress to stderr, at most a line every five seconds, and one at the end."""
+
+    def __init__(self) -> None:
+        self._next_s = _EVERY_S
+
+    def __call__(self, now: Progress) -> None:
+        if now.seconds >= self._next_s or now.files_done == now.files:
+            self._next_s = now.seconds + _EVERY_S
+            pace = now.rows_scored / max(now.seconds, 1e-9)
+            print(f"{now.files_done:,}/{now.files:,} files, {pace:,.0f} rows/s", file=sys.stderr)
 
 
 def score_folder(
@@ -56,7 +71,8 @@ def score_folder(
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[Progress], None] | None = None,
+    verbose: bool = False,
     **options: Unpack[ReadOptions],
 ) -> dict[str, Any]:
     """Score files with a bundle or an ONNX file: the windows of recordings, or the rows of tables.
@@ -105,6 +121,8 @@ def score_folder(
         Threads, or processes of a local Dask cluster; one per core by default.
     progress : callable, optional
         Called with a `Progress` after every slab of rows.
+    verbose : bool, default=False
+        Print the progress to stderr, a line every five seconds and at the end.
     **options
         How files are read: see `anomalyvae.options.ReadOptions`.
 
@@ -134,6 +152,7 @@ def score_folder(
         raise ValueError(f"Got engine={engine!r}, expected one of {', '.join(map(repr, ENGINES))}. Pass one of them.")
     if per_tick not in (None, "offline", "causal"):
         raise ValueError(f"Got per_tick={per_tick!r}, expected 'offline' or 'causal'. Pass one of them.")
+    progress = progress or (_Told() if verbose else lambda progress: None)
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     scorer = Scorer(model, providers=["CPUExecutionProvider"])
     metadata = scorer.metadata

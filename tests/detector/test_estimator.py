@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from anomalyvae import VAEOutlierDetector
+from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.detector.fitting import Trainer, epoch_callback, schedule_for
 
 SCORES = ("near", "crowd", "linear", "novelty", "elbo", "reconstruction", "kl", "log_likelihood")
@@ -343,16 +343,6 @@ def test_the_default_schedule_makes_a_step_per_two_rows_in_batches_of_a_32nd():
     assert schedule_for(6400, 30).patience == 10
 
 
-def test_verbose_shows_progress(normal, capsys):
-    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
-    shown = capsys.readouterr().out
-    assert "learning: epoch 2/2" in shown
-    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, body="gru", input_shape=(1, 6)).fit(normal)
-    assert "learning, 4 of 4" in capsys.readouterr().out  # these cannot train at once
-    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
-    assert "held out" in capsys.readouterr().out
-
-
 # Thresholds
 
 
@@ -487,3 +477,27 @@ class LinearBody(torch.nn.Module):
 
     def decode(self, z):
         return self.out(z)
+
+
+def test_verbose_shows_progress(normal, capsys):
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
+    shown = capsys.readouterr().err
+    assert "learning: epoch 2/2" in shown
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, body="gru", input_shape=(1, 6)).fit(normal)
+    assert "learning, 4 of 4" in capsys.readouterr().err  # these cannot train at once
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
+    assert "held out" in capsys.readouterr().err
+
+
+def test_verbose_writes_to_stderr_and_changes_nothing_else(normal, capfd, tmp_path):
+    rows = normal.iloc[:60]
+    quiet = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(rows)
+    assert capfd.readouterr() == ("", "")
+    shown = clone(VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0, verbose=1)).fit(rows)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "epoch" in err
+    assert shown.get_params()["verbose"] == 1
+    assert np.array_equal(shown.anomaly_score(rows), quiet.anomaly_score(rows))
+    save(shown, tmp_path / "model")
+    assert load(tmp_path / "model").get_params()["verbose"] == 1

@@ -495,3 +495,13 @@ def test_a_stopped_run_does_not_wait_for_its_readers(tmp_path, monkeypatch):
     next(outcomes)
     outcomes.close()
     assert set(ended) <= {"a", "b"}
+
+
+def test_verbose_prints_progress_to_stderr(bundle, drives, tmp_path, capfd):
+    score_folder(bundle, drives, tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
+    summary = score_folder(bundle, drives, tmp_path / "shown", verbose=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    files = summary["scored"]
+    assert err.splitlines()[-1].startswith(f"{files}/{files} files, ")
