@@ -7,7 +7,7 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
-	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-health \
+	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-health notebooks \
 	clean
 
 help:  ## Show this help
@@ -74,6 +74,9 @@ bench-rank: .venv/dev  ## Ranks of 77 drives: those named for an event, and driv
 
 bench-parity: .venv/dev  ## Export 300 generated pipelines, and compare each file's scores with its model's
 	$(BIN)/python pipelines/benchmarks/parity.py
+
+notebooks: .venv/dev  ## Run the notebooks, and store the picture that each ends in
+	$(BIN)/python notebooks/pictures.py
 
 clean:  ## Remove the environment, caches and build outputs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -14,6 +14,22 @@ def test_they_are_numbered_from_one():
     assert [int(name[:2]) for name in NOTEBOOKS] == list(range(1, len(NOTEBOOKS) + 1))
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_code_host_shows_the_picture_that_a_notebook_ends_in(name):
+    """Outputs are stripped, so the first cell shows a stored picture: `make notebooks` writes it."""
+    picture = f"pictures/{Path(name).stem}.png"
+    first = nbformat.read(FOLDER / name, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert f"]({picture})" in first.source
+    assert (FOLDER / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_pictures_are_small_and_each_is_of_a_notebook():
+    pictures = list((FOLDER / "pictures").iterdir())
+    assert sorted(path.stem for path in pictures) == [Path(name).stem for name in NOTEBOOKS]
+    assert sum(path.stat().st_size for path in pictures) < 1_000_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_ends_in_a_picture(name, tmp_path, monkeypatch):
