@@ -205,9 +205,10 @@ def bars(results: pd.DataFrame) -> pd.DataFrame:
     for half in ("chosen", "unseen"):
         part = results[(results["half"] == half) & (results["budget"] > 0)]
         for figure, budget in itertools.product(("found", "average_precision"), sorted(part["budget"].unique())):
-            wide = part[part["budget"] == budget].pivot_table(figure, ["collection", "table"], "method").dropna()
+            wide = part[part["budget"] == budget].pivot_table(figure, ["collection", "table"], "method")
             rivals = [name for name in RIVALS if name in wide]
             if OURS in wide and rivals:
+                wide = wide[[OURS, *rivals]].dropna()  # the tables that all of them have
                 best = wide[rivals].mean().idxmax()
                 gap = wide[OURS] - wide[best]
                 row = {"half": half, "figure": figure, "budget": budget, "better rival": best, "tables": len(gap)}

@@ -43,6 +43,7 @@ def test_the_bars_are_against_the_rival_that_is_better_on_the_mean():
         }
         for table in range(20) for seed in (0, 1) for budget in (0, 25)
         for method, found in ((labels.OURS, 0.5), ("aad", 0.2 + 0.01 * table), ("pine", 0.2), ("plain", 0.9))
+        if method != "plain" or table  # a method beside them that was not run everywhere
     ]  # fmt: skip
     told = labels.bars(pd.DataFrame(rows)).set_index(["half", "figure", "budget"])
     assert len(told) == 4
