@@ -16,6 +16,7 @@ from anomalyvae.export.culprits import culprit, learned_rounding
 from anomalyvae.export.explain import explain
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
+from anomalyvae.nets.memory import squared_distances
 from anomalyvae.nets.views import Views
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.scorer import FORMAT, METADATA, seal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
 _TOLERANCE = 1e-4  # relative
+_TRIED = 512  # stored rows
+_ABOVE_ROUNDING = 30  # times that, squares of distances are far enough apart to be put in order
 _ATTEMPTS = {  # whether in single precision, and the rounding within which scores are equal
     "auto": ((True, COARSE), (False, FINE), (False, COARSE)),
     "double": ((False, FINE), (False, COARSE)),
@@ -108,10 +111,13 @@ def write_onnx(
 
 
 def _may_be_at_zero(detector: "VAEOutlierDetector") -> bool:
-    """Whether rows at no distance from the stored ones are to be expected."""
+    """Whether rows at no distance from the stored ones, as single precision sees it, are to be expected."""
     stored, scores = detector.network_.memorised, np.abs(detector.calibration_.scores)
     if isinstance(stored, Views):
-        return bool((stored.rows[1:] == stored.rows[:-1]).all(1).any())
+        some = stored.rows[:: -(-len(stored.rows) // _TRIED)]
+        last = squared_distances(some, stored.rows).topk(stored.neighbours, largest=False).values[:, -1]
+        rounding = float(np.finfo(np.float32).eps) * some.square().sum(1)
+        return bool((last <= _ABOVE_ROUNDING * rounding).any())
     return stored is not None and scores.min() < 1e-3 * scores.max()
 
 

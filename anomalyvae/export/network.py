@@ -156,9 +156,10 @@ def _near(views: Views, u: Value) -> Value:
 
 
 def _crowd(views: Views, u: Value) -> Value:
-    nearest = _smallest(_weighted_distances(u, views.crowd_keys), views.near_crowd)[0]
+    nearest = _smallest(_weighted_distances(u, views.crowd_keys), views.near_crowd)[1]
     last = nearest.split([views.near_crowd - 1, 1])[-1] if views.near_crowd > 1 else nearest
-    return last.op("Max", 0.0).op("Sqrt")
+    difference = u - u.graph.value(views.crowd, u.single).op("Gather", last.op("Squeeze", [1]))
+    return (difference * difference).sum().op("Sqrt")
 
 
 def _linear(views: Views, u: Value) -> Value:

@@ -173,9 +173,11 @@ class Views(nn.Module):
             crowd = crowd.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
             fewer = 1
         place = squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices
-        last = crowd.topk(max(1, min(self.near_crowd, len(self.crowd) - fewer)), largest=False).values[:, -1]
+        nearest = crowd.topk(max(1, min(self.near_crowd, len(self.crowd) - fewer)), largest=False)
+        away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
+        among = torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
         linear = ((u - self.mean) @ self.whitening).square().sum(1).sqrt()
-        return self._near(u, place), last.clamp(min=0).sqrt(), linear
+        return self._near(u, place), among, linear
 
     def _near(self, u: Tensor, place: Tensor) -> Tensor:
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
