@@ -32,8 +32,8 @@ def in_kind_of(X: Any, table: pd.DataFrame) -> Any:
         return table
     import pyarrow as pa
 
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    return arrow if type(X).__module__.startswith("pyarrow") else type(X)(arrow)
+    arrow = (pa.RecordBatch if isinstance(X, pa.RecordBatch) else pa.Table).from_pandas(table, preserve_index=False)
+    return type(X)(arrow) if type(X).__module__.startswith("polars") else arrow
 
 
 def _is_arrow(X: Any) -> bool:

@@ -23,6 +23,7 @@ def to_pandas(table):
 
 KINDS = [
     pytest.param(lambda frame: pa.Table.from_pandas(frame, preserve_index=False), id="pyarrow"),
+    pytest.param(lambda frame: pa.RecordBatch.from_pandas(frame, preserve_index=False), id="record batch"),
     pytest.param(
         from_polars, id="polars",
         marks=pytest.mark.skipif(importlib.util.find_spec("polars") is None, reason="needs polars"),

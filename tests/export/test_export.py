@@ -406,3 +406,15 @@ def test_an_unfitted_detector_is_refused(tmp_path):
 def test_inputs_that_cannot_be(change, inputs, message, normal, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_onnx(fit(change(normal), max_epochs=1), tmp_path / "m.onnx", inputs=inputs)
+
+
+def test_rows_that_single_precision_cannot_put_in_order_are_compared_in_double(tmp_path):
+    """One far row makes the others so close, in units of the spread, that their order would be that of rounding."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(-15.87, 1e-3, 62), [1000.0]])[:, None]
+    model = VAEOutlierDetector(hidden=(8,), max_epochs=1, random_state=2, validation_fraction=0.0).fit(rows)
+    scorer = Scorer(export_onnx(model, tmp_path / "close.onnx"))
+    assert scorer.metadata["precision"] == "double"
+    np.testing.assert_array_equal(scorer.score(rows)["p_value"], model.p_values(rows))
+    plain = VAEOutlierDetector(hidden=(8,), max_epochs=1, random_state=2).fit(rng.normal(size=(200, 4)))
+    assert Scorer(export_onnx(plain, tmp_path / "plain.onnx")).metadata["precision"] == "single"

@@ -80,3 +80,11 @@ def test_the_covariance_is_that_of_scikit_learn(n, k):
 @pytest.mark.parametrize("n", [1, 2, 3, 13])
 def test_a_few_rows_are_enough(n):
     assert stored(normal(n, 3)).nats(normal(20, 3, seed=1)).isfinite().all()
+
+
+def test_the_distance_to_the_crowd_is_exact_near_its_rows():
+    """A difference of squares would lose all digits of a distance of 1e-7 from rows far from 0."""
+    rows = torch.full((20, 3), -1.0, dtype=torch.float64)
+    views = Views.of(rows, torch.ones(20), torch.zeros(20, dtype=torch.bool), torch.Generator().manual_seed(0))
+    near = rows[:1] + torch.tensor([[3e-7, 0.0, 0.0]])
+    torch.testing.assert_close(views._raw(near)[1], (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)
