@@ -36,6 +36,7 @@ from anomalyvae.health.sensors import part_of, rows_of, unlearned_gaps
 from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
+from anomalyvae.recordings.coverage import sparse_in_words
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
@@ -145,6 +146,8 @@ class TrainingSet:
         if not len(samples):
             reasons = " ".join(f"{name}: {why}" for name, why in samples.without.items())
             raise ValueError(f"There is no window to learn from. {reasons}")
+        if samples.sparse:
+            warnings.warn(sparse_in_words(samples.sparse), stacklevel=3)
         manifest = begin_manifest(paths, samples.spans, events, tolerance_s, role="excluded")
         digest = dict(zip(manifest["recording"], manifest["sha256"], strict=True))
         copies = {name for name, key in digest.items() if name != next(n for n, k in digest.items() if k == key)}

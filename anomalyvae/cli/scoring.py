@@ -113,6 +113,11 @@ def _say_cautions(summary: dict[str, Any]) -> None:
         tell(printable(summary["drift"]["said"]))
     if summary["caution"] is not None:
         tell(summary["caution"])
+    sparse = {file["file"]: file["sparse"] for file in summary["files"] if file["sparse"] is not None}
+    if sparse:
+        from anomalyvae.recordings.coverage import sparse_in_words
+
+        tell(f"warning: {sparse_in_words(sparse)}")
     if summary["new_gaps"]:
         tell(
             f"{summary['new_gaps']:,} rows have missing cells in columns that had none in training: their p-values and "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN, digits_of
 from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.windows import WindowRecipe
+
+_ENOUGH, _ENOUGH_WHERE = 0.5, 0.1  # of the seconds of a recording; a condition leaves some out on purpose
 
 
 class Coverage:
@@ -19,6 +21,7 @@ class Coverage:
         self._samples = dict.fromkeys(recipe.needed, 0)
         self._steps = dict.fromkeys(recipe.needed, 0.0)  # the usual time from one sample to the next in the first piece
         self._first_s, self._last_s, self._clock = np.inf, -np.inf, ""
+        self._covered_s, self._end_s = 0.0, -np.inf  # by windows, which come in order of time
 
     def watch(self, pieces: Iterable[Log]) -> Iterator[Log]:
         """Yield the pieces of a recording as they are."""
@@ -37,6 +40,32 @@ class Coverage:
         self._first_s, self._last_s = min(self._first_s, time_s[0]), max(self._last_s, time_s[-1])
         if len(time_s) > 1 and not self._steps[name]:
             self._steps[name] = float(np.median(np.diff(time_s)))
+
+    def cover(self, start_s: np.ndarray, end_s: np.ndarray) -> None:
+        """Take the next windows, in order of time."""
+        if len(start_s):
+            end_s = np.maximum(end_s, start_s + self._recipe.stride_s)  # a longer stride leaves some out on purpose
+            before_s = np.concatenate(([self._end_s], end_s[:-1]))
+            self._covered_s += float((end_s - np.maximum(start_s, before_s)).sum())
+            self._end_s = float(end_s[-1])
+
+    def sparse(self) -> str | None:
+        """Why windows cover few of the seconds of a recording, as a sentence; None if they cover enough."""
+        recipe, length_s = self._recipe, self._last_s - self._first_s
+        enough = _ENOUGH_WHERE if recipe.where else _ENOUGH
+        if not self._covered_s or self._covered_s >= enough * length_s:
+            return None
+        step_s = max(self._steps.values())
+        slow = max(self._steps, key=lambda name: self._steps[name])
+        few = min(self._samples, key=lambda name: self._samples[name] * self._steps[name])
+        covered_s = self._samples[few] * self._steps[few]
+        why = f"Gaps are longer than max_gap_s = {recipe.max_gap_s:g} s; "
+        why += f"samples of {slow!r} are usually {step_s:g} s apart"
+        if covered_s < enough * length_s:
+            why += f", and {few!r} has values for about {covered_s:g} s"
+        if recipe.where:
+            why = f"Elsewhere, where = {recipe.where!r} does not hold, or a signal is missing. {why}"
+        return f"Its windows cover {self._covered_s:g} s of its {length_s:g} s. {why}."
 
     def reason(self) -> str:
         """Why there is no window, as a sentence."""
@@ -62,6 +91,13 @@ class Coverage:
             f"It has no window: of the windows of {recipe.length_s:g} s in its {length_s:g} s{clock}, {why}. Gaps are "
             f"longer than max_gap_s = {recipe.max_gap_s:g} s; samples of {slow!r} are usually {step_s:g} s apart."
         )
+
+
+def sparse_in_words(sparse: Mapping[str, str]) -> str:
+    """How many recordings have windows for few of their seconds, and why the first has."""
+    first, why = next(iter(sparse.items()))
+    count = "1 recording is" if len(sparse) == 1 else f"{len(sparse):,} recordings are"
+    return f"{count} mostly without windows, such as {first}: {why}"
 
 
 class Unknown:

@@ -203,15 +203,20 @@ def read_windows(
     rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
     spans = pd.concat([part.spans for part in stacked], ignore_index=True)
     starts = {name: start for part in parts.values() for name, start in part.starts.items()}
-    return Windows(rows, spans, {signal: unit for signal, (unit, _) in units.items()}, without, starts)
+    sparse = {name: why for part in parts.values() for name, why in part.sparse.items()}
+    named = {signal: unit for signal, (unit, _) in units.items()}
+    return Windows(rows, spans, named, without, starts, sparse=sparse)
 
 
 def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
     """Cut a recording in memory into windows; ``without`` says why, if it has none."""
     windows, coverage = recipe.windows(log), Coverage(recipe)
-    if len(windows):
-        return replace(windows, starts={} if log.start is None else {log.recording: log.start})
     list(coverage.watch([log]))
+    if len(windows):
+        coverage.cover(*_edges(windows))
+        why = coverage.sparse()
+        starts = {} if log.start is None else {log.recording: log.start}
+        return replace(windows, starts=starts, sparse={} if why is None else {log.recording: why})
     return replace(windows, without={log.recording: coverage.reason()})
 
 
@@ -278,11 +283,22 @@ def stream_windows(
     ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
     start = head[0].start if head else None
     starts = {} if start is None else {name: start}
+    last: Windows | None = None
     for windows in recipe.slabs(ticks, name, units, rows):
+        if last is not None:
+            yield last
         without = {} if len(windows) else {name: coverage.reason()}
-        spans = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
-        named = unknown.of(*spans) if unknown.asked else None
-        yield replace(windows, without=without, starts=starts, unknown=named)
+        named = unknown.of(*_edges(windows)) if unknown.asked else None
+        coverage.cover(*_edges(windows))
+        last = replace(windows, without=without, starts=starts, unknown=named)
+    if last is not None:
+        why = coverage.sparse()
+        yield last if why is None else replace(last, sparse={name: why})
+
+
+def _edges(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """When windows begin and end."""
+    return windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
 
 
 # --- files ----------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class Windows:
     unknown : list of str, optional
         The unknown identifiers of a vehicle bus in each window, if the recipe has ``unknown.identifiers`` and the
         windows come from `stream_windows`.
+    sparse : dict of str to str
+        Recordings whose windows cover few of their seconds, and why; of a stream, the last slab says so.
     """
 
     rows: pd.DataFrame
@@ -53,6 +55,7 @@ class Windows:
     without: dict[str, str] = field(default_factory=dict)
     starts: dict[str, pd.Timestamp] = field(default_factory=dict)
     unknown: list[str] | None = None
+    sparse: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

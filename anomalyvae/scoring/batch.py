@@ -131,8 +131,9 @@ def score_folder(
     dict
         The content of ``_summary.json``, which is written at the end: ``model_id``, total ``rows`` and ``flagged``,
         ``new_gaps`` (rows with a missing cell in a column that had none in training; their column ``new_gaps`` names
-        it), ``smallest_p_value`` that the calibration can show, ``caution`` (`Scorer.caution`), ``fleet`` (the training
-        recordings, with which `anomalyvae.scoring.ranking.rank` compares; None if the model does not have them),
+        it), ``sparse`` (recordings whose windows cover few of their seconds), ``smallest_p_value`` that the calibration
+        can show, ``caution`` (`Scorer.caution`), ``fleet`` (the training recordings, with which
+        `anomalyvae.scoring.ranking.rank` compares; None if the model does not have them),
         ``rows_per_s``, ``scored``, ``kept`` and ``failed`` (numbers of files), ``passed_over`` (files of other
         formats), ``orphans`` (scores whose input is gone; they stay), and ``files``, with an `Outcome` each;
         and ``drift`` (`anomalyvae.scoring.drift.drift_of`).
@@ -218,6 +219,7 @@ def score_folder(
             "rows": sum(outcome.rows for outcome in outcomes),
             "flagged": sum(outcome.flagged for outcome in outcomes),
             "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
+            "sparse": sum(outcome.sparse is not None for outcome in outcomes),
             "smallest_p_value": _smallest(metadata, tail, per_tick),
             "caution": scorer.caution,
             "fleet": metadata.get("fleet"),

@@ -37,11 +37,14 @@ class Slab(NamedTuple):
         As the scorer takes them.
     start : datetime or None
         The moment (UTC) from which the times of a recording count, where its file gives it.
+    sparse : str or None
+        Of the last windows of a recording: why they cover few of its seconds, if so.
     """
 
     where: dict[str, Any]
     rows: Any
     start: datetime | None = None
+    sparse: str | None = None
 
 
 class Inputs(NamedTuple):
@@ -266,7 +269,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
         where: dict[str, Any] = {str(name): span for name, span in windows.spans.items()}
         if windows.unknown is not None:
             where[UNKNOWN] = windows.unknown
-        yield Slab(where, windows.rows.to_numpy(), start)
+        yield Slab(where, windows.rows.to_numpy(), start, windows.sparse.get(recording))
 
 
 def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:

@@ -109,6 +109,8 @@ class Outcome:
     new_gaps : int
         Rows with a missing cell in a column that had none in training: their scores are not calibrated.
     error : str or None
+    sparse : str or None
+        Why the windows cover few of the recording's seconds, if they do.
     """
 
     file: str
@@ -117,6 +119,7 @@ class Outcome:
     flagged: int = 0
     new_gaps: int = 0
     error: str | None = None
+    sparse: str | None = None
 
 
 def output_of(name: str) -> str:
@@ -137,7 +140,8 @@ def kept(work: Work, name: str) -> Outcome | None:
     try:
         note = json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
         if note["made_from"] == _made_from(work, name):
-            return Outcome(name, "kept", note["rows"], note["flagged"], note.get("new_gaps", 0))
+            sparse = (note.get("recording") or {}).get("sparse")
+            return Outcome(name, "kept", note["rows"], note["flagged"], note.get("new_gaps", 0), sparse=sparse)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         pass
     return None
@@ -170,7 +174,8 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
         put_file(fresh, output)
-        yield Outcome(name, "scored", rows, flagged, gaps)
+        sparse = None if recording is None else recording.sparse
+        yield Outcome(name, "scored", rows, flagged, gaps, sparse=sparse)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
         yield Outcome(name, "failed", error=kind + " ".join(str(error).split()))
@@ -186,11 +191,13 @@ class Recording:
         self._tally = Tally(signals)
         self._name: str | None = None
         self._start: datetime | None = None
+        self.sparse: str | None = None
 
     def add(self, slab: Slab, figures: Floats) -> None:
         """Take the `Session.figures` of windows."""
         if len(figures):
             self._name, self._start = str(slab.where["recording"].iloc[0]), slab.start
+            self.sparse = slab.sparse
             scores = figures[:, [0, *range(3, 3 + self._signals)]]
             self._tally.add(scores, figures[:, 2] > 0, slab.where["start_s"])
 
@@ -204,6 +211,7 @@ class Recording:
             "flagged": tally.flagged,
             "peak_s": tally.peak_s,
             "figures": plain(tally.figures),
+            "sparse": self.sparse,
         }
 
 
