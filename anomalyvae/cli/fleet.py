@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,8 @@ def _ranking_text(table: "pd.DataFrame", top: int) -> str:
     for row in shown.to_dict("records"):
         p = "" if row["p_value"] != row["p_value"] else f"{row['p_value']:.3f}"
         why = row["reason"] if row["reason"] != "a short event" else f"a short event at {row['peak_s']:.0f} s"
+        if why != row["reason"] and row["start"] == row["start"]:  # a recording that says when it began
+            why += f", {row['start'] + timedelta(seconds=row['peak_s']):%Y-%m-%d %H:%M:%S} UTC"
         signals = f" ({row['signals']})" if row["signals"] else ""
         lines.append(
             f"{row['place']:>5}  {printable(row['recording']):<{wide}}  {row['unlike']:>6.1f}  {p:>6}  "

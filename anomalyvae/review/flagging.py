@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of
@@ -18,6 +19,7 @@ from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, judged, pick_events
 from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
+from anomalyvae.scoring.one_file import TIME
 from anomalyvae.scoring.ranking import rank, read_scores
 from anomalyvae.scoring.summary import SUMMARY, read_summary
 from anomalyvae.untrusted import printable
@@ -30,7 +32,8 @@ class Flagged(NamedTuple):
     """The picked events, and how many events were flagged, touch one of the queue in time, and are new in the queue.
 
     ``picked`` is as `Queue.add` takes it, in the order of picking. If the model's card has a health profile, it also
-    has ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.event_causes`).
+    has ``cause`` and ``sensors`` (see `anomalyvae.health.sensors.event_causes`). ``time`` is the moment (UTC) at which
+    an event begins, missing if its recording does not say it; a queue does not keep it.
     """
 
     picked: pd.DataFrame
@@ -181,7 +184,8 @@ def in_words(flagged: Flagged) -> str:
         bad = [f"bad: {', '.join(event['sensors'])}"] if event.get("sensors") else []
         cause = [event["cause"], *bad] if "cause" in event else []
         like = [] if event["nearest"] is None else [f"{event['nearest_distance']:.1f} from {event['nearest']}"]
-        span = f"{event['recording']}  {event['start_s']:.1f} to {event['end_s']:.1f} s"
+        when = "" if pd.isna(event["time"]) else f" ({event['time']:%Y-%m-%d %H:%M:%S} UTC)"
+        span = f"{event['recording']}  {event['start_s']:.1f} to {event['end_s']:.1f} s{when}"
         lines.append(
             f"{event['event_id']}  {event['peak_score']:8.3g}  {span}  {', '.join([*cause, *top, *far, *like])}"
         )
@@ -197,8 +201,15 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     flagged: Any = [("is_outlier", "==", True)] if cut is None else [("p_value", "<=", cut)]
     parts = []
     for name, path in files.items():
-        windows = pd.read_parquet(path, columns=[*_SPANS, *_SCORES], filters=flagged)
-        parts.append(flagged_events(windows, cut).assign(file=name))
+        time = [TIME] if TIME in pq.read_schema(path).names else []  # scores of an earlier version have none
+        windows = pd.read_parquet(path, columns=[*_SPANS, *time, *_SCORES], filters=flagged)
+        moments = (
+            windows.set_index("start_s")[TIME]
+            if time
+            else pd.Series(dtype="datetime64[us, UTC]", index=pd.Index([], dtype="float64"))
+        )
+        found = flagged_events(windows, cut)
+        parts.append(found.assign(file=name, time=moments.reindex(found["start_s"]).array))
     events = pd.concat(parts, ignore_index=True)
     return events.sort_values(
         ["peak_score", "file", "start_s"], ascending=[False, True, True], kind="stable", ignore_index=True

@@ -14,6 +14,7 @@ from anomalyvae.cli import main
 from anomalyvae.fleet import Fleet
 from anomalyvae.models import load
 from anomalyvae.review import Queue, flag_folder
+from anomalyvae.review.flagging import in_words
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.drift import drift, drift_in_words
 from anomalyvae.scoring.ranking import rank, read_scores
@@ -131,6 +132,19 @@ def test_a_damaged_fleet_is_refused(home, tmp_path):
     with pytest.raises(ValueError, match="is damaged: its training recordings do not fit together"):
         read_scores(tmp_path / "scores")
     assert Scorer(home / "model").metadata["fleet"]["signals"] == ["x", "y"]
+
+
+def test_what_is_printed_says_when_an_event_was(home, tmp_path, capsys):
+    assert main(["rank", str(home / "scores")]) == 0
+    burst = next(line for line in capsys.readouterr().out.splitlines() if " burst " in line)
+    assert "a short event at " in burst
+    assert ", 2026-02-01 00:00:" in burst
+    with Queue(tmp_path / "queue.db") as queue:
+        picked = flag_folder(home / "scores", home / "model", queue, drives=1, alarms={"alpha": 0.2})
+    times = picked.picked.set_index("recording")["time"]
+    expected = pd.Timestamp("2026-02-01" if times.index[0] == "burst" else "2026-02-02", tz="UTC")
+    assert ((times - expected).dt.total_seconds() == picked.picked["start_s"].to_numpy()).all()
+    assert f"({times.iloc[0]:%Y-%m-%d %H:%M:%S} UTC)" in in_words(picked)
 
 
 def test_the_picture_and_the_table(home, tmp_path, capsys):
