@@ -203,11 +203,9 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     for name, path in files.items():
         time = [TIME] if TIME in pq.read_schema(path).names else []  # scores of an earlier version have none
         windows = pd.read_parquet(path, columns=[*_SPANS, *time, *_SCORES], filters=flagged)
-        moments = (
-            windows.set_index("start_s")[TIME]
-            if time
-            else pd.Series(dtype="datetime64[us, UTC]", index=pd.Index([], dtype="float64"))
-        )
+        if not time:
+            windows[TIME] = pd.Series(dtype="datetime64[us, UTC]")
+        moments = windows.set_index("start_s")[TIME]
         found = flagged_events(windows, cut)
         parts.append(found.assign(file=name, time=moments.reindex(found["start_s"]).array))
     events = pd.concat(parts, ignore_index=True)
