@@ -238,7 +238,10 @@ class TrainingSet:
         groups = np.full(len(spans), -1)
         groups[base] = groups_of(spans[base].assign(recording=self._recording[normal][base]))
         outliers = self.rows[fault] if fault.any() else None
-        return clone(detector).fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
+        folded = clone(detector)
+        if detector.input_shape is None and self.recipe.coefficients is None:
+            folded.set_params(input_shape=self.recipe.input_shape)
+        return folded.fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
 
     def fleet(self, detector: "VAEOutlierDetector") -> Fleet | None:
         """How unlike each other the recordings are, each measured on its normal windows by a fit that left it out.

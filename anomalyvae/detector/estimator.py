@@ -32,7 +32,8 @@ from anomalyvae.nets.views import COMPARING, Views
 
 Floats = NDArray[np.float64]
 
-_WORDS = ("far from its neighbours", "far from the crowd", "breaks a linear relation")  # of the views, in their order
+_WORDS = ("far from its neighbours", "far from the crowd")  # of the first two views, in their order
+_OF_ROWS, _OF_WINDOWS = "breaks a linear relation", "signals unlike themselves"  # of the third
 
 
 class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
@@ -54,9 +55,10 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         over the time of a window. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` gives its own layers;
         see `anomalyvae.nets.bodies`.
     input_shape : tuple of int, default=None
-        The shape that the body receives: ``(channels, length)`` for ``"conv1d"`` and ``"gru"``, ``(channels, height,
-        width)`` for ``"conv2d"``. The last axis runs fastest in a row. The default is a flat row; rows with categories
-        must be flat.
+        The shape of a row; the last axis runs fastest. ``(signals, samples)`` is a window, which ``"conv1d"`` and
+        ``"gru"`` need, and whose signals ``"novelty"`` compares by their shape and energies, with any body; see
+        `anomalyvae.nets.described`. ``(channels, height, width)`` is an image, for ``"conv2d"``. The default is a flat
+        row; rows with categories must be flat.
     latent_dim : int or "auto", default="auto"
         Size of the latent code. ``"auto"`` is half the number of features, between 2 and 32.
     hidden : tuple of int or "auto", default="auto"
@@ -81,10 +83,11 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ``"elbo"`` is ten times as fast, and is a density estimate. Every objective has ``"reconstruction"`` and the
         scores that compare with training rows (the first five); ``"critic"`` and ``"energy"`` need ``"adversarial"``,
         the others ``"elbo"``.
-    scaling : {"asinh", "standard", "robust", "quantile"} or None, default="asinh"
+    scaling : {"auto", "asinh", "standard", "robust", "quantile"} or None, default="auto"
         How columns are standardised, as the first layer of the network. ``"standard"``: mean and standard deviation.
         ``"asinh"``: the same, with compressed tails. ``"robust"``: median and interquartile range. ``"quantile"``:
-        normal quantiles. Constant columns are allowed.
+        normal quantiles. ``"auto"`` is ``"standard"`` for an ``input_shape`` of two axes, so that energies keep their
+        meaning, else ``"asinh"``. Constant columns are allowed.
     contamination : "auto" or float in (0, 0.5], default="auto"
         ``"auto"`` takes all rows of ``X`` as normal, and sets the threshold so that 5 % of new normal rows exceed it,
         estimated on held-out rows (1 / (m + 1) with m < 19 of them). A number is the expected share of outliers in
@@ -171,7 +174,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         likelihood: str = "auto",
         masking: float = 0.5,
         criterion: str = "novelty",
-        scaling: str | None = "asinh",
+        scaling: str | None = "auto",
         contamination: float | str = "auto",
         max_epochs: int | str = "auto",
         validation_fraction: float | str = "auto",
@@ -249,11 +252,14 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
         architecture = architecture_of(self, data)
+        scaling = self.scaling
+        if scaling == "auto":
+            scaling = "standard" if len(architecture["input_shape"]) == 2 else "asinh"
 
         def new_network(rows: Rows) -> Reconstruction:
-            kind = {"gaussian": self.scaling, "isotropic": "isotropic"}.get(architecture["likelihood"])
-            scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
-            return build(architecture, scaling, seed).to(_device(self.device))
+            kind = {"gaussian": scaling, "isotropic": "isotropic"}.get(architecture["likelihood"])
+            first = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
+            return build(architecture, first, seed).to(_device(self.device))
 
         trainer = Trainer(
             new_network, seed, self.max_epochs, self.validation_fraction, data.outliers, bool(self.verbose)
@@ -403,7 +409,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             - ``energy``: reconstruction + critic, -log p(x | z) q(z);
             - ``near``, ``crowd``, ``linear`` and ``novelty``, their maximum: unlike the nearest training rows, unlike
               the crowd of them, and the Mahalanobis distance, in the space of row, latent code and standardised
-              residual; see `anomalyvae.nets.views`;
+              residual; see `anomalyvae.nets.views`. Of windows, the space is that of description and latent code, the
+              distance is that of each signal from itself, and ``novelty`` is the mean of the three;
             - ``memory``, with ``criterion="memory"`` instead of these: mean distance to the second to sixth nearest
               training row in that space, scaled by the local density; see `anomalyvae.nets.memory`.
 
@@ -438,9 +445,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_samples, 1 + n_features)
-            ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"``, the
-            largest of the three; see `anomalyvae.nets.views`. Then the shares of the features in the square of that
-            distance, which add up to 1.
+            ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"`` (of
+            windows, ``"signals unlike themselves"``), the largest of the three; see `anomalyvae.nets.views`. Then the
+            shares of the features in the square of that distance, which add up to 1.
 
         Raises
         ------
@@ -458,7 +465,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         index = X.index if isinstance(X, pd.DataFrame) else None
         table = pd.DataFrame(shares, columns=names, index=index)
-        table.insert(0, "view", np.array(_WORDS)[largest])
+        words = np.array([*_WORDS, _OF_WINDOWS if self.network_.memorised.together else _OF_ROWS])
+        table.insert(0, "view", words[largest])
         return table
 
     # Inside

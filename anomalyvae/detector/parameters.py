@@ -13,7 +13,7 @@ from anomalyvae.nets.objectives import OBJECTIVES
 if TYPE_CHECKING:
     from anomalyvae.detector.estimator import VAEOutlierDetector
 
-_SCALINGS = ("asinh", "standard", "robust", "quantile")
+_SCALINGS = ("auto", "asinh", "standard", "robust", "quantile")
 _LIKELIHOODS = ("auto", "gaussian", "isotropic", "bernoulli")
 _CRITERIA = tuple(dict.fromkeys(name for objective in OBJECTIVES.values() for name in objective.scores))
 

@@ -201,8 +201,8 @@ def rows_like_training(detector: Any) -> pd.DataFrame:
     """Rows like those of training, in their units and categories: those of the memory, or samples of the model."""
     network = detector.network_
     cells = math.prod(network.input_shape)
-    if network.memorised is not None:
-        return _in_units(detector, network.memorised.rows[:, :cells])  # row, code, residual
+    if network.learned_rows is not None:
+        return _in_units(detector, network.learned_rows)
     if network.generative:
         return pd.DataFrame(detector.sample(_SAMPLED, random_state=0))
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, cells)))

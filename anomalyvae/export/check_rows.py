@@ -127,8 +127,8 @@ def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Arr
     noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
     with torch.no_grad():
         s = network.likelihood.sample(network.decode(z), noise)
-        if network.memorised is not None:  # a remembered row is at distance 0 of itself, and may tie with others
-            rows = network.memorised.rows[:, : s.shape[1]]
+        rows = network.learned_rows
+        if rows is not None:  # a stored row is at distance 0 of itself, and may tie with others
             s[-_ROWS // 4 :] = rows[torch.from_numpy(rng.integers(0, len(rows), _ROWS // 4)).to(device)]
         x = network.scaling.inverse(s).cpu().numpy()
     cells: list[Array] = list(x.T)

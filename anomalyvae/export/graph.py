@@ -74,7 +74,7 @@ def detector_outputs(
     NaN.
     """
     network = model.network_
-    s = standardise(network.scaling, x)
+    s = standardise(network.scaling, x, precise=network.described is not None)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
     at_threshold = rounding * max(abs(model.offset_), typical(model))  # closer is equal, which is normal

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
-from anomalyvae.export.nodes import Value, concat, working
+from anomalyvae.export.nodes import Value, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
+from anomalyvae.nets.described import LOW, PEAKS, Described
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial, Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
+from anomalyvae.nets.scaling import LIMIT
 from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, VIEWS, Views
 
 
@@ -90,9 +92,34 @@ def _rarity(network: Adversarial, z: Value) -> Value:
 
 def _compared(network: Reconstruction, cells: Cells) -> Value:
     """Row, code and residual side by side, which are compared with stored ones, ``(n, k)``."""
-    whole = Cells(cells.filled(expected(network.likelihood, decode(network, encode(network, cells)))), None)
+    imputed = expected(network.likelihood, decode(network, encode(network, cells)))
+    whole = Cells(cells.filled(imputed), None)
     z = encode(network, whole)
+    if network.described is not None:
+        assert cells.missing is not None  # noqa: S101 - a window has numbers alone
+        s = cells.missing.op("Where", double(imputed), cells.precise)
+        return concat([working(_described(network.described, s)), z])
     return concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
+
+
+def _described(described: Described, s: Value) -> Value:
+    """In double precision: what hardly moves within windows would otherwise be rounding errors."""
+    samples = s.op("Reshape", [-1, described.samples])
+    coefficients = samples @ described.basis
+    low, movements = min(LOW, described.samples), described.still.shape[1]
+    numbers = [coefficients.split([low, described.basis.shape[1] - low])[0]]
+    if movements:
+        bands = movements - PEAKS
+        energies = ((coefficients * coefficients) @ described.bands).split([bands, described.bands.shape[1] - bands])[0]
+        moved = [samples @ described.departures, samples @ described.steps]
+        largest = [(part * part).op("ReduceMax", [1], keepdims=1) for part in moved]
+        squares = concat([energies, *largest]).op("Reshape", [-1, described.signals, movements]) + described.still
+        numbers.append(squares.op("Sqrt").op("Sqrt").op("Reshape", [-1, movements]))
+    raw = concat(numbers).op("Reshape", [-1, len(described.center)])
+    y = ((raw - described.center) / described.scale).op("Clip", -LIMIT, LIMIT)
+    if not described.state.any():
+        return y
+    return y - y.op("Max", described.low).op("Min", described.high) * described.state
 
 
 def _memory(network: Reconstruction, cells: Cells) -> Value:
@@ -130,8 +157,10 @@ def _view(number: int) -> Callable[[Reconstruction, Cells], Value]:
 
 def _novelty(network: Reconstruction, cells: Cells) -> Value:
     assert isinstance(network.memorised, Views)  # noqa: S101 - fit has seen to it
-    switched_on = [number for number, (slope, _) in enumerate(network.memorised.lines.tolist()) if slope]
-    first, *others = [_view(number)(network, cells) for number in switched_on]
+    views = [_view(number)(network, cells) for number in network.memorised.switched_on]
+    if network.memorised.together:
+        return concat(views).op("ReduceMean", [1], keepdims=1)
+    first, *others = views
     return first.op("Max", *others)
 
 

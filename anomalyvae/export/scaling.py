@@ -3,22 +3,27 @@
 A missing cell is 0 in ``s`` and true in ``missing``, so that NaN never enters the arithmetic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from anomalyvae.export.layers import cannot_export
-from anomalyvae.export.nodes import Value, concat, working
+from anomalyvae.export.nodes import Value, concat, double, working
 from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Standardised cells ``(n, d)``, and which are missing; None if none can be."""
+    """Standardised cells ``(n, d)``, and which are missing; None if none can be.
+
+    ``precise`` are the same cells in double precision, where they are asked for.
+    """
 
     s: Value
     missing: Value | None
+    precise: Value | None = None
 
     def split(self, sizes: list[int]) -> list["Cells"]:
         """Blocks of columns."""
@@ -30,11 +35,12 @@ class Cells:
         return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
 
 
-def standardise(scaling: Any, x: Value) -> Cells:
-    """Rows in the user's units ``(n, d)``, double, as the network sees them."""
+def standardise(scaling: Any, x: Value, *, precise: bool = False) -> Cells:
+    """Rows in the user's units ``(n, d)``, double, as the network sees them; also ``precise``, if all are numbers."""
     if not isinstance(scaling, Mixed):
         missing = x.op("IsNaN")
-        return Cells(_scale(scaling, missing.op("Where", 0.0, x)), missing)
+        numbers = missing.op("Where", 0.0, x)
+        return Cells(_scale(scaling, numbers), missing, _scale(scaling, numbers, working=double) if precise else None)
     cells = x.op("Gather", scaling.source, axis=1)
     missing = cells.op("IsNaN")
     sizes = [len(scaling.numbers), sum(scaling.sizes)]
@@ -44,7 +50,7 @@ def standardise(scaling: Any, x: Value) -> Cells:
     return Cells(concat([_scale(scaling.numeric, numbers), one_hot]), missing)
 
 
-def _scale(scaling: Any, x: Value) -> Value:
+def _scale(scaling: Any, x: Value, working: Callable[[Value], Value] = working) -> Value:
     if isinstance(scaling, Quantile):
         knots, values = scaling.x, scaling.y
         slopes = torch.cat([scaling.slope[None], values.diff(dim=0) / knots.diff(dim=0), scaling.slope[None]])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyvae.nets.bodies import Linear
+from anomalyvae.nets.described import Described
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import Memory
@@ -141,7 +142,10 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
             )
         network.memorised = Memory(keys)
     elif network.criterion in COMPARING:
-        network.memorised = Views.restored(width, state)
+        if "described.center" in state:  # older models and rows that are no windows have none
+            network.described = Described.restored(network.input_shape, state)
+            width = len(network.described.center) + network.latent_dim
+        network.memorised = Views.restored(width, state, together=network.described is not None)
     if isinstance(network, Elbo) and "aggregate.mean" in state:  # older models have none
         network.aggregate = AggregatePosterior.restored(network, state)
     network.load_state_dict(state, assign=True)

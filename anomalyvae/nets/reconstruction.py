@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Linear
+from anomalyvae.nets.described import Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
@@ -45,6 +46,7 @@ class Reconstruction(nn.Module):
     generative = False  # whether codes follow the prior N(0, I), so that new rows can be sampled
     body: Any  # a module with encode and decode
     scaling: Scaling
+    described: Described | None  # of windows that are compared as views
     memorised: Memory | Views | None
     outliers: Tensor | None  # known outliers, standardised; set during training
     networks = 1  # in a stack that trains together, see `anomalyvae.nets.training`; its rows are those of each in turn
@@ -74,6 +76,7 @@ class Reconstruction(nn.Module):
             self.likelihood = LIKELIHOODS[architecture.get("likelihood", "gaussian")](cells)  # older models have no key
             self.columns = cells
         self.missing = nn.Parameter(torch.zeros(cells))  # the encoder's input for a missing cell
+        self.described = None
         self.memorised = None
         self.outliers = None
 
@@ -120,13 +123,26 @@ class Reconstruction(nn.Module):
         """Row, code and residual side by side, shape ``(n, k)``: the space of the memory.
 
         Missing cells are imputed by the decoder before the row is encoded; their residual is zero. Residuals are in
-        standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others.
+        standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others. Of a
+        window that is described, its description and code.
         """
-        whole, missing = s, s.isnan()
-        if missing.any():
-            whole = torch.where(missing, self.likelihood.expected(self.decode(self.encode(s))), s)
+        whole = self._whole(s)
         z = self.encode(whole)
+        if self.described is not None:
+            return torch.cat([self.described(whole), z], dim=1)
         return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
+
+    def _whole(self, s: Tensor) -> Tensor:
+        """Rows with their missing cells imputed, ``(n, d)``."""
+        missing = s.isnan()
+        return torch.where(missing, self.likelihood.expected(self.decode(self.encode(s))), s) if missing.any() else s
+
+    @property
+    def learned_rows(self) -> Tensor | None:
+        """Some standardised training rows ``(m, d)``, if the criterion compares with stored ones."""
+        if self.described is not None:
+            return self.described.examples
+        return None if self.memorised is None else self.memorised.rows[:, : len(self.missing)]
 
     @torch.no_grad()
     def remember(
@@ -148,6 +164,9 @@ class Reconstruction(nn.Module):
         again = torch.zeros(len(s), dtype=torch.bool) if recurring is None else recurring
         chosen, count = sample_by_weight(weight, round(size / kept), generator)
         again, chosen, count = (part.to(s.device) for part in (again[chosen], chosen, count))
+        novelty = self.criterion in COMPARING
+        if novelty and len(self.input_shape) == 2:
+            self.described = Described.of(self.input_shape, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
@@ -157,8 +176,8 @@ class Reconstruction(nn.Module):
             stored = again.clone()
             stored[dense] = True
             u, count, again = u[stored], count[stored], again[stored]
-        novelty = self.criterion in COMPARING
-        self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
+        signal = None if self.described is None else self.described.signal
+        self.memorised = Views.of(u, count, again, generator, signal) if novelty else Memory.of(u, count, again)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
@@ -228,7 +247,7 @@ class Reconstruction(nn.Module):
         return self.memorised(self.memory_features(self.scaling(x)))
 
     def novelty(self, x: Tensor) -> Tensor:
-        """The largest of the views of each row, shape ``(n,)``; see `anomalyvae.nets.views`."""
+        """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
         assert isinstance(self.memorised, Views)  # noqa: S101
         return self.memorised(self.memory_features(self.scaling(x)))
 
@@ -240,16 +259,21 @@ class Reconstruction(nn.Module):
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, 3, d)``; shares of a row and view add up to 1.
 
-        A column has the parts of its cells and of its residual. The code belongs to all columns and is left out.
+        A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
+        samples of a window share the part of their signal equally.
         """
         assert isinstance(self.memorised, Views)  # noqa: S101
         s = self.scaling(x)
         parts = self.memorised.parts(self.memory_features(s))
+        if self.described is not None:
+            signals, samples = self.input_shape
+            numbers = parts[:, :, : len(self.described.center)]
+            of_signal = numbers.view(*numbers.shape[:2], signals, -1).sum(3)
+            return _shares(of_signal.repeat_interleave(samples, dim=2))
         cells, residuals = parts[:, :, : s.shape[1]], parts[:, :, s.shape[1] + self.latent_dim :]
         of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
         shares = residuals.index_add(2, of_column.to(parts.device), cells)
-        total = shares.sum(2, keepdim=True)
-        return torch.where(total > 0, shares / total, 1 / self.columns)
+        return _shares(shares)
 
     def near(self, x: Tensor) -> Tensor:
         """The first view, shape ``(n,)``."""
@@ -275,3 +299,9 @@ class Reconstruction(nn.Module):
     def decode_units(self, z: Tensor) -> Tensor:
         """Codes -> the rows ``(n, d)`` that they decode to, in the user's units."""
         return self.scaling.inverse(self.likelihood.means(self.decode(z)))  # of categories the largest logit
+
+
+def _shares(parts: Tensor) -> Tensor:
+    """Parts of columns ``(n, 3, d)`` as shares that add up to 1; equal ones where all parts are 0."""
+    total = parts.sum(2, keepdim=True)
+    return torch.where(total > 0, parts / total, 1 / parts.shape[2])

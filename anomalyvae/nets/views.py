@@ -27,6 +27,7 @@ _TAIL = 0.1  # of the stored rows, whose scores set the unit
 _OFFSETS = (0.0, math.log(3), math.log(10))  # nats: the other views speak where they are so much surer
 _LEAST_UNIT = 0.05  # of the tail's beginning
 _SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
+_SAME_TOGETHER = 0.1  # the same where no larger view hides the rounding
 LEAST = 1e-4  # of distances, in standard deviations of a column
 _BLOCK = 256
 _PAD = 16
@@ -34,7 +35,7 @@ _OFF = -1e6  # nats of a view that is switched off
 
 
 class Views(nn.Module):
-    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest.
+    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest, or their mean.
 
     - **near**: the row is far from its nearest neighbours, or not a mean of them. It is the geometric mean of two
       distances: the geometric mean distance to the six nearest, and the distance to a weighted mean of the twelve
@@ -49,6 +50,10 @@ class Views(nn.Module):
     their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
     exponential tail. The maximum is a weighted Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks
     where it is three times as sure as the neighbours, the linear view where it is ten times as sure.
+
+    Rows that describe windows (`Described`) are judged ``together``: by the mean of the views, as in Fisher's method
+    (1932), all views being as sure. Windows overlap, so a view alone is less sure than it seems. Their linear view
+    takes the covariance within each signal only: relations between signals change from one drive to the next.
 
     Parameters
     ----------
@@ -72,11 +77,20 @@ class Views(nn.Module):
     lines: Tensor
     keys: Tensor
     crowd_keys: Tensor
+    together: bool
 
     def __init__(
-        self, rows: Tensor, weight: Tensor, crowd: Tensor, mean: Tensor, whitening: Tensor, lines: Tensor
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        crowd: Tensor,
+        mean: Tensor,
+        whitening: Tensor,
+        lines: Tensor,
+        together: bool = False,
     ) -> None:
         super().__init__()
+        self.together = together
         parts = {"rows": rows, "weight": weight, "crowd": crowd, "mean": mean, "whitening": whitening, "lines": lines}
         for name, part in parts.items():
             self.register_buffer(name, part)
@@ -84,8 +98,12 @@ class Views(nn.Module):
         self.register_buffer("crowd_keys", keys_of(crowd, torch.ones_like(crowd[:, 0])), persistent=False)
 
     @classmethod
-    def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
+    def of(
+        cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator, signal: Tensor | None = None
+    ) -> Self:
         """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
+
+        Of rows that describe windows, ``signal`` is the number of the signal of each of the first columns.
 
         A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
         times, so that rows equal to it have nothing but its copies near.
@@ -100,9 +118,9 @@ class Views(nn.Module):
         weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], LEAST)
         first = copies.cumsum(0) - copies
         crowd = u[_crowd(squared[first][:, first], count, recurring, generator)]
-        mean, whitening, own_part = _whitening(u)
+        mean, whitening, own_part = _whitening(u, signal)
         lines = u.new_zeros(len(VIEWS), 2)
-        views = cls(rows, weight, crowd, mean, whitening, lines)
+        views = cls(rows, weight, crowd, mean, whitening, lines, together=signal is not None)
         tested = (~recurring[place]).nonzero()[:, 0]
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         blocks = (
@@ -111,13 +129,13 @@ class Views(nn.Module):
         near, among, linear = (torch.cat(scores) for scores in zip(*blocks, strict=True))
         others = (1 - own_part * linear.square()).clamp(min=LEAST).sqrt()  # Sherman & Morrison 1950: without the row
         for i, scores in enumerate((near, among, linear / others)):
-            lines[i] = _line(scores, _OFFSETS[i])
+            lines[i] = _line(scores, views.offsets[i])
         if not whitening.shape[1]:
             lines[2] = lines.new_tensor([0.0, _OFF])
         return views
 
     @classmethod
-    def restored(cls, width: int, state: Mapping[str, Tensor]) -> Self:
+    def restored(cls, width: int, state: Mapping[str, Tensor], together: bool = False) -> Self:
         """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
         names = ("rows", "weight", "crowd", "mean", "whitening", "lines")
         parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in names]
@@ -127,11 +145,22 @@ class Views(nn.Module):
         expected = [(stored, width), (stored,), (crowd, width), (width,), (width, linear), (len(VIEWS), 2)]
         if shapes != expected or not stored or not crowd or linear not in (0, width + -width % _PAD):
             raise RuntimeError(f"Got stored rows of shapes {shapes}, expected {expected}. Save the model again.")
-        return cls(*parts)
+        return cls(**dict(zip(names, parts, strict=True)), together=together)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> the largest of their views, shape ``(n,)``."""
-        return self.nats(u).amax(1)
+        """Rows ``(n, k)`` -> the largest or the mean of their views, shape ``(n,)``."""
+        nats = self.nats(u)
+        return nats[:, self.switched_on].mean(1) if self.together else nats.amax(1)
+
+    @property
+    def switched_on(self) -> list[int]:
+        """The numbers of the views that count."""
+        return [number for number, (slope, _) in enumerate(self.lines.tolist()) if slope]
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """How much surer than the first each view must be, in nats."""
+        return (0.0,) * len(VIEWS) if self.together else _OFFSETS
 
     @property
     def neighbours(self) -> int:
@@ -147,8 +176,9 @@ class Views(nn.Module):
     def least(self) -> Tensor:
         """The least distance of each view, shape ``(3,)``; rows nearer than this are equal up to rounding."""
         slope, start = self.lines.T
-        begin = math.log(1 / _TAIL) - torch.tensor(_OFFSETS).to(self.lines) - start
-        return torch.where(slope > 0, _SAME * begin / slope, 0.0)
+        begin = math.log(1 / _TAIL) - torch.tensor(self.offsets).to(self.lines) - start
+        same = _SAME_TOGETHER if self.together else _SAME
+        return torch.where(slope > 0, same * begin / slope, 0.0)
 
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their three views, shape ``(n, 3)``."""
@@ -219,18 +249,23 @@ def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.G
     return places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]
 
 
-def _whitening(u: Tensor) -> tuple[Tensor, Tensor, float]:
+def _whitening(u: Tensor, signal: Tensor | None) -> tuple[Tensor, Tensor, float]:
     """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many.
 
-    Also the part of each row in the covariance, by which leaving it out raises its distance.
+    With the ``signal`` of the first columns, it whitens within signals, and the other columns have no part. Also the
+    part of each row in the covariance, by which leaving it out raises its distance.
     """
-    mean = u.mean(0)
-    if u.shape[1] > _MOST_COLUMNS:
-        return mean, u.new_zeros(u.shape[1], 0), 0.0
-    covariance, shrinkage = _shrunk_covariance(u - mean)
+    mean, width = u.mean(0), u.shape[1]
+    if width > _MOST_COLUMNS:
+        return mean, u.new_zeros(width, 0), 0.0
+    used = width if signal is None else len(signal)
+    covariance, shrinkage = _shrunk_covariance((u - mean)[:, :used])
+    if signal is not None:
+        covariance = torch.where(signal[:, None] == signal, covariance, 0.0)
     size, direction = torch.linalg.eigh(covariance)
     whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
-    return mean, functional.pad(whitening, (0, -len(whitening) % _PAD)).contiguous(), (1 - shrinkage) / len(u)
+    padding = (0, width - used + -width % _PAD, 0, width - used)
+    return mean, functional.pad(whitening, padding).contiguous(), (1 - shrinkage) / len(u)
 
 
 def _shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
