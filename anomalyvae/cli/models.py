@@ -40,8 +40,12 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--quiet")
     windows = parser.add_argument_group(
         "options for recordings",
-        "With any of these, each file is a recording and is cut into windows. Logs of a vehicle bus\n  (MF4, BLF, ASC, "
-        "TRC, candump) need none: without --dbc, how often identifiers come and how\n  their bytes change is learned.",
+        "Each file is a recording, and is cut into windows, if any of these is given, or if there are\n  two files or "
+        "more with a regular clock. What is not given is chosen from the files. Of logs of a\n  vehicle bus without "
+        "--dbc, how often identifiers come and how their bytes change is learned.",
+    )
+    windows.add_argument(
+        "--as", choices=("rows", "recordings"), dest="kind", help="what the files are, where it is to be told"
     )
     windows.add_argument("--recipe", metavar="JOB.toml", help="use [windows], [detector] and [health] of a job file")
     windows.add_argument("--signals", type=names, metavar="A,B", help="signals in a window")
@@ -67,15 +71,17 @@ def fit(args: argparse.Namespace) -> int:
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
-    learned = {} if args.recipe is not None or args.signals is not None else _of_a_bus(args)
-    if args.recipe is not None or given or learned:
+    if args.kind == "rows" and (given or args.recipe is not None):
+        raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
+    chosen = {} if args.recipe is not None or args.kind == "rows" else _chosen(args, given)
+    if args.recipe is not None or chosen:
         from anomalyvae.recordings import WindowRecipe
 
         if args.recipe is not None:
             job = read_job(args.recipe, skip=("simulation", "faults"))
             given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
         recipe = WindowRecipe.from_dict(
-            {"antialias": True} | learned | given
+            {"antialias": True} | chosen | given
         )  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
     if not (args.track or args.experiment or args.run_name or args.register):
@@ -87,24 +93,39 @@ def fit(args: argparse.Namespace) -> int:
         return _fit_and_save(args, recipe, detector, health, run)
 
 
-def _of_a_bus(args: argparse.Namespace) -> dict[str, Any]:
-    """The windows of recordings of a vehicle bus without a database; nothing for other files."""
-    from anomalyvae.recordings.reading import is_bus
+def _chosen(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """The windows of recordings, as far as they are not given; nothing for tables of rows."""
+    from anomalyvae.recordings import READERS, bus_recipe, choose_recipe
+    from anomalyvae.recordings.choice import are_recordings
+    from anomalyvae.recordings.reading import is_bus, is_table, kind_of
 
-    files = files_of(args.files, recordings=True)
-    if not all(is_bus(Path(file)) for file in files):
+    files, options = files_of(args.files, recordings=True), reading_options(args)
+    if all(is_bus(Path(file)) for file in files) and args.dbc is None and args.signals is None:
+        recipe = bus_recipe(files, **options)
+        if not args.quiet:
+            tell(f"no signals are named: watching {len(recipe.signals)} of the bus without a database")
+        return recipe.to_dict()
+    tables = all(is_table(Path(file)) for file in files)
+    untold = args.kind is None and not given
+    other = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
+    if untold and (other or (tables and (len(files) < 2 or not are_recordings(files, **options)))):
         return {}
-    if args.dbc is not None:
-        raise ValueError(
-            "Got a database, but no signals of it to learn. Name them (--signals), with --rate-hz, --length-s, "
-            "--stride-s and --max-gap-s, or leave out --dbc to learn the bus without a database."
-        )
-    from anomalyvae.recordings import bus_recipe
-
-    recipe = bus_recipe(files, **reading_options(args))
+    if {"signals", "rate_hz", "length_s", "stride_s", "max_gap_s"} <= set(given):
+        return {"signals": given["signals"]}
+    recipe, left_out = choose_recipe(
+        files, given.get("signals"), given.get("rate_hz"), given.get("length_s"), **options
+    )
+    chosen = recipe.to_dict()
     if not args.quiet:
-        tell(f"no signals are named: watching {len(recipe.signals)} of the bus without a database")
-    return recipe.to_dict()
+        same = " (--as rows learns each row by itself)" if tables and untold else ""
+        now = chosen | given
+        tell(
+            f"each file is a recording{same}: {len(now['signals'])} signal(s) at {now['rate_hz']:g} Hz, windows of "
+            f"{now['length_s']:g} s, one every {now['stride_s']:g} s, no gap over {now['max_gap_s']:g} s"
+        )
+        if left_out:
+            tell("left out: " + ", ".join(f"{name} ({reason})" for name, reason in left_out.items()))
+    return chosen
 
 
 def _fit_and_save(

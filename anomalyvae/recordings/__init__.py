@@ -6,6 +6,7 @@ file that is larger than memory.
 """
 
 from anomalyvae.recordings.bus_recipe import bus_recipe
+from anomalyvae.recordings.choice import choose_recipe
 from anomalyvae.recordings.clock import resample
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.reading import READERS, list_signals, read_log, read_windows, stream_windows
@@ -19,6 +20,7 @@ __all__ = [
     "WindowRecipe",
     "Windows",
     "bus_recipe",
+    "choose_recipe",
     "list_signals",
     "log_from_frame",
     "read_log",

@@ -390,6 +390,11 @@ def is_bus(path: Path) -> bool:
     return READERS.get(kind_of(path)) in _BUSES
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a table, by its suffix."""
+    return READERS.get(kind_of(path)) in _TABLES
+
+
 def kind_of(path: Path) -> str:
     """Return the suffix that shows the format; the folder of a ROS 2 bag has that of the files in it."""
     return ".db3" if (path / "metadata.yaml").is_file() else path.suffix.lower()

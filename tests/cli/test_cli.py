@@ -203,6 +203,30 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5)
 
 
+def test_recordings_need_no_settings(drives, tmp_path, capsys):
+    code, out, err = run(capsys, "fit", *drives, "--model", tmp_path / "m", *TINY)
+    assert (code, out.split(":")[0]) == (0, "Learned 27 windows")
+    assert "each file is a recording (--as rows learns each row by itself): 2 signal(s) at 5 Hz, windows of 4 s" in err
+    model = load(tmp_path / "m")
+    assert model.input_shape == (2, 20)
+    assert list(model.feature_names_in_[[0, 20]]) == ["a@0", "b@0"]
+    code, out, _ = run(capsys, "fit", *drives, "--model", tmp_path / "rows", "--as", "rows", *TINY)
+    assert (code, out.split(":")[0]) == (0, "Learned 300 rows")
+    code, out, _ = run(capsys, "fit", drives[0], "--model", tmp_path / "one", *TINY)
+    assert (code, out.split(":")[0]) == (0, "Learned 100 rows")
+    code, out, _ = run(capsys, "fit", drives[0], "--model", tmp_path / "one", "--as", "recordings", *TINY)
+    assert (code, out.split(":")[0]) == (0, "Learned 9 windows")
+
+
+def test_what_is_not_given_of_windows_is_chosen(drives, tmp_path, capsys):
+    code, _, err = run(capsys, "fit", *drives, "--model", tmp_path / "m", "--signals", "b", "--length-s", "2", *TINY)
+    assert code == 0
+    assert "each file is a recording: 1 signal(s) at 5 Hz, windows of 2 s, one every 1 s, no gap over 1 s" in err
+    code, _, err = run(capsys, "fit", *drives, "--model", tmp_path / "n", "--length-s", "2", "--as", "rows")
+    assert code == 1
+    assert "Got --as rows with options for recordings" in err
+
+
 def test_a_recording_without_a_window_is_no_success(drives, tmp_path, capsys):
     model, out, short = tmp_path / "model", tmp_path / "scores.parquet", tmp_path / "short.parquet"
     pd.read_parquet(drives[0]).head(5).to_parquet(short)
@@ -384,7 +408,7 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["fit", "image.png", "--model", "m"], "image.png is not a .parquet or .csv file. Convert it."),
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "rows.csv has no column bb. "),
-        (["fit", "{table}", "--model", "m", "--signals", "a"], "The window recipe lacks rate_hz"),
+        (["fit", "{table}", "--model", "m", "--signals", "a"], "rows.csv has no column with the name of a time "),
         (["compare", "{table}", "--label", "c"], "label='c' is not one of the columns a, b."),
         (["compare", "{table}", "--label", "c", "--columns", "a"], "rows.csv has no column c. Use one of 'a', 'b'."),
         (

@@ -1,0 +1,89 @@
+"""Windows without settings: what is chosen from recordings, what is left out, and which tables are recordings."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalyvae.recordings import choose_recipe, read_windows
+from anomalyvae.recordings.choice import are_recordings
+
+
+def drive(seconds=120.0, hz=20.0, seed=0):
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(0, seconds, 1 / hz)
+    n = len(time_s)
+    return pd.DataFrame(
+        {
+            "time_s": time_s,
+            "acc_mps2": rng.normal(size=n),
+            "speed_mps": 10 + np.cumsum(rng.normal(size=n)) * 0.1,
+            "gear": (np.arange(n) // 100) % 5,
+            "odometer_m": np.arange(n) * 0.5,
+            "latitude": 49 + rng.normal(size=n) * 1e-3,
+            "always_m": 4.0,
+        }
+    )
+
+
+def written(folder, *tables):
+    paths = [folder / f"drive{i}.csv" for i in range(len(tables))]
+    for path, table in zip(paths, tables, strict=True):
+        table.to_csv(path, index=False)
+    return paths
+
+
+def test_signals_rate_and_length_come_from_the_files(tmp_path):
+    files = written(tmp_path, drive(), drive(seed=1).assign(rain=1.5))
+    recipe, left_out = choose_recipe(files)
+    assert recipe.signals == ("acc_mps2", "speed_mps", "gear")
+    assert recipe.states == ("gear",)
+    assert (recipe.rate_hz, recipe.length_s, recipe.stride_s, recipe.max_gap_s) == (20, 2, 1, 1)
+    assert left_out == {
+        "odometer_m": "it runs one way only",
+        "latitude": "a position",
+        "always_m": "constant",
+        "rain": "not in every recording",
+    }
+    assert len(read_windows(files, recipe)) == 2 * 119
+
+
+@pytest.mark.parametrize(
+    ("hz", "rate_hz", "length_s", "stride_s", "max_gap_s"),
+    [(100, 25, 2, 1, 1), (5, 5, 4, 2, 1), (1, 1, 20, 10, 3), (1 / 60, 0.017, 20 / 0.017, 10 / 0.017, 180)],
+)
+def test_slow_signals_have_long_windows(tmp_path, hz, rate_hz, length_s, stride_s, max_gap_s):
+    recipe, _ = choose_recipe(written(tmp_path, drive(200 / hz, hz)[["time_s", "acc_mps2"]]))
+    chosen = (recipe.rate_hz, recipe.length_s, recipe.stride_s, recipe.max_gap_s)
+    assert chosen == pytest.approx((rate_hz, length_s, stride_s, max_gap_s))
+
+
+def test_the_slowest_signal_decides_what_is_a_gap(tmp_path):
+    table = drive()[["time_s", "acc_mps2", "speed_mps"]]
+    table.loc[np.arange(len(table)) % 40 > 0, "speed_mps"] = np.nan
+    recipe, _ = choose_recipe(written(tmp_path, table))
+    assert (recipe.rate_hz, recipe.max_gap_s) == (20, 6)
+    assert len(read_windows([tmp_path / "drive0.csv"], recipe)) > 100
+
+
+def test_what_is_given_is_kept(tmp_path):
+    files = written(tmp_path, drive())
+    recipe, left_out = choose_recipe(files, ["always_m", "acc_mps2"], rate_hz=10, length_s=3)
+    assert recipe.signals == ("always_m", "acc_mps2")
+    assert (recipe.rate_hz, recipe.length_s, recipe.stride_s, left_out) == (10, 3, 1.5, {})
+
+
+def test_nothing_to_learn_is_refused_with_reasons(tmp_path):
+    files = written(tmp_path, drive()[["time_s", "always_m", "latitude"]])
+    with pytest.raises(ValueError, match=r"No signal of .*drive0.csv.*always_m \(constant\), latitude \(a position\)"):
+        choose_recipe(files)
+
+
+def test_tables_with_a_regular_clock_are_recordings(tmp_path):
+    regular = written(tmp_path, drive(), drive(seed=1))
+    assert are_recordings(regular)
+    irregular = drive()
+    irregular["time_s"] = np.sort(np.random.default_rng(0).exponential(1, len(irregular)).cumsum() ** 2)
+    irregular.to_csv(tmp_path / "sales.csv", index=False)
+    drive().drop(columns="time_s").to_csv(tmp_path / "rows.csv", index=False)
+    assert not are_recordings([*regular, tmp_path / "sales.csv"])
+    assert not are_recordings([*regular, tmp_path / "rows.csv"])
