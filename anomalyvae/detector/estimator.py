@@ -86,8 +86,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     scaling : {"auto", "asinh", "standard", "robust", "quantile"} or None, default="auto"
         How columns are standardised, as the first layer of the network. ``"standard"``: mean and standard deviation.
         ``"asinh"``: the same, with compressed tails. ``"robust"``: median and interquartile range. ``"quantile"``:
-        normal quantiles. ``"auto"`` is ``"standard"`` for an ``input_shape`` of two axes, so that energies keep their
-        meaning, else ``"asinh"``. Constant columns are allowed.
+        normal quantiles. ``"auto"`` is ``"standard"`` for windows that ``"novelty"`` compares, so that energies keep
+        their meaning, else ``"asinh"``. Constant columns are allowed.
     contamination : "auto" or float in (0, 0.5], default="auto"
         ``"auto"`` takes all rows of ``X`` as normal, and sets the threshold so that 5 % of new normal rows exceed it,
         estimated on held-out rows (1 / (m + 1) with m < 19 of them). A number is the expected share of outliers in
@@ -254,7 +254,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         architecture = architecture_of(self, data)
         scaling = self.scaling
         if scaling == "auto":
-            scaling = "standard" if len(architecture["input_shape"]) == 2 else "asinh"
+            described = self.criterion in COMPARING and len(architecture["input_shape"]) == 2
+            scaling = "standard" if described else "asinh"
 
         def new_network(rows: Rows) -> Reconstruction:
             kind = {"gaussian": scaling, "isotropic": "isotropic"}.get(architecture["likelihood"])

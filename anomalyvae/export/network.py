@@ -13,7 +13,7 @@ from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
 from anomalyvae.export.nodes import Value, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
-from anomalyvae.nets.described import LOW, PEAKS, Described
+from anomalyvae.nets.described import CODE, LOW, PEAKS, Described
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial, Elbo
@@ -98,7 +98,7 @@ def _compared(network: Reconstruction, cells: Cells) -> Value:
     if network.described is not None:
         assert cells.missing is not None  # noqa: S101 - a window has numbers alone
         s = cells.missing.op("Where", double(imputed), cells.precise)
-        return concat([working(_described(network.described, s)), z])
+        return concat([working(_described(network.described, s)), z * CODE])
     return concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
 
 
@@ -117,9 +117,7 @@ def _described(described: Described, s: Value) -> Value:
         numbers.append(squares.op("Sqrt").op("Sqrt").op("Reshape", [-1, movements]))
     raw = concat(numbers).op("Reshape", [-1, len(described.center)])
     y = ((raw - described.center) / described.scale).op("Clip", -LIMIT, LIMIT)
-    if not described.state.any():
-        return y
-    return y - y.op("Max", described.low).op("Min", described.high) * described.state
+    return y if described.judged.all() else y * described.judged
 
 
 def _memory(network: Reconstruction, cells: Cells) -> Value:

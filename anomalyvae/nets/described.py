@@ -12,6 +12,7 @@ from torch.nn import functional
 from anomalyvae.nets.scaling import LIMIT
 
 LOW = 3  # coefficients that are kept: level, slope and bend
+CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise
 _STATES = 10  # distinct values that a state has at most
 _STILL = 1e-2  # of a movement's root mean square in training: what is much smaller is none
 _LEAST_STILL = 1e-6  # its square, for a signal that never moves
@@ -20,7 +21,7 @@ _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
 _PAD = 16  # columns of zeros, for which matrix kernels give each row the same arithmetic
-_PARTS = ("center", "scale", "low", "high", "state", "still", "examples")
+_PARTS = ("center", "scale", "judged", "still", "examples")
 
 
 class Described(nn.Module):
@@ -33,16 +34,15 @@ class Described(nn.Module):
     windows that are not aligned can be compared. The fourth root of each lies between an amplitude and its logarithm,
     so that neither loud windows nor quiet ones rule the distances.
 
-    A signal with ten or fewer distinct values in training is a state, such as a gear or a switch. It says which normal
-    condition holds and is not judged itself: of its numbers, only what exceeds their range in training counts.
+    A signal with two to ten distinct values in training is a state, such as a gear or a switch. It says which normal
+    condition holds and is not judged itself: its numbers are 0. The code still depends on it.
 
     Parameters
     ----------
     input_shape : (int, int)
         Signals and samples of a window.
-    center, scale, low, high, state : Tensor of shape (signals * k,)
-        Mean and standard deviation of each number in training; the range of the standardised number; 1 for those of
-        states, else 0.
+    center, scale, judged : Tensor of shape (signals * k,)
+        Mean and standard deviation of each number in training; 0 for those of states, else 1.
     still : Tensor of shape (signals, movements)
         Added to each square.
     examples : Tensor of shape (e, signals * samples)
@@ -51,9 +51,7 @@ class Described(nn.Module):
 
     center: Tensor
     scale: Tensor
-    low: Tensor
-    high: Tensor
-    state: Tensor
+    judged: Tensor
     still: Tensor
     examples: Tensor
     basis: Tensor
@@ -66,15 +64,13 @@ class Described(nn.Module):
         input_shape: tuple[int, ...],
         center: Tensor,
         scale: Tensor,
-        low: Tensor,
-        high: Tensor,
-        state: Tensor,
+        judged: Tensor,
         still: Tensor,
         examples: Tensor,
     ) -> None:
         super().__init__()
         self.signals, self.samples = input_shape
-        for name, part in zip(_PARTS, (center, scale, low, high, state, still, examples), strict=True):
+        for name, part in zip(_PARTS, (center, scale, judged, still, examples), strict=True):
             self.register_buffer(name, part)
         basis = _basis(self.samples)
         slow = basis[:, :LOW]
@@ -95,19 +91,19 @@ class Described(nn.Module):
         cells = s.view(len(s), signals, samples)
         none, still = s.new_zeros(signals * numbers), s.new_zeros(signals, movements)
         examples = s[:_EXAMPLES].clone()
-        plain = cls(input_shape, none, none + 1, none, none, none, still, examples)
+        plain = cls(input_shape, none, none + 1, none, still, examples)
         still = (_STILL**2 * plain._parts(s)[1].mean(0)).clamp(min=_LEAST_STILL)
         plain.still = still
         raw = plain._raw(s)
         center, scale = raw.mean(0), raw.std(0, correction=0)
         moves = (cells.transpose(1, 2).flatten(0, 1).std(0, correction=0) > _MOVES).repeat_interleave(numbers)
         scale = torch.where(moves, scale.clamp(min=_LEAST_SCALE), 1.0)
-        y = (raw - center) / scale
-        state = torch.tensor([len(column.unique()) <= _STATES for column in cells[:, :, -1].T]).to(s)
-        if state.all():  # nothing else could be judged
+        values = torch.tensor([len(column.unique()) for column in cells[:, :, -1].T])
+        state = (values > 1) & (values <= _STATES)
+        if (state | (values == 1)).all():  # nothing else could be judged
             state = torch.zeros_like(state)
-        state = state.repeat_interleave(numbers)
-        return cls(input_shape, center, scale, y.amin(0), y.amax(0), state, still, examples)
+        judged = (~state).to(s).repeat_interleave(numbers)
+        return cls(input_shape, center, scale, judged, still, examples)
 
     @classmethod
     def restored(cls, input_shape: tuple[int, ...], state: Mapping[str, Tensor]) -> Self:
@@ -116,7 +112,7 @@ class Described(nn.Module):
         width, cells = input_shape[0] * numbers, math.prod(input_shape)
         parts = [state.get(f"described.{name}", torch.empty(0)) for name in _PARTS]
         shapes = [tuple(part.shape) for part in parts]
-        expected = [(width,)] * 5 + [(input_shape[0], movements), (len(parts[-1]), cells)]
+        expected = [(width,)] * 3 + [(input_shape[0], movements), (len(parts[-1]), cells)]
         if shapes != expected or not len(parts[-1]):
             raise RuntimeError(f"Got a description of shapes {shapes}, expected {expected}. Save the model again.")
         return cls(input_shape, *parts)
@@ -128,8 +124,7 @@ class Described(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """Standardised rows ``(n, signals * samples)`` -> numbers, signal by signal, ``(n, signals * k)``."""
-        y = ((self._raw(s) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
-        return y - self.state * y.maximum(self.low).minimum(self.high)
+        return ((self._raw(s) - self.center) / self.scale).clamp(-LIMIT, LIMIT) * self.judged
 
     def _raw(self, s: Tensor) -> Tensor:
         shape, squares = self._parts(s)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalyvae.nets.bodies import BODIES, Linear
-from anomalyvae.nets.described import Described
+from anomalyvae.nets.described import CODE, Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
@@ -124,12 +124,12 @@ class Reconstruction(nn.Module):
 
         Missing cells are imputed by the decoder before the row is encoded; their residual is zero. Residuals are in
         standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others. Of a
-        window that is described, its description and code.
+        window that is described, its description and half its code.
         """
         whole = self._whole(s)
         z = self.encode(whole)
         if self.described is not None:
-            return torch.cat([self.described(whole), z], dim=1)
+            return torch.cat([self.described(whole), CODE * z], dim=1)
         return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
 
     def _whole(self, s: Tensor) -> Tensor:

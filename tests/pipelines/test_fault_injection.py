@@ -238,7 +238,7 @@ def test_flags_say_whether_a_sensor_is_bad(model, tmp_path, capsys):
     table.to_csv(tmp_path / "drives" / "broken.csv", index=False)
     scores, queue = str(tmp_path / "scores"), str(tmp_path / "queue.db")
     assert main(["score", str(tmp_path / "drives"), scores, "--model", str(model), "--quiet"]) == 0
-    assert main(["flag", scores, "--model", str(model), "--queue", queue]) == 0
+    assert main(["flag", scores, "--model", str(model), "--queue", queue, "--per-recording", "20"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"  (98|99|100)\.\d to 16\d\.\d s  sensor, bad: wheel", said)
     assert re.search(r"  2[12]\d\.\d to 22\d\.\d s  (novel|unclear)", said)

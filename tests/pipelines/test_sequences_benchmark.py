@@ -16,6 +16,7 @@ from volume import evaluation_window, vus
 from anomalyvae import WindowRecipe
 from anomalyvae.datasets import write_parts
 from anomalyvae.evaluate.baselines import BASELINES
+from anomalyvae.pyod_adapter import OURS
 from anomalyvae.recordings import log_from_frame
 
 FAST = [*sequence_methods.SEEDLESS, "iforest", "kmeans"]
@@ -240,7 +241,14 @@ def test_simple_methods_find_the_anomaly(method, toys):
     assert result["auroc"] > {"matrix_profile": 0, "squared_difference": 0.7}.get(method, 0.8)
 
 
-@pytest.mark.parametrize("method", sequence_methods.OWN)
+def test_ours_without_settings_finds_it(toys):
+    (case,) = toy_drives()
+    (result,) = sequences.results_of(case, OURS, 0)
+    assert result["method"] == OURS
+    assert result["auroc"] > 0.8
+
+
+@pytest.mark.parametrize("method", sorted({*sequence_methods.OWN} - {OURS}))
 def test_ours_gives_two_scores_and_finds_it(method, toys, monkeypatch):
     monkeypatch.setitem(sequence_methods.SETTINGS, "max_epochs", 30)
     (case,) = toy_drives()
