@@ -20,11 +20,11 @@ check           measure of a signal in a window; higher is worse
 ==============  =====================================================================================================
 
 The usual level is the median (zero, for shares and seconds). The margin is what 1 in 1,000 windows exceeds over the
-median of the *other* recordings; each is left out in turn (split conformal prediction, Vovk et al. 2005). With
-a hundred checks and thousands of windows a drive, one margin is not enough. A signal is suspect or bad above
-``usual + 2 margin``; noise and drift, which last for 10 s and more, are suspect above ``usual + 1.5 margin``. A
-signal outside its learned range is suspect, never bad: new driving may explain it. A signal outside a range that
-the user has set is bad.
+median of the *other* recordings; each is left out in turn (split conformal prediction, Vovk et al. 2005). With many
+checks and thousands of windows a drive, one margin is not enough. A signal is suspect or bad above
+``usual + 2 margin``, for drift above ``usual + 2.5 margin``; for noise, which lasts for 10 s, it is suspect above
+``usual + 1.5 margin``. A signal outside its learned range is suspect, never bad: new driving may explain it. A signal
+outside a range that the user has set is bad.
 """
 
 from __future__ import annotations
@@ -67,7 +67,12 @@ _SILENT = 1e-4  # of a signal's range; less noise counts as none
 _NOISE_STEP = 0.3  # decades, the smallest margin of noise
 _FROM_ZERO = ("missing", "stuck", "resting")
 _SUSPECT, _BAD = 2.0, 2.0  # margins
-_MARGINS = {"missing": 1.0, **dict.fromkeys(("quiet", "noisy", "high", "low"), 1.5)}  # where suspect is another number
+# Margins to the suspect and the bad level, where they are others. The margin of drift is of models of half of the data.
+_MARGINS = {
+    "missing": (1.0, _BAD),
+    **dict.fromkeys(("quiet", "noisy"), (1.5, _BAD)),
+    **dict.fromkeys(("high", "low"), (2.5, 2.5)),
+}
 _OFTEN_BEYOND = 0.35  # margins of one window that repeated values must exceed too: their own are narrow
 _BAD_MISSING = 0.5
 _MOST = 99.0  # the largest severity
@@ -205,7 +210,7 @@ def learn_profile(
     length_s = length_of(windows)
     held = [signal in set(states) for signal in signals]
     for check in ("noisy", "quiet"):
-        steps = levels[check][:, :1] + [_MARGINS[check] * _NOISE_STEP, _BAD * _NOISE_STEP]
+        steps = levels[check][:, :1] + np.multiply(_MARGINS[check], _NOISE_STEP)
         levels[check][:, 1:] = np.maximum(levels[check][:, 1:], steps)
         levels[check][held] = np.inf
     levels["quiet"][measures["quiet"].max(axis=0) >= -silent] = np.inf
@@ -221,7 +226,7 @@ def learn_profile(
 
 def _levels(check: str, values: Floats, folds: NDArray[np.intp], rate: float) -> Floats:
     """Usual, suspect and bad level of each signal, shape ``(signals, 3)``; infinite without measurements."""
-    from_zero, margins = check in _FROM_ZERO, _MARGINS.get(check, _SUSPECT)
+    from_zero, (suspect, bad) = check in _FROM_ZERO, _MARGINS.get(check, (_SUSPECT, _BAD))
     known = np.isfinite(values)
     levels = np.full((values.shape[1], 3), np.inf)
     for i in range(values.shape[1]):
@@ -234,7 +239,7 @@ def _levels(check: str, values: Floats, folds: NDArray[np.intp], rate: float) ->
         if len(names) > 1:
             beyond = [own[fold == f] - (0.0 if from_zero else np.median(own[fold != f])) for f in names]
         margin = max(_conformal(np.concatenate(beyond), rate), 0.0)
-        levels[i] = usual, usual + margins * margin, usual + _BAD * margin
+        levels[i] = usual, usual + suspect * margin, usual + bad * margin
     return levels
 
 
