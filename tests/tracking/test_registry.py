@@ -147,8 +147,8 @@ def test_the_loop_with_a_champion_only_in_the_registry(world, capsys, monkeypatc
     with Queue("queue.db", create=False) as queue:
         flagged = queue.events()
         assert set(flagged["model_id"]) == {identity("first")}
-    assert main(["retrain", "--queue", "queue.db", "--champion", champion, "--out", "again", "--quiet"]) == 0
-    assert read_manifest("again").equals(read_manifest("first"))  # no verdict, nothing new
+    assert main(["retrain", "--queue", "queue.db", "--champion", champion, "--out", "again", "--quiet"]) == 1
+    assert "Review events first" in capsys.readouterr().err  # no verdict, nothing new
 
     command = ["promote", "second", "--champion", champion, "--queue", "queue.db", "--holdout", "held.csv"]
     assert main([*command, "--events", "marks.csv"]) == 4
