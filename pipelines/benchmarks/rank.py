@@ -28,7 +28,7 @@ from anomalyvae import VAEOutlierDetector, WindowRecipe
 from anomalyvae.datasets import get_dataset
 from anomalyvae.evaluate.job import Data, find_recordings
 from anomalyvae.fleet import Tally, reasons
-from anomalyvae.recordings import Log, read_log
+from anomalyvae.recordings import Log, choose_recipe, read_log
 
 PARTS, MOST, FAULTY = 3, 20_000, 5  # parts of the drives; windows to learn; drives of each part that get faults
 RECIPES = {"4 s at 2 Hz": (2.0, 4.0, 2.0), "10 s at 1 Hz": (1.0, 10.0, 5.0)}  # rate_hz, length_s, stride_s
@@ -47,8 +47,12 @@ def main() -> None:
     paths, events = find_recordings(Data(name=options.name))
     left_out = LEFT_OUT.get(options.name, set())
     signals = tuple(name for name in common_signals(paths) if name not in left_out)
-    for windows, (rate_hz, length_s, stride_s) in RECIPES.items():
-        recipe = WindowRecipe(signals, rate_hz, length_s, stride_s, max_gap_s=5, coefficients=3)
+    recipes = {
+        windows: WindowRecipe(signals, rate_hz, length_s, stride_s, max_gap_s=5, coefficients=3)
+        for windows, (rate_hz, length_s, stride_s) in RECIPES.items()
+    }
+    chosen, _ = choose_recipe(paths, signals)
+    for windows, recipe in {f"{chosen.length_s:g} s, chosen": chosen, **recipes}.items():
         began = time.perf_counter()
         clean, faulty = measured(paths, recipe, 0 if options.no_faults else FAULTY)
         print(f"\n{options.name}, windows of {windows}: {len(clean)} drives, {time.perf_counter() - began:.0f} s")
@@ -72,7 +76,8 @@ def measured(paths: list[Path], recipe: WindowRecipe, faulty: int) -> tuple[pd.D
         rows = pd.concat([windows[name].rows for name in others], ignore_index=True)
         groups = np.repeat(others, [len(windows[name]) for name in others])
         chosen = np.sort(rng.permutation(len(rows))[:MOST])
-        model = VAEOutlierDetector(random_state=0, validation_fraction=0.0).fit(
+        shape = recipe.input_shape if recipe.coefficients is None else None
+        model = VAEOutlierDetector(random_state=0, validation_fraction=0.0, input_shape=shape).fit(
             rows.iloc[chosen], groups=groups[chosen]
         )
         for name in own:
