@@ -57,7 +57,7 @@ def test_a_folder_of_any_names_is_scored_flagged_and_exported(world, tmp_path, c
     exported = tmp_path / "verdicts.csv"
     assert run(capsys, "flag", "--queue", queue, "--export", exported)[0] == 0
     cells = pd.read_csv(exported, dtype=str, keep_default_na=False)
-    assert "'=1+1" in set(cells["recording"])
+    assert {"'=1+1", "'@<b>bold'\""} & set(cells["recording"])  # near-duplicates are picked once
     assert not cells.map(lambda cell: cell.startswith(("=", "+", "@", "\t"))).any(axis=None)
     assert run(capsys, "flag", "--queue", tmp_path / "new.db", "--load", exported)[0] == 0
     assert run(capsys, "flag", "--queue", tmp_path / "new.db", "--export", tmp_path / "again.csv")[0] == 0
