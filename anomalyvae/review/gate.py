@@ -284,8 +284,8 @@ class _Work:
 
         def part_of(spans: pd.DataFrame) -> pd.Series:
             recording = spans["recording"]
-            since = spans["start_s"] - recording.map(reach["start"])
-            return recording + "/" + (since // recording.map(block)).astype(int).astype(str)
+            start, step = (recording.map(by).astype(float) for by in (reach["start"], block))  # of no fault, text
+            return recording + "/" + ((spans["start_s"] - start) // step).astype(int).astype(str)
 
         return part_of
 

@@ -331,6 +331,13 @@ def test_a_challenger_that_learned_from_the_hold_out_is_refused(world, challenge
     assert "has learned recordings of the hold-out: new0.parquet" in decision.reasons[0]
 
 
+def test_verdicts_and_a_hold_out_without_faults_are_judged(world, challenger, champion):
+    normal = world["events"][world["events"]["verdict"] == "new_normal"]
+    unmarked = gate.holdout(champion, world["held"])
+    decision = gate.judge(challenger, champion, normal, unmarked, alarms_per_hour=RATE, refits=0)
+    assert "recall of held-out faults at its own threshold: nothing to compare" in str(decision)
+
+
 def test_the_first_champion_needs_no_rival(world, challenger, holdout, tmp_path):
     decision = judged(challenger, tmp_path / "none", world, holdout)
     promotion.promote(challenger, tmp_path / "none", decision, holdout)
