@@ -106,9 +106,9 @@ def test_a_set_is_prepared_once_and_again_when_its_recipe_changes(toy):
     assert is_prepared("toy")
     (folder / "made.txt").write_text("kept")
     assert (datasets.get_dataset("toy") / "made.txt").read_text() == "kept"
-    toy.write_text(toy.read_text().replace("once", "anew"))
+    toy.write_text(toy.read_text().replace("once", "again"))
     assert not is_prepared("toy")
-    assert (datasets.get_dataset("toy") / "made.txt").read_text() == "anew"
+    assert (datasets.get_dataset("toy") / "made.txt").read_text() == "again"
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
 
 

@@ -35,7 +35,7 @@ def drive(folder, name, seed, change=lambda table: table, seconds=120, start="20
 
 
 def burst(table):
-    table.loc[200:214, ["x", "y"]] *= -3
+    table.loc[200:214, ["x", "y"]] += np.where(np.arange(15) % 2, 0.4, -0.4)[:, None]
     return table
 
 
@@ -67,7 +67,7 @@ def test_odd_drives_come_first_with_their_p_values_and_reasons(home):
     found = table.set_index("recording")
     assert found.loc[["burst", "mild"], "p_value"].tolist() == pytest.approx([1 / 13] * 2)
     assert found.loc["usual", "unlike"] < 0.5 * found.loc[["burst", "mild"], "unlike"].min()
-    assert found.loc["burst", "reason"] in ("a short event", "a signal")
+    assert found.loc["burst", "reason"] == "a short event"
     assert 36 <= found.loc["burst", "peak_s"] <= 42.9
     assert found.loc["mild", "reason"] != "a short event"
     assert found.loc["mild", "signals"].startswith("y ")
