@@ -155,6 +155,11 @@ def _fit_and_save(
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         say(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
+        described = model.network_.described
+        if recipe is not None and described is not None and not described.judged.all():
+            judged = described.judged.view(len(recipe.signals), -1)[:, 0].tolist()
+            states = [name for name, counts in zip(recipe.signals, judged, strict=True) if not counts]
+            tell(f"states of two to ten values, which are not judged themselves: {', '.join(states)}")
     without = {} if recipe is None else data.samples.without
     for recording, why in without.items():
         tell(f"failed: {recording}: {why}")
