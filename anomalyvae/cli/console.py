@@ -45,6 +45,8 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
+    "--experiment": {"metavar": "NAME", "help": "MLflow experiment (default: MLFLOW_EXPERIMENT_NAME)"},
+    "--run-name": {"metavar": "NAME", "help": "name of the run"},
     "--model": {
         "metavar": "MODEL", "required": True,
         "help": "folder of a fitted model, or its name in MLflow's registry, such as models:/NAME@champion",

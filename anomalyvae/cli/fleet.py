@@ -86,8 +86,8 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "--quiet")
     tracking = parser.add_argument_group("options for MLflow", "With any of these, the evidence is a metric of a run.")
     tracking.add_argument("--track", action="store_true", help="record it with MLflow's own settings")
-    tracking.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME)")
-    tracking.add_argument("--run-name", metavar="NAME", help="name of the run")
+    option(tracking, "--experiment")
+    option(tracking, "--run-name")
 
 
 def drift(args: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
         "--dbc, how often identifiers come and how their bytes change is learned.",
     )
     windows.add_argument(
-        "--as", choices=("rows", "recordings"), dest="kind", help="what the files are, where it is to be told"
+        "--as", choices=("rows", "recordings"), dest="kind", help="what the files are; by default, they decide"
     )
     windows.add_argument("--recipe", metavar="JOB.toml", help="use [windows], [detector] and [health] of a job file")
     windows.add_argument("--signals", type=names, metavar="A,B", help="signals in a window")
@@ -111,7 +111,7 @@ def _chosen(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
     if untold and (other or (tables and (len(files) < 2 or not are_recordings(files, **options)))):
         return {}
     if {"signals", "rate_hz", "length_s", "stride_s", "max_gap_s"} <= set(given):
-        return {"signals": given["signals"]}
+        return given
     recipe, left_out = choose_recipe(
         files, given.get("signals"), given.get("rate_hz"), given.get("length_s"), **options
     )
@@ -156,10 +156,9 @@ def _fit_and_save(
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         say(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
         described = model.network_.described
-        if recipe is not None and described is not None and not described.judged.all():
-            judged = described.judged.view(len(recipe.signals), -1)[:, 0].tolist()
-            states = [name for name, counts in zip(recipe.signals, judged, strict=True) if not counts]
-            tell(f"states of two to ten values, which are not judged themselves: {', '.join(states)}")
+        if recipe is not None and described is not None and described.states:
+            states = ", ".join(recipe.signals[number] for number in described.states)
+            tell(f"states of two to ten values, which are not judged themselves: {states}")
     without = {} if recipe is None else data.samples.without
     for recording, why in without.items():
         tell(f"failed: {recording}: {why}")
@@ -171,8 +170,8 @@ def _fit_and_save(
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
-    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME)")
-    parser.add_argument("--run-name", metavar="NAME", help="name of the run")
+    option(parser, "--experiment")
+    option(parser, "--run-name")
     parser.add_argument("--register", metavar="NAME", help="also register the model under this name")
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-4  # relative
 _TRIED = 512  # stored rows
-_ABOVE_ROUNDING = 30  # times that, squares of distances are far enough apart to be put in order
+_ABOVE_ROUNDING = 30  # times the rounding error: larger squared distances can be sorted in single precision
 _ATTEMPTS = {  # whether in single precision, and the rounding within which scores are equal
     "auto": ((True, COARSE), (False, FINE), (False, COARSE)),
     "double": ((False, FINE), (False, COARSE)),

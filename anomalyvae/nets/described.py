@@ -14,9 +14,9 @@ from anomalyvae.nets.scaling import LIMIT
 LOW = 3  # coefficients that are kept: level, slope and bend
 CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise
 _STATES = 10  # distinct values that a state has at most
-_STILL = 1e-2  # of a movement's root mean square in training: what is much smaller is none
+_STILL = 1e-2  # of a movement's root mean square in training; a much smaller one counts as none
 _LEAST_STILL = 1e-6  # its square, for a signal that never moves
-_MOVES = 0.1  # spread of a signal, standardised, that is no rounding error
+_MOVES = 0.1  # standard deviation of a standardised signal; of a constant one it is smaller
 _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
@@ -116,6 +116,11 @@ class Described(nn.Module):
         if shapes != expected or not len(parts[-1]):
             raise RuntimeError(f"Got a description of shapes {shapes}, expected {expected}. Save the model again.")
         return cls(input_shape, *parts)
+
+    @property
+    def states(self) -> list[int]:
+        """The numbers of the signals that are not judged."""
+        return (self.judged.view(self.signals, -1)[:, 0] == 0).nonzero()[:, 0].tolist()
 
     @property
     def signal(self) -> Tensor:

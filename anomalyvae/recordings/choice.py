@@ -32,7 +32,7 @@ def choose_recipe(
     length_s: float | None = None,
     **options: Unpack[ReadOptions],
 ) -> tuple[WindowRecipe, dict[str, str]]:
-    """Choose the windows of recordings from what is in them.
+    """Choose a window recipe for recordings from their signals.
 
     - Signals: those that every recording has, but for constants, positions (people's whereabouts) and what runs one way
       only, such as counters and clocks. Whole numbers of ten or fewer values are states.
@@ -46,7 +46,7 @@ def choose_recipe(
         Recordings of normal operation. Twelve of them, evenly spread, are read through.
     signals : iterable of str, optional
     rate_hz, length_s : float, optional
-        What is not to be chosen.
+        Values to use instead of chosen ones.
     **options
         How files are read: see `ReadOptions`.
 
@@ -90,7 +90,7 @@ def choose_recipe(
 
 
 def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadOptions]) -> bool:
-    """Whether each table has a time column whose first thousand steps are regular: most are no gaps."""
+    """Whether each table has a time column with regular steps: 90 % of the first thousand are no gaps."""
     return all(_is_regular(Path(file), options) for file in files)
 
 

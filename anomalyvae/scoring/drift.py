@@ -71,7 +71,7 @@ def drift(scores: Scores) -> pd.DataFrame:
 
 
 def drift_in_words(found: pd.DataFrame) -> str:
-    """Whether to retrain, and why: one sentence on all recordings together, and one on signals."""
+    """Whether to retrain, and why: in words on all new recordings together."""
     if not len(found):
         return "No recording is new to the model, so nothing can be said about drift."
     short = int((~found["counted"]).sum())
