@@ -106,7 +106,7 @@ def save(
         try:
             write_onnx(model, fresh / GRAPH, card, feature_scores=True, precision=precision, sample=sample)
         except (ArithmeticError, TypeError, ValueError) as error:
-            warnings.warn(f"The bundle {target} has no ONNX file. {error}", stacklevel=2)
+            warnings.warn(f"The model has no ONNX file. {error}", stacklevel=2)
         write_card(card, fresh)
     return target
 

@@ -71,9 +71,10 @@ def fit(args: argparse.Namespace) -> int:
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
+    files = files_of(args.files, recordings=args.kind != "rows")
     if args.kind == "rows" and (given or args.recipe is not None):
         raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
-    chosen = {} if args.recipe is not None or args.kind == "rows" else _chosen(args, given)
+    chosen = {} if args.recipe is not None or args.kind == "rows" else _chosen(args, files, given)
     if args.recipe is not None or chosen:
         from anomalyvae.recordings import WindowRecipe
 
@@ -85,21 +86,21 @@ def fit(args: argparse.Namespace) -> int:
         )  # without the key, a recipe counts as an old one
     detector |= detector_arguments(dict(args.settings), "--set")
     if not (args.track or args.experiment or args.run_name or args.register):
-        return _fit_and_save(args, recipe, detector, health, None)
+        return _fit_and_save(args, files, recipe, detector, health, None)
     quiet_mlflow()
     from anomalyvae.tracking import tracked_run
 
     with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
-        return _fit_and_save(args, recipe, detector, health, run)
+        return _fit_and_save(args, files, recipe, detector, health, run)
 
 
-def _chosen(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """The windows of recordings, as far as they are not given; nothing for tables of rows."""
     from anomalyvae.recordings import READERS, bus_recipe, choose_recipe
     from anomalyvae.recordings.choice import are_recordings
     from anomalyvae.recordings.reading import is_bus, is_table, kind_of
 
-    files, options = files_of(args.files, recordings=True), reading_options(args)
+    options = reading_options(args)
     if all(is_bus(Path(file)) for file in files) and args.dbc is None and args.signals is None:
         recipe = bus_recipe(files, **options)
         if not args.quiet:
@@ -108,7 +109,11 @@ def _chosen(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
     tables = all(is_table(Path(file)) for file in files)
     untold = args.kind is None and not given
     other = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
-    if untold and (other or (tables and (len(files) < 2 or not are_recordings(files, **options)))):
+    if untold and (other or (tables and len(files) < 2)):
+        return {}
+    if untold and tables and not are_recordings(files, **options):
+        if not args.quiet:
+            tell("each row is learned by itself (--as recordings learns windows)")
         return {}
     if {"signals", "rate_hz", "length_s", "stride_s", "max_gap_s"} <= set(given):
         return given
@@ -130,6 +135,7 @@ def _chosen(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
 
 def _fit_and_save(
     args: argparse.Namespace,
+    files: list[str],
     recipe: "WindowRecipe | None",
     detector: dict[str, Any],
     health: "Health | None",
@@ -142,14 +148,12 @@ def _fit_and_save(
 
     unfitted = VAEOutlierDetector(**{"verbose": sys.stderr.isatty() and not args.quiet, **detector})
     if recipe is None:
-        rows = read_tables(args.files, args.columns, reading_options(args))
+        rows = read_tables(files, args.columns, reading_options(args))
         model = unfitted.fit(rows)
         save(model, args.model)
     else:
         ranges, drift = (None, False) if health is None else (health.range, health.drift)
-        data = TrainingSet.of_files(
-            files_of(args.files, recordings=True), recipe, ranges=ranges, **reading_options(args)
-        )
+        data = TrainingSet.of_files(files, recipe, ranges=ranges, **reading_options(args))
         rows, model = data.rows, train(data, recipe, unfitted, args.model, drift=drift)
     if not args.quiet:
         what, identity = "rows" if recipe is None else "windows", read_card(args.model)["model_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings.log import Signal
 from anomalyvae.recordings.reading import read_pieces
+from anomalyvae.recordings.stamps import CoarseError, NoTimeColumnError, UnitError
+from anomalyvae.recordings.timeline import JumpBackError
 from anomalyvae.recordings.windows import WindowRecipe
 
 _FASTEST_HZ, _LENGTH_S, _SAMPLES = 25.0, 2.0, 20  # a window is so long, or has so many samples if they come slowly
@@ -22,7 +25,7 @@ _LEAST_GAP_S = 1.0
 _STATES = 10  # distinct whole numbers that a state has at most
 _LOOKED_AT = 12  # recordings, evenly spread over the list
 _REGULAR, _HEAD = 0.9, 1000  # share of the steps between the first rows that are not gaps
-_POSITION = re.compile(r"(.*[ _.])?(lat|lon|lng|latitude|longitude)([ _.(\[].*)?", re.IGNORECASE)
+_POSITION = re.compile(r".*(latitude|longitude).*|(.*[ _.])?(lat|lon|lng)([ _.(\[].*)?", re.IGNORECASE)
 
 
 def choose_recipe(
@@ -43,7 +46,8 @@ def choose_recipe(
     Parameters
     ----------
     files : iterable of path-like
-        Recordings of normal operation. Twelve of them, evenly spread, are read through.
+        Recordings of normal operation. Twelve of them, evenly spread, are read through. One that cannot be read does
+        not count: `read_windows` refuses it, together with all others.
     signals : iterable of str, optional
     rate_hz, length_s : float, optional
         Values to use instead of chosen ones.
@@ -59,22 +63,37 @@ def choose_recipe(
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
-        As for :func:`read_log`, and if no signal is left.
+        As for :func:`read_log` if none can be read, and if no signal is left.
     """
     paths = [Path(file) for file in files]
     wanted = None if signals is None else list(signals)
-    looked_at = paths[:: -(-len(paths) // _LOOKED_AT)]
     seen: dict[str, _Seen] = {}
-    for number, path in enumerate(looked_at):
-        for log in read_pieces(path, wanted, **options):
-            for name, signal in log.signals.items():
-                seen.setdefault(name, _Seen()).add(signal, number)
-    reasons = {name: one.reason(name, len(looked_at)) for name, one in seen.items()}
+    no_numbers: dict[str, str] = {}
+    faults: list[Exception] = []
+    read = 0  # recordings, but for those without a sample
+    for path in paths[:: -(-len(paths) // _LOOKED_AT)]:
+        try:
+            samples = 0
+            for log in read_pieces(path, wanted, **options):
+                no_numbers.update(log.left_out)
+                for name, signal in log.signals.items():
+                    seen.setdefault(name, _Seen()).add(signal, read)
+                    samples += len(signal.time_s)
+            read += samples > 0
+        except (ValueError, OSError) as error:
+            faults.append(error)
+    if faults and not read:
+        raise faults[0]
+    reasons = {name: one.reason(name, read) for name, one in seen.items()} | no_numbers
     left_out = {name: reason for name, reason in reasons.items() if reason and wanted is None}
     kept = {name: seen[name] for name in wanted or seen if name in seen and name not in left_out}
     if not any(one.has_steps for one in kept.values()):
-        listed = ", ".join(f"{name} ({reason})" for name, reason in left_out.items()) or "none"
-        raise ValueError(f"No signal of {_named(paths)} can be learned without being named: {listed}. Name signals.")
+        if wanted is not None:
+            raise ValueError(f"{_named(paths)}: {', '.join(wanted)} never have two samples. Name other signals.")
+        listed = ", ".join(f"{name} ({reason})" for name, reason in left_out.items()) or "it has none"
+        raise ValueError(
+            f"No signal of {_named(paths)} can be learned without being named: {listed}. Name signals (--signals)."
+        )
     steps_s = [one.step_s for one in kept.values() if one.has_steps]
     rate_hz = rate_hz or min(_FASTEST_HZ, _rounded(1 / min(steps_s)))
     length_s = length_s or max(_SAMPLES, round(_LENGTH_S * rate_hz)) / rate_hz
@@ -90,18 +109,47 @@ def choose_recipe(
 
 
 def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadOptions]) -> bool:
-    """Whether each table has a time column with regular steps: 90 % of the first thousand are no gaps."""
-    return all(_is_regular(Path(file), options) for file in files)
+    """Whether tables have a time column with regular steps: 90 % of those between the first thousand rows are no gaps.
+
+    A table with fewer than twenty rows is like the others.
+
+    Raises
+    ------
+    ValueError
+        Some are recordings and others are not, or what the stamps of one mean cannot be told.
+    """
+    regular = {Path(file): _is_regular(Path(file), options) for file in files}
+    recordings = [path for path, found in regular.items() if found]
+    others = [path for path, found in regular.items() if found is False]
+    if recordings and others:
+        raise ValueError(
+            f"{recordings[0]} has a time column with regular steps, as a recording has, but {others[0]} has none "
+            f"({len(others)} of {len(regular)} files). Leave out those of one kind, or pass --as recordings or --as rows."
+        )
+    return bool(recordings)
 
 
-def _is_regular(path: Path, options: ReadOptions) -> bool:
+def _is_regular(path: Path, options: ReadOptions) -> bool | None:
+    """None if there are too few rows to tell."""
+    stamps = np.empty(0)
     try:
-        head = next(iter(read_pieces(path, rows=_HEAD, **options)))
-    except (ValueError, StopIteration):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when all of it is read
+            for log in read_pieces(path, rows=_HEAD, **options):  # a piece waits for rows that are late
+                stamps = np.append(stamps, max((one.time_s for one in log.signals.values()), key=len, default=()))
+                if len(stamps) >= _HEAD:
+                    break
+    except NoTimeColumnError:
         return False
-    stamps = max((signal.time_s for signal in head.signals.values()), key=len, default=np.empty(0))
+    except JumpBackError:  # of a recording, refused where all of it is read; rows in no order of time begin with it
+        if not len(stamps):
+            return False
+    except (UnitError, CoarseError) as error:
+        raise type(error)(f"{error} Or pass --as rows, if each row is learned by itself.") from error
+    except ValueError:  # refused where all of it is read
+        return None
     steps = np.diff(stamps)
-    return len(steps) > _SAMPLES and bool((steps <= _GAP * np.median(steps)).mean() >= _REGULAR)
+    return None if len(steps) < _SAMPLES else bool((steps <= _GAP * np.median(steps)).mean() >= _REGULAR)
 
 
 class _Seen:
@@ -116,7 +164,7 @@ class _Seen:
 
     def add(self, signal: Signal, recording: int) -> None:
         """Take the next samples, those of a recording."""
-        there = ~np.isnan(signal.values)
+        there = np.isfinite(signal.values)
         values, time_s = signal.values[there], signal.time_s[there]
         if not len(values):
             return
@@ -148,7 +196,7 @@ class _Seen:
     def reason(self, name: str, recordings: int) -> str:
         """Why it is left out; empty if it is not."""
         if len(self._recordings) < recordings:
-            return "not in every recording"
+            return "not in every recording" if self._recordings else "without a value"
         if not self.has_steps:
             return "a single sample"
         if len(self._distinct) == 1:

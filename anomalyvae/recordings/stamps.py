@@ -99,6 +99,10 @@ def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
     return next(some, next((str(cell) for cell in filled[:1]), ""))
 
 
+class CoarseError(ValueError):
+    """Several samples of a signal usually share a stamp."""
+
+
 class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 

@@ -43,7 +43,15 @@ import pyarrow as pa
 from anomalyvae.recordings.date_times import reader_of
 from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, nearest, not_numbers
 from anomalyvae.recordings.long_form import Explain, long_form, long_places
-from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_stamps, first_text, split_unit
+from anomalyvae.recordings.stamps import (
+    FIRST_ROWS,
+    CoarseError,
+    Column,
+    find_time_column,
+    first_stamps,
+    first_text,
+    split_unit,
+)
 from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text
 from anomalyvae.tables.files import CsvFile
@@ -336,7 +344,7 @@ def refuse_coarse(head: list[pa.Table], columns: Columns) -> None:
         inner = counts[1:-1] if len(counts) > 2 else counts
         shared = max(shared, float(np.median(inner[inner > 0])) if (inner > 0).any() else 0.0)
     if shared >= _SHARED and len(codes) >= 2 * _SHARED:
-        raise ValueError(
+        raise CoarseError(
             f"{columns.time} has the same stamp, such as {str(stamps.drop_null()[0])!r}, "
             f"in usually {shared:g} rows; when each of them was measured is not known. Export stamps with more digits, "
             f"or name another column by time= (--time)."

@@ -7,12 +7,15 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anomalyvae.tables.names import place_of_time
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FEWEST = 20  # rows: in fewer, texts may differ by chance
+_FALLS = 0.1  # share of the rows at which a counter or clock may begin again: rows of several files
 _UNIQUE = 0.9  # share of the rows with a text of their own
 _ID = re.compile(
     r"(.*[ _.-])?(id|ids|uuid|guid|index|idx|row|key|nr|no|number|counter|seq|sequence|serial|unnamed: \d+)",
@@ -68,7 +71,11 @@ def _reason(column: pd.Series) -> str:
 
 def _reason_of_numbers(name: str, filled: pd.Series, distinct: int) -> str:
     """Return whether numbers are identifiers or time stamps by their name and order."""
-    if distinct == len(filled) > 1 and (filled % 1 == 0).all() and _ID.fullmatch(name):
-        return "an identifier"
-    timed = place_of_time([name]) is not None and 2 * distinct > len(filled) > 1
-    return "a time stamp" if timed and filled.is_monotonic_increasing else ""
+    if len(filled) < 2:
+        return ""
+    values = filled.to_numpy()
+    falls, rises = np.mean(values[1:] < values[:-1]), np.mean(values[1:] > values[:-1])
+    goes_on = falls <= _FALLS
+    if _ID.fullmatch(name) and (filled % 1 == 0).all():
+        return "an identifier" if distinct == len(filled) or (goes_on and rises >= 1 - _FALLS) else ""
+    return "a time stamp" if goes_on and rises > 0.5 and place_of_time([name]) is not None else ""

@@ -78,12 +78,57 @@ def test_nothing_to_learn_is_refused_with_reasons(tmp_path):
         choose_recipe(files)
 
 
-def test_tables_with_a_regular_clock_are_recordings(tmp_path):
-    regular = written(tmp_path, drive(), drive(seed=1))
-    assert are_recordings(regular)
-    irregular = drive()
-    irregular["time_s"] = np.sort(np.random.default_rng(0).exponential(1, len(irregular)).cumsum() ** 2)
-    irregular.to_csv(tmp_path / "sales.csv", index=False)
+def test_what_holds_no_finite_number_is_left_out_and_said(tmp_path):
+    tables = [drive(seed=i).assign(endless=np.inf, nothing=np.nan, mode="eco", GPSLongitude=8.0 + i) for i in range(2)]
+    recipe, left_out = choose_recipe(written(tmp_path, *tables))
+    assert recipe.signals == ("acc_mps2", "speed_mps", "gear")
+    said = {name: left_out[name] for name in ("endless", "nothing", "mode", "GPSLongitude")}
+    assert said == {
+        "endless": "without a value",
+        "nothing": "without a value",
+        "mode": "text such as 'eco'",
+        "GPSLongitude": "a position",
+    }
+
+
+def test_faults_of_all_files_come_together(tmp_path):
+    twice = pd.concat([drive(), drive()["acc_mps2"]], axis=1)
+    files = written(tmp_path, drive(), twice, drive(seed=1), pd.concat([drive(), drive()]))
+    recipe, _ = choose_recipe(files)
+    assert recipe.signals == ("acc_mps2", "speed_mps", "gear")
+    with pytest.raises(ValueError, match=r"(?s)2 recordings cannot be used.*named 'acc_mps2'.*jumps back"):
+        read_windows(files, recipe)
+    with pytest.raises(ValueError, match=r"drive1.csv has 2 columns named 'acc_mps2'"):
+        choose_recipe(files[1:2])
+
+
+def irregular(folder, name="sales.csv"):
+    table = drive()
+    table["time_s"] = np.sort(np.random.default_rng(0).exponential(1, len(table)).cumsum() ** 2)
+    table.to_csv(folder / name, index=False)
+    return folder / name
+
+
+@pytest.mark.parametrize("hz", [20, 2000])
+def test_tables_with_a_regular_clock_are_recordings(tmp_path, hz):
+    short = drive().head(5)
+    assert are_recordings(written(tmp_path, drive(100 / hz * 20, hz), drive(100 / hz * 20, hz, seed=1), short))
+    assert not are_recordings([irregular(tmp_path), irregular(tmp_path, "more.csv")])
     drive().drop(columns="time_s").to_csv(tmp_path / "rows.csv", index=False)
-    assert not are_recordings([*regular, tmp_path / "sales.csv"])
-    assert not are_recordings([*regular, tmp_path / "rows.csv"])
+    assert not are_recordings([tmp_path / "rows.csv", irregular(tmp_path)])
+
+
+def test_recordings_beside_other_tables_are_refused(tmp_path):
+    regular = written(tmp_path, drive(), drive(seed=1))
+    with pytest.raises(ValueError, match=r"drive0.csv has a time column.*sales.csv has none \(1 of 3 files\).*--as rows"):
+        are_recordings([*regular, irregular(tmp_path)])
+
+
+def test_tables_whose_stamps_cannot_be_understood_are_no_rows_by_themselves(tmp_path):
+    ticks = drive().assign(time_s=lambda table: (table["time_s"] * 1000).round()).rename(columns={"time_s": "time"})
+    with pytest.raises(ValueError, match=r"'time \[ms\]'.*--as rows"):
+        are_recordings(written(tmp_path, ticks, ticks))
+    assert are_recordings(written(tmp_path, ticks, ticks), time="time [ms]")
+    seconds = drive().assign(time_s=lambda table: table["time_s"] // 1)
+    with pytest.raises(ValueError, match=r"usually 20 rows.*--as rows"):
+        are_recordings(written(tmp_path, seconds, seconds))

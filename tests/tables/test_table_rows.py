@@ -160,6 +160,16 @@ def test_columns_that_teach_nothing_are_named_and_left_out():
     assert list(useful_columns(ramp)) == ["speed", "rpm"]
 
 
+def test_clocks_and_counters_that_begin_again_in_each_file_teach_nothing():
+    n, files = 30, 4
+    table = pd.DataFrame({"time": np.arange(n) / 10, "row": np.arange(n), "ns": 1_700_000_000 * 10**9 + np.arange(n)})
+    table = pd.concat([table] * files, ignore_index=True).assign(x=np.arange(n * files) ** 2 % 17)
+    table["t"] = 20 + np.sin(np.arange(len(table)))  # a temperature
+    table["timestamp"] = table["ns"]
+    with pytest.warns(UserWarning, match=r"'time' \(a time stamp\), 'row' \(an identifier\), 'timestamp' \(a time"):
+        assert list(useful_columns(table)) == ["ns", "x", "t"]
+
+
 def test_a_semicolon_table_is_not_one_category_per_row(write):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(50, 3)), columns=list("abc"))
