@@ -14,7 +14,7 @@ import numpy as np
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings.log import Signal
 from anomalyvae.recordings.reading import read_pieces
-from anomalyvae.recordings.stamps import CoarseError, NoTimeColumnError, UnitError
+from anomalyvae.recordings.stamps import NoTimeColumnError
 from anomalyvae.recordings.timeline import JumpBackError
 from anomalyvae.recordings.windows import WindowRecipe
 
@@ -116,21 +116,25 @@ def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadO
     Raises
     ------
     ValueError
-        Some are recordings and others are not, or what the stamps of one mean cannot be told.
+        Some are recordings and others are not, or those that have stamps cannot be read.
     """
-    regular = {Path(file): _is_regular(Path(file), options) for file in files}
+    faults: list[ValueError] = []
+    regular = {Path(file): _is_regular(Path(file), options, faults) for file in files}
     recordings = [path for path, found in regular.items() if found]
     others = [path for path, found in regular.items() if found is False]
+    if faults and not recordings:
+        raise type(faults[0])(f"{faults[0]} Or pass --as rows, if each row is learned by itself.") from faults[0]
     if recordings and others:
         raise ValueError(
             f"{recordings[0]} has a time column with regular steps, as a recording has, but {others[0]} has none "
-            f"({len(others)} of {len(regular)} files). Leave out those of one kind, or pass --as recordings or --as rows."
+            f"({len(others)} of {len(regular)} files). Leave out those of one kind, or say what they are: --as "
+            f"recordings, or --as rows."
         )
     return bool(recordings)
 
 
-def _is_regular(path: Path, options: ReadOptions) -> bool | None:
-    """None if there are too few rows to tell."""
+def _is_regular(path: Path, options: ReadOptions, faults: list[ValueError]) -> bool | None:
+    """None if there are too few rows to tell, or if the file cannot be read, which is added to ``faults``."""
     stamps = np.empty(0)
     try:
         with warnings.catch_warnings():
@@ -144,9 +148,8 @@ def _is_regular(path: Path, options: ReadOptions) -> bool | None:
     except JumpBackError:  # of a recording, refused where all of it is read; rows in no order of time begin with it
         if not len(stamps):
             return False
-    except (UnitError, CoarseError) as error:
-        raise type(error)(f"{error} Or pass --as rows, if each row is learned by itself.") from error
-    except ValueError:  # refused where all of it is read
+    except ValueError as error:  # of a recording beside others, refused together with them
+        faults.append(error)
         return None
     steps = np.diff(stamps)
     return None if len(steps) < _SAMPLES else bool((steps <= _GAP * np.median(steps)).mean() >= _REGULAR)

@@ -1,9 +1,11 @@
 """Date-times as loggers write them, as text in one column.
 
 ISO 8601 and times of day are read by pandas. The others are those of `_FORMS`, with a point, a comma or an underscore
-before the fraction of a second, AM or PM, and an offset from UTC. Whether ``01/05/2024`` begins with the day or the
-month is not guessed: a value above 12 shows it, dates with points (``01.05.2024``) begin with the day, or the unit of
-the column says it: ``Date [dmy]``.
+before the fraction of a second, AM or PM, and an offset from UTC. ``12:34.5`` is minutes and seconds. Not guessed is
+
+- whether ``12:34`` is hours or minutes: the unit of the column says it, ``Time [hh:mm]`` or ``Time [mm:ss]``;
+- whether ``01/05/2024`` begins with the day or the month: a value above 12 shows it, dates with points (``01.05.2024``)
+  begin with the day, or the unit says it: ``Date [dmy]``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import pandas as pd
 
 _CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
 _TIME = (
-    r"(?P<H>\d{1,2})[:.\-](?P<M>\d\d)(?:[:.\-](?P<S>\d\d)(?:[.,_:](?P<f>\d{1,9}))?)?"
+    r"(?P<H>\d{1,2})(?P<c>[:.\-])(?P<M>\d\d)(?:(?P=c)(?P<S>\d\d)(?:[.,_:](?P<f>\d{1,9}))?)?"
     r" ?(?P<half>[AaPp]\.?[Mm]\.?)?"
 )
 _ZONE = r" ?(?P<zone>Z|UTC|(?:UTC|GMT)?[+-]\d\d:?\d\d|GMT)?"
@@ -28,7 +30,8 @@ _FORMS = (
     rf"(?P<y>\d{{4}})[-/._](?P<m>\d{{1,2}})[-/._](?P<d>\d{{1,2}})[ ,T_]+{_TIME}{_ZONE}",
     r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)[ T_-](?P<H>\d\d):?(?P<M>\d\d):?(?P<S>\d\d)(?:[.,_](?P<f>\d{1,9}))?" + _ZONE,
 )
-_TIME_OF_DAY = rf"{_TIME}"
+_TIME_OF_DAY = rf"\s*{_TIME}\s*"
+_OF_HOUR = r"\s*(?P<M>\d{1,3}):(?P<S>[0-5]\d)(?:[.,](?P<f>\d{1,9}))?\s*"
 _ENGLISH = "jan feb mar apr may jun jul aug sep oct nov dec"
 _MONTHS = {name: i + 1 for i, name in enumerate(_ENGLISH.split())} | {
     "mär": 3,
@@ -49,7 +52,8 @@ def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | 
     first : Series of str
         The first cells; the most common form counts.
     order : str
-        ``"dmy"`` or ``"mdy"`` if the caller knows the order of dates, otherwise anything.
+        ``"dmy"`` or ``"mdy"`` if the caller knows the order of dates, ``"hh:mm"`` or ``"mm:ss"`` if it knows what short
+        times are, otherwise anything.
     source : str
         How errors name the column.
 
@@ -70,9 +74,17 @@ def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | 
     if len(dates):
         order = _order(dates, first, order, source)
         return (lambda cells: _by_form(cells, _NUMERIC, order)), True
-    if first.str.fullmatch(rf"\s*{_TIME_OF_DAY}\s*").any():
-        return _by_clock, False
-    return None
+    of_hour = first.str.extract(f"^{_OF_HOUR}$").dropna(subset=["M"])
+    if order == "mm:ss" or of_hour["f"].notna().any():
+        return (_by_minutes, False) if len(of_hour) else None
+    of_day = first.str.extract(f"^{_TIME_OF_DAY}$").dropna(subset=["H"])
+    if len(of_day) and order != "hh:mm" and of_day[["S", "half"]].isna().all(axis=None):
+        name = _name_in(source) or "Time"
+        raise ValueError(
+            f"{source} holds times such as {first[of_day.index[0]]!r}, which may be hours and minutes or minutes and "
+            f"seconds. Pass time= (--time) '{name} [hh:mm]' or '{name} [mm:ss]' to say which."
+        )
+    return (_by_clock, False) if len(of_day) else None
 
 
 def _iso(cells: pd.Series) -> pd.Series:
@@ -93,11 +105,15 @@ def _order(dates: pd.DataFrame, first: pd.Series, order: str, source: str) -> st
         return _DAY_FIRST
     if (dates["b"].astype(int) > 12).any():
         return _MONTH_FIRST
-    name = re.split("'", source)[1] if "'" in source else "Date"
+    name = _name_in(source) or "Date"
     raise ValueError(
         f"{source} holds dates such as {first.iloc[0]!r}, which may begin with the day or with the month. Pass time= "
         f"(--time) '{name} [dmy]' or '{name} [mdy]' to say which."
     )
+
+
+def _name_in(source: str) -> str:
+    return re.split("'", source)[1] if "'" in source else ""
 
 
 def _by_form(cells: pd.Series, form: str, order: str) -> pd.Series:
@@ -114,7 +130,15 @@ def _by_form(cells: pd.Series, form: str, order: str) -> pd.Series:
 
 
 def _by_clock(cells: pd.Series) -> pd.Series:
-    return pd.to_timedelta(_clock(cells.str.extract(rf"^\s*{_TIME_OF_DAY}\s*$")), errors="coerce")
+    return pd.to_timedelta(_clock(cells.str.extract(f"^{_TIME_OF_DAY}$")), errors="coerce")
+
+
+def _by_minutes(cells: pd.Series) -> pd.Series:
+    parts = cells.str.extract(f"^{_OF_HOUR}$")
+    seconds = 60 * pd.to_numeric(parts["M"]) + pd.to_numeric(parts["S"])
+    return pd.to_timedelta(
+        seconds.astype("Int64").astype("string") + "." + parts["f"].fillna("0") + "s", errors="coerce"
+    )
 
 
 def _clock(parts: pd.DataFrame) -> pd.Series:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.lines import PARSERS, Frame, as_array
 from anomalyvae.recordings.clock import Resampler
-from anomalyvae.recordings.log import Signal
+from anomalyvae.recordings.log import Signal, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
 
@@ -106,5 +105,5 @@ class LiveBus:
         for ticks in self._resampler.add(signals, last=last):
             for windows in self._cutter.add(ticks):
                 start_s = self._parser.start_s or self._zero_s
-                start = pd.Timestamp(start_s, unit="s", tz="UTC").round("us") if start_s else None
+                start = moment(start_s) if start_s else None
                 yield replace(windows, starts={} if start is None else {self.recording: start})

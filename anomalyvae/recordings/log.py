@@ -127,6 +127,21 @@ def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
+def moment(unix: float, unit: str = "s") -> pd.Timestamp | None:
+    """Return a unix time as a point in time (UTC); None if no date can name it: the clock was never set.
+
+    Examples
+    --------
+    >>> moment(1.7e9), moment(9e12)
+    (Timestamp('2023-11-14 22:13:20+0000', tz='UTC'), None)
+    """
+    try:
+        found = pd.Timestamp(unix, unit=unit, tz="UTC").round("us")
+    except (ValueError, OverflowError):
+        return None
+    return None if found is pd.NaT else found
+
+
 def not_numbers(name: str, recording: str, reason: str) -> ValueError:
     """Return the error for a signal that does not hold numbers."""
     return ValueError(

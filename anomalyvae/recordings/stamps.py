@@ -18,13 +18,20 @@ from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
 from anomalyvae.tables.names import PER_SECOND, TIME_NAMES, nearest, place_of_time, split_unit, time_unit
 
 UNIX_FROM_S = 1e8  # March 1973: no recording is that long or that old
-_RECENT_S, _FUTURE_S = 9.46e8, 4.1e9  # 2000 and 2100: unix times of recordings
-_EXCEL = (32_874, 73_051)  # 1990 and 2100, in days of a spreadsheet
-_EXCEL_1970 = 25_569
+_RECENT_S, FUTURE_S = 9.46e8, 4.1e9  # 2000 and 2100: unix times of recordings
+_DAYS = {
+    25_569: "days of a spreadsheet",
+    40_587: "modified Julian days",
+    719_529: "days of MATLAB",
+    2_440_587.5: "Julian days",
+}  # by 1970
+_RECENT_D = (7305, 25_568)  # 1990 and 2040, in days since 1970
 _WINDOWS = {116_444_736 * 10**9: "FILETIME", 621_355_968 * 10**9: "ticks of .NET"}  # 1970, in ticks of 100 ns
+_LABVIEW_S = 2_082_844_800  # 1970, in seconds since 1904
+_LABVIEW_FROM_S = 2.9e9  # 1995; as unix time, this would be 2061
 _DAY_S = 86_400.0
 _OF_DAY = "hhmmss"  # a time of day as one number
-_EXCEL_STEP = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
+_QUICK_D = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
           1 / 3600: "hours", 1 / _DAY_S: "days"}  # fmt: skip
 LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second and a few usual steps
@@ -99,10 +106,6 @@ def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
     return next(some, next((str(cell) for cell in filled[:1]), ""))
 
 
-class CoarseError(ValueError):
-    """Several samples of a signal usually share a stamp."""
-
-
 class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
@@ -115,8 +118,8 @@ class Scale:
         self.per_second: float = PER_SECOND["ns"]
         self.absolute = True
         self._guess: int | None = None  # by magnitude, if no unit is given
-        self._days = False  # of a spreadsheet
-        self._zero = 0  # the ticks in 1970, of Windows
+        self._days: float | None = None  # days that count from another epoch: 1970 in them
+        self._zero = 0  # 1970 in ticks of another epoch
         self._of_day = False  # written as hhmmss.ss
         self._read: Read | None = None  # of text that holds date-times or times of day
         first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
@@ -151,10 +154,13 @@ class Scale:
             self._of_day, self.per_second, self.absolute, self.meaning = True, 1, False, "times of day (hhmmss)"
             return
         typical = float(np.median(first)) if len(first) else 0.0
-        self._typical, days = typical, _EXCEL[0] <= typical < _EXCEL[1]
-        if not unit and days and len(first) > 1 and 0 < _usual_step(first) < _EXCEL_STEP:
+        self._typical, days, step = typical, _epoch_of_days(typical), _usual_step(first)
+        if not unit and days is not None and 0 < step < _QUICK_D:
             unit = "d"
-        zero = next((zero for zero in _WINDOWS if not unit and 0 <= typical - zero < _FUTURE_S * 1e7), 0)
+        if not unit and _LABVIEW_FROM_S <= typical < FUTURE_S and 0 < step < 10:
+            self._zero, self.per_second, self.meaning = _LABVIEW_S, 1, "seconds since 1904"
+            return
+        zero = next((zero for zero in _WINDOWS if not unit and 0 <= typical - zero < FUTURE_S * 1e7), 0)
         if zero:
             self._zero, self.per_second, self.meaning = zero, 10**7, _WINDOWS[zero]
             return
@@ -164,25 +170,25 @@ class Scale:
             self._guess = _magnitude(typical)
             self.per_second = self._guess or 1
             self._refuse_unlikely(first)
-        self._days = unit == "d" and days
-        self.absolute = self._days or typical / self.per_second >= UNIX_FROM_S
-        if self._days:
-            self.per_second = 1
+        self.absolute = typical / self.per_second >= UNIX_FROM_S
+        if unit == "d" and days is not None:
+            self._days, self.per_second, self.absolute, self.meaning = days, 1, True, _DAYS[days]
+            return
         counted = next((word for n, word in _UNITS.items() if np.isclose(n, self.per_second, rtol=1e-9)), "")
-        counted = "days of a spreadsheet" if self._days else counted
-        self.meaning = f"unix time in {counted}" if self.absolute and not self._days else counted
+        self.meaning = f"unix time in {counted}" if self.absolute else counted
 
     def _refuse_unlikely(self, first: np.ndarray) -> None:
         """Refuse stamps without a unit if their size and their usual step tell of another unit."""
         step = _usual_step(first)
         step_s = step / self.per_second
+        self._refuse_of_day(first)
         typical_s = self._typical / self.per_second
         unix = typical_s >= UNIX_FROM_S
-        longest = 10.0 if not unix else 1000.0 if typical_s >= _RECENT_S else 2.0
+        longest = 10.0 if not unix else 60.0 if typical_s >= _RECENT_S else 2.0
         regular = step_s % 60 == 0 and (_DAY_S % step_s == 0 if 0 < step_s < _DAY_S else step_s % _DAY_S == 0)
-        days = not unix and _EXCEL[0] <= self._typical < _EXCEL[1] and 0 < step < 1e-3
+        days = not unix and _epoch_of_days(self._typical) is not None and 0 < step < 1e-3
         early = self._guess not in (None, 0, 1) and typical_s < _RECENT_S
-        if typical_s < _FUTURE_S and (step_s < longest or regular) and not days and not early:
+        if typical_s < FUTURE_S and (step_s < longest or regular) and not days and not early:
             return
         likely = next((unit for unit in ("s", "ms", "us", "ns") if 0 < step / PER_SECOND[unit] < 10), "us")
         word = _UNITS[self._guess or 1]
@@ -192,6 +198,18 @@ class Scale:
             f"{self._named('d' if days else likely)} if they are {'days' if days else _spelled(likely)}, "
             f"{self._named(_short(self._guess or 1))} if they are {word}."
         )
+
+    def _refuse_of_day(self, first: np.ndarray) -> None:
+        """Refuse stamps that jump by 40 at each full minute: they may be times of day, 100059 and then 100100."""
+        if not len(first) or not (first.min() >= 100 and first.max() < 240_000):
+            return
+        whole = (first % 100 < 60) & (first // 100 % 100 < 60)
+        if whole.all() and np.abs(np.diff(first)).max(initial=0) >= 40 > 4 * np.abs(np.diff(_of_day(first))).max():
+            raise UnitError(
+                f"{self._source} gives no unit of time. Its stamps are around {self._typical:.12g} and jump by 40 at "
+                f"full minutes, as times of day such as 100059 and 100100 do. Pass time= (--time) "
+                f"{self._named(_OF_DAY)} if they are, {self._named('s')} if they are seconds."
+            )
 
     def _named(self, unit: str) -> str:
         return f"'{self._column.name} [{unit}]'"
@@ -213,7 +231,7 @@ class Scale:
         kind = cells.type
         if self._read is not None:
             return self._ticks_of_text(cells.to_pandas())
-        if pa.types.is_floating(kind) or self._days or self._of_day:
+        if pa.types.is_floating(kind) or self._days is not None or self._of_day:
             ticks = cells.cast(pa.float64()).to_numpy()
         else:
             ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
@@ -223,10 +241,10 @@ class Scale:
                 f"one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
         if self._of_day:
-            return np.round(ticks // 10_000 * 3600 + ticks // 100 % 100 * 60 + ticks % 100, 6)
-        return (
-            np.round((ticks - _EXCEL_1970) * _DAY_S, 6) if self._days else ticks - self._zero if self._zero else ticks
-        )
+            return _of_day(ticks)
+        if self._days is not None:
+            return np.round((ticks - self._days) * _DAY_S, 6)
+        return ticks - self._zero if self._zero else ticks
 
     def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
         """Return date-times, or times of day, in nanoseconds."""
@@ -236,7 +254,10 @@ class Scale:
         unread = stamps.isna()
         if unread.any():
             self._refuse_text(cells[unread].iloc[0])
-        return stamps.dt.as_unit("ns").astype(np.int64).to_numpy()
+        try:
+            return stamps.dt.as_unit("ns").astype(np.int64).to_numpy()
+        except pd.errors.OutOfBoundsDatetime:  # before 1678 or after 2262
+            self._refuse_text(cells[(stamps.dt.year < 1700) | (stamps.dt.year > 2200)].iloc[0])
 
     def _refuse_text(self, text: str) -> NoReturn:
         raise ValueError(
@@ -244,6 +265,16 @@ class Scale:
             f"2026-05-01T10:00:00.2. Repair the cell, pass na= (--na) {text!r} if it says that the stamp is missing, "
             f"or name another column by time= (--time)."
         )
+
+
+def _of_day(stamps: np.ndarray) -> np.ndarray:
+    """Return times of day as seconds."""
+    return np.round(stamps // 10_000 * 3600 + stamps // 100 % 100 * 60 + stamps % 100, 6)
+
+
+def _epoch_of_days(typical: float) -> float | None:
+    """Return 1970 in the days that such a stamp counts, if it may be one of recent years."""
+    return next((zero for zero in _DAYS if _RECENT_D[0] <= typical - zero < _RECENT_D[1]), None)
 
 
 def _usual_step(stamps: np.ndarray) -> float:

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +42,10 @@ import pandas as pd
 import pyarrow as pa
 
 from anomalyvae.recordings.date_times import reader_of
-from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, nearest, not_numbers
+from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, moment, nearest, not_numbers
 from anomalyvae.recordings.long_form import Explain, long_form, long_places
 from anomalyvae.recordings.stamps import (
     FIRST_ROWS,
-    CoarseError,
     Column,
     find_time_column,
     first_stamps,
@@ -139,7 +139,13 @@ def parquet_pieces(
         raise _broken_parquet(path, error) from error
     columns = choose(schema, str(path), time, signals, exclude)
     start_s = (schema.metadata or {}).get(START_KEY)
-    start = None if start_s is None else pd.Timestamp(float(start_s), unit="s", tz="UTC").round("us")
+    try:
+        start = None if start_s is None else moment(float(start_s))
+    except ValueError:
+        raise ValueError(
+            f"{path} has the start {start_s!r} in its metadata {START_KEY.decode()}, expected a number of seconds of "
+            f"unix time. Correct it."
+        ) from None
 
     def tables() -> Iterator[pa.Table]:
         try:
@@ -239,9 +245,10 @@ def _schema(file: CsvFile, time: str | None) -> pa.Schema:
         first = next(file.tables(range(len(names))), None)
         for place, cells in enumerate(first.columns if first is not None else ()):
             some = cells.drop_null()[:20]
-            text = is_text(some.type) and len(some) and is_text(numbers_in_text(some).type)
-            found = reader_of(some.to_pandas(), "dmy", "") if text else None
-            kinds[place] = pa.timestamp("ns") if found and found[1] else kinds[place]
+            if is_text(some.type) and len(some) and is_text(numbers_in_text(some).type):
+                with suppress(ValueError):  # times of day that may be two things
+                    found = reader_of(some.to_pandas(), "dmy", "")
+                    kinds[place] = pa.timestamp("ns") if found and found[1] else kinds[place]
     fields = zip(names, kinds, units, strict=True)
     return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
 
@@ -344,7 +351,7 @@ def refuse_coarse(head: list[pa.Table], columns: Columns) -> None:
         inner = counts[1:-1] if len(counts) > 2 else counts
         shared = max(shared, float(np.median(inner[inner > 0])) if (inner > 0).any() else 0.0)
     if shared >= _SHARED and len(codes) >= 2 * _SHARED:
-        raise CoarseError(
+        raise ValueError(
             f"{columns.time} has the same stamp, such as {str(stamps.drop_null()[0])!r}, "
             f"in usually {shared:g} rows; when each of them was measured is not known. Export stamps with more digits, "
             f"or name another column by time= (--time)."

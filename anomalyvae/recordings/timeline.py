@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from anomalyvae.recordings.log import moment
 from anomalyvae.recordings.sampling import SAME_S
-from anomalyvae.recordings.stamps import UNIX_FROM_S, Column, Scale, stamped
+from anomalyvae.recordings.stamps import FUTURE_S, UNIX_FROM_S, Column, Scale, stamped
 
 
 class JumpBackError(ValueError):
@@ -49,9 +50,11 @@ class Timeline:
     def start(self) -> pd.Timestamp | None:
         """The moment (UTC) of the first sample; None if the stamps do not give it."""
         per_second = self._scale.per_second
-        if not self._scale.absolute or self._origin is None or self._origin / per_second < UNIX_FROM_S:
-            return None  # for small stamps: a time of day, or a clock that was never set
-        return pd.Timestamp(self._origin / per_second, unit="s", tz="UTC").round("us")
+        if not self._scale.absolute or self._origin is None:
+            return None
+        if not UNIX_FROM_S <= self._origin / per_second < FUTURE_S:
+            return None  # a time of day, a clock that was never set, or days of an unknown epoch
+        return moment(self._origin / per_second)
 
     def add(
         self, cells: pa.ChunkedArray, columns: list[np.ndarray], *, last: bool

@@ -36,10 +36,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from anomalyvae.recordings.bags import Raw, decoded, open_topics
-from anomalyvae.recordings.log import Log, Signal, nearest, not_numbers
+from anomalyvae.recordings.log import Log, Signal, moment, nearest, not_numbers
 
 _LONGEST = 64  # elements of a list that becomes signals
 _LATE_NS = 10 * 10**9
@@ -57,7 +56,7 @@ def topic_pieces(path: Path, signals: list[str] | None = None) -> Iterator[Log]:
 
     with closing(open_topics(path)) as source:
         zero_ns = source.start_ns if source.start_ns >= _UNIX_FROM_NS else 0
-        start = pd.Timestamp(zero_ns, unit="ns", tz="UTC").round("us") if zero_ns else None
+        start = moment(zero_ns, "ns") if zero_ns else None
 
         def log_of(before_ns: float, left_out: dict[str, str]) -> Log:
             found = _complete(waiting, before_ns, zero_ns)

@@ -49,7 +49,7 @@ def is_missing(cell: str | None, more: Iterable[str] = ()) -> bool:
 
 def like_number(cell: str) -> bool:
     """Return whether a cell is a number in any way of writing it, with a unit or not."""
-    cell = cell.strip().lstrip("'$€£").strip()  # an apostrophe makes text of a number in a spreadsheet
+    cell = cell.strip().lstrip("'$€£").rstrip("'").strip()  # an apostrophe makes text of a number in a spreadsheet
     if is_number(cell) or _THOUSANDS.fullmatch(cell):
         return True
     match = _WITH_UNIT.fullmatch(cell)
@@ -133,6 +133,17 @@ def marked_missing(cells: pa.ChunkedArray, missing: Iterable[str] = ()) -> pa.Ch
 def without_missing_text(cells: pa.ChunkedArray, missing: Iterable[str] = ()) -> pa.ChunkedArray:
     """Return text in which the cells that say so are missing."""
     return pc.if_else(pc.is_in(cells, pa.array([*MISSING_TEXT, *missing])), None, cells)
+
+
+def encoded(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the bytes of a file, of which each was taken for a character."""
+    if not pa.types.is_binary(cells.type):
+        return cells
+    text = cells.cast(pa.string())
+    if pc.all(pc.string_is_ascii(text)).as_py() is not False:
+        return cells
+    found = [None if cell is None else cell.encode("latin-1") for cell in text.to_pylist()]
+    return pa.chunked_array([pa.array(found, pa.binary())])
 
 
 def decoded(cells: pa.ChunkedArray) -> pa.ChunkedArray:

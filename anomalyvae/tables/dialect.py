@@ -30,6 +30,7 @@ from anomalyvae.tables.layout import (
     readable,
     records_of,
     refuse_joined,
+    refuse_one_column,
     refuse_spaces,
     table_of,
 )  # fmt: skip
@@ -117,8 +118,10 @@ def find_dialect(
     if all(record.is_blank for record in first):
         raise NoTableError(f"{source} has no header line; the first line of a CSV file names its columns. Add it.")
     table = best_table([table_of(*some) for some in records.items()], source)
-    if table is not None and len(table.names) == 1 and not named:
-        refuse_spaces(text[skipped:], source)
+    if table is not None and len(table.names) == 1:
+        if not named:
+            refuse_spaces(text[skipped:], source)
+        refuse_one_column(table, named, source)
     if table is not None and not named:
         refuse_joined(table, source)
     if table is None:

@@ -6,6 +6,7 @@ text, which costs nothing, and become numbers piece by piece.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,9 +16,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anomalyvae.tables.cells import MISSING_TEXT, decoded, is_missing, is_number, is_text, text_of
+from anomalyvae.tables.cells import MISSING_TEXT, decoded, encoded, is_missing, is_number, is_text, text_of
 from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row
-from anomalyvae.tables.layout import is_value
+from anomalyvae.tables.layout import is_value, readable
 
 _BLOCK = 1 << 20  # bytes at a time
 
@@ -97,7 +98,10 @@ class CsvFile:
             null_values=MISSING_TEXT,
             strings_can_be_null=not as_written,
         )
-        read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(dialect.encoding), block_size=block)
+        self._in_bytes = dialect.encoding == "utf-8" and not self._is_utf8()
+        # Arrow takes each byte for a character then: what it cannot decode, it cannot hand to _handle.
+        encoding = "latin-1" if self._in_bytes else dialect.encoding
+        read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(encoding), block_size=block)
         try:
             with pa.OSFile(str(self.path)) as file:
                 file.seek(dialect.begin)
@@ -127,7 +131,8 @@ class CsvFile:
     def _rows(self, table: pa.Table) -> pa.Table:
         """Return the cells as text, without lines that repeat the header."""
         names = [self.dialect.names[int(place)] for place in table.column_names]
-        table = pa.table([decoded(cells) for cells in table.columns], table.column_names)
+        columns = [encoded(cells) if self._in_bytes else cells for cells in table.columns]
+        table = pa.table([decoded(cells) for cells in columns], table.column_names)
         if (
             not names
             or not len(table)
@@ -200,12 +205,21 @@ class CsvFile:
             file.seek(self.dialect.begin)
             yield from iter(lambda: file.read(_BLOCK), b"")
 
+    def _is_utf8(self) -> bool:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for block in self._blocks():
+                decoder.decode(block)
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def _broken(self, error: Exception) -> ValueError:
         """Return the error for a file that Arrow cannot read, with the line that is wrong."""
         names = list(self.dialect.names)
         for line, cells in self._lines():
             if len(cells) != len(names) and not is_no_row(cells, names):
-                shown = self.dialect.separator.join(cells)[:60]
+                shown = readable(self.dialect.separator.join(cells)[:60])
                 return ValueError(
                     f"{self.path} cannot be read as CSV: line {line:,} has {len(cells)} cells ({shown!r}), and the "
                     f"header names {len(names)} columns. Repair or drop that line, or pass sep= (--sep) if the cells "

@@ -23,6 +23,7 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"\d\s*[;|\t]\s*[+\-−]?[\d.,]")
+_SEVERAL = re.compile(r"\s*[+\-−]?\d[\d.]*([eE][+-]?\d+)?(\s+|\s*[~^!&#@]\s*)[+\-−]?[\d.]")  # numbers
 _COMMENT = ("#", "//", "%", "!")
 
 
@@ -70,7 +71,7 @@ def is_value(cell: str) -> bool:
 
 def readable(text: str) -> str:
     """Return text of the head without spaces around it, its bytes that are not UTF-8 as those of cp1252."""
-    return text_of(text.encode("utf-8", "surrogateescape")).strip()
+    return text_of(text.encode("utf-8", "surrogateescape")).strip().strip("\ufeff")  # in the middle of joined files
 
 
 def records_of(text: str, separator: str, lines: int) -> Iterator[Record]:
@@ -250,6 +251,20 @@ def refuse_joined(table: Table, source: str) -> None:
         raise ValueError(
             f"{source} has cells such as {joined[0]!r} if the {SEPARATORS.get(table.separator, table.separator)} "
             f"separates them. Pass sep= (--sep) to say what does, or repair the header."
+        )
+
+
+def refuse_one_column(table: Table, named: str | None, source: str) -> None:
+    """Refuse a table of one column whose cells or header show that something else separates several."""
+    cells = [row.cells[0] for row in table.rows]
+    shown = next((cell for cell in cells if _SEVERAL.match(cell)), "")
+    if 2 * sum(_SEVERAL.match(cell) is not None for cell in cells) <= len(cells):
+        others = [other for other in SEPARATORS if other != table.separator]
+        shown = table.header.cells[0] if named and any(other in table.header.cells[0] for other in others) else ""
+    if shown:
+        raise ValueError(
+            f"{source} has one column if {SEPARATORS.get(table.separator, repr(table.separator))}s separate its cells, "
+            f"but {readable(shown)[:40]!r} looks like several. Pass sep= (--sep) to say what separates them."
         )
 
 

@@ -120,7 +120,9 @@ def test_tables_with_a_regular_clock_are_recordings(tmp_path, hz):
 
 def test_recordings_beside_other_tables_are_refused(tmp_path):
     regular = written(tmp_path, drive(), drive(seed=1))
-    with pytest.raises(ValueError, match=r"drive0.csv has a time column.*sales.csv has none \(1 of 3 files\).*--as rows"):
+    with pytest.raises(
+        ValueError, match=r"drive0.csv has a time column.*sales.csv has none \(1 of 3 files\).*--as rows"
+    ):
         are_recordings([*regular, irregular(tmp_path)])
 
 

@@ -238,10 +238,63 @@ def test_ticks_of_windows_are_recognised(write, zero, word):
     assert log.clock == f"column 'time' in {word}"
 
 
-def test_days_of_a_spreadsheet_have_a_start(write):
-    log = read_log(write("time,x\n", lambda i: f"{45413.5 + i / 86_400:.9f},{i}\n"))
-    assert log.start == pd.Timestamp("2024-05-01T12:00Z")
-    assert log.clock == "column 'time' in days of a spreadsheet"
+@pytest.mark.parametrize(
+    ("noon", "per_second", "word"),
+    [
+        (45_413.5, 1 / 86_400, "days of a spreadsheet"),
+        (60_431.5, 1 / 86_400, "modified Julian days"),
+        (739_373.5, 1 / 86_400, "days of MATLAB"),
+        (2_460_432.0, 1 / 86_400, "Julian days"),
+        (3_797_409_600, 1, "seconds since 1904"),  # LabVIEW
+    ],
+)
+def test_clocks_of_another_epoch_have_the_right_start(write, noon, per_second, word):
+    log = read_log(write("time,x\n", lambda i: f"{noon + i * per_second:.9f},{i}\n"))
+    assert log.start.round("ms") == pd.Timestamp("2024-05-01T12:00Z")
+    assert log.clock == f"column 'time' in {word}"
+    np.testing.assert_allclose(np.diff(log["x"].time_s), 1, atol=5e-4)
+
+
+def test_days_of_an_unknown_epoch_have_no_start(write):
+    log = read_log(write("time [d],x\n", lambda i: f"{900_000 + i / 86_400:.9f},{i}\n"))
+    assert log.start is None
+    np.testing.assert_allclose(log["x"].time_s[:3], [0, 1, 2], atol=1e-4)
+
+
+@pytest.mark.parametrize("year", [1600, 9999])
+def test_dates_that_no_clock_can_name_are_refused(write, year):
+    with pytest.raises(ValueError, match=rf"column 'time' of .*drive.csv holds the text '{year}-05-01 00:00:00'"):
+        read_log(write("time,x\n", lambda i: f"{year}-05-01 00:00:{i % 60:02d},{i}\n"))
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [lambda i: f"{i // 600:02d}:{i // 10 % 60:02d}.{i % 10}", lambda i: f"{i // 600}:{i // 10 % 60:02d}.{i % 10}0"],
+)
+def test_minutes_and_seconds_with_a_fraction_are_no_hours(write, stamp):
+    log = read_log(write("time,x\n", lambda i: f"{stamp(i)},{i}\n", 900))
+    np.testing.assert_allclose(log["x"].time_s, np.arange(900) / 10)
+
+
+def test_short_times_beside_dates_are_no_fault(write):
+    path = write("Moment,Shift,x\n", lambda i: f"2024-05-01 10:00:{i % 60:02d},{i:02d}:00,{i}\n", 20)
+    np.testing.assert_array_equal(read_log(path)["x"].time_s, np.arange(20))
+
+
+def test_short_times_are_not_guessed(write):
+    path = write("Time,x\n", lambda i: f"{i // 60:02d}:{i % 60:02d},{i}\n", 90)
+    with pytest.raises(ValueError, match=r"'00:00', which may be hours.*'Time \[hh:mm\]' or 'Time \[mm:ss\]'"):
+        read_log(path)
+    for unit, step_s in (("hh:mm", 60), ("mm:ss", 1)):
+        log = read_log(path, time=f"Time [{unit}]")
+        np.testing.assert_array_equal(log["x"].time_s, np.arange(90) * step_s)
+
+
+def test_numbers_that_may_be_times_of_day_are_refused(write):
+    path = write("time,x\n", lambda i: f"{100_000 + i // 60 * 100 + i % 60},{i}\n", 150)
+    with pytest.raises(ValueError, match=r"times of day such as 100059 and 100100.*'time \[hhmmss\]'.*'time \[s\]'"):
+        read_log(path)
+    np.testing.assert_array_equal(np.diff(read_log(path, time="time [hhmmss]")["x"].time_s), 1)
 
 
 @pytest.mark.parametrize("stamp", [lambda i: i // 10, lambda i: "1.70000E+12", lambda i: f"10:00:{i // 10:02d}"])

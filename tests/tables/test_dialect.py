@@ -108,6 +108,12 @@ def test_where_the_table_begins(text, names, line):
         ("a;b\n1.234;5\n2.345;6\n", r"the cell '1.234' in line 2, which may have decimals or thousands\. .*--decimal"),
         ("a;b\n0,5;1.5\n0,7;2.5\n", r"decimal point \('1.5' in line 2\) and with a decimal comma \('0,5' in line 2\)"),
         ("a,b\n0,5,1,5\n1,5,2,5\n", r"line 1 has 2 cells \('a', 'b'\), and line 2 has 4 .*--sep"),
+        (
+            "a   b\n1   2\n3   44\n55  6\n",
+            r"has one column if commas separate its cells, but '1   2' looks like several.*--sep",
+        ),
+        ("a~b\n1~2\n3~4\n5~6\n", r"but '1~2' looks like several.*--sep"),
+        ("sep=;\na,b\n1,2\n3,4\n", r"has one column if semicolons separate its cells, but 'a,b' looks like several"),
         ("a b\n1 2\n3 4\n5 6\n", r"would have 2 columns if spaces separated its cells .*--sep\) ' '"),
         ("a;b|c;d\n1;2|3;4\n5;6|7;8\n", r"has cells such as '2\|3' if the semicolon separates them\. .*--sep"),
     ],

@@ -160,6 +160,21 @@ def test_columns_that_teach_nothing_are_named_and_left_out():
     assert list(useful_columns(ramp)) == ["speed", "rpm"]
 
 
+def test_lines_that_are_not_in_utf8_are_judged_as_others(tmp_path, capfd):
+    rows = [f"{i},{i * i},gr\xf6\xdfer" for i in range(50)]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\n".join(["time,x,note", *rows, "# f\xfcr heute", "50,2500,\xd6l", ""]).encode("cp1252"))
+    read = read_rows([path])
+    assert read["x"].tolist() == [float(i * i) for i in range(51)]
+    assert read["note"].tolist() == ["gr\xf6\xdfer"] * 50 + ["\xd6l"]
+    np.testing.assert_array_equal(read_log(path)["x"].values, read["x"])
+    with path.open("ab") as file:
+        file.write("51,1,2,\xfc\n".encode("cp1252"))
+    with pytest.raises(ValueError, match="line 54 has 4 cells \\('51,1,2,\xfc'\\)"):
+        read_rows([path])
+    assert capfd.readouterr().err == ""
+
+
 def test_clocks_and_counters_that_begin_again_in_each_file_teach_nothing():
     n, files = 30, 4
     table = pd.DataFrame({"time": np.arange(n) / 10, "row": np.arange(n), "ns": 1_700_000_000 * 10**9 + np.arange(n)})

@@ -28,7 +28,7 @@ from anomalyvae.recordings.bus.blf import blf_frames
 from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.lines import text_frames
-from anomalyvae.recordings.log import Log
+from anomalyvae.recordings.log import Log, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 
 _ROWS = 1 << 15  # frames of a piece
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, list[str] | None,
         start_s = zero_s = float(stamps[0])
     elif path.suffix.lower() == ".log":
         _check_that_stamps_grow(path, stamps)
-    start = pd.Timestamp(start_s, unit="s", tz="UTC").round("us") if start_s else None
+    start = moment(start_s) if start_s else None
     with closing(chunks):
         yield start, buses, (_from(zero_s, frames, bool(start_s)) for frames in _pieces(chain(head, chunks)))
 
