@@ -7,7 +7,7 @@ PYTEST := SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
-	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-health notebooks \
+	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-lies bench-health notebooks \
 	clean
 
 help:  ## Show this help
@@ -47,6 +47,9 @@ bench-tabular: .venv/dev  ## Detection on tables, three collections: make bench-
 
 bench-labels: .venv/dev  ## Anomalies found with few labels on those tables, compared with active learners
 	$(BIN)/python pipelines/benchmarks/labels.py $(DATA)
+
+bench-lies: .venv/dev  ## Challengers that learned from false verdicts, refused by the gate, and from true ones
+	$(BIN)/python pipelines/benchmarks/lies.py $(DATA)
 
 bench-fits: .venv/dev  ## Seconds of whole fits with default settings, compared with PyOD's VAE
 	$(BIN)/python pipelines/benchmarks/fits.py

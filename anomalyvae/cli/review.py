@@ -231,10 +231,11 @@ def promote(args: argparse.Namespace) -> int:
             given = gate.holdout(challenger, args.holdout, args.events, args.near_s, **reading_options(args))
         holdout = promotion.frozen_holdout(champion, given)
         with Queue(args.queue, create=False) as queue:
-            events, confirmed = queue.events(), queue.confirmed("new_normal") if args.two_reviewers else None
+            events, confirmed = queue.events(), queue.confirmed("new_normal")
         decision = gate.judge(
             challenger, champion, events, holdout, alarms_per_hour=args.alarms_per_hour, tolerance=args.tolerance,
-            source=args.source, **reading_options(args), confirmed=confirmed, refits=args.refits,
+            source=args.source, **reading_options(args), confirmed=confirmed,
+            two_reviewers=args.two_reviewers, refits=args.refits,
         )  # fmt: skip
         say(decision)
         registry_updated = promotion.promote(

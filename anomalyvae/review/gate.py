@@ -22,6 +22,8 @@ from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manife
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
+from anomalyvae.review.doubts import Doubts, doubts_about, flagged_peaks, peaks_in
+from anomalyvae.review.reasons import compared_by
 from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring import Scorer
 from anomalyvae.train import recipe_of
@@ -37,7 +39,7 @@ class Decision:
     """The decision of the gate: the model ids, the figures, and the reasons in words, the deciding ones first.
 
     ``champion`` is None without a champion, ``decided_at`` is UTC, and ``doubtful`` are the ids of new normals that
-    need a second reviewer.
+    somebody must look at again.
     """
 
     promoted: bool
@@ -104,6 +106,7 @@ def judge(
     tolerance: float = 0.05,
     source: Paths | None = None,
     confirmed: Collection[str] | None = None,
+    two_reviewers: bool | None = None,
     refits: int = 4,
     seed: int = 0,
     **options: Unpack[ReadOptions],
@@ -126,8 +129,10 @@ def judge(
     source : path, optional
         Folder of the reviewed recordings, if they have moved.
     confirmed : collection of str, optional
-        New normals that two reviewers have confirmed (``Queue.confirmed("new_normal")``). If given, the challenger may
-        have learned no other new normals than these and the champion's.
+        New normals that two reviewers have confirmed (``Queue.confirmed("new_normal")``). They are not doubted.
+    two_reviewers : bool, optional
+        Whether the challenger may have learned no other new normals than those confirmed and the champion's; by
+        default, if ``confirmed`` is given.
     refits : int, default=4
         How often the champion is fitted again with other seeds before it is replaced, to see how much a fit varies by
         chance. It needs the recordings that the champion learned; a champion without a manifest is not fitted again.
@@ -139,8 +144,8 @@ def judge(
     -------
     Decision
         Promoted if no figure is worse by more than the tolerance, one of the hold-out is better by more than chance
-        (see `anomalyvae.review.comparison`), and no new normal needs a second reviewer. Figures without anything to
-        count are ignored.
+        (see `anomalyvae.review.comparison`), the new normals do not look like held-out faults, and none needs a second
+        reviewer. Figures without anything to count are ignored.
 
     Raises
     ------
@@ -164,9 +169,13 @@ def judge(
     They also favour the champion, which flagged these faults. So the hold-out decides. It should contain faults and
     what has become normal since; otherwise no challenger can be shown to be better, and a new hold-out is needed.
 
-    If a few faults were called new normals, no figure may show it: a model that learned a few faults still finds
-    others, and the loss can be less than chance. ``confirmed`` protects against this, because a second person has to
-    agree.
+    A model that has learned faults as normal can still be better than the champion, if it has learned what is normal,
+    too. So the verdicts themselves are tested: the new normals may not look like held-out faults more often than normal
+    events of the hold-out do that the champion flags (`anomalyvae.review.doubts`). Events are compared by the
+    champion's latent codes and the signals behind its scores, as the queue compares them.
+
+    A few faults among many new normals can escape this test and all figures: the loss can be less than chance.
+    ``two_reviewers`` protects against this, because a second person has to agree.
     """
     old = read_card(champion)["model_id"] if (Path(champion) / CARD).is_file() else None
     new = read_card(challenger)["model_id"]
@@ -194,11 +203,18 @@ def judge(
         ]
         figures = tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
     promoted, reasons = _decide(figures)
-    if confirmed is None:
-        return decided(promoted, reasons, figures)
-    alone = _alone(challenger, champion, confirmed)
-    doubts = [_doubt(alone)] if len(alone) else []
-    return decided(promoted and not doubts, [*doubts, *reasons], figures, alone["event_id"].tolist())
+    learned = _learned(challenger, champion, confirmed or ())
+    doubtful, said = learned.iloc[:0], ["new normals that look like held-out faults: nothing to compare"]
+    doubts, of_events = work.doubts(champion, learned, seed)
+    if doubts is not None:
+        said = [str(doubts)]
+        if doubts.refused:
+            doubtful, said = of_events.iloc[doubts.doubtful()], []
+            reasons = (_contradicted(doubts, doubtful), *reasons)
+    if confirmed is not None if two_reviewers is None else two_reviewers:
+        reasons = (*([_doubt(learned)] if len(learned) else []), *reasons)
+        doubtful = learned
+    return decided(promoted and doubtful.empty, [*reasons, *said], figures, doubtful["event_id"].tolist())
 
 
 def _decide(figures: tuple[Figure, ...]) -> tuple[bool, tuple[str, ...]]:
@@ -267,6 +283,29 @@ class _Work:
         }
         return Counts(pd.DataFrame(parts).fillna(0.0), share)
 
+    def doubts(self, champion: Paths, learned: pd.DataFrame, seed: int) -> tuple[Doubts | None, pd.DataFrame]:
+        """Whether new normals look like held-out faults, and which events were compared: those that have a window."""
+        if learned.empty:
+            return None, learned
+        scorer, recipe = Scorer(champion), recipe_of(champion, pipelines=True)
+        new, _ = windows_by_role(learned, recipe, self.source, **self.options)
+        peaks, places = peaks_in(new.spans, scorer.anomaly_score(new.rows), _events_in(learned, "normal"))
+        of_events = learned.iloc[places]
+        held, role = self._windows("holdout", recipe, None)
+        found = scorer.score(held.rows)
+        faults, quiet = _events_in(self.holdout, "fault"), np.flatnonzero(role == "normal")
+        of_faults, _ = peaks_in(held.spans, found["anomaly_score"], faults)
+        typical_s = float(np.median(of_events["end_s"] - of_events["start_s"])) if len(of_events) else recipe.length_s
+        of_quiet = flagged_peaks(
+            held.spans.iloc[quiet].reset_index(drop=True), found["anomaly_score"][quiet], found["is_outlier"][quiet],
+            max(typical_s, recipe.length_s),
+        )  # fmt: skip
+        known = np.concatenate([of_faults, quiet[of_quiet]])
+        fault = np.arange(len(known)) < len(of_faults)
+        part = self._parts()(held.spans.iloc[known]).to_numpy(dtype=str)
+        compared = [compared_by(champion, rows) for rows in (new.rows.iloc[peaks], held.rows.iloc[known])]
+        return doubts_about(compared[0], compared[1], fault, part, seed), of_events
+
     def _windows(self, name: str, recipe: WindowRecipe, source: Paths | None) -> tuple[Windows, NDArray[np.str_]]:
         """The windows of a manifest, read once for models with the same recipe."""
         if (name, recipe) not in self._read:
@@ -300,21 +339,31 @@ def _scoring(model: Any) -> _Score:
     return score
 
 
-def _alone(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd.DataFrame:
+def _learned(challenger: Paths, champion: Paths, confirmed: Collection[str]) -> pd.DataFrame:
     """New normals that the challenger has learned, the champion has not, and only one reviewer has confirmed."""
     known = read_manifest(champion)["event_id"].tolist() if (Path(champion) / MANIFEST).exists() else []
     learned = read_manifest(challenger)
     by_verdict = (learned["role"] == "normal") & (learned["event_id"] != "")
-    return learned[by_verdict & ~learned["event_id"].isin([*known, *confirmed])]
+    return learned[by_verdict & ~learned["event_id"].isin([*known, *confirmed])].reset_index(drop=True)
+
+
+def _contradicted(doubts: Doubts, events: pd.DataFrame) -> str:
+    return (
+        f"{str(doubts).capitalize()}: {_in_words(events)}. Look at them again on the review page: correct verdicts "
+        "that are wrong and retrain, or let a second reviewer confirm those that are right (2nd look)."
+    )
 
 
 def _doubt(events: pd.DataFrame) -> str:
-    named = [f"{event.recording} at {event.start_s:g} s" for event in events.head(5).itertuples()]
-    more = f" and {len(events) - len(named)} more" if len(events) > len(named) else ""
     return (
-        f"Called new normal by only one reviewer: {', '.join(named)}{more}. A second reviewer must confirm it (2nd "
-        "look, on the review page)."
+        f"Called new normal by only one reviewer: {_in_words(events)}. A second reviewer must confirm it (2nd look, on "
+        "the review page)."
     )
+
+
+def _in_words(events: pd.DataFrame) -> str:
+    named = [f"{event.recording} at {event.start_s:g} s" for event in events.head(5).itertuples()]
+    return ", ".join(named) + (f" and {len(events) - len(named)} more" if len(events) > len(named) else "")
 
 
 def _events_in(manifest: pd.DataFrame, role: str) -> pd.DataFrame:

@@ -40,6 +40,22 @@ def excess_shares(excess: Floats) -> Floats:
     return np.divide(above, total, out=np.zeros_like(above), where=total > 0)
 
 
+def compared_by(model: str | os.PathLike[str], rows: pd.DataFrame) -> Floats:
+    """What windows are compared by, shape ``(n, k)``: latent codes, and the shares of the signals in the scores.
+
+    Without shares for a bundle whose transformers change the columns.
+    """
+    before, detector = split(bundle.load(model))
+    recipe = recipe_of(model, pipelines=True)
+    if before is not None:
+        rows = pd.DataFrame(np.asarray(before.transform(rows)), columns=getattr(detector, "feature_names_in_", None))
+    codes = np.asarray(detector.embed(rows), dtype=np.float64)
+    if detector.n_features_in_ != len(recipe.columns):
+        return codes
+    usual = signal_scores(detector, rows_like_training(detector), recipe).mean(axis=0)
+    return np.column_stack([codes, excess_shares(signal_scores(detector, rows, recipe) - usual)])
+
+
 def _ranked(excess: Floats, signals: tuple[str, ...]) -> pd.DataFrame:
     """``signals`` and their ``shares`` of the excess scores, as lists with the largest share first."""
     shares = excess_shares(excess)
