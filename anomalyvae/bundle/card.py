@@ -113,7 +113,7 @@ def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[st
 def _difference(card: dict[str, Any]) -> str | None:
     """What in a card was changed after it was written, or cannot have been written; None if nothing."""
     for name, kinds in _KEYS.items():
-        if type(card.get(name)) not in kinds:
+        if type(card.get(name, ...)) not in kinds:
             return f"{name!r} is missing or of another type"
     if card.get("fleet") is not None:
         from anomalyvae.fleet import Fleet

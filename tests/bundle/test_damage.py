@@ -168,6 +168,17 @@ def test_a_forged_card_with_fitting_checksums_ends_in_a_named_error(source, shar
                 uses(folder)
 
 
+def test_a_card_without_one_of_its_keys_scores_the_same_or_is_refused(bundle):
+    card, expected = json.loads((bundle / "card.json").read_text()), by_load(bundle)
+    for name in card.keys() - {"digest"}:
+        rest = {key: value for key, value in card.items() if key not in (name, "digest")}
+        (bundle / "card.json").write_text(json.dumps(rest))
+        found = outcome(by_load, bundle)
+        assert found is None or np.array_equal(found, expected)
+        for call in (by_scorer, read_calibration, ranges_of):
+            outcome(call, bundle)
+
+
 @pytest.mark.parametrize("share", [0.1, pytest.param(1, marks=pytest.mark.slow)])
 def test_forged_arrays_with_fitting_checksums_end_in_a_named_error(share, tmp_path):
     folder = shutil.copytree(HERE / "format-4" / "detector", tmp_path / "bundle")
