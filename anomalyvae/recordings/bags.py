@@ -155,10 +155,12 @@ class _Bag:
         for reader in self._reader.readers:
             chunks = getattr(reader, "chunk_infos", None)  # of ROS 1
             promised = sum(sum(chunk.connection_counts.values()) for chunk in chunks or ())
-            found = sum(connection.msgcount for connection in reader.connections)
-            if chunks is not None and promised != found:
+            if chunks is None:
+                continue
+            places = [(one.chunk_pos, one.offset) for entries in reader.indexes.values() for one in entries]
+            if not promised == len(places) == len(set(places)):
                 self._reader.close()
-                raise ValueError(f"its index leads to {found:,} of its {promised:,} messages")
+                raise ValueError(f"its index leads to {len(set(places)):,} of its {promised:,} messages")
         self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
         self.start_ns = self._reader.start_time if self._reader.message_count else 0
 

@@ -1,6 +1,7 @@
 """MCAP files and ROS bags give back what was written to them; broken ones give an error that names them."""
 
 import json
+import struct
 import math
 import tempfile
 import warnings
@@ -577,4 +578,10 @@ def test_a_bag_whose_index_misses_messages_is_refused(tmp_path):
     place = data.index(b"conn=", data.index(b"ver=")) + 5  # in the index that follows the chunk
     (tmp_path / "drive.bag").write_bytes(data[:place] + b"\7" + data[place + 1 :])
     with pytest.raises(ValueError, match=r"drive.bag cannot be read as .*its index leads to 0 of its 5 messages"):
+        read_log(tmp_path / "drive.bag")
+    for n in (2, 3):  # two entries lead to the first message, which is then there three times
+        place = data.rindex(struct.pack("<LL", 0, n * 10**8))
+        data = data[:place] + bytes(12) + data[place + 12 :]
+    (tmp_path / "drive.bag").write_bytes(data)
+    with pytest.raises(ValueError, match=r"its index leads to 4 of its 5 messages"):
         read_log(tmp_path / "drive.bag")
