@@ -1,8 +1,8 @@
 """MCAP files and ROS bags give back what was written to them; broken ones give an error that names them."""
 
 import json
-import struct
 import math
+import struct
 import tempfile
 import warnings
 from pathlib import Path
