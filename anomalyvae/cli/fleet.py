@@ -36,7 +36,7 @@ def rank(args: argparse.Namespace) -> int:
         scores = ranking.read_scores(args.scores, model)
     table = ranking.rank(scores)
     if scores.fleet is None:
-        tell(f"warning: {ranking.NO_FLEET} Recordings are compared with each other, without p-values.")
+        tell(f"warning: {scores.no_fleet} Recordings are compared with each other, without p-values.")
     if write is not None:
         write(table)
     if chart is not None:

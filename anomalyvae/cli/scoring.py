@@ -264,11 +264,9 @@ def watch(args: argparse.Namespace) -> int:
         tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
         if watcher.drift is not None and watcher.drift.said:
             tell(watcher.drift.said)
-    if watcher.timed_out:
-        return SILENT
     if not watcher.windows:
-        tell("failed: no window was scored. A window takes all signals, without a gap longer than max_gap_s.")
-    return DONE if watcher.windows else SOME_FAILED
+        tell(f"failed: {watcher.without}")
+    return SILENT if watcher.timed_out else DONE if watcher.windows else SOME_FAILED
 
 
 def _print_csv(scores: "Iterator[WindowScore]") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN, digits_of
-from anomalyvae.recordings.log import Log
+from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.windows import WindowRecipe
 
 _ENOUGH, _ENOUGH_WHERE = 0.5, 0.1  # of the seconds of a recording; a condition leaves some out on purpose
@@ -20,26 +20,33 @@ class Coverage:
         self._recipe = recipe
         self._samples = dict.fromkeys(recipe.needed, 0)
         self._steps = dict.fromkeys(recipe.needed, 0.0)  # the usual time from one sample to the next in the first piece
+        self._newest_s = dict.fromkeys(recipe.needed, np.nan)
         self._first_s, self._last_s, self._clock = np.inf, -np.inf, ""
         self._covered_s, self._end_s = 0.0, -np.inf  # by windows, which come in order of time
 
     def watch(self, pieces: Iterable[Log]) -> Iterator[Log]:
         """Yield the pieces of a recording as they are."""
         for log in pieces:
-            self._clock = log.clock or self._clock
-            for name in self._recipe.needed:
-                self._count(name, log)
+            self.count(log.signals, log.clock)
             yield log
 
-    def _count(self, name: str, log: Log) -> None:
-        signal = log.signals.get(name)
-        time_s = np.empty(0) if signal is None else signal.time_s[~np.isnan(signal.values)]
+    def count(self, signals: Mapping[str, Signal], clock: str = "") -> None:
+        """Take the next samples."""
+        self._clock = clock or self._clock
+        for name in self._recipe.needed:
+            if name in signals:
+                self._count(name, signals[name])
+
+    def _count(self, name: str, signal: Signal) -> None:
+        time_s = signal.time_s[~np.isnan(signal.values)]
         if not len(time_s):
             return
         self._samples[name] += len(time_s)
         self._first_s, self._last_s = min(self._first_s, time_s[0]), max(self._last_s, time_s[-1])
-        if len(time_s) > 1 and not self._steps[name]:
-            self._steps[name] = float(np.median(np.diff(time_s)))
+        steps_s = np.diff(time_s, prepend=[] if np.isnan(self._newest_s[name]) else self._newest_s[name])
+        if len(steps_s) and not self._steps[name]:
+            self._steps[name] = float(np.median(steps_s))
+        self._newest_s[name] = time_s[-1]
 
     def cover(self, start_s: np.ndarray, end_s: np.ndarray) -> None:
         """Take the next windows, in order of time."""

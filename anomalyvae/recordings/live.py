@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.clock import Resampler
+from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import UNIT_KEY, Signal, not_numbers
 from anomalyvae.recordings.stamps import UnitError, first_stamps
 from anomalyvae.recordings.tabular import ROWS, choose, read_numbers, refuse_coarse, with_numbers
@@ -62,6 +63,8 @@ class LiveWindows:
         Name of the current recording, and how many have begun, those before included.
     complaint : str
         Why the last of the rows left out was left out.
+    coverage : Coverage
+        What the current recording holds of the signals.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class LiveWindows:
         self._seen: list[pa.Table] = []  # the first rows
         self._resampler = Resampler(self._recipe.needed, self._recipe.clock, ROWS, prompt=not self._late)
         self._cutter = Cutter(self._recipe, self.recording, self.units, ROWS)
+        self.coverage = Coverage(self._recipe)
 
     def _table(self, lines: bytes) -> pa.Table:
         """Return complete lines as an Arrow table of text.
@@ -224,7 +228,9 @@ class LiveWindows:
         for name, reason in left_out.items():
             raise not_numbers(name, self.recording, reason)
         time_s, samples = timeline.add(table[self._columns.stamp.raw], values, last=last)
-        return {column.name: Signal(column.name, time_s, x) for column, x in zip(signals, samples, strict=True)}
+        found = {column.name: Signal(column.name, time_s, x) for column, x in zip(signals, samples, strict=True)}
+        self.coverage.count(found, f"{self._columns.time.split(' of ')[0]} in {timeline.meaning}")
+        return found
 
     def _refuse_coarse(self, table: pa.Table) -> None:
         """Refuse stamps that several of the first rows share."""

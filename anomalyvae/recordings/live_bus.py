@@ -11,6 +11,7 @@ from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.lines import PARSERS, Frame, as_array
 from anomalyvae.recordings.clock import Resampler
+from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import Signal, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
@@ -56,6 +57,7 @@ class LiveBus:
         self.units = {name: unit for name in self._recipe.needed if (unit := self._decoder.unit_of(name))}
         self._resampler = Resampler(self._recipe.needed, self._recipe.clock, _ROWS, prompt=True)
         self._cutter = Cutter(self._recipe, self.recording, self.units, _ROWS)
+        self.coverage = Coverage(self._recipe)
 
     def add(self, lines: bytes) -> Iterator[Windows]:
         """Take the next lines, complete ones, and yield the windows that they complete."""
@@ -99,7 +101,9 @@ class LiveBus:
         if self._zero_s or self._parser.start_s:
             frames["time_s"] = np.round(frames["time_s"] - self._zero_s, 6)
         self._decoder.bus_names = getattr(self._parser, "buses", None)
-        yield from self._cut(self._decoder.decode(frames))
+        found = self._decoder.decode(frames)
+        self.coverage.count(found)
+        yield from self._cut(found)
 
     def _cut(self, signals: dict[str, Signal], *, last: bool = False) -> Iterator[Windows]:
         for ticks in self._resampler.add(signals, last=last):

@@ -17,7 +17,7 @@ import pandas as pd
 from anomalyvae.fleet import FALSE_ALARMS, MEASURES, Fleet, Monitor, Tally, Watched
 from anomalyvae.folders import replacing_file
 from anomalyvae.recordings import Windows
-from anomalyvae.scoring.ranking import NO_FLEET, Floats, Scores, of_folder
+from anomalyvae.scoring.ranking import Floats, Scores, of_folder
 from anomalyvae.untrusted import read_json
 
 _SHOWN = 5  # signals
@@ -44,7 +44,7 @@ def drift(scores: Scores) -> pd.DataFrame:
     """
     fleet = scores.fleet
     if fleet is None:
-        raise ValueError(f"{NO_FLEET} Without them, nothing can be said about drift.")
+        raise ValueError(f"{scores.no_fleet} Without them, nothing can be said about drift.")
     known = scores.recordings
     new = [fleet.place(*row) is None for row in zip(known["recording"], known["windows"], strict=True)]
     known = known[new]

@@ -86,7 +86,8 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
         suffixes |= set(READERS)
     roots, found = [], []
     faults: dict[Path, str] = {}
-    for item in [source] if isinstance(source, str | os.PathLike) else source:
+    sources = [source] if isinstance(source, str | os.PathLike) else [*source]
+    for item in sources:
         root, files = _find(os.fspath(item), faults)
         if target.is_relative_to(root.resolve()) and (os.path.isdir(item) or target == root.resolve()):
             raise ValueError(f"The target {target} lies inside the source {item}. Choose a folder elsewhere.")
@@ -104,8 +105,9 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
     read = [name for name in known if name not in unread]
     if not read:
         listed = "".join(f" {name}: {why}" for name, why in unread.items())
+        where = " and ".join(map(str, sources))
         raise FileNotFoundError(
-            f"{source} has {len(names)} files, but none to read that ends in {', '.join(sorted(suffixes))}.{listed} "
+            f"{where} has {len(names)} files, but none to read that ends in {', '.join(sorted(suffixes))}.{listed} "
             "Check the path."
         )
     return Inputs(top, read, len(names) - len(known), unread)

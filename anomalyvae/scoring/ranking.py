@@ -21,11 +21,21 @@ from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE
 from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
 from anomalyvae.tables.rows import read_rows
+from anomalyvae.untrusted import from_spreadsheet
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SHOWN = 3  # signals
 _SHORT = 0.25  # of the windows: an event that flags more is not short
 _NEEDED = ["recording", "start_s", "anomaly_score"]
+_TEXT = ("recording", "model_id")  # which may look like numbers
+NO_FLEET = (
+    "The model does not say how unlike each other its training recordings are: it was fitted by an earlier version, or "
+    f"to fewer than {FEWEST} recordings. Fit it again, with more recordings."
+)
+NO_MODEL = (
+    "A table of scores does not say how unlike each other the training recordings are. Pass the model (--model), or a "
+    "folder of scores."
+)
 
 
 class Scores(NamedTuple):
@@ -33,12 +43,14 @@ class Scores(NamedTuple):
 
     ``recordings`` has a row each: ``recording``, ``start`` (UTC, NaT if unknown), ``windows``, ``flagged`` (number of
     windows over the threshold), ``peak_s`` (the start of its most anomalous window) and ``figures`` (an array, of
-    `anomalyvae.fleet.Tally`); ``file`` is that of its input, "" in a table.
+    `anomalyvae.fleet.Tally`); ``file`` is that of its input, "" in a table. ``no_fleet`` says why there may be no
+    fleet.
     """
 
     recordings: pd.DataFrame
     fleet: Fleet | None
     model_id: str
+    no_fleet: str = NO_FLEET
 
 
 def rank(scores: Scores) -> pd.DataFrame:
@@ -91,12 +103,6 @@ def rank(scores: Scores) -> pd.DataFrame:
     return table
 
 
-NO_FLEET = (
-    "The model does not say how unlike each other its training recordings are: it was fitted by an earlier version, or "
-    f"to fewer than {FEWEST} recordings. Fit it again, with more recordings."
-)
-
-
 # --- reading --------------------------------------------------------------------------------------------
 
 
@@ -137,7 +143,7 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
                 "model. Pass the bundle that gave the scores (--model)."
             )
         known = card.get("fleet")
-        scores = scores._replace(fleet=None if known is None else Fleet.from_dict(known))
+        scores = scores._replace(fleet=None if known is None else Fleet.from_dict(known), no_fleet=NO_FLEET)
     if not len(scores.recordings):
         raise ValueError(f"No recording in {place} has scores. Score again, and see the errors.")
     return scores
@@ -151,15 +157,24 @@ def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Sco
 
 
 def _of_table(path: Path) -> Scores:
-    table = read_rows([path])
+    table = read_rows([path], text=_TEXT)
     missing = [name for name in _NEEDED if name not in table]
     if missing:
         raise ValueError(
             f"{path} has no column {', '.join(missing)}, expected a table of scores of recordings. Pass what "
             "'anomalyvae score' wrote for a model of windows."
         )
-    rows = [_tallied(str(name), part) for name, part in table.groupby("recording", sort=False)]
-    return Scores(_in_table(rows), None, str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else "")
+    if table["recording"].isna().any():
+        raise ValueError(
+            f"{path} has rows without a name in the column recording; NA and the like are missing cells in a CSV file. "
+            "Score into a .parquet file or a folder."
+        )
+    names = table["recording"].astype(str)
+    if path.suffix.lower() == ".csv":  # in which no spreadsheet runs a name
+        names = names.map(from_spreadsheet)
+    rows = [_tallied(name, part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
+    model = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else ""
+    return Scores(_in_table(rows), None, model, NO_MODEL)
 
 
 def _in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

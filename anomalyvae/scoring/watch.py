@@ -138,6 +138,7 @@ class Watcher:
         self._recordings = self._left_out = 0  # of files that were truncated or replaced
         self.windows = self.flagged = 0
         self.timed_out = False
+        self._live: LiveWindows | LiveBus | None = None  # the last one
 
     def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
         """Score the windows of a growing file, until nothing new has come for ``timeout_s``.
@@ -183,15 +184,23 @@ class Watcher:
         """The number of windows that are not scored yet."""
         return 0 if self._following is None else self._following.waiting
 
+    @property
+    def without(self) -> str:
+        """Why no window was scored; empty if one was."""
+        if self.windows:
+            return ""
+        return "no line came" if self._live is None else f"{self._live.recording}: {self._live.coverage.reason()}"
+
     def _follow(self, feed: Feed, recording: str, source: str, kind: str) -> Iterator[WindowScore]:
         before = self._recordings
 
         def begin(header: bytes) -> LiveWindows | LiveBus:
             if kind:
-                return LiveBus(
+                self._live = LiveBus(
                     header, self._recipe, kind=kind, recording=recording, source=source, before=before
                 )  # fmt: skip
-            live = LiveWindows(
+                return self._live
+            self._live = live = LiveWindows(
                 header, self._recipe, recording=recording, source=source, before=before, late=self._late,
                 **self._options,
             )  # fmt: skip

@@ -105,6 +105,23 @@ def test_errors_say_what_is_wrong(model, tmp_path, capsys):
     assert "is a Parquet file, which cannot grow" in capsys.readouterr().err
 
 
+def test_no_window_is_no_success_and_the_reason_is_said(model, tmp_path, capsys):
+    slow = tmp_path / "slow.csv"
+    slow.write_text("time_s,a,b\n" + "".join(f"{5 * i},1,2\n" for i in range(30)))
+    said = "failed: {}: It has no window: samples of 'a' are usually 5 s apart (column 'time_s' in seconds), more than"
+    assert main(["watch", str(slow), "--model", str(model), "--timeout", "0.05", "--quiet"]) == 5
+    assert said.format("slow") in capsys.readouterr().err
+    with watch(model, "-", stdin=slow.open()) as process:
+        assert said.format("stdin") in process.communicate(timeout=60)[1]
+    assert process.returncode == 3
+    (tmp_path / "hole.csv").write_text("time_s,a,b\n" + "".join(f"{i / 10},1,\n" for i in range(30)))
+    assert main(["watch", str(tmp_path / "hole.csv"), "--model", str(model), "--timeout", "0.05", "--quiet"]) == 5
+    assert capsys.readouterr().err == "anomalyvae: failed: hole: It has no window: it has no value of 'b'.\n"
+    (tmp_path / "nothing.csv").write_text("")
+    assert main(["watch", str(tmp_path / "nothing.csv"), "--model", str(model), "--timeout", "0.05", "--quiet"]) == 5
+    assert capsys.readouterr().err == "anomalyvae: failed: no line came\n"
+
+
 def test_ignored_rows_are_counted(model, tmp_path, capsys):
     rows = lines(40)
     (tmp_path / "drive.csv").write_text("time_s,a,b\n" + "".join([*rows[:30], rows[25], "torn,1\n", *rows[30:]]))

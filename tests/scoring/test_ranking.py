@@ -11,6 +11,7 @@ import pytest
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
+from anomalyvae.cli.console import writer
 from anomalyvae.fleet import Fleet
 from anomalyvae.models import load
 from anomalyvae.review import Queue, flag_folder
@@ -108,8 +109,21 @@ def test_a_table_of_scores_is_ranked_with_its_model(home, tmp_path, capsys):
     assert {line.split()[1] for line in lines[1:3]} == {"burst", "mild"}
     assert main(["rank", str(tmp_path / "scores.parquet")]) == 0
     said = capsys.readouterr()
+    assert "Pass the model (--model)" in said.err
     assert "without p-values" in said.err
     assert "burst" in said.out
+    assert main(["drift", str(tmp_path / "scores.parquet")]) == 1
+    assert "Pass the model (--model)" in capsys.readouterr().err
+
+
+def test_names_in_a_csv_of_scores_are_those_of_the_recordings(home, tmp_path):
+    names = ["007", "1e5", "=1+1", "true", "-3", "drive"]
+    parts = [pd.read_parquet(next((home / "scores").glob("*.parquet"))).assign(recording=name) for name in names]
+    writer(str(tmp_path / "scores.csv"))(pd.concat(parts, ignore_index=True))
+    assert sorted(rank(read_scores(tmp_path / "scores.csv", home / "model"))["recording"]) == sorted(names)
+    writer(str(tmp_path / "scores.csv"))(parts[0].assign(recording="NA"))
+    with pytest.raises(ValueError, match="without a name in the column recording"):
+        read_scores(tmp_path / "scores.csv")
 
 
 def test_a_bundle_of_before_still_scores_and_says_that_it_has_no_p_values(home, tmp_path, capsys):
