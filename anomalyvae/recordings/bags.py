@@ -147,16 +147,16 @@ class _Bag:
 
     def __init__(self, path: Path) -> None:
         from rosbags.highlevel import AnyReader
+        from rosbags.rosbag1 import Reader as Rosbag1Reader
         from rosbags.typesys import Stores, get_typestore
 
         # Before Iron, ROS 2 bags had no definitions of messages; those that come with ROS are known.
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
         for reader in self._reader.readers:
-            chunks = getattr(reader, "chunk_infos", None)  # of ROS 1
-            promised = sum(sum(chunk.connection_counts.values()) for chunk in chunks or ())
-            if chunks is None:
+            if not isinstance(reader, Rosbag1Reader):
                 continue
+            promised = sum(sum(chunk.connection_counts.values()) for chunk in reader.chunk_infos)
             places = [(one.chunk_pos, one.offset) for entries in reader.indexes.values() for one in entries]
             if not promised == len(places) == len(set(places)):
                 self._reader.close()

@@ -172,7 +172,7 @@ def _of_table(path: Path) -> Scores:
     names = table["recording"].astype(str)
     if path.suffix.lower() == ".csv":  # in which no spreadsheet runs a name
         names = names.map(from_spreadsheet)
-    rows = [_tallied(name, part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
+    rows = [_tallied(str(name), part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
     model = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else ""
     return Scores(_in_table(rows), None, model, NO_MODEL)
 
