@@ -144,6 +144,11 @@ class Queue:
             rows = [row for row in rows if row["verdict"] == known_verdict(verdict)]
         return database.table_of(rows, (*EVENT_COLUMNS, *_LATEST))
 
+    def sources(self) -> list[str]:
+        """The folders of the recordings."""
+        with self._engine.connect() as connection:
+            return sorted(connection.scalars(sa.select(EVENTS.c.source).distinct()))
+
     def event(self, event_id: str) -> Row:
         """One event, as a row of `events`; ValueError if the queue does not contain it."""
         rows = self._events(EVENTS.c.event_id == event_id)
@@ -163,8 +168,7 @@ class Queue:
             current = current_verdicts(entries_of(connection, *some))
         for row in rows:
             entry, agreeing = current.get(row["event_id"], (dict.fromkeys(LOG_COLUMNS), []))
-            row |= {name: entry[name] for name in ("verdict", "note", "reviewer")}
-            row |= {"reviewed_at": entry["at"], "agreeing": agreeing}
+            row |= _verdict_of(entry, agreeing)
         return rows
 
     # Verdicts
@@ -229,6 +233,23 @@ class Queue:
         with self._engine.connect() as connection:
             current = current_verdicts(entries_of(connection))
         return {name for name, (entry, who) in current.items() if entry["verdict"] == verdict and len(who) > 1}
+
+    def current(self) -> dict[str, Row]:
+        """Of each reviewed event the current ``verdict``, ``note``, ``reviewer``, ``reviewed_at`` and ``agreeing``.
+
+        The last are the reviewers whose latest verdict is the current one, in order of time.
+        """
+        with self._engine.connect() as connection:
+            current = current_verdicts(entries_of(connection))
+        return {event_id: _verdict_of(entry, who) for event_id, (entry, who) in current.items()}
+
+    def state(self) -> tuple[int, tuple[Any, ...]]:
+        """How many events there are, and a value that changes whenever the log does. It is quick to read."""
+        with self._engine.connect() as connection:
+            events = connection.scalar(sa.select(sa.func.count()).select_from(EVENTS))
+            by_reviewer = sa.select(LOG.c.reviewer, sa.func.count(), sa.func.max(LOG.c.number)).group_by(LOG.c.reviewer)
+            log = sorted(tuple(row) for row in connection.execute(by_reviewer))
+        return int(events or 0), tuple(log)
 
     def agreeing(self) -> dict[str, list[str]]:
         """Of each reviewed event, the reviewers whose latest verdict is the current one, in order of time."""
@@ -312,6 +333,11 @@ class Queue:
             if new:
                 connection.execute(table.insert(), new)
         return len(new)
+
+
+def _verdict_of(entry: Row, agreeing: list[str]) -> Row:
+    told = {name: entry[name] for name in ("verdict", "note", "reviewer")}
+    return told | {"reviewed_at": entry["at"], "agreeing": agreeing}
 
 
 def _current(connection: sa.Connection, event_id: str) -> Row | None:

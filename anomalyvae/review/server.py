@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -26,8 +27,8 @@ from urllib.parse import urlsplit
 from anomalyvae.options import ReadOptions
 from anomalyvae.review.database import VERDICTS
 from anomalyvae.review.evidence import Evidence, plain
+from anomalyvae.review.listing import STATUSES, Filter, Listing, listed, marks
 from anomalyvae.review.queue import Queue
-from anomalyvae.review.verdicts import QueueOrder
 from anomalyvae.untrusted import printable
 
 try:
@@ -51,8 +52,6 @@ _PAGES = {"/": "review.html"} | {
     f"/{name}": name for name in ("review.js", "state.js", "list.js", "drawing.js", "review.css", "icon.svg")
 }
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-_LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p_value", "windows", "signals", "shares",
-           "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - all addresses of this machine
 _BODY_BYTES, _NOTE, _NAME = 65536, 4000, 80  # longest request, note and reviewer's name
 _BODY_S = 30  # for a slow client
@@ -111,10 +110,13 @@ def serve(
     """
     listener = _listen(host, port)
     with listener, Queue(queue, create=False) as opened:
-        sources = [source] if source is not None else sorted(opened.events()["source"].unique())
+        listing = Listing(opened)
+        threading.Thread(target=_prepare, args=(listing,), daemon=True).start()
+        sources: list[str | os.PathLike[str]] = [source] if source is not None else [*opened.sources()]
         token = None if _is_loopback(host) else secrets.token_urlsafe(32)
         proposed = reviewer if token is None else ""  # people at other machines have other names
-        app = create_app(opened, Evidence(model, sources, scores, **options), host=host, token=token, reviewer=proposed)
+        evidence = Evidence(model, sources, scores, **options)
+        app = create_app(opened, evidence, host=host, token=token, reviewer=proposed, listing=listing)
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         ready(address if token is None else f"{address}?token={token}")
@@ -124,7 +126,13 @@ def serve(
 
 
 def create_app(
-    queue: Queue, evidence: Evidence, *, host: str = "127.0.0.1", token: str | None = None, reviewer: str = ""
+    queue: Queue,
+    evidence: Evidence,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    reviewer: str = "",
+    listing: Listing | None = None,
 ) -> Starlette:
     """The page as an ASGI application.
 
@@ -132,18 +140,19 @@ def create_app(
     passed once, as ``/?token=…``, and kept in a cookie.
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
-    order_of = QueueOrder()
+    listing = listing or Listing(queue)
 
     def events(request: Request) -> Response:
-        agreeing, held = queue.agreeing(), queue.events()
-        order, counted = order_of(held)
+        asked = request.query_params
+        wanted = Filter(**{name: asked[name] for name in Filter.__annotations__ if name in asked})
+        if wanted.status not in STATUSES:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"status is one of {', '.join(STATUSES)}")
+        part = listing.part(wanted, asked.get("current", ""))
+        known = asked.get("known") == str(part["total"])  # the page has the names of the recordings
         return JSONResponse(
-            {
-                "events": [
-                    _listed(row) | {"agreeing": agreeing.get(row["event_id"], [])}
-                    for row in held.iloc[order].to_dict("records")
-                ],
-                "ordered_by": counted,
+            part
+            | {
+                "recordings": None if known else listing.recordings(),
                 "verdicts": VERDICTS,
                 "model_id": evidence.model_id,
                 "caution": evidence.caution,
@@ -153,9 +162,8 @@ def create_app(
 
     def event(request: Request) -> Response:
         name = request.path_params["name"]
-        return JSONResponse(
-            plain({"event": _event(queue, name), "history": queue.history(name).astype(object).to_dict("records")})
-        )
+        found, history = _event(queue, name), queue.history(name).astype(object).to_dict("records")
+        return JSONResponse(plain({"event": found, "history": history}) | {"nearest": listing.mark(found["nearest"])})
 
     def signals(request: Request) -> Response:
         around = request.query_params.get("around_s")
@@ -166,28 +174,34 @@ def create_app(
         return JSONResponse(evidence.signals(_event(queue, request.path_params["name"]), around_s))
 
     def timeline(request: Request) -> Response:
-        return JSONResponse(evidence.timeline(_event(queue, request.path_params["name"])))
+        found = _event(queue, request.path_params["name"])
+        line = evidence.timeline(found)
+        return JSONResponse(line and line | listing.of_recording(found))
+
+    def latent_map(request: Request) -> Response:
+        shown = listing.of_map(request.query_params.get("current", ""))
+        return JSONResponse(evidence.latent_map(shown) | {"marks": marks(shown)})
 
     async def verdict(request: Request) -> Response:
         said = await _said(request)
         name = request.path_params["name"]
         await asyncio.to_thread(_event, queue, name)
         before = await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
-        standing = _listed(await asyncio.to_thread(_event, queue, name))
+        standing = listed(await asyncio.to_thread(_event, queue, name))
         return JSONResponse(standing | {"overruled": _unseen(before, said)})
 
     async def undo(request: Request) -> Response:
         said = await _said(request)
         name = request.path_params["name"]
         await asyncio.to_thread(_undo, queue, name, said["reviewer"], said["reviewed_at"])
-        return JSONResponse(_listed(await asyncio.to_thread(_event, queue, name)))
+        return JSONResponse(listed(await asyncio.to_thread(_event, queue, name)))
 
     one = "/api/events/{name}"
     return Starlette(
         routes=[
             *(Route(path, lambda request: pages[request.url.path]) for path in _PAGES),
             Route("/api/events", events),
-            Route("/api/map", lambda _: JSONResponse(evidence.latent_map(queue.events()))),
+            Route("/api/map", latent_map),
             Route(one, event),
             Route(f"{one}/signals", signals),
             Route(f"{one}/timeline", timeline),
@@ -206,15 +220,17 @@ def create_app(
     )
 
 
+def _prepare(listing: Listing) -> None:
+    """Read the queue while the page opens. What fails here fails at the page's first request, which says why."""
+    with suppress(Exception):
+        listing.prepare()
+
+
 def _event(queue: Queue, name: str) -> dict[str, Any]:
     try:
         return queue.event(name)
     except ValueError as error:
         raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
-
-
-def _listed(event: Mapping[Any, Any]) -> Any:
-    return plain({name: event[name] for name in _LISTED})
 
 
 def _undo(queue: Queue, name: str, reviewer: str, reviewed_at: str) -> None:

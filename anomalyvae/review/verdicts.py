@@ -119,6 +119,12 @@ class QueueOrder:
                 counted += len(own)
         return order, counted
 
+    def prepare(self, events: pd.DataFrame) -> None:
+        """Prepare all events of a queue before the first verdict."""
+        for model_id, own in events.groupby("model_id", sort=False):
+            if len(own) > 1:
+                self._of(str(model_id), own)
+
     def _of(self, model_id: str, events: pd.DataFrame) -> VerdictScores | None:
         """The scores of a model's events before any verdict, prepared again when events were added.
 

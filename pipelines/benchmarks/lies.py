@@ -42,6 +42,7 @@ from anomalyvae.train import train
 
 SHARES = {"true": 0.0, "a tenth": 0.1, "three tenths": 0.3, "all": 1.0}
 KINDS = ("hard_brake", "swerve")
+FOLDERS = ("good", "town", "held")
 LEARNED, REVIEWED, HELD, FOLDS = 1200, 60, 600, 5
 RECIPE = WindowRecipe(
     ("acc_x_g", "acc_y_g", "acc_z_g", "gyro_x_radps", "gyro_y_radps", "gyro_z_radps"),
@@ -69,7 +70,7 @@ def in_town(seed: int, work: Path) -> Iterator[dict[str, Any]]:
         (work / folder).mkdir(parents=True)
         paths, marks = [], []
         for number in range(count):
-            signals, happened = simulate(seed=(seed, len(folder), number), duration_s=300, events=events)
+            signals, happened = simulate(seed=(seed, FOLDERS.index(folder), number), duration_s=300, events=events)
             paths.append(work / folder / f"{folder}{number}.parquet")
             signals.to_parquet(paths[-1])
             marks.append(happened.assign(recording=paths[-1].stem))

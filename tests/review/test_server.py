@@ -588,7 +588,7 @@ def test_verdicts_by_keyboard_are_found_again_after_a_reload(files, serving, bro
     assert tab.run("document.querySelector('#reviewer').value") == "ada"
     assert shown(tab) == [page.ids[2], page.ids[4], page.ids[5]]
     tab.click("[data-status=reviewed]")
-    tab.until("document.querySelectorAll('.item').length === 3")
+    tab.until(f"document.querySelector('.item')?.dataset.event === '{page.ids[0]}'")
     assert shown(tab) == [page.ids[0], page.ids[1], page.ids[3]]
     tab.press("/")
     tab.write("TRAM")
@@ -639,9 +639,10 @@ def test_second_look_lists_new_normals_of_one_other_reviewer(files, serving, bro
     page.queue.give(page.ids[4], "new_normal", "bob")
     tab = meet(browser, page, "bob")
     button = "document.querySelector('[data-status=second]').textContent"
-    assert tab.run(button) == "2nd look (2)"
+    tab.until(f"{button} === '2nd look (2)'")
     tab.click("[data-status=second]")
     tab.until("document.querySelectorAll('.item').length === 2")
+    tab.until(f"document.querySelector('.item')?.dataset.event === '{page.ids[0]}'")
     assert shown(tab) == page.ids[:2]  # neither his own, nor what two have said
     tab.until(f"{SELECTED} === '{page.ids[0]}'")
     tab.press("n")
@@ -668,6 +669,7 @@ def test_names_and_notes_are_text_and_never_markup(files, serving, browser):
     page.queue.give(page.ids[0], "fault", HOSTILE, f"{HOSTILE}\n</textarea>{HOSTILE}")
     tab = meet(browser, page)
     tab.click("[data-status=all]")
+    tab.until("document.querySelectorAll('.item').length === 2")
     for name in page.ids:
         tab.run(f"location.hash = '#{name}'")
         tab.click(f"[data-event='{name}']")
@@ -679,6 +681,33 @@ def test_names_and_notes_are_text_and_never_markup(files, serving, browser):
     assert tab.run("document.querySelector('#reasons .share').textContent").startswith(HOSTILE)
     assert tab.run("document.querySelectorAll('img, iframe, [onload], [onerror]').length") == 0
     assert tab.run("document.body.dataset.ran") is None
+    assert browser.console == []
+
+
+@in_chromium
+def test_a_long_queue_is_listed_in_parts_and_every_event_is_reached(files, serving, browser):
+    page = serving(events_of(files, 600, model_id=[f"m{i}" for i in range(600)]))
+    tab = meet(browser, page)
+    below = "document.querySelector('#shown').textContent"
+    assert tab.run(below) == "600 of 600 events, 300 listed, by score"
+    assert tab.run("document.querySelector('#list').lastChild.textContent") == "… 300 more"
+    tab.run(f"document.querySelector('[data-event=\"{page.ids[299]}\"]').click()")
+    tab.until(f"{SELECTED} === '{page.ids[299]}'")
+    for place in (300, 301):  # beyond what the page had
+        tab.press("j")
+        tab.until(f"{SELECTED} === '{page.ids[place]}'")
+    assert tab.run("document.querySelector('.gap').textContent") == "… 49 more"
+    tab.press("f")
+    tab.until(
+        f"document.querySelector('#done').textContent === '1 of 600 reviewed' && {SELECTED} === '{page.ids[302]}'"
+    )
+    deadline = time.monotonic() + 30
+    while page.queue.event(page.ids[301])["verdict"] != "fault" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert page.queue.event(page.ids[301])["reviewer"] == "ada"
+    tab.press("/")
+    tab.write("sub/")
+    tab.until(f"{below}.startsWith('299 of 600 events')")
     assert browser.console == []
 
 
@@ -737,7 +766,7 @@ def test_overruling_an_unseen_verdict_is_reported_and_can_be_undone(files, servi
     page = serving(events_of(files))
     tab = meet(browser, page)
     tab.run("fetch('api/events').then((answer) => answer.text()).then((text) => { window.before = text })")
-    tab.run("window.fetch = ((fetch) => (url, request) => url === 'api/events' && window.before"
+    tab.run("window.fetch = ((fetch) => (url, request) => url.startsWith('api/events?') && window.before"
             " ? Promise.resolve(new Response(window.before)) : fetch(url, request))(window.fetch)")  # fmt: skip
     page.queue.give(page.ids[0], "noise", HOSTILE)
     tab.press("n")

@@ -1,7 +1,7 @@
 // The review page. Text from the server becomes text nodes, never markup.
 
 import { MEANING, clock, drawMap, drawSignals, drawTimeline, figure, make, nameOf, span } from "./drawing.js";
-import { filtered, offerRecordings, showList } from "./list.js";
+import { beyond, filtered, offerRecordings, showList } from "./list.js";
 import { ask, at, chip, place, score, showMessage, state, when } from "./state.js";
 
 const KEYS = [
@@ -13,23 +13,25 @@ const POLL_MS = 5000;
 
 // --- events ------------------------------------------------------------------------------------------------
 
-async function load() {
-  const answer = await ask("api/events");
-  if (state.unsaved) return; // the page is ahead of the server
-  const text = JSON.stringify(answer.events);
+async function load(current = state.current) {
+  const number = (state.asked += 1);
+  const asked = { ...state.filter, reviewer: at("reviewer").value.trim(), current: current ?? "", known: state.total };
+  const answer = await ask(`api/events?${new URLSearchParams(asked)}`);
+  if (state.unsaved || number !== state.asked) return; // the page is ahead of the server
+  const { recordings, ...told } = answer;
+  const text = JSON.stringify(told);
   if (text === state.loaded) return;
   const before = state.byId.get(state.current);
-  const known = state.events.length;
+  if (!state.total) at("reviewer").value ||= answer.reviewer;
   state.loaded = text;
-  state.events = answer.events;
+  for (const name of ["events", "matching", "total", "counts", "second"]) state[name] = answer[name];
   state.orderedBy = answer.ordered_by;
   at("caution").textContent = answer.caution ?? "";
   at("caution").hidden = !answer.caution;
-  state.byId = new Map(state.events.map((event) => [event.event_id, event]));
-  if (!known) at("reviewer").value ||= answer.reviewer;
-  if (known !== state.events.length) {
-    state.map = await ask("api/map");
-    offerRecordings();
+  state.byId = new Map([answer.current, ...state.events].filter(Boolean).map((event) => [event.event_id, event]));
+  if (recordings) {
+    offerRecordings(recordings);
+    await loadMap();
   }
   showList();
   showMap();
@@ -38,10 +40,19 @@ async function load() {
   if (before && now && before.reviewed_at !== now.reviewed_at) await showHistory(now.event_id);
 }
 
+async function loadMap() {
+  state.mapped = JSON.stringify(state.counts);
+  state.map = await ask(`api/map?${new URLSearchParams({ current: state.current ?? "" })}`);
+}
+
 async function poll() {
   if (document.hidden || state.unsaved) return;
   try {
     await load();
+    if (state.mapped !== JSON.stringify(state.counts)) { // somebody has given verdicts
+      await Promise.all([loadMap(), state.current && showTimeline(state.current)]);
+      showMap();
+    }
     if (state.silent) showMessage();
     state.silent = false;
   } catch (error) {
@@ -50,7 +61,7 @@ async function poll() {
   }
 }
 
-function refilter() {
+async function refilter() {
   const [status, verdict] = [state.filter.status, at("verdict-filter").value];
   if (verdict && (status === "open" || status === "second")) state.filter.status = "reviewed";
   state.filter.verdict = verdict;
@@ -59,21 +70,39 @@ function refilter() {
   for (const button of at("status").children) {
     button.setAttribute("aria-pressed", String(button.dataset.status === state.filter.status));
   }
+  await state.saving;
+  try {
+    await load();
+  } catch (error) {
+    showMessage(error.message);
+    return;
+  }
   const events = filtered();
-  if (events.length && !events.some((event) => event.event_id === state.current)) open(events[0].event_id);
+  if (events.length && !events.some((event) => event.event_id === state.current)) await open(events[0].event_id);
   else showList();
 }
 
-function step(by) {
-  const events = filtered();
-  const here = events.findIndex((event) => event.event_id === state.current);
-  const next = events[here < 0 ? 0 : Math.min(Math.max(here + by, 0), events.length - 1)];
+async function step(by) {
+  const beside = () => {
+    const events = filtered();
+    const here = events.findIndex((event) => event.event_id === state.current);
+    const next = events[here < 0 ? 0 : Math.min(Math.max(here + by, 0), events.length - 1)];
+    const last = by > 0 && here === events.length - 1 && beyond() > 0;
+    return { next, far: here >= 0 && (last || (by > 0 ? next : events[here]).gap) };
+  };
+  if (beside().far) await load(); // the page has the events around the one that was shown then
+  const { next } = beside();
   if (next) open(next.event_id);
 }
 
 // --- one event -------------------------------------------------------------------------------------------
 
 async function open(id) {
+  if (!id) return;
+  if (!state.byId.has(id)) {
+    await state.saving;
+    await load(id);
+  }
   const event = state.byId.get(id);
   if (!event) return;
   const again = state.current === id;
@@ -122,7 +151,7 @@ async function showHistory(id) {
   if (id !== state.current) return;
   state.detail = answer.event;
   showVerdict(state.byId.get(id) ?? answer.event);
-  showReasons(answer.event);
+  showReasons(answer.event, answer.nearest);
   const back = new Set(answer.history.map((entry) => entry.takes_back).filter(Boolean));
   const entries = answer.history.filter((entry) => entry.verdict !== null).reverse();
   at("history").replaceChildren(...entries.map((entry) => make(
@@ -137,7 +166,7 @@ async function showHistory(id) {
   showLines();
 }
 
-function showReasons(event) {
+function showReasons(event, nearestEvent) {
   const bars = event.signals.slice(0, 6).map((name, i) => {
     const bar = make("i");
     bar.style.width = `${100 * event.shares[i]}%`;
@@ -148,7 +177,7 @@ function showReasons(event) {
     .map(([name, widths]) => `${name} by ${figure(widths, 2)} of its width`);
   const outside = beyond.length
     ? [make("p", { className: "reason" }, `Outside the training range: ${beyond.join(", ")}.`)] : [];
-  const near = state.byId.get(event.nearest);
+  const near = state.byId.get(event.nearest) ?? nearestEvent;
   const nearest = near && make("p", { className: "reason" }, "Most similar reviewed event: ",
     make("button", { type: "button", onclick: () => open(near.event_id) }, `${near.recording}, ${clock(near.start_s)}`),
     `${near.verdict ? ` (${nameOf(near.verdict)})` : ""}, distance ${figure(event.nearest_distance, 2)}`);
@@ -215,6 +244,8 @@ function give(verdict) {
   const [next, seen] = [following(id), event.reviewed_at ?? ""];
   const entry = { id, reviewed_at: null };
   state.given.push(entry);
+  if (event.verdict) state.counts[event.verdict] -= 1;
+  state.counts[verdict] += 1;
   const agreeing = [...(verdict === event.verdict ? event.agreeing.filter((other) => other !== name) : []), name];
   Object.assign(event, { verdict, note, reviewer: name, reviewed_at: new Date().toISOString(), agreeing });
   at("note").value = note;
@@ -276,19 +307,23 @@ function showLines() {
   if (view && detail?.event_id === state.current) drawSignals(at("signals"), view, detail);
 }
 
+// Marks of a chart as the page knows the events now.
+const asKnown = (marks) => marks.map((mark) => state.byId.get(mark.event_id) ?? mark);
+
 function showMap() {
   if (!state.map) return;
   at("map-title").textContent = `Latent map (${Math.round(100 * state.map.explained)} % of the variance)`;
-  drawMap(at("map"), state.map, state.byId, state.current, open);
+  const marks = new Map(asKnown(state.map.marks).map((event) => [event.event_id, event]));
+  drawMap(at("map"), state.map, marks, state.current, open);
 }
 
 function showScores() {
+  const { timeline } = state;
   const event = state.byId.get(state.current);
-  if (!state.timeline || !event) return;
-  const others = state.events.filter((other) => other.recording === event.recording);
-  const count = others.length === 1 ? "1 event" : `${others.length} events`;
+  if (!timeline || !event) return;
+  const count = timeline.count === 1 ? "1 event" : `${timeline.count} events`;
   at("timeline-title").textContent = `Anomaly score of ${event.recording}, ${count}`;
-  drawTimeline(at("timeline"), state.timeline, event, others, open);
+  drawTimeline(at("timeline"), timeline, event, asKnown(timeline.events), open);
 }
 
 // --- keys and buttons ------------------------------------------------------------------------------------
@@ -342,7 +377,7 @@ function build() {
   at("list").addEventListener("click", (click) => open(click.target.closest("[data-event]")?.dataset.event));
   at("reviewer").addEventListener("input", () => {
     localStorage.setItem("reviewer", at("reviewer").value);
-    showList();
+    load().catch(() => {});
   });
   at("undo").addEventListener("click", () => { at("undo").blur(); undo(); });
   at("wider").addEventListener("click", () => { at("wider").blur(); widen(2); });
@@ -358,7 +393,7 @@ async function start() {
   build();
   at("reviewer").value = localStorage.getItem("reviewer") ?? "";
   try {
-    await load();
+    await load(decodeURIComponent(location.hash.slice(1)));
   } catch (error) {
     showMessage(error.message);
     return;

@@ -4,7 +4,9 @@ import { figure, make, nameOf } from "./drawing.js";
 
 export const at = (id) => document.getElementById(id);
 export const state = {
-  events: [], orderedBy: 0, byId: new Map(), passed: new Set(), current: null, detail: null, view: null, timeline: null, map: null, around: null,
+  events: [], matching: 0, total: 0, counts: {}, second: 0, orderedBy: 0, byId: new Map(), passed: new Set(), asked: 0,
+  current: null, detail: null, view: null, timeline: null,
+  map: null, mapped: "", around: null,
   drafts: new Map(), given: [], saving: Promise.resolve(), unsaved: 0, loaded: "",
   filter: { status: "open", text: "", verdict: "", recording: "" },
 };
