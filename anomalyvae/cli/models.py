@@ -160,9 +160,12 @@ def _fit_and_save(
         categories = f" with the categories {', '.join(model.categories_)}" if model.categories_ else ""
         say(f"Learned {len(rows)} {what}{categories}: model {identity} in {args.model}")
         described = model.network_.described
-        if recipe is not None and described is not None and described.states:
-            states = ", ".join(recipe.signals[number] for number in described.states)
-            tell(f"states of two to ten values, which are not judged themselves: {states}")
+        if recipe is not None and described is not None:
+            held, coarse = (", ".join(recipe.signals[n] for n in numbers) for numbers in described.unjudged)
+            if held:
+                tell(f"states and constants, of which values never seen are found: {held}")
+            if coarse:
+                tell(f"signals of two to ten values with fractions, which are not judged: {coarse}")
     without = {} if recipe is None else data.samples.without
     for recording, why in without.items():
         tell(f"failed: {recording}: {why}")

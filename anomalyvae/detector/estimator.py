@@ -32,9 +32,6 @@ from anomalyvae.nets.views import COMPARING, Views
 
 Floats = NDArray[np.float64]
 
-_WORDS = ("far from its neighbours", "far from the crowd")  # of the first two views, in their order
-_OF_ROWS, _OF_WINDOWS = "breaks a linear relation", "signals unlike themselves"  # of the third
-
 
 class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
@@ -410,8 +407,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             - ``energy``: reconstruction + critic, -log p(x | z) q(z);
             - ``near``, ``crowd``, ``linear`` and ``novelty``, their maximum: unlike the nearest training rows, unlike
               the crowd of them, and the Mahalanobis distance, in the space of row, latent code and standardised
-              residual; see `anomalyvae.nets.views`. Of windows, the space is that of description and latent code, the
-              distance is that of each signal from itself, and ``novelty`` is the mean of the three;
+              residual; see `anomalyvae.nets.views`. Windows also have ``short``, the most unusual piece, and
+              ``states``, values never seen; ``novelty`` is what all say together; see
+              `anomalyvae.nets.window_views`;
             - ``memory``, with ``criterion="memory"`` instead of these: mean distance to the second to sixth nearest
               training row in that space, scaled by the local density; see `anomalyvae.nets.memory`.
 
@@ -425,12 +423,15 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         .. [3] I. Goodfellow et al. (2014), Generative Adversarial Networks, arXiv:1406.2661.
         """
         x = self._rows(X)
-        compared = {Memory: ("memory",), Views: COMPARING}.get(type(self.network_.memorised), ())
+        stored = self.network_.memorised
         terms = {
             name: self._apply(getattr(self.network_, name), x)
             for name in self.network_.scores
-            if name not in ("memory", *COMPARING) or name in compared
+            if name not in ("memory", *COMPARING) or (name == "memory" and isinstance(stored, Memory))
         }
+        if isinstance(stored, Views):
+            terms |= dict(zip(stored.names, self._apply(self.network_.views, x).T, strict=True))
+            terms["novelty"] = self._apply(self.network_.novelty, x)
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
 
     def feature_scores(self, X: ArrayLike) -> Floats | pd.DataFrame:
@@ -446,9 +447,10 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_samples, 1 + n_features)
-            ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"`` (of
-            windows, ``"signals unlike themselves"``), the largest of the three; see `anomalyvae.nets.views`. Then the
-            shares of the features in the square of that distance, which add up to 1.
+            ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"``; of
+            windows also ``"samples unlike themselves"``, ``"a short event"`` or ``"a value never seen"``. It is the
+            surest; see `anomalyvae.nets.views` and `anomalyvae.nets.window_views`. Then the shares of the features in
+            the square of that distance, which add up to 1.
 
         Raises
         ------
@@ -461,13 +463,12 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
                 f"Got criterion={self.criterion!r}, expected one that has views. Use criterion='novelty', or "
                 "feature_scores for the parts of a density."
             )
-        largest = self._apply(self.network_.views, x).argmax(axis=1)
+        largest = self._apply(self.network_.strongest_view, x)
         shares = self._apply(self.network_.view_shares, x)[np.arange(len(x)), largest]
         names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         index = X.index if isinstance(X, pd.DataFrame) else None
         table = pd.DataFrame(shares, columns=names, index=index)
-        words = np.array([*_WORDS, _OF_WINDOWS if self.network_.memorised.together else _OF_ROWS])
-        table.insert(0, "view", words[largest])
+        table.insert(0, "view", np.array(self.network_.memorised.words)[largest])
         return table
 
     # Inside

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from onnx import TensorProto
 from torch import Tensor
 
 from anomalyvae.export import layers
 from anomalyvae.export.likelihoods import expected, residual, row_nll
-from anomalyvae.export.nodes import Value, concat, double, working
+from anomalyvae.export.nodes import Value, cast, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.described import CODE, LOW, PEAKS, Described
 from anomalyvae.nets.likelihoods import LOG_2PI
@@ -20,6 +21,7 @@ from anomalyvae.nets.objectives import Adversarial, Elbo
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
 from anomalyvae.nets.scaling import LIMIT
 from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, VIEWS, Views
+from anomalyvae.nets.window_views import WindowViews
 
 
 def _codes(network: Reconstruction, cells: Cells, part: int = 0) -> Value:
@@ -98,26 +100,37 @@ def _compared(network: Reconstruction, cells: Cells) -> Value:
     if network.described is not None:
         assert cells.missing is not None  # noqa: S101 - a window has numbers alone
         s = cells.missing.op("Where", double(imputed), cells.precise)
-        return concat([working(_described(network.described, s)), z * CODE])
+        return concat([z * CODE, working(_described(network.described, s, cells.missing))])
     return concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
 
 
-def _described(described: Described, s: Value) -> Value:
+def _described(described: Described, s: Value, missing: Value) -> Value:
     """In double precision: what hardly moves within windows would otherwise be rounding errors."""
-    samples = s.op("Reshape", [-1, described.samples])
-    coefficients = samples @ described.basis
-    low, movements = min(LOW, described.samples), described.still.shape[1]
-    numbers = [coefficients.split([low, described.basis.shape[1] - low])[0]]
+    signals, length = described.signals, described.samples
+    judged, (_, movements) = len(described.judged), described.still.shape
+    cells = s.op("Reshape", [-1, signals, length])
+    samples = cells.op("Gather", described.judged, axis=1)
+    one_by_one = samples.op("Reshape", [-1, length])
+    coefficients = one_by_one @ described.basis
+    low = min(LOW, length)
+    shape = coefficients.split([low, described.basis.shape[1] - low])[0]
+    raw = [shape.op("Reshape", [-1, judged * low])]
     if movements:
         bands = movements - PEAKS
         energies = ((coefficients * coefficients) @ described.bands).split([bands, described.bands.shape[1] - bands])[0]
-        moved = [samples @ described.departures, samples @ described.steps]
+        moved = [one_by_one @ described.departures, one_by_one @ described.steps]
         largest = [(part * part).op("ReduceMax", [1], keepdims=1) for part in moved]
-        squares = concat([energies, *largest]).op("Reshape", [-1, described.signals, movements]) + described.still
-        numbers.append(squares.op("Sqrt").op("Sqrt").op("Reshape", [-1, movements]))
-    raw = concat(numbers).op("Reshape", [-1, len(described.center)])
-    y = ((raw - described.center) / described.scale).op("Clip", -LIMIT, LIMIT)
-    return y if described.judged.all() else y * described.judged
+        squares = concat([energies, *largest]).op("Reshape", [-1, judged, movements]) + described.still
+        raw.append(squares.op("Sqrt").op("Sqrt").op("Reshape", [-1, judged * movements]))
+    numbers = ((concat(raw) - described.center) / described.scale).op("Clip", -LIMIT, LIMIT)
+    parts = [numbers, samples.op("Reshape", [-1, judged * length])]
+    if len(described.held):
+        held = cells.op("Gather", described.held, axis=1).op("Unsqueeze", [3])
+        apart = (held - described.values).op("Abs").op("ReduceMin", [3], keepdims=0)
+        there = missing.op("Reshape", [-1, signals, length]).op("Gather", described.held, axis=1).op("Not")
+        new = apart.op("Greater", described.width).op("And", there)
+        parts.append(cast(new, TensorProto.DOUBLE).op("ReduceMean", [2], keepdims=0))
+    return concat(parts)
 
 
 def _memory(network: Reconstruction, cells: Cells) -> Value:
@@ -140,26 +153,43 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
 # The views, each of shape (n, 1)
 
 
-def _view(number: int) -> Callable[[Reconstruction, Cells], Value]:
+def _view(name: str) -> Callable[[Reconstruction, Cells], Value]:
     def score(network: Reconstruction, cells: Cells) -> Value:
         u = _compared(network, cells)
-        assert isinstance(network.memorised, Views)  # noqa: S101 - fit has seen to it
-        slope, start = network.memorised.lines[number].tolist()
+        views = network.memorised
+        assert isinstance(views, Views)  # noqa: S101 - fit has seen to it
+        number = views.names.index(name)
+        slope, start = views.lines[number].tolist()
         if not slope:
             return (u * 0.0).sum() + start
-        raw = (_near, _crowd, _linear)[number](network.memorised, u)
-        return raw.op("Max", float(network.memorised.least[number])) * slope + start
+        raw = _DISTANCES[name](views, u) if not isinstance(views, WindowViews) else _of_windows(views, u, name)
+        return raw.op("Max", float(views.least[number])) * slope + start
 
     return score
 
 
 def _novelty(network: Reconstruction, cells: Cells) -> Value:
-    assert isinstance(network.memorised, Views)  # noqa: S101 - fit has seen to it
-    views = [_view(number)(network, cells) for number in network.memorised.switched_on]
-    if network.memorised.together:
-        return concat(views).op("ReduceMean", [1], keepdims=1)
-    first, *others = views
-    return first.op("Max", *others)
+    stored = network.memorised
+    assert isinstance(stored, Views)  # noqa: S101 - fit has seen to it
+    first, *others = [_view(stored.names[number])(network, cells) for number in stored.switched_on]
+    if not isinstance(stored, WindowViews):
+        return first.op("Max", *others)
+    nats = concat([first, *others])
+    highest = nats.op("ReduceMax", [1], keepdims=1)
+    return (nats - highest).op("Exp").op("ReduceMean", [1], keepdims=1).op("Log") + highest
+
+
+def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
+    columns = views.columns
+    sizes = [columns.near, columns.crowd - columns.near, columns.signals * columns.samples]
+    near, movements, samples, *new = u.split([*sizes, columns.held] if columns.held else sizes)
+    if name == "states":
+        return working(new[0].op("ReduceMax", [1], keepdims=1).op("Greater", 0.0))
+    if name == "short":
+        pieces = samples.op("Gather", views.pieces.flatten(), axis=1).op("Reshape", [-1, views.pieces.shape[1]])
+        distance = _ellipsoid(pieces, views.short_mean, views.short_whitening)
+        return distance.op("Reshape", [-1, len(views.pieces)]).op("ReduceMax", [1], keepdims=1)
+    return _DISTANCES[name](views, {"near": near, "crowd": concat([near, movements]), "linear": samples}[name])
 
 
 def _near(views: Views, u: Value) -> Value:
@@ -190,8 +220,15 @@ def _crowd(views: Views, u: Value) -> Value:
 
 
 def _linear(views: Views, u: Value) -> Value:
-    white = (u - views.mean) @ views.whitening
+    return _ellipsoid(u, views.mean, views.whitening)
+
+
+def _ellipsoid(u: Value, mean: Tensor, whitening: Tensor) -> Value:
+    white = (u - mean) @ whitening
     return (white * white).sum().op("Sqrt")
+
+
+_DISTANCES: dict[str, Callable[[Views, Value], Value]] = {"near": _near, "crowd": _crowd, "linear": _linear}
 
 
 def _weighted_distances(u: Value, keys: Tensor) -> Value:
@@ -226,6 +263,6 @@ SCORES: dict[str, Callable[[Any, Cells], Value]] = {
     "critic": _critic,
     "energy": _energy,
     "memory": _memory,
-    **{name: _view(number) for number, name in enumerate(VIEWS)},
+    **{name: _view(name) for name in VIEWS},
     "novelty": _novelty,
 }

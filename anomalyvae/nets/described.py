@@ -9,23 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalyvae.nets.scaling import LIMIT
+from anomalyvae.nets.scaling import LIMIT, Scaling, jittering
 
 LOW = 3  # coefficients that are kept: level, slope and bend
 CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise
 _STATES = 10  # distinct values that a state has at most
 _STILL = 1e-2  # of a movement's root mean square in training; a much smaller one counts as none
-_LEAST_STILL = 1e-6  # its square, for a signal that never moves
-_MOVES = 0.1  # standard deviation of a standardised signal; of a constant one it is smaller
+_LEAST_STILL = 1e-6  # its square
+_NEARLY_STILL = 1e-3  # range of a standardised signal that may be a constant one
+_ROUNDED = 1e-5  # by how much such a signal changes by rounding: 1e-7 of its level, as its unit is 1 % of that
+_WHOLE = 1e-6  # by how much a whole number differs from one by rounding
+_ROWS = 8192  # at a time
 _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
 _PAD = 16  # columns of zeros, for which matrix kernels give each row the same arithmetic
-_PARTS = ("center", "scale", "judged", "still", "examples")
+_PARTS = ("center", "scale", "still", "role", "values", "width", "examples")
+_JUDGED, _HELD, _NO_PART = 1, 2, 0
 
 
 class Described(nn.Module):
-    """Each signal of a window as three numbers for its shape, and the size of its faster movements.
+    """A window as numbers: its shape, the size of its faster movements, its samples, and which values are new.
 
     With c_k the coefficients of the orthonormal cosine transform (DCT-II, Ahmed, Natarajan & Rao 1974) of the samples
     of a signal, the shape is c_0, c_1, c_2: level, slope, bend. Movements are the mean of c_k^2 over k = 3 to 5, over
@@ -34,26 +38,37 @@ class Described(nn.Module):
     windows that are not aligned can be compared. The fourth root of each lies between an amplitude and its logarithm,
     so that neither loud windows nor quiet ones rule the distances.
 
-    A signal with two to ten distinct values in training is a state, such as a gear or a switch. It says which normal
-    condition holds and is not judged itself: its numbers are 0. The code still depends on it.
+    A signal that never moves in training, or is a state, such as a gear or a switch (whole numbers, two to ten of
+    them), says which normal condition holds. It is not judged by how far it moves, but a value that it never had is
+    new. A signal of two to ten values that are no whole numbers is a coarse one; it has no part.
 
     Parameters
     ----------
     input_shape : (int, int)
         Signals and samples of a window.
-    center, scale, judged : Tensor of shape (signals * k,)
-        Mean and standard deviation of each number in training; 0 for those of states, else 1.
-    still : Tensor of shape (signals, movements)
+    center, scale : Tensor of shape (k,)
+        Mean and standard deviation in training of each number of shape, then of movements.
+    still : Tensor of shape (j, movements)
         Added to each square.
+    role : Tensor of shape (signals,)
+        1 for the j signals that have these numbers, 2 for the h signals of which new values count, 0 for the others.
+    values : Tensor of shape (h, samples, 10)
+        Their values in training, standardised.
+    width : Tensor of shape (h, samples)
+        How far from the nearest of them a value is new.
     examples : Tensor of shape (e, signals * samples)
         Some standardised training rows.
     """
 
     center: Tensor
     scale: Tensor
-    judged: Tensor
     still: Tensor
+    role: Tensor
+    values: Tensor
+    width: Tensor
     examples: Tensor
+    judged: Tensor
+    held: Tensor
     basis: Tensor
     bands: Tensor
     departures: Tensor
@@ -64,15 +79,18 @@ class Described(nn.Module):
         input_shape: tuple[int, ...],
         center: Tensor,
         scale: Tensor,
-        judged: Tensor,
         still: Tensor,
+        role: Tensor,
+        values: Tensor,
+        width: Tensor,
         examples: Tensor,
     ) -> None:
         super().__init__()
         self.signals, self.samples = input_shape
-        for name, part in zip(_PARTS, (center, scale, judged, still, examples), strict=True):
+        parts = (center, scale, still, role, values, width, examples)
+        for name, part in zip(_PARTS, parts, strict=True):
             self.register_buffer(name, part)
-        basis = _basis(self.samples)
+        basis = functional.pad(cosines(self.samples), (0, -self.samples % _PAD))
         slow = basis[:, :LOW]
         fixed = {
             "basis": basis,
@@ -82,71 +100,150 @@ class Described(nn.Module):
         }
         for name, part in fixed.items():
             self.register_buffer(name, part.to(center), persistent=False)
+        for name, number in (("judged", _JUDGED), ("held", _HELD)):
+            self.register_buffer(name, (role == number).nonzero()[:, 0], persistent=False)
 
     @classmethod
-    def of(cls, input_shape: tuple[int, ...], s: Tensor) -> Self:
-        """Describe windows as these training rows are best described: standardised, ``(m, d)``, no cell missing."""
+    def of(cls, input_shape: tuple[int, ...], s: Tensor, scaling: Scaling, chosen: Tensor) -> Self:
+        """Describe windows as training rows are best described.
+
+        Parameters
+        ----------
+        input_shape : (int, int)
+        s : Tensor of shape (n, signals * samples)
+            All training rows, standardised, NaN where a cell is missing.
+        scaling : Scaling
+            By which they are.
+        chosen : Tensor of shape (m, signals * samples)
+            Some of them, no cell missing, which set the scales.
+        """
         signals, samples = input_shape
         numbers, movements = _numbers_of(samples)
-        cells = s.view(len(s), signals, samples)
-        none, still = s.new_zeros(signals * numbers), s.new_zeros(signals, movements)
-        examples = s[:_EXAMPLES].clone()
-        plain = cls(input_shape, none, none + 1, none, still, examples)
-        still = (_STILL**2 * plain._parts(s)[1].mean(0)).clamp(min=_LEAST_STILL)
-        plain.still = still
-        raw = plain._raw(s)
-        center, scale = raw.mean(0), raw.std(0, correction=0)
-        moves = (cells.transpose(1, 2).flatten(0, 1).std(0, correction=0) > _MOVES).repeat_interleave(numbers)
-        scale = torch.where(moves, scale.clamp(min=_LEAST_SCALE), 1.0)
-        values = torch.tensor([len(column.unique()) for column in cells[:, :, -1].T])
-        state = (values > 1) & (values <= _STATES)
-        if (state | (values == 1)).all():  # nothing else could be judged
-            state = torch.zeros_like(state)
-        judged = (~state).to(s).repeat_interleave(numbers)
-        return cls(input_shape, center, scale, judged, still, examples)
+        role, values, width = _roles(s, input_shape, scaling)
+        judged = int((role == _JUDGED).sum())
+        none, squares = chosen.new_zeros(judged * numbers), chosen.new_zeros(judged, movements)
+        described = cls(input_shape, none, none + 1, squares, role, values, width, chosen[:_EXAMPLES].clone())
+        shape, squares = described._numbers(chosen.view(-1, signals, samples)[:, described.judged])
+        described.still = (_STILL**2 * squares.mean(0)).clamp(min=_LEAST_STILL)
+        raw = torch.cat([shape, (squares + described.still).sqrt().sqrt().flatten(1)], dim=1)
+        spread = raw.std(0, correction=0)
+        described.center, described.scale = raw.mean(0), torch.where(spread > _LEAST_SCALE, spread, 1.0)
+        return described
 
     @classmethod
     def restored(cls, input_shape: tuple[int, ...], state: Mapping[str, Tensor]) -> Self:
         """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
-        numbers, movements = _numbers_of(input_shape[1])
-        width, cells = input_shape[0] * numbers, math.prod(input_shape)
+        signals, samples = input_shape
+        numbers, movements = _numbers_of(samples)
         parts = [state.get(f"described.{name}", torch.empty(0)) for name in _PARTS]
         shapes = [tuple(part.shape) for part in parts]
-        expected = [(width,)] * 3 + [(input_shape[0], movements), (len(parts[-1]), cells)]
-        if shapes != expected or not len(parts[-1]):
-            raise RuntimeError(f"Got a description of shapes {shapes}, expected {expected}. Save the model again.")
+        judged, held, examples = int((parts[3] == _JUDGED).sum()), int((parts[3] == _HELD).sum()), len(parts[-1])
+        width = judged * numbers
+        expected = [(width,), (width,), (judged, movements), (signals,), (held, samples, _STATES)]
+        expected += [(held, samples), (examples, signals * samples)]
+        if shapes != expected or not examples or not judged:
+            raise RuntimeError(
+                f"Got a description of shapes {shapes}, expected {expected}. A model of windows by an earlier version "
+                "cannot be read: fit it again."
+            )
         return cls(input_shape, *parts)
 
     @property
-    def states(self) -> list[int]:
-        """The numbers of the signals that are not judged."""
-        return (self.judged.view(self.signals, -1)[:, 0] == 0).nonzero()[:, 0].tolist()
+    def unjudged(self) -> tuple[list[int], list[int]]:
+        """The numbers of the signals of which new values count, and of those that have no part."""
+        return self.held.tolist(), (self.role == _NO_PART).nonzero()[:, 0].tolist()
 
     @property
-    def signal(self) -> Tensor:
-        """Which signal each number describes, shape ``(signals * k,)``."""
-        return torch.arange(self.signals, device=self.center.device).repeat_interleave(len(self.center) // self.signals)
+    def widths(self) -> tuple[int, int, int, int]:
+        """How many numbers there are of shape, movements, samples and new values."""
+        shape = len(self.judged) * min(LOW, self.samples)
+        return shape, len(self.center) - shape, len(self.judged) * self.samples, len(self.held)
 
-    def forward(self, s: Tensor) -> Tensor:
-        """Standardised rows ``(n, signals * samples)`` -> numbers, signal by signal, ``(n, signals * k)``."""
-        return ((self._raw(s) - self.center) / self.scale).clamp(-LIMIT, LIMIT) * self.judged
+    def forward(self, s: Tensor, missing: Tensor) -> Tensor:
+        """Standardised rows ``(n, signals * samples)`` -> shape, movements, samples, and new values, ``(n, k)``.
 
-    def _raw(self, s: Tensor) -> Tensor:
-        shape, squares = self._parts(s)
-        return torch.cat([shape, (squares + self.still).sqrt().sqrt()], dim=2).flatten(1)
+        The missing cells, a mask, are imputed. Of each signal that is held, the last part is the share of new values.
+        """
+        cells = s.view(-1, self.signals, self.samples)
+        judged = cells[:, self.judged]
+        shape, squares = self._numbers(judged)
+        raw = torch.cat([shape, (squares + self.still).sqrt().sqrt().flatten(1)], dim=1)
+        numbers = ((raw - self.center) / self.scale).clamp(-LIMIT, LIMIT)
+        distance = (cells[:, self.held, :, None] - self.values).abs().amin(3)
+        new = (distance > self.width) & ~missing.view_as(cells)[:, self.held]
+        return torch.cat([numbers, judged.flatten(1), new.to(s).mean(2)], dim=1)
 
-    def _parts(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowest coefficients ``(n, signals, 3)``, and the squares of movements ``(n, signals, k)``."""
-        samples = s.reshape(-1, self.samples)
+    def spread(self, parts: Tensor) -> Tensor:
+        """Parts of numbers ``(n, v, k)`` -> of cells, ``(n, v, signals * samples)``; a number's are spread evenly."""
+        shape, movements, samples, new = parts.split(self.widths, dim=2)
+        n, v, judged = *parts.shape[:2], len(self.judged)
+        even = sum(part.reshape(n, v, judged, -1).sum(3, keepdim=True) for part in (shape, movements) if part.shape[2])
+        cells = parts.new_zeros(n, v, self.signals, self.samples)
+        cells[:, :, self.judged] = samples.view(n, v, judged, -1) + even / self.samples
+        cells[:, :, self.held] = new[..., None] / self.samples
+        return cells.flatten(2)
+
+    def _numbers(self, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest coefficients ``(n, j * 3)``, and the squares of movements ``(n, j, movements)``."""
+        samples = judged.reshape(-1, self.samples)
         low, bands = min(LOW, self.samples), self.still.shape[1] - PEAKS
         coefficients = samples @ self.basis
-        shape = coefficients[:, :low].view(len(s), self.signals, low)
+        shape = coefficients[:, :low].reshape(len(judged), -1)
         if bands < 1:
-            return shape, s.new_zeros(len(s), self.signals, 0)
+            return shape, judged.new_zeros(*judged.shape[:2], 0)
         energies = (coefficients.square() @ self.bands)[:, :bands]
         largest = (samples @ self.departures).square().amax(1), (samples @ self.steps).square().amax(1)
-        squares = torch.cat([energies, torch.stack(largest, dim=1)], dim=1)
-        return shape, squares.view(len(s), self.signals, -1)
+        return shape, torch.cat([energies, torch.stack(largest, dim=1)], dim=1).view(*judged.shape[:2], -1)
+
+
+def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, ...]:
+    """The role of each signal, the values of those that are held, and how far from these a value is new.
+
+    If no signal would be judged, all are.
+    """
+    signals, samples = input_shape
+    cells = s.view(-1, signals, samples)
+    few = [number for number in range(signals) if len(_there(cells[:, number, -1]).unique()) <= _STATES]
+    levels, spans = _levels(s, input_shape, scaling, few), {}
+    for number in range(signals):
+        there = _there(cells[:, number])
+        low, high = there.min(), there.max()
+        if high - low <= _NEARLY_STILL * (1 + there.abs().max()):
+            x = scaling.inverse(s).view(cells.shape)[:, number].flatten()
+            if len(_there(x).unique()) == 1 or jittering(x[:, None]):
+                spans[number] = torch.stack([low, high])
+    judged = [number for number in range(signals) if number not in few and number not in spans]
+    judged, held = (judged, sorted(levels.keys() | spans.keys())) if judged else (list(range(signals)), [])
+    values, width = s.new_zeros(len(held), samples, _STATES), s.new_zeros(len(held), samples)
+    for place, number in enumerate(held):
+        if number in spans:
+            values[place] = spans[number][[0] + [1] * (_STATES - 1)]
+            width[place] = (spans[number][1] - spans[number][0]).clamp(min=_ROUNDED)
+            continue
+        rows = levels[number][:, None, None].expand(-1, signals, samples).flatten(1)
+        scaled = scaling(rows).view(-1, signals, samples)[:, number].T
+        values[place] = scaled[:, [min(i, scaled.shape[1] - 1) for i in range(_STATES)]]
+        width[place] = scaled.diff().amin(1) / 2
+    role = s.new_full((signals,), _NO_PART)
+    role[judged], role[held] = _JUDGED, _HELD
+    return role, values, width
+
+
+def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list[int]) -> dict[int, Tensor]:
+    """The values of each of these signals that is a state, ascending, in the user's units."""
+    found: dict[int, set[float]] = {number: set() for number in few}
+    for block in s.split(_ROWS) if few else ():
+        x = scaling.inverse(block).view(-1, *input_shape)
+        for number in list(found):
+            values = _there(x[:, number]).unique()
+            found[number].update(values.round().tolist())
+            if len(found[number]) > _STATES or bool(((values - values.round()).abs() > _WHOLE).any()):
+                del found[number]
+    return {n: torch.tensor(sorted(values)).to(s) for n, values in found.items() if len(values) > 1}
+
+
+def _there(x: Tensor) -> Tensor:
+    return x[~x.isnan()]
 
 
 def _numbers_of(samples: int) -> tuple[int, int]:
@@ -164,12 +261,12 @@ def _edges(samples: int) -> list[int]:
     return [*edges[:-2], edges[-1]] if len(edges) > 2 and samples - edges[-2] <= edges[-2] // 2 else edges
 
 
-def _basis(samples: int) -> Tensor:
-    """The cosines, a column each, from the slowest on, ``(samples, samples padded)``."""
+def cosines(samples: int) -> Tensor:
+    """The basis of the orthonormal cosine transform, a column each, from the slowest on, ``(samples, samples)``."""
     order, place = torch.arange(samples, dtype=torch.float64), torch.arange(samples, dtype=torch.float64) + 0.5
     waves = torch.cos(math.pi / samples * place[:, None] * order) * math.sqrt(2 / samples)
     waves[:, 0] = math.sqrt(1 / samples)
-    return functional.pad(waves, (0, -samples % _PAD))
+    return waves
 
 
 def _bands(samples: int) -> Tensor:

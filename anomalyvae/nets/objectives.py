@@ -27,6 +27,7 @@ from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.scaling import Scaling, restore_scaling
 from anomalyvae.nets.views import COMPARING, Views
+from anomalyvae.nets.window_views import WindowViews
 
 __all__ = ["OBJECTIVES", "Adversarial", "Elbo", "Reconstruction", "build", "restore"]
 
@@ -144,8 +145,10 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     elif network.criterion in COMPARING:
         if "described.center" in state:  # older models and rows that are no windows have none
             network.described = Described.restored(network.input_shape, state)
-            width = len(network.described.center) + network.latent_dim
-        network.memorised = Views.restored(width, state, together=network.described is not None)
+        columns = network.columns_of_views
+        network.memorised = (
+            Views.restored(width, state) if columns is None else WindowViews.restored_windows(columns, state)
+        )
     if isinstance(network, Elbo) and "aggregate.mean" in state:  # older models have none
         network.aggregate = AggregatePosterior.restored(network, state)
     network.load_state_dict(state, assign=True)

@@ -14,6 +14,7 @@ from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
 from anomalyvae.nets.views import COMPARING, Views
+from anomalyvae.nets.window_views import Columns, WindowViews
 
 REACH = 10.0  # the encoder clips standardised cells to this: a far row must not steer the decoder
 _EXPOSED = 0.25  # known outliers in a step, as a share of its rows
@@ -124,18 +125,27 @@ class Reconstruction(nn.Module):
 
         Missing cells are imputed by the decoder before the row is encoded; their residual is zero. Residuals are in
         standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others. Of a
-        window that is described, its description and half its code.
+        window that is described, half its code and its description.
         """
         whole = self._whole(s)
         z = self.encode(whole)
         if self.described is not None:
-            return torch.cat([self.described(whole), CODE * z], dim=1)
+            return torch.cat([CODE * z, self.described(whole, s.isnan())], dim=1)
         return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
 
     def _whole(self, s: Tensor) -> Tensor:
         """Rows with their missing cells imputed, ``(n, d)``."""
         missing = s.isnan()
         return torch.where(missing, self.likelihood.expected(self.decode(self.encode(s))), s) if missing.any() else s
+
+    @property
+    def columns_of_views(self) -> Columns | None:
+        """Which columns of a described window have a part in each view."""
+        if self.described is None:
+            return None
+        shape, movements, samples, held = self.described.widths
+        near = self.latent_dim + shape
+        return Columns(near, near + movements, samples // self.described.samples, self.described.samples, held)
 
     @property
     def learned_rows(self) -> Tensor | None:
@@ -166,7 +176,7 @@ class Reconstruction(nn.Module):
         again, chosen, count = (part.to(s.device) for part in (again[chosen], chosen, count))
         novelty = self.criterion in COMPARING
         if novelty and len(self.input_shape) == 2:
-            self.described = Described.of(self.input_shape, self._whole(s[chosen]))
+            self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
@@ -176,8 +186,11 @@ class Reconstruction(nn.Module):
             stored = again.clone()
             stored[dense] = True
             u, count, again = u[stored], count[stored], again[stored]
-        signal = None if self.described is None else self.described.signal
-        self.memorised = Views.of(u, count, again, generator, signal) if novelty else Memory.of(u, count, again)
+        columns = self.columns_of_views
+        if columns is not None:
+            self.memorised = WindowViews.of_windows(u, count, again, generator, columns)
+        else:
+            self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
@@ -252,24 +265,26 @@ class Reconstruction(nn.Module):
         return self.memorised(self.memory_features(self.scaling(x)))
 
     def views(self, x: Tensor) -> Tensor:
-        """How unlike the training rows each row is in each of the three views, in nats, shape ``(n, 3)``."""
+        """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
         assert isinstance(self.memorised, Views)  # noqa: S101
         return self.memorised.nats(self.memory_features(self.scaling(x)))
 
+    def strongest_view(self, x: Tensor) -> Tensor:
+        """The number of the view that is the surest, shape ``(n,)``."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised.strongest(self.memory_features(self.scaling(x)))
+
     def view_shares(self, x: Tensor) -> Tensor:
-        """The share of each column in each view, shape ``(n, 3, d)``; shares of a row and view add up to 1.
+        """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
 
         A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
-        samples of a window share the part of their signal equally.
+        samples of a window share equally what their signal has of shape and movements.
         """
         assert isinstance(self.memorised, Views)  # noqa: S101
         s = self.scaling(x)
         parts = self.memorised.parts(self.memory_features(s))
         if self.described is not None:
-            signals, samples = self.input_shape
-            numbers = parts[:, :, : len(self.described.center)]
-            of_signal = numbers.view(*numbers.shape[:2], signals, -1).sum(3)
-            return _shares(of_signal.repeat_interleave(samples, dim=2))
+            return _shares(self.described.spread(parts[:, :, self.latent_dim :]))
         cells, residuals = parts[:, :, : s.shape[1]], parts[:, :, s.shape[1] + self.latent_dim :]
         of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
         shares = residuals.index_add(2, of_column.to(parts.device), cells)
@@ -302,6 +317,6 @@ class Reconstruction(nn.Module):
 
 
 def _shares(parts: Tensor) -> Tensor:
-    """Parts of columns ``(n, 3, d)`` as shares that add up to 1; equal ones where all parts are 0."""
+    """Parts of columns ``(n, v, d)`` as shares that add up to 1; equal ones where all parts are 0."""
     total = parts.sum(2, keepdim=True)
     return torch.where(total > 0, parts / total, 1 / parts.shape[2])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,19 @@ _USUAL = 0.1  # quantile of the counts that is a single row
 _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
-_MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
-_TAIL = 0.1  # of the stored rows, whose scores set the unit
+MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
+TAIL = 0.1  # of the stored rows, whose scores set the unit
 _OFFSETS = (0.0, math.log(3), math.log(10))  # nats: the other views speak where they are so much surer
-_LEAST_UNIT = 0.05  # of the tail's beginning
+LEAST_UNIT = 0.05  # of the tail's beginning
 _SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
-_SAME_TOGETHER = 0.1  # the same where no larger view hides the rounding
 LEAST = 1e-4  # of distances, in standard deviations of a column
-_BLOCK = 256
-_PAD = 16
-_OFF = -1e6  # nats of a view that is switched off
+BLOCK = 256
+PAD = 16
+OFF = -1e6  # nats of a view that is switched off
 
 
 class Views(nn.Module):
-    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest, or their mean.
+    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest.
 
     - **near**: the row is far from its nearest neighbours, or not a mean of them. It is the geometric mean of two
       distances: the geometric mean distance to the six nearest, and the distance to a weighted mean of the twelve
@@ -51,10 +50,6 @@ class Views(nn.Module):
     exponential tail. The maximum is a weighted Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks
     where it is three times as sure as the neighbours, the linear view where it is ten times as sure.
 
-    Rows that describe windows (`Described`) are judged ``together``: by the mean of the views, as in Fisher's method
-    (1932), all views being as sure. Windows overlap, so a view alone is less sure than it seems. Their linear view
-    takes the covariance within each signal only: relations between signals change from one drive to the next.
-
     Parameters
     ----------
     rows : Tensor of shape (m, k)
@@ -69,6 +64,8 @@ class Views(nn.Module):
         Slope and value at 0 of each view's nats; a slope of 0 switches a view off.
     """
 
+    names: ClassVar[tuple[str, ...]] = VIEWS
+    words: ClassVar[tuple[str, ...]] = ("far from its neighbours", "far from the crowd", "breaks a linear relation")
     rows: Tensor
     weight: Tensor
     crowd: Tensor
@@ -77,20 +74,11 @@ class Views(nn.Module):
     lines: Tensor
     keys: Tensor
     crowd_keys: Tensor
-    together: bool
 
     def __init__(
-        self,
-        rows: Tensor,
-        weight: Tensor,
-        crowd: Tensor,
-        mean: Tensor,
-        whitening: Tensor,
-        lines: Tensor,
-        together: bool = False,
+        self, rows: Tensor, weight: Tensor, crowd: Tensor, mean: Tensor, whitening: Tensor, lines: Tensor
     ) -> None:
         super().__init__()
-        self.together = together
         parts = {"rows": rows, "weight": weight, "crowd": crowd, "mean": mean, "whitening": whitening, "lines": lines}
         for name, part in parts.items():
             self.register_buffer(name, part)
@@ -98,44 +86,27 @@ class Views(nn.Module):
         self.register_buffer("crowd_keys", keys_of(crowd, torch.ones_like(crowd[:, 0])), persistent=False)
 
     @classmethod
-    def of(
-        cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator, signal: Tensor | None = None
-    ) -> Self:
+    def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
         """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
-
-        Of rows that describe windows, ``signal`` is the number of the signal of each of the first columns.
 
         A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
         times, so that rows equal to it have nothing but its copies near.
         """
         recurring = most_copied(count, recurring)
-        copies = _copies(count, recurring)
-        place = torch.arange(len(u), device=u.device).repeat_interleave(copies)
-        left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
-        left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
-        rows = u[place]
-        squared = squared_distances(rows, rows)
-        weight = local_weight(squared, left[place], torch.zeros_like(recurring)[place], LEAST)
-        first = copies.cumsum(0) - copies
-        crowd = u[_crowd(squared[first][:, first], count, recurring, generator)]
-        mean, whitening, own_part = _whitening(u, signal)
-        lines = u.new_zeros(len(VIEWS), 2)
-        views = cls(rows, weight, crowd, mean, whitening, lines, together=signal is not None)
-        tested = (~recurring[place]).nonzero()[:, 0]
-        tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
-        blocks = (
-            [views._raw(rows[part], part) for part in tested.split(_BLOCK)] if len(rows) > 1 else [u.new_zeros(3, 1)]
-        )
-        near, among, linear = (torch.cat(scores) for scores in zip(*blocks, strict=True))
+        rows, weight, tested = stored_rows(u, count, recurring)
+        crowd = crowd_of(u, count, recurring, generator)
+        mean, whitening, own_part = _whitening(u)
+        views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
+        near, among, linear = views.compared_with_others(tested) if len(rows) > 1 else u.new_zeros(3, 1)
         others = (1 - own_part * linear.square()).clamp(min=LEAST).sqrt()  # Sherman & Morrison 1950: without the row
         for i, scores in enumerate((near, among, linear / others)):
-            lines[i] = _line(scores, views.offsets[i])
+            views.lines[i] = _line(scores, _OFFSETS[i])
         if not whitening.shape[1]:
-            lines[2] = lines.new_tensor([0.0, _OFF])
+            views.lines[2] = u.new_tensor([0.0, OFF])
         return views
 
     @classmethod
-    def restored(cls, width: int, state: Mapping[str, Tensor], together: bool = False) -> Self:
+    def restored(cls, width: int, state: Mapping[str, Tensor]) -> Self:
         """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
         names = ("rows", "weight", "crowd", "mean", "whitening", "lines")
         parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in names]
@@ -143,24 +114,18 @@ class Views(nn.Module):
         stored, crowd = len(parts[0]), len(parts[2])
         linear = parts[4].shape[-1] if parts[4].dim() else 0
         expected = [(stored, width), (stored,), (crowd, width), (width,), (width, linear), (len(VIEWS), 2)]
-        if shapes != expected or not stored or not crowd or linear not in (0, width + -width % _PAD):
+        if shapes != expected or not stored or not crowd or linear not in (0, width + -width % PAD):
             raise RuntimeError(f"Got stored rows of shapes {shapes}, expected {expected}. Save the model again.")
-        return cls(**dict(zip(names, parts, strict=True)), together=together)
+        return cls(*parts)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> the largest or the mean of their views, shape ``(n,)``."""
-        nats = self.nats(u)
-        return nats[:, self.switched_on].mean(1) if self.together else nats.amax(1)
+        """Rows ``(n, k)`` -> the largest of their views, shape ``(n,)``."""
+        return self.nats(u).amax(1)
 
     @property
     def switched_on(self) -> list[int]:
         """The numbers of the views that count."""
         return [number for number, (slope, _) in enumerate(self.lines.tolist()) if slope]
-
-    @property
-    def offsets(self) -> tuple[float, ...]:
-        """How much surer than the first each view must be, in nats."""
-        return (0.0,) * len(VIEWS) if self.together else _OFFSETS
 
     @property
     def neighbours(self) -> int:
@@ -175,39 +140,64 @@ class Views(nn.Module):
     @property
     def least(self) -> Tensor:
         """The least distance of each view, shape ``(3,)``; rows nearer than this are equal up to rounding."""
+        return _SAME * self.beginnings(_OFFSETS)
+
+    def beginnings(self, offsets: tuple[float, ...]) -> Tensor:
+        """The distance of each view that a tenth of the stored rows exceeds; 0 for one that is switched off."""
         slope, start = self.lines.T
-        begin = math.log(1 / _TAIL) - torch.tensor(self.offsets).to(self.lines) - start
-        same = _SAME_TOGETHER if self.together else _SAME
-        return torch.where(slope > 0, same * begin / slope, 0.0)
+        begin = math.log(1 / TAIL) - torch.tensor(offsets).to(self.lines) - start
+        return torch.where(slope > 0, begin / slope, 0.0)
 
     def nats(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> their three views, shape ``(n, 3)``."""
-        raw = torch.stack(self._raw(u), dim=1)
+        """Rows ``(n, k)`` -> their views, shape ``(n, 3)``."""
+        raw = torch.stack(self.distances(u), dim=1)
         return torch.maximum(raw, self.least) * self.lines[:, 0] + self.lines[:, 1]
+
+    def strongest(self, u: Tensor) -> Tensor:
+        """The number of the view that is the surest, shape ``(n,)``."""
+        return self.nats(u).argmax(1)
 
     def parts(self, u: Tensor) -> Tensor:
         """The part of each cell of rows ``(n, k)`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
-        place = weighted_distances(u, self.keys).topk(self.neighbours, largest=False).indices
-        last = weighted_distances(u, self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
-        centered = u - self.mean
-        linear = centered * (centered @ self.whitening @ self.whitening.T)
-        near = (u - self._expected(u, place)[0]).square()
-        return torch.stack([near, (u - self.crowd[last]).square(), linear.clamp(min=0)], dim=1)
+        linear = ellipsoid_parts(u, self.mean, self.whitening)
+        return torch.stack([self.near_parts(u), self.crowd_parts(u), linear], dim=1)
 
-    def _raw(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The three distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
-        squared, crowd = weighted_distances(u, self.keys), weighted_distances(u, self.crowd_keys)
-        fewer = 0
+    def near_parts(self, u: Tensor) -> Tensor:
+        """The part of each cell in the distance from the mean of neighbours, ``(n, k)``."""
+        place = weighted_distances(u, self.keys).topk(self.neighbours, largest=False).indices
+        return (u - self._expected(u, place)[0]).square()
+
+    def crowd_parts(self, u: Tensor) -> Tensor:
+        """The part of each cell in the distance to the crowd, ``(n, k)``."""
+        last = weighted_distances(u, self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
+        return (u - self.crowd[last]).square()
+
+    def compared_with_others(self, tested: Tensor) -> list[Tensor]:
+        """The distances of stored rows from all others, block by block; ``tested`` are their places."""
+        blocks = [self.distances(self.rows[part], part) for part in tested.split(BLOCK)]
+        return [torch.cat(scores) for scores in zip(*blocks, strict=True)]
+
+    def distances(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
+        linear = ellipsoid(u, self.mean, self.whitening)
+        return self.near_distance(u, own), self.crowd_distance(u, own is not None), linear
+
+    def near_distance(self, u: Tensor, own: Tensor | None = None) -> Tensor:
+        """The distance from the nearest stored rows, shape ``(n,)``; see `distances`."""
+        squared = weighted_distances(u, self.keys)
         if own is not None:
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
-            crowd = crowd.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
-            fewer = 1
-        place = squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices
-        nearest = crowd.topk(max(1, min(self.near_crowd, len(self.crowd) - fewer)), largest=False)
+        fewer = 0 if own is None else 1
+        return self._near(u, squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices)
+
+    def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
+        """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""
+        squared = weighted_distances(u, self.crowd_keys)
+        if others:
+            squared = squared.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
+        nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
         away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
-        among = torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
-        linear = ((u - self.mean) @ self.whitening).square().sum(1).sqrt()
-        return self._near(u, place), among, linear
+        return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
 
     def _near(self, u: Tensor, place: Tensor) -> Tensor:
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
@@ -228,6 +218,45 @@ class Views(nn.Module):
         return expected, (share * weight.sqrt()).sum(1), squared
 
 
+def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ``(m, k)`` as often as they are stored, the weights of distances from them, and the places of those tested.
+
+    Recurring rows are not tested, unless all are.
+    """
+    copies = _copies(count, recurring)
+    place = torch.arange(len(u), device=u.device).repeat_interleave(copies)
+    left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
+    left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
+    rows = u[place]
+    weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
+    tested = (~recurring[place]).nonzero()[:, 0]
+    return rows, weight, tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
+
+
+def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
+    """The rows of the crowd, from the densest of rows ``(m, k)`` and the recurring ones, in proportion to ``count``."""
+    near = squared_distances(u, u).topk(min(len(u), max(3, round(_DENSE_SHARE * len(u))) + 1), largest=False).values
+    dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSE * len(u))), largest=False).indices
+    chosen = recurring.clone()
+    chosen[dense] = True
+    places = chosen.nonzero()[:, 0]
+    places = places[torch.randperm(len(places), generator=generator).to(places.device)]
+    share = count[places].to(u).cumsum(0)
+    size = min(_CROWD_ROWS, len(places))
+    return u[places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
+
+
+def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """The Mahalanobis distance of rows ``(n, k)``, shape ``(n,)``."""
+    return ((u - mean) @ whitening).square().sum(1).sqrt()
+
+
+def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """The part of each cell in the square of `ellipsoid`, at least 0, ``(n, k)``."""
+    centered = u - mean
+    return (centered * (centered @ whitening @ whitening.T)).clamp(min=0)
+
+
 def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     """How often each row is stored, shape ``(m,)``: fewer times if all together are too many."""
     unit = count.quantile(_USUAL).clamp(min=torch.finfo(count.dtype).tiny)
@@ -236,39 +265,26 @@ def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
 
 
-def _crowd(squared: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
-    """Places of the rows of the crowd: from the densest rows and the recurring ones, in proportion to ``count``."""
-    near = squared.topk(min(len(squared), max(3, round(_DENSE_SHARE * len(squared))) + 1), largest=False).values
-    dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSE * len(squared))), largest=False).indices
-    chosen = recurring.clone()
-    chosen[dense] = True
-    places = chosen.nonzero()[:, 0]
-    places = places[torch.randperm(len(places), generator=generator).to(places.device)]
-    share = count[places].to(squared).cumsum(0)
-    size = min(_CROWD_ROWS, len(places))
-    return places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]
-
-
-def _whitening(u: Tensor, signal: Tensor | None) -> tuple[Tensor, Tensor, float]:
+def _whitening(u: Tensor) -> tuple[Tensor, Tensor, float]:
     """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many.
 
-    With the ``signal`` of the first columns, it whitens within signals, and the other columns have no part. Also the
-    part of each row in the covariance, by which leaving it out raises its distance.
+    Also the part of each row in the covariance, by which leaving it out raises its distance.
     """
     mean, width = u.mean(0), u.shape[1]
-    if width > _MOST_COLUMNS:
+    if width > MOST_COLUMNS:
         return mean, u.new_zeros(width, 0), 0.0
-    used = width if signal is None else len(signal)
-    covariance, shrinkage = _shrunk_covariance((u - mean)[:, :used])
-    if signal is not None:
-        covariance = torch.where(signal[:, None] == signal, covariance, 0.0)
+    covariance, shrinkage = shrunk_covariance(u - mean)
     size, direction = torch.linalg.eigh(covariance)
     whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
-    padding = (0, width - used + -width % _PAD, 0, width - used)
-    return mean, functional.pad(whitening, padding).contiguous(), (1 - shrinkage) / len(u)
+    return mean, padded(whitening), (1 - shrinkage) / len(u)
 
 
-def _shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
+def padded(matrix: Tensor) -> Tensor:
+    """With columns of zeros up to a multiple of 16, for which kernels give each row the same arithmetic."""
+    return functional.pad(matrix, (0, -matrix.shape[1] % PAD)).contiguous()
+
+
+def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
     """``(1 - a) S + a m I`` with the covariance S of rows, its mean variance m, and the best a (Ledoit & Wolf 2004).
 
     Also returns a.
@@ -287,7 +303,7 @@ def _shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
 def _line(scores: Tensor, offset: float) -> Tensor:
     """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``."""
     scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
-    begin = scores.quantile(1 - _TAIL).clamp(min=LEAST)
+    begin = scores.quantile(1 - TAIL).clamp(min=LEAST)
     excess = scores[scores >= begin] - begin
-    unit = torch.maximum(excess.mean() if len(excess) else begin, _LEAST_UNIT * begin)
-    return torch.stack([1 / unit, math.log(1 / _TAIL) - offset - begin / unit])
+    unit = torch.maximum(excess.mean() if len(excess) else begin, LEAST_UNIT * begin)
+    return torch.stack([1 / unit, math.log(1 / TAIL) - offset - begin / unit])

@@ -1,5 +1,7 @@
 """Windows are described by shape and energies: what depends on the place of a fast event does not count."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.models import export_onnx, load, save
 from anomalyvae.nets.described import Described
+from anomalyvae.nets.scaling import Affine
+from anomalyvae.nets.window_views import WindowViews
 from anomalyvae.scoring import Scorer
 
 SHAPE = (3, 20)
@@ -27,8 +31,19 @@ def flat(x):
     return x.reshape(len(x), -1)
 
 
+PLAIN = Affine(torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+
+
 def described(x):
-    return Described.of(x.shape[1:], torch.tensor(flat(x)))
+    s = torch.tensor(flat(x))
+    return Described.of(x.shape[1:], s, PLAIN, s)
+
+
+def numbers(description, x):
+    """Shape, movements, samples and new values, as arrays."""
+    s = torch.tensor(flat(x))
+    parts = description(s, s.isnan()).split(description.widths, dim=1)
+    return [part.numpy() for part in parts]
 
 
 def test_a_signal_becomes_its_shape_and_movements():
@@ -40,10 +55,10 @@ def test_a_signal_becomes_its_shape_and_movements():
     slow = idct(np.where(np.arange(20) < 3, c, 0), norm="ortho")
     squares = [np.square(c[:, :, octave]).mean(2) for octave in octaves]
     squares += [np.square(x - slow).max(2), np.square(np.diff(x)).max(2)]
-    movements = (np.stack(squares, 2) + still) ** 0.25
-    expected = flat(np.concatenate([c[:, :, :3], movements], axis=2))
-    expected = (expected - expected.mean(0)) / expected.std(0)
-    np.testing.assert_allclose(description(torch.tensor(flat(x))).numpy(), expected, atol=1e-9)
+    shape, movements, samples, _ = numbers(description, x)
+    for got, raw in ((shape, flat(c[:, :, :3])), (movements, flat((np.stack(squares, 2) + still) ** 0.25))):
+        np.testing.assert_allclose(got, (raw - raw.mean(0)) / raw.std(0), atol=1e-9)
+    np.testing.assert_array_equal(samples, flat(x))
     assert (still < 1e-3 * np.stack(squares, 2).mean(0)).all()
 
 
@@ -51,39 +66,55 @@ def test_a_signal_becomes_its_shape_and_movements():
 def test_less_than_half_an_octave_joins_the_one_before(samples, bands):
     x = np.random.default_rng(0).normal(size=(50, 2, samples))
     movements = bands + 2 * (bands > 0)
-    assert described(x).still.shape == (2, movements)
-    assert described(x)(torch.tensor(flat(x))).shape == (50, 2 * (min(3, samples) + movements))
+    shapes = [part.shape for part in numbers(described(x), x)]
+    assert shapes == [(50, 2 * min(3, samples)), (50, 2 * movements), (50, 2 * samples), (50, 0)]
 
 
 def test_a_burst_is_the_same_wherever_it_lies():
     description = described(windows(400)[:, :2])
     burst = np.zeros((2, 2, 20))
     burst[0, 0, 4:8] = burst[1, 0, 12:16] = [5, -5, 5, -5]
-    early, late = description(torch.tensor(flat(burst))).view(2, 2, 8)[:, 0, 5]
+    early, late = numbers(description, burst)[1][:, 2]
     assert early > 5  # in standard deviations of the energy of the fastest octave
     assert abs(early - late) < 0.1 * early
 
 
-def test_a_state_is_not_judged_and_a_constant_is():
-    x = np.concatenate([windows(400), np.full((400, 1, 20), 4.0)], axis=1)
+def test_states_and_constants_are_held_and_coarse_signals_have_no_part():
+    coarse = np.random.default_rng(0).integers(0, 5, (400, 1, 20)) / 3
+    x = np.concatenate([windows(400), np.full((400, 1, 20), 4.0), coarse], axis=1)
     description = described(x)
-    asked = x[:1].copy()
-    asked[0, 2:] = [[2], [5]]
-    numbers = description(torch.tensor(flat(asked))).view(4, 8).abs().sum(1)
-    assert numbers[2] == 0
-    assert numbers[3] > 1
+    assert description.judged.tolist() == [0, 1]
+    assert description.unjudged == ([2, 3], [4])
+    asked = x[:4].copy()
+    asked[1, 2, :5], asked[2, 3, -2:], asked[3, 4] = 2, 4.001, 9
+    np.testing.assert_allclose(numbers(description, asked)[3], [[0, 0], [0.25, 0], [0, 0.1], [0, 0]])
+
+
+def test_a_missing_value_is_not_new():
+    x = windows(400)
+    description = described(x)
+    s = torch.tensor(flat(x[:1])).masked_fill(torch.arange(60) == 41, 7.0)
+    assert description(s, torch.arange(60)[None] == 41)[0, -1] == 0
+    assert description(s, torch.zeros(1, 60, dtype=torch.bool))[0, -1] > 0
+
+
+def test_a_rare_value_is_known_wherever_it_stands_in_the_training_rows():
+    x = windows(20_000)
+    x[-1, 2] = 5
+    assert 5 in described(x).values
 
 
 def test_states_alone_are_judged():
     x = np.random.default_rng(0).integers(0, 2, (400, 2, 1)) * np.ones((1, 1, 20))
-    assert described(x).judged.all()
+    assert described(x).judged.tolist() == [0, 1]
 
 
-def test_a_signal_that_never_moves_has_no_noise():
+def test_a_signal_that_varies_by_rounding_alone_is_a_constant():
     x = windows(400)
-    x[:, 1] = 0.1 + 1e-9 * np.random.default_rng(1).normal(size=(400, 20))
-    numbers = described(x)(torch.tensor(flat(x))).view(-1, 3, 8)
-    assert numbers[:, 1].abs().max() < 1e-6
+    x[:, 1] = 0.1 + 1e-16 * np.random.default_rng(1).integers(0, 9, (400, 20))
+    description = described(x)
+    assert description.unjudged == ([1, 2], [])
+    assert numbers(description, x)[3].max() == 0
 
 
 def test_a_fast_event_is_found_wherever_it_lies():
@@ -141,20 +172,57 @@ def test_missing_cells_are_imputed_in_the_graph_too(tmp_path):
     np.testing.assert_allclose(got, -detector.score_samples(x), atol=1e-9)
 
 
-def test_reasons_name_the_signal(detector):
+def test_reasons_name_the_view_and_the_signal(detector):
     x = windows(20, seed=4)
     x[0, 1] += 30
+    x[1, 2] = 2
+    x[2, 0, 9:13] += [6, -6, 6, -6]
     reasons = detector.reasons(flat(x))
-    shares = reasons.drop(columns="view").to_numpy().reshape(20, *SHAPE).sum(2)
-    np.testing.assert_allclose(shares.sum(1), 1)
-    assert shares[0].argmax() == 1
-    assert shares[0, 1] > 0.9
-    assert set(reasons["view"]) <= {"far from its neighbours", "far from the crowd", "signals unlike themselves"}
+    shares = reasons.drop(columns="view").to_numpy().reshape(20, *SHAPE)
+    np.testing.assert_allclose(shares.sum((1, 2)), 1)
+    assert (shares.sum(2).argmax(1)[:3] == [1, 2, 0]).all()
+    assert shares[0, 1].sum() > 0.9
+    assert reasons["view"][1] == "a value never seen"
+    short = detector.network_.view_shares(torch.tensor(flat(x)))[2, 3].view(SHAPE)
+    assert short[0, 9:13].sum() > 0.9
+    assert (reasons["view"][3:] != "a value never seen").all()
+
+
+def test_a_state_never_seen_is_flagged(detector):
+    x = windows(300, seed=7)
+    new = x.copy()
+    new[:, 2] = 2
+    assert (detector.predict(flat(new)) == -1).mean() > 0.9
+    assert (detector.predict(flat(x)) == -1).mean() < 0.12
+
+
+def test_terms_are_those_of_windows(detector):
+    terms = detector.score_terms(flat(windows(50, seed=8)))
+    views = terms[["near", "crowd", "linear", "short", "states"]].to_numpy()
+    np.testing.assert_allclose(terms["novelty"], np.log(np.exp(views).mean(1)), rtol=1e-9)
+    np.testing.assert_allclose(terms["novelty"], -detector.score_samples(flat(windows(50, seed=8))))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (3, 4), (1, 200), (300, 5)])
+def test_windows_of_any_shape_are_learned_and_exported(shape, tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, math.prod(shape)))
+    detector = VAEOutlierDetector(input_shape=shape, random_state=0, max_epochs=1).fit(x)
+    new = x[:9] + 0.1
+    export_onnx(detector, tmp_path / "model.onnx", precision="double")
+    np.testing.assert_allclose(
+        Scorer(tmp_path / "model.onnx").score(new)["anomaly_score"], -detector.score_samples(new), atol=1e-7
+    )
+    new[0] += 20
+    assert detector.score_samples(new).argmin() == 0
 
 
 def test_a_description_of_another_shape_is_refused(detector):
-    state = {f"described.{name}": part for name, part in detector.network_.described.state_dict().items()}
-    with pytest.raises(RuntimeError, match=r"Got a description of shapes .*expected .*Save the model again"):
+    state = dict(detector.network_.state_dict())
+    with pytest.raises(RuntimeError, match=r"Got a description of shapes .*expected .*fit it again"):
         Described.restored((2, 20), state)
     with pytest.raises(RuntimeError, match="Got a description"):
         Described.restored(SHAPE, state | {"described.examples": torch.empty(0, 60)})
+    with pytest.raises(RuntimeError, match=r"Got stored windows of shapes .*fit it again"):
+        WindowViews.restored_windows(
+            detector.network_.columns_of_views, state | {"memorised.short_mean": torch.empty(3)}
+        )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from anomalyvae.nets.views import NEIGHBOURS, VIEWS, Views, _shrunk_covariance
+from anomalyvae.nets.views import NEIGHBOURS, VIEWS, Views, shrunk_covariance
 
 
 def stored(u, count=None, recurring=None):
@@ -74,7 +74,7 @@ def test_a_recurring_row_scores_as_little_as_can_be():
 def test_the_covariance_is_that_of_scikit_learn(n, k):
     x = np.random.default_rng(0).normal(size=(n, k)) @ np.random.default_rng(1).normal(size=(k, k))
     x -= x.mean(axis=0)
-    np.testing.assert_allclose(_shrunk_covariance(torch.from_numpy(x))[0].numpy(), ledoit_wolf(x)[0], atol=1e-12)
+    np.testing.assert_allclose(shrunk_covariance(torch.from_numpy(x))[0].numpy(), ledoit_wolf(x)[0], atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 13])
@@ -87,4 +87,4 @@ def test_the_distance_to_the_crowd_is_exact_near_its_rows():
     rows = torch.full((20, 3), -1.0, dtype=torch.float64)
     views = Views.of(rows, torch.ones(20), torch.zeros(20, dtype=torch.bool), torch.Generator().manual_seed(0))
     near = rows[:1] + torch.tensor([[3e-7, 0.0, 0.0]])
-    torch.testing.assert_close(views._raw(near)[1], (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(views.crowd_distance(near), (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)

@@ -1,0 +1,274 @@
+"""The views of windows: five ways in which a window can be unlike the training windows, in one unit."""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from anomalyvae.nets.described import cosines
+from anomalyvae.nets.likelihoods import NOISE_FLOOR
+from anomalyvae.nets.memory import most_copied
+from anomalyvae.nets.views import (
+    BLOCK,
+    LEAST,
+    LEAST_UNIT,
+    MOST_COLUMNS,
+    OFF,
+    PAD,
+    TAIL,
+    Views,
+    crowd_of,
+    ellipsoid,
+    ellipsoid_parts,
+    padded,
+    shrunk_covariance,
+    stored_rows,
+)
+
+_RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
+_PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
+_LEAST_SAMPLES = 4  # of a window that has pieces
+_FOLDS = 5
+_SAME = 0.1  # of the distance that a tenth of the training windows exceeds: nearer ones are equal up to rounding
+_PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "short_mean", "short_whitening")
+
+
+class Columns(NamedTuple):
+    """How many columns of a described window have a part in each view."""
+
+    near: int  # the first: code and shape
+    crowd: int  # the first: code, shape and movements
+    signals: int  # whose samples come next
+    samples: int  # of each signal
+    held: int  # signals of which only new values count; the last columns
+
+    @property
+    def total(self) -> int:
+        """Of a described window."""
+        return self.crowd + self.signals * self.samples + self.held
+
+    @property
+    def short(self) -> int:
+        """Samples of a short piece, 0 in a window without pieces."""
+        return self.samples // _PARTS_OF_WINDOW if self.samples >= _LEAST_SAMPLES else 0
+
+
+class WindowViews(Views):
+    """How unlike the training windows a window is, in five ways, each in nats; `forward` is what they say together.
+
+    - **near**, as of rows: its slow shape and its code are unlike those of the nearest windows.
+    - **crowd**, as of rows: its shape, its movements and its code are far from those of the crowd.
+    - **linear**: the Mahalanobis distance of its samples. Covariances between signals weigh a fifth: relations between
+      signals change from one drive to the next.
+    - **short**: the same of the most unusual piece of it, a quarter as long. A short event is a small part of a window,
+      and the largest part of a piece.
+    - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
+      without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
+
+    Each distance s is put on one scale by the training windows, each compared with the others: ``log(2) + log(5)
+    (s - q_50) / (q_90 - q_50)``, with their quantiles q, estimates ``-log P(normal window scores at least s)``.
+    The views depend on each other, and which of them sees an anomaly is not known. So they are put together by the
+    harmonic mean of these probabilities (Wilson 2019, The harmonic mean p-value for combining dependent tests,
+    PNAS 116): ``log mean exp`` of the nats.
+
+    Parameters
+    ----------
+    rows, weight, crowd, mean, whitening
+        As of `Views`: ``rows`` have the code and shape of windows, ``crowd`` also the movements, ``mean`` the samples.
+    lines : Tensor of shape (5, 2)
+    short_mean, short_whitening : Tensor
+        As ``mean`` and ``whitening``, of pieces.
+    columns : Columns
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "short", "states")
+    words: ClassVar[tuple[str, ...]] = (
+        "far from its neighbours",
+        "far from the crowd",
+        "samples unlike themselves",
+        "a short event",
+        "a value never seen",
+    )
+    short_mean: Tensor
+    short_whitening: Tensor
+    pieces: Tensor
+
+    def __init__(
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        crowd: Tensor,
+        mean: Tensor,
+        whitening: Tensor,
+        lines: Tensor,
+        short_mean: Tensor,
+        short_whitening: Tensor,
+        columns: Columns,
+    ) -> None:
+        super().__init__(rows, weight, crowd, mean, whitening, lines)
+        self.columns = columns
+        self.register_buffer("short_mean", short_mean)
+        self.register_buffer("short_whitening", short_whitening)
+        self.register_buffer("pieces", _pieces(columns).to(rows.device), persistent=False)
+
+    @classmethod
+    def of_windows(
+        cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator, columns: Columns
+    ) -> Self:
+        """Compare with described windows ``(m, k)``; the other arguments are those of `Views.of`."""
+        recurring = most_copied(count, recurring)
+        rows, weight, tested = stored_rows(u[:, : columns.near], count, recurring)
+        among = u[:, : columns.crowd]
+        crowd = crowd_of(among, count, recurring, generator)
+        samples = u[:, columns.crowd : columns.total - columns.held]
+        pieces = _pieces(columns).to(u.device)
+
+        def fitted(some: Tensor) -> tuple[Tensor, ...]:
+            whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
+            return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
+
+        mean, whitening, short_mean, short_whitening = fitted(samples)
+        lines = u.new_zeros(len(cls.names), 2)
+        views = cls(rows, weight, crowd, mean, whitening, lines, short_mean, short_whitening, columns)
+        usual = (~recurring).nonzero()[:, 0] if (~recurring).sum() > 1 else torch.arange(len(u), device=u.device)
+        compared = [u.new_zeros(1)] * len(lines)
+        if len(u) > 1:
+            fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
+            apart = [(samples[usual[fold == i]], fitted(samples[usual[fold != i]])) for i in fold.unique()]
+            compared = [
+                torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)]),
+                torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)]),
+                torch.cat([ellipsoid(some, *others[:2]) for some, others in apart]),
+                torch.cat([_largest(some, pieces, *others[2:]).values for some, others in apart]),
+            ]
+        for i, scores in enumerate(compared[:4]):
+            lines[i] = _line(scores)
+        lines[4, 0] = math.log(float(count.sum()) + 1)
+        off = [not whitening.shape[1], not (short_whitening.shape[1] and columns.short), not columns.held]
+        lines[2:][torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
+        return views
+
+    @classmethod
+    def restored_windows(cls, columns: Columns, state: Mapping[str, Tensor]) -> Self:
+        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
+        parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in _PARTS]
+        shapes = [tuple(part.shape) for part in parts]
+        stored, crowd = len(parts[0]), len(parts[2])
+        length = max(1, columns.short)
+        expected = [
+            *((stored, columns.near), (stored,), (crowd, columns.crowd)),
+            *_shapes(columns.signals, columns.samples),
+            (len(cls.names), 2),
+            *_shapes(columns.signals, length),
+        ]
+        if shapes != expected or not stored or not crowd:
+            raise RuntimeError(
+                f"Got stored windows of shapes {shapes}, expected {expected}. A model of windows by an earlier version "
+                "cannot be read: fit it again."
+            )
+        rows, weight, among, mean, whitening, lines, short_mean, short_whitening = parts
+        return cls(rows, weight, among, mean, whitening, lines, short_mean, short_whitening, columns)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Described windows ``(n, k)`` -> what their views say together, shape ``(n,)``."""
+        nats = self.nats(u)[:, self.switched_on]
+        return nats.logsumexp(1) - math.log(nats.shape[1])
+
+    @property
+    def least(self) -> Tensor:
+        """The least distance of each view, shape ``(5,)``; windows nearer than this are equal up to rounding."""
+        least = _SAME * self.beginnings((0.0,) * len(self.names))
+        least[-1] = 0.0
+        return least
+
+    def distances(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The distances of windows ``(n, k)``, each of shape ``(n,)``; ``own`` as of `Views`."""
+        samples, unseen = self._samples_of(u)
+        return (
+            self.near_distance(u[:, : self.columns.near], own),
+            self.crowd_distance(u[:, : self.columns.crowd], own is not None),
+            ellipsoid(samples, self.mean, self.whitening),
+            _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,
+            (unseen > 0).any(1).to(u),
+        )
+
+    def strongest(self, u: Tensor) -> Tensor:
+        """As of `Views`; where no value is new, it is not the last."""
+        nats = self.nats(u)
+        nats[:, -1][nats[:, -1] == 0] = -torch.inf
+        return nats.argmax(1)
+
+    def parts(self, u: Tensor) -> Tensor:
+        """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 5, k)``."""
+        columns = self.columns
+        samples, unseen = self._samples_of(u)
+        first, last = columns.crowd, columns.total - columns.held
+        parts = u.new_zeros(len(u), len(self.names), columns.total)
+        parts[:, 0, : columns.near] = self.near_parts(u[:, : columns.near])
+        parts[:, 1, :first] = self.crowd_parts(u[:, :first])
+        parts[:, 2, first:last] = ellipsoid_parts(samples, self.mean, self.whitening)
+        place = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
+        short = ellipsoid_parts(samples.gather(1, place), self.short_mean, self.short_whitening)
+        parts[:, 3, first:last] = torch.zeros_like(samples).scatter(1, place, short)
+        parts[:, 4, last:] = unseen
+        return parts
+
+    def _samples_of(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples, and the share of values never seen of each signal that is held."""
+        held = self.columns.total - self.columns.held
+        return u[:, self.columns.crowd : held], u[:, held:]
+
+
+def _largest(samples: Tensor, pieces: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
+    """The largest distance of the pieces of windows ``(n, signals * samples)``, and which piece it is."""
+    some = samples[:, pieces.flatten()].view(-1, pieces.shape[1])
+    return ellipsoid(some, mean, whitening).view(-1, len(pieces)).max(1)
+
+
+def _pieces(columns: Columns) -> Tensor:
+    """The places of the samples of each piece, ``(pieces, signals * length)``; a piece covers half of the next."""
+    length = max(1, columns.short)
+    starts = [*range(0, columns.samples - length, max(1, length // 2)), columns.samples - length]
+    place = torch.arange(columns.signals)[:, None] * columns.samples + torch.arange(length)
+    return torch.stack([(place + start).flatten() for start in starts])
+
+
+def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
+
+    Of many signals, only their slower movements have a part, so that there are at most 1,024 numbers: the lowest
+    coefficients of the cosine transform.
+    """
+    _, signals, samples = x.shape
+    waves = cosines(samples)[:, : _kept(signals, samples)].to(x)
+    numbers = (x @ waves).flatten(1)
+    mean = x.mean(0).flatten()
+    if not numbers.shape[1]:
+        return mean, x.new_zeros(len(mean), 0)
+    covariance, _ = shrunk_covariance(numbers - numbers.mean(0))
+    signal = torch.arange(signals, device=x.device).repeat_interleave(waves.shape[1])
+    covariance = torch.where(signal[:, None] == signal, covariance, _RELATIONS * covariance)
+    lower = torch.linalg.cholesky(covariance + NOISE_FLOOR**2 * torch.eye(len(covariance)).to(x))
+    white = torch.linalg.solve_triangular(lower, torch.eye(len(covariance)).to(x), upper=False).T
+    return mean, padded((waves @ white.view(signals, waves.shape[1], -1)).flatten(0, 1))
+
+
+def _kept(signals: int, samples: int) -> int:
+    """How many coefficients of each signal have a part."""
+    return min(samples, MOST_COLUMNS // signals)
+
+
+def _shapes(signals: int, samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of what `_whitening` returns."""
+    numbers = signals * _kept(signals, samples)
+    return (signals * samples,), (signals * samples, numbers + -numbers % PAD)
+
+
+def _line(scores: Tensor) -> Tensor:
+    """Slope and value at 0 of a view's nats, from the distances of the training windows, shape ``(2,)``."""
+    scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+    middle, begin = scores.quantile(0.5), scores.quantile(1 - TAIL).clamp(min=LEAST)
+    unit = torch.maximum(begin - middle, LEAST_UNIT * begin) / math.log(0.5 / TAIL)
+    return torch.stack([1 / unit, math.log(2) - middle / unit])
