@@ -188,8 +188,8 @@ class Trainer:
         )
         assert s is not None  # noqa: S101
         generator = torch.Generator().manual_seed(self.seed)
-        weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
-        network.remember(s, size, generator, outliers, weight, recurring)
+        parts = (torch.from_numpy(part) for part in (known.weight, known.is_recurring, ~known.is_reference))
+        network.remember(s, size, generator, outliers, *parts)
 
 
 def rounded_up(network: Reconstruction, scores: Floats) -> Floats:

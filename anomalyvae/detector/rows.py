@@ -83,10 +83,11 @@ class Rows:
         return replace(self, weight=np.where(often, self.weight * (others / most), self.weight))
 
     def by_content(self) -> Self:
-        """Distinct rows whatever their group and selection."""
+        """Distinct rows whatever their group; one is selected if any of those equal to it is."""
         first, place = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
         weight = np.bincount(place, self.weight).astype(np.float64)
-        return type(self)(self.x[first], weight, recurring=self.is_recurring[first])
+        selected = np.bincount(place, ~self.is_reference) > 0
+        return type(self)(self.x[first], weight, selected=selected, recurring=self.is_recurring[first])
 
     def sha256(self) -> str:
         """A checksum of rows, weights, groups and selection."""

@@ -163,32 +163,36 @@ class Reconstruction(nn.Module):
         outliers: Tensor | None = None,
         weight: Tensor | None = None,
         recurring: Tensor | None = None,
+        selected: Tensor | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
 
         More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
-        as often as a score has neighbours. Rows similar to known ``outliers`` are left out.
+        as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
+        ``selected``, a mask, are learned although they are unusual; see `WindowViews`.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         weight = torch.ones(len(s), dtype=s.dtype) if weight is None else weight
-        again = torch.zeros(len(s), dtype=torch.bool) if recurring is None else recurring
+        none = torch.zeros(len(s), dtype=torch.bool)
         chosen, count = sample_by_weight(weight, round(size / kept), generator)
-        again, chosen, count = (part.to(s.device) for part in (again[chosen], chosen, count))
+        marks = ((none if mark is None else mark)[chosen] for mark in (recurring, selected))
+        again, unusual, chosen, count = (part.to(s.device) for part in (*marks, chosen, count))
         novelty = self.criterion in COMPARING
         if novelty and len(self.input_shape) == 2:
             self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
-            u, count, again = (u[unlike], count[unlike], again[unlike]) if unlike.sum() > 1 else (u, count, again)
+            if unlike.sum() > 1:
+                u, count, again, unusual = (part[unlike] for part in (u, count, again, unusual))
         if self.trimming:
             dense = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
             stored = again.clone()
             stored[dense] = True
-            u, count, again = u[stored], count[stored], again[stored]
+            u, count, again, unusual = (part[stored] for part in (u, count, again, unusual))
         columns = self.columns_of_views
         if columns is not None:
-            self.memorised = WindowViews.of_windows(u, count, again, generator, columns)
+            self.memorised = WindowViews.of_windows(u, count, again, unusual, generator, columns)
         else:
             self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 

@@ -93,7 +93,7 @@ class Views(nn.Module):
         times, so that rows equal to it have nothing but its copies near.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested = stored_rows(u, count, recurring)
+        rows, weight, tested, _ = stored_rows(u, count, recurring)
         crowd = crowd_of(u, count, recurring, generator)
         mean, whitening, own_part = _whitening(u)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
@@ -218,9 +218,10 @@ class Views(nn.Module):
         return expected, (share * weight.sqrt()).sum(1), squared
 
 
-def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows ``(m, k)`` as often as they are stored, the weights of distances from them, and the places of those tested.
+def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Store rows ``(m, k)`` as often as they count.
 
+    Returns the stored rows, the weights of distances from them, which of them are tested, and which row each is.
     Recurring rows are not tested, unless all are.
     """
     copies = _copies(count, recurring)
@@ -230,7 +231,7 @@ def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Te
     rows = u[place]
     weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
     tested = (~recurring[place]).nonzero()[:, 0]
-    return rows, weight, tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
+    return rows, weight, tested if len(tested) > 1 else torch.arange(len(rows), device=u.device), place
 
 
 def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:

@@ -115,37 +115,52 @@ class WindowViews(Views):
 
     @classmethod
     def of_windows(
-        cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator, columns: Columns
+        cls,
+        u: Tensor,
+        count: Tensor,
+        recurring: Tensor,
+        selected: Tensor,
+        generator: torch.Generator,
+        columns: Columns,
     ) -> Self:
-        """Compare with described windows ``(m, k)``; the other arguments are those of `Views.of`."""
+        """Compare with described windows ``(m, k)``.
+
+        The other arguments are those of `Views.of`, and which windows are ``selected``, a mask of shape ``(m,)``: they
+        are unusual, and yet normal. So they weigh as much as all others in the covariances and in the unit of a view:
+        one to which they look unusual says less.
+        """
         recurring = most_copied(count, recurring)
-        rows, weight, tested = stored_rows(u[:, : columns.near], count, recurring)
+        rows, weight, tested, place = stored_rows(u[:, : columns.near], count, recurring)
         among = u[:, : columns.crowd]
         crowd = crowd_of(among, count, recurring, generator)
         samples = u[:, columns.crowd : columns.total - columns.held]
         pieces = _pieces(columns).to(u.device)
+        usual = place[tested].unique()
 
-        def fitted(some: Tensor) -> tuple[Tensor, ...]:
+        def balanced(x: Tensor, index: Tensor) -> Tensor:
+            more = x[selected[index]]
+            return torch.cat([x, more.repeat(max(0, len(x) // max(1, len(more)) - 2), *[1] * (x.dim() - 1))])
+
+        def fitted(index: Tensor) -> tuple[Tensor, ...]:
+            some = balanced(samples[index], index)
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
             return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        mean, whitening, short_mean, short_whitening = fitted(samples)
-        lines = u.new_zeros(len(cls.names), 2)
+        mean, whitening, short_mean, short_whitening = fitted(usual)
+        lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(rows, weight, crowd, mean, whitening, lines, short_mean, short_whitening, columns)
-        usual = (~recurring).nonzero()[:, 0] if (~recurring).sum() > 1 else torch.arange(len(u), device=u.device)
-        compared = [u.new_zeros(1)] * len(lines)
         if len(u) > 1:
+            near = torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)])
+            crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
             fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
-            apart = [(samples[usual[fold == i]], fitted(samples[usual[fold != i]])) for i in fold.unique()]
-            compared = [
-                torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)]),
-                torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)]),
-                torch.cat([ellipsoid(some, *others[:2]) for some, others in apart]),
-                torch.cat([_largest(some, pieces, *others[2:]).values for some, others in apart]),
-            ]
-        for i, scores in enumerate(compared[:4]):
-            lines[i] = _line(scores)
-        lines[4, 0] = math.log(float(count.sum()) + 1)
+            linear, short = u.new_zeros(2, len(usual))
+            for own in (fold == i for i in fold.unique()):
+                some, others = samples[usual[own]], fitted(usual[~own])
+                linear[own] = ellipsoid(some, *others[:2])
+                short[own] = _largest(some, pieces, *others[2:]).values
+            for i, scores in enumerate((near, crowded, linear, short)):
+                lines[i] = _line(balanced(scores, place[tested] if i == 0 else usual))
+        lines[4] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         off = [not whitening.shape[1], not (short_whitening.shape[1] and columns.short), not columns.held]
         lines[2:][torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
         return views

@@ -223,7 +223,7 @@ def test_states_that_are_not_judged_are_named(drives, tmp_path, capsys):
         pd.read_parquet(path).assign(gear=(np.arange(100) // 30 + number) % 3).to_parquet(path)
     code, _, err = run(capsys, "fit", *drives, "--model", tmp_path / "m", *TINY)
     assert code == 0
-    assert "states of two to ten values, which are not judged themselves: gear\n" in err
+    assert "states and constants, of which values never seen are found: gear\n" in err
 
 
 def test_what_is_not_given_of_windows_is_chosen(drives, tmp_path, capsys):

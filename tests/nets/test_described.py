@@ -203,6 +203,25 @@ def test_terms_are_those_of_windows(detector):
     np.testing.assert_allclose(terms["novelty"], -detector.score_samples(flat(windows(50, seed=8))))
 
 
+def test_windows_like_selected_ones_are_normal_and_others_stay_novel():
+    """A few new normals weigh enough: samples, pieces and movements see them as usual, too."""
+    rng = np.random.default_rng(9)
+    known, bumps, turns = windows(630, seed=1), windows(230, seed=2), windows(200, seed=3)
+    place = rng.integers(2, 15, 230)
+    for row, at in zip(bumps, place, strict=True):
+        row[0, at : at + 3] += [5, -5, 5]
+    turns[:, 1] += np.linspace(-4, 4, 20)
+    known[:30] = bumps[200:]
+    selected = np.arange(630) < 30
+    before, after = (
+        VAEOutlierDetector(**FIT).fit(flat(x), selected=s) for x, s in ((known[30:], None), (known, selected))
+    )
+    flagged = [[(d.predict(flat(x)) == -1).mean() for x in (bumps[:200], turns)] for d in (before, after)]
+    assert flagged[0][0] > 0.9
+    assert flagged[1][0] < 0.3
+    assert flagged[1][1] > 0.7
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (3, 4), (1, 200), (300, 5)])
 def test_windows_of_any_shape_are_learned_and_exported(shape, tmp_path):
     x = np.random.default_rng(0).normal(size=(60, math.prod(shape)))
