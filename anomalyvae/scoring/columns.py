@@ -11,6 +11,7 @@ MISSING = "<missing>"  # a missing cell of text; ONNX has none
 EMPTY = "<empty>"  # an empty text, where the file would take it as missing and scikit-learn does not
 
 Floats = NDArray[np.float64]
+_NO_REALS = (bool, complex, np.complexfloating)
 Cut = Callable[[int, int], Callable[[Any], Any]]
 
 
@@ -76,7 +77,7 @@ def number(name: Any, column: Any) -> Floats:
     values, missing = _values(column)
     if missing is None:
         return values.astype(np.float64, copy=False)
-    if not all(isinstance(cell, Number) and not isinstance(cell, bool) for cell in values[~missing]):
+    if not all(isinstance(cell, Number) and not isinstance(cell, _NO_REALS) for cell in values[~missing]):
         _refuse_kind(name, column, "numbers")
     try:
         return np.where(missing, np.nan, values).astype(np.float64)

@@ -638,6 +638,7 @@ def serve(connection: Any) -> None:
     """Answer until the other side hangs up; a child of its own, so that a hang or a crash ends only this process."""
     logging.getLogger("cantools").setLevel(logging.ERROR)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    connection.send("ready")
     with contextlib.suppress(EOFError):
         while True:
             connection.send(outcome(*connection.recv()))
@@ -655,6 +656,7 @@ class Child:
         self._process = context.Process(target=serve, args=(other,), daemon=True)
         self._process.start()
         other.close()
+        self._connection.recv()  # its imports are no reading, and take long on a busy machine
 
     def ask(self, *job: Any) -> tuple[str, str]:
         """Return the outcome of a file."""
