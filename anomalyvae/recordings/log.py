@@ -11,6 +11,7 @@ import pandas as pd
 from anomalyvae.tables.names import nearest as nearest
 
 UNIT_KEY = b"unit"  # metadata of a column of an Arrow table
+_LAST_YEAR = 9999  # that a date in text can have
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def moment(unix: float, unit: str = "s") -> pd.Timestamp | None:
         found = pd.Timestamp(unix, unit=unit, tz="UTC").round("us")
     except (ValueError, OverflowError):
         return None
-    return None if found is pd.NaT else found
+    return None if found is pd.NaT or found.year > _LAST_YEAR else found
 
 
 def not_numbers(name: str, recording: str, reason: str) -> ValueError:
