@@ -24,8 +24,8 @@ from anomalyvae.health.grades import Profile, Ranges, grade, graded
 from anomalyvae.health.measures import cells_of
 from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, Windows
+from anomalyvae.recordings.cutting import windows_of
 from anomalyvae.recordings.log import Log
-from anomalyvae.recordings.reading import windows_of
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -8,8 +8,9 @@ file that is larger than memory.
 from anomalyvae.recordings.bus_recipe import bus_recipe
 from anomalyvae.recordings.choice import choose_recipe
 from anomalyvae.recordings.clock import resample
+from anomalyvae.recordings.cutting import read_windows, stream_windows
 from anomalyvae.recordings.log import Log, Signal
-from anomalyvae.recordings.reading import READERS, list_signals, read_log, read_windows, stream_windows
+from anomalyvae.recordings.reading import READERS, list_signals, read_log
 from anomalyvae.recordings.tabular import log_from_frame
 from anomalyvae.recordings.windows import WindowRecipe, Windows
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,16 +15,12 @@ import pandas as pd
 from anomalyvae.folders import refuse_irregular
 from anomalyvae.options import BUS_OPTIONS, LIMITS, SUFFIXES, TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.bus.canbus import can_pieces
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
 from anomalyvae.recordings.bus.messages import load_messages
-from anomalyvae.recordings.clock import resample_pieces
-from anomalyvae.recordings.coverage import Coverage, Unknown
 from anomalyvae.recordings.guard import guarded
 from anomalyvae.recordings.log import Log, Signal, joined, nearest
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
 from anomalyvae.recordings.topics import topic_pieces
-from anomalyvae.recordings.windows import WindowRecipe, Windows
 
 # A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
 # next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables
@@ -145,163 +139,6 @@ def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal,
         for signal in log.signals.values():
             if len(signal.time_s):
                 yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
-
-
-def read_windows(
-    recordings: Log | str | PathLike[str] | Iterable[Log | str | PathLike[str]],
-    recipe: WindowRecipe,
-    **options: Unpack[ReadOptions],
-) -> Windows:
-    """Cut several recordings into windows and stack them.
-
-    Files are read one after the other, and only the signals that the recipe needs.
-
-    Parameters
-    ----------
-    recordings : Log, path-like, or iterable of them
-    recipe : WindowRecipe
-        How a recording becomes rows.
-    **options
-        How files are read: see `ReadOptions`.
-
-    Returns
-    -------
-    Windows
-
-    Raises
-    ------
-    ValueError
-        A recording lacks a signal, two recordings give a signal different units, or two have the same name. The message
-        names all recordings that cannot be used.
-    """
-    if isinstance(recordings, (Log, str, PathLike)):
-        recordings = [recordings]
-    parts: dict[str, Windows] = {}
-    units: dict[str, tuple[str, str]] = {}  # unit, and the first recording with it
-    faults: list[Exception] = []
-    for item in recordings:
-        try:
-            log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, **options)
-            if log.recording in parts:
-                raise ValueError(
-                    f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or "
-                    f"name the recording in Python: read_log(path, recording=...)."
-                )
-            parts[log.recording] = windows_of(log, recipe)
-            _refuse_other_units(parts[log.recording].units, log.recording, units)
-        except (ValueError, OSError) as error:
-            faults.append(error)
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        listed = " ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
-        raise ValueError(f"{len(faults)} recordings cannot be used: {listed}")
-    without = {name: reason for part in parts.values() for name, reason in part.without.items()}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    stacked = [recipe.no_windows(), *parts.values()]
-    rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
-    spans = pd.concat([part.spans for part in stacked], ignore_index=True)
-    starts = {name: start for part in parts.values() for name, start in part.starts.items()}
-    sparse = {name: why for part in parts.values() for name, why in part.sparse.items()}
-    named = {signal: unit for signal, (unit, _) in units.items()}
-    return Windows(rows, spans, named, without, starts, sparse=sparse)
-
-
-def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
-    """Cut a recording in memory into windows; ``without`` says why, if it has none."""
-    windows, coverage = recipe.windows(log), Coverage(recipe)
-    list(coverage.watch([log]))
-    if len(windows):
-        coverage.cover(*_edges(windows))
-        why = coverage.sparse()
-        starts = {} if log.start is None else {log.recording: log.start}
-        return replace(windows, starts=starts, sparse={} if why is None else {log.recording: why})
-    return replace(windows, without={log.recording: coverage.reason()})
-
-
-def _refuse_other_units(found: dict[str, str], recording: str, units: dict[str, tuple[str, str]]) -> None:
-    """Refuse signals in another unit than in the recordings before; note the units of new ones."""
-    others = []
-    for signal, unit in found.items():
-        known, first = units.setdefault(signal, (unit, recording))
-        if unit != known:
-            others.append(
-                f"Signal {signal!r} is in {unit} in recording {recording!r}, but in {known} in recording {first!r}."
-            )
-    if others:
-        raise ValueError(f"{' '.join(others)} Convert {'it' if len(others) == 1 else 'them'}.")
-
-
-def stream_windows(
-    path: str | PathLike[str],
-    recipe: WindowRecipe,
-    *,
-    recording: str | None = None,
-    rows: int = ROWS,
-    **options: Unpack[ReadOptions],
-) -> Iterator[Windows]:
-    """Cut a recording into windows without holding all of it.
-
-    Joined, the slabs are bit for bit ``recipe.windows(read_log(path, signals=recipe.needed))``. Memory does not grow
-    with the file: each step holds a piece of the file and what later rows can still change, which is a second of
-    samples, those of two gaps, and a window. A slab takes 8 MB at most.
-
-    Parameters
-    ----------
-    path : path-like
-        A file that :func:`read_log` can read.
-    recipe : WindowRecipe
-        How the recording becomes rows.
-    recording : str, optional
-        Name of the recording; by default the file's name without suffix.
-    **options
-        How files are read: see `ReadOptions`.
-    rows : int
-        The most rows of a table to read, and the most windows to return, at once.
-
-    Yields
-    ------
-    Windows
-        A slab of windows, in order of time; its index begins at 0. If the recording has no window, one slab without
-        rows, whose ``without`` says why.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As for :func:`read_log` and ``recipe.windows``, but only when the broken place is reached.
-    """
-    if rows < 1:
-        raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
-    name, coverage = recording or name_of(Path(path)), Coverage(recipe)
-    unknown = Unknown(recipe)
-    needed = [*recipe.needed, *[MOST_FREQUENT] * unknown.asked]
-    logs = unknown.watch(coverage.watch(read_pieces(path, needed, rows=rows, **options)))
-    head = list(islice(logs, 1))
-    units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
-    pieces = (log.signals for log in chain(head, logs))
-    ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
-    start = head[0].start if head else None
-    starts = {} if start is None else {name: start}
-    last: Windows | None = None
-    for windows in recipe.slabs(ticks, name, units, rows):
-        if last is not None:
-            yield last
-        without = {} if len(windows) else {name: coverage.reason()}
-        named = unknown.of(*_edges(windows)) if unknown.asked else None
-        coverage.cover(*_edges(windows))
-        last = replace(windows, without=without, starts=starts, unknown=named)
-    if last is not None:
-        why = coverage.sparse()
-        yield last if why is None else replace(last, sparse={name: why})
-
-
-def _edges(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-    """When windows begin and end."""
-    return windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
-
-
-# --- files ----------------------------------------------------------------------------------------------
 
 
 def read_pieces(
