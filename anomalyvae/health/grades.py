@@ -9,8 +9,8 @@ check           measure of a signal in a window; higher is worse
 ``missing``     share of missing cells
 ``above``       largest value
 ``below``       minus the smallest value
-``stuck``       seconds without a change, across windows, at any value but the resting value
-``resting``     seconds without a change at the resting value: zero, for the speed of a car
+``stuck``       seconds without a change, across windows, elsewhere than where it rests
+``resting``     seconds without a change where it rests: at zero, for the speed of a car, and at an end of its range
 ``quiet``       minus log10 of the noise that no window within 10 s exceeds
 ``noisy``       log10 of the noise that every window within 10 s exceeds
 ``high``        how far it lies above its reconstruction by a model, median over 30 s
@@ -76,6 +76,7 @@ _MARGINS = {
 _OFTEN_BEYOND = 0.35  # margins of one window that repeated values must exceed too: their own are narrow
 _BAD_MISSING = 0.5
 _MOST = 99.0  # the largest severity
+_APART_S = 30.0  # between two intervals that are one
 _SLACK_S = 1e-6
 
 
@@ -89,8 +90,8 @@ class Profile:
     levels : dict of str to ndarray of shape (len(signals), 3)
         For each check the usual, suspect and bad level, in the unit of the measure; infinite where a check does not
         apply to a signal.
-    rest : ndarray of shape (len(signals),)
-        The resting value of each signal: where it most often stays unchanged; NaN if it never does.
+    rest : ndarray of shape (len(signals), places, 2)
+        Where each signal rests, as intervals (see `anomalyvae.health.measures.rest_of`); NaN if it never does.
     suspect_rate : float
         Share of normal windows beyond one margin.
     windows : int
@@ -113,8 +114,14 @@ class Profile:
             }
             for i, signal in enumerate(self.signals)
         }
-        rest = {name: float(value) for name, value in zip(self.signals, self.rest, strict=True) if np.isfinite(value)}
-        return {"suspect_rate": self.suspect_rate, "windows": self.windows, "levels": checks, "rest": rest}
+        rests = {
+            name: [[float(end) for end in ends] for ends in places if np.isfinite(ends).all()]
+            for name, places in zip(self.signals, self.rest, strict=True)
+        }
+        rests = {name: places for name, places in rests.items() if places}
+        rest = {name: sum(places[0]) / 2 for name, places in rests.items()}  # all that earlier versions read
+        head = {"suspect_rate": self.suspect_rate, "windows": self.windows}
+        return head | {"levels": checks, "rest": rest, "rests": rests}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Profile:
@@ -125,7 +132,11 @@ class Profile:
             for i, checks in enumerate(values["levels"].values()):
                 for check, three in checks.items():
                     levels[check][i] = [np.inf if level is None else level for level in three]
-            rest = np.array([float(values["rest"].get(signal, np.nan)) for signal in signals])
+            rests = values.get("rests") or {name: [[value, value]] for name, value in values["rest"].items()}
+            rest = np.full((len(signals), max([1, *map(len, rests.values())]), 2), np.nan)
+            for i, signal in enumerate(signals):
+                for place, ends in enumerate(rests.get(signal, ())):
+                    rest[i, place] = np.array(ends, dtype=np.float64).reshape(2)
             return cls(signals, levels, rest, float(values["suspect_rate"]), int(values["windows"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"Got a health profile that cannot be read ({error}). Learn it again.") from error
@@ -351,7 +362,9 @@ def graded(grades: pd.DataFrame, signals: Sequence[str], wanted: str) -> NDArray
 
 
 def stretches(grades: pd.DataFrame) -> pd.DataFrame:
-    """Merge touching windows in which a signal is not good, for the same reason, to intervals.
+    """Merge windows in which a signal is not good, for the same reason, to intervals.
+
+    Windows merge that touch or, but for dropouts, are at most 30 s apart: some measures look that far around a window.
 
     Parameters
     ----------
@@ -367,7 +380,8 @@ def stretches(grades: pd.DataFrame) -> pd.DataFrame:
     found = grades[grades["grade"] != "good"]
     found = found.sort_values(["recording", "signal", "reason", "start_s"], kind="stable", ignore_index=True)
     same = (found[["recording", "signal", "reason"]] == found[["recording", "signal", "reason"]].shift()).all(axis=1)
-    begins = ~(same & (found["start_s"] <= found["end_s"].shift() + _SLACK_S))
+    apart_s = np.where(found["reason"] == REASONS["missing"], 0.0, _APART_S) + _SLACK_S
+    begins = ~(same & (found["start_s"] <= found["end_s"].shift() + apart_s))
     merged = found.groupby(begins.cumsum()).agg(
         recording=("recording", "first"),
         signal=("signal", "first"),

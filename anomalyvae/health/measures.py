@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 _FLOOR_S, _DRIFT_S = 10.0, 30.0  # how long noise and drift must last
 _OFTEN_S, _OFTEN = 30.0, 1 / 3  # values are repeated if a third of the windows within 30 s reach them
+_NEAR = 1 / 40  # of a signal's range: as near to a place as this counts as there
 _SAME = 1e-9  # of the largest value; means of equal numbers differ in the last bits
 _DIGITS = 9
 _SLACK_S = 1e-6
@@ -42,8 +43,10 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
     """
     cells, run = cells_of(windows), runs_of(windows.spans)
     stuck_s, held = _held(windows, cells, run)
+    slack = _SAME * np.maximum(np.abs(rest), 1.0)
     with np.errstate(invalid="ignore"):
-        resting = np.abs(held - rest) <= _SAME * np.maximum(np.abs(rest), 1.0)
+        places = (held[:, :, None] >= rest[..., 0] - slack[..., 0]) & (held[:, :, None] <= rest[..., 1] + slack[..., 1])
+    resting = places.any(axis=2)
     missing = np.isnan(cells)
     noise = np.log10(np.maximum(_noise(cells), 1e-300))
     gap = np.full(noise.shape, np.nan) if gaps is None else gaps
@@ -75,13 +78,24 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
 
 
 def rest_of(windows: Windows) -> Floats:
-    """The value that each signal most often has throughout a window, shape ``(signals,)``; NaN if it always changes.
+    """Where each signal rests: intervals, shape ``(signals, 3, 2)``; NaN where it does not.
 
-    The speed of a healthy car is zero for minutes when it stands, but it is never 50 km/h for minutes. So unchanged
-    signals are measured separately at this value and at all others.
+    The first is around the value that it most often has throughout a window, the others are the ends of its range, if
+    it had them throughout a window. All are a fortieth of the range wide, to one side: a signal of a few hundred steps
+    rests one step beside its usual place, too. The speed of a healthy car is zero for minutes when it stands, and its
+    pedal is up or down for long, but it is never at 50 km/h for minutes. So unchanged signals are measured separately
+    where they rest and elsewhere.
     """
-    held = pd.DataFrame(_held(windows, cells_of(windows), runs_of(windows.spans))[1]).round(_DIGITS)
-    return held.mode().reindex([0]).to_numpy(dtype=np.float64)[0]
+    cells = cells_of(windows)
+    held = _held(windows, cells, runs_of(windows.spans))[1]
+    usual = pd.DataFrame(held).round(_DIGITS).mode().reindex([0]).to_numpy(dtype=np.float64)[0]
+    known = np.where(np.isnan(cells), np.inf, cells)
+    low, high = known.min(axis=(0, 2)), np.where(np.isnan(cells), -np.inf, cells).max(axis=(0, 2))
+    wide = np.where(low < high, _NEAR * (high - low), 0.0)
+    places = np.array([[usual - wide, usual + wide], [low, low + wide], [high - wide, high]])
+    with np.errstate(invalid="ignore"):
+        there = np.asarray(((held >= places[:, None, 0]) & (held <= places[:, None, 1])).any(axis=1))
+    return np.where(there[:, None], places, np.nan).transpose(2, 0, 1)
 
 
 def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:

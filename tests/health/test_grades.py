@@ -122,6 +122,43 @@ def test_a_car_that_stands_has_no_dead_speedometer(profile):
     assert not found(profile)[1]["reason"].isin(["stuck", "flat-lined"]).any()
 
 
+def pedal(seed, idle=14.0, seconds=240):
+    """A pedal that moves, is up for 20 s of each minute, and down for 10 s; it reads steps of 0.4."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(0, seconds, 0.1)
+    values = 45 + 15 * np.sin(time_s / 2 + seed) + rng.normal(size=len(time_s))
+    values = np.where(time_s % 60 < 20, idle, np.where(time_s % 60 >= 50, 80.0, values))
+    return log_from_frame(pd.DataFrame({"time_s": time_s, "pedal": np.round(values / 0.4) * 0.4}), f"pedal{seed}")
+
+
+def test_a_signal_rests_near_its_usual_place_and_at_the_ends_of_its_range():
+    """Up, it reads a step more in another drive, and it may be down for as long as it is up; elsewhere it is stuck."""
+    recipe = replace(RECIPE, signals=("pedal",))
+    profile = learn_profile(read_windows([pedal(seed) for seed in range(5)], recipe))
+
+    def bad(log):
+        return set(grade(recipe.windows(log), profile).query("grade == 'bad'")["reason"])
+
+    def held(value):
+        old = pedal(9)["pedal"]
+        inside = (old.time_s >= 80) & (old.time_s < 110)
+        return replace(pedal(9), signals={"pedal": replace(old, values=np.where(inside, value, old.values))})
+
+    assert bad(pedal(9, idle=14.4)) == set()
+    assert bad(held(80.0)) == set()
+    assert bad(held(14.4)) == set()
+    assert bad(held(50.0)) == {"stuck"}
+
+
+def test_what_stops_for_a_moment_is_one_stretch():
+    table = pd.DataFrame({"start_s": [0.0, 2, 20, 60, 61], "end_s": [2.0, 4, 22, 61, 62], "recording": "a"})
+    table = table.assign(signal="x", grade=["suspect", "bad", "suspect", "suspect", "suspect"], severity=1.0)
+    merged = stretches(table.assign(reason="stuck"))
+    assert merged[["start_s", "end_s", "grade"]].to_numpy().tolist() == [[0, 22, "bad"], [60, 62, "suspect"]]
+    missing = stretches(table.assign(reason="dropout"))  # a fact, with its exact times
+    assert missing["start_s"].tolist() == [0, 20, 60]
+
+
 # What is found
 
 
@@ -219,6 +256,16 @@ def test_a_profile_survives_json_and_grades_alike(profile):
     columns = ["signal", "grade", "reason"]
     assert grade(windows, again)[columns].equals(grade(windows, profile)[columns])
     assert len(json.dumps(profile.to_dict())) < 4000
+
+
+def test_a_profile_of_an_earlier_version_rests_at_one_value(profile):
+    kept = profile.to_dict()
+    del kept["rests"]
+    old = Profile.from_dict(kept)
+    assert old.rest.shape == (len(SIGNALS), 1, 2)
+    assert old.rest[0, 0] == pytest.approx([kept["rest"]["speed"]] * 2)
+    windows = RECIPE.windows(inject(drive(9), [Fault("stuck", 100, 140, ("shake",))]))
+    assert grade(windows, old)["grade"].tolist() == grade(windows, profile)["grade"].tolist()
 
 
 def test_nonsense_is_no_profile():
