@@ -39,6 +39,8 @@ def export(queue, tmp_path):
             imported = [annotation("", 1, NOON) | given for given in task.get("annotations", [])]
             task["annotations"] = imported + annotations.get(f"e{task['data']['event_id']}", [])
             task |= {"id": number, "inner_id": number, "project": 83, "drafts": [], "predictions": [], "meta": {}}
+            task |= {"file_upload": "tasks.json", "created_at": NOON, "updated_at": TWO, "total_annotations": 1}
+            task |= {"cancelled_annotations": 0, "total_predictions": 0, "comment_count": 0, "updated_by": 1}
         file = tmp_path / "export.json"
         file.write_text(json.dumps(tasks))
         return file
@@ -47,7 +49,7 @@ def export(queue, tmp_path):
 
 
 def annotation(verdict, by, at, note="", span=(0.0, 30.0), **changes):
-    """As Label Studio writes one, by its guide to the task format."""
+    """As Label Studio writes one: with the fields of the serializer of its export, in version 1.23."""
     origin = {"to_name": "signals", "origin": "manual"}
     labels = {"start": span[0], "end": span[1], "instant": False, "timeserieslabels": [verdict]}
     result = [{"id": "Dx_aB91ISN", "from_name": "verdict", "type": "timeserieslabels", "value": labels, **origin}]
@@ -57,6 +59,9 @@ def annotation(verdict, by, at, note="", span=(0.0, 30.0), **changes):
     return {
         "id": 1001, "completed_by": by, "result": result, "was_cancelled": False, "ground_truth": False,
         "created_at": NOON, "updated_at": at, "lead_time": 4.288, "prediction": {}, "result_count": 0, "task": 1,
+        "unique_id": "0c5c8b5e-6b0f-4f2e-9a51-f0a7ad1b5e11", "import_id": None, "last_action": None, "project": 83,
+        "updated_by": 1, "last_created_by": None, "parent_prediction": None, "parent_annotation": None,
+        "draft_created_at": NOON, "bulk_created": False,
     } | changes  # fmt: skip
 
 
