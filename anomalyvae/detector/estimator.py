@@ -46,22 +46,19 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ``"elbo"`` is the variational autoencoder of Kingma and Welling [1]_: diagonal Gaussian posterior, N(0, I)
         prior. ``"reconstruction"`` is the deterministic autoencoder with the same layers. ``"adversarial"`` adds a
         critic, a second network that pulls the codes towards N(0, I) [2]_.
-    body : {"mlp", "conv1d", "conv2d", "gru"} or callable, default="mlp"
-        The layers around the latent code. ``"mlp"``: fully connected. ``"conv1d"``, ``"conv2d"``: convolutions over
-        the time of a window or over an image, each halving the length of every axis. ``"gru"``: gated recurrent units
-        over the time of a window. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` gives its own layers;
-        see `anomalyvae.nets.bodies`.
+    body : {"mlp", "conv2d"} or callable, default="mlp"
+        The layers around the latent code. ``"mlp"``: fully connected. ``"conv2d"``: convolutions over an image, each
+        halving both sides. A callable ``(input_shape, latent_dim) -> torch.nn.Module`` gives its own layers; see
+        `anomalyvae.nets.bodies`.
     input_shape : tuple of int, default=None
-        The shape of a row; the last axis runs fastest. ``(signals, samples)`` is a window, which ``"conv1d"`` and
-        ``"gru"`` need, and whose signals ``"novelty"`` compares by their shape and energies, with any body; see
-        `anomalyvae.nets.described`. ``(channels, height, width)`` is an image, for ``"conv2d"``. The default is a flat
-        row; rows with categories must be flat.
+        The shape of a row; the last axis runs fastest. ``(signals, samples)`` is a window, for which ``"novelty"`` has
+        views of its own; see `anomalyvae.nets.window_views`. ``(channels, height, width)`` is an image, for
+        ``"conv2d"``. The default is a flat row; rows with categories must be flat.
     latent_dim : int or "auto", default="auto"
         Size of the latent code. ``"auto"`` is half the number of features, between 2 and 32.
     hidden : tuple of int or "auto", default="auto"
         Sizes of the encoder's layers, from the row inwards; the decoder mirrors them. ``"auto"`` is (128, 64) units for
-        ``"mlp"``, (32, 64) channels for ``"conv1d"`` and ``"conv2d"``, and a state of (32,) for ``"gru"``. Ignored
-        with a callable ``body``.
+        ``"mlp"``, and (32, 64) channels for ``"conv2d"``. Ignored with a callable ``body``.
     beta : float, default=1.0
         Weight of the KL term in training, or of the critic's term. Larger values give simpler codes and coarser
         reconstructions. Ignored with ``objective="reconstruction"``.

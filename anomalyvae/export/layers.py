@@ -1,8 +1,7 @@
 """The bodies of `anomalyvae.nets.bodies` as ONNX operators that exist in double precision.
 
-Runtimes have convolutions and recurrent units in single precision only. Here a convolution gathers the neighbours of
-each place and multiplies by one matrix; recurrent units are a loop of the graph. Between layers rows are flat, with the
-last axis of the body running fastest.
+Runtimes have convolutions in single precision only. Here a convolution gathers the neighbours of each place and
+multiplies by one matrix. Between layers rows are flat, with the last axis of the body running fastest.
 """
 
 import math
@@ -20,7 +19,6 @@ from anomalyvae.nets.bodies import (
     Convolutional,
     Doubling,
     Halving,
-    Recurrent,
     doubled,
     neighbours,
 )
@@ -28,8 +26,6 @@ from anomalyvae.nets.bodies import (
 
 def encode(body: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
     """Rows ``(n, d)``, of this shape inside the body, -> features ``(n, k)``."""
-    if isinstance(body, Recurrent):
-        return _read(body, shape, x)
     if isinstance(body, MLP | Convolutional):
         return in_turn(body.encoder, shape, x)
     raise cannot_export(body)
@@ -37,8 +33,6 @@ def encode(body: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
 
 def decode(body: nn.Module, shape: tuple[int, ...], z: Value) -> Value:
     """Codes ``(n, latent_dim)`` -> rows ``(n, d)``."""
-    if isinstance(body, Recurrent):
-        return _write(body, shape, z)
     if isinstance(body, MLP | Convolutional):
         return in_turn(body.decoder, shape, z)
     raise cannot_export(body)
@@ -114,50 +108,3 @@ def _in_order(x: Value, halves: list[int], sides: tuple[int, ...], channels: int
     if torch.equal(table, made):
         return x
     return _folded(_folded(x, len(made), channels).op("Gather", table, axis=1), len(table) * channels)
-
-
-# Recurrent units: steps of all rows, shape (length, n, k)
-
-
-def _read(body: Recurrent, shape: tuple[int, ...], x: Value) -> Value:
-    steps = _folded(x, *shape).op("Transpose", perm=[2, 0, 1])
-    for layer in body.reading:
-        state, steps = _recurrent(layer, _at_every_step(steps, layer.seen, body.length))
-    return state
-
-
-def _write(body: Recurrent, shape: tuple[int, ...], z: Value) -> Value:
-    first: Any = body.writing[0]
-    seen = linear(z, first.seen.weight, first.seen.bias).op("Expand", [body.length, 1, 1])
-    _, steps = _recurrent(first, seen)
-    for layer in [*body.writing][1:]:
-        _, steps = _recurrent(layer, _at_every_step(steps, layer.seen, body.length))
-    cells = _at_every_step(steps, body.cells, body.length)
-    return _folded(cells.op("Transpose", perm=[1, 2, 0]), math.prod(shape))
-
-
-def _at_every_step(steps: Value, layer: Any, length: int) -> Value:
-    made = linear(_folded(steps, layer.in_features), layer.weight, layer.bias)
-    return made.op("Reshape", [length, -1, layer.out_features])
-
-
-def _recurrent(layer: Any, seen: Value) -> tuple[Value, Value]:
-    """The last state ``(n, size)`` and all states ``(length, n, size)``."""
-    size = layer.size
-
-    def step(state: Value, seen: Value) -> Value:
-        gates, candidate = seen.split([2 * size, size])
-        gates_again, remembered = linear(state, layer.state.weight, layer.state.bias).split([2 * size, size])
-        reset, update = _sigmoid(gates + gates_again).split([size, size])
-        candidate = (candidate + reset * remembered).op("Tanh")
-        return candidate + update * (state - candidate)
-
-    rows = seen.op("Shape", start=1, end=2)
-    nothing = seen.graph.value(0.0, seen.single).op("Expand", rows.op("Concat", [size], axis=0))
-    return seen.graph.scan(step, nothing, seen)
-
-
-def _sigmoid(x: Value) -> Value:
-    if x.single:
-        return x.op("Sigmoid")
-    return (x * 0.5).op("Tanh") * 0.5 + 0.5  # in double, the runtime's Sigmoid takes twice as long

@@ -8,13 +8,12 @@ A body is any callable ``(input_shape, latent_dim) -> nn.Module`` whose module h
 The objective adds the linear layers that turn features into a code. There is no base class and no registry: pass your
 own function as ``VAEOutlierDetector(body=...)``.
 
-Convolutions and recurrences are written as matrix products. Rows are scored in double precision, where these are faster
-than torch's own layers; ONNX runtimes have no others in double; and each row gets the same arithmetic in any batch.
+Convolutions are written as matrix products. Rows are scored in double precision, where these are faster than torch's
+own layers; ONNX runtimes have no others in double; and each row gets the same arithmetic in any batch.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise, product
 
 import torch
@@ -70,28 +69,24 @@ class MLP(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Convolutions that halve the length of every axis; the decoder mirrors them and doubles it.
+    """Convolutions that halve both sides of an image; the decoder mirrors them and doubles them.
 
-    The same weights apply at every place of a window or an image. Any length is allowed: odd lengths are rounded up in
-    the encoder and cropped in the decoder. The decoder uses sub-pixel convolutions (Shi et al. 2016,
+    The same weights apply at every place. Any length is allowed: odd lengths are rounded up in the encoder and cropped
+    in the decoder. The decoder uses sub-pixel convolutions (Shi et al. 2016,
     arXiv:1609.05158): each place becomes two per axis.
 
     Parameters
     ----------
     input_shape : tuple of int
-        Channels, then the length of each axis: ``(channels, length)`` or ``(channels, height, width)``.
+        ``(channels, height, width)``.
     latent_dim : int
     hidden : sequence of int
         Channels of the encoder's layers, from the row inwards; the decoder has them in reverse.
-    axes : int
-        Number of axes besides the channels.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int] = (32, 64), *, axes: int = 1
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int] = (32, 64)) -> None:
         super().__init__()
-        _refuse_other_axes(input_shape, ("channels", *(("length",) if axes == 1 else ("height", "width"))))
+        _refuse_other_axes(input_shape)
         _refuse_empty_layers(hidden)
         sides = [input_shape[1:]]
         for _ in hidden:
@@ -99,7 +94,7 @@ class Convolutional(nn.Module):
         channels = [input_shape[0], *hidden]
         self.encoder = nn.Sequential(ChannelsLast())
         for into, out in pairwise(channels):
-            self.encoder.extend([Halving(into, out, axes), nn.Hardswish()])
+            self.encoder.extend([Halving(into, out), nn.Hardswish()])
         self.encoder.append(nn.Flatten())
         self.decoder = nn.Sequential(Linear(latent_dim, math.prod(sides[-1]) * channels[-1]))
         self.decoder.append(nn.Unflatten(1, (*sides[-1], channels[-1])))
@@ -133,9 +128,9 @@ class ChannelsFirst(nn.Module):
 class Halving(nn.Module):
     """A convolution over three places per axis, at every other one: ``(n, *sides, into)`` -> ``(n, *halves, out)``."""
 
-    def __init__(self, into: int, out: int, axes: int) -> None:
+    def __init__(self, into: int, out: int) -> None:
         super().__init__()
-        self.linear = Linear(3**axes * into, out)
+        self.linear = Linear(9 * into, out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.linear(neighbours(x, 2))
@@ -147,7 +142,7 @@ class Doubling(nn.Module):
     def __init__(self, into: int, out: int, sides: tuple[int, ...]) -> None:
         super().__init__()
         self.sides = sides
-        self.linear = Linear(3 ** len(sides) * into, 2 ** len(sides) * out)
+        self.linear = Linear(9 * into, 4 * out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return doubled(self.linear(neighbours(x, 1)), self.sides)
@@ -179,73 +174,6 @@ def doubled(x: Tensor, sides: tuple[int, ...]) -> Tensor:
     return x[(slice(None), *(slice(side) for side in sides))]
 
 
-class Recurrent(nn.Module):
-    """Gated recurrent units over the steps of a window.
-
-    The encoder's features are its last state. The decoder gets the code as input at every step.
-
-    Parameters
-    ----------
-    input_shape : tuple of int
-        ``(channels, length)``.
-    latent_dim : int
-    hidden : sequence of int
-        State sizes of the encoder's layers, from the row inwards, at least one; the decoder has them in reverse.
-    """
-
-    def __init__(self, input_shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int] = (32,)) -> None:
-        super().__init__()
-        _refuse_other_axes(input_shape, ("channels", "length"))
-        _refuse_empty_layers(hidden)
-        if not hidden:
-            raise ValueError("Got hidden=(), expected at least one state size. Pass, for example, hidden=(32,).")
-        channels, self.length = input_shape
-        inner = [*reversed(hidden)]
-        self.reading = nn.ModuleList(GRU(*sizes) for sizes in pairwise([channels, *hidden]))
-        self.writing = nn.ModuleList(GRU(*sizes) for sizes in pairwise([latent_dim, *inner]))
-        self.cells = Linear(inner[-1], channels)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Rows ``(n, channels, length)`` -> features ``(n, hidden[-1])``: the last state."""
-        steps = x.permute(2, 0, 1)  # (length, n, channels)
-        for layer in self.reading:
-            steps = layer(steps)
-        return steps[-1]
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Codes ``(n, latent_dim)`` -> means ``(n, channels, length)``."""
-        steps = z.expand(self.length, -1, -1)
-        for layer in self.writing:
-            steps = layer(steps)
-        return self.cells(steps).permute(1, 2, 0)
-
-
-class GRU(nn.Module):
-    """Gated recurrent units (Cho et al. 2014, arXiv:1406.1078): ``(length, n, into)`` -> states ``(length, n, size)``.
-
-    With a linear in the input and b linear in the state h, split into three parts each: ``[r, u] = sigmoid(a + b)``,
-    ``c = tanh(a + r b)``, and the next state is ``u h + (1 - u) c``.
-    """
-
-    def __init__(self, into: int, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.seen = Linear(into, 3 * size)
-        self.state = Linear(size, 3 * size)
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        same = x.stride(0) == 0  # the code is the same at every step: multiply it once
-        seen = self.seen(x[0]).expand(len(x), -1, -1) if same else self.seen(x)
-        state, states = x.new_zeros(x.shape[1], self.size), []
-        parts = [2 * self.size, self.size]
-        for step in seen:
-            (gates, candidate), (gates_again, remembered) = step.split(parts, 1), self.state(state).split(parts, 1)
-            reset, update = (gates + gates_again).sigmoid().chunk(2, 1)
-            state = torch.lerp(torch.addcmul(candidate, reset, remembered).tanh(), state, update)
-            states.append(state)
-        return torch.stack(states)
-
-
 # Hard swish (Howard et al. 2019, arXiv:1905.02244, equation 8) detects as well as SiLU and costs a quarter in float64.
 def _layers(widths: Sequence[int]) -> list[nn.Module]:
     return [layer for into, out in pairwise(widths) for layer in (Linear(into, out), nn.Hardswish())]
@@ -256,20 +184,14 @@ def _refuse_empty_layers(hidden: Sequence[int]) -> None:
         raise ValueError(f"Got hidden={tuple(hidden)}, expected sizes of at least 1. Leave out the layer instead.")
 
 
-def _refuse_other_axes(input_shape: tuple[int, ...], names: tuple[str, ...]) -> None:
-    if len(input_shape) != len(names):
-        expected = ", ".join(names)
+def _refuse_other_axes(input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != 3:
         raise ValueError(
-            f"Got input_shape={tuple(input_shape)}, expected ({expected}) for this body. "
-            f"Pass input_shape=({expected}): channels times the rest is the number of features."
+            f"Got input_shape={tuple(input_shape)}, expected (channels, height, width) for this body. "
+            "Pass input_shape=(channels, height, width): their product is the number of features."
         )
 
 
-BODIES: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MLP,
-    "conv1d": partial(Convolutional, axes=1),
-    "conv2d": partial(Convolutional, axes=2),
-    "gru": Recurrent,
-}
-HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (128, 64), "conv1d": (32, 64), "conv2d": (32, 64), "gru": (32,)}
+BODIES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv2d": Convolutional}
+HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (128, 64), "conv2d": (32, 64)}
 """``hidden="auto"`` of each body."""

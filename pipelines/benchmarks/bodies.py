@@ -20,7 +20,7 @@ import torch
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
 
-BODIES = {"mlp": (9, 20), "conv1d": (9, 20), "gru": (9, 20), "conv2d": (1, 9, 20)}
+BODIES = {"mlp": (9, 20), "conv2d": (1, 9, 20)}
 
 
 def main() -> None:

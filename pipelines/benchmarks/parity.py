@@ -163,7 +163,7 @@ def detector(rng: Rng, width: int | None) -> dict[str, Any]:
     if width is not None and rng.random() < 0.5:
         chosen["likelihood"] = str(rng.choice(["gaussian", "isotropic"]))
         if width % 2 == 0:
-            body = str(rng.choice(["conv1d", "conv2d", "gru"]))
+            body = str(rng.choice(["mlp", "conv2d", "mlp"]))  # windows, images
             chosen |= {"body": body, "input_shape": (1, 2, width // 2) if body == "conv2d" else (2, width // 2)}
     return chosen
 

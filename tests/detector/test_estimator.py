@@ -313,7 +313,7 @@ def test_an_interrupt_while_the_threshold_is_set_is_reported(normal, monkeypatch
 
 
 def test_an_interrupt_after_the_first_of_several_networks_keeps_its_epochs(normal, monkeypatch):
-    """Recurrent layers train one network after another; the first is whole by then."""
+    """Networks with layers of one's own train one after another; the first is whole by then."""
     taken, step = [], torch.optim.Adam.step
 
     def interrupted(self, *args, **kwargs):
@@ -323,7 +323,7 @@ def test_an_interrupt_after_the_first_of_several_networks_keeps_its_epochs(norma
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
-    detector = VAEOutlierDetector(random_state=0, max_epochs=2, body="gru", input_shape=(1, 6))
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2, body=LinearBody)
     with pytest.warns(UserWarning, match="interrupted while it set the threshold") as given:
         detector.fit(normal)
     assert not [w for w in given if "interrupted in epoch" in str(w.message)]
@@ -483,7 +483,7 @@ def test_verbose_shows_progress(normal, capsys):
     VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True).fit(normal)
     shown = capsys.readouterr().err
     assert "learning: epoch 2/2" in shown
-    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, body="gru", input_shape=(1, 6)).fit(normal)
+    VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, body=LinearBody).fit(normal)
     assert "learning, 4 of 4" in capsys.readouterr().err  # these cannot train at once
     VAEOutlierDetector(random_state=0, max_epochs=2, verbose=True, validation_fraction=0.2).fit(normal)
     assert "held out" in capsys.readouterr().err

@@ -15,24 +15,18 @@ from anomalyvae.nets.objectives import OBJECTIVES
 
 SETTINGS = {
     "mlp": {"hidden": (8,)},
-    "conv1d": {"input_shape": (2, 7), "hidden": (6, 4)},
     "conv2d": {"input_shape": (2, 3, 5), "hidden": (6, 4)},
-    "gru": {"input_shape": (2, 7), "hidden": (6,)},
 }
 FAMILY = [
-    *((body, "elbo", "log_likelihood") for body in ("conv1d", "conv2d", "gru")),
-    *((body, "reconstruction", "memory") for body in ("conv1d", "conv2d", "gru")),
-    *((body, "adversarial", "energy") for body in ("mlp", "conv1d", "conv2d", "gru")),
+    ("conv2d", "elbo", "log_likelihood"),
+    ("conv2d", "reconstruction", "memory"),
+    *((body, "adversarial", "energy") for body in ("mlp", "conv2d")),
     *(("mlp", "adversarial", score) for score in OBJECTIVES["adversarial"].scores if score != "energy"),
 ]  # test_export.py has the other objectives and scores of the mlp
 SHAPES = [
-    *(("conv1d", (2, length), (5, 4)) for length in (1, 9)),
-    ("conv1d", (3, 11), (4, 3, 5, 2)),
-    ("conv1d", (2, 5), ()),
+    ("conv2d", (3, 11, 2), (4, 3, 5, 2)),
     *(("conv2d", shape, (5, 4)) for shape in ((1, 1, 1), (3, 1, 5), (1, 7, 6))),
     ("conv2d", (2, 2, 3), ()),
-    *(("gru", (3, length), (5,)) for length in (1, 15)),
-    ("gru", (2, 6), (5, 4, 3)),
 ]
 
 
@@ -104,7 +98,7 @@ def test_any_length_and_any_number_of_layers(body, shape, hidden, tmp_path):
     np.testing.assert_allclose(scorer.anomaly_score(x), detector.anomaly_score(x), rtol=1e-9, atol=1e-6)
 
 
-@pytest.mark.parametrize("body", ["conv1d", "conv2d", "gru"])
+@pytest.mark.parametrize("body", ["conv2d"])
 def test_a_row_scores_the_same_in_any_company(body, tmp_path):
     scorer = Scorer(export_onnx(fit(body), tmp_path / "m.onnx", precision="double"))
     x = rows(SETTINGS[body]["input_shape"], 3000, 1)
@@ -116,7 +110,7 @@ def test_a_row_scores_the_same_in_any_company(body, tmp_path):
     assert scorer.anomaly_score(x[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("body", ["conv1d", "conv2d", "gru"])
+@pytest.mark.parametrize("body", ["conv2d"])
 def test_single_precision_is_taken_where_it_agrees(body, tmp_path):
     """Every number of the network is then single: one that was left double would be cast back and forth."""
     file = export_onnx(fit(body), tmp_path / "m.onnx")
@@ -125,7 +119,7 @@ def test_single_precision_is_taken_where_it_agrees(body, tmp_path):
     assert {t.data_type for t in matrices} == {onnx.TensorProto.FLOAT}
 
 
-@pytest.mark.parametrize("body", ["conv1d", "conv2d", "gru"])
+@pytest.mark.parametrize("body", ["conv2d"])
 def test_a_bundle_scores_files_without_torch(body, tmp_path):
     shape = SETTINGS[body]["input_shape"]
     names = [f"cell {i}" for i in range(np.prod(shape))]
@@ -141,20 +135,6 @@ def test_a_bundle_scores_files_without_torch(body, tmp_path):
     (file,) = (tmp_path / "scores").rglob("new*.parquet")
     assert summary["rows"] == len(new)
     np.testing.assert_allclose(pq.read_table(file)["anomaly_score"], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_longer_window_makes_no_larger_loop(tmp_path):
-    """Recurrent units are a loop of the graph, not a copy per step; nodes of all loops have names of their own."""
-    sizes = []
-    for length in (5, 50):
-        detector = fit("gru", input_shape=(2, length), hidden=(4, 3), max_epochs=1)
-        graph = onnx.load(export_onnx(detector, tmp_path / "m.onnx", precision="double")).graph
-        sizes.append(len(graph.node))
-        loops = [a.g.node for node in graph.node for a in node.attribute if a.name == "body"]
-        assert len(loops) == 4
-        names = [node.name for nodes in (graph.node, *loops) for node in nodes]
-        assert len(set(names)) == len(names)
-    assert sizes[0] == sizes[1]
 
 
 def test_the_page_on_bodies_runs(tmp_path, monkeypatch, capsys):

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.nets.bodies import BODIES, GRU, HIDDEN, doubled, neighbours
+from anomalyvae.nets.bodies import BODIES, HIDDEN, doubled, neighbours
 from anomalyvae.nets.elbo import kl_to_standard_normal
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.nets.training import Lesson, Schedule, in_blocks, train
 from anomalyvae.nets.views import COMPARING
 
-SHAPES = {"mlp": (6,), "conv1d": (2, 5), "conv2d": (1, 3, 5), "gru": (2, 5)}
+SHAPES = {"mlp": (6,), "conv2d": (1, 3, 5)}
 FAMILY = [(objective, body) for objective in OBJECTIVES for body in BODIES]
 
 
@@ -162,11 +162,10 @@ def test_kl_is_the_closed_form():
     torch.testing.assert_close(kl_to_standard_normal(mean, log_var), expected)
 
 
-@pytest.mark.parametrize("body", ["conv1d", "gru", "conv2d"])
-def test_any_length_and_any_number_of_channels(body):
+def test_any_length_and_any_number_of_channels():
     for length, hidden, channels in product([1, 2, 4, 7, 21], [(3,), (3, 4), (3, 4, 5)], [1, 3]):
-        shape = (channels, length) if body != "conv2d" else (channels, length, 5)
-        net = BODIES[body](shape, 2, hidden=hidden)
+        shape = (channels, length, 5)
+        net = BODIES["conv2d"](shape, 2, hidden=hidden)
         x = torch.randn(4, *shape)
         features = net.encode(x)
         assert features.shape[0] == 4
@@ -175,12 +174,11 @@ def test_any_length_and_any_number_of_channels(body):
 
 
 def test_convolutions_are_those_of_torch():
-    for axes, theirs in ((1, torch.nn.functional.conv1d), (2, torch.nn.functional.conv2d)):
-        for step in (1, 2):
-            x, weight = torch.randn(4, 3, *(7, 6)[:axes]), torch.randn(5, 3, *[3] * axes)
-            matrix = weight.movedim(1, -1).reshape(5, -1)
-            ours = neighbours(x.movedim(1, -1), step) @ matrix.T
-            torch.testing.assert_close(ours.movedim(-1, 1), theirs(x, weight, stride=step, padding=1))
+    for step in (1, 2):
+        x, weight = torch.randn(4, 3, 7, 6), torch.randn(5, 3, 3, 3)
+        ours = neighbours(x.movedim(1, -1), step) @ weight.movedim(1, -1).reshape(5, -1).T
+        theirs = torch.nn.functional.conv2d(x, weight, stride=step, padding=1)
+        torch.testing.assert_close(ours.movedim(-1, 1), theirs)
 
 
 def test_a_doubled_place_becomes_its_own_neighbours():
@@ -190,30 +188,11 @@ def test_a_doubled_place_becomes_its_own_neighbours():
     assert torch.equal(doubled(x, (3, 5)), expected[:, :3, :5])
 
 
-def test_the_gru_is_that_of_torch():
-    ours, theirs = GRU(3, 4), torch.nn.GRU(3, 4)
-    theirs.load_state_dict(
-        {
-            "weight_ih_l0": ours.seen.weight,
-            "weight_hh_l0": ours.state.weight,
-            "bias_ih_l0": ours.seen.bias,
-            "bias_hh_l0": ours.state.bias,
-        }
-    )
-    x = torch.randn(6, 2, 3)
-    torch.testing.assert_close(ours(x), theirs(x)[0])
-    same = x[:1].expand(6, -1, -1)
-    torch.testing.assert_close(ours(same), theirs(same)[0])
-
-
 @pytest.mark.parametrize(
     ("body", "shape", "hidden", "message"),
     [
-        ("conv1d", (6,), (8,), r"Got input_shape=\(6,\), expected \(channels, length\).*Pass input_shape"),
-        ("gru", (1, 2, 3), (8,), r"Got input_shape=\(1, 2, 3\), expected \(channels, length\)"),
-        ("conv2d", (2, 3), (8,), r"Got input_shape=\(2, 3\), expected \(channels, height, width\)"),
-        ("gru", (2, 3), (), r"Got hidden=\(\), expected at least one state size.*hidden=\(32,\)"),
-        ("conv1d", (2, 3), (8, 0), r"Got hidden=\(8, 0\), expected sizes of at least 1"),
+        ("conv2d", (2, 3), (8,), r"Got input_shape=\(2, 3\), expected \(channels, height, width\).*Pass input_shape"),
+        ("conv2d", (1, 2, 3), (8, 0), r"Got hidden=\(8, 0\), expected sizes of at least 1"),
     ],
 )
 def test_shapes_that_cannot_be(body, shape, hidden, message):
