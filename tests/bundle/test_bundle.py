@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
+from anomalyvae.nets.bodies import BODIES
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,14 @@ def test_other_peoples_files_are_not_overwritten(detector, tmp_path):
     with pytest.raises(FileExistsError, match=r"has other files than a bundle\. Choose another folder"):
         save(detector, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_body_that_is_no_longer_offered_is_named(normal, tmp_path, monkeypatch):
+    monkeypatch.setitem(BODIES, "gru", BODIES["mlp"])
+    save(VAEOutlierDetector(body="gru", hidden=(8,), max_epochs=1).fit(normal), tmp_path / "old")
+    monkeypatch.delitem(BODIES, "gru")
+    with pytest.raises(ValueError, match=r"Got body='gru', expected one of 'mlp', 'conv2d', or a callable"):
+        load(tmp_path / "old")
 
 
 def test_a_callable_body_is_refused(normal, tmp_path):
