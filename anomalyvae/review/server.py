@@ -119,8 +119,9 @@ def serve(
         app = create_app(opened, evidence, host=host, token=token, reviewer=proposed, listing=listing)
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
-        ready(address if token is None else f"{address}?token={token}")
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        config.load()  # imports its parts now: an interrupt in the middle of an import ends in another error
+        ready(address if token is None else f"{address}?token={token}")
         with suppress(KeyboardInterrupt):  # how the page is closed
             uvicorn.Server(config).run(sockets=[listener])
 
