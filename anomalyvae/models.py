@@ -141,8 +141,14 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
     import pandas as pd
 
     from anomalyvae.detector import VAEOutlierDetector, check_parameters
+    from anomalyvae.nets.bodies import BODIES
 
     arrays = read_arrays(folder, data)
+    if card["parameters"].get("body", "mlp") not in BODIES:
+        raise ValueError(
+            f"The bundle {folder} has body={card['parameters']['body']!r}, expected one of {', '.join(BODIES)}: this "
+            "version has no other. Fit again with one of these; Scorer still scores its ONNX file."
+        )
     try:
         # JSON has no tuples, and the constructor no lists
         parameters: dict[str, Any] = {

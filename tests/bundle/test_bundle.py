@@ -92,8 +92,9 @@ def test_a_body_that_is_no_longer_offered_is_named(normal, tmp_path, monkeypatch
     monkeypatch.setitem(BODIES, "gru", BODIES["mlp"])
     save(VAEOutlierDetector(body="gru", hidden=(8,), max_epochs=1).fit(normal), tmp_path / "old")
     monkeypatch.delitem(BODIES, "gru")
-    with pytest.raises(ValueError, match=r"Got body='gru', expected one of 'mlp', 'conv2d', or a callable"):
+    with pytest.raises(ValueError, match=r"has body='gru', expected one of mlp, conv2d: .*Fit again with one of these"):
         load(tmp_path / "old")
+    assert Scorer(tmp_path / "old").score(normal)["anomaly_score"].shape == (len(normal),)
 
 
 def test_a_callable_body_is_refused(normal, tmp_path):
