@@ -5,6 +5,7 @@ multiplies by one matrix. Between layers rows are flat, with the last axis of th
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,16 +27,18 @@ from anomalyvae.nets.bodies import (
 
 def encode(body: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
     """Rows ``(n, d)``, of this shape inside the body, -> features ``(n, k)``."""
-    if isinstance(body, MLP | Convolutional):
-        return in_turn(body.encoder, shape, x)
-    raise cannot_export(body)
+    return in_turn(_exportable(body).encoder, shape, x)
 
 
 def decode(body: nn.Module, shape: tuple[int, ...], z: Value) -> Value:
     """Codes ``(n, latent_dim)`` -> rows ``(n, d)``."""
-    if isinstance(body, MLP | Convolutional):
-        return in_turn(body.decoder, shape, z)
-    raise cannot_export(body)
+    return in_turn(_exportable(body).decoder, shape, z)
+
+
+def _exportable(body: nn.Module) -> MLP | Convolutional:
+    if not isinstance(body, MLP | Convolutional):
+        raise cannot_export(body)
+    return body
 
 
 def linear(x: Value, weight: Tensor, bias: Tensor) -> Value:
@@ -55,33 +58,33 @@ def cannot_export(part: Any) -> TypeError:
 def in_turn(layers: nn.Module, shape: tuple[int, ...], x: Value) -> Value:
     """Layers in sequence, on rows ``(n, k)`` of this shape."""
     channels, *sides = shape
-    cells, sixfold = (
-        math.prod(sides),
-        False,
-    )  # in double, a hard swish leaves its division by 6 to the next weights
+    places = math.prod(sides)
+    divisor = 1.0  # in double, a hard swish leaves its division by 6 to the weights of the next layer
     for layer in layers.children():
         if isinstance(layer, nn.Linear | Halving | Doubling):
             product = layer if isinstance(layer, nn.Linear) else layer.linear
-            weight, bias, sixfold = product.weight / 6 if sixfold else product.weight, product.bias, False
+            weight, bias = product.weight / divisor, product.bias
+            divisor = 1.0
         if isinstance(layer, nn.Linear):
             x = linear(x, weight, bias)
         elif isinstance(layer, Halving):
-            x = _convolution(x, weight, bias, sides, 2)
-            sides = [-(-side // 2) for side in sides]
+            x = _convolution(x, weight, bias, sides, step=2)
+            sides = _halved(sides)
         elif isinstance(layer, Doubling):
-            halves = [-(-side // 2) for side in layer.sides]
-            x = _in_order(_convolution(x, weight, bias, halves, 1), halves, layer.sides, len(bias) // 2 ** len(halves))
+            x = _convolution(x, weight, bias, _halved(layer.sides), step=1)
+            x = _in_order(x, layer.sides, len(bias) // 4)
         elif isinstance(layer, nn.Hardswish) and x.single:
             x = x * x.op("HardSigmoid", alpha=1 / 6, beta=0.5)
         elif isinstance(layer, nn.Hardswish):
-            x, sixfold = x * (x + 3.0).op("Clip", 0.0, 6.0), True
+            x = x * (x + 3.0).op("Clip", 0.0, 6.0)
+            divisor = 6.0
         elif isinstance(layer, ChannelsLast):
-            x = _folded(_folded(x, channels, cells).op("Transpose", perm=[0, 2, 1]), channels * cells)
+            x = _folded(_folded(x, channels, places).op("Transpose", perm=[0, 2, 1]), channels * places)
         elif isinstance(layer, ChannelsFirst):
-            x = _folded(_folded(x, cells, channels).op("Transpose", perm=[0, 2, 1]), channels * cells)
+            x = _folded(_folded(x, places, channels).op("Transpose", perm=[0, 2, 1]), channels * places)
         elif not isinstance(layer, nn.Flatten | nn.Unflatten):
             raise cannot_export(layer)
-    return x / 6.0 if sixfold else x
+    return x if divisor == 1 else x / divisor
 
 
 def _folded(x: Value, *shape: int) -> Value:
@@ -91,20 +94,24 @@ def _folded(x: Value, *shape: int) -> Value:
 # Convolutions
 
 
+def _halved(sides: Sequence[int]) -> list[int]:
+    return [-(-side // 2) for side in sides]
+
+
 def _convolution(x: Value, weight: Tensor, bias: Tensor, sides: list[int], step: int) -> Value:
-    """A linear layer of each place and its neighbours, at every ``step`` along each axis."""
-    channels, places = weight.shape[1] // 3 ** len(sides), math.prod(sides)
+    """A linear layer of each place and its eight neighbours, at every ``step`` along both axes."""
+    channels, places = weight.shape[1] // 9, math.prod(sides)
     table = neighbours(torch.arange(1, places + 1).view(1, *sides, 1), step).flatten()  # 0 is beyond the edge
     padded = _folded(x.op("Pad", [0, channels, 0, 0]), places + 1, channels)
-    seen = _folded(padded.op("Gather", table, axis=1), weight.shape[1])
-    return _folded(linear(seen, weight, bias), len(table) // 3 ** len(sides) * len(bias))
+    seen = _folded(padded.op("Gather", table, axis=1), 9 * channels)
+    return _folded(linear(seen, weight, bias), len(table) // 9 * len(bias))
 
 
-def _in_order(x: Value, halves: list[int], sides: tuple[int, ...], channels: int) -> Value:
-    """Put the two values per axis that each place was turned into where they belong; cut off those past the edge."""
-    parts = 2 ** len(sides)
-    made = torch.arange(math.prod(halves) * parts)
-    table = doubled(made.view(1, *halves, parts), sides).flatten()
+def _in_order(x: Value, sides: tuple[int, ...], channels: int) -> Value:
+    """Put the four values that each place was turned into where they belong; cut off those past the edge."""
+    halves = _halved(sides)
+    made = torch.arange(4 * math.prod(halves))
+    table = doubled(made.view(1, *halves, 4), sides).flatten()
     if torch.equal(table, made):
         return x
     return _folded(_folded(x, len(made), channels).op("Gather", table, axis=1), len(table) * channels)

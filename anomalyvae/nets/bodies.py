@@ -71,9 +71,9 @@ class MLP(nn.Module):
 class Convolutional(nn.Module):
     """Convolutions that halve both sides of an image; the decoder mirrors them and doubles them.
 
-    The same weights apply at every place. Any length is allowed: odd lengths are rounded up in the encoder and cropped
-    in the decoder. The decoder uses sub-pixel convolutions (Shi et al. 2016,
-    arXiv:1609.05158): each place becomes two per axis.
+    The same weights apply at every place. Any size is allowed: half of an odd side is rounded up in the encoder, and
+    the decoder crops what is too much. The decoder uses sub-pixel convolutions (Shi et al. 2016, arXiv:1609.05158):
+    each place becomes two per axis.
 
     Parameters
     ----------
@@ -112,21 +112,21 @@ class Convolutional(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """``(n, channels, *sides)`` -> ``(n, *sides, channels)``."""
+    """``(n, channels, height, width)`` -> ``(n, height, width, channels)``."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.movedim(1, -1)
 
 
 class ChannelsFirst(nn.Module):
-    """``(n, *sides, channels)`` -> ``(n, channels, *sides)``."""
+    """``(n, height, width, channels)`` -> ``(n, channels, height, width)``."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.movedim(-1, 1)
 
 
 class Halving(nn.Module):
-    """A convolution over three places per axis, at every other one: ``(n, *sides, into)`` -> ``(n, *halves, out)``."""
+    """A 3 x 3 convolution at every other place per axis: ``(n, *sides, into)`` -> ``(n, *halves, out)``."""
 
     def __init__(self, into: int, out: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Halving(nn.Module):
 
 
 class Doubling(nn.Module):
-    """A convolution over three places per axis into two per axis: ``(n, *halves, into)`` -> ``(n, *sides, out)``."""
+    """A 3 x 3 convolution that makes two places per axis of one: ``(n, *halves, into)`` -> ``(n, *sides, out)``."""
 
     def __init__(self, into: int, out: int, sides: tuple[int, ...]) -> None:
         super().__init__()
@@ -149,29 +149,23 @@ class Doubling(nn.Module):
 
 
 def neighbours(x: Tensor, step: int) -> Tensor:
-    """The channels of each place and its neighbours: ``(n, *sides, c)`` -> ``(n, *places, 3 ** axes * c)``.
+    """The channels of each place and its neighbours: ``(n, height, width, c)`` -> ``(n, rows, columns, 9 c)``.
 
-    ``places`` are every ``step``-th along each axis; the edges are padded with zeros.
+    ``rows`` and ``columns`` are every ``step``-th of the sides; the edges are padded with zeros.
     """
-    sides = x.shape[1:-1]
-    places = [-(-side // step) for side in sides]
-    last = [step * (count - 1) + 1 for count in places]
-    edges = [(1, n + 1 - side) for n, side in zip(last, sides, strict=True)]
-    x = functional.pad(x, (0, 0, *(zeros for pair in reversed(edges) for zeros in pair)))
+    height, width = ((side - 1) // step * step + 1 for side in x.shape[1:3])  # as far as the last place
+    x = functional.pad(x, (0, 0, 1, width + 1 - x.shape[2], 1, height + 1 - x.shape[1]))
     shifted = [
-        x[(slice(None), *(slice(offset, offset + n, step) for offset, n in zip(offsets, last, strict=True)))]
-        for offsets in product(range(3), repeat=len(sides))
+        x[:, row : row + height : step, column : column + width : step] for row, column in product(range(3), repeat=2)
     ]
     return torch.cat(shifted, dim=-1)
 
 
 def doubled(x: Tensor, sides: tuple[int, ...]) -> Tensor:
-    """Rearrange each place into two per axis: ``(n, *halves, 2 ** axes * c)`` -> ``(n, *sides, c)``."""
-    halves, axes = x.shape[1:-1], len(sides)
-    x = x.unflatten(-1, (*[2] * axes, -1))
-    x = x.permute(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 1 + 2 * axes)
-    x = x.reshape(len(x), *(2 * half for half in halves), x.shape[-1])
-    return x[(slice(None), *(slice(side) for side in sides))]
+    """Rearrange each place into two by two: ``(n, rows, columns, 4 c)`` -> ``(n, *sides, c)``."""
+    n, rows, columns, channels = x.shape
+    x = x.unflatten(-1, (2, 2, -1)).transpose(2, 3)  # (n, rows, 2, columns, 2, c)
+    return x.reshape(n, 2 * rows, 2 * columns, channels // 4)[:, : sides[0], : sides[1]]
 
 
 # Hard swish (Howard et al. 2019, arXiv:1905.02244, equation 8) detects as well as SiLU and costs a quarter in float64.
