@@ -19,7 +19,7 @@ from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.nets.memory import squared_distances
 from anomalyvae.nets.views import Views
 from anomalyvae.scoring import Scorer
-from anomalyvae.scoring.scorer import FORMAT, METADATA, seal
+from anomalyvae.scoring.onnx_file import FORMAT, METADATA, seal
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

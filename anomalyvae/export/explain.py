@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyvae.export.columns import Input
 from anomalyvae.scoring.columns import MISSING
-from anomalyvae.scoring.scorer import MATRIX
+from anomalyvae.scoring.onnx_file import MATRIX
 
 if TYPE_CHECKING:
     import onnx

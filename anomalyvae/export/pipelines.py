@@ -17,7 +17,7 @@ from anomalyvae.export.graph import OUTPUTS
 from anomalyvae.export.nodes import Graph, Value, cast
 from anomalyvae.export.transformers import apply, note_examples, remedy
 from anomalyvae.scoring.columns import MISSING
-from anomalyvae.scoring.scorer import MATRIX
+from anomalyvae.scoring.onnx_file import MATRIX
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector

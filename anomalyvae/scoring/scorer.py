@@ -3,21 +3,17 @@
 It needs onnxruntime and numpy only, and imports neither torch, scikit-learn nor pandas, so a worker starts fast.
 """
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.calibration import caution_of
-from anomalyvae.fleet import Fleet
 from anomalyvae.scoring.columns import (
     EMPTY,
     MISSING,
@@ -32,35 +28,14 @@ from anomalyvae.scoring.columns import (
     table_of,
     taken_from,
 )
-from anomalyvae.untrusted import read_json
-
-try:
-    import onnxruntime
-except ModuleNotFoundError as error:
-    raise ImportError(f"Scoring needs the package {error.name}. Install it with: pip install onnxruntime.") from error
-
-FORMAT = 3  # of the metadata; it rises when an older version of the package can no longer read the file
-METADATA = "anomalyvae"  # the key of the metadata in the file; they are JSON
-MATRIX = "rows"  # the input that takes all columns as one matrix
+from anomalyvae.scoring.onnx_file import CUDA, MATRIX, open_onnx
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
+_SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
 _COMPARING = ("memory", "near", "crowd", "linear", "novelty")  # criteria that compare with stored rows
-_KEYS: dict[str, tuple[type, ...]] = {
-    "model_id": (str,), "columns": (list, NoneType), "n_features": (int,), "kinds": (dict,), "inputs": (str,),
-    "criterion": (str,), "units": (dict,), "windowing": (dict, NoneType), "offset": (float, int),
-    "training": (dict,), "calibration": (dict,),
-}  # fmt: skip
-_SHARED = ("model_id", "offset", "units", "windowing")  # with the card of a bundle
-_REQUIRED = ("anomaly_score", "p_value", "is_outlier")
-# The last entry of the metadata: the tag of `metadata_props`, its length, a key, and the tag of a value of 64 letters.
-_SEAL = bytes([0x72, 85, 0x0A, 17]) + b"anomalyvae.sha256" + bytes([0x12, 64])
-_SEAL_BYTES = len(_SEAL) + 64
 _OUTPUTS_OF_2 = {
     "anomaly_score": "anomaly_score", "p_value": "p_value", "is_outlier": "label", "feature_scores": "feature_scores"
 }  # fmt: skip
-_SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 
 Floats = NDArray[np.float64]
 Feeds = dict[str, NDArray[Any]]
@@ -106,17 +81,11 @@ class Scorer:
     def __init__(
         self, path: str | os.PathLike[str], providers: str | Sequence[str] = "auto", threads: int | None = None
     ) -> None:
-        path, content, card = _read_file(Path(path))
         if threads is not None and threads < 1:
             raise ValueError(f"Got threads={threads}, expected at least 1. Pass that, or None for one per core.")
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self._session = _open(path, content, providers)
-        self.metadata = _read_metadata(self._session, path)
-        if card is not None and any(card[key] != self.metadata[key] for key in _SHARED):
-            raise inconsistent(path.parent, f"its {GRAPH} is of another model")
-        if self.metadata.get("sealed"):  # older files are not
-            _refuse_changed(path, content)
-        self._path = path
+        file = open_onnx(Path(path), providers)
+        self._path, self._session = file.path, file.session
+        self.sha256, self.metadata = file.sha256, file.metadata
         names = [output.name for output in self._session.get_outputs()]
         self._source = _OUTPUTS_OF_2 if "label" in names else {name: name for name in names}
         self.outputs = [name for name, source in self._source.items() if source in names]
@@ -132,7 +101,7 @@ class Scorer:
         self.caution = caution_of(self.metadata)
         self._block = _COMPARING_BLOCK if self.metadata["criterion"] in _COMPARING else _BLOCK
         self._threads = threads or os.cpu_count() or 1
-        if _CUDA in self._session.get_providers():
+        if CUDA in self._session.get_providers():
             self._block, self._threads = _CUDA_BLOCK, 1
 
     def __repr__(self) -> str:
@@ -217,9 +186,13 @@ class Scorer:
         return self._run([output], rows)[output]
 
     def _run(self, outputs: list[str], rows: Any) -> dict[str, NDArray[Any]]:
+        """Some outputs for rows, which threads score slab by slab."""
         count, part = self._parts(rows)
         share = -(-count // (2 * self._threads * self._block)) * self._block  # in whole blocks, for all threads
         step = min(max(share, self._block), max(_SLAB, self._block))
+        starts = range(0, max(count, 1), step)
+        named = [name for name in outputs if name != "new_gaps"]
+        sources = [self._source[name] for name in named]
 
         def slab(start: int) -> tuple[list[list[NDArray[Any]]], NDArray[np.object_] | None]:
             feeds, size = part(start, min(start + step, count)), min(step, count - start)
@@ -229,31 +202,24 @@ class Scorer:
             ]
             return blocks, self._gaps(feeds)
 
-        named = [name for name in outputs if name != "new_gaps"]
-        sources = [self._source[name] for name in named]
-        starts = range(0, max(count, 1), step)
         if self._threads == 1 or len(starts) == 1:
             slabs = list(map(slab, starts))
         else:
             with ThreadPoolExecutor(self._threads) as pool:
                 slabs = list(pool.map(slab, starts))
-        blocks = [block for part_blocks, _ in slabs for block in part_blocks]
+        blocks = [block for of_slab, _ in slabs for block in of_slab]
         found = {name: np.concatenate(parts) for name, parts in zip(named, zip(*blocks, strict=True), strict=False)}
-        gaps_of = [(start, of_slab) for start, (_, of_slab) in zip(starts, slabs, strict=True) if of_slab is not None]
-        if "new_gaps" in outputs:
-            found["new_gaps"] = np.full(count, None, dtype=object)
-            for start, of_slab in gaps_of:
-                found["new_gaps"][start : start + len(of_slab)] = of_slab
-        elif gaps_of:
-            texts = np.concatenate([of_slab[of_slab != None] for _, of_slab in gaps_of])  # noqa: E711
-            some = ", ".join(texts[0].split(", ")[:5])
-            warnings.warn(
-                f"{len(texts)} of {count} rows have missing cells in columns that had none in training, such as "
-                f"{some}. Their p-values and flags are not calibrated. Scorer.new_gaps names them by row.",
-                stacklevel=4,
-            )
         if self._source.get("is_outlier") == "label" and "is_outlier" in found:
             found["is_outlier"] = found["is_outlier"] < 0
+        having_gaps = [
+            (start, of_slab) for start, (_, of_slab) in zip(starts, slabs, strict=True) if of_slab is not None
+        ]
+        if "new_gaps" in outputs:
+            found["new_gaps"] = np.full(count, None, dtype=object)
+            for start, of_slab in having_gaps:
+                found["new_gaps"][start : start + len(of_slab)] = of_slab
+        elif having_gaps:
+            _warn_of_gaps([text for _, of_slab in having_gaps for text in of_slab if text is not None], count)
         return found
 
     def _gaps(self, feeds: Feeds) -> NDArray[np.object_] | None:
@@ -353,104 +319,11 @@ class Scorer:
         return feeds
 
 
-def _read_file(path: Path) -> tuple[Path, bytes, dict[str, Any] | None]:
-    """An ONNX file, its content and, in a bundle, the card beside it."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Pass the folder of a fitted model, or an exported ONNX file.")
-    if path.is_file():
-        content, card = path.read_bytes(), None
-    else:
-        card, parts = read_bundle(path, GRAPH)
-        if GRAPH not in parts:
-            raise ValueError(f"The bundle {path} has no ONNX file. Score with load({str(path)!r}) instead.")
-        path, content = path / GRAPH, parts[GRAPH]
-    if content[-_SEAL_BYTES:].startswith(_SEAL):
-        _refuse_changed(path, content)
-    return path, content, card
-
-
-def _refuse_changed(path: Path, content: bytes) -> None:
-    if content != seal(content[:-_SEAL_BYTES]):
-        raise ValueError(f"{path} was changed after it was exported. Export the model again.")
-
-
-def seal(content: bytes) -> bytes:
-    """Append to an ONNX file one more entry of its metadata: the sha256 of all before it.
-
-    Protocol buffers may be concatenated, so that this needs no other package, neither here nor where it is checked.
-    """
-    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
-
-
-def _open(path: Path, content: bytes, providers: str | Sequence[str]) -> "onnxruntime.InferenceSession":
-    available = onnxruntime.get_available_providers()
-    wanted = [p for p in (_CUDA, _CPU) if p in available] if providers == "auto" else list(providers)
-    unknown = [provider for provider in wanted if provider not in available]
-    if isinstance(providers, str) and providers != "auto":
-        raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list. Pass a list such as ['{_CPU}'].")
-    if unknown:
-        raise ValueError(
-            f"This onnxruntime lacks the providers {listed(unknown)}; it has {listed(available)}. Install one that has "
-            "them, or pass providers='auto'."
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised here, in one line
-    options.intra_op_num_threads = 1  # each thread scores its own blocks: the operators are too small to be shared
-
-    def start(chosen: list[str]) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, options, providers=chosen, disable_fallback=True)
-
-    try:
-        try:
-            session = start(wanted)
-        except Exception:
-            if _CUDA not in wanted:
-                raise
-            session = start([_CPU])
-    except Exception as error:  # onnxruntime has an own class for every failure
-        raise ValueError(f"onnxruntime cannot read {path}. Export the model again. (It says: {error})") from error
-    if _CUDA in wanted and _CUDA not in session.get_providers():
-        warnings.warn(
-            "This onnxruntime supports CUDA but finds no CUDA device that it can use. Scoring runs on the CPU.",
-            stacklevel=3,
-        )
-    return session
-
-
-def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA)  # it may be no UTF-8, a ValueError
-        metadata = read_json(text or "")
-        number = metadata["format"]
-        if not isinstance(number, int):
-            raise TypeError("format")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"The ONNX file {path} does not describe a model of anomalyvae. Pass one that 'anomalyvae export' wrote."
-        ) from error
-    if number not in (2, FORMAT):
-        remedy = "Update anomalyvae" if number > FORMAT else "Export the model again"
-        raise ValueError(f"{path} is of format {number}, expected {FORMAT}. {remedy}.")
-    if number == 2:
-        metadata["criterion"] = metadata.pop("score", None)
-    if not metadata.keys() >= _KEYS.keys():
-        raise ValueError(f"The model's description in {path} is incomplete. Export the model again.")
-    wrong = [name for name, kinds in _KEYS.items() if type(metadata[name]) not in kinds]
-    evidence = None if wrong else metadata["calibration"].get("evidence")
-    if not wrong and not (isinstance(evidence, float | int) and evidence > 0):
-        wrong = ["calibration"]
-    columns = metadata["columns"]
-    expected = [MATRIX] if metadata["inputs"] == "matrix" else columns
-    if metadata.get("fleet") is not None:
-        try:
-            Fleet.from_dict(metadata["fleet"])
-        except ValueError:
-            wrong = ["fleet"]
-    if wrong or (columns is not None and not all(isinstance(name, str) for name in columns)):
-        raise ValueError(f"The model's description in {path} has a wrong {(wrong or ['columns'])[0]}. Export it again.")
-    names = {output.name for output in session.get_outputs()}
-    if [put.name for put in session.get_inputs()] != expected or not ({*_REQUIRED} <= names or "label" in names):
-        raise ValueError(f"The graph in {path} has other inputs or outputs than it describes. Export the model again.")
-    if not metadata["kinds"].keys() <= set(columns or ()) or not set(metadata["kinds"].values()) <= READ.keys():
-        raise ValueError(f"The model's description in {path} has a wrong 'kinds'. Export the model again.")
-    return metadata
+def _warn_of_gaps(texts: list[str], count: int) -> None:
+    """Warn of the rows with new gaps, each described by a text."""
+    some = ", ".join(texts[0].split(", ")[:5])
+    warnings.warn(
+        f"{len(texts)} of {count} rows have missing cells in columns that had none in training, such as {some}. Their "
+        "p-values and flags are not calibrated. Scorer.new_gaps names them by row.",
+        stacklevel=5,
+    )

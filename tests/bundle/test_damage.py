@@ -16,7 +16,7 @@ from anomalyvae import Scorer, load
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
 from anomalyvae.health.grades import Profile
-from anomalyvae.scoring.scorer import METADATA, seal
+from anomalyvae.scoring.onnx_file import METADATA, seal
 from anomalyvae.train import ranges_of, recipe_of
 
 HERE = Path(__file__).parent

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -269,16 +270,16 @@ def test_where_it_runs(file, monkeypatch):
 
 
 def test_cuda_that_cannot_be_used_is_reported_once(file, fresh, monkeypatch):
-    start = module.onnxruntime.InferenceSession
+    start = onnxruntime.InferenceSession
 
     def without_a_device(*arguments, providers, **options):
         if providers[0] == "CUDAExecutionProvider":
             raise RuntimeError("no device")
         return start(*arguments, providers=providers, **options)
 
-    monkeypatch.setattr(module.onnxruntime, "InferenceSession", without_a_device)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_a_device)
     monkeypatch.setattr(
-        module.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     with pytest.warns(UserWarning, match="no CUDA device that it can use. Scoring runs on the CPU") as caught:
         scorer = Scorer(file)
