@@ -14,8 +14,9 @@ from anomalyvae.detector.categories import as_pandas
 from anomalyvae.detector.fitting import Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters
 from anomalyvae.detector.representation import Representation
-from anomalyvae.detector.rows import (
-    Rows,
+from anomalyvae.detector.rows import Rows
+from anomalyvae.detector.state import TABLES, plain, table_of
+from anomalyvae.detector.validation import (
     new_gaps,
     read_rows,
     read_training,
@@ -23,7 +24,6 @@ from anomalyvae.detector.rows import (
     warn_of_few_groups,
     weights_of,
 )
-from anomalyvae.detector.state import TABLES, plain, table_of
 from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalyvae.detector.rows import TrainingData
+from anomalyvae.detector.validation import TrainingData
 from anomalyvae.nets.bodies import BODIES, HIDDEN
 from anomalyvae.nets.objectives import OBJECTIVES
 

@@ -1,31 +1,15 @@
-"""Rows as they come from the user: validated, categories as numbers, equal rows merged, and rows held out.
-
-All rows that enter a detector pass through `read_training` or `read_rows`.
-"""
+"""Training rows: equal rows merged, and rows held out from training. `anomalyvae.detector.validation` reads them."""
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_consistent_length
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomalyvae.calibration import AUTO_FALSE_ALARMS, few_calibrate
-from anomalyvae.detector.categories import (
-    Categories,
-    as_pandas,
-    common_levels,
-    encode_categories,
-    find_categories,
-    one_hot_cells,
-)
-from anomalyvae.nets.scaling import jittering
+from anomalyvae.calibration import AUTO_FALSE_ALARMS
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +18,6 @@ _MORE_FOLDS, _VERY_FEW_ROWS = 8, 150  # below, a network without a third of the 
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
 _SHARE = 0.2  # held out by validation_fraction="auto", where it splits
 _SHOWING = round(1 / AUTO_FALSE_ALARMS) - 1  # groups that show a p-value as small as the threshold's share
-_EXACT_INTEGERS = 2**53
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
 _FEWEST = _FOLDS * _MIN_HELD_OUT  # distinct rows; fewer are not enough for folds
 _RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups) is expected in new rows
@@ -239,197 +222,3 @@ def _blocks(rows: Rows) -> NDArray[np.int64]:
         stacklevel=6,
     )
     return np.where(rows.group == largest, len(size) + own, rows.group)
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What `fit` receives, ready for training."""
-
-    x: Floats  # (n, d), all rows in the order of X, categories as numbers, NaN where a cell is missing
-    weight: Floats  # (n,)
-    rows: Rows  # the distinct rows, which are learned
-    outliers: Floats | None  # (k, d), known ones
-    cells: list[int]  # one-hot cells of each column, 0 for a number; empty without categories
-    categories: dict[str, list[str | bool]]  # known levels of each categorical column
-    dtypes: dict[str, str]
-
-    def describe(self) -> dict[str, Any]:
-        """Numbers of rows and their checksums, as in ``training_``."""
-        described: dict[str, Any] = {"rows": len(self.x), "sha256": self.rows.sha256()}
-        reference = self.rows.take(self.rows.is_reference)
-        described["groups"] = 0 if reference.group is None else len(np.unique(reference.group))
-        described["complete"] = np.flatnonzero(~np.isnan(self.x).any(axis=0)).tolist()  # columns without missing cells
-        if self.outliers is not None:
-            known = distinct_rows(self.outliers, np.ones(len(self.outliers)))
-            described |= {"outliers": len(self.outliers), "outliers_sha256": known.sha256()}
-        return described
-
-
-def read_training(
-    detector: Any, X: Any, sample_weight: Any = None, groups: Any = None, outliers: Any = None, selected: Any = None
-) -> TrainingData:
-    """Validate what `fit` receives, encode categories, and merge equal rows.
-
-    It sets ``n_features_in_`` and ``feature_names_in_`` of the detector.
-    """
-    X, outliers = as_pandas(X), as_pandas(outliers)
-    columns = getattr(X, "columns", None)
-    categories, dtypes = find_categories(X)
-    x = _validated(detector, X, categories, reset=True)
-    weight = weights_of(sample_weight, len(x))
-    _refuse_empty(x, columns)
-    x, categories = common_levels(x, weight, columns, categories)
-    check_consistent_length(x, groups, selected)
-    _warn_of_lost_digits(X, x, columns, categories)
-    rows = distinct_rows(x, weight, groups, selected)
-    if not rows.is_reference.any():
-        raise ValueError(
-            f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave out selected."
-        )
-    known = None
-    if outliers is not None:
-        known = _validated(detector, outliers, categories)
-        known = np.array(known[~np.isnan(known).all(axis=1)])
-    return TrainingData(x, weight, rows, known, one_hot_cells(columns, categories), categories, dtypes)
-
-
-def valid_rows(detector: Any, X: Any) -> Floats:
-    """Rows ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
-    check_is_fitted(detector, "network_")
-    return _validated(detector, as_pandas(X), detector.categories_)
-
-
-def read_rows(detector: Any, X: Any) -> Floats:
-    """`valid_rows` to score; missing cells of which training says nothing are named in a warning."""
-    X = as_pandas(X)
-    x = valid_rows(detector, X)
-    empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
-    if empty.any():
-        warnings.warn(
-            f"Got {empty.sum()} rows in which every cell is missing, expected at least one value. They get the score "
-            "of the row that the model expects. Leave them out.",
-            stacklevel=5,
-        )
-    if np.isnan(x.sum()):
-        warn_of_new_gaps(x, detector.training_.get("complete", ()), getattr(X, "columns", None), stacklevel=5)
-    return x
-
-
-def new_gaps(x: Floats, complete: Sequence[int], columns: Any) -> list[list[str]]:
-    """For each row, the columns with a missing cell that had none in training."""
-    names = [_name(columns, i) for i in complete]
-    return [[names[i] for i in np.flatnonzero(row)] for row in np.isnan(x[:, list(complete)])]
-
-
-def warn_of_new_gaps(x: Floats, complete: Sequence[int], columns: Any, stacklevel: int) -> None:
-    """Name the columns with missing cells that had none in training: nothing is known of the scores of such rows."""
-    gaps = np.isnan(x[:, list(complete)])
-    if gaps.any():
-        names = ", ".join(_name(columns, complete[i]) for i in np.flatnonzero(gaps.any(axis=0))[:5])
-        warnings.warn(
-            f"{gaps.any(axis=1).sum()} of {len(x)} rows have missing cells in columns that had none in training, such "
-            f"as {names}. Their p-values and flags are not calibrated. Fit with such rows, or leave them out.",
-            stacklevel=stacklevel + 1,
-        )
-
-
-def _validated(detector: Any, X: Any, categories: Categories, reset: bool = False) -> Floats:
-    x = validate_data(
-        detector,
-        encode_categories(X, categories),
-        dtype=np.float64,
-        order="C",
-        reset=reset,
-        force_writeable=True,  # torch needs it, though nothing writes
-        ensure_all_finite=False,
-        ensure_min_samples=2 if reset else 1,
-    )
-    _refuse_infinite(x, getattr(X, "columns", None), type(detector).__name__)
-    return x
-
-
-def weights_of(sample_weight: Any, n: int) -> Floats:
-    """The weight of each row, shape ``(n,)``; a single number is the weight of all."""
-    if sample_weight is None:
-        return np.ones(n)
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    weight = np.full(n, weight) if weight.ndim == 0 else weight
-    if weight.shape != (n,):
-        raise ValueError(f"Got sample_weight of shape {weight.shape}, expected ({n},). Pass one weight per row of X.")
-    if not (np.isfinite(weight) & (weight >= 0)).all():
-        raise ValueError(
-            f"Got sample_weight from {weight.min()} to {weight.max()}, expected finite numbers of at least 0. Replace "
-            "the others; a weight of 0 leaves a row out."
-        )
-    if not weight.any():
-        raise ValueError(
-            f"Got a sample_weight of zero for all {n} rows, expected some above zero. Leave out sample_weight to count "
-            "all rows."
-        )
-    return weight
-
-
-def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:
-    """Refuse infinite cells, naming their columns; NaN is a missing cell."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum()):
-            return  # the common case takes one pass and no memory
-    counts = np.isinf(x).sum(axis=0)
-    if counts.any():
-        worst = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
-        listed = ", ".join(f"{_name(columns, i)} ({counts[i]})" for i in worst[:5])
-        more = f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""
-        raise ValueError(
-            f"Got {counts.sum()} cells that are infinity in X: {listed}{more}. {estimator} expected finite numbers, or "
-            "NaN where a value is missing. Replace them: an infinite value is a fault of the source, not a measurement."
-        )
-
-
-def _refuse_empty(x: Floats, columns: Any) -> None:
-    """Refuse training rows with a column that has no value."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isnan(x.sum()):
-            return
-    empty = np.flatnonzero(np.isnan(x).all(axis=0))
-    if len(empty):
-        listed = ", ".join(_name(columns, i) for i in empty[:5])
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        raise ValueError(
-            f"Got no value at all in {listed}{more}, expected at least one to learn from. Leave out such columns."
-        )
-
-
-def warn_of_few_groups(rows: Rows, groups: float) -> None:
-    """Say what can be guaranteed for new groups, if it is less than the threshold's share of false alarms."""
-    caution = None if rows.group is None else few_calibrate(groups, "groups")
-    if caution is not None:
-        warnings.warn(caution, stacklevel=4)
-
-
-def _warn_of_lost_digits(X: Any, x: Floats, columns: Any, categories: Categories) -> None:
-    """Name the columns that cannot be compared: those that vary by rounding errors alone, and integers beyond 2^53."""
-    numeric = [i for i in range(x.shape[1]) if columns is None or str(columns[i]) not in categories]
-    jitter = [i for i in numeric if jittering(torch.from_numpy(x[:, [i]]))]
-    if jitter:
-        warnings.warn(
-            f"{', '.join(_name(columns, i) for i in jitter[:5])} {'vary' if len(jitter) > 1 else 'varies'} only by "
-            "rounding errors, so its values count as constant. Subtract a reference value before rounding, or leave it "
-            "out.",
-            stacklevel=4,
-        )
-    kinds = [X.dtypes.iloc[i] for i in numeric] if hasattr(X, "iloc") else [getattr(X, "dtype", None)] * len(numeric)
-    huge = [
-        i
-        for i, kind in zip(numeric, kinds, strict=True)
-        if getattr(kind, "kind", "") in "iu" and np.nanmax(np.abs(x[:, i])) > _EXACT_INTEGERS
-    ]
-    if huge:
-        warnings.warn(
-            f"{', '.join(_name(columns, i) for i in huge[:5])} has integers beyond 2^53, which lose their last digits "
-            "as float64. Subtract a reference value first; leave out identifiers.",
-            stacklevel=4,
-        )
-
-
-def _name(columns: Any, i: Any) -> str:
-    return f"column {i}" if columns is None else str(columns[i])
