@@ -141,6 +141,7 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
     import pandas as pd
 
     from anomalyvae.detector import VAEOutlierDetector, check_parameters
+    from anomalyvae.detector.categories import one_hot_cells
     from anomalyvae.nets.bodies import BODIES
 
     arrays = read_arrays(folder, data)
@@ -157,7 +158,7 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
         model = VAEOutlierDetector(**parameters)
         check_parameters(model)
         categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
-        cells = [len(categories[name]) + 1 if name in categories else 0 for name in card["columns"] or ()]
+        cells = one_hot_cells(card["columns"] or (), categories)
         if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
             raise ValueError("the categories differ")
         state = {

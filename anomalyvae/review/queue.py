@@ -251,11 +251,6 @@ class Queue:
             log = sorted(tuple(row) for row in connection.execute(by_reviewer))
         return int(events or 0), tuple(log)
 
-    def agreeing(self) -> dict[str, list[str]]:
-        """Of each reviewed event, the reviewers whose latest verdict is the current one, in order of time."""
-        with self._engine.connect() as connection:
-            return {event_id: who for event_id, (_, who) in current_verdicts(entries_of(connection)).items()}
-
     def append(self, entries: list[Row]) -> int:
         """Add entries of another log, with their reviewers and times. The latest verdict on each event counts.
 

@@ -22,7 +22,7 @@ from anomalyvae.bundle.card import sha256_of
 from anomalyvae.calibration import AlarmTarget
 from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
-from anomalyvae.scoring.engines import ENGINES
+from anomalyvae.scoring.engines import ENGINES, Engine
 from anomalyvae.scoring.inputs import Source, inputs_of
 from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
@@ -188,25 +188,7 @@ def score_folder(
         raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
     with _locked(folder):
         _claim(folder, work, metadata["model_id"], overwrite)
-        found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}
-        waiting = [name for name in names if name not in found]
-        if waiting:
-            (folder / SUMMARY).unlink(missing_ok=True)  # a folder without a summary is unfinished
-        files_kept, rows, reading = len(found), 0, dict[str, int]()  # of ``rows``, those of files being read
-        try:
-            progress(Progress(len(names), files_kept, files_kept, rows, time.monotonic() - began))
-            for outcome in ENGINES[engine](work, waiting, workers or os.cpu_count() or 1, scheduler):
-                rows += outcome.rows - reading.pop(outcome.file, 0)
-                if outcome.status == "reading":
-                    reading[outcome.file] = outcome.rows
-                else:
-                    found[outcome.file] = outcome
-                progress(Progress(len(names), len(found), files_kept, rows, time.monotonic() - began))
-                if strict and outcome.error is not None:
-                    raise ValueError(f"{outcome.file}: {outcome.error}")
-        finally:
-            shutil.rmtree(folder / _STAGING, ignore_errors=True)
-        outcomes = [found[name] for name in names]
+        outcomes = _score_files(work, names, ENGINES[engine], workers, scheduler, strict, progress, began)
         outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
         seconds = time.monotonic() - began
         summary = {
@@ -236,6 +218,43 @@ def score_folder(
         with replacing_file(folder / SUMMARY) as fresh:
             fresh.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _score_files(
+    work: Work,
+    names: list[str],
+    score: Engine,
+    workers: int | None,
+    scheduler: str | None,
+    strict: bool,
+    progress: Callable[[Progress], None],
+    began: float,
+) -> list[Outcome]:
+    """Score the files that have no scores yet; returns the outcome of each file, in order."""
+    found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}
+    waiting = [name for name in names if name not in found]
+    if waiting:
+        Path(work.target, SUMMARY).unlink(missing_ok=True)  # a folder without a summary is unfinished
+    files_kept, rows = len(found), 0
+    reading: dict[str, int] = {}  # of ``rows``, those of files that are being read
+
+    def show() -> None:
+        progress(Progress(len(names), len(found), files_kept, rows, time.monotonic() - began))
+
+    try:
+        show()
+        for outcome in score(work, waiting, workers or os.cpu_count() or 1, scheduler):
+            rows += outcome.rows - reading.pop(outcome.file, 0)
+            if outcome.status == "reading":
+                reading[outcome.file] = outcome.rows
+            else:
+                found[outcome.file] = outcome
+            show()
+            if strict and outcome.error is not None:
+                raise ValueError(f"{outcome.file}: {outcome.error}")
+    finally:
+        shutil.rmtree(Path(work.target, _STAGING), ignore_errors=True)
+    return [found[name] for name in names]
 
 
 def _kept_columns(keep: Sequence[str], metadata: dict[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ def local(work: Work, names: list[str], workers: int, scheduler: str | None = No
         )
     outcomes: SimpleQueue[Outcome] = SimpleQueue()
     stopped = threading.Event()
-
     threads: set[int] = set()  # that read files
 
     def score(name: str) -> None:
@@ -113,4 +112,5 @@ def score_whole(work: Work, name: str) -> Outcome:
     return outcome
 
 
-ENGINES: dict[str, Callable[[Work, list[str], int, str | None], Iterator[Outcome]]] = {"local": local, "dask": dask}
+Engine = Callable[[Work, list[str], int, str | None], Iterator[Outcome]]
+ENGINES: dict[str, Engine] = {"local": local, "dask": dask}

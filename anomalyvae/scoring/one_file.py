@@ -35,7 +35,8 @@ UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle 
 TIME = "time"  # the moment at which a window of a recording begins, in UTC
 GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
 _MOMENT = pa.timestamp("us", tz="UTC")
-SCORES = ("file", "row", "anomaly_score", "p_value", "is_outlier", GAPS, "model_id")  # columns of scores of rows
+_SCORES = {"anomaly_score": pa.float64(), "p_value": pa.float64(), "is_outlier": pa.bool_()}
+SCORES = ("file", "row", *_SCORES, GAPS, "model_id")  # columns of scores of rows
 _AHEAD = 4  # slabs of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 _ENDS = 65536  # bytes at either end of an input that identify it
@@ -290,7 +291,7 @@ class Session:
         self.metadata = self.scorer.metadata
         self._work = work
         self._rate = None if work.rate is None else work.rate * (1 + 1e-9)
-        self._outputs = ["anomaly_score", "p_value", "is_outlier"]
+        self._outputs = list(_SCORES)
         self._features: list[str] = []  # names of columns or, of windows, of signals
         windowing = self.metadata["windowing"]
         ranked = self.metadata.get("fleet") is not None and "feature_scores" in self.scorer.outputs
@@ -317,10 +318,9 @@ class Session:
         where += [(UNKNOWN, text)] if self._names_unknown else []
         where += [] if self.metadata["windowing"] is None else [(TIME, _MOMENT)]
         where += kept.items()
-        scores = [("anomaly_score", pa.float64()), ("p_value", pa.float64()), ("is_outlier", pa.bool_())]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
-        schema = pa.schema([*where, *scores, *features, *gaps, ("model_id", text)])
+        schema = pa.schema([*where, *_SCORES.items(), *features, *gaps, ("model_id", text)])
         # Without Arrow's own schema, a reader finds plain text.
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 

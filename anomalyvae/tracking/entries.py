@@ -33,8 +33,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases of registered version
 
 _DIGEST = 36  # characters of a fingerprint that MLflow keeps
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # files of the review loop beside a model
-_WORKER = ("scoring", "bundle")  # packages that scoring needs, and modules
-_WORKER_FILES = ["__init__.py", "calibration.py", "fleet.py", "folders.py", "lazy.py", "options.py", "untrusted.py"]
+_WORKER = ("scoring", "bundle")  # rooms that scoring needs, beside the modules that are no room
 
 
 @dataclass(frozen=True)
@@ -300,7 +299,7 @@ def _write_model(result: Result, scratch: Path, run_id: str, model: Any) -> None
     bundle, package = scratch / pyfunc_model.BUNDLE, scratch / pyfunc_model.PACKAGE
     _copy_files(result.bundle, [CARD, *result.card["parts"], *_companions(result.bundle)], bundle)
     ours = Path(str(files("anomalyvae")))
-    _copy_files(ours, _WORKER_FILES, package / "anomalyvae")
+    _copy_files(ours, [path.name for path in ours.glob("*.py")], package / "anomalyvae")
     for name in _WORKER:
         shutil.copytree(ours / name, package / "anomalyvae" / name, ignore=shutil.ignore_patterns("__pycache__"))
     with warnings.catch_warnings():

@@ -183,7 +183,8 @@ def test_new_normals_of_only_one_reviewer_are_unconfirmed(queue):
     queue.undo(taken_back, "ann")
     assert ids(queue, status="unconfirmed") == {alone, taken_back}
     assert ids(queue, status="unconfirmed", recording="b") == set()
-    assert queue.agreeing() == {alone: ["ann"], twice: ["ann", "bob"], taken_back: ["bob"], fault: ["bob"]}
+    agreeing = {name: told["agreeing"] for name, told in queue.current().items()}
+    assert agreeing == {alone: ["ann"], twice: ["ann", "bob"], taken_back: ["bob"], fault: ["bob"]}
     assert still_open in ids(queue, status="open")
 
 
@@ -342,7 +343,7 @@ def test_a_queue_of_an_earlier_version_opens_with_its_verdicts_renamed(tmp_path)
         assert log.sort_values("at")["verdict"].tolist() == ["new_normal"] * 2 + ["fault", "new_normal", None]
         assert log["note"].tolist().count("new road") == 1
         [confirmed] = old.confirmed("new_normal")
-        assert old.agreeing()[confirmed] == ["ann", "bob"]
+        assert old.current()[confirmed]["agreeing"] == ["ann", "bob"]
     with Queue(tmp_path / "queue.db") as again:
         for before, after in zip((table, log), state(again), strict=True):
             pd.testing.assert_frame_equal(before, after)

@@ -175,11 +175,6 @@ class IdentifierSignals:
             place: _Identifier(self._begin_s, wanted, self._learning) for place, wanted in self._wanted.items()
         }
 
-    @property
-    def lists_all(self) -> bool:
-        """Whether all identifiers have signals."""
-        return self._all
-
     def empty(self, name: str) -> Signal:
         """A signal without samples."""
         return _signal(name, np.empty(0), np.empty(0))
