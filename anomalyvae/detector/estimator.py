@@ -11,12 +11,13 @@ from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
 from anomalyvae.detector.categories import as_pandas
-from anomalyvae.detector.fitting import Trainer, rounded_up
-from anomalyvae.detector.parameters import architecture_of, check_parameters
+from anomalyvae.detector.fitting import FitResult, Trainer, rounded_up
+from anomalyvae.detector.parameters import architecture_of, check_parameters, scaling_of
 from anomalyvae.detector.representation import Representation
 from anomalyvae.detector.rows import Rows
 from anomalyvae.detector.state import TABLES, plain, table_of
 from anomalyvae.detector.validation import (
+    TrainingData,
     new_gaps,
     read_rows,
     read_training,
@@ -246,15 +247,11 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))
         architecture = architecture_of(self, data)
-        scaling = self.scaling
-        if scaling == "auto":
-            described = self.criterion in COMPARING and len(architecture["input_shape"]) == 2
-            scaling = "standard" if described else "asinh"
+        kind = scaling_of(self, architecture)
 
         def new_network(rows: Rows) -> Reconstruction:
-            kind = {"gaussian": scaling, "isotropic": "isotropic"}.get(architecture["likelihood"])
-            first = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
-            return build(architecture, first, seed).to(_device(self.device))
+            scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
+            return build(architecture, scaling, seed).to(_device(self.device))
 
         trainer = Trainer(
             new_network, seed, self.max_epochs, self.validation_fraction, data.outliers, bool(self.verbose)
@@ -265,23 +262,30 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         self.categories_, self.category_dtypes_ = data.categories, data.dtypes
         self.training_ = data.describe()
         self.history_, self.stop_reason_ = pd.DataFrame(result.history), result.stop_reason
-        weight = result.calibration.weight
-        scores = rounded_up(result.network, result.scores)
-        self.calibration_ = Calibration.from_rows(scores, weight, result.calibration.group)
+        held_out = rounded_up(result.network, result.scores)
+        self.calibration_ = Calibration.from_rows(held_out, result.calibration.weight, result.calibration.group)
         self.__dict__.pop("suspects_", None)  # of an earlier fit
         if self.contamination == "auto":
-            warn_of_few_groups(data.rows, self.calibration_.evidence)
-            counted = self.calibration_.weight * (weight.sum() / self.calibration_.evidence)  # each group counts alike
-            self.offset_ = -auto_threshold(self.calibration_.scores, counted)
+            self._set_threshold_of_normal_rows(data, result)
         else:
-            scores, counted = self._apply(self.network_, data.x), data.weight > 0
-            ties = rounded_up(self.network_, scores[counted])
-            weight, share = data.weight[counted], float(self.contamination)
-            self.offset_ = -contamination_threshold(scores[counted], weight, share, ties)
-            index = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(len(scores))
-            beyond = pd.DataFrame({"anomaly_score": scores}, index=index)[scores > -self.offset_]
-            self.suspects_ = beyond.sort_values("anomaly_score", ascending=False, kind="stable")
+            self._set_threshold_by_share(X, data, float(self.contamination))
         return self
+
+    def _set_threshold_of_normal_rows(self, data: TrainingData, result: FitResult) -> None:
+        """Set the threshold that few new normal rows exceed, by the scores of held-out ones."""
+        warn_of_few_groups(data.rows, self.calibration_.evidence)
+        # Each group counts alike, and all together as many rows as they have.
+        weight = self.calibration_.weight * (result.calibration.weight.sum() / self.calibration_.evidence)
+        self.offset_ = -auto_threshold(self.calibration_.scores, weight)
+
+    def _set_threshold_by_share(self, X: ArrayLike, data: TrainingData, share: float) -> None:
+        """Set the threshold that a share of the training rows exceeds, and list these rows."""
+        scores, counted = self._apply(self.network_, data.x), data.weight > 0
+        ties = rounded_up(self.network_, scores[counted])
+        self.offset_ = -contamination_threshold(scores[counted], data.weight[counted], share, ties)
+        index = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(len(scores))
+        beyond = pd.DataFrame({"anomaly_score": scores}, index=index)[scores > -self.offset_]
+        self.suspects_ = beyond.sort_values("anomaly_score", ascending=False, kind="stable")
 
     # Scoring
 
@@ -420,15 +424,12 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         .. [3] I. Goodfellow et al. (2014), Generative Adversarial Networks, arXiv:1406.2661.
         """
         x = self._rows(X)
-        stored = self.network_.memorised
-        terms = {
-            name: self._apply(getattr(self.network_, name), x)
-            for name in self.network_.scores
-            if name not in ("memory", *COMPARING) or (name == "memory" and isinstance(stored, Memory))
-        }
+        network, stored = self.network_, self.network_.memorised
+        skipped = COMPARING if isinstance(stored, Memory) else ("memory", *COMPARING)
+        terms = {name: self._apply(getattr(network, name), x) for name in network.scores if name not in skipped}
         if isinstance(stored, Views):
-            terms |= dict(zip(stored.names, self._apply(self.network_.views, x).T, strict=True))
-            terms["novelty"] = self._apply(self.network_.novelty, x)
+            terms |= dict(zip(stored.names, self._apply(network.views, x).T, strict=True))
+            terms["novelty"] = self._apply(network.novelty, x)
         return pd.DataFrame(terms, index=X.index if isinstance(X, pd.DataFrame) else None)
 
     def feature_scores(self, X: ArrayLike) -> Floats | pd.DataFrame:

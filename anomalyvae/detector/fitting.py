@@ -130,26 +130,36 @@ class Trainer:
         The first is kept, with its codes to sample from. Returns its history, why its training ended, and whether the
         others were trained as long.
         """
-        device = next(networks[0].parameters()).device
-
-        @torch.no_grad()
-        def standardised(network: Reconstruction, x: Floats) -> torch.Tensor:
-            return network.scaling(torch.from_numpy(x).to(device))
-
-        lessons = []
+        kept, lessons = networks[0], []
         for network, part in zip(networks, parts, strict=True):
+            network.outliers = None if self.outliers is None else _standardised(network, self.outliers).float()
             weight = torch.from_numpy(part.balanced().weight)
-            known = None if self.outliers is None else standardised(network, self.outliers).float()
-            network.outliers = known
-            lesson = Lesson(standardised(network, part.x).float(), (weight / weight.mean()).float().to(device))
-            lessons.append(lesson)
-        kept = networks[0]
+            s = _standardised(network, part.x).float()
+            lessons.append(Lesson(s, (weight / weight.mean()).float().to(s.device)))
+        held_out = None if stopping is None else _standardised(kept, stopping.x).float()
+        history, reason, complete = self._teach(networks, lessons, held_out, len(parts[0]))
+        for network, part in zip(networks, parts, strict=True):
+            network.in_precision(torch.float64).eval()
+            network.outliers = None
+            if network.compares:
+                self._remember(network, part)
+        if isinstance(kept, Elbo):
+            s, weight = _standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
+            kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
+        return history, reason, complete
+
+    def _teach(
+        self, networks: Sequence[Reconstruction], lessons: Sequence[Lesson], held_out: torch.Tensor | None, rows: int
+    ) -> tuple[History, str, bool]:
+        """Train networks at once, where they can be stacked, or else in turn; returns what `_train` does.
+
+        ``rows`` is the number of training rows of the first.
+        """
+        kept, device = networks[0], lessons[0].rows.device
         precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
-        fewest = _STEPS if precise else _FEWEST_STEPS
-        schedule = schedule_for(len(parts[0]), self.max_epochs, fewest)
+        schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS)
         callback, generator = epoch_callback.get(), torch.Generator(device).manual_seed(self.seed)
         at_once = len(networks) if self.outliers is None and stackable(kept) else 1
-        held_out = None if stopping is None else standardised(kept, stopping.x).float()
         outcomes: list[tuple[History, str]] = []
         for first in range(0, len(networks), at_once):
             title = "learning" if at_once == len(networks) else f"learning, {first + 1} of {len(networks)}"
@@ -161,35 +171,28 @@ class Trainer:
                         callback(dict(record))
 
                 now = slice(first, first + at_once)
-                outcomes.append(
-                    train(networks[now], lessons[now], held_out, schedule, generator, on_epoch, len(parts[0]))
-                )
+                outcomes.append(train(networks[now], lessons[now], held_out, schedule, generator, on_epoch, rows))
             if outcomes[-1][1] == "interrupted":
                 break
         complete = outcomes[-1][1] != "interrupted" or at_once == len(networks)
-        for network, part in zip(networks, parts, strict=True):
-            network.in_precision(torch.float64).eval()
-            network.outliers = None
-            if network.compares:
-                self._remember(network, part)
-        if isinstance(kept, Elbo):
-            s, weight = standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
-            kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
         history, reason = outcomes[0]
         return history, reason, complete
 
     @torch.no_grad()
     def _remember(self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
-        device = next(network.parameters()).device
         known = learned if learned.group is None and learned.selected is None else learned.by_content()
-        s, outliers = (
-            None if x is None else network.scaling(torch.from_numpy(x).to(device)) for x in (known.x, self.outliers)
-        )
-        assert s is not None  # noqa: S101
+        s = _standardised(network, known.x)
+        outliers = None if self.outliers is None else _standardised(network, self.outliers)
         generator = torch.Generator().manual_seed(self.seed)
         parts = (torch.from_numpy(part) for part in (known.weight, known.is_recurring, ~known.is_reference))
         network.remember(s, size, generator, outliers, *parts)
+
+
+@torch.no_grad()
+def _standardised(network: Reconstruction, x: Floats) -> torch.Tensor:
+    """Rows ``(n, d)`` in the network's units, on its device."""
+    return network.scaling(torch.from_numpy(x).to(next(network.parameters()).device))
 
 
 def rounded_up(network: Reconstruction, scores: Floats) -> Floats:

@@ -9,11 +9,13 @@ import numpy as np
 from anomalyvae.detector.validation import TrainingData
 from anomalyvae.nets.bodies import BODIES, HIDDEN
 from anomalyvae.nets.objectives import OBJECTIVES
+from anomalyvae.nets.scaling import SCALINGS
+from anomalyvae.nets.views import COMPARING
 
 if TYPE_CHECKING:
     from anomalyvae.detector.estimator import VAEOutlierDetector
 
-_SCALINGS = ("auto", "asinh", "standard", "robust", "quantile")
+_SCALINGS = ("auto", *SCALINGS)
 _LIKELIHOODS = ("auto", "gaussian", "isotropic", "bernoulli")
 _CRITERIA = tuple(dict.fromkeys(name for objective in OBJECTIVES.values() for name in objective.scores))
 
@@ -111,6 +113,18 @@ def architecture_of(detector: "VAEOutlierDetector", data: TrainingData) -> dict[
         "trimming": 0.0 if detector.contamination == "auto" else float(detector.contamination),
         "criterion": detector.criterion,
     }
+
+
+def scaling_of(detector: "VAEOutlierDetector", architecture: dict[str, Any]) -> str | None:
+    """The kind of scaling, as `anomalyvae.nets.scaling.fit_scaling` takes it."""
+    if architecture["likelihood"] == "isotropic":
+        return "isotropic"
+    if architecture["likelihood"] != "gaussian":  # cells in [0, 1] stay as they are
+        return None
+    if detector.scaling != "auto":
+        return detector.scaling
+    windows = detector.criterion in COMPARING and len(architecture["input_shape"]) == 2
+    return "standard" if windows else "asinh"
 
 
 def _likelihood_of(detector: "VAEOutlierDetector", data: TrainingData) -> str:

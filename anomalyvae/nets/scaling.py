@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+SCALINGS = ("asinh", "standard", "robust", "quantile")  # that can be chosen; see `fit_scaling`
 LIMIT = 1e6  # standardised units are clipped to this: squares and exponentials of larger ones would overflow
 _ROUNDING = 1e-13  # a smaller spread, as a share of |mean|, is the rounding error of sums in double
 _CONSTANT_UNIT = 1e-2  # the scale of such a column, as a share of |mean|
@@ -272,7 +273,7 @@ def _quantiles(x: Tensor, share: Tensor, probability: Tensor) -> Tensor:
 
 
 Scaling = Affine | Asinh | Quantile | Mixed
-SCALINGS = {  # by the names of their tensors
+_BY_TENSORS = {
     frozenset(("center", "scale")): Affine,
     frozenset(("center", "scale", "low", "high", "gain")): Asinh,
     frozenset(("x", "y", "slope")): Quantile,
@@ -282,5 +283,5 @@ SCALINGS = {  # by the names of their tensors
 def restore_scaling(state: Mapping[str, Tensor]) -> Scaling:
     """Construct a scaling from the tensors of its ``state_dict``; raises KeyError if they belong to none."""
     numeric = {name.removeprefix("numeric."): tensor for name, tensor in state.items() if name != "cells"}
-    scaling = SCALINGS[frozenset(numeric)](**numeric)
+    scaling = _BY_TENSORS[frozenset(numeric)](**numeric)
     return Mixed(scaling, state["cells"]) if "cells" in state else scaling
