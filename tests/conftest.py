@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # tests fork, and a fork of a process whose OpenMP has threads can hang
 
 from anomalyvae import VAEOutlierDetector
 

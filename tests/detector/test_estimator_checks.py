@@ -9,7 +9,7 @@ from anomalyvae import VAEOutlierDetector
 
 
 def test_the_array_api_check_is_not_skipped():
-    assert os.environ.get("SCIPY_ARRAY_API") == "1", "Run the tests by `make test`, which sets SCIPY_ARRAY_API=1."
+    assert os.environ.get("SCIPY_ARRAY_API") == "1", "Import no SciPy before tests/conftest.py sets SCIPY_ARRAY_API=1."
 
 
 @parametrize_with_checks([VAEOutlierDetector(max_epochs=4)])  # few epochs: the contract does not depend on them
