@@ -126,9 +126,9 @@ def _described(described: Described, s: Value, missing: Value) -> Value:
     parts = [numbers, samples.op("Reshape", [-1, judged * length])]
     if len(described.held):
         held = cells.op("Gather", described.held, axis=1).op("Unsqueeze", [3])
-        apart = (held - described.values).op("Abs").op("ReduceMin", [3], keepdims=0)
+        distance = (held - described.values).op("Abs").op("ReduceMin", [3], keepdims=0)
         there = missing.op("Reshape", [-1, signals, length]).op("Gather", described.held, axis=1).op("Not")
-        new = apart.op("Greater", described.width).op("And", there)
+        new = distance.op("Greater", described.width).op("And", there)
         parts.append(cast(new, TensorProto.DOUBLE).op("ReduceMean", [2], keepdims=0))
     return concat(parts)
 

@@ -364,7 +364,8 @@ def graded(grades: pd.DataFrame, signals: Sequence[str], wanted: str) -> NDArray
 def stretches(grades: pd.DataFrame) -> pd.DataFrame:
     """Merge windows in which a signal is not good, for the same reason, to intervals.
 
-    Windows merge that touch or, but for dropouts, are at most 30 s apart: some measures look that far around a window.
+    Windows that touch are merged. So are windows at most 30 s apart, except for dropouts: some measures use the 30 s
+    around a window.
 
     Parameters
     ----------

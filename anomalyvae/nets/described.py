@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyvae.nets.scaling import LIMIT, Scaling, jittering
+from anomalyvae.nets.views import PAD, padded
 
 LOW = 3  # coefficients that are kept: level, slope and bend
 CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise
@@ -23,7 +24,6 @@ _ROWS = 8192  # at a time
 _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
-_PAD = 16  # columns of zeros, for which matrix kernels give each row the same arithmetic
 _PARTS = ("center", "scale", "still", "role", "values", "width", "examples")
 _JUDGED, _HELD, _NO_PART = 1, 2, 0
 
@@ -40,7 +40,7 @@ class Described(nn.Module):
 
     A signal that never moves in training, or is a state, such as a gear or a switch (whole numbers, two to ten of
     them), says which normal condition holds. It is not judged by how far it moves, but a value that it never had is
-    new. A signal of two to ten values that are no whole numbers is a coarse one; it has no part.
+    new. A signal of two to ten values with fractions comes from a coarse sensor, and is ignored.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ class Described(nn.Module):
         parts = (center, scale, still, role, values, width, examples)
         for name, part in zip(_PARTS, parts, strict=True):
             self.register_buffer(name, part)
-        basis = functional.pad(cosines(self.samples), (0, -self.samples % _PAD))
+        basis = padded(cosines(self.samples))
         slow = basis[:, :LOW]
         fixed = {
             "basis": basis,
             "bands": _bands(self.samples),
-            "departures": functional.pad(torch.eye(self.samples) - slow @ slow.T, (0, -self.samples % _PAD)),
+            "departures": padded(torch.eye(self.samples) - slow @ slow.T),
             "steps": _steps(self.samples),
         }
         for name, part in fixed.items():
@@ -123,9 +123,9 @@ class Described(nn.Module):
         judged = int((role == _JUDGED).sum())
         none, squares = chosen.new_zeros(judged * numbers), chosen.new_zeros(judged, movements)
         described = cls(input_shape, none, none + 1, squares, role, values, width, chosen[:_EXAMPLES].clone())
-        shape, squares = described._numbers(chosen.view(-1, signals, samples)[:, described.judged])
-        described.still = (_STILL**2 * squares.mean(0)).clamp(min=_LEAST_STILL)
-        raw = torch.cat([shape, (squares + described.still).sqrt().sqrt().flatten(1)], dim=1)
+        cells = chosen.view(-1, signals, samples)[:, described.judged]
+        described.still = (_STILL**2 * described._parts(cells)[1].mean(0)).clamp(min=_LEAST_STILL)
+        raw = described._numbers(cells)
         spread = raw.std(0, correction=0)
         described.center, described.scale = raw.mean(0), torch.where(spread > _LEAST_SCALE, spread, 1.0)
         return described
@@ -166,9 +166,7 @@ class Described(nn.Module):
         """
         cells = s.view(-1, self.signals, self.samples)
         judged = cells[:, self.judged]
-        shape, squares = self._numbers(judged)
-        raw = torch.cat([shape, (squares + self.still).sqrt().sqrt().flatten(1)], dim=1)
-        numbers = ((raw - self.center) / self.scale).clamp(-LIMIT, LIMIT)
+        numbers = ((self._numbers(judged) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
         distance = (cells[:, self.held, :, None] - self.values).abs().amin(3)
         new = (distance > self.width) & ~missing.view_as(cells)[:, self.held]
         return torch.cat([numbers, judged.flatten(1), new.to(s).mean(2)], dim=1)
@@ -183,7 +181,12 @@ class Described(nn.Module):
         cells[:, :, self.held] = new[..., None] / self.samples
         return cells.flatten(2)
 
-    def _numbers(self, judged: Tensor) -> tuple[Tensor, Tensor]:
+    def _numbers(self, judged: Tensor) -> Tensor:
+        """Shape, then movements, of signals ``(n, j, samples)``, not standardised, ``(n, k)``."""
+        shape, squares = self._parts(judged)
+        return torch.cat([shape, (squares + self.still).sqrt().sqrt().flatten(1)], dim=1)
+
+    def _parts(self, judged: Tensor) -> tuple[Tensor, Tensor]:
         """The lowest coefficients ``(n, j * 3)``, and the squares of movements ``(n, j, movements)``."""
         samples = judged.reshape(-1, self.samples)
         low, bands = min(LOW, self.samples), self.still.shape[1] - PEAKS
@@ -207,11 +210,11 @@ def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[T
     levels, spans = _levels(s, input_shape, scaling, few), {}
     for number in range(signals):
         there = _there(cells[:, number])
-        low, high = there.min(), there.max()
-        if high - low <= _NEARLY_STILL * (1 + there.abs().max()):
-            x = scaling.inverse(s).view(cells.shape)[:, number].flatten()
-            if len(_there(x).unique()) == 1 or jittering(x[:, None]):
-                spans[number] = torch.stack([low, high])
+        span = torch.stack([there.min(), there.max()])
+        if span[1] - span[0] <= _NEARLY_STILL * (1 + there.abs().max()):
+            spans[number] = span
+    x = scaling.inverse(s).view(cells.shape) if spans else cells
+    spans = {number: span for number, span in spans.items() if _is_constant(x[:, number].flatten())}
     judged = [number for number in range(signals) if number not in few and number not in spans]
     judged, held = (judged, sorted(levels.keys() | spans.keys())) if judged else (list(range(signals)), [])
     values, width = s.new_zeros(len(held), samples, _STATES), s.new_zeros(len(held), samples)
@@ -240,6 +243,11 @@ def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list
             if len(found[number]) > _STATES or bool(((values - values.round()).abs() > _WHOLE).any()):
                 del found[number]
     return {n: torch.tensor(sorted(values)).to(s) for n, values in found.items() if len(values) > 1}
+
+
+def _is_constant(x: Tensor) -> bool:
+    """Whether values in the user's units are equal, or vary by rounding alone."""
+    return len(_there(x).unique()) == 1 or bool(jittering(x[:, None]))
 
 
 def _there(x: Tensor) -> Tensor:
@@ -272,7 +280,7 @@ def cosines(samples: int) -> Tensor:
 def _bands(samples: int) -> Tensor:
     """The means over octaves of coefficients, a column each, ``(samples padded, bands padded)``."""
     edges = _edges(samples)
-    means = torch.zeros(samples + -samples % _PAD, len(edges) + -len(edges) % _PAD, dtype=torch.float64)
+    means = torch.zeros(samples + -samples % PAD, len(edges) + -len(edges) % PAD, dtype=torch.float64)
     for band, (first, end) in enumerate(pairwise(edges)):
         means[first:end, band] = 1 / (end - first)
     return means
@@ -281,4 +289,4 @@ def _bands(samples: int) -> Tensor:
 def _steps(samples: int) -> Tensor:
     """Differences of neighbours, a column each, ``(samples, samples padded)``."""
     identity = torch.eye(samples, dtype=torch.float64)
-    return functional.pad((identity[1:] - identity[:-1]).T, (0, 1 + -samples % _PAD))
+    return functional.pad((identity[1:] - identity[:-1]).T, (0, 1 + -samples % PAD))

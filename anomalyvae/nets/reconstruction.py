@@ -265,18 +265,18 @@ class Reconstruction(nn.Module):
 
     def novelty(self, x: Tensor) -> Tensor:
         """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised(self.memory_features(self.scaling(x)))
+        views, u = self._viewed(x)
+        return views(u)
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised.nats(self.memory_features(self.scaling(x)))
+        views, u = self._viewed(x)
+        return views.nats(u)
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised.strongest(self.memory_features(self.scaling(x)))
+        views, u = self._viewed(x)
+        return views.strongest(u)
 
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
@@ -293,6 +293,11 @@ class Reconstruction(nn.Module):
         of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
         shares = residuals.index_add(2, of_column.to(parts.device), cells)
         return _shares(shares)
+
+    def _viewed(self, x: Tensor) -> tuple[Views, Tensor]:
+        """The views, and what they see of rows."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised, self.memory_features(self.scaling(x))
 
     def near(self, x: Tensor) -> Tensor:
         """The first view, shape ``(n,)``."""

@@ -301,9 +301,14 @@ def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
     return (1 - share) * covariance + share * size * torch.eye(k).to(centered), float(share)
 
 
+def finite(scores: Tensor) -> Tensor:
+    """The finite distances of stored rows; zeros where there are none."""
+    return scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+
+
 def _line(scores: Tensor, offset: float) -> Tensor:
     """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``."""
-    scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+    scores = finite(scores)
     begin = scores.quantile(1 - TAIL).clamp(min=LEAST)
     excess = scores[scores >= begin] - begin
     unit = torch.maximum(excess.mean() if len(excess) else begin, LEAST_UNIT * begin)

@@ -22,6 +22,7 @@ from anomalyvae.nets.views import (
     crowd_of,
     ellipsoid,
     ellipsoid_parts,
+    finite,
     padded,
     shrunk_covariance,
     stored_rows,
@@ -158,8 +159,9 @@ class WindowViews(Views):
                 some, others = samples[usual[own]], fitted(usual[~own])
                 linear[own] = ellipsoid(some, *others[:2])
                 short[own] = _largest(some, pieces, *others[2:]).values
-            for i, scores in enumerate((near, crowded, linear, short)):
-                lines[i] = _line(balanced(scores, place[tested] if i == 0 else usual))
+            lines[0] = _line(balanced(near, place[tested]))
+            for i, scores in enumerate((crowded, linear, short), start=1):
+                lines[i] = _line(balanced(scores, usual))
         lines[4] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         off = [not whitening.shape[1], not (short_whitening.shape[1] and columns.short), not columns.held]
         lines[2:][torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
@@ -283,7 +285,7 @@ def _shapes(signals: int, samples: int) -> tuple[tuple[int, ...], tuple[int, ...
 
 def _line(scores: Tensor) -> Tensor:
     """Slope and value at 0 of a view's nats, from the distances of the training windows, shape ``(2,)``."""
-    scores = scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+    scores = finite(scores)
     middle, begin = scores.quantile(0.5), scores.quantile(1 - TAIL).clamp(min=LEAST)
     unit = torch.maximum(begin - middle, LEAST_UNIT * begin) / math.log(0.5 / TAIL)
     return torch.stack([1 / unit, math.log(2) - middle / unit])

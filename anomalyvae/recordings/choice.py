@@ -109,7 +109,7 @@ def choose_recipe(
 
 
 def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadOptions]) -> bool:
-    """Whether tables have a time column with regular steps: 90 % of those between the first thousand rows are no gaps.
+    """Whether tables have a time column with regular steps: at most 10 % of the first thousand steps are gaps.
 
     A table with fewer than twenty rows is like the others.
 

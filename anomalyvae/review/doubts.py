@@ -1,4 +1,4 @@
-"""New normals that look like faults of the hold-out: verdicts that contradict what is known.
+"""Verdicts that are probably wrong: new normals that look like faults of the hold-out.
 
 The hold-out takes the place of a second reviewer. Its faults and the normal events that the champion flags there are
 known, and so is how often such a normal event looks like a fault. If the new normals look like faults more often than
@@ -75,7 +75,7 @@ def doubts_about(new: Floats, known: Floats, fault: Mask, part: NDArray[np.str_]
     Returns
     -------
     Doubts or None
-        None if there are no new normals, or fewer than five known faults or normal events.
+        None without new normals, or with fewer than five known faults or fewer than five known normal events.
     """
     rng = np.random.default_rng(seed)
     kept = np.sort(np.concatenate([rng.permutation(np.flatnonzero(fault == kind))[:_MOST] for kind in (True, False)]))
@@ -92,8 +92,9 @@ def doubts_about(new: Floats, known: Floats, fault: Mask, part: NDArray[np.str_]
     like_fault = scores(np.arange(len(known)), fault)[len(known) :]
     of_normal = left_out[~fault]
     both = np.maximum(np.concatenate([like_fault, of_normal]), 0.0)
-    drawn = np.array([rng.permutation(both)[: len(new)].sum() for _ in range(_DRAWS)])
-    p_value = (1 + (drawn >= both[: len(new)].sum() - 1e-9).sum()) / (1 + _DRAWS)
+    observed = both[: len(new)].sum()
+    permuted = np.array([rng.permutation(both)[: len(new)].sum() for _ in range(_DRAWS)])
+    p_value = (1 + (permuted >= observed - 1e-9).sum()) / (1 + _DRAWS)
     return Doubts(like_fault, of_normal, float(p_value))
 
 

@@ -169,10 +169,10 @@ def judge(
     They also favour the champion, which flagged these faults. So the hold-out decides. It should contain faults and
     what has become normal since; otherwise no challenger can be shown to be better, and a new hold-out is needed.
 
-    A model that has learned faults as normal can still be better than the champion, if it has learned what is normal,
-    too. So the verdicts themselves are tested: the new normals may not look like held-out faults more often than normal
-    events of the hold-out do that the champion flags (`anomalyvae.review.doubts`). Events are compared by the
-    champion's latent codes and the signals behind its scores, as the queue compares them.
+    A challenger that has learned some faults as normal can still have better figures than the champion, because it has
+    also learned new normals. So the verdicts are tested, too. The new normals must not look like held-out faults more
+    often than those normal events of the hold-out that the champion flags (`anomalyvae.review.doubts`). Events are
+    compared by the champion's latent codes and the signals behind its scores, as in the queue.
 
     A few faults among many new normals can escape this test and all figures: the loss can be less than chance.
     ``two_reviewers`` protects against this, because a second person has to agree.
@@ -303,8 +303,8 @@ class _Work:
         known = np.concatenate([of_faults, quiet[of_quiet]])
         fault = np.arange(len(known)) < len(of_faults)
         part = self._parts()(held.spans.iloc[known]).to_numpy(dtype=str)
-        compared = [compared_by(champion, rows) for rows in (new.rows.iloc[peaks], held.rows.iloc[known])]
-        return doubts_about(compared[0], compared[1], fault, part, seed), of_events
+        compared = compared_by(champion, pd.concat([new.rows.iloc[peaks], held.rows.iloc[known]], ignore_index=True))
+        return doubts_about(compared[: len(peaks)], compared[len(peaks) :], fault, part, seed), of_events
 
     def _windows(self, name: str, recipe: WindowRecipe, source: Paths | None) -> tuple[Windows, NDArray[np.str_]]:
         """The windows of a manifest, read once for models with the same recipe."""

@@ -51,9 +51,10 @@ class _Held:
         """The places of the events that pass a filter, in their order."""
         verdicts, text = self.events["verdict"], wanted.text.strip().lower()
         passes = np.ones(len(self.events), dtype=bool)
-        if wanted.status != "all":
-            waiting = verdicts.isna().to_numpy()
-            passes = {"open": waiting, "reviewed": ~waiting}.get(wanted.status, self.second_looks(wanted.reviewer))
+        if wanted.status == "second":
+            passes = self.second_looks(wanted.reviewer)
+        elif wanted.status != "all":
+            passes = verdicts.isna().to_numpy() == (wanted.status == "open")
         if wanted.verdict:
             passes = passes & (verdicts == wanted.verdict).to_numpy()
         if wanted.recording:
