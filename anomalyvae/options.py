@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 Files = str | PathLike[str] | Iterable[str | PathLike[str]]
 Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 
-TABLE_OPTIONS = ("time", "sep", "decimal", "encoding", "exclude", "na")  # for CSV and Parquet
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
 SUFFIXES = {
     ".csv": "csv",
@@ -23,7 +22,7 @@ LIMITS = ("timeout_s", "memory_gib")  # of third-party readers; they decide no v
 
 
 class TableOptions(TypedDict, total=False):
-    """How tables are read.
+    """How tables are read, CSV and Parquet.
 
     Parameters
     ----------
@@ -45,6 +44,9 @@ class TableOptions(TypedDict, total=False):
     encoding: str | None
     exclude: str | Iterable[str] | None
     na: str | Iterable[str] | None
+
+
+TABLE_OPTIONS = tuple(TableOptions.__annotations__)
 
 
 class ReadOptions(TableOptions, total=False):

@@ -5,20 +5,7 @@ import math
 import unicodedata
 from typing import Any
 
-_FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "'",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last are wide forms
+_FORMULA = (*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20")  # how formulas begin; the last are wide forms of = + - @
 _LONGEST = 1 << 26  # bytes of a JSON text: 64 MB
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from anomalyvae.folders import replacing_file
-from anomalyvae.options import ReadOptions, TableOptions
+from anomalyvae.options import TABLE_OPTIONS, ReadOptions, TableOptions, given
 from anomalyvae.untrusted import printable, spreadsheet_text
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def option(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", name: st
 def reading_arguments(parser: argparse.ArgumentParser, *, time: bool = True, buses: bool = True) -> None:
     """Add the options of reading files, which all verbs that read files share."""
     group = parser.add_argument_group("options for reading files", "Most files need none of them.")
-    group.add_argument("--sep", metavar="CHARACTER", help="between the cells of a CSV file; tab is '\\t'")
+    group.add_argument(
+        "--sep", metavar="CHARACTER", type=lambda text: text.replace("\\t", "\t"),
+        help="between the cells of a CSV file; tab is '\\t'",
+    )  # fmt: skip
     group.add_argument(
         "--decimal", choices=(".", ","), metavar="MARK", help="before the decimals in a CSV file: . or ,"
     )
@@ -95,7 +98,7 @@ def reading_arguments(parser: argparse.ArgumentParser, *, time: bool = True, bus
         group.add_argument("--time", metavar="COLUMN", help="time column of a table, with its unit: 'ticks [ms]'")
     if buses:
         group.add_argument(
-            "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database,
+            "--dbc", nargs="+", metavar="[BUS=]FILE", type=_database, dest="databases",
             help="DBC, ARXML or KCD files that define the messages in MF4 and CAN logs; with BUS= of one bus, such as "
             "can0=engine.dbc, and then only the named buses are read",
         )  # fmt: skip
@@ -117,24 +120,12 @@ def _database(text: str) -> tuple[str, str]:
 
 def table_options(args: argparse.Namespace) -> TableOptions:
     """The options of `reading_arguments` for tables, as functions take them."""
-    return {
-        "time": getattr(args, "time", None),
-        "sep": None if args.sep is None else args.sep.replace("\\t", "\t"),
-        "decimal": args.decimal,
-        "encoding": args.encoding,
-        "exclude": args.exclude,
-        "na": args.na,
-    }
+    return cast("TableOptions", {name: getattr(args, name, None) for name in TABLE_OPTIONS})
 
 
 def reading_options(args: argparse.Namespace) -> ReadOptions:
     """The options of `reading_arguments`, as functions take them."""
-    return {
-        **table_options(args),
-        "databases": getattr(args, "dbc", None),
-        "timeout_s": getattr(args, "timeout_s", None),
-        "memory_gib": getattr(args, "memory_gib", None),
-    }
+    return cast("ReadOptions", {name: getattr(args, name, None) for name in ReadOptions.__annotations__})
 
 
 def add_command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
@@ -268,11 +259,10 @@ def read_tables(
 
     Columns to `keep` have a role of their own.
     """
-    from anomalyvae.options import given
     from anomalyvae.tables.rows import read_rows
     from anomalyvae.tables.useful import useful_columns
 
-    how = given(options, ("sep", "decimal", "encoding", "exclude", "na"))
+    how = given(options, [name for name in TABLE_OPTIONS if name != "time"])
     wanted = None if columns is None else [*dict.fromkeys([*columns, *keep])]
     table = read_rows([Path(file) for file in files_of(files)], wanted, **how)
     return table if columns is not None else useful_columns(table, keep)

@@ -64,26 +64,26 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(args: argparse.Namespace) -> int:
+    from dataclasses import fields
+
     from anomalyvae.evaluate import read_job
     from anomalyvae.evaluate.job import detector_arguments
+    from anomalyvae.recordings import WindowRecipe
 
-    options = ("signals", "rate_hz", "length_s", "stride_s", "max_gap_s", "where", "coefficients")
-    given = {name: value for name in options if (value := getattr(args, name)) is not None}
+    options = [each.name for each in fields(WindowRecipe)]
+    given = {name: value for name in options if (value := getattr(args, name, None)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
     files = files_of(args.files, recordings=args.kind != "rows")
     if args.kind == "rows" and (given or args.recipe is not None):
         raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
     chosen = {} if args.recipe is not None or args.kind == "rows" else _chosen(args, files, given)
+    if args.recipe is not None:
+        job = read_job(args.recipe, skip=("simulation", "faults"))
+        given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
     if args.recipe is not None or chosen:
-        from anomalyvae.recordings import WindowRecipe
-
-        if args.recipe is not None:
-            job = read_job(args.recipe, skip=("simulation", "faults"))
-            given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
-        recipe = WindowRecipe.from_dict(
-            {"antialias": True} | chosen | given
-        )  # without the key, a recipe counts as an old one
+        # Without the key "antialias", a recipe counts as an old one.
+        recipe = WindowRecipe.from_dict({"antialias": True} | chosen | given)
     detector |= detector_arguments(dict(args.settings), "--set")
     if not (args.track or args.experiment or args.run_name or args.register):
         return _fit_and_save(args, files, recipe, detector, health, None)
@@ -101,7 +101,7 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
     from anomalyvae.recordings.reading import is_bus, is_table, kind_of
 
     options = reading_options(args)
-    if all(is_bus(Path(file)) for file in files) and args.dbc is None and args.signals is None:
+    if all(is_bus(Path(file)) for file in files) and args.databases is None and args.signals is None:
         recipe = bus_recipe(files, **options)
         if not args.quiet:
             tell(f"no signals are named: watching {len(recipe.signals)} of the bus without a database")

@@ -324,8 +324,8 @@ def health(args: argparse.Namespace) -> int:
             try:
                 log = read_log(root / file, signals=sensors.recipe.needed, **reading_options(args))
                 windows = sensors.windows(log)
-                for why in windows.without.values():
-                    raise ValueError(why)
+                if windows.without:
+                    raise ValueError(next(iter(windows.without.values())))
             except (OSError, ValueError) as error:
                 tell(f"failed: {file}: {error}")
                 failed += 1
@@ -333,7 +333,7 @@ def health(args: argparse.Namespace) -> int:
             parts.append(stretches(sensors.grade(windows)))
     if not parts:
         raise ValueError(f"None of the {failed} files can be graded. See the reasons above.")
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["grade"])
+    table = pd.concat(parts, ignore_index=True)
     if args.bad:
         table = table[table["grade"] == "bad"].reset_index(drop=True)
     if write is not None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ from pydantic_core import to_json
 
 from anomalyvae.datasets import get_dataset
 from anomalyvae.metrics import read_events
-from anomalyvae.options import ReadOptions
+from anomalyvae.options import TABLE_OPTIONS, ReadOptions
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.recordings.log import nearest
 
@@ -67,8 +67,8 @@ class Data:
     sep: str | None = None
     decimal: str | None = None
     encoding: str | None = None
-    exclude: Patterns = ()
-    na: Patterns = ()
+    exclude: Patterns | None = None
+    na: Patterns | None = None
     events: str | None = None
     kinds: Patterns | None = None
     tolerance_s: float = 0.5
@@ -304,15 +304,8 @@ def options_of(data: Data) -> ReadOptions:
     """How a job's recordings are read."""
     home = Path() if data.name is None or not data.databases else get_dataset(data.name)
     by_bus = data.databases if isinstance(data.databases, dict) else {"": data.databases}
-    return {
-        "databases": [(bus, str(home / file)) for bus, files in by_bus.items() for file in _as_tuple(files)] or None,
-        "time": data.time,
-        "sep": data.sep,
-        "decimal": data.decimal,
-        "encoding": data.encoding,
-        "exclude": _as_tuple(data.exclude) or None,
-        "na": _as_tuple(data.na) or None,
-    }
+    databases = [(bus, str(home / file)) for bus, files in by_bus.items() for file in _as_tuple(files)]
+    return cast("ReadOptions", {"databases": databases} | {name: getattr(data, name) for name in TABLE_OPTIONS})
 
 
 def _as_tuple(patterns: Patterns | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from anomalyvae.recordings.log import Signal, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
 
-GROWING = (".log", ".asc", ".trc")  # text logs; a pipe has the first
+GROWING = tuple(PARSERS)  # text logs; a pipe has the first
 _ROWS = 1 << 15  # windows at once
 
 

@@ -377,4 +377,4 @@ class _Candump:
         return self.buses.index(name)
 
 
-PARSERS: dict[str, Callable[[], Any]] = {".asc": _Asc, ".trc": _Trc, ".log": _Candump}
+PARSERS: dict[str, Callable[[], Any]] = {".log": _Candump, ".asc": _Asc, ".trc": _Trc}

@@ -80,7 +80,8 @@ function range(values, share = 0) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
 }
 
-export const colour = (verdict) => getComputedStyle(document.documentElement).getPropertyValue(`--${verdict ?? "open"}`).trim();
+// A colour of the style sheet, by the name of a verdict or of a part of a chart.
+export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name ?? "open"}`).trim();
 export const span = (event) => {
   const step = event.end_s - event.start_s < 10 ? 0.1 : 1;
   return `${clock(event.start_s, step)} – ${clock(event.end_s, step)}`;
@@ -102,11 +103,11 @@ export function drawSignals(host, view, detail) {
 
   const band = (start, end, fill) => svg.append(
     shape("rect", { x: clip(start), width: Math.max(clip(end) - clip(start), 1), y: 0, height: height - foot, fill }));
-  band(detail.start_s, detail.end_s, "#e8ecf0");
-  band(detail.peak_start_s, detail.peak_end_s, "#fce6d8");
+  band(detail.start_s, detail.end_s, colour("event"));
+  band(detail.peak_start_s, detail.peak_end_s, colour("peak"));
   const [marks, tick] = timeTicks(low, high, Math.max(width / 110, 2));
   for (const mark of marks) {
-    svg.append(shape("line", { x1: x(mark), x2: x(mark), y1: height - foot, y2: height - foot + 4, stroke: "#b5bfc9" }));
+    svg.append(shape("line", { x1: x(mark), x2: x(mark), y1: height - foot, y2: height - foot + 4, stroke: colour("tick") }));
     svg.append(shape("text", { x: x(mark), y: height - 4, "text-anchor": "middle" }, clock(mark, tick)));
   }
 
@@ -114,16 +115,16 @@ export function drawSignals(host, view, detail) {
     const [top, hot] = [i * row, i === 0 && share.get(signal.name) > 0];
     const [least, most] = range([...signal.values, ...signal.reconstruction]);
     const y = (value) => top + row - 8 - ((value - least) / (most - least)) * (row - 34);
-    svg.append(shape("line", { x1: left, x2: width - right, y1: top + row, y2: top + row, stroke: "#e1e6eb" }));
+    svg.append(shape("line", { x1: left, x2: width - right, y1: top + row, y2: top + row, stroke: colour("rule") }));
     for (const mark of ticks(least, most, 2)) {
       svg.append(shape("text", { x: left - 7, y: y(mark) + 4, "text-anchor": "end" }, figure(mark)));
-      svg.append(shape("line", { x1: left - 4, x2: left, y1: y(mark), y2: y(mark), stroke: "#b5bfc9" }));
+      svg.append(shape("line", { x1: left - 4, x2: left, y1: y(mark), y2: y(mark), stroke: colour("tick") }));
     }
-    const stroke = hot ? "#d55e00" : "#1f2a35";
+    const stroke = hot ? colour("hot") : colour("ink");
     svg.append(shape("path", { d: path(view.time_s, signal.values, view.step_s, x, y), fill: "none", stroke,
       "stroke-width": 1.4, "stroke-linejoin": "round" }));
     svg.append(shape("path", { d: path(view.time_s, signal.reconstruction, view.step_s, x, y), fill: "none",
-      stroke: "#0072b2", "stroke-width": 1.4, "stroke-dasharray": "4 2.5" }));
+      stroke: colour("model"), "stroke-width": 1.4, "stroke-dasharray": "4 2.5" }));
     const label = shape("text", { x: left + 6, y: top + 16, class: `name readout${hot ? " hot" : ""}` },
       signal.name.length > 48 ? `${signal.name.slice(0, 47)}…` : signal.name);
     label.append(shape("title", {}, signal.name));
@@ -139,7 +140,7 @@ export function drawSignals(host, view, detail) {
     return { signal, y, value: svg.appendChild(shape("text", { y: top + 30, class: "value readout" })) };
   });
 
-  const line = svg.appendChild(shape("line", { y1: 0, y2: height - foot, stroke: "#66727f", visibility: "hidden" }));
+  const line = svg.appendChild(shape("line", { y1: 0, y2: height - foot, stroke: colour("muted"), visibility: "hidden" }));
   svg.addEventListener("pointermove", (pointer) => {
     const box = svg.getBoundingClientRect();
     const time = low + (((pointer.clientX - box.left) / box.width) * width - left) / (width - left - right) * (high - low);
@@ -180,8 +181,9 @@ export function drawMap(host, map, events, current, pick) {
   const x = (value) => edge + ((value - left) / (right - left)) * (width - 2 * edge);
   const y = (value) => height - edge - ((value - bottom) / (top - bottom)) * (height - 2 * edge);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  const grey = colour("training");
   for (const point of map.training) {
-    svg.append(shape("circle", { cx: x(point[0]), cy: y(point[1]), r: 1.5, fill: "#ccd4db" }));
+    svg.append(shape("circle", { cx: x(point[0]), cy: y(point[1]), r: 1.5, fill: grey }));
   }
   const last = ([id]) => (id === current ? 2 : events.get(id).verdict ? 1 : 0);
   for (const [id, point] of own.sort((a, b) => last(a) - last(b))) {
@@ -192,7 +194,7 @@ export function drawMap(host, map, events, current, pick) {
     dot.addEventListener("click", () => pick(id));
     svg.append(dot);
     if (id === current) {
-      svg.append(shape("circle", { cx: x(point[0]), cy: y(point[1]), r: 8, fill: "none", stroke: "#1f2a35",
+      svg.append(shape("circle", { cx: x(point[0]), cy: y(point[1]), r: 8, fill: "none", stroke: colour("ink"),
         "stroke-width": 1.8 }));
     }
   }
@@ -203,7 +205,7 @@ export function drawMap(host, map, events, current, pick) {
     dot.style.boxShadow = `inset 0 0 0 1.2px ${edge}`;
     legend.append(make("span", {}, dot, name));
   };
-  if (map.training.length) entry("training", "#ccd4db", "#ccd4db");
+  if (map.training.length) entry("training", grey, grey);
   entry("open", "#fff", colour(null));
   legend.append(make("span", {}, "filled: reviewed"));
   host.replaceChildren(svg, legend);
@@ -220,21 +222,21 @@ export function drawTimeline(host, timeline, event, others, pick) {
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img" });
 
   svg.append(shape("rect", { x: x(event.start_s) - 1, width: Math.max(x(event.end_s) - x(event.start_s), 1) + 2, y: 0,
-    height: height - foot, fill: "#e8ecf0" }));
+    height: height - foot, fill: colour("event") }));
   for (const mark of ticks(low, high, 3)) {
     svg.append(shape("text", { x: left - 7, y: y(mark) + 4, "text-anchor": "end" }, figure(mark)));
   }
   const line = (values, stroke, width) => svg.append(shape("path", { d: path(timeline.time_s, values, timeline.step_s, x, y),
     fill: "none", stroke, "stroke-width": width, "stroke-linejoin": "round" }));
   svg.append(shape("line", { x1: left, x2: width - right, y1: y(timeline.threshold), y2: y(timeline.threshold),
-    stroke: "#1f2a35", "stroke-width": 0.8, "stroke-dasharray": "4 3" }));
-  line(timeline.score, "#8a949e", 1);
-  line(timeline.score.map((value) => (value !== null && value >= timeline.threshold ? value : null)), "#d55e00", 1.6);
+    stroke: colour("ink"), "stroke-width": 0.8, "stroke-dasharray": "4 3" }));
+  line(timeline.score, colour("score"), 1);
+  line(timeline.score.map((value) => (value !== null && value >= timeline.threshold ? value : null)), colour("hot"), 1.6);
   for (const other of others) {
     const here = other.event_id === event.event_id;
     const mark = shape("rect", { x: x(other.start_s) - 1, width: Math.max(x(other.end_s) - x(other.start_s), 2) + 2,
       y: height - foot - 9, height: 7, rx: 2, class: "pick", "stroke-width": here ? 1.6 : 1,
-      fill: other.verdict ? colour(other.verdict) : "#fff", stroke: other.verdict ? colour(other.verdict) : "#1f2a35" });
+      fill: other.verdict ? colour(other.verdict) : "#fff", stroke: other.verdict ? colour(other.verdict) : colour("ink") });
     mark.append(shape("title", {}, `${span(other)}${other.verdict ? `: ${nameOf(other.verdict)}` : ""}`));
     mark.addEventListener("click", () => pick(other.event_id));
     svg.append(mark);
