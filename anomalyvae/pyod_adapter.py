@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import common_levels, encode_categories, find_categories
 from anomalyvae.metrics import auroc, average_precision
+from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
     from pyod.models.base import BaseDetector
@@ -450,7 +451,7 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
         return table, None
     if isinstance(label, str):
         if label not in table:
-            raise ValueError(f"label={label!r} is not one of the columns {_listed(table.columns)}. Correct the name.")
+            raise ValueError(f"label={label!r} is not one of the columns {listed(table.columns)}. Correct the name.")
         column, table = table[label], table.drop(columns=label)
     else:
         column = pd.Series(np.asarray(label))
@@ -461,7 +462,7 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
     matching = [value for value in values if value == positive or str(value) == str(positive)]
     if len(values) != 2 or len(matching) != 1 or column.isna().any():
         raise ValueError(
-            f"The label has the values {_listed(values)}; it needs two, one of them {positive!r} for outliers. Name "
+            f"The label has the values {listed(values)}; it needs two, one of them {positive!r} for outliers. Name "
             "that value by positive= (--positive), drop rows without a label, or choose another label."
         )
     outlier = column.isin(matching).to_numpy(dtype=bool)
@@ -476,10 +477,5 @@ def _problem_for_pyod(table: pd.DataFrame) -> str:
     numbers = table.drop(columns=list(categories))
     broken = numbers.columns[~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all(axis=0)]
     if len(broken):
-        return f"PyOD's detectors need finite numbers; cells are missing or infinite in {_listed(broken)}. Impute them."
+        return f"PyOD's detectors need finite numbers; cells are missing or infinite in {listed(broken)}. Impute them."
     return ""
-
-
-def _listed(names: Any) -> str:
-    shown = ", ".join(map(str, names[:5]))
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,8 +1,9 @@
-"""Text that comes from files, and may hold anything: printed, put into spreadsheets, and read as JSON."""
+"""Text that comes from files, and may hold anything: printed, listed, put into spreadsheets, and read as JSON."""
 
 import json
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 _FORMULA = (*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20")  # how formulas begin; the last are wide forms of = + - @
@@ -29,6 +30,19 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character) == "Zs":  # other spaces
         return character
     return character.encode("unicode_escape").decode()
+
+
+def listed(names: Iterable[object], shown: int = 5) -> str:
+    """The first names, for a message, and how many more there are.
+
+    Examples
+    --------
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    every = [str(name) for name in names]
+    more = f" and {len(every) - shown} more" if len(every) > shown else ""
+    return ", ".join(every[:shown]) + more
 
 
 def spreadsheet_text(cell: Any) -> Any:

@@ -25,6 +25,7 @@ from anomalyvae.detector.categories import (
 )
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import jittering
+from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
 
@@ -167,11 +168,10 @@ def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:
     counts = np.isinf(x).sum(axis=0)
     if counts.any():
         worst = sorted(np.flatnonzero(counts), key=lambda i: -counts[i])
-        listed = ", ".join(f"{_name(columns, i)} ({counts[i]})" for i in worst[:5])
-        more = f" and {len(worst) - 5} more columns" if len(worst) > 5 else ""
+        where = listed(f"{_name(columns, i)} ({counts[i]})" for i in worst)
         raise ValueError(
-            f"Got {counts.sum()} cells that are infinity in X: {listed}{more}. {estimator} expected finite numbers, or "
-            "NaN where a value is missing. Replace them: an infinite value is a fault of the source, not a measurement."
+            f"Got {counts.sum()} cells that are infinity in X: {where}. {estimator} expected finite numbers, or NaN "
+            "where a value is missing. Replace them: an infinite value is a fault of the source, not a measurement."
         )
 
 
@@ -182,10 +182,9 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
             return
     empty = np.flatnonzero(np.isnan(x).all(axis=0))
     if len(empty):
-        listed = ", ".join(_name(columns, i) for i in empty[:5])
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        where = listed(_name(columns, i) for i in empty)
         raise ValueError(
-            f"Got no value at all in {listed}{more}, expected at least one to learn from. Leave out such columns."
+            f"Got no value at all in {where}, expected at least one to learn from. Leave out such columns."
         )
 
 

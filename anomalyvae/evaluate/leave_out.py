@@ -212,27 +212,9 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)
     most_anomalous = flags.head(_DRAWN_WINDOWS)
-    cells = cells_of(within(data.samples, data.ranges))
-    rivals = {name: method(windows.rows[normal], own.rows) for name, method in BASELINES.items()}
-    rivals |= {name: method(cells[normal], cells[inside]) for name, method in ONE_LINERS.items()}
-
     tally = Tally(len(job.windows.signals))
     tally.add(np.column_stack([score, of_signals]), flagged, own.spans["start_s"])
-
-    def measured(values: NDArray[np.float64]) -> dict[str, float]:
-        threshold = metrics.alarm_threshold(
-            values, own.spans, events, job.evaluation.alarms_per_hour, job.data.tolerance_s
-        )
-        return {
-            "auroc": metrics.auroc(anomalous[inside], values),
-            "average_precision": metrics.average_precision(anomalous[inside], values),
-            **alarms(values >= threshold),
-        }
-
-    def alarms(flagged: NDArray[np.bool_]) -> dict[str, float]:
-        known = (flagged, own.spans, events, job.data.tolerance_s)
-        return {"event_recall": metrics.found_share(*known), "alarms_per_hour": metrics.false_alarms_per_hour(*known)}
-
+    known = _Known(own.spans, anomalous[inside], events, job.data.tolerance_s, job.evaluation.alarms_per_hour)
     return _Fold(
         model=model,
         scores=own.spans.assign(anomaly_score=score, p_value=found["p_value"], is_outlier=flagged),
@@ -242,8 +224,8 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
             for peak, near in zip(most_anomalous["peak"], most_anomalous["near_event"], strict=True)
         ],
         figures={
-            **measured(score),
-            "own_threshold": {"threshold": -model.offset_, **alarms(flagged)},
+            **known.measured(score),
+            "own_threshold": {"threshold": -model.offset_, **known.alarms(flagged)},
             "windows": len(own),
             "anomalous": int(anomalous[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
@@ -254,9 +236,43 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
         },
         data=others,
         health=health,
-        baselines={name: measured(values) for name, values in rivals.items()},
+        baselines={name: known.measured(values) for name, values in _of_baselines(data, normal, inside).items()},
         tally=tally,
     )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a recording, with which scores are compared."""
+
+    spans: pd.DataFrame
+    anomalous: NDArray[np.bool_]
+    events: pd.DataFrame
+    tolerance_s: float
+    alarms_per_hour: float
+
+    def measured(self, scores: NDArray[np.float64]) -> dict[str, float]:
+        """The `FIGURES` of scores, at the threshold that keeps the rate of false alarms."""
+        threshold = metrics.alarm_threshold(scores, self.spans, self.events, self.alarms_per_hour, self.tolerance_s)
+        return {
+            "auroc": metrics.auroc(self.anomalous, scores),
+            "average_precision": metrics.average_precision(self.anomalous, scores),
+            **self.alarms(scores >= threshold),
+        }
+
+    def alarms(self, flagged: NDArray[np.bool_]) -> dict[str, float]:
+        """The last two of `FIGURES`, of flags."""
+        known = (flagged, self.spans, self.events, self.tolerance_s)
+        return {"event_recall": metrics.found_share(*known), "alarms_per_hour": metrics.false_alarms_per_hour(*known)}
+
+
+def _of_baselines(
+    data: TrainingSet, normal: NDArray[np.bool_], inside: NDArray[np.bool_]
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of the windows ``inside`` by each baseline, which compares them with the ``normal`` ones."""
+    rows, cells = data.named.rows, cells_of(within(data.samples, data.ranges))
+    scores = {name: method(rows[normal], rows[inside]) for name, method in BASELINES.items()}
+    return scores | {name: method(cells[normal], cells[inside]) for name, method in ONE_LINERS.items()}
 
 
 def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

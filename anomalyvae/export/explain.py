@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anomalyvae.export.columns import Input
 from anomalyvae.scoring.columns import MISSING
 from anomalyvae.scoring.onnx_file import MATRIX
+from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
     import onnx
@@ -54,12 +55,14 @@ def _matrix(metadata: dict[str, Any]) -> str:
     names, units, width = metadata["columns"], metadata["units"], metadata["n_features"]
     shape = f"float64 of shape (n, {width}), NaN where a cell is missing."
     if metadata["windowing"] is None:
-        order = "those of the training rows" if names is None else _listed([_with_unit(name, units) for name in names])
+        order = "those of the training rows"
+        if names is not None:
+            order = listed((_with_unit(name, units) for name in names), _SHOWN)
         return f"{shape} Columns, in this order: {order}." + _gaps(metadata, None)
     recipe = metadata["windowing"]
     if "signals" not in recipe:  # not one of ours
         return f"{shape} A row is a window; the recipe: {json.dumps(recipe)}." + _gaps(metadata, None)
-    signals = _listed([_with_unit(name, units) for name in recipe["signals"]], len(recipe["signals"]))
+    signals = ", ".join(_with_unit(name, units) for name in recipe["signals"])
     part = "samples" if recipe.get("coefficients") is None else "cosine coefficients (DCT-II)"
     return (
         f"{shape} A row is a window of {recipe['length_s']:g} s at {recipe['rate_hz']:g} Hz, a new one every "
@@ -71,7 +74,7 @@ def _matrix(metadata: dict[str, Any]) -> str:
 def _column(column: Input, metadata: dict[str, Any]) -> str:
     name = str(column.name)
     if column.kind == "text":
-        levels = _listed([json.dumps(level, ensure_ascii=False) for level in column.levels])
+        levels = listed((json.dumps(level, ensure_ascii=False) for level in column.levels), _SHOWN)
         missing = f'"{MISSING}"; "" is a text of its own' if column.keeps_empty else f'"" or "{MISSING}"'
         text = (
             f"Text of shape (n, 1){f': {levels}' if levels else ''}. Any other text is an unknown one, not an error. "
@@ -119,7 +122,7 @@ def _feature_scores(metadata: dict[str, Any]) -> str:
     names = metadata["features"]
     return (
         "float64 of shape (n, d): the part of each column in the reconstruction error, in nats, in this order: "
-        f"{_listed(names) if names else 'those of the training rows'}."
+        f"{listed(names, _SHOWN) if names else 'those of the training rows'}."
     )
 
 
@@ -130,8 +133,3 @@ _OUTPUTS = {
 
 def _with_unit(name: Any, units: dict[str, str]) -> str:
     return f"{name} [{units[name]}]" if name in units else str(name)
-
-
-def _listed(names: list[str], shown: int = _SHOWN) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(str, names[:shown])) + more

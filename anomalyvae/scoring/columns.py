@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyvae.untrusted import listed
+
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
 EMPTY = "<empty>"  # an empty text, where the file would take it as missing and scikit-learn does not
 
@@ -40,7 +42,7 @@ def taken_from(
     names, count, cut = table
     missing = [name for name in keep if name not in names]
     if missing:
-        raise ValueError(f"The table has no column {listed(missing)} to keep, but {listed(names)}. Correct keep=.")
+        raise ValueError(f"The table has no column {quoted(missing)} to keep, but {quoted(names)}. Correct keep=.")
     column = cut(0, count)
     others = {name: column(name) for name in names if name not in keep or name in (learned or ())}
     return {name: np.asarray(column(name)) for name in keep}, others
@@ -123,7 +125,7 @@ def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
 def refuse_infinite(columns: list[Any]) -> NoReturn:
     """Raise an error that names the columns with infinite cells."""
     raise ValueError(
-        f"There are infinite cells in {listed(columns)}. Replace them by finite numbers, or by NaN where a value is "
+        f"There are infinite cells in {quoted(columns)}. Replace them by finite numbers, or by NaN where a value is "
         "missing: an infinite value is an error of the source, not a measurement."
     )
 
@@ -153,12 +155,11 @@ def refuse_missing(columns: list[Any]) -> None:
     """Raise an error that names the columns, if any, that lack required cells."""
     if columns:
         raise ValueError(
-            f"There are missing cells in {listed(columns)}, where a transformer of the pipeline needs values. Leave "
+            f"There are missing cells in {quoted(columns)}, where a transformer of the pipeline needs values. Leave "
             "such rows out, or fit the pipeline with a SimpleImputer first."
         )
 
 
-def listed(names: Sequence[Any]) -> str:
-    """Some names, for an error message."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(name) for name in names[:5]) + more
+def quoted(names: Sequence[Any]) -> str:
+    """Some names in quotes, for an error message."""
+    return listed(map(repr, names))

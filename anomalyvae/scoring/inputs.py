@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
+from anomalyvae.scoring.columns import quoted
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import nearest
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
@@ -248,9 +249,8 @@ def _present(metadata: dict[str, Any], names: list[str], path: Path, keep: Seque
     partition = _partition(path)
     missing = [name for name in metadata["columns"] if name not in names and name not in partition]
     if missing:
-        listed = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         hints = " ".join(f"{name}: {nearest(name, names)}" for name in missing[:5])
-        raise ValueError(f"It lacks the columns {listed} of the model. Rename or add them. {hints}")
+        raise ValueError(f"It lacks the columns {quoted(missing)} of the model. Rename or add them. {hints}")
     return [name for name in metadata["columns"] if name in names]
 
 

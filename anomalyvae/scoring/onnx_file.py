@@ -11,7 +11,7 @@ from typing import Any
 
 from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.fleet import Fleet
-from anomalyvae.scoring.columns import READ, listed
+from anomalyvae.scoring.columns import READ, quoted
 from anomalyvae.untrusted import read_json
 
 try:
@@ -101,7 +101,7 @@ def _session(path: Path, content: bytes, providers: str | Sequence[str]) -> "onn
         raise ValueError(f"Got providers={providers!r}, expected 'auto' or a list. Pass a list such as ['{CPU}'].")
     if unknown:
         raise ValueError(
-            f"This onnxruntime lacks the providers {listed(unknown)}; it has {listed(available)}. Install one that has "
+            f"This onnxruntime lacks the providers {quoted(unknown)}; it has {quoted(available)}. Install one that has "
             "them, or pass providers='auto'."
         )
     options = onnxruntime.SessionOptions()

@@ -21,8 +21,8 @@ from anomalyvae.scoring.columns import (
     Cut,
     gaps,
     lacks,
-    listed,
     matrix,
+    quoted,
     refuse_infinite,
     refuse_missing,
     table_of,
@@ -254,7 +254,7 @@ class Scorer:
     def _array(self, rows: ArrayLike) -> tuple[int, Callable[[int, int], Feeds]]:
         if self._kinds:
             raise ValueError(
-                f"Got rows of type {type(rows).__name__}, expected a table: the columns {listed(list(self._kinds))} "
+                f"Got rows of type {type(rows).__name__}, expected a table: the columns {quoted(list(self._kinds))} "
                 "are categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
             )
         x = np.asarray(rows)
@@ -282,7 +282,7 @@ class Scorer:
             missing = [name for name in columns if name not in names]
             unknown = [name for name in names if name not in columns]
             differences = [
-                f"{what} {listed(which)}" for what, which in (("lacks", missing), ("has also", unknown)) if which
+                f"{what} {quoted(which)}" for what, which in (("lacks", missing), ("has also", unknown)) if which
             ] or ["has some names twice"]
             raise ValueError(
                 f"The table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "

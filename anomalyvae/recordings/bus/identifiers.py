@@ -37,6 +37,7 @@ import numpy as np
 
 from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier
 from anomalyvae.recordings.log import Log, Signal, joined
+from anomalyvae.untrusted import listed
 
 PER_S = 10  # samples a second
 UNKNOWN = "unknown.identifiers"
@@ -265,12 +266,13 @@ class IdentifierSignals:
             most = sorted(self._unknown.items(), key=lambda item: -item[1][0])
             each = [f"{digits_of(k)} ({n:,.0f}, {first:.1f} to {last:.1f} s)" for (_, k), (n, first, last) in most]
             warnings.warn(
-                f"{self._source} has frames of {len(each)} identifiers that are not known: {_list(each)}. They raise "
+                f"{self._source} has frames of {len(each)} identifiers that are not known: "
+                f"{listed(each, _LISTED)}. They raise "
                 f"{UNKNOWN!r}. If they are normal, fit a model to recordings that have them.",
                 stacklevel=3,
             )
         if self._unseen and not self._all and self.sampled:
-            absent = _list([digits_of(key) for _, key in sorted(self._unseen)])
+            absent = listed([digits_of(key) for _, key in sorted(self._unseen)], _LISTED)
             warnings.warn(
                 f"{self._source} has no frame of {len(self._unseen)} of the {len(self._wanted)} known identifiers: "
                 f"{absent}. Their signals of time say so; their bytes are missing. Check that this is the same bus.",
@@ -406,8 +408,3 @@ def _means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.add.reduceat(np.where(there, values, 0.0), first) / np.add.reduceat(there.astype(np.float64), first)
-
-
-def _list(each: list[str]) -> str:
-    more = f" and {len(each) - _LISTED} more" if len(each) > _LISTED else ""
-    return ", ".join(each[:_LISTED]) + more

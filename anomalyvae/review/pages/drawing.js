@@ -120,7 +120,7 @@ export function drawSignals(host, view, detail) {
       svg.append(shape("text", { x: left - 7, y: y(mark) + 4, "text-anchor": "end" }, figure(mark)));
       svg.append(shape("line", { x1: left - 4, x2: left, y1: y(mark), y2: y(mark), stroke: colour("tick") }));
     }
-    const stroke = hot ? colour("hot") : colour("ink");
+    const stroke = colour(hot ? "hot" : "ink");
     svg.append(shape("path", { d: path(view.time_s, signal.values, view.step_s, x, y), fill: "none", stroke,
       "stroke-width": 1.4, "stroke-linejoin": "round" }));
     svg.append(shape("path", { d: path(view.time_s, signal.reconstruction, view.step_s, x, y), fill: "none",
@@ -236,7 +236,7 @@ export function drawTimeline(host, timeline, event, others, pick) {
     const here = other.event_id === event.event_id;
     const mark = shape("rect", { x: x(other.start_s) - 1, width: Math.max(x(other.end_s) - x(other.start_s), 2) + 2,
       y: height - foot - 9, height: 7, rx: 2, class: "pick", "stroke-width": here ? 1.6 : 1,
-      fill: other.verdict ? colour(other.verdict) : "#fff", stroke: other.verdict ? colour(other.verdict) : colour("ink") });
+      fill: other.verdict ? colour(other.verdict) : "#fff", stroke: colour(other.verdict ?? "ink") });
     mark.append(shape("title", {}, `${span(other)}${other.verdict ? `: ${nameOf(other.verdict)}` : ""}`));
     mark.addEventListener("click", () => pick(other.event_id));
     svg.append(mark);
