@@ -32,7 +32,7 @@ from anomalyvae.bundle.manifest import (
 from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health.grades import learn_profile, within
-from anomalyvae.health.sensors import part_of, rows_of, unlearned_gaps
+from anomalyvae.health.sensors import part_of, rows_of, signal_scores, unlearned_gaps
 from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
@@ -273,14 +273,9 @@ class TrainingSet:
         return Fleet.of({name: tallies[name] for name in names}, self.recipe.signals)
 
     def _tally(self, model: "VAEOutlierDetector", chosen: NDArray[np.bool_]) -> Tally:
-        rows, signals = self.rows[chosen], len(self.recipe.signals)
-        of_signals = np.asarray(model.feature_scores(rows)).reshape(len(rows), signals, -1).sum(axis=2)
-        tally = Tally(signals)
-        tally.add(
-            np.column_stack([model.anomaly_score(rows), of_signals]),
-            np.zeros(len(rows)),
-            self.samples.spans["start_s"][chosen],
-        )
+        rows, tally = self.rows[chosen], Tally(len(self.recipe.signals))
+        scores = np.column_stack([model.anomaly_score(rows), signal_scores(model, rows, self.recipe)])
+        tally.add(scores, np.zeros(len(rows)), self.samples.spans["start_s"][chosen])
         return tally
 
     def health(self, model: "VAEOutlierDetector | None" = None) -> dict[str, Any]:

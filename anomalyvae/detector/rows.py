@@ -95,24 +95,36 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     kept = (weight > 0) & ~np.isnan(x).all(axis=1)
     x, weight = x[kept], weight[kept]
     group = None if groups is None else pd.factorize(np.asarray(groups)[kept], sort=True)[0].astype(np.int64)
-    content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
+    content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
-    counts = weight / weight.min(initial=np.inf)
-    whole = bool((np.abs(counts - np.round(counts)) <= 1e-9 * counts).all() and (counts < 2**31).all())
-    counts = np.round(counts) if whole else weight * (weight.sum() / np.square(weight).sum())
     first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
+    counts, whole = _as_counts(weight)
     merged = np.bincount(place, weights=counts).astype(np.float64)
     factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _FEWEST else 1.0
-    usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
     rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
-    of_content, content_of = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
+    usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
+    recurring = _recurring(rows, merged, usual)
+    return replace(rows, recurring=recurring) if recurring.any() else rows
+
+
+def _as_counts(weight: Floats) -> tuple[Floats, bool]:
+    """Weights as numbers of rows, and whether these are whole."""
+    counts = weight / weight.min(initial=np.inf)
+    if (np.abs(counts - np.round(counts)) <= 1e-9 * counts).all() and (counts < 2**31).all():
+        return np.round(counts), True
+    return weight * (weight.sum() / np.square(weight).sum()), False
+
+
+def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:
+    """Which rows have a content that eight rows of the usual count have or, with groups, three groups."""
+    first, place = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
     if rows.group is None:
-        often = np.bincount(content_of, weights=merged) >= _RECURRING_ROWS * usual * (1 - 1e-9)
+        often = np.bincount(place, weights=counts) >= _RECURRING_ROWS * usual * (1 - 1e-9)
     else:
-        pairs = np.unique(np.column_stack([content_of, rows.group]), axis=0)
-        often = np.bincount(pairs[:, 0], minlength=len(of_content)) >= _RECURRING_GROUPS
-    return replace(rows, recurring=often[content_of]) if often.any() else rows
+        pairs = np.unique(np.column_stack([place, rows.group]), axis=0)
+        often = np.bincount(pairs[:, 0], minlength=len(first)) >= _RECURRING_GROUPS
+    return np.asarray(often[place])
 
 
 def _equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -163,26 +175,24 @@ def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> t
     calibration = may & np.isin(block, names[per_part : per_part + calibrating])
     if min(stopping.sum(), calibration.sum()) < _MIN_HELD_OUT:
         return rows, None, None
-    again = rows.is_reference & rows.is_recurring
+    learned_too = rows.is_reference & rows.is_recurring  # by the network, and set the threshold all the same
     weight = rows.weight
     if rows.group is None:
-        weight = np.where(again, weight * per_part / len(names), weight)
+        weight = np.where(learned_too, weight * per_part / len(names), weight)
     else:
-        again &= np.isin(rows.group, rows.group[calibration])
+        learned_too &= np.isin(rows.group, rows.group[calibration])
     return (
         rows.take(~(stopping | calibration)),
         rows.take(stopping),
-        replace(rows, weight=weight).take(calibration | again),
+        replace(rows, weight=weight).take(calibration | learned_too),
     )
 
 
 def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
-    """Fold of each row, one of 3, for fewer than 5,000 rows or 10 groups; -1 for a row that is in none.
+    """Fold of each row, one of 3, for fewer than 5,000 rows or 10 groups; one of 8 for fewer than 150 rows.
 
-    Fewer than 150 rows have 8 folds.
-
-    Selected and recurring rows are in none: all networks learn them. The folds have similar numbers of rows. None where
-    one split is enough, or where there are too few rows for folds.
+    Selected and recurring rows are in no fold, -1: all networks learn them. The folds have similar numbers of rows.
+    Returns None where one split is enough, or where there are too few rows for folds.
     """
     may = rows.may_be_held_out
     names, place = np.unique(_blocks(rows)[may], return_inverse=True)

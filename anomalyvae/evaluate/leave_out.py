@@ -32,9 +32,9 @@ from anomalyvae.fleet import Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import cells_of, stretches, within
-from anomalyvae.health.sensors import event_causes, part_of
+from anomalyvae.health.sensors import event_causes, part_of, signal_scores
 from anomalyvae.recordings import Windows
-from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, window_view
 from anomalyvae.train import TrainingSet, train
 
 FIGURES = ("auroc", "average_precision", "event_recall", "alarms_per_hour")

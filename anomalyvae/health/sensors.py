@@ -269,6 +269,11 @@ def rows_of(recipe: WindowRecipe, windows: Windows) -> pd.DataFrame:
     return windows.rows if recipe.coefficients is None else _rows(recipe, cells_of(windows))
 
 
+def signal_scores(model: Any, rows: pd.DataFrame, recipe: WindowRecipe) -> Floats:
+    """The reconstruction score of each signal in each window, shape ``(n, signals)``: the sum over its cells."""
+    return np.asarray(model.feature_scores(rows)).reshape(len(rows), *recipe.input_shape).sum(axis=2)
+
+
 def part_of(windows: Windows, chosen: Flags) -> Windows:
     """Some of the windows, in their order."""
     rows, spans = windows.rows[chosen].reset_index(drop=True), windows.spans[chosen].reset_index(drop=True)

@@ -18,7 +18,7 @@ COUNTED = 6  # nearest rows whose mean distance counts
 NEARER = 0.1  # of their mean distance, added to each: one very near row does not make the geometric mean 0
 BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
 _MOST_ROWS = 4096  # with copies
-_USUAL = 0.1  # quantile of the counts that is a single row
+_USUAL = 0.1  # quantile of the counts: a row that counts so much is stored once
 _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
@@ -219,10 +219,11 @@ class Views(nn.Module):
 
 
 def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Store rows ``(m, k)`` as often as they count.
+    """Store each of the rows ``(m, k)`` as often as it counts.
 
-    Returns the stored rows, the weights of distances from them, which of them are tested, and which row each is.
-    Recurring rows are not tested, unless all are.
+    Returns the stored rows, the weights of distances from them, the places of the tested rows among them, and which of
+    the given rows each is. Tested rows are compared with the others to set the unit of a view. Recurring rows are not
+    tested, unless all are.
     """
     copies = _copies(count, recurring)
     place = torch.arange(len(u), device=u.device).repeat_interleave(copies)
@@ -286,11 +287,9 @@ def padded(matrix: Tensor) -> Tensor:
 
 
 def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
-    """``(1 - a) S + a m I`` with the covariance S of rows, its mean variance m, and the best a (Ledoit & Wolf 2004).
+    """``(1 - a) S + a m I``, and a: with the covariance S of rows, its mean variance m, and the best a.
 
-    Also returns a.
-
-    a estimates the variance of S, as a share of the distance of S from m I (there, lemmas 3.2 to 3.4).
+    a estimates the variance of S, as a share of the distance of S from m I (Ledoit & Wolf 2004, lemmas 3.2 to 3.4).
     """
     n, k = centered.shape
     covariance = centered.T @ centered / n

@@ -13,6 +13,7 @@ from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.health.sensors import signal_scores
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
@@ -26,11 +27,6 @@ Floats = NDArray[np.float64]
 
 
 # --- signals and their shares ---------------------------------------------------------------------------
-
-
-def signal_scores(model: Any, rows: pd.DataFrame, recipe: WindowRecipe) -> Floats:
-    """The reconstruction score of each signal in each window, shape ``(n, n_signals)``: the sum over its cells."""
-    return np.asarray(model.feature_scores(rows)).reshape(len(rows), *recipe.input_shape).sum(axis=2)
 
 
 def excess_shares(excess: Floats) -> Floats:

@@ -12,13 +12,14 @@ from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folde
 from anomalyvae.calibration import false_discovery, few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
+from anomalyvae.health.sensors import signal_scores
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review import Queue, flag_folder
 from anomalyvae.review.flagging import in_words
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
 from anomalyvae.review.picking import NEAR, alarm_cut, flagged_events, pick_events, spread_of
-from anomalyvae.review.reasons import Reasons, excess_shares, signal_scores
+from anomalyvae.review.reasons import Reasons, excess_shares
 
 
 def scored(n=300, recordings=6, seed=0, flagged=0.3):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from anomalyvae import WindowRecipe
+from anomalyvae.health.sensors import signal_scores
 from anomalyvae.recordings import log_from_frame
-from anomalyvae.review.reasons import excess_shares, explained_flags, signal_scores, window_view
+from anomalyvae.review.reasons import excess_shares, explained_flags, window_view
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
 
