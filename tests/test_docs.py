@@ -48,3 +48,18 @@ def test_every_room_is_in_the_map():
     rooms |= {entry.name for entry in package.glob("*.py") if not entry.name.startswith("__")}
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z_]+(?:/|\.py))` \|", contributing, re.MULTILINE)) == rooms
+
+
+def test_the_places_to_change_are_there():
+    package = Path(anomalyvae.__file__).parent
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = contributing.partition("## Where to change what")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| a")]
+    assert len(rows) > 10
+    for row in rows:
+        what, where = row.strip("| ").split(" | ")
+        files = re.findall(r"`([a-z_/]+\.[a-z.]+)`", where)
+        text = "".join((package / file).read_text(encoding="utf-8") for file in files)
+        assert files, what
+        for name in re.findall(r"`([A-Za-z_]+(?:\.[a-z]+)?)`", where):
+            assert name in files or re.search(rf"\b{name.rpartition('.')[2]}\b", text), (what, name)
