@@ -59,37 +59,14 @@ def write_onnx(
     columns = inputs_of(before, detector, sample)
     placed = layout(columns, inputs, before is None)
     rows = check_rows(before, detector, columns, sample)
-    if before is not None and sample is None:
-        # Rows that are made up for a Pipeline may miss the places of training rows, which the detector knows.
-        known = check_rows(None, detector, inputs_of(None, detector)).prepared
-        reason = culprit(before, detector, rows.rows) or learned_rounding(known)
-        if reason:
-            raise ArithmeticError(
-                f"The ONNX graph may not agree with the detector for rows of training. No file was written. {reason}Or "
-                "pass sample=, some of those rows, with which the file is checked."
-            )
-        own = write_onnx(detector, file, card, precision=precision)
-        precision = own if precision == "auto" and own == "double" else precision
-    metadata = {
-        **{name: card[name] for name in _FROM_CARD},
-        **{name: card[name] for name in _FROM_SOME if card.get(name) is not None},
-        **placed,
-        "format": FORMAT,
-        "features": feature_names(before, detector),
-        "required": rows.required,
-        # Of a pipeline, only what it passes to the detector is known.
-        "complete": card["training"].get("complete", []) if before is None else [],
-        "objective": detector.objective,
-        "criterion": detector.architecture_["criterion"],
-        "preprocessing": "inside",
-        "pipeline": before is not None,
-        "sealed": True,
-    }
+    # Without a sample, the types of a Pipeline's columns are unknown, and with them the last digits of its numbers.
+    untyped = before is not None and sample is None
+    if before is not None and untyped:
+        precision = _check_alone(before, detector, rows, file, card, precision)
+    metadata = _metadata(card, placed, before, detector, rows)
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
     if precision == "auto" and _may_be_at_zero(detector):
         precision = "double"  # distances near 0 are rounding errors: in single precision they would not tie
-    # Without a sample, the types of a Pipeline's columns are unknown, and with them the last digits of its numbers.
-    untyped = before is not None and sample is None
     for single, rounding in (attempt for attempt in _ATTEMPTS[precision] if not untyped or attempt[1] == COARSE):
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single, rounding)
@@ -108,6 +85,54 @@ def write_onnx(
         )
     _store(proto, metadata | {"parity": parity}, file)
     return str(metadata["precision"])
+
+
+def _check_alone(
+    before: "Pipeline",
+    detector: "VAEOutlierDetector",
+    rows: CheckRows,
+    file: Path,
+    card: dict[str, Any],
+    precision: str,
+) -> str:
+    """Refuse a Pipeline that magnifies rounding errors, and check its detector alone; returns the precision to try.
+
+    Rows that are made up for a Pipeline may miss the places of training rows, which the detector knows.
+    """
+    known = check_rows(None, detector, inputs_of(None, detector)).prepared
+    reason = culprit(before, detector, rows.rows) or learned_rounding(known)
+    if reason:
+        raise ArithmeticError(
+            f"The ONNX graph may not agree with the detector for rows of training. No file was written. {reason}Or "
+            "pass sample=, some of those rows, with which the file is checked."
+        )
+    own = write_onnx(detector, file, card, precision=precision)
+    return own if precision == "auto" and own == "double" else precision
+
+
+def _metadata(
+    card: dict[str, Any],
+    placed: dict[str, Any],
+    before: "Pipeline | None",
+    detector: "VAEOutlierDetector",
+    rows: CheckRows,
+) -> dict[str, Any]:
+    """What the file says about its model, but for the precision and the result of the check."""
+    return {
+        **{name: card[name] for name in _FROM_CARD},
+        **{name: card[name] for name in _FROM_SOME if card.get(name) is not None},
+        **placed,
+        "format": FORMAT,
+        "features": feature_names(before, detector),
+        "required": rows.required,
+        # Of a pipeline, only what it passes to the detector is known.
+        "complete": card["training"].get("complete", []) if before is None else [],
+        "objective": detector.objective,
+        "criterion": detector.architecture_["criterion"],
+        "preprocessing": "inside",
+        "pipeline": before is not None,
+        "sealed": True,
+    }
 
 
 def _may_be_at_zero(detector: "VAEOutlierDetector") -> bool:

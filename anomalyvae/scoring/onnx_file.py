@@ -1,7 +1,6 @@
 """The ONNX file of a model: read, checked and opened. `anomalyvae.export` writes it."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +127,8 @@ def _session(path: Path, content: bytes, providers: str | Sequence[str]) -> "onn
     return session
 
 
-def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read_metadata(session: "onnxruntime.InferenceSession", path: Path) -> dict[str, Any]:
+    """What a file says about its model; ValueError if that is no model of ours, or not the one in the graph."""
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA)  # it may be no UTF-8, a ValueError
         metadata = read_json(text or "")
@@ -146,22 +146,32 @@ def _read_metadata(session: "onnxruntime.InferenceSession", path: str | os.PathL
         metadata["criterion"] = metadata.pop("score", None)
     if not metadata.keys() >= _KEYS.keys():
         raise ValueError(f"The model's description in {path} is incomplete. Export the model again.")
-    wrong = [name for name, kinds in _KEYS.items() if type(metadata[name]) not in kinds]
-    evidence = None if wrong else metadata["calibration"].get("evidence")
-    if not wrong and not (isinstance(evidence, float | int) and evidence > 0):
-        wrong = ["calibration"]
-    columns = metadata["columns"]
-    expected = [MATRIX] if metadata["inputs"] == "matrix" else columns
+    wrong = _wrong_key(metadata)
+    if wrong is not None:
+        raise ValueError(f"The model's description in {path} has a wrong {wrong}. Export the model again.")
+    expected = [MATRIX] if metadata["inputs"] == "matrix" else metadata["columns"]
+    names = {output.name for output in session.get_outputs()}
+    if [put.name for put in session.get_inputs()] != expected or not ({*_REQUIRED} <= names or "label" in names):
+        raise ValueError(f"The graph in {path} has other inputs or outputs than it describes. Export the model again.")
+    return metadata
+
+
+def _wrong_key(metadata: dict[str, Any]) -> str | None:
+    """The first key whose value cannot have been written; None if there is none."""
+    for name, kinds in _KEYS.items():
+        if type(metadata[name]) not in kinds:
+            return name
+    evidence, columns = metadata["calibration"].get("evidence"), metadata["columns"]
+    if not (isinstance(evidence, float | int) and evidence > 0):
+        return "calibration"
+    if columns is not None and not all(isinstance(name, str) for name in columns):
+        return "columns"
+    known = all(kind in tuple(READ) for kind in metadata["kinds"].values())
+    if not known or not metadata["kinds"].keys() <= set(columns or ()):
+        return "kinds"
     if metadata.get("fleet") is not None:
         try:
             Fleet.from_dict(metadata["fleet"])
         except ValueError:
-            wrong = ["fleet"]
-    if wrong or (columns is not None and not all(isinstance(name, str) for name in columns)):
-        raise ValueError(f"The model's description in {path} has a wrong {(wrong or ['columns'])[0]}. Export it again.")
-    names = {output.name for output in session.get_outputs()}
-    if [put.name for put in session.get_inputs()] != expected or not ({*_REQUIRED} <= names or "label" in names):
-        raise ValueError(f"The graph in {path} has other inputs or outputs than it describes. Export the model again.")
-    if not metadata["kinds"].keys() <= set(columns or ()) or not set(metadata["kinds"].values()) <= READ.keys():
-        raise ValueError(f"The model's description in {path} has a wrong 'kinds'. Export the model again.")
-    return metadata
+            return "fleet"
+    return None
