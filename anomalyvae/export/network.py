@@ -189,7 +189,18 @@ def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
         pieces = samples.op("Gather", views.pieces.flatten(), axis=1).op("Reshape", [-1, views.pieces.shape[1]])
         distance = _ellipsoid(pieces, views.short_mean, views.short_whitening)
         return distance.op("Reshape", [-1, len(views.pieces)]).op("ReduceMax", [1], keepdims=1)
+    if name == "wave":
+        return _wave(views, samples)
     return _DISTANCES[name](views, {"near": near, "crowd": concat([near, movements]), "linear": samples}[name])
+
+
+def _wave(views: WindowViews, samples: Value) -> Value:
+    cells = samples.op("Reshape", [-1, views.columns.signals, views.columns.samples])
+    waves = (cells - cells.op("ReduceMean", [2], keepdims=1)).op("Reshape", [-1, views.waves.shape[1]])
+    places = _nearest(waves, views.wave_keys, 1)
+    difference = waves.op("Unsqueeze", [1]) - waves.graph.value(views.waves, waves.single).op("Gather", places)
+    square = (difference * difference).op("ReduceSum", [2], keepdims=0)
+    return square.op("ReduceMin", [1], keepdims=1).op("Sqrt")
 
 
 def _near(views: Views, u: Value) -> Value:

@@ -1,7 +1,7 @@
-"""The views of windows: five ways in which a window can be unlike the training windows, in one unit."""
+"""The views of windows: six ways in which a window can be unlike the training windows, in one unit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anomalyvae.nets.described import cosines
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
-from anomalyvae.nets.memory import most_copied
+from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
 from anomalyvae.nets.views import (
     BLOCK,
     LEAST,
@@ -31,9 +31,11 @@ from anomalyvae.nets.views import (
 _RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
 _PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
 _LEAST_SAMPLES = 4  # of a window that has pieces
+_WAVES = 1024  # windows whose samples are stored
+_OFF_COMPONENTS = 0.1  # of the variance: what the principal components do not explain
 _FOLDS = 5
 _SAME = 0.1  # of the distance that a tenth of the training windows exceeds: nearer ones are equal up to rounding
-_PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "short_mean", "short_whitening")
+_PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
 
 
 class Columns(NamedTuple):
@@ -57,14 +59,16 @@ class Columns(NamedTuple):
 
 
 class WindowViews(Views):
-    """How unlike the training windows a window is, in five ways, each in nats; `forward` is what they say together.
+    """How unlike the training windows a window is, in six ways, each in nats; `forward` is what they say together.
 
     - **near**, as of rows: its slow shape and its code are unlike those of the nearest windows.
     - **crowd**, as of rows: its shape, its movements and its code are far from those of the crowd.
-    - **linear**: the Mahalanobis distance of its samples. Covariances between signals weigh a fifth: relations between
+    - **linear**: the distance of its samples from the principal components that explain 90 % of their variance.
+    - **wave**: the distance of its samples, each signal without its level, from those of the most similar of 1,024
+      training windows (as in the matrix profile, Yeh et al. 2016, Matrix profile I, ICDM).
+    - **short**: the Mahalanobis distance of the most unusual piece of it, a quarter as long: a short event is a small
+      part of a window, and the largest part of a piece. Covariances between signals weigh a fifth: relations between
       signals change from one drive to the next.
-    - **short**: the same of the most unusual piece of it, a quarter as long. A short event is a small part of a window,
-      and the largest part of a piece.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
@@ -76,42 +80,51 @@ class WindowViews(Views):
 
     Parameters
     ----------
+    columns : Columns
     rows, weight, crowd, mean, whitening
         As of `Views`: ``rows`` have the code and shape of windows, ``crowd`` also the movements, ``mean`` the samples.
-    lines : Tensor of shape (5, 2)
+        Differences from the mean times ``whitening`` are the coordinates off the principal components.
+    lines : Tensor of shape (6, 2)
+    waves : Tensor
+        Samples of stored windows, without the level of each signal.
     short_mean, short_whitening : Tensor
-        As ``mean`` and ``whitening``, of pieces.
-    columns : Columns
+        Of pieces. Differences from the mean times ``short_whitening`` are white.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "short", "states")
+    names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "wave", "short", "states")
     words: ClassVar[tuple[str, ...]] = (
         "far from its neighbours",
         "far from the crowd",
-        "samples unlike themselves",
+        "breaks a linear relation",
+        "a waveform never seen",
         "a short event",
         "a value never seen",
     )
+    waves: Tensor
     short_mean: Tensor
     short_whitening: Tensor
+    wave_keys: Tensor
     pieces: Tensor
 
     def __init__(
         self,
+        columns: Columns,
         rows: Tensor,
         weight: Tensor,
         crowd: Tensor,
         mean: Tensor,
         whitening: Tensor,
         lines: Tensor,
+        waves: Tensor,
         short_mean: Tensor,
         short_whitening: Tensor,
-        columns: Columns,
     ) -> None:
         super().__init__(rows, weight, crowd, mean, whitening, lines)
         self.columns = columns
-        self.register_buffer("short_mean", short_mean)
-        self.register_buffer("short_whitening", short_whitening)
+        parts = {"waves": waves, "short_mean": short_mean, "short_whitening": short_whitening}
+        for name, part in parts.items():
+            self.register_buffer(name, part)
+        self.register_buffer("wave_keys", keys_of(waves, torch.ones_like(waves[:, 0])), persistent=False)
         self.register_buffer("pieces", _pieces(columns).to(rows.device), persistent=False)
 
     @classmethod
@@ -137,6 +150,8 @@ class WindowViews(Views):
         samples = u[:, columns.crowd : columns.total - columns.held]
         pieces = _pieces(columns).to(u.device)
         usual = place[tested].unique()
+        own = selected[usual]
+        usual = usual[torch.where(own, own.cumsum(0), (~own).cumsum(0)).argsort(stable=True)]  # in turn from both
 
         def balanced(x: Tensor, index: Tensor) -> Tensor:
             more = x[selected[index]]
@@ -145,26 +160,29 @@ class WindowViews(Views):
         def fitted(index: Tensor) -> tuple[Tensor, ...]:
             some = balanced(samples[index], index)
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
-            return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
+            return *_off_components(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
+        waves = _waves(samples[usual[:_WAVES]], columns)
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
-        views = cls(rows, weight, crowd, mean, whitening, lines, short_mean, short_whitening, columns)
+        views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
             near = torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)])
             crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
-            fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
+            places = torch.arange(len(usual), device=u.device)
+            wave = torch.cat([views.wave_distance(samples[usual[part]], part) for part in places.split(BLOCK)])
             linear, short = u.new_zeros(2, len(usual))
+            fold = places % min(_FOLDS, len(usual))
             for own in (fold == i for i in fold.unique()):
                 some, others = samples[usual[own]], fitted(usual[~own])
                 linear[own] = ellipsoid(some, *others[:2])
                 short[own] = _largest(some, pieces, *others[2:]).values
             lines[0] = _line(balanced(near, place[tested]))
-            for i, scores in enumerate((crowded, linear, short), start=1):
+            for i, scores in enumerate((crowded, linear, wave, short), start=1):
                 lines[i] = _line(balanced(scores, usual))
-        lines[4] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
-        off = [not whitening.shape[1], not (short_whitening.shape[1] and columns.short), not columns.held]
-        lines[2:][torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
+        lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
+        on = [whitening.any(), waves.any(), short_whitening.shape[1] and columns.short, columns.held]
+        lines[2:][torch.tensor([not part for part in on], device=u.device)] = lines.new_tensor([0.0, OFF])
         return views
 
     @classmethod
@@ -173,20 +191,18 @@ class WindowViews(Views):
         parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in _PARTS]
         shapes = [tuple(part.shape) for part in parts]
         stored, crowd = len(parts[0]), len(parts[2])
-        length = max(1, columns.short)
+        length, waves = max(1, columns.short), len(parts[_PARTS.index("waves")])
+        mean, whitening = _shapes(columns.signals, columns.samples)
         expected = [
-            *((stored, columns.near), (stored,), (crowd, columns.crowd)),
-            *_shapes(columns.signals, columns.samples),
-            (len(cls.names), 2),
-            *_shapes(columns.signals, length),
+            *((stored, columns.near), (stored,), (crowd, columns.crowd), mean, whitening, (len(cls.names), 2)),
+            *((waves, *mean), *_shapes(columns.signals, length)),
         ]
-        if shapes != expected or not stored or not crowd:
+        if shapes != expected or not (stored and crowd and waves):
             raise RuntimeError(
                 f"Got stored windows of shapes {shapes}, expected {expected}. A model of windows by an earlier version "
                 "cannot be read: fit it again."
             )
-        rows, weight, among, mean, whitening, lines, short_mean, short_whitening = parts
-        return cls(rows, weight, among, mean, whitening, lines, short_mean, short_whitening, columns)
+        return cls(columns, *parts)
 
     def forward(self, u: Tensor) -> Tensor:
         """Described windows ``(n, k)`` -> what their views say together, shape ``(n,)``."""
@@ -195,7 +211,7 @@ class WindowViews(Views):
 
     @property
     def least(self) -> Tensor:
-        """The least distance of each view, shape ``(5,)``; windows nearer than this are equal up to rounding."""
+        """The least distance of each view, shape ``(6,)``; windows nearer than this are equal up to rounding."""
         least = _SAME * self.beginnings((0.0,) * len(self.names))
         least[-1] = 0.0
         return least
@@ -207,9 +223,23 @@ class WindowViews(Views):
             self.near_distance(u[:, : self.columns.near], own),
             self.crowd_distance(u[:, : self.columns.crowd], own is not None),
             ellipsoid(samples, self.mean, self.whitening),
+            self.wave_distance(samples),
             _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,
             (unseen > 0).any(1).to(u),
         )
+
+    def wave_distance(self, samples: Tensor, own: Tensor | None = None) -> Tensor:
+        """The distance of samples ``(n, signals * samples)`` from the nearest stored ones; ``own`` as of `Views`."""
+        return self._from_nearest(samples, own).square().sum(1).sqrt()
+
+    def _from_nearest(self, samples: Tensor, own: Tensor | None = None) -> Tensor:
+        """The difference from the nearest stored samples, each signal without its level."""
+        waves = _waves(samples, self.columns)
+        squared = weighted_distances(waves, self.wave_keys)
+        if own is not None and len(self.waves) > 1:
+            stored = own < len(self.waves)
+            squared[stored, own[stored]] = torch.inf
+        return waves - self.waves[squared.argmin(1)]
 
     def strongest(self, u: Tensor) -> Tensor:
         """As of `Views`; where no value is new, it is not the last."""
@@ -218,7 +248,7 @@ class WindowViews(Views):
         return nats.argmax(1)
 
     def parts(self, u: Tensor) -> Tensor:
-        """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 5, k)``."""
+        """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 6, k)``."""
         columns = self.columns
         samples, unseen = self._samples_of(u)
         first, last = columns.crowd, columns.total - columns.held
@@ -226,10 +256,11 @@ class WindowViews(Views):
         parts[:, 0, : columns.near] = self.near_parts(u[:, : columns.near])
         parts[:, 1, :first] = self.crowd_parts(u[:, :first])
         parts[:, 2, first:last] = ellipsoid_parts(samples, self.mean, self.whitening)
+        parts[:, 3, first:last] = self._from_nearest(samples).square()
         place = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
         short = ellipsoid_parts(samples.gather(1, place), self.short_mean, self.short_whitening)
-        parts[:, 3, first:last] = torch.zeros_like(samples).scatter(1, place, short)
-        parts[:, 4, last:] = unseen
+        parts[:, 4, first:last] = torch.zeros_like(samples).scatter(1, place, short)
+        parts[:, 5, last:] = unseen
         return parts
 
     def _samples_of(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,24 +283,46 @@ def _pieces(columns: Columns) -> Tensor:
     return torch.stack([(place + start).flatten() for start in starts])
 
 
-def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
+def _waves(samples: Tensor, columns: Columns) -> Tensor:
+    """Samples of windows ``(n, signals * samples)``, each signal without its level."""
+    cells = samples.view(-1, columns.signals, columns.samples)
+    return (cells - cells.mean(2, keepdim=True)).flatten(1)
 
-    Of many signals, only their slower movements have a part, so that there are at most 1,024 numbers: the lowest
-    coefficients of the cosine transform.
+
+def _off_components(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of windows ``(n, signals, samples)``, and the principal components with the last tenth of the variance.
+
+    The components have as many columns as windows have numbers, zeros for those that explain the rest.
     """
-    _, signals, samples = x.shape
-    waves = cosines(samples)[:, : _kept(signals, samples)].to(x)
-    numbers = (x @ waves).flatten(1)
-    mean = x.mean(0).flatten()
-    if not numbers.shape[1]:
-        return mean, x.new_zeros(len(mean), 0)
+    numbers, of_samples = _numbers(x)
+    centered = numbers - numbers.mean(0)
+    size, direction = torch.linalg.eigh(centered.T @ centered / len(x))
+    return x.mean(0).flatten(), of_samples(direction * (size.cumsum(0) <= _OFF_COMPONENTS * size.sum()))
+
+
+def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones."""
+    numbers, of_samples = _numbers(x)
     covariance, _ = shrunk_covariance(numbers - numbers.mean(0))
-    signal = torch.arange(signals, device=x.device).repeat_interleave(waves.shape[1])
+    signal = torch.arange(x.shape[1], device=x.device).repeat_interleave(_kept(*x.shape[1:]))
     covariance = torch.where(signal[:, None] == signal, covariance, _RELATIONS * covariance)
     lower = torch.linalg.cholesky(covariance + NOISE_FLOOR**2 * torch.eye(len(covariance)).to(x))
     white = torch.linalg.solve_triangular(lower, torch.eye(len(covariance)).to(x), upper=False).T
-    return mean, padded((waves @ white.view(signals, waves.shape[1], -1)).flatten(0, 1))
+    return x.mean(0).flatten(), of_samples(white)
+
+
+def _numbers(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """At most 1,024 numbers of pieces ``(n, signals, samples)``, and what makes matrices of them ones of samples.
+
+    Of many signals, only their slower movements have a part: the lowest coefficients of the cosine transform.
+    """
+    _, signals, samples = x.shape
+    waves = cosines(samples)[:, : _kept(signals, samples)].to(x)
+
+    def of_samples(matrix: Tensor) -> Tensor:
+        return padded((waves @ matrix.view(signals, waves.shape[1], matrix.shape[1])).flatten(0, 1))
+
+    return (x @ waves).flatten(1), of_samples
 
 
 def _kept(signals: int, samples: int) -> int:

@@ -183,8 +183,9 @@ def test_reasons_name_the_view_and_the_signal(detector):
     assert (shares.sum(2).argmax(1)[:3] == [1, 2, 0]).all()
     assert shares[0, 1].sum() > 0.9
     assert reasons["view"][1] == "a value never seen"
-    short = detector.network_.view_shares(torch.tensor(flat(x)))[2, 3].view(SHAPE)
-    assert short[0, 9:13].sum() > 0.9
+    views = detector.network_.view_shares(torch.tensor(flat(x)))[2].view(-1, *SHAPE)
+    for name, least in {"short": 0.9, "linear": 0.5, "wave": 0.5}.items():
+        assert views[WindowViews.names.index(name), 0, 9:13].sum() > least
     assert (reasons["view"][3:] != "a value never seen").all()
 
 
@@ -198,7 +199,7 @@ def test_a_state_never_seen_is_flagged(detector):
 
 def test_terms_are_those_of_windows(detector):
     terms = detector.score_terms(flat(windows(50, seed=8)))
-    views = terms[["near", "crowd", "linear", "short", "states"]].to_numpy()
+    views = terms[[*WindowViews.names]].to_numpy()
     np.testing.assert_allclose(terms["novelty"], np.log(np.exp(views).mean(1)), rtol=1e-9)
     np.testing.assert_allclose(terms["novelty"], -detector.score_samples(flat(windows(50, seed=8))))
 
