@@ -200,7 +200,7 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     spans, found = ["recording", "start_s", "end_s"], ["anomaly_score", "p_value", "is_outlier", "model_id"]
     assert list(scores) == [*spans, "time", *found]
     pd.testing.assert_frame_equal(scores[spans], windows.spans)
-    np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5)
+    np.testing.assert_allclose(scores["anomaly_score"], load(model).anomaly_score(windows.rows), rtol=1e-5, atol=1e-6)
 
 
 def test_recordings_need_no_settings(drives, tmp_path, capsys):
