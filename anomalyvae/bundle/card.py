@@ -97,13 +97,13 @@ def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[st
     content = {}
     for name, digest in parts.items():
         part = folder / name
-        found = part.read_bytes() if name in names and part.is_file() else None
-        if found is None and not part.is_file():
+        if name in names and part.is_file():
+            content[name] = part.read_bytes()
+            found = hashlib.sha256(content[name]).hexdigest()
+        else:
+            found = sha256_of(part) if part.is_file() else ""
+        if found != digest:
             raise ValueError(f"{part} is missing or not the file that the card describes. Save the model again.")
-        if (sha256_of(part) if found is None else hashlib.sha256(found).hexdigest()) != digest:
-            raise ValueError(f"{part} is missing or not the file that the card describes. Save the model again.")
-        if found is not None:
-            content[name] = found
     wrong = _difference(card)
     if wrong:
         raise inconsistent(folder, wrong)

@@ -71,9 +71,8 @@ def promote(
         return True
     from anomalyvae.tracking.registry import record
 
-    rival = rival if rival is not None and (rival / CARD).is_file() else None  # a champion of the registry has none
     remedy = again or (f"Run later: {_command(champion, register)}" if decision.promoted else "Promote it again later.")
-    return record(register, challenger, decision.to_dict(), rival, remedy=remedy)
+    return record(register, challenger, decision.to_dict(), _kept(rival), remedy=remedy)
 
 
 def record_champion(champion: Paths, register: str) -> bool:
@@ -86,10 +85,9 @@ def record_champion(champion: Paths, register: str) -> bool:
     gate = _decision(champion)
     earned = gate.get("promoted") is True and gate.get("challenger") == read_card(champion)["model_id"]
     former = _replaced(gate) if earned else None
-    rival = None if former is None else _former(champion, former)
-    kept = rival if rival is not None and (rival / CARD).is_file() else None
+    rival = None if former is None else _kept(_former(champion, former))
     remedy = f"Run later: {_command(champion, register)}"
-    return record(register, champion, gate if earned else None, kept, remedy=remedy)
+    return record(register, champion, gate if earned else None, rival, remedy=remedy)
 
 
 def roll_back(champion: Paths, *, register: str | None = None) -> str:
@@ -140,6 +138,11 @@ def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
 def _former(champion: Paths, model_id: str) -> Path:
     folder = Path(champion)
     return folder.with_name(f"{folder.name}-former") / model_id
+
+
+def _kept(bundle: Path | None) -> Path | None:
+    """A bundle, if it is in its folder: a champion of the registry has none."""
+    return bundle if bundle is not None and (bundle / CARD).is_file() else None
 
 
 def _decision(bundle: Paths) -> dict[str, Any]:

@@ -151,14 +151,8 @@ def send_card(client: "MlflowClient", run_id: str, result: Result) -> None:
     if card["preprocessing"] is not None:
         params["preprocessing"] = ", ".join(card["preprocessing"]["steps"])
     versions = card["versions"] | {"mlflow": version("mlflow"), "python": platform.python_version()}
-    tags = (
-        {f"version.{name}": text for name, text in versions.items()}
-        | result.tags
-        | {
-            "stop_reason": card["stop_reason"],
-            "training.sha256": card["training"]["sha256"],
-        }
-    )
+    tags = {f"version.{name}": text for name, text in versions.items()} | result.tags
+    tags |= {"stop_reason": card["stop_reason"], "training.sha256": card["training"]["sha256"]}
     send_values(client, run_id, params=params, metrics=result.figures, tags=tags, at_ms=result.saved_ms)
 
 
