@@ -187,8 +187,8 @@ def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":
     import numpy as np
     import pyarrow as pa
 
+    from anomalyvae.alarms import AlarmTarget, flags
     from anomalyvae.bundle import read_calibration
-    from anomalyvae.calibration import AlarmTarget, flags
     from anomalyvae.scoring import Scorer
 
     def replaced(name: str, cells: Any) -> "pa.Table":

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from anomalyvae.calibration import AlarmTarget
+from anomalyvae.alarms import AlarmTarget
 from anomalyvae.metrics import merge_alarms
 from anomalyvae.review.verdicts import ANOMALOUS, VerdictScores
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 from uuid import uuid4
 
+from anomalyvae.alarms import AlarmTarget
 from anomalyvae.bundle.card import sha256_of
-from anomalyvae.calibration import AlarmTarget
 from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES, Engine

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold, false_discovery
+from anomalyvae.alarms import false_discovery
+from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
 
 TRUTHS = {
     "exponential": stats.expon(),

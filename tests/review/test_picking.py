@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
-from anomalyvae.calibration import false_discovery, few_calibrate
+from anomalyvae.alarms import false_discovery
+from anomalyvae.calibration import few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.health.sensors import signal_scores
