@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomalyvae import metrics
+from anomalyvae.events import check_matches, covered_hours, event_spans, merge_alarms, read_events, touches
 
 quick = settings(max_examples=40, deadline=None)  # the time of one example says nothing on a busy machine
 
@@ -81,39 +82,39 @@ def test_touches_agrees_with_looking_at_every_pair(case, tolerance_s):
         )
         for window in spans.itertuples()
     ]
-    assert metrics.touches(spans, events, tolerance_s).tolist() == slow
+    assert touches(spans, events, tolerance_s).tolist() == slow
 
 
 def test_events_with_a_length_touch_what_they_overlap():
     events = pd.DataFrame({"recording": ["a"], "time_s": [3.0], "start_s": [3.0], "end_s": [7.0]})
-    touched = metrics.touches(spans_of((0, 2), (2, 4), (4, 6), (6, 8), (8, 10)), events)
+    touched = touches(spans_of((0, 2), (2, 4), (4, 6), (6, 8), (8, 10)), events)
     assert touched.tolist() == [False, True, True, True, False]
 
 
 def test_an_event_belongs_to_its_own_recording():
-    assert not metrics.touches(spans_of((0, 2)), marks(1.0, recording="b")).any()
+    assert not touches(spans_of((0, 2)), marks(1.0, recording="b")).any()
 
 
 def test_alarms_merge_what_touches_and_nothing_else():
     spans = spans_of((0, 2), (1, 3), (3, 5), (5.1, 7), (20, 22))
-    alarms = metrics.merge_alarms(spans, [True, True, True, True, False])
+    alarms = merge_alarms(spans, [True, True, True, True, False])
     assert alarms[["start_s", "end_s", "windows"]].to_numpy().tolist() == [[0, 5, 3], [5.1, 7, 1]]
     assert [list(members) for members in alarms["members"]] == [[0, 1, 2], [3]]
 
 
 def test_a_long_window_bridges_short_ones():
-    alarms = metrics.merge_alarms(spans_of((0, 10), (1, 2), (9, 11)), [True] * 3)
+    alarms = merge_alarms(spans_of((0, 10), (1, 2), (9, 11)), [True] * 3)
     assert alarms[["start_s", "end_s"]].to_numpy().tolist() == [[0, 11]]
 
 
 def test_alarms_never_join_two_recordings():
     spans = pd.concat([spans_of((0, 2)), spans_of((1, 3), recording="b")])
-    assert len(metrics.merge_alarms(spans, [True, True])) == 2
+    assert len(merge_alarms(spans, [True, True])) == 2
 
 
 def test_decimal_steps_that_do_not_add_up_still_touch():
     starts = np.arange(50) * 0.1
-    assert len(metrics.merge_alarms(spans_of(*zip(starts, starts + 0.1, strict=True)), [True] * 50)) == 1
+    assert len(merge_alarms(spans_of(*zip(starts, starts + 0.1, strict=True)), [True] * 50)) == 1
 
 
 @quick
@@ -123,14 +124,14 @@ def test_alarms_do_not_depend_on_the_order_of_the_windows(case, random):
     order = list(range(len(spans)))
     random.shuffle(order)
     columns = ["recording", "start_s", "end_s", "windows"]
-    ours = metrics.merge_alarms(spans, scores > 3)[columns]
-    theirs = metrics.merge_alarms(spans.iloc[order], scores[order] > 3)[columns]
+    ours = merge_alarms(spans, scores > 3)[columns]
+    theirs = merge_alarms(spans.iloc[order], scores[order] > 3)[columns]
     by = ["recording", "start_s"]
     pd.testing.assert_frame_equal(ours.sort_values(by, ignore_index=True), theirs.sort_values(by, ignore_index=True))
 
 
 def test_no_flag_is_no_alarm():
-    assert metrics.merge_alarms(spans_of((0, 2)), [False]).empty
+    assert merge_alarms(spans_of((0, 2)), [False]).empty
 
 
 # Alarms at a price
@@ -192,7 +193,7 @@ def test_the_rate_is_nan_if_every_window_touches_an_event():
 
 def test_hours_are_those_covered():
     spans = pd.concat([spans_of((0, 1800), (900, 2700)), spans_of((0, 900), recording="b")])
-    assert metrics.covered_hours(spans) == pytest.approx(1.0)
+    assert covered_hours(spans) == pytest.approx(1.0)
 
 
 def test_a_negative_rate_is_refused():
@@ -202,7 +203,7 @@ def test_a_negative_rate_is_refused():
 
 def test_flags_must_match_the_windows():
     with pytest.raises(ValueError, match="Got 1 flags for 2 windows"):
-        metrics.merge_alarms(spans_of((0, 2), (2, 4)), [True])
+        merge_alarms(spans_of((0, 2), (2, 4)), [True])
 
 
 def test_precision_counts_alarms_not_windows():
@@ -238,8 +239,8 @@ def test_events_are_read_from_csv_and_parquet_with_recordings_as_text(tmp_path):
     events = pd.DataFrame({"recording": ["007", "8"], "time_s": [1.5, 2.0], "kind": "bump"})
     events.to_csv(tmp_path / "events.csv", index=False)
     events.assign(recording=["7", "8"]).astype({"recording": int}).to_parquet(tmp_path / "events.parquet")
-    assert metrics.read_events(tmp_path / "events.csv").to_dict("list") == events.to_dict("list")
-    assert metrics.read_events(str(tmp_path / "events.parquet"))["recording"].tolist() == ["7", "8"]
+    assert read_events(tmp_path / "events.csv").to_dict("list") == events.to_dict("list")
+    assert read_events(str(tmp_path / "events.parquet"))["recording"].tolist() == ["7", "8"]
 
 
 @pytest.mark.parametrize("columns", ["drive,time_s", "recording,when", "recording,start_s"])
@@ -248,7 +249,7 @@ def test_a_table_of_events_without_its_columns_is_refused(tmp_path, columns):
     with pytest.raises(
         ValueError, match=f"has the columns {columns.replace(',', ', ')}; .* needs recording and time_s"
     ):
-        metrics.read_events(tmp_path / "events.csv")
+        read_events(tmp_path / "events.csv")
 
 
 # Events that match no window
@@ -256,17 +257,17 @@ def test_a_table_of_events_without_its_columns_is_refused(tmp_path, columns):
 
 def test_events_that_match_no_window_are_refused_or_named():
     windows = spans_of((0, 2), (2, 4))
-    events = metrics.event_spans(pd.concat([marks(3), marks(3, recording="A"), marks(1.7e9)], ignore_index=True))
+    events = event_spans(pd.concat([marks(3), marks(3, recording="A"), marks(1.7e9)], ignore_index=True))
     with pytest.warns(
         UserWarning, match=r"1 of 3 events name other recordings, such as 'A'.*1 of 3 .* outside"
     ) as said:
-        metrics.check_matches(events, windows)
+        check_matches(events, windows)
     assert "reach from 0 to 4 s" in str(said[0].message)
     with pytest.raises(ValueError, match="Correct the events"):
-        metrics.check_matches(events[1:], windows)
-    metrics.check_matches(events[:1], windows)
+        check_matches(events[1:], windows)
+    check_matches(events[:1], windows)
 
 
 def test_events_without_a_time_are_refused():
     with pytest.raises(ValueError, match="1 of 2 events have no time"):
-        metrics.event_spans(marks(1, np.nan))
+        event_spans(marks(1, np.nan))

@@ -23,8 +23,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.card import read_card, sha256_of
+from anomalyvae.events import SLACK_S, check_matches, event_spans, touches
 from anomalyvae.folders import read_whole, replacing_file
-from anomalyvae.metrics import check_matches, event_spans, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
 from anomalyvae.untrusted import read_json
@@ -34,7 +34,6 @@ ROLES = {"new_normal": "normal", "fault": "fault", "noise": "excluded"}
 """The role of an event by its verdict. An event that is open or ``unsure`` has none: it changes nothing."""
 COLUMNS = ("source", "file", "recording", "start_s", "end_s", "role", "sha256", "event_id", "verdict")
 _FORMAT = 1
-_SLACK_S = 1e-6  # ends of windows are sums of decimal steps, which are rounded
 
 Paths = str | os.PathLike[str]
 
@@ -218,8 +217,8 @@ def _inside(spans: pd.DataFrame, intervals: pd.DataFrame) -> NDArray[np.bool_]:
     """Which windows lie wholly inside one of the intervals of their recording."""
     intervals = intervals.sort_values("start_s")
     reach = np.concatenate([[-np.inf], np.maximum.accumulate(intervals["end_s"].to_numpy())])
-    begun = np.searchsorted(intervals["start_s"].to_numpy(), spans["start_s"].to_numpy() + _SLACK_S, side="right")
-    return np.asarray(reach[begun] >= spans["end_s"].to_numpy() - _SLACK_S)
+    begun = np.searchsorted(intervals["start_s"].to_numpy(), spans["start_s"].to_numpy() + SLACK_S, side="right")
+    return np.asarray(reach[begun] >= spans["end_s"].to_numpy() - SLACK_S)
 
 
 def _place(row: dict[Any, Any], source: Paths | None) -> Path:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.events import event_spans, touches
 from anomalyvae.fleet import REASONS
-from anomalyvae.metrics import event_spans, touches
 from anomalyvae.review.reasons import WindowView
 from anomalyvae.untrusted import printable
 

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from anomalyvae.datasets import get_dataset
-from anomalyvae.metrics import read_events
+from anomalyvae.events import read_events
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.recordings.log import nearest

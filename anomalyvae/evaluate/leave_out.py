@@ -28,6 +28,7 @@ from anomalyvae.calibration import few_calibrate
 from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.evaluate.whole_recordings import ranked, with_moments
+from anomalyvae.events import covered_hours, touches
 from anomalyvae.fleet import Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
@@ -203,7 +204,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     of_signals = signal_scores(model, own.rows, job.windows)
     excess = of_signals - signal_scores(model, windows.rows[normal], job.windows).mean(axis=0)
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
-    flags["near_event"] = metrics.touches(flags, events, job.data.tolerance_s)
+    flags["near_event"] = touches(flags, events, job.data.tolerance_s)
     health = others.health()
     sensors = Sensors(model, job.windows, Profile.from_dict(health))
     recorded = part_of(data.samples, inside)
@@ -317,7 +318,7 @@ def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Ma
                 "count": len(windows),
                 "anomalous": int(anomalous.sum()),
                 "recordings": int(windows.spans["recording"].nunique()),
-                "hours": round(metrics.covered_hours(windows.spans), 4),
+                "hours": round(covered_hours(windows.spans), 4),
             },
             "folds": {recording: fold.figures for recording, fold in folds.items()},
             "mean": {

@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.events import SLACK_S
 from anomalyvae.health.measures import cells_of, length_of, measure, rest_of, runs_of, signals_of
 from anomalyvae.recordings.log import nearest
 from anomalyvae.recordings.windows import Windows
@@ -77,7 +78,6 @@ _OFTEN_BEYOND = 0.35  # margins of one window that repeated values must exceed t
 _BAD_MISSING = 0.5
 _MOST = 99.0  # the largest severity
 _APART_S = 30.0  # between two intervals that are one
-_SLACK_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def stretches(grades: pd.DataFrame) -> pd.DataFrame:
     found = grades[grades["grade"] != "good"]
     found = found.sort_values(["recording", "signal", "reason", "start_s"], kind="stable", ignore_index=True)
     same = (found[["recording", "signal", "reason"]] == found[["recording", "signal", "reason"]].shift()).all(axis=1)
-    apart_s = np.where(found["reason"] == REASONS["missing"], 0.0, _APART_S) + _SLACK_S
+    apart_s = np.where(found["reason"] == REASONS["missing"], 0.0, _APART_S) + SLACK_S
     begins = ~(same & (found["start_s"] <= found["end_s"].shift() + apart_s))
     merged = found.groupby(begins.cumsum()).agg(
         recording=("recording", "first"),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.events import SLACK_S
 from anomalyvae.recordings.windows import Windows
 
 Floats = NDArray[np.float64]
@@ -23,7 +24,6 @@ _OFTEN_S, _OFTEN = 30.0, 1 / 3  # values are repeated if a third of the windows 
 _NEAR = 1 / 40  # of a signal's range: as near to a place as this counts as there
 _SAME = 1e-9  # of the largest value; means of equal numbers differ in the last bits
 _DIGITS = 9
-_SLACK_S = 1e-6
 
 
 def signals_of(windows: Windows) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:
     """Number the runs of windows that touch each other in time, within a recording."""
     recording, starts, ends = (spans[name].to_numpy() for name in ("recording", "start_s", "end_s"))
     begins = np.ones(len(spans), dtype=bool)
-    begins[1:] = (recording[1:] != recording[:-1]) | (starts[1:] > ends[:-1] + _SLACK_S) | (starts[1:] < starts[:-1])
+    begins[1:] = (recording[1:] != recording[:-1]) | (starts[1:] > ends[:-1] + SLACK_S) | (starts[1:] < starts[:-1])
     return np.cumsum(begins) - 1
 
 

@@ -20,9 +20,9 @@ from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.events import SLACK_S, touches
 from anomalyvae.health.grades import Profile, Ranges, grade, graded
 from anomalyvae.health.measures import cells_of
-from anomalyvae.metrics import touches
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.cutting import windows_of
 from anomalyvae.recordings.log import Log
@@ -31,7 +31,6 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _NEARLY_ALL = 1 - 1e-9  # share of cells that may be missing in a graded window
-_SLACK_S = 1e-6
 _LEVELS = (0.5, 0.95)  # quantiles that bring scores without a signal to the scale of whole windows
 
 
@@ -304,5 +303,5 @@ def _reaching(windows: Windows, bad: Flags) -> Flags:
     """Bad signals, also in windows that overlap: a fault begins in windows that show too little of it."""
     reached = bad.copy()
     for signal in np.flatnonzero(bad.any(axis=0)):
-        reached[:, signal] |= touches(windows.spans, windows.spans[bad[:, signal]], -_SLACK_S)
+        reached[:, signal] |= touches(windows.spans, windows.spans[bad[:, signal]], -SLACK_S)
     return reached

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.metrics import merge_alarms
+from anomalyvae.events import merge_alarms
 from anomalyvae.review.picking import peaks_of
 from anomalyvae.review.verdicts import VerdictScores
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of
+from anomalyvae.events import touches
 from anomalyvae.folders import confined
 from anomalyvae.health import Sensors
 from anomalyvae.health.sensors import event_causes
-from anomalyvae.metrics import touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.review.picking import NEAR, POOL, alarm_cut, flagged_events, judged, pick_events

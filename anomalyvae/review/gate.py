@@ -19,6 +19,7 @@ from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manifest, reviewed_manifest, windows_by_role
+from anomalyvae.events import read_events, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
@@ -89,7 +90,7 @@ def holdout(
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix == ".json":
         return read_manifest(paths[0])
-    table = None if events is None else metrics.read_events(events)
+    table = None if events is None else read_events(events)
     return manifest_of(paths, recipe_of(model, pipelines=True), table, tolerance_s, **options)
 
 
@@ -250,7 +251,7 @@ class _Work:
         """Counts of one model, by part of the hold-out and by recording of the reviewed events."""
         held, role = self._windows("holdout", recipe, None)
         faults = _events_in(self.holdout, "fault")
-        chosen = (role == "normal") | metrics.touches(held.spans, faults)
+        chosen = (role == "normal") | touches(held.spans, faults)
         normal, spans = role[chosen] == "normal", held.spans[chosen].reset_index(drop=True)
         if not normal.any():
             raise ValueError("The hold-out has no normal windows, so false alarms cannot be counted. Add recordings.")
@@ -258,16 +259,16 @@ class _Work:
         score = found["anomaly_score"]
         rates = self.alarms_per_hour * _AROUND
         thresholds = [metrics.alarm_threshold(score, spans, faults, rate) for rate in rates]
-        share = np.mean([metrics.touches(faults, spans[score >= threshold]) for threshold in thresholds], axis=0)
+        share = np.mean([touches(faults, spans[score >= threshold]) for threshold in thresholds], axis=0)
         at_work = found["is_outlier"] & (score > np.quantile(score[normal], 1 - PROMISED))
 
         judged, _ = self._windows("reviewed", recipe, self.source)
         reviewed = score_of(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
         alarmed = judged.spans[reviewed >= thresholds[len(rates) // 2]]
         known, new = (_events_in(self.reviewed, role) for role in ("fault", "normal"))
-        known, new = (events.assign(hit=metrics.touches(events, alarmed)) for events in (known, new))
+        known, new = (events.assign(hit=touches(events, alarmed)) for events in (known, new))
         part_of = self._parts()
-        faults = faults.assign(part=part_of(faults), found=share, at_work=metrics.touches(faults, spans[at_work]))
+        faults = faults.assign(part=part_of(faults), found=share, at_work=touches(faults, spans[at_work]))
         quiet = spans[normal].assign(flagged=found["is_outlier"][normal])
         quiet["part"] = part_of(quiet)
         parts = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from anomalyvae.alarms import AlarmTarget
-from anomalyvae.metrics import merge_alarms
+from anomalyvae.events import merge_alarms
 from anomalyvae.review.verdicts import ANOMALOUS, VerdictScores
 
 NEAR = 0.5  # training spreads: two events closer than this are similar

@@ -13,8 +13,8 @@ from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
+from anomalyvae.events import merge_alarms
 from anomalyvae.health.sensors import signal_scores
-from anomalyvae.metrics import merge_alarms
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
 from anomalyvae.review.picking import peaks_of, spread_of

@@ -28,6 +28,7 @@ from anomalyvae import metrics
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.evaluate import read_job
 from anomalyvae.evaluate.job import find_recordings
+from anomalyvae.events import touches
 from anomalyvae.nets.memory import Memory, squared_distances
 from anomalyvae.nets.scaling import asinh
 from anomalyvae.recordings import read_windows
@@ -47,7 +48,7 @@ def pothole_windows() -> tuple[NDArray[np.float64], NDArray[np.object_], NDArray
     job = read_job(ROOT / "pipelines" / "potholes.toml")
     paths, events = find_recordings(job.data)
     windows = read_windows(paths, job.windows)
-    anomalous = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    anomalous = touches(windows.spans, events, job.data.tolerance_s)
     return windows.rows.to_numpy(), windows.spans["recording"].to_numpy(), anomalous
 
 

@@ -30,11 +30,11 @@ from anomalyvae.evaluate.job import (
     options_of,
     refuse_foreign,
 )
+from anomalyvae.events import covered_hours, merge_alarms
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import FLAT, stretches
 from anomalyvae.health.measures import cells_of
-from anomalyvae.metrics import covered_hours, merge_alarms
 from anomalyvae.recordings import Log, Windows, read_log
 from anomalyvae.train import TrainingSet, train
 

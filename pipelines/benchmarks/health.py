@@ -25,10 +25,10 @@ from faults import FAULTS, inject
 from anomalyvae import VAEOutlierDetector, WindowRecipe
 from anomalyvae.datasets import get_dataset, load_recipe
 from anomalyvae.evaluate.job import Data, find_recordings
+from anomalyvae.events import covered_hours
 from anomalyvae.health import Sensors, learn_profile
 from anomalyvae.health.grades import stretches
 from anomalyvae.health.sensors import unlearned_gaps
-from anomalyvae.metrics import covered_hours
 from anomalyvae.recordings import Log, Windows, log_from_frame, read_log, read_windows
 
 SEEDS, LEARNED, NEW = 32, 5, 15  # of simulated drives

@@ -32,9 +32,10 @@ from labels import Mask
 from tabular import Source, Table, _standardised, sources
 from tabular_report import HALVES, half_of
 
-from anomalyvae import VAEOutlierDetector, WindowRecipe, metrics, score_folder
+from anomalyvae import VAEOutlierDetector, WindowRecipe, score_folder
 from anomalyvae.bundle.manifest import manifest_of
 from anomalyvae.datasets import load_recipe
+from anomalyvae.events import touches
 from anomalyvae.review import Queue, flag_folder, gate, retrain
 from anomalyvae.review.doubts import doubts_about
 from anomalyvae.review.reasons import excess_shares
@@ -85,9 +86,9 @@ def in_town(seed: int, work: Path) -> Iterator[dict[str, Any]]:
     with Queue(work / "queue.db") as queue:
         flag_folder(work / "scores", champion, queue, budget=REVIEWED, per_recording=20)
         events = queue.events()
-    fault, kind = metrics.touches(events, marks, 0.5), np.full(len(events), "", dtype=object)
+    fault, kind = touches(events, marks, 0.5), np.full(len(events), "", dtype=object)
     for name in KINDS:
-        kind[metrics.touches(events, marks[marks["kind"] == name], 0.5)] = name
+        kind[touches(events, marks[marks["kind"] == name], 0.5)] = name
     holdout = manifest_of(held, RECIPE, marks, tolerance_s=0.5)
     for number, (name, said) in enumerate(lies(fault, kind, seed)):
         verdicts = events.assign(verdict=np.where(fault & ~said, "fault", "new_normal"))

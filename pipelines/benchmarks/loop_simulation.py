@@ -23,6 +23,7 @@ from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.evaluate import Job, charts, read_job
 from anomalyvae.evaluate.job import Output, Progress, find_recordings, options_of, refuse_foreign
+from anomalyvae.events import touches
 from anomalyvae.folders import replacing
 from anomalyvae.recordings import Windows, read_windows
 from anomalyvae.review import Queue, flag_folder, gate, promote, retrain
@@ -152,7 +153,7 @@ def _review(job: Job, queue: Queue, champion: Path, path: Path, out: Path, event
         warnings.filterwarnings("ignore", message=".*known events that other models have flagged")
         flag_folder(out / "scores", champion, queue, budget, per_recording=budget, **options_of(job.data))
     waiting = queue.events("open")
-    near = metrics.touches(waiting, events, job.data.tolerance_s)
+    near = touches(waiting, events, job.data.tolerance_s)
     for event, fault in zip(waiting["event_id"], near, strict=True):
         queue.give(event, "fault" if fault else "new_normal", "known events")
     return len(waiting)

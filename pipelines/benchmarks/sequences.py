@@ -60,6 +60,7 @@ from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
 from anomalyvae.evaluate import read_job
 from anomalyvae.evaluate.job import find_recordings
+from anomalyvae.events import touches
 from anomalyvae.pyod_adapter import OURS
 from anomalyvae.recordings import WindowRecipe, read_windows
 from anomalyvae.recordings.folding import fold
@@ -120,7 +121,7 @@ def skab() -> Iterator[Case]:
 def _series(path: Path, events: pd.DataFrame) -> tuple[Array, NDArray[np.bool_]]:
     table = pd.read_parquet(path)
     spans = pd.DataFrame({"recording": path.stem, "start_s": table["time_s"], "end_s": table["time_s"]})
-    return table.drop(columns="time_s").to_numpy(dtype=float), metrics.touches(spans, events)
+    return table.drop(columns="time_s").to_numpy(dtype=float), touches(spans, events)
 
 
 def _counts(label: NDArray[np.bool_], scores: Array, held_out: Array) -> dict[str, float]:
@@ -162,7 +163,7 @@ def jair_jr() -> Iterator[Case]:
     aggressive = events[events["kind"].str.startswith("aggressive")]
     anomalous = {"": _half_inside(windows.spans, aggressive), "any_": _half_inside(windows.spans, events)}
     yield from _left_out(
-        windows.rows.to_numpy(), windows.spans, JAIR, metrics.touches(windows.spans, events), anomalous, aggressive
+        windows.rows.to_numpy(), windows.spans, JAIR, touches(windows.spans, events), anomalous, aggressive
     )
 
 
@@ -182,7 +183,7 @@ def potholes() -> Iterator[Case]:
     paths, events = find_recordings(job.data)
     recipe = replace(job.windows, coefficients=None)  # the methods choose how a window is described
     windows = read_windows(paths, recipe)
-    anomalous = metrics.touches(windows.spans, events, job.data.tolerance_s)
+    anomalous = touches(windows.spans, events, job.data.tolerance_s)
     rows = windows.rows.to_numpy()
     yield from _left_out(rows, windows.spans, recipe, anomalous, {"": anomalous}, events, job.data.tolerance_s)
 

@@ -21,6 +21,7 @@ from anomalyvae.evaluate import leave_out as runs
 from anomalyvae.evaluate import read_job, report, run_job
 from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Data, find_recordings
+from anomalyvae.events import touches
 from anomalyvae.recordings import WindowRecipe, read_windows
 from anomalyvae.review import retrain
 
@@ -237,7 +238,7 @@ def test_figures_are_those_of_the_scores(done, drives):
     result, folder, _ = done
     scores, events = pd.read_parquet(folder / "scores.parquet"), pd.read_csv(drives / "events.csv")
     own = scores[scores["recording"] == "drive1"]
-    anomalous = metrics.touches(own, events, 0.5)
+    anomalous = touches(own, events, 0.5)
     fold = result["folds"]["drive1"]
     assert fold["auroc"] == metrics.auroc(anomalous, own["anomaly_score"])
     assert fold["average_precision"] == metrics.average_precision(anomalous, own["anomaly_score"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyvae.metrics import merge_alarms
+from anomalyvae.events import merge_alarms
 from anomalyvae.recordings import WindowRecipe, log_from_frame
 from anomalyvae.recordings.folding import MODES, Folding, fold, fold_windows
 

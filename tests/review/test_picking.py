@@ -13,8 +13,8 @@ from anomalyvae.alarms import false_discovery
 from anomalyvae.calibration import few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
+from anomalyvae.events import merge_alarms
 from anomalyvae.health.sensors import signal_scores
-from anomalyvae.metrics import merge_alarms
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
 from anomalyvae.review import Queue, flag_folder
 from anomalyvae.review.flagging import in_words
