@@ -1,7 +1,7 @@
 """The views of windows: six ways in which a window can be unlike the training windows, in one unit."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -32,7 +32,7 @@ _RELATIONS = 0.2  # weight of covariances between signals: relations change from
 _PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
 _LEAST_SAMPLES = 4  # of a window that has pieces
 _WAVES = 1024  # windows whose samples are stored
-_OFF_COMPONENTS = 0.1  # of the variance: what the principal components do not explain
+_RECUR = 0.75  # of the variance: what the nearest waveform explains where waveforms recur
 _FOLDS = 5
 _SAME = 0.1  # of the distance that a tenth of the training windows exceeds: nearer ones are equal up to rounding
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
@@ -63,12 +63,13 @@ class WindowViews(Views):
 
     - **near**, as of rows: its slow shape and its code are unlike those of the nearest windows.
     - **crowd**, as of rows: its shape, its movements and its code are far from those of the crowd.
-    - **linear**: the distance of its samples from the principal components that explain 90 % of their variance.
-    - **wave**: the distance of its samples, each signal without its level, from those of the most similar of 1,024
-      training windows (as in the matrix profile, Yeh et al. 2016, Matrix profile I, ICDM).
-    - **short**: the Mahalanobis distance of the most unusual piece of it, a quarter as long: a short event is a small
-      part of a window, and the largest part of a piece. Covariances between signals weigh a fifth: relations between
+    - **linear**: the Mahalanobis distance of its samples. Covariances between signals weigh a fifth: relations between
       signals change from one drive to the next.
+    - **wave**: the distance of its samples, each signal without its level, from those of the most similar of 1,024
+      training windows (as in the matrix profile, Yeh et al. 2016, Matrix profile I, ICDM). It counts where waveforms
+      recur, as in an electrocardiogram: the nearest explains at least three quarters of the variance of the others.
+    - **short**: the same of the most unusual piece of it, a quarter as long. A short event is a small part of a window,
+      and the largest part of a piece.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
@@ -83,19 +84,18 @@ class WindowViews(Views):
     columns : Columns
     rows, weight, crowd, mean, whitening
         As of `Views`: ``rows`` have the code and shape of windows, ``crowd`` also the movements, ``mean`` the samples.
-        Differences from the mean times ``whitening`` are the coordinates off the principal components.
     lines : Tensor of shape (6, 2)
     waves : Tensor
-        Samples of stored windows, without the level of each signal.
+        Samples of stored windows, without the level of each signal; none if waveforms do not recur.
     short_mean, short_whitening : Tensor
-        Of pieces. Differences from the mean times ``short_whitening`` are white.
+        As ``mean`` and ``whitening``, of pieces.
     """
 
     names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "wave", "short", "states")
     words: ClassVar[tuple[str, ...]] = (
         "far from its neighbours",
         "far from the crowd",
-        "breaks a linear relation",
+        "samples unlike themselves",
         "a waveform never seen",
         "a short event",
         "a value never seen",
@@ -160,9 +160,9 @@ class WindowViews(Views):
         def fitted(index: Tensor) -> tuple[Tensor, ...]:
             some = balanced(samples[index], index)
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
-            return *_off_components(whole), *_whitening(short.view(len(short), columns.signals, -1))
+            return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        waves = _waves(samples[usual[:_WAVES]], columns)
+        waves = _recurring(_waves(samples[usual], columns))
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
@@ -181,7 +181,7 @@ class WindowViews(Views):
             for i, scores in enumerate((crowded, linear, wave, short), start=1):
                 lines[i] = _line(balanced(scores, usual))
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
-        on = [whitening.any(), waves.any(), short_whitening.shape[1] and columns.short, columns.held]
+        on = [whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short, columns.held]
         lines[2:][torch.tensor([not part for part in on], device=u.device)] = lines.new_tensor([0.0, OFF])
         return views
 
@@ -197,7 +197,7 @@ class WindowViews(Views):
             *((stored, columns.near), (stored,), (crowd, columns.crowd), mean, whitening, (len(cls.names), 2)),
             *((waves, *mean), *_shapes(columns.signals, length)),
         ]
-        if shapes != expected or not (stored and crowd and waves):
+        if shapes != expected or not stored or not crowd:
             raise RuntimeError(
                 f"Got stored windows of shapes {shapes}, expected {expected}. A model of windows by an earlier version "
                 "cannot be read: fit it again."
@@ -233,13 +233,10 @@ class WindowViews(Views):
         return self._from_nearest(samples, own).square().sum(1).sqrt()
 
     def _from_nearest(self, samples: Tensor, own: Tensor | None = None) -> Tensor:
-        """The difference from the nearest stored samples, each signal without its level."""
-        waves = _waves(samples, self.columns)
-        squared = weighted_distances(waves, self.wave_keys)
-        if own is not None and len(self.waves) > 1:
-            stored = own < len(self.waves)
-            squared[stored, own[stored]] = torch.inf
-        return waves - self.waves[squared.argmin(1)]
+        """The difference from the nearest stored samples, each signal without its level; 0 if none are stored."""
+        if not len(self.waves):
+            return torch.zeros_like(samples)
+        return _from_nearest(_waves(samples, self.columns), self.waves, self.wave_keys, own)
 
     def strongest(self, u: Tensor) -> Tensor:
         """As of `Views`; where no value is new, it is not the last."""
@@ -289,40 +286,44 @@ def _waves(samples: Tensor, columns: Columns) -> Tensor:
     return (cells - cells.mean(2, keepdim=True)).flatten(1)
 
 
-def _off_components(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of windows ``(n, signals, samples)``, and the principal components with the last tenth of the variance.
+def _recurring(waves: Tensor) -> Tensor:
+    """At most 1,024 waveforms ``(n, k)``, none if the nearest others explain too little of their variance."""
+    stored, variance = waves[:_WAVES], waves.var(0, correction=0).sum()
+    if len(stored) < 2 or not variance:
+        return waves[:0]
+    keys = keys_of(stored, torch.ones_like(stored[:, 0]))
+    places = torch.arange(len(waves), device=waves.device)
+    missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in places.split(BLOCK)]
+    return stored if torch.cat(missed).mean() <= (1 - _RECUR) * variance else waves[:0]
 
-    The components have as many columns as windows have numbers, zeros for those that explain the rest.
-    """
-    numbers, of_samples = _numbers(x)
-    centered = numbers - numbers.mean(0)
-    size, direction = torch.linalg.eigh(centered.T @ centered / len(x))
-    return x.mean(0).flatten(), of_samples(direction * (size.cumsum(0) <= _OFF_COMPONENTS * size.sum()))
+
+def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None) -> Tensor:
+    """The differences of waveforms ``(n, k)`` from the nearest stored ones, but for those at their ``own`` places."""
+    squared = weighted_distances(waves, keys)
+    if own is not None:
+        among = own < len(stored)
+        squared[among, own[among]] = torch.inf
+    return waves - stored[squared.argmin(1)]
 
 
 def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones."""
-    numbers, of_samples = _numbers(x)
-    covariance, _ = shrunk_covariance(numbers - numbers.mean(0))
-    signal = torch.arange(x.shape[1], device=x.device).repeat_interleave(_kept(*x.shape[1:]))
-    covariance = torch.where(signal[:, None] == signal, covariance, _RELATIONS * covariance)
-    lower = torch.linalg.cholesky(covariance + NOISE_FLOOR**2 * torch.eye(len(covariance)).to(x))
-    white = torch.linalg.solve_triangular(lower, torch.eye(len(covariance)).to(x), upper=False).T
-    return x.mean(0).flatten(), of_samples(white)
+    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
 
-
-def _numbers(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """At most 1,024 numbers of pieces ``(n, signals, samples)``, and what makes matrices of them ones of samples.
-
-    Of many signals, only their slower movements have a part: the lowest coefficients of the cosine transform.
+    Of many signals, only their slower movements have a part, so that there are at most 1,024 numbers: the lowest
+    coefficients of the cosine transform.
     """
     _, signals, samples = x.shape
     waves = cosines(samples)[:, : _kept(signals, samples)].to(x)
-
-    def of_samples(matrix: Tensor) -> Tensor:
-        return padded((waves @ matrix.view(signals, waves.shape[1], matrix.shape[1])).flatten(0, 1))
-
-    return (x @ waves).flatten(1), of_samples
+    numbers = (x @ waves).flatten(1)
+    mean = x.mean(0).flatten()
+    if not numbers.shape[1]:
+        return mean, x.new_zeros(len(mean), 0)
+    covariance, _ = shrunk_covariance(numbers - numbers.mean(0))
+    signal = torch.arange(signals, device=x.device).repeat_interleave(waves.shape[1])
+    covariance = torch.where(signal[:, None] == signal, covariance, _RELATIONS * covariance)
+    lower = torch.linalg.cholesky(covariance + NOISE_FLOOR**2 * torch.eye(len(covariance)).to(x))
+    white = torch.linalg.solve_triangular(lower, torch.eye(len(covariance)).to(x), upper=False).T
+    return mean, padded((waves @ white.view(signals, waves.shape[1], -1)).flatten(0, 1))
 
 
 def _kept(signals: int, samples: int) -> int:
