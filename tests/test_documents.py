@@ -157,8 +157,6 @@ def test_the_loop(reader):
 
 @pytest.mark.slow
 def test_mlflow(reader):
-    own_files(reader.home)
-    simulated(reader.home, {"drives": (1, 2, 3), "held": (4, 5)})
     reader("docs/mlflow.md")
 
 

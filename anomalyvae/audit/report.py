@@ -114,7 +114,7 @@ def _regions(found: Audit) -> Finding:
 
 def _duplicates(found: Audit) -> Finding:
     count = found.duplicates["kind"].value_counts()
-    text = f"{count.get('exact', 0):,} rows equal an earlier row, {count.get('near', 0):,} nearly equal another"
+    text = f"Rows that equal an earlier row: {count.get('exact', 0):,}; nearly equal another: {count.get('near', 0):,}"
     return Finding("Duplicates", f"{text}{_searched(found)}.", found.duplicates[:_SHOWN])
 
 
@@ -138,7 +138,7 @@ def _groups(title: str, figures: pd.DataFrame) -> Finding:
     text = "; ".join(lines) or "No group differs from all other rows by more than chance explains"
     note = "Intervals are 95 % confidence intervals, on held-out rows"
     if compared > 1:
-        note += f"; a difference is called where one for {compared} comparisons at once (Bonferroni) excludes none"
+        note += f"; a group differs if its interval for {compared} comparisons at once (Bonferroni) excludes 0"
     return Finding(title, f"{text}. {note}.", figures)
 
 

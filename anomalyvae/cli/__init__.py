@@ -15,14 +15,18 @@ from typing import Any, NamedTuple
 
 from anomalyvae import __version__
 from anomalyvae.cli import analysis, fleet, models, review, scoring
-from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, add_command, message_of, one_line, option, tell
+from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, USAGE, add_command, message_of, one_line, option, tell
 
 _INTERRUPTED = "(Training|The fit) was interrupted"  # how the warnings of an interrupted fit begin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if "run" not in args:
+        parser.print_help(sys.stderr)
+        return USAGE
     with warnings.catch_warnings():
         if getattr(args, "quiet", False):
             warnings.simplefilter("ignore", UserWarning)
@@ -172,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"anomalyvae {__version__}")
-    commands = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    commands = parser.add_subparsers(title="verbs", metavar="VERB")
     for name, verb in VERBS.items():
         command = add_command(commands, name, verb.what, verb.example)
         verb.arguments(command)

@@ -87,6 +87,8 @@ def flag(args: argparse.Namespace) -> int:
                     tell(flagged.caution)
         if args.export is not None:
             export(queue, args.export, model, args.source, **reading_options(args))
+            if not args.quiet:
+                say(f"Wrote the queue: {args.export}")
     for file, why in failed.items():
         tell(f"failed: {file} has no scores: {why}")
     return SOME_FAILED if failed else DONE

@@ -497,7 +497,7 @@ def test_from_the_command_line(night, bundles, capsys, monkeypatch):
     assert "<b>yaw</b>" in out
     assert run("--load", night / "q.csv", "--export", night / "q.parquet", "--quiet") == (0, "", "")
     assert len(pd.read_parquet(night / "q.parquet")) == 2
-    assert run("--export", night / "q.json", *model) == (0, "", "")
+    assert run("--export", night / "q.json", *model) == (0, f"Wrote the queue: {night / 'q.json'}\n", "")
     assert len(json.loads((night / "q.json").read_text())) == 2
     code, out, err = run(night / "scores", *model, "--alarms", "fdr=0.2", "--quiet")
     assert (code, out, err.count("has no scores: ")) == (3, "", 1)
