@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from anomalyvae import __version__
 from anomalyvae.cli import analysis, fleet, models, review, scoring
-from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, USAGE, add_command, message_of, one_line, option, tell
+from anomalyvae.cli.console import DONE, FAILED, INTERRUPTED, add_command, message_of, one_line, option, tell
 
 _INTERRUPTED = "(Training|The fit) was interrupted"  # how the warnings of an interrupted fit begin
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if "run" not in args:
         parser.print_help(sys.stderr)
-        return USAGE
+        parser.exit(2)
     with warnings.catch_warnings():
         if getattr(args, "quiet", False):
             warnings.simplefilter("ignore", UserWarning)

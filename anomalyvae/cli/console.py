@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anomalyvae.scoring.batch import Progress as BatchProgress
 
-DONE, FAILED, USAGE, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130  # argparse itself exits with 2, too
+DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # any other error is a bug of ours
 _LINE_S = 5.0
 SOURCE = "a folder, files, or a quoted pattern such as 'drives/2026-*/*.parquet'"
