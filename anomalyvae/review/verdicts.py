@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-TRUST = 0.3  # of the first scores, before any verdict; of the other scores it is zero
+TRUST = 0.3  # of the first scores, before any verdict; of the isolation forest's it is zero
 _TRUST_SPREAD = 0.2  # variance of a trust: verdicts teach how far each score may be believed
 _LEAST_TRUST = 0.1  # few normal rows among the highest scores must not turn the order of all others around
 _RATE_SPREAD = 0.3  # variance of a constant: verdicts teach how frequent anomalies are among the rows asked
@@ -33,8 +33,8 @@ class VerdictScores:
     confirmed anomaly is +1, a row that was found normal is -1, and the prior mean is 0.3 times the first score, as a
     rank in nats from -1 to 1. Two rows are alike if they share the leaves of random trees (as in an isolation forest;
     Liu et al. 2008; leaves of less depth count more), and if they have near ranks in each column. A further part, the
-    product of two first scores, lets verdicts change the trust in these. So do the ranks of other scores, which have no
-    weight at first, for anomalies that the first scores rank low.
+    product of two first scores, lets verdicts change the trust in these. So do the ranks of the isolation forest's own
+    scores, which have no weight at first, for anomalies that the first scores rank low.
 
     Parameters
     ----------
@@ -42,10 +42,8 @@ class VerdictScores:
         First anomaly scores; only their order counts.
     features : array-like of shape (n, k)
         What rows are compared by, such as standardised rows or latent codes, without missing values.
-    others : array-like of shape (n, m), optional
-        Other anomaly scores, such as the views of the detector.
     isolation : bool, default=True
-        Whether to add the score of an isolation forest of the features to the others.
+        Whether verdicts also teach how far to trust the scores of the isolation forest.
     random_state : int, default=0
         Seeds the trees.
     """
@@ -55,27 +53,20 @@ class VerdictScores:
         scores: ArrayLike,
         features: ArrayLike,
         *,
-        others: ArrayLike | None = None,
         isolation: bool = True,
         random_state: int = 0,
     ) -> None:
         first, rows = np.asarray(scores, dtype=np.float64), np.asarray(features, dtype=np.float64)
-        more = np.empty((len(rows), 0)) if others is None else np.asarray(others, dtype=np.float64)
         if rows.ndim != 2 or first.shape != (len(rows),) or not np.isfinite(rows).all():
             raise ValueError(
                 f"Got scores of shape {first.shape} and features of shape {rows.shape}, expected (n,) and (n, k) "
                 "without missing values. Pass a row of finite features per score."
             )
-        if more.ndim != 2 or len(more) != len(rows):
-            raise ValueError(
-                f"Got other scores of shape {more.shape} for {len(rows)} rows, expected (n, m). Pass a column for each."
-            )
         rng = np.random.default_rng(random_state)
         self._ranks = np.column_stack([_ranks(column) for column in rows.T]) if rows.size else rows
         self._unit = _unit(self._ranks[rng.permutation(len(rows))[:_REFERENCE]])
         self._leaf, self._depth, isolated = _leaves(rows, random_state)
-        more = np.column_stack([more, isolated]) if isolation else more
-        self._scores = np.column_stack([_in_nats(column) for column in (first, *more.T)])
+        self._scores = np.column_stack([_in_nats(column) for column in ((first, isolated) if isolation else (first,))])
         self._trust = np.where(np.arange(self._scores.shape[1]) == 0, TRUST, 0.0)
         self._high = np.flatnonzero((self._scores >= np.quantile(self._scores, 1 - _HIGH, axis=0)).any(axis=1))
         self._known: dict[int, Floats] = {}

@@ -15,7 +15,7 @@ Figures, at 10, 25, 50 and 100 labels
 Methods
 -------
     ours               our detector; its scores and its wish for the next verdict change with each verdict:
-                       `anomalyvae.review.verdicts`, with the detector's views as other scores
+                       `anomalyvae.review.verdicts`, as the review queue does
     plain              our first scores, never changed
     random             rows at random; its scores are our first scores
     aad, pine          AADForest and PineForest (package coniferest) with their defaults, asked as in its Session: the
@@ -58,7 +58,6 @@ from anomalyvae.review.verdicts import VerdictScores
 BUDGETS = (10, 25, 50, 100)
 FIGURES = ("found", "auroc", "average_precision")
 RIVALS = {"aad": ("coniferest.aadforest", "AADForest"), "pine": ("coniferest.pineforest", "PineForest")}
-VIEWS = ("near", "crowd", "linear")
 METHODS = (OURS, "plain", "random", *RIVALS)
 WINDOWS = 100_000
 Mask = NDArray[np.bool_]
@@ -94,11 +93,10 @@ def method(name: str, given: Task, seed: int) -> Method:
     if name in RIVALS:
         return rival(name, given, seed)
     detector = anomalyvae.VAEOutlierDetector(random_state=seed).fit(given.learned)
-    terms = detector.score_terms(given.scored)
-    first = terms[detector.criterion].to_numpy()
+    first = detector.anomaly_score(given.scored)
     if name in ("plain", "random"):
         return Method(*2 * [lambda asked, outlier: first])
-    ranking = VerdictScores(first, given.scored, others=terms[list(VIEWS)].to_numpy(), random_state=seed)
+    ranking = VerdictScores(first, given.scored, random_state=seed)
     return Method(ranking.wanted, ranking)
 
 

@@ -51,16 +51,14 @@ def test_after_normal_verdicts_alone_another_kind_is_wanted_next():
     assert (ranking.wanted(*found) == ranking(*found)).all()  # as long as anomalies are found, the scores
 
 
-def test_other_scores_are_trusted_as_verdicts_say():
+def test_isolation_is_trusted_as_verdicts_say():
     rng = np.random.default_rng(0)
-    rows, first, other = rng.normal(size=(400, 3)), rng.normal(size=400), rng.normal(size=400)
+    rows, first = rng.normal(size=(400, 3)), rng.normal(size=400)
+    far = np.linalg.norm(rows, axis=1)
     said = np.argsort(-first)[:40]
-    after = VerdictScores(first, rows, others=other[:, None])(said, other[said] > 0)
-    without = VerdictScores(first, rows)(said, other[said] > 0)
+    after, without = (VerdictScores(first, rows, isolation=on)(said, far[said] > 2) for on in (True, False))
     left = np.setdiff1d(np.arange(400), said)
-    assert spearmanr(after[left], other[left]).statistic > spearmanr(without[left], other[left]).statistic + 0.2
-    with pytest.raises(ValueError, match="Pass a column for each"):
-        VerdictScores(first, rows, others=other)
+    assert spearmanr(after[left], far[left]).statistic > spearmanr(without[left], far[left]).statistic + 0.05
 
 
 def test_a_verdict_taken_back_leaves_no_trace(clumps):
