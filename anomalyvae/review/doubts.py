@@ -82,8 +82,7 @@ def doubts_about(new: Floats, known: Floats, fault: Mask, part: NDArray[np.str_]
     known, fault, part = known[kept], fault[kept], part[kept]
     if not len(new) or min(fault.sum(), (~fault).sum()) < _FEWEST:
         return None
-    codes = np.vstack([known, new])
-    scores = VerdictScores(np.zeros(len(codes)), codes, isolation=False, random_state=seed)
+    scores = VerdictScores(np.zeros(len(known) + len(new)), np.vstack([known, new]), random_state=seed)
     fold = pd.factorize(part)[0] % _FOLDS
     left_out = np.zeros(len(known))
     for number in np.unique(fold):

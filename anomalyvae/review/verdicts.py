@@ -8,17 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-TRUST = 0.3  # of the first scores, before any verdict; of the isolation forest's it is zero
-_TRUST_SPREAD = 0.2  # variance of a trust: verdicts teach how far each score may be believed
+TRUST = 0.3  # of the first scores, before any verdict
+_TRUST_SPREAD = 0.2  # variance of that trust: verdicts teach how far the first scores may be believed
 _LEAST_TRUST = 0.1  # few normal rows among the highest scores must not turn the order of all others around
 _RATE_SPREAD = 0.3  # variance of a constant: verdicts teach how frequent anomalies are among the rows asked
 _NOISE = 0.1  # variance of a verdict
 _TREES, _TREE_ROWS = 100, 256
 _LEAVES, _RANKS = 0.7, 0.3  # parts of the two ways in which rows are alike
 _REFERENCE = 300  # rows whose median distance is the unit
-_ELSEWHERE = 0.2  # how far each normal verdict in a row lifts rows that are unlike all verdicts
-_LIKELY = 0.3  # unless the score of a row without a verdict exceeds this
-_HIGH = 0.2  # part of the rows that it lifts: those with the highest scores of each kind
 
 ANOMALOUS = {"fault": True, "new_normal": False, "noise": False}
 """What a verdict says of events that are like its own; ``unsure`` says nothing."""
@@ -33,8 +30,7 @@ class VerdictScores:
     confirmed anomaly is +1, a row that was found normal is -1, and the prior mean is 0.3 times the first score, as a
     rank in nats from -1 to 1. Two rows are alike if they share the leaves of random trees (as in an isolation forest;
     Liu et al. 2008; leaves of less depth count more), and if they have near ranks in each column. A further part, the
-    product of two first scores, lets verdicts change the trust in these. So do the ranks of the isolation forest's own
-    scores, which have no weight at first, for anomalies that the first scores rank low.
+    product of two first scores, lets verdicts change the trust in these.
 
     Parameters
     ----------
@@ -42,20 +38,11 @@ class VerdictScores:
         First anomaly scores; only their order counts.
     features : array-like of shape (n, k)
         What rows are compared by, such as standardised rows or latent codes, without missing values.
-    isolation : bool, default=True
-        Whether verdicts also teach how far to trust the scores of the isolation forest.
     random_state : int, default=0
         Seeds the trees.
     """
 
-    def __init__(
-        self,
-        scores: ArrayLike,
-        features: ArrayLike,
-        *,
-        isolation: bool = True,
-        random_state: int = 0,
-    ) -> None:
+    def __init__(self, scores: ArrayLike, features: ArrayLike, *, random_state: int = 0) -> None:
         first, rows = np.asarray(scores, dtype=np.float64), np.asarray(features, dtype=np.float64)
         if rows.ndim != 2 or first.shape != (len(rows),) or not np.isfinite(rows).all():
             raise ValueError(
@@ -63,12 +50,10 @@ class VerdictScores:
                 "without missing values. Pass a row of finite features per score."
             )
         rng = np.random.default_rng(random_state)
+        self._prior = _in_nats(first)
         self._ranks = np.column_stack([_ranks(column) for column in rows.T]) if rows.size else rows
         self._unit = _unit(self._ranks[rng.permutation(len(rows))[:_REFERENCE]])
-        self._leaf, self._depth, isolated = _leaves(rows, random_state)
-        self._scores = np.column_stack([_in_nats(column) for column in ((first, isolated) if isolation else (first,))])
-        self._trust = np.where(np.arange(self._scores.shape[1]) == 0, TRUST, 0.0)
-        self._high = np.flatnonzero((self._scores >= np.quantile(self._scores, 1 - _HIGH, axis=0)).any(axis=1))
+        self._leaf, self._depth = _leaves(rows, random_state)
         self._known: dict[int, Floats] = {}
 
     def __call__(self, rows: ArrayLike, anomalous: ArrayLike) -> Floats:
@@ -76,56 +61,23 @@ class VerdictScores:
 
         Without verdicts, they have the order of the first scores. From 1 (like confirmed anomalies) to -1, roughly.
         """
-        return self._after(*self._checked(rows, anomalous))
-
-    def wanted(self, rows: ArrayLike, anomalous: ArrayLike) -> Floats:
-        """How much each row is wanted for the next verdict, ``(n,)``; the verdicts in the order they were given.
-
-        These are the scores, as long as a row without a verdict looks like an anomaly. If none does, each normal
-        verdict since the last anomaly raises rows unlike all that have a verdict. It raises the highest fifth by any
-        of the scores, and these come first.
-        """
-        places, said = self._checked(rows, anomalous)
-        scores, waiting = self._after(places, said), np.ones(len(self._scores), dtype=bool)
-        waiting[places] = False
-        normal = len(said) - 1 - int(np.flatnonzero(said).max(initial=-1))
-        if not normal or scores[waiting].max(initial=-np.inf) > _LIKELY:
-            return scores
-        columns = [self._known[place] for place in places.tolist()]
-        alike = np.column_stack([column[self._high] for column in columns])
-        own = _RANKS + _LEAVES * np.square(self._depth[self._high], dtype=np.float64).sum(axis=1)
-        factor = cho_factor(np.array([column[places] for column in columns]) + _NOISE * np.eye(len(places)))
-        explained = np.einsum("ij,ji->i", alike, cho_solve(factor, alike.T))
-        lifted = scores - (scores.max() - scores.min() + 1)  # of the others, which come last
-        lifted[self._high] = scores[self._high]
-        lifted[self._high] += _ELSEWHERE * normal * np.sqrt(np.clip(1 - explained / own, 0, None))
-        return np.asarray(lifted)
-
-    def _checked(self, rows: ArrayLike, anomalous: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Verdicts as arrays; what is alike to their rows is computed once."""
         places, said = np.asarray(rows, dtype=np.intp), np.asarray(anomalous, dtype=bool)
         if places.shape != said.shape or places.ndim != 1:
             raise ValueError(
                 f"Got {places.size} rows and {said.size} verdicts, expected a verdict per row. Pass both in one order."
             )
-        new = np.array([place for place in dict.fromkeys(places.tolist()) if place not in self._known], dtype=np.intp)
-        if len(new):
-            self._known.update(zip(new.tolist(), self._alike(new).T, strict=True))
-        return places, said
-
-    def _after(self, places: NDArray[np.intp], said: NDArray[np.bool_]) -> Floats:
         if not len(places):
-            return np.asarray(TRUST * self._scores[:, 0])
-        columns, own = [self._known[place] for place in places.tolist()], self._scores[places]
-        shared = _TRUST_SPREAD * own @ own.T + _RATE_SPREAD  # what all rows have in common
+            return TRUST * self._prior
+        new = np.array([place for place in dict.fromkeys(places.tolist()) if place not in self._known], dtype=np.intp)
+        self._known.update(zip(new.tolist(), self._alike(new).T, strict=True))
+        columns, first = [self._known[place] for place in places.tolist()], self._prior[places]
+        shared = _TRUST_SPREAD * np.outer(first, first) + _RATE_SPREAD  # what all rows have in common
         factor = cho_factor(np.array([column[places] for column in columns]) + shared + _NOISE * np.eye(len(places)))
-        weights = cho_solve(factor, np.where(said, 1.0, -1.0) - own @ self._trust)
-        trust = self._trust + _TRUST_SPREAD * own.T @ weights
-        trust[0] = max(trust[0], _LEAST_TRUST)
-        scores = self._scores @ trust
+        weights = cho_solve(factor, np.where(said, 1.0, -1.0) - TRUST * first)
+        scores = max(TRUST + _TRUST_SPREAD * float(first @ weights), _LEAST_TRUST) * self._prior
         for column, weight in zip(columns, weights, strict=True):
             scores += weight * column
-        return np.asarray(scores)
+        return scores
 
     def _alike(self, places: NDArray[np.intp]) -> Floats:
         """How alike all rows and some are, ``(n, m)``."""
@@ -139,9 +91,9 @@ class VerdictScores:
 class QueueOrder:
     """Put the open events of a queue in an order in which all its verdicts take part.
 
-    The open events of a model exchange their places in the queue, by `VerdictScores.wanted`, of their latent codes and
-    of the shares of the signals behind their scores. Scores, p-values and flags stay, and so do the places of reviewed
-    events and of those of other models. Events are prepared once; a further verdict costs a fraction of that.
+    The open events of a model exchange their places in the queue, by `VerdictScores` of their latent codes and of the
+    shares of the signals behind their scores. Scores, p-values and flags stay, and so do the places of reviewed events
+    and of those of other models. Events are prepared once; a further verdict costs a fraction of that.
     """
 
     def __init__(self) -> None:
@@ -155,16 +107,14 @@ class QueueOrder:
         order, counted = np.arange(len(events)), 0
         said = events["verdict"].map(ANOMALOUS).to_numpy(dtype=object)
         judged, waiting = ~pd.isna(said), events["verdict"].isna().to_numpy()
-        given = events["reviewed_at"].fillna("").astype(str).to_numpy()
         for model_id in events["model_id"].unique():
             places = np.flatnonzero(events["model_id"] == model_id)
             own, free = places[judged[places]], places[waiting[places]]
-            own = own[np.argsort(given[own], kind="stable")]
             if not len(own) or len(free) < 2:
                 continue
             ranking = self._of(model_id, events.iloc[places])
             if ranking is not None:
-                scores = ranking.wanted(np.searchsorted(places, own), said[own].astype(bool))
+                scores = ranking(np.searchsorted(places, own), said[own].astype(bool))
                 order[free] = free[np.argsort(-scores[np.searchsorted(places, free)], kind="stable")]
                 counted += len(own)
         return order, counted
@@ -222,13 +172,10 @@ def _unit(rows: Floats) -> float:
     return float(np.median(distances)) or 1.0 if len(distances) else 1.0
 
 
-def _leaves(rows: Floats, random_state: int) -> tuple[NDArray[Any], NDArray[np.float32], Floats]:
-    """The leaf of each row in each tree, its weight, and the score of an isolation forest.
-
-    The weight is the inverse of the depth of the leaf, scaled to a mean square of 1.
-    """
+def _leaves(rows: Floats, random_state: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The leaf of each row in each tree, and its weight: the inverse of its depth, scaled to a mean square of 1."""
     if not rows.size:
-        return np.empty((len(rows), 1), np.int16), np.zeros((len(rows), 1), np.float32), np.zeros(len(rows))
+        return np.empty((len(rows), 1), np.int16), np.zeros((len(rows), 1), np.float32)
     from sklearn.ensemble import IsolationForest
 
     sample = min(_TREE_ROWS, max(len(rows) // 4, 2))  # so that a leaf of a short queue holds some rows, too
@@ -239,4 +186,4 @@ def _leaves(rows: Floats, random_state: int) -> tuple[NDArray[Any], NDArray[np.f
     for number, tree in enumerate(each.tree_ for each in forest.estimators_):
         leaf[:, number] = tree.apply(cells)
         weight[:, number] = (1 / tree.compute_node_depths())[leaf[:, number]]
-    return leaf, weight / np.sqrt(np.square(weight).sum(axis=1).mean()), -forest.score_samples(rows)
+    return leaf, weight / np.sqrt(np.square(weight).sum(axis=1).mean())

@@ -14,8 +14,7 @@ Figures, at 10, 25, 50 and 100 labels
 
 Methods
 -------
-    ours               our detector; its scores and its wish for the next verdict change with each verdict:
-                       `anomalyvae.review.verdicts`, as the review queue does
+    ours               our detector; its scores change with each verdict: `anomalyvae.review.verdicts`
     plain              our first scores, never changed
     random             rows at random; its scores are our first scores
     aad, pine          AADForest and PineForest (package coniferest) with their defaults, asked as in its Session: the
@@ -39,7 +38,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,20 +61,13 @@ METHODS = (OURS, "plain", "random", *RIVALS)
 WINDOWS = 100_000
 Mask = NDArray[np.bool_]
 Scores = Callable[[list[int], Mask], Table]
-"""Rows asked so far and whether each is an outlier -> a number for each row, such as its score."""
-
-
-class Method(NamedTuple):
-    """How much each row is wanted next, and the scores of all rows."""
-
-    wanted: Scores
-    scores: Scores
+"""Rows asked so far and whether each is an outlier -> the scores of all rows."""
 
 
 # --- the methods ------------------------------------------------------------------------------------------
 
 
-def rival(name: str, given: Task, seed: int) -> Method:
+def rival(name: str, given: Task, seed: int) -> Scores:
     """A forest of coniferest that is fitted again to the labels."""
     module, kind = RIVALS[name]
     model = getattr(importlib.import_module(module), kind)(random_seed=seed, n_jobs=1).fit(given.learned)
@@ -85,19 +77,19 @@ def rival(name: str, given: Task, seed: int) -> Method:
             model.fit_known(given.learned, given.scored[asked], np.where(outlier, -1, 1))  # -1: an anomaly
         return -np.asarray(model.score_samples(given.scored), dtype=np.float64)
 
-    return Method(scores, scores)
+    return scores
 
 
-def method(name: str, given: Task, seed: int) -> Method:
+def method(name: str, given: Task, seed: int) -> Scores:
     """A method by its name."""
     if name in RIVALS:
         return rival(name, given, seed)
     detector = anomalyvae.VAEOutlierDetector(random_state=seed).fit(given.learned)
     first = detector.anomaly_score(given.scored)
     if name in ("plain", "random"):
-        return Method(*2 * [lambda asked, outlier: first])
+        return lambda asked, outlier: first
     ranking = VerdictScores(first, given.scored, random_state=seed)
-    return Method(ranking.wanted, ranking)
+    return lambda asked, outlier: ranking(asked, outlier)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------
@@ -112,18 +104,20 @@ def askable(outlier: Mask, seed: int) -> Mask:
     return may
 
 
-def asked_for(asks: Method, outlier: Mask, may: Mask, at_random: int | None = None) -> dict[int, dict[str, float]]:
-    """Ask for the row that is wanted most, again and again; the figures at each budget, and at 0."""
+def asked_for(scores: Scores, outlier: Mask, may: Mask, at_random: int | None = None) -> dict[int, dict[str, float]]:
+    """Ask for the most anomalous row again and again; the figures at each budget that the rows allow, and at 0."""
     asked: list[int] = []
-    figures = {0: _figures(asks.scores(asked, outlier[asked]), outlier, may, asked)}
+    now = scores(asked, outlier[asked])
+    figures = {0: _figures(now, outlier, may, asked)}
     shuffled = None if at_random is None else np.random.RandomState(at_random).permutation(len(may))
     for number in range(1, min(BUDGETS[-1], int(may.sum())) + 1):
-        wanted = asks.wanted(asked, outlier[asked]) if shuffled is None else shuffled
+        wanted = now if shuffled is None else shuffled
         open_rows = may.copy()
         open_rows[asked] = False
         asked.append(int(np.argmax(np.where(open_rows, wanted, -np.inf))))
+        now = scores(asked, outlier[asked])
         if number in BUDGETS:
-            figures[number] = _figures(asks.scores(asked, outlier[asked]), outlier, may, asked)
+            figures[number] = _figures(now, outlier, may, asked)
     return figures
 
 

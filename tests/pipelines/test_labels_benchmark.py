@@ -17,7 +17,7 @@ def test_a_method_is_asked_for_allowed_rows_only_and_is_told_what_it_asked_for()
         seen.append((list(asked), list(outlier)))
         return OUTLIER + np.arange(200) / 1000
 
-    figures = labels.asked_for(labels.Method(scores, scores), OUTLIER, may)
+    figures = labels.asked_for(scores, OUTLIER, may)
     assert list(figures) == [0, *labels.BUDGETS]
     assert [figures[budget]["found"] for budget in labels.BUDGETS] == [1.0, 1.0, 1.0, 1.0]
     assert (figures[0]["auroc"], figures[100]["average_precision"]) == pytest.approx((1.0, 1.0))
@@ -29,8 +29,9 @@ def test_a_method_is_asked_for_allowed_rows_only_and_is_told_what_it_asked_for()
 
 def test_asking_at_random_finds_the_usual_share():
     may = labels.askable(OUTLIER, 0)
-    alike = labels.Method(*2 * [lambda asked, outlier: np.zeros(200)])
-    found = [labels.asked_for(alike, OUTLIER, may, seed)[25]["found"] for seed in range(40)]
+    found = [
+        labels.asked_for(lambda asked, outlier: np.zeros(200), OUTLIER, may, seed)[25]["found"] for seed in range(40)
+    ]
     assert np.mean(found) == pytest.approx(25 * 0.2 / 20, abs=0.05)
 
 
