@@ -246,7 +246,7 @@ def test_a_bundle_without_a_graph_says_how_to_score(detector, tmp_path, monkeypa
     def refuse(*arguments, **options):
         raise TypeError("Got a network with Tanh.")
 
-    monkeypatch.setattr("anomalyvae.export.check.write_onnx", refuse)
+    monkeypatch.setattr("anomalyvae.export.write_onnx", refuse)
     with pytest.warns(UserWarning, match=r"has no ONNX file\. Got a network with Tanh"):
         folder = save(detector, tmp_path / "bundle")
     load(folder)
