@@ -79,7 +79,7 @@ def _row_sums(cells: Tensor, weight: Tensor) -> Tensor:
     """Weighted sums over the cells ``(n, d)`` of rows, by ``weight`` of shape ``(d,)`` or ``(networks, d)``."""
     if weight.dim() == 1:
         return torch.mv(cells, weight)
-    return torch.bmm(cells.view(len(weight), -1, cells.shape[1]), weight[:, :, None]).flatten()
+    return torch.bmm(cells.view(len(weight), len(cells) // len(weight), cells.shape[1]), weight[:, :, None]).flatten()
 
 
 class Isotropic(Gaussian):

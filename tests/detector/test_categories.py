@@ -460,3 +460,12 @@ def test_rows_like_those_of_training_have_its_columns_and_levels(normal, setting
     assert list(rows) == list(normal)
     for name in normal.select_dtypes(["category", "string", "bool"]):
         assert set(rows[name].dropna().astype(str)) <= set(normal[name].dropna().astype(str))
+
+
+def test_a_table_of_text_alone_is_learned():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"road": rng.choice(["dry", "wet"], 120), "gear": rng.choice(["1", "2", "3"], 120)})
+    detector = VAEOutlierDetector(random_state=0, max_epochs=2).fit(rows)
+    odd = pd.DataFrame({"road": ["dry", "lava"], "gear": ["1", "reverse"]})
+    usual, unheard = detector.anomaly_score(odd)
+    assert usual < -detector.offset_ < unheard
