@@ -76,7 +76,7 @@ class Trainer:
         return FitResult(network, history, reason, calibration, _scores(network, calibration))
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
-        parts = [rows, *(rows.take(fold != held_out) for held_out in range(int(fold.max()) + 1))]
+        parts = [rows, *(rows.without(fold == held_out) for held_out in range(int(fold.max()) + 1))]
         networks = [self.new_network(part.balanced()) for part in parts]
         history, reason, complete = self._train(networks, parts)
         _warn_of_interrupt(history, reason)
@@ -97,29 +97,51 @@ class Trainer:
 
         Rows in no fold keep their scores by the first network, which learned them.
 
-        The more rows a memory has, the smaller are the distances from it. So distances from the memory of a fold's
-        network are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and
-        from half of it, and e is the number of halvings between the memory of all rows and this one. (Distances
-        between neighbours are a power of the number of rows: Levina & Bickel 2004.) Views are logarithms, so they are
-        shifted by e times the median difference. Rows of a new group are not neighbours of the others, so the scores
-        of groups stay as they are.
+        Rows of a new group are not neighbours of the others, so the scores of groups stay as they are. Otherwise, the
+        more rows are stored, the smaller are the distances from them. So distances from the rows that a fold's network
+        stores are made as small as those from all rows: see `_views_of_folds`. Those from a memory are multiplied by
+        ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and from half of it, and e is the
+        number of halvings between the memory of all rows and this one. (Distances between neighbours are a power of the
+        number of rows: Levina & Bickel 2004.)
         """
+        first, inside, corrected = networks[0], fold >= 0, networks[0].compares and rows.group is None
         scores, halved, stored = np.full(len(rows), np.nan), np.full(len(rows), np.nan), 1
-        scores[fold < 0] = _scores(networks[0], rows.take(fold < 0)) if (fold < 0).any() else ()
+        scores[~inside] = _scores(first, rows.take(~inside)) if not inside.all() else ()
+        if corrected and first.criterion in COMPARING:
+            scores[inside] = self._views_of_folds(networks, rows, fold)[inside]
+            return scores
         for held_out, network in enumerate(networks[1:]):
             tested = rows.take(fold == held_out)
             scores[fold == held_out] = _scores(network, tested)
-            if network.compares and rows.group is None:
-                learned = rows.take(fold != held_out)
+            if corrected:
+                learned = rows.without(fold == held_out)
                 stored = min(len(learned), MEMORY_SIZE)
                 self._remember(network, learned, stored // 2)
                 halved[fold == held_out] = _scores(network, tested)
-        halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
-        if networks[0].criterion in COMPARING and rows.group is None:
-            scores[fold >= 0] -= halvings * max(0.0, float(np.median((halved - scores)[fold >= 0])))
         usable = (halved > 0) & (scores > 0)
-        if networks[0].criterion == "memory" and usable.any():
-            scores[fold >= 0] *= min(1.0, float(np.median(scores[usable] / halved[usable])) ** halvings)
+        if usable.any():
+            halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
+            scores[inside] *= min(1.0, float(np.median(scores[usable] / halved[usable]))) ** halvings
+        return scores
+
+    @staticmethod
+    def _views_of_folds(networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+        """The scores of rows in a fold, from their distances in the views of the network trained without that fold.
+
+        Views turn distances into nats, in units that come from the stored rows. An unusual row widens them: without
+        it, it would look more unusual than a new row does. So the first network turns distances into nats, as it does
+        for new rows. Before, they are multiplied by the ratio of the usual distances in the first network and in those
+        of the folds, on average.
+        """
+        first, folds = networks[0], networks[1:]
+        usual = torch.stack([network.usual_distances for network in folds]).mean(0)
+        ratio = torch.where(usual > 0, first.usual_distances / usual, 1.0)
+        scores = np.full(len(rows), np.nan)
+        for held_out, network in enumerate(folds):
+            own = fold == held_out
+            x = torch.from_numpy(rows.x[own])
+            distances = in_blocks(network, network.view_distances, x).to(ratio.device)
+            scores[own] = first.score_of_distances(distances * ratio).cpu().numpy()
         return scores
 
     def _train(

@@ -65,6 +65,15 @@ class Rows:
             return self
         return replace(self, weight=np.where(often, self.weight * (others / most), self.weight))
 
+    def without(self, held_out: NDArray[np.bool_]) -> Self:
+        """The rows that a mask leaves, with as much less of the recurring ones as of the others."""
+        kept = self.take(~held_out)
+        if self.group is not None or self.recurring is None:
+            return kept
+        others = ~self.is_recurring
+        share = kept.weight[~kept.is_recurring].sum() / self.weight[others].sum() if others.any() else 1.0
+        return replace(kept, weight=np.where(kept.is_recurring, kept.weight * share, kept.weight))
+
     def by_content(self) -> Self:
         """Distinct rows whatever their group; one is selected if any of those equal to it is."""
         first, place = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))

@@ -13,7 +13,7 @@ from anomalyvae.nets.described import CODE, Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
-from anomalyvae.nets.views import COMPARING, Views
+from anomalyvae.nets.views import COMPARING, VIEWS, Views
 from anomalyvae.nets.window_views import Columns, WindowViews
 
 REACH = 10.0  # the encoder clips standardised cells to this: a far row must not steer the decoder
@@ -272,6 +272,23 @@ class Reconstruction(nn.Module):
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
         views, u = self._viewed(x)
         return views.nats(u)
+
+    def view_distances(self, x: Tensor) -> Tensor:
+        """The distance of each row in each of its views, shape ``(n, v)``."""
+        views, u = self._viewed(x)
+        return torch.stack(views.distances(u), dim=1)
+
+    @property
+    def usual_distances(self) -> Tensor:
+        """The distance of each view that a tenth of the stored rows exceeds, shape ``(v,)``."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised.usual
+
+    def score_of_distances(self, distances: Tensor) -> Tensor:
+        """The anomaly score of rows at these distances in each view ``(n, v)``, shape ``(n,)``."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        nats = self.memorised.in_nats(distances)
+        return self.memorised.together(nats) if self.criterion == "novelty" else nats[:, VIEWS.index(self.criterion)]
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""

@@ -119,8 +119,12 @@ class Views(nn.Module):
         return cls(*parts)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> the largest of their views, shape ``(n,)``."""
-        return self.nats(u).amax(1)
+        """Rows ``(n, k)`` -> what their views say together, shape ``(n,)``."""
+        return self.together(self.nats(u))
+
+    def together(self, nats: Tensor) -> Tensor:
+        """The largest of the views ``(n, 3)``, shape ``(n,)``."""
+        return nats.amax(1)
 
     @property
     def switched_on(self) -> list[int]:
@@ -140,7 +144,12 @@ class Views(nn.Module):
     @property
     def least(self) -> Tensor:
         """The least distance of each view, shape ``(3,)``; rows nearer than this are equal up to rounding."""
-        return _SAME * self.beginnings(_OFFSETS)
+        return _SAME * self.usual
+
+    @property
+    def usual(self) -> Tensor:
+        """The distance of each view that a tenth of the stored rows exceeds, shape ``(3,)``."""
+        return self.beginnings(_OFFSETS)
 
     def beginnings(self, offsets: tuple[float, ...]) -> Tensor:
         """The distance of each view that a tenth of the stored rows exceeds; 0 for one that is switched off."""
@@ -150,8 +159,11 @@ class Views(nn.Module):
 
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their views, shape ``(n, 3)``."""
-        raw = torch.stack(self.distances(u), dim=1)
-        return torch.maximum(raw, self.least) * self.lines[:, 0] + self.lines[:, 1]
+        return self.in_nats(torch.stack(self.distances(u), dim=1))
+
+    def in_nats(self, distances: Tensor) -> Tensor:
+        """Distances in each view ``(n, v)`` -> nats, of the same shape."""
+        return torch.maximum(distances, self.least) * self.lines[:, 0] + self.lines[:, 1]
 
     def strongest(self, u: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
@@ -189,6 +201,19 @@ class Views(nn.Module):
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
         fewer = 0 if own is None else 1
         return self._near(u, squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices)
+
+    def near_otherwise(self, u: Tensor, rounding: float) -> Tensor:
+        """`near_distance` with other neighbours, where some are equally near up to rounding, shape ``(n,)``.
+
+        ``rounding`` is relative to the numbers whose difference is a squared distance.
+        """
+        squared, place = weighted_distances(u, self.keys).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
+        size = self.weight[place] * (u.square().sum(1, keepdim=True) + self.rows.square().sum(1)[place])
+        ties = (squared - squared[:, self.neighbours - 1, None]).abs() <= rounding * size
+        rank = torch.arange(place.shape[1], device=u.device).expand_as(place)
+        after, count = (rank >= self.neighbours).long(), place.shape[1]
+        order = torch.where(ties, count - rank, 2 * count * after).argsort(dim=1, stable=True)  # ties last to first
+        return self._near(u, place.gather(1, order[:, : self.neighbours]))
 
     def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
         """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""

@@ -204,17 +204,22 @@ class WindowViews(Views):
             )
         return cls(columns, *parts)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """Described windows ``(n, k)`` -> what their views say together, shape ``(n,)``."""
-        nats = self.nats(u)[:, self.switched_on]
+    def together(self, nats: Tensor) -> Tensor:
+        """The harmonic mean of the probabilities of the views ``(n, 6)``, in nats, shape ``(n,)``."""
+        nats = nats[:, self.switched_on]
         return nats.logsumexp(1) - math.log(nats.shape[1])
 
     @property
     def least(self) -> Tensor:
         """The least distance of each view, shape ``(6,)``; windows nearer than this are equal up to rounding."""
-        least = _SAME * self.beginnings((0.0,) * len(self.names))
-        least[-1] = 0.0
-        return least
+        return _SAME * self.usual
+
+    @property
+    def usual(self) -> Tensor:
+        """As of `Views`, shape ``(6,)``; 0 for states, which are not distances."""
+        usual = self.beginnings((0.0,) * len(self.names))
+        usual[-1] = 0.0
+        return usual
 
     def distances(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
         """The distances of windows ``(n, k)``, each of shape ``(n,)``; ``own`` as of `Views`."""
