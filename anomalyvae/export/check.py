@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
@@ -17,7 +18,7 @@ from anomalyvae.export.explain import explain
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.nets.memory import squared_distances
-from anomalyvae.nets.views import Views
+from anomalyvae.nets.views import BLOCK, Views
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.onnx_file import FORMAT, METADATA, seal
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4  # relative
 _TRIED = 512  # stored rows
 _ABOVE_ROUNDING = 30  # times the rounding error: larger squared distances can be sorted in single precision
+_CROSSED = 2048  # mixtures of stored rows
+_EPS = float(np.finfo(np.float32).eps)
 _ATTEMPTS = {  # whether in single precision, and the rounding within which scores are equal
     "auto": ((True, COARSE), (False, FINE), (False, COARSE)),
     "double": ((False, FINE), (False, COARSE)),
@@ -65,8 +68,8 @@ def write_onnx(
         precision = _check_alone(before, detector, rows, file, card, precision)
     metadata = _metadata(card, placed, before, detector, rows)
     with_inputs = partial(add_inputs, before=before, detector=detector, inputs=columns, arrangement=placed["inputs"])
-    if precision == "auto" and _may_be_at_zero(detector):
-        precision = "double"  # distances near 0 are rounding errors: in single precision they would not tie
+    if precision == "auto" and (_may_be_at_zero(detector) or _neighbours_may_swap(detector, rows.prepared)):
+        precision = "double"  # distances near 0, or near each other, are not sorted in single precision
     for single, rounding in (attempt for attempt in _ATTEMPTS[precision] if not untyped or attempt[1] == COARSE):
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single, rounding)
@@ -141,9 +144,45 @@ def _may_be_at_zero(detector: "VAEOutlierDetector") -> bool:
     if isinstance(stored, Views):
         some = stored.rows[:: -(-len(stored.rows) // _TRIED)]
         last = squared_distances(some, stored.rows).topk(stored.neighbours, largest=False).values[:, -1]
-        rounding = float(np.finfo(np.float32).eps) * some.square().sum(1)
+        rounding = _EPS * some.square().sum(1)
         return bool((last <= _ABOVE_ROUNDING * rounding).any())
     return stored is not None and scores.min() < 1e-3 * scores.max()
+
+
+def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
+    """Whether scores differ with other neighbours, where single precision cannot tell which are the nearest.
+
+    Columns with few values put many rows at one distance. Of those that tie for the last place among the neighbours,
+    rounding chooses some. Looks at the rows of the check, at the stored ones, and at mixtures of these.
+    """
+    network, least = detector.network_, _least_size(detector)
+    views = network.memorised
+    if not isinstance(views, Views):
+        return False
+
+    def otherwise(x: torch.Tensor) -> torch.Tensor:
+        u = network.memory_features(network.scaling(x))
+        distances = torch.stack(views.distances(u), dim=1)
+        others = distances.clone()
+        others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _ABOVE_ROUNDING * _EPS)
+        score, other = network.score_of_distances(distances), network.score_of_distances(others)
+        return (score - other).abs() / score.abs().clamp(min=least)
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)  # about rows without a value, which are there on purpose
+        made = torch.from_numpy(detector._rows(prepared)).to(views.rows.device)
+        known = made[:0] if network.learned_rows is None else network.scaling.inverse(network.learned_rows)
+        rows = torch.cat([made, known, _crossed(known)])
+        return any(bool((otherwise(x) > COARSE).any()) for x in rows.split(BLOCK))
+
+
+def _crossed(rows: torch.Tensor) -> torch.Tensor:
+    """Rows ``(n, d)``, each with some cells of another of these: new rows have known values in other company."""
+    rng, n = np.random.default_rng(0), len(rows)
+    if not n:
+        return rows
+    place = np.where(rng.random((_CROSSED, rows.shape[1])) < 1 / 3, *rng.integers(0, n, (2, _CROSSED, 1)))
+    return rows.gather(0, torch.from_numpy(place).to(rows.device))
 
 
 def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> None:

@@ -208,11 +208,16 @@ def _near(views: Views, u: Value) -> Value:
     difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
     weight = u.graph.value(views.weight, u.single).op("Gather", places)
     squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
-    smallest, _ = _smallest(squared, views.neighbours)
+    smallest, columns = _smallest(squared, views.neighbours)
     last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest
     width = smallest.op("ReduceMean", [1], keepdims=1) * BANDWIDTH + LEAST**2
     share = ((squared / width).op("Neg").op("Exp") - (last / width).op("Neg").op("Exp")).op("Max", 0.0)
-    share = share + working(squared.op("LessOrEqual", last)) * LEAST  # 0 for candidates that are not among the nearest
+    candidates = _candidates(u, views.keys, views.neighbours)
+    if candidates > views.neighbours:  # those that tie with the last do not count
+        hot = columns.op("OneHot", [candidates], Tensor([0.0, LEAST]).double())
+        share = share + hot.op("ReduceSum", [1], keepdims=0)
+    else:
+        share = share + LEAST
     share = share / share.sum()
     missed = (difference * share.op("Unsqueeze", [2])).op("ReduceSum", [1], keepdims=0)
     missed = (missed * missed).sum().op("Sqrt") * (share * weight.op("Sqrt")).sum()
@@ -252,12 +257,16 @@ def _nearest(u: Value, keys: Tensor, number: int) -> Value:
     There, the nearest of each half of the stored rows are candidates, as rounding may mistake the order. Their
     distances are computed again from differences. Two short lists are also found faster than a long one.
     """
-    count = keys.shape[1]
-    if not u.single or count <= 2 * number:
-        return _smallest(_weighted_distances(u, keys), count if u.single else min(number, count))[1]
-    half = count // 2
+    half, found = keys.shape[1] // 2, _candidates(u, keys, number)
+    if not u.single or found < 2 * number:
+        return _smallest(_weighted_distances(u, keys), found)[1]
     first, second = (_smallest(_weighted_distances(u, part), number)[1] for part in (keys[:, :half], keys[:, half:]))
     return concat([first, second + half])
+
+
+def _candidates(u: Value, keys: Tensor, number: int) -> int:
+    """How many columns `_nearest` returns."""
+    return min((2 if u.single else 1) * number, keys.shape[1])
 
 
 def _smallest(values: Value, number: int) -> tuple[Value, Value]:

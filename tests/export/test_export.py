@@ -414,3 +414,14 @@ def test_rows_that_single_precision_cannot_put_in_order_are_compared_in_double(t
     np.testing.assert_allclose(scorer.anomaly_score(rows), model.anomaly_score(rows), rtol=1e-9)
     plain = VAEOutlierDetector(hidden=(8,), max_epochs=1, random_state=2).fit(rng.normal(size=(200, 4)))
     assert Scorer(export_onnx(plain, tmp_path / "plain.onnx")).metadata["precision"] == "single"
+
+
+def test_neighbours_that_tie_count_once_in_single_precision(tmp_path):
+    """Of equal rows among the stored ones, some may be the last of the neighbours, and others beyond."""
+    rng = np.random.default_rng(0)
+    rows, new = rng.normal(size=(200, 4)), rng.normal(size=(400, 4))
+    detector = fit(np.concatenate([rows, rows[:80]]), criterion="near")
+    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx", precision="single"))
+    score = detector.anomaly_score(new)
+    nearly = 3e-6 * np.maximum(np.abs(score), 1)
+    assert (np.abs(scorer.score(new)["anomaly_score"] - score) < nearly).all()
