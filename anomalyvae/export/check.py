@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4  # relative
 _TRIED = 512  # stored rows
 _ABOVE_ROUNDING = 30  # times the rounding error: larger squared distances can be sorted in single precision
-_CROSSED = 2048  # mixtures of stored rows
+_BY_ROUNDING = 4  # times the relative rounding of a number: so near, differences are not sorted in single precision
+_CROSSED = 4096  # mixtures of stored rows
 _EPS = float(np.finfo(np.float32).eps)
 _ATTEMPTS = {  # whether in single precision, and the rounding within which scores are equal
     "auto": ((True, COARSE), (False, FINE), (False, COARSE)),
@@ -164,7 +165,7 @@ def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
         u = network.memory_features(network.scaling(x))
         distances = torch.stack(views.distances(u), dim=1)
         others = distances.clone()
-        others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _ABOVE_ROUNDING * _EPS)
+        others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _BY_ROUNDING * _EPS)
         score, other = network.score_of_distances(distances), network.score_of_distances(others)
         return (score - other).abs() / score.abs().clamp(min=least)
 
@@ -173,7 +174,7 @@ def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
         made = torch.from_numpy(detector._rows(prepared)).to(views.rows.device)
         known = made[:0] if network.learned_rows is None else network.scaling.inverse(network.learned_rows)
         rows = torch.cat([made, known, _crossed(known)])
-        return any(bool((otherwise(x) > COARSE).any()) for x in rows.split(BLOCK))
+        return any(bool((otherwise(x) > _TOLERANCE).any()) for x in rows.split(BLOCK))
 
 
 def _crossed(rows: torch.Tensor) -> torch.Tensor:

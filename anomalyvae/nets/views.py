@@ -205,11 +205,12 @@ class Views(nn.Module):
     def near_otherwise(self, u: Tensor, rounding: float) -> Tensor:
         """`near_distance` with other neighbours, where some are equally near up to rounding, shape ``(n,)``.
 
-        ``rounding`` is relative to the numbers whose difference is a squared distance.
+        ``rounding`` is that of the numbers of a row and of their differences, relative to them.
         """
         squared, place = weighted_distances(u, self.keys).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
-        size = self.weight[place] * (u.square().sum(1, keepdim=True) + self.rows.square().sum(1)[place])
-        ties = (squared - squared[:, self.neighbours - 1, None]).abs() <= rounding * size
+        last = squared[:, self.neighbours - 1, None]
+        size = last + (last * self.weight[place] * u.square().sum(1, keepdim=True)).sqrt()
+        ties = (squared - last).abs() <= rounding * size
         rank = torch.arange(place.shape[1], device=u.device).expand_as(place)
         after, count = (rank >= self.neighbours).long(), place.shape[1]
         order = torch.where(ties, count - rank, 2 * count * after).argsort(dim=1, stable=True)  # ties last to first

@@ -425,3 +425,13 @@ def test_neighbours_that_tie_count_once_in_single_precision(tmp_path):
     score = detector.anomaly_score(new)
     nearly = 3e-6 * np.maximum(np.abs(score), 1)
     assert (np.abs(scorer.score(new)["anomaly_score"] - score) < nearly).all()
+
+
+def test_rows_at_one_distance_are_scored_in_double_precision(tmp_path):
+    """Columns with few values: rounding would choose the neighbours in single precision."""
+    rng = np.random.default_rng(0)
+    rows, new = (rng.integers(0, 5, size=(n, 3)).astype(float) for n in (300, 400))
+    detector = fit(rows)
+    scorer = Scorer(export_onnx(detector, tmp_path / "m.onnx"))
+    assert scorer.metadata["precision"] == "double"
+    np.testing.assert_allclose(scorer.score(new)["anomaly_score"], detector.anomaly_score(new), rtol=1e-9, atol=1e-9)

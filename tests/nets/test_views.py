@@ -88,3 +88,12 @@ def test_the_distance_to_the_crowd_is_exact_near_its_rows():
     views = Views.of(rows, torch.ones(20), torch.zeros(20, dtype=torch.bool), torch.Generator().manual_seed(0))
     near = rows[:1] + torch.tensor([[3e-7, 0.0, 0.0]])
     torch.testing.assert_close(views.crowd_distance(near), (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)
+
+
+def test_other_neighbours_are_told_where_rows_are_equally_near():
+    views = stored(normal(300, 3))
+    u = normal(40, 3, seed=1)
+    torch.testing.assert_close(views.near_otherwise(u, 1e-12), views.near_distance(u), rtol=0, atol=0)
+    grid = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 3)
+    views = stored(grid)
+    assert (views.near_otherwise(grid + 0.5, 1e-9) != views.near_distance(grid + 0.5)).any()
