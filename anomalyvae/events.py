@@ -185,7 +185,7 @@ def merge_alarms(spans: pd.DataFrame, flagged: ArrayLike) -> pd.DataFrame:
 def on_one_axis(
     spans: pd.DataFrame, events: pd.DataFrame | None
 ) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
-    """Starts and ends of windows and events on one time axis: recordings one after the other, over a day apart.
+    """Starts and ends of windows and events on one time axis, where recordings follow each other, over a day apart.
 
     Events of recordings that are not in `spans` are left out.
     """

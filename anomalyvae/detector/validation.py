@@ -189,7 +189,7 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
 
 
 def warn_of_few_groups(rows: Rows, groups: float) -> None:
-    """Say what can be guaranteed for new groups, if it is less than the threshold's share of false alarms."""
+    """Warn if there are too few groups to guarantee the share of false alarms that the threshold allows."""
     caution = None if rows.group is None else few_calibrate(groups, "groups")
     if caution is not None:
         warnings.warn(caution, stacklevel=4)

@@ -244,7 +244,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a recording, with which scores are compared."""
+    """The labels of a recording, by which scores are judged."""
 
     spans: pd.DataFrame
     anomalous: NDArray[np.bool_]

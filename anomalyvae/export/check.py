@@ -163,7 +163,7 @@ def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
 
     def otherwise(x: torch.Tensor) -> torch.Tensor:
         u = network.memory_features(network.scaling(x))
-        distances = torch.stack(views.distances(u), dim=1)
+        distances = views.distances(u)
         others = distances.clone()
         others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _BY_ROUNDING * _EPS)
         score, other = network.score_of_distances(distances), network.score_of_distances(others)

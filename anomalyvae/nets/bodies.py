@@ -71,9 +71,9 @@ class MLP(nn.Module):
 class Convolutional(nn.Module):
     """Convolutions that halve both sides of an image; the decoder mirrors them and doubles them.
 
-    The same weights apply at every place. Any size is allowed: half of an odd side is rounded up in the encoder, and
-    the decoder crops what is too much. The decoder uses sub-pixel convolutions (Shi et al. 2016, arXiv:1609.05158):
-    each place becomes two per axis.
+    The same weights apply at every place. Any size is allowed: the encoder rounds half of an odd side up, and the
+    decoder drops the last row or column that this adds. The decoder uses sub-pixel convolutions (Shi et al. 2016,
+    arXiv:1609.05158): each place becomes two per axis.
 
     Parameters
     ----------

@@ -276,7 +276,7 @@ class Reconstruction(nn.Module):
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
         views, u = self._viewed(x)
-        return torch.stack(views.distances(u), dim=1)
+        return views.distances(u)
 
     @property
     def usual_distances(self) -> Tensor:

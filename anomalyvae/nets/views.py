@@ -24,9 +24,7 @@ _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest te
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
 MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
 TAIL = 0.1  # of the stored rows, whose scores set the unit
-_OFFSETS = (0.0, math.log(3), math.log(10))  # nats: the other views speak where they are so much surer
 LEAST_UNIT = 0.05  # of the tail's beginning
-_SAME = 1e-3  # of the tail's beginning: rows nearer than this are equal up to rounding
 LEAST = 1e-4  # of distances, in standard deviations of a column
 BLOCK = 256
 PAD = 16
@@ -66,6 +64,8 @@ class Views(nn.Module):
 
     names: ClassVar[tuple[str, ...]] = VIEWS
     words: ClassVar[tuple[str, ...]] = ("far from its neighbours", "far from the crowd", "breaks a linear relation")
+    offsets: ClassVar[tuple[float, ...]] = (0.0, math.log(3), math.log(10))  # nats by which a view must be surer
+    same: ClassVar[float] = 1e-3  # of `usual`: rows nearer than this are equal up to rounding
     rows: Tensor
     weight: Tensor
     crowd: Tensor
@@ -97,10 +97,10 @@ class Views(nn.Module):
         crowd = crowd_of(u, count, recurring, generator)
         mean, whitening, own_part = _whitening(u)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
-        near, among, linear = views.compared_with_others(tested) if len(rows) > 1 else u.new_zeros(3, 1)
+        near, among, linear = views.compared_with_others(tested).T if len(rows) > 1 else u.new_zeros(3, 1)
         others = (1 - own_part * linear.square()).clamp(min=LEAST).sqrt()  # Sherman & Morrison 1950: without the row
         for i, scores in enumerate((near, among, linear / others)):
-            views.lines[i] = _line(scores, _OFFSETS[i])
+            views.lines[i] = _line(scores, cls.offsets[i])
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -143,23 +143,19 @@ class Views(nn.Module):
 
     @property
     def least(self) -> Tensor:
-        """The least distance of each view, shape ``(3,)``; rows nearer than this are equal up to rounding."""
-        return _SAME * self.usual
+        """The least distance of each view, shape ``(v,)``; rows nearer than this are equal up to rounding."""
+        return self.same * self.usual
 
     @property
     def usual(self) -> Tensor:
-        """The distance of each view that a tenth of the stored rows exceeds, shape ``(3,)``."""
-        return self.beginnings(_OFFSETS)
-
-    def beginnings(self, offsets: tuple[float, ...]) -> Tensor:
-        """The distance of each view that a tenth of the stored rows exceeds; 0 for one that is switched off."""
+        """The distance of each view that a tenth of the stored rows exceeds, ``(v,)``; 0 if it is switched off."""
         slope, start = self.lines.T
-        begin = math.log(1 / TAIL) - torch.tensor(offsets).to(self.lines) - start
+        begin = math.log(1 / TAIL) - torch.tensor(self.offsets).to(self.lines) - start
         return torch.where(slope > 0, begin / slope, 0.0)
 
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their views, shape ``(n, 3)``."""
-        return self.in_nats(torch.stack(self.distances(u), dim=1))
+        return self.in_nats(self.distances(u))
 
     def in_nats(self, distances: Tensor) -> Tensor:
         """Distances in each view ``(n, v)`` -> nats, of the same shape."""
@@ -184,15 +180,14 @@ class Views(nn.Module):
         last = weighted_distances(u, self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
         return (u - self.crowd[last]).square()
 
-    def compared_with_others(self, tested: Tensor) -> list[Tensor]:
-        """The distances of stored rows from all others, block by block; ``tested`` are their places."""
-        blocks = [self.distances(self.rows[part], part) for part in tested.split(BLOCK)]
-        return [torch.cat(scores) for scores in zip(*blocks, strict=True)]
+    def compared_with_others(self, tested: Tensor) -> Tensor:
+        """The distances of stored rows from all others, block by block, ``(n, 3)``; ``tested`` are their places."""
+        return torch.cat([self.distances(self.rows[part], part) for part in tested.split(BLOCK)])
 
-    def distances(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The distances of rows; those at the places ``own`` of the stored rows do not count themselves."""
+    def distances(self, u: Tensor, own: Tensor | None = None) -> Tensor:
+        """The distances of rows, ``(n, 3)``; those at the places ``own`` of the stored rows do not count themselves."""
         linear = ellipsoid(u, self.mean, self.whitening)
-        return self.near_distance(u, own), self.crowd_distance(u, own is not None), linear
+        return torch.stack([self.near_distance(u, own), self.crowd_distance(u, own is not None), linear], dim=1)
 
     def near_distance(self, u: Tensor, own: Tensor | None = None) -> Tensor:
         """The distance from the nearest stored rows, shape ``(n,)``; see `distances`."""

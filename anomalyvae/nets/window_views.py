@@ -34,7 +34,6 @@ _LEAST_SAMPLES = 4  # of a window that has pieces
 _WAVES = 1024  # windows whose samples are stored
 _RECUR = 0.75  # of the variance: what the nearest waveform explains where waveforms recur
 _FOLDS = 5
-_SAME = 0.1  # of the distance that a tenth of the training windows exceeds: nearer ones are equal up to rounding
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
 
 
@@ -100,6 +99,8 @@ class WindowViews(Views):
         "a short event",
         "a value never seen",
     )
+    offsets: ClassVar[tuple[float, ...]] = (0.0,) * len(names)
+    same: ClassVar[float] = 0.1
     waves: Tensor
     short_mean: Tensor
     short_whitening: Tensor
@@ -150,8 +151,8 @@ class WindowViews(Views):
         samples = u[:, columns.crowd : columns.total - columns.held]
         pieces = _pieces(columns).to(u.device)
         usual = place[tested].unique()
-        own = selected[usual]
-        usual = usual[torch.where(own, own.cumsum(0), (~own).cumsum(0)).argsort(stable=True)]  # in turn from both
+        mark = selected[usual]
+        usual = usual[torch.where(mark, mark.cumsum(0), (~mark).cumsum(0)).argsort(stable=True)]  # in turn from both
 
         def balanced(x: Tensor, index: Tensor) -> Tensor:
             more = x[selected[index]]
@@ -162,17 +163,15 @@ class WindowViews(Views):
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
             return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        waves = _recurring(_waves(samples[usual], columns))
+        waves, wave = _recurring(_waves(samples[usual], columns))
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
             near = torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)])
             crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
-            places = torch.arange(len(usual), device=u.device)
-            wave = torch.cat([views.wave_distance(samples[usual[part]], part) for part in places.split(BLOCK)])
             linear, short = u.new_zeros(2, len(usual))
-            fold = places % min(_FOLDS, len(usual))
+            fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
             for own in (fold == i for i in fold.unique()):
                 some, others = samples[usual[own]], fitted(usual[~own])
                 linear[own] = ellipsoid(some, *others[:2])
@@ -210,38 +209,30 @@ class WindowViews(Views):
         return nats.logsumexp(1) - math.log(nats.shape[1])
 
     @property
-    def least(self) -> Tensor:
-        """The least distance of each view, shape ``(6,)``; windows nearer than this are equal up to rounding."""
-        return _SAME * self.usual
-
-    @property
     def usual(self) -> Tensor:
-        """As of `Views`, shape ``(6,)``; 0 for states, which are not distances."""
-        usual = self.beginnings((0.0,) * len(self.names))
+        """As of `Views`; 0 for states, which are not distances."""
+        usual = super().usual
         usual[-1] = 0.0
         return usual
 
-    def distances(self, u: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The distances of windows ``(n, k)``, each of shape ``(n,)``; ``own`` as of `Views`."""
+    def distances(self, u: Tensor, own: Tensor | None = None) -> Tensor:
+        """The distances of windows ``(n, k)``, shape ``(n, 6)``; ``own`` as of `Views`."""
         samples, unseen = self._samples_of(u)
-        return (
+        each = (
             self.near_distance(u[:, : self.columns.near], own),
             self.crowd_distance(u[:, : self.columns.crowd], own is not None),
             ellipsoid(samples, self.mean, self.whitening),
-            self.wave_distance(samples),
+            self._from_nearest(samples).square().sum(1).sqrt(),
             _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,
             (unseen > 0).any(1).to(u),
         )
+        return torch.stack(each, dim=1)
 
-    def wave_distance(self, samples: Tensor, own: Tensor | None = None) -> Tensor:
-        """The distance of samples ``(n, signals * samples)`` from the nearest stored ones; ``own`` as of `Views`."""
-        return self._from_nearest(samples, own).square().sum(1).sqrt()
-
-    def _from_nearest(self, samples: Tensor, own: Tensor | None = None) -> Tensor:
+    def _from_nearest(self, samples: Tensor) -> Tensor:
         """The difference from the nearest stored samples, each signal without its level; 0 if none are stored."""
         if not len(self.waves):
             return torch.zeros_like(samples)
-        return _from_nearest(_waves(samples, self.columns), self.waves, self.wave_keys, own)
+        return _from_nearest(_waves(samples, self.columns), self.waves, self.wave_keys)
 
     def strongest(self, u: Tensor) -> Tensor:
         """As of `Views`; where no value is new, it is not the last."""
@@ -291,18 +282,23 @@ def _waves(samples: Tensor, columns: Columns) -> Tensor:
     return (cells - cells.mean(2, keepdim=True)).flatten(1)
 
 
-def _recurring(waves: Tensor) -> Tensor:
-    """At most 1,024 waveforms ``(n, k)``, none if the nearest others explain too little of their variance."""
+def _recurring(waves: Tensor) -> tuple[Tensor, Tensor]:
+    """At most 1,024 of the waveforms ``(n, k)``, and the distance of each of the n from the nearest other of these.
+
+    None and zeros, if the nearest others explain too little of the variance.
+    """
+    none = waves[:0], torch.zeros_like(waves[:, 0])
     stored, variance = waves[:_WAVES], waves.var(0, correction=0).sum()
     if len(stored) < 2 or not variance:
-        return waves[:0]
+        return none
     keys = keys_of(stored, torch.ones_like(stored[:, 0]))
     places = torch.arange(len(waves), device=waves.device)
     missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in places.split(BLOCK)]
-    return stored if torch.cat(missed).mean() <= (1 - _RECUR) * variance else waves[:0]
+    squared = torch.cat(missed)
+    return (stored, squared.sqrt()) if squared.mean() <= (1 - _RECUR) * variance else none
 
 
-def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None) -> Tensor:
+def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:
     """The differences of waveforms ``(n, k)`` from the nearest stored ones, but for those at their ``own`` places."""
     squared = weighted_distances(waves, keys)
     if own is not None:

@@ -128,7 +128,7 @@ def _session(path: Path, content: bytes, providers: str | Sequence[str]) -> "onn
 
 
 def _read_metadata(session: "onnxruntime.InferenceSession", path: Path) -> dict[str, Any]:
-    """What a file says about its model; ValueError if that is no model of ours, or not the one in the graph."""
+    """The metadata of a file. A ValueError says that it has none of ours, or that they do not fit its graph."""
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA)  # it may be no UTF-8, a ValueError
         metadata = read_json(text or "")

@@ -7,7 +7,7 @@ Run::
 Rows come from four distributions in turn, and are repeated, weighted or grouped in the ways that users' rows are. New
 rows come from the same distribution: with the same share of repeats, by the same weights, from new groups. Each line
 shows the rate over all fits, what exact calibration would give, and the interval that 95 % of rates keep. Exact
-calibration knows as many scores of the very model, drawn from the distribution of new rows. It gives 5 %, or less: of
+calibration sets the threshold by as many scores of new rows, from the fitted model itself. It gives 5 %, or less: of
 50 rows it can flag no more than 2 in 51, and where equal rows have the score at which 5 % is reached, no threshold
 comes nearer without flagging them all. So the interval reaches from there to 5 %, and further by chance on both sides.
 Of groups, the promise is an upper bound.
