@@ -145,10 +145,12 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
     from anomalyvae.nets.bodies import BODIES
 
     arrays = read_arrays(folder, data)
-    if card["parameters"].get("body", "mlp") not in BODIES:
+    body = card["parameters"].get("body")
+    if isinstance(body, str) and body not in BODIES:
         raise ValueError(
-            f"The bundle {folder} has body={card['parameters']['body']!r}, expected one of {', '.join(BODIES)}: this "
-            "version has no other. Fit again with one of these; Scorer still scores its ONNX file."
+            f"The bundle {folder} has body={body!r}, expected one of {', '.join(BODIES)}: this version has no other. "
+            "Fit again with one of these; Scorer still scores its ONNX file. Update anomalyvae if a later version "
+            "wrote it."
         )
     try:
         # JSON has no tuples, and the constructor no lists
