@@ -87,9 +87,10 @@ def read_whole(folder: Path, read: Callable[[Path], Read]) -> Read:
         try:
             return read(folder)
         except (OSError, ValueError):
-            if _identity(folder) != before:
+            aside = _set_aside(folder)
+            if _identity(folder) != before:  # looked at last: a writer may just have completed, with nothing aside
                 continue
-            if before is not None or not _set_aside(folder):
+            if before is not None or not aside:
                 raise
             time.sleep(_PAUSE_S)
             _restore(folder)  # unless it was replaced in this time, its writer was killed

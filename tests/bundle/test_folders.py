@@ -91,6 +91,17 @@ def test_a_reader_always_meets_one_version(folder):
     assert len(seen) > 1
 
 
+def test_a_writer_may_complete_while_a_reader_looks_for_what_is_set_aside(folder, monkeypatch):
+    moved = folder.rename(folder.with_name("moved"))
+
+    def completed(path):
+        moved.rename(path)
+        return []
+
+    monkeypatch.setattr(folders, "_set_aside", completed)
+    assert read_whole(folder, read) == "first"
+
+
 def test_two_writers_at_once_leave_the_whole_of_one(folder):
     errors = []
 
