@@ -127,6 +127,16 @@ def test_a_line_waits_for_its_end(path):
     assert sorted(found[8:]) == found[8:]  # after those that waited for the 16 ticks of a beginning
 
 
+def test_a_line_that_is_no_csv_is_left_out_and_counted(path):
+    append(path, lines_of(15) + b'1.44,"1"\r2\n' + b'1.45,"' + b"1" * 200_000 + b'"\n' + lines_of(15, begin=15))
+    said = []
+    with GrowingFile(path) as file:
+        watched = follow(Script(file), notify=said.append)
+        assert sorted(starts(watched)) == pytest.approx(starts_of(30))
+    assert watched.live.left_out == 2
+    assert said[0].startswith("a row was left out, and so will be others like it")
+
+
 def test_a_header_alone_has_no_window(path):
     with GrowingFile(path) as file:
         assert starts(follow(Script(file))) == []
@@ -163,12 +173,47 @@ def test_of_a_file_that_is_replaced_nothing_is_missed(path):
     assert watched.change == "replaced"
 
 
+@pytest.mark.parametrize("rows", [30, 200])
+def test_a_file_that_is_overwritten_is_not_taken_for_one_that_has_grown(path, rows):
+    append(path, lines_of(30))
+    with GrowingFile(path) as file:
+        watched = follow(Script(file, lambda: path.write_bytes(b"time_s,x\n" + lines_of(rows, begin=500))))
+        assert sorted(starts(watched)) == pytest.approx(starts_of(30))
+        assert watched.change == "overwritten"
+        file.begin_again()
+        assert sorted(starts(follow(Script(file)))) == pytest.approx(starts_of(rows, begin=500))
+
+
+def test_files_that_take_turns_at_a_name_are_all_read(path):
+    append(path, lines_of(30))
+
+    def rotate(begin):
+        os.rename(path, path.with_suffix(f".{begin}"))
+        path.write_bytes(b"time_s,x\n" + lines_of(30, begin))
+
+    with GrowingFile(path) as file:
+        windows = iter(follow(file))
+        next(windows)
+        for begin in (100, 200, 300):  # while the first is being read
+            rotate(begin)
+            assert file.change() == "replaced"
+        assert len(starts(windows)) == 20
+        for begin in (100, 200):
+            file.begin_again()
+            assert sorted(starts(follow(file))) == pytest.approx(starts_of(30, begin))
+        file.begin_again()
+        assert sorted(starts(follow(Script(file)))) == pytest.approx(starts_of(30, 300))
+
+
 def test_silence_is_an_end_if_it_lasts(path):
     append(path, lines_of(30) + b"3.0,1")  # the writer may have died in the middle of a number
+    said = []
     with GrowingFile(path) as file:
-        watched = follow(file, timeout_s=0.05)
+        watched = follow(file, timeout_s=0.05, notify=said.append)
         assert sorted(starts(watched)) == pytest.approx(starts_of(30))
     assert watched.timed_out
+    assert watched.left_out == 1
+    assert said == ["the last line is left out: it has no end, so more of it may have been to come"]
 
 
 @pytest.mark.parametrize("size", [3, 1000])

@@ -200,5 +200,8 @@ def test_a_quote_that_is_left_open_swallows_no_rows(write):
     for read in (lambda: read_log(path, signals=["x"]), lambda: read_rows([path], ["time", "x"])):
         with pytest.raises(ValueError, match=r"a quote in line 302 is left open"):
             read()
+    broad = write("x,y,note\n" + "1,2,fine\n" * 300 + '1,2,"two\nlines"\n3,"' + 200_000 * "y" + '",z\n')
+    with pytest.raises(ValueError, match=r"cannot be read as CSV: field larger than field limit .*, at line 304\. Rep"):
+        read_rows([broad])
     notes = write('x,note\n1,"two\nlines"\n2,"three, or\nmore,\nlines"\n')
     assert read_rows([notes])["note"].tolist() == ["two\nlines", "three, or\nmore,\nlines"]
