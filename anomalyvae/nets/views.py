@@ -23,8 +23,6 @@ _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
 MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
-_APART = 1e-6  # of a weight: rows at one distance are still in order, so that rounding never chooses among them
-_GOLDEN = (math.sqrt(5) - 1) / 2  # the fractions of its multiples are as far apart as so many numbers can be
 TAIL = 0.1  # of the stored rows, whose scores set the unit
 LEAST_UNIT = 0.05  # of the tail's beginning
 LEAST = 1e-4  # of distances, in standard deviations of a column
@@ -254,7 +252,6 @@ def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Te
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
     rows = u[place]
     weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
-    weight = weight * (1 + _APART * (torch.arange(len(rows)).to(rows) * _GOLDEN).frac())
     tested = (~recurring[place]).nonzero()[:, 0]
     return rows, weight, tested if len(tested) > 1 else torch.arange(len(rows), device=u.device), place
 

@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from anomalyvae.recordings.live import LiveWindows
@@ -26,6 +27,8 @@ _LONGEST = 1 << 20  # bytes of a line
 _HEAD_LINES = 200  # a preamble is shorter
 _MARK = 4  # bytes that show an encoding
 _POLL_S = 0.01  # between two looks at a file
+_KNOWN = 1024  # of the last bytes that were read, by which a file is known that has grown, and was not overwritten
+_AGAIN = ("cut", "overwritten")  # what was read before is not there any more
 
 
 class Feed:
@@ -49,7 +52,7 @@ class Feed:
         return False
 
     def change(self) -> str:
-        """Return what happened to a file, ``cut`` or ``replaced``; otherwise an empty string."""
+        """Return what happened to a file, ``cut``, ``overwritten`` or ``replaced``; otherwise an empty string."""
         return ""
 
     def wait(self) -> None:
@@ -58,22 +61,30 @@ class Feed:
 
 
 class GrowingFile(Feed):
-    """Bytes that are appended to a file."""
+    """Bytes that are appended to a file.
+
+    Files that get its name later are opened at once, so that none is missed if the name soon passes to another.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file, self._place = path, path.open("rb", buffering=0), 0
-        super().__init__(self._file.fileno())
+        self._path, self._files = path, [path.open("rb", buffering=0)]  # this one, and those that have replaced it
+        self._begin()
 
     def __enter__(self) -> GrowingFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
+
+    def _begin(self) -> None:
+        super().__init__(self._files[0].fileno())
+        self._place, self._last, self._changed = 0, b"", ""
 
     def read(self) -> bytes | None:
         """Return the new bytes, at most ``CHUNK``; they never end."""
         data = self.read_again(self._place, CHUNK)
-        self._place += len(data)
+        self._place, self._last = self._place + len(data), (self._last + data)[-_KNOWN:]
         return data
 
     def read_again(self, begin: int, size: int) -> bytes:
@@ -85,14 +96,27 @@ class GrowingFile(Feed):
         return os.fstat(self._descriptor).st_size - self._place > CHUNK
 
     def change(self) -> str:
-        """Return ``cut`` if the file has become shorter, ``replaced`` if another has its name."""
-        here = os.fstat(self._descriptor)
-        if here.st_size < self._place:
-            return "cut"
-        try:
-            return "" if os.path.samestat(here, os.stat(self._path)) else "replaced"
-        except FileNotFoundError:  # moved away, and the next one is not there yet
-            return ""
+        """Return ``cut`` if the file has become shorter, ``replaced`` if another has its name.
+
+        ``overwritten`` if the last bytes that were read are others now: it was cut, and has grown beyond them since.
+        """
+        self._changed = ""
+        with suppress(FileNotFoundError):  # moved away, and the next one is not there yet
+            if not os.path.samestat(os.fstat(self._files[-1].fileno()), os.stat(self._path)):
+                self._files.append(self._path.open("rb", buffering=0))
+        if os.fstat(self._descriptor).st_size < self._place:
+            self._changed = "cut"
+        elif self.read_again(self._place - len(self._last), len(self._last)) != self._last:
+            self._changed = "overwritten"
+        elif len(self._files) > 1:
+            self._changed = "replaced"
+        return self._changed
+
+    def begin_again(self) -> None:
+        """Go to the beginning of the file, or of the one that has replaced it, as `change` said last."""
+        if self._changed not in _AGAIN:
+            self._files.pop(0).close()
+        self._begin()
 
     def wait(self) -> None:
         """Wait a moment."""
@@ -104,8 +128,8 @@ class Following:
 
     ``open_`` begins a recording with its first lines; ``notify`` receives a sentence about a backlog, or about rows
     that are left out. It ends when nothing has come for ``timeout_s`` (``timed_out``), or because of what happened to
-    the file (``change``). The number of windows in the backlog is ``waiting``. Lines in another ``encoding`` than UTF-8
-    become UTF-8.
+    the file (``change``). The number of windows in the backlog is ``waiting``, and ``left_out`` is 1 if the last line
+    was left out because it had no end. Lines in another ``encoding`` than UTF-8 become UTF-8.
     """
 
     def __init__(
@@ -127,7 +151,7 @@ class Following:
         self._held: list[Windows] = []  # windows that are neither; only the newest ones while the feed is behind
         self._backlog: list[Iterator[Windows]] = []
         self._left_out = self._recordings = 0  # as last reported
-        self.waiting, self.timed_out, self.change = 0, False, ""
+        self.waiting, self.left_out, self.timed_out, self.change = 0, 0, False, ""
 
     @property
     def live(self) -> LiveWindows | LiveBus | None:
@@ -139,11 +163,11 @@ class Following:
         while True:
             change = self._feed.change()  # before reading, so that everything written until then is read
             behind = self._feed.is_behind()
-            data = None if change == "cut" else self._feed.read()
+            data = None if change in _AGAIN else self._feed.read()
             if data:
                 yield from self._new(data, behind)
                 heard_s = time.monotonic()  # the time that a consumer takes is no silence of the file
-            elif self._backlog and change != "cut":
+            elif self._backlog and change not in _AGAIN:
                 yield from self._old()
             elif change or data is None:
                 self.change = change
@@ -156,7 +180,10 @@ class Following:
         lost = self.waiting + self._made - self._done
         if lost:
             self._notify(f"{lost:,} windows of the backlog are lost: the file was {change}")
-        yield from self._lines.end(data is None and not change, change)
+        if not (complete := data is None and not change) and self._lines.is_within:
+            self.left_out = 1
+            self._notify("the last line is left out: it has no end, so more of it may have been to come")
+        yield from self._lines.end(complete, change)
 
     def _new(self, data: bytes, behind: bool) -> Iterator[Windows]:
         """Yield the windows of new bytes, the newest first; while more bytes wait, only hold the newest."""
@@ -226,6 +253,11 @@ class _Lines:
         self._rest = self._head = self._first = b""
         self._decoder: codecs.IncrementalDecoder | None = None
         self.live: LiveWindows | LiveBus | None = None
+
+    @property
+    def is_within(self) -> bool:
+        """Whether a line waits for its end."""
+        return bool((self._rest + self._first).strip(b" \t\r\0"))
 
     def add(self, data: bytes) -> Iterator[Windows]:
         """Take bytes; an incomplete line waits for its end."""

@@ -198,9 +198,10 @@ class LiveWindows:
     def _cells(self, line: str) -> list[str]:
         if '"' not in line:
             return line.split(self._dialect.separator)
-        return next(
-            csv.reader([line], delimiter=self._dialect.separator)
-        )  # a quote that is left open ends with its line
+        try:
+            return next(csv.reader([line], delimiter=self._dialect.separator))  # an open quote ends with its line
+        except csv.Error:  # a carriage return within a cell, or a cell of 128 KB
+            return [line]
 
     def _started(self, table: pa.Table, enough: int = _FIRST_STAMPS) -> list[pa.Table]:
         """Start the timeline if there are enough stamps; return the rows so far, the next last."""

@@ -13,6 +13,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from anomalyvae.fleet import Fleet
+from anomalyvae.folders import refuse_irregular
 from anomalyvae.options import TableOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.identifiers import is_identifier_signal
@@ -135,7 +136,7 @@ class Watcher:
         self._encoding = options.pop("encoding", None)
         self._options = options
         self._following: Following | None = None
-        self._recordings = self._left_out = 0  # of files that were truncated or replaced
+        self._recordings = self._left_out = 0  # of files that were cut, overwritten or replaced
         self.windows = self.flagged = 0
         self.timed_out = False
         self._live: LiveWindows | LiveBus | None = None  # the last one
@@ -143,7 +144,7 @@ class Watcher:
     def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
         """Score the windows of a growing file, until nothing new has come for ``timeout_s``.
 
-        A file that is truncated or replaced is read again from its beginning.
+        A file that is cut, overwritten or replaced is read again from its beginning.
 
         Raises
         ------
@@ -159,9 +160,15 @@ class Watcher:
                 f"{path} is no text log of a vehicle bus, expected one that ends in {', '.join(GROWING)}, as the model "
                 f"was fitted to a bus without a database. Use anomalyvae score for other logs."
             )
-        while not self.timed_out:
-            with GrowingFile(path) as file:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, expected a file that grows. Name one of its files.")
+        refuse_irregular(path)
+        with GrowingFile(path) as file:
+            while True:
                 yield from self._follow(file, path.stem, str(path), kind if kind in GROWING else "")
+                if self.timed_out:
+                    return
+                file.begin_again()
 
     def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
         """Score the windows of lines from a pipe, until it ends or nothing new has come for ``timeout_s``.
@@ -176,8 +183,10 @@ class Watcher:
     @property
     def left_out(self) -> int:
         """The number of rows that were left out."""
-        live = None if self._following is None else self._following.live
-        return self._left_out + (0 if live is None else live.left_out)
+        following = self._following
+        live = None if following is None else following.live
+        unended = 0 if following is None else following.left_out
+        return self._left_out + unended + (0 if live is None else live.left_out)
 
     @property
     def waiting(self) -> int:
@@ -218,9 +227,9 @@ class Watcher:
         if self._following.change:
             self._notify(f"{source} was {self._following.change}: it is read from its beginning")
         self.timed_out = self._following.timed_out
-        live = self._following.live
+        live, self._left_out = self._following.live, self.left_out
         if live is not None:
-            self._recordings, self._left_out = live.recordings, self._left_out + live.left_out
+            self._recordings = live.recordings
         self._following = None
 
     def _drift(

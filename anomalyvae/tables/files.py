@@ -178,9 +178,14 @@ class CsvFile:
                 io.TextIOWrapper(file, dialect.encoding, errors, newline=""), delimiter=dialect.separator
             )
             line = dialect.line
-            for cells in reader:
-                yield line, cells
-                line = dialect.line + reader.line_num
+            try:
+                for cells in reader:
+                    yield line, cells
+                    line = dialect.line + reader.line_num
+            except csv.Error as error:  # a cell of 128 KB
+                raise ValueError(
+                    f"{self.path} cannot be read as CSV: {error}, at line {line:,}. Repair or drop that line."
+                ) from error
 
     def _refuse_swallowed(self, records: int) -> None:
         """Refuse a file in which a quote that was left open has swallowed rows; ``records`` were read."""
