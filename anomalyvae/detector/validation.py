@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
@@ -25,6 +26,7 @@ from anomalyvae.detector.categories import (
 )
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import jittering
+from anomalyvae.tables.arrays import unmasked
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
@@ -71,6 +73,7 @@ def read_training(
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
     check_consistent_length(x, groups, selected)
+    groups, selected = _groups_of(groups), _selected_of(selected)
     _warn_of_lost_digits(X, x, columns, categories)
     rows = distinct_rows(x, weight, groups, selected)
     if not rows.is_reference.any():
@@ -143,14 +146,18 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
     """The weight of each row, shape ``(n,)``; a single number is the weight of all."""
     if sample_weight is None:
         return np.ones(n)
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    given = np.asarray(unmasked(sample_weight))
+    if given.dtype.kind in "cmM":
+        raise ValueError(f"Got sample_weight of dtype {given.dtype}, expected numbers. Convert it by .astype(float).")
+    weight = given.astype(np.float64)
     weight = np.full(n, weight) if weight.ndim == 0 else weight
     if weight.shape != (n,):
         raise ValueError(f"Got sample_weight of shape {weight.shape}, expected ({n},). Pass one weight per row of X.")
-    if not (np.isfinite(weight) & (weight >= 0)).all():
+    wrong = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
+    if len(wrong):
         raise ValueError(
-            f"Got sample_weight from {weight.min()} to {weight.max()}, expected finite numbers of at least 0. Replace "
-            "the others; a weight of 0 leaves a row out."
+            f"Got {len(wrong)} sample_weight such as {weight[wrong[0]]} in row {wrong[0]}, expected finite numbers of "
+            "at least 0. Replace them; a weight of 0 leaves a row out."
         )
     if not weight.any():
         raise ValueError(
@@ -158,6 +165,43 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
             "all rows."
         )
     return weight
+
+
+def _groups_of(groups: Any) -> Any:
+    """The group of each row; a missing one is refused, as the row may belong to any."""
+    if groups is None:
+        return None
+    cells = _one_per_row(groups, "groups", "a group")
+    if cells.ndim != 1:
+        raise ValueError(f"Got groups of shape {cells.shape}, expected one dimension. Pass one group per row of X.")
+    return cells
+
+
+def _selected_of(selected: Any) -> Any:
+    """Which rows were selected, as booleans."""
+    if selected is None:
+        return None
+    cells = _one_per_row(selected, "selected", "True or False")
+    wrong = np.flatnonzero(~np.isin(cells, (0, 1)))
+    if len(wrong):
+        raise ValueError(
+            f"Got selected with {cells[wrong[0]]!r} for row {wrong[0]}, expected True or False for each row. Pass a "
+            "mask of the rows of X, not their numbers."
+        )
+    return cells.astype(bool)
+
+
+def _one_per_row(values: Any, name: str, expected: str) -> NDArray[Any]:
+    """Values as an array, none of them missing."""
+    values = unmasked(values)
+    cells = pd.Series(values).to_numpy() if isinstance(values, list | tuple) else np.asarray(values)
+    missing = np.flatnonzero(pd.isna(cells).reshape(len(cells), -1).any(axis=1))
+    if len(missing):
+        raise ValueError(
+            f"Got {name} in which {len(missing)} of {len(cells)} values are missing, the first in row {missing[0]}, "
+            f"expected {expected} for each row. Fill them in, or leave these rows out."
+        )
+    return cells
 
 
 def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:

@@ -103,12 +103,64 @@ def test_invalid_settings_are_refused(settings, message):
 
 
 def test_negative_and_misshapen_weights_are_refused():
-    with pytest.raises(ValueError, match=r"Got sample_weight from -1.0 to -1.0, expected finite numbers of at least 0"):
+    with pytest.raises(ValueError, match=r"Got 40 sample_weight such as -1.0 in row 0, expected finite numbers"):
         fit(X, sample_weight=-np.ones(len(X)))
     with pytest.raises(ValueError, match=r"Got sample_weight of shape \(3,\), expected \(40,\)"):
         fit(X, sample_weight=np.ones(3))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         fit(X, groups=np.zeros(3))
+
+
+GAPS = [
+    [None, *range(1, 40)],
+    ["x", np.nan, *"y" * 38],
+    np.ma.array(np.arange(40), mask=np.arange(40) == 3),
+    pd.Series([pd.NA, *"y" * 39], dtype="string"),
+    pd.Categorical([*"x" * 39, None]),
+    pd.to_datetime([*["2026-01-01"] * 39, None]),
+]
+
+
+@pytest.mark.parametrize("values", GAPS)
+def test_a_row_without_a_group_is_refused(values):
+    first = int(np.flatnonzero(pd.isna(pd.Series(values)))[0])
+    with pytest.raises(ValueError, match=rf"Got groups in which 1 of 40 values are missing, the first in row {first},"):
+        fit(X, groups=values)
+
+
+def test_groups_of_two_dimensions_are_refused():
+    with pytest.raises(ValueError, match=r"Got groups of shape \(40, 1\), expected one dimension"):
+        fit(X, groups=np.arange(40)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("selected", "message"),
+    [
+        ([None, *[False] * 39], r"Got selected in which 1 of 40 values are missing, the first in row 0"),
+        (np.ma.array(np.zeros(40, bool), mask=np.arange(40) == 3), r"1 of 40 values are missing, the first in row 3"),
+        (np.arange(40), r"Got selected with .*2.* for row 2, expected True or False.*not their numbers"),
+        (["False"] * 40, r"Got selected with 'False' for row 0"),
+    ],
+)
+def test_a_selection_without_an_answer_is_refused(selected, message):
+    with pytest.raises(ValueError, match=message):
+        VAEOutlierDetector().fit(X, selected=selected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ma.array(np.ones(40), mask=np.arange(40) == 3), r"Got 1 sample_weight such as nan in row 3"),
+        (pd.Series([1] * 39 + [None], dtype="Int64"), r"Got 1 sample_weight such as nan in row 39"),
+        (np.ones(40, "m8[s]"), r"Got sample_weight of dtype timedelta64\[s\], expected numbers"),
+        (np.ones(40) * 1j, r"Got sample_weight of dtype complex128, expected numbers"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        fit(X, sample_weight=weight)
+    with pytest.raises(ValueError, match=message):
+        fit(X).score(X, sample_weight=weight)
 
 
 def test_divergence_is_reported_and_never_scored(monkeypatch):
