@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.tables.arrays import holds_moments, is_records, refuse_unread, unmasked
+
 _KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
 _BOOLEANS = [False, True]
@@ -18,12 +20,37 @@ _NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"} 
 
 
 def as_pandas(X: Any) -> Any:
-    """A table of polars or Arrow as a DataFrame of pandas; other rows as they are."""
-    if not _is_arrow(X):
-        return X
-    import pyarrow as pa
+    """A table as a DataFrame of pandas with dense columns; an array without a mask. NaN is a missing cell in both.
 
-    return pa.table(X).to_pandas()
+    Tables are those of pandas, polars and Arrow, dicts of columns, structured arrays and lists of dicts.
+    """
+    refuse_unread(X)
+    if _is_arrow(X):
+        import pyarrow as pa
+
+        table = pa.table(X)
+        index = (table.schema.pandas_metadata or {}).get("index_columns", ())
+        # The metadata also have the types of the DataFrame that it once was; its columns may have changed since.
+        return table.drop_columns([name for name in index if isinstance(name, str)]).to_pandas(ignore_metadata=True)
+    if is_records(X) or (isinstance(X, dict) and not hasattr(X, "toarray")):  # some sparse matrices are dicts
+        X = pd.DataFrame(X)
+    if not isinstance(X, pd.DataFrame):
+        return _numbers(unmasked(X))
+    sparse = [i for i, dtype in enumerate(X.dtypes) if isinstance(dtype, pd.SparseDtype)]
+    dense = X.copy(deep=False) if sparse else X
+    for i in sparse:
+        dense.isetitem(i, np.asarray(X.iloc[:, i]))
+    return dense
+
+
+def _numbers(X: Any) -> Any:
+    """An array, or a list of rows, in which pandas.NA is missing and there are no dates."""
+    array = np.asarray(X) if isinstance(X, list | tuple) else X
+    if holds_moments(array):
+        raise ValueError(f"Got rows of dtype {array.dtype}, expected numbers. Convert them, into seconds for example.")
+    if isinstance(array, np.ndarray) and array.dtype == object:
+        return np.where(pd.isna(array), np.nan, array)
+    return X
 
 
 def in_kind_of(X: Any, table: pd.DataFrame) -> Any:

@@ -7,18 +7,22 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked
 from anomalyvae.untrusted import listed
 
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
 EMPTY = "<empty>"  # an empty text, where the file would take it as missing and scikit-learn does not
 
 Floats = NDArray[np.float64]
-_NO_REALS = (bool, complex, np.complexfloating)
+_NO_REALS = (bool, complex, np.complexfloating, np.timedelta64)
 Cut = Callable[[int, int], Callable[[Any], Any]]
 
 
 def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
     """The columns' names, the number of rows, and a function that slices rows; None if ``rows`` is not a table."""
+    refuse_unread(rows)
+    if is_records(rows):
+        rows = _columns_of(rows)
     if isinstance(rows, dict):
         lengths = {name: len(column) for name, column in rows.items()}
         if len(set(lengths.values())) > 1:
@@ -30,6 +34,14 @@ def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
         by_place = getattr(rows, "iloc", rows)
         return list(rows.columns), len(rows), lambda a, b: by_place[a:b].__getitem__
     return None
+
+
+def _columns_of(records: Any) -> dict[Any, Any]:
+    """The columns of a structured array or of a list of dicts, None where a dict lacks a cell."""
+    if isinstance(records, np.ndarray):
+        return {name: records[name] for name in records.dtype.names or ()}
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}
 
 
 def taken_from(
@@ -45,7 +57,16 @@ def taken_from(
         raise ValueError(f"The table has no column {quoted(missing)} to keep, but {quoted(names)}. Correct keep=.")
     column = cut(0, count)
     others = {name: column(name) for name in names if name not in keep or name in (learned or ())}
-    return {name: np.asarray(column(name)) for name in keep}, others
+    return {name: _kept(column(name)) for name in keep}, others
+
+
+def _kept(column: Any) -> NDArray[Any]:
+    """A column as an array; whole numbers stay whole beside a missing one, as identifiers may not fit in a float."""
+    cells = np.asarray(unmasked(column))
+    kind = str(getattr(column, "dtype", getattr(column, "type", ""))).casefold()
+    if cells.dtype.kind == "f" and "int" in kind:
+        return _objects((column.to_pylist if hasattr(column, "to_pylist") else column.to_list)())
+    return cells
 
 
 def matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Floats:
@@ -58,6 +79,7 @@ def matrix(names: Sequence[Any], column: Callable[[Any], Any], count: int) -> Fl
 
 def _values(column: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """The cells of a column and which are missing; None for plain numbers, where NaN says it."""
+    column = unmasked(column)
     if isinstance(column, list | tuple):  # numpy would turn None beside text into text
         column = _objects(column)
     values = np.asarray(column)
@@ -91,6 +113,9 @@ def text(name: Any, column: Any) -> NDArray[np.object_]:
     """A column of text, `MISSING` where a cell is missing."""
     if hasattr(column, "cat") and hasattr(column.cat, "codes"):  # categories of pandas, as text
         return np.array([*map(str, column.cat.categories), MISSING], dtype=object)[np.asarray(column.cat.codes)]
+    if hasattr(getattr(column, "type", None), "index_type"):  # those of Arrow
+        cells = column.cast(column.type.value_type).to_pylist()
+        return np.array([MISSING if cell is None else str(cell) for cell in cells], dtype=object)
     values, missing = _values(column)
     if missing is None:
         if np.isnan(values).all():  # an empty column is of any kind

@@ -29,6 +29,7 @@ from anomalyvae.scoring.columns import (
     taken_from,
 )
 from anomalyvae.scoring.onnx_file import CUDA, MATRIX, open_onnx
+from anomalyvae.tables.arrays import unmasked
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
 _SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
@@ -245,6 +246,11 @@ class Scorer:
 
     def _parts(self, rows: Any) -> tuple[int, Callable[[int, int], Feeds]]:
         """The number of rows, and a function that gives a slice of them as inputs of the graph."""
+        if hasattr(type(rows), "toarray"):
+            raise ValueError(
+                f"Got a sparse {type(rows).__name__}, expected dense rows. Convert it by .toarray(); a cell that it "
+                "does not store is 0."
+            )
         table = table_of(rows)
         if table is None:
             return self._array(rows)
@@ -257,7 +263,7 @@ class Scorer:
                 f"Got rows of type {type(rows).__name__}, expected a table: the columns {quoted(list(self._kinds))} "
                 "are categories. Pass a DataFrame, an Arrow table or a dict with the columns of the training rows."
             )
-        x = np.asarray(rows)
+        x = np.asarray(unmasked(rows))
         if x.ndim != 2 or x.shape[1] != self._width:
             raise ValueError(
                 f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass a 2-D array with the columns of the "
@@ -273,6 +279,8 @@ class Scorer:
                 f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows, in their "
                 "order, since the model has no column names."
             )
+        if len(set(names)) < len(names):
+            raise ValueError(f"The table has some names twice: {quoted(names)}. Rename these columns.")
         return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
     def _by_name(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:

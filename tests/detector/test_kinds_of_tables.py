@@ -76,3 +76,130 @@ def test_the_scorer_takes_them_too(made_of, frame, detector, tmp_path):
     categorical = made_of(frame.astype({"t": "category"}))
     np.testing.assert_array_equal(scorer.anomaly_score(categorical), expected)
     np.testing.assert_array_equal(detector.anomaly_score(categorical), detector.anomaly_score(frame))
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """Rows of numbers with missing cells, a detector without column names, and its file."""
+    x = np.random.default_rng(1).normal(size=(60, 3))
+    x[::7, 1] = np.nan
+    return x, VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(x)
+
+
+@pytest.fixture(scope="module")
+def scorers(numbers, frame, detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return Scorer(save(numbers[1], folder / "numbers")), Scorer(save(detector, folder / "frame"))
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param(lambda x: np.ma.array(np.nan_to_num(x, nan=77.0), mask=np.isnan(x)), id="floats"),
+        pytest.param(lambda x: np.ma.array(np.nan_to_num(x, nan=7).astype(int), mask=np.isnan(x)), id="integers"),
+        pytest.param(lambda x: [np.ma.array(np.nan_to_num(r, nan=7), mask=np.isnan(r)) for r in x], id="list"),
+    ],
+)
+def test_masked_cells_are_missing(made_of, numbers, scorers):
+    x, model = np.round(5 * numbers[0]), numbers[1]
+    masked = made_of(x)
+    np.testing.assert_array_equal(model.anomaly_score(masked), model.anomaly_score(x))
+    again = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0)
+    assert again.fit(masked, outliers=masked).training_ == again.fit(x, outliers=x).training_
+    np.testing.assert_array_equal(scorers[0].anomaly_score(masked), scorers[0].anomaly_score(x))
+    columns = np.ma.array(masked).T
+    np.testing.assert_array_equal(scorers[0].anomaly_score(dict(enumerate(columns))), scorers[0].anomaly_score(x))
+
+
+def test_a_masked_text_or_boolean_is_missing(frame, scorers):
+    mask = np.arange(90) % 4 == 0
+    masked = {name: np.ma.array(frame[name].to_numpy(), mask=mask) for name in frame}
+    expected = frame.astype({"b": object, "n": float}).where(~np.repeat(mask[:, None], 4, axis=1))
+    np.testing.assert_array_equal(scorers[1].anomaly_score(masked), scorers[1].anomaly_score(expected))
+
+
+@pytest.mark.parametrize("unit", ["m8[s]", "M8[s]"])
+def test_dates_and_durations_are_no_numbers(unit, frame, numbers, scorers):
+    times = np.arange(90).astype(unit)
+    for take in (VAEOutlierDetector().fit, numbers[1].anomaly_score, scorers[0].anomaly_score):
+        with pytest.raises(ValueError, match=r"Got rows of dtype .*(datetime|timedelta)64\[s\], expected numbers"):
+            take(np.repeat(times[:, None], 3, axis=1))
+    for made_of in (dict, pd.DataFrame, pa.table):
+        with pytest.raises(ValueError, match=r"Column 'a' is of type .*, expected numbers"):
+            scorers[1].score(made_of(dict(frame.assign(a=times))))
+
+
+def test_sparse_columns_are_taken_and_a_sparse_matrix_is_named(frame, scorers):
+    import scipy.sparse
+
+    dense = frame.assign(a=frame["a"].where(frame["a"] > 0, 0.0), t=frame["t"].astype(object))
+    fill = {"a": pd.SparseDtype(float, 0.0), "n": pd.SparseDtype(int, 0), "t": pd.SparseDtype(object, "x")}
+    expected = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(dense)
+    found = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(dense.astype(fill))
+    np.testing.assert_array_equal(found.anomaly_score(dense.astype(fill)), expected.anomaly_score(dense))
+    np.testing.assert_array_equal(scorers[1].anomaly_score(dense.astype(fill)), scorers[1].anomaly_score(dense))
+    for kind in (scipy.sparse.csr_array, scipy.sparse.dok_matrix):
+        with pytest.raises(ValueError, match=r"sparse .*, expected dense rows\. .*toarray\(\)"):
+            scorers[0].score(kind(np.eye(3)))
+
+
+def test_a_sparse_table_of_numbers_is_taken(numbers):
+    x = pd.DataFrame(np.where(numbers[0] > 0, numbers[0], 0.0), columns=list("abc"))
+    model = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(x.astype(pd.SparseDtype(float, 0.0)))
+    np.testing.assert_array_equal(model.anomaly_score(x.astype(pd.SparseDtype(float, 0.0))), model.anomaly_score(x))
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param(lambda frame: frame.to_dict("records"), id="list of dicts"),
+        pytest.param(lambda frame: frame.to_dict("list"), id="dict of columns"),
+        pytest.param(lambda frame: frame.to_records(index=False), id="structured array"),
+    ],
+)
+def test_rows_with_names_are_a_table(made_of, frame, detector, scorers):
+    rows = made_of(frame)
+    again = VAEOutlierDetector(max_epochs=3, hidden=[8], random_state=0, objective="elbo").fit(rows)
+    np.testing.assert_array_equal(again.anomaly_score(rows), detector.anomaly_score(frame))
+    np.testing.assert_array_equal(scorers[1].anomaly_score(rows), scorers[1].anomaly_score(frame))
+
+
+def test_a_dict_that_lacks_a_cell_lacks_its_value(frame, detector, scorers):
+    rows = frame.to_dict("records")
+    del rows[1]["a"], rows[2]["t"]
+    holed = frame.assign(a=frame["a"].mask(frame.index == 1), t=frame["t"].mask(frame.index == 2))
+    for model in (detector, scorers[1]):
+        with pytest.warns(UserWarning, match="missing cells"):
+            np.testing.assert_array_equal(model.anomaly_score(rows), model.anomaly_score(holed))
+
+
+def test_rows_that_are_not_in_memory_are_refused(frame, detector, scorers):
+    for model in (detector, scorers[1]):
+        with pytest.raises(ValueError, match=r"Got a RecordBatchReader, expected rows that are in memory\. .*read_all"):
+            model.anomaly_score(pa.Table.from_pandas(frame).to_reader())
+
+
+def test_a_table_of_arrow_has_its_own_types(frame, detector, scorers):
+    """Not those of the DataFrame that it once was."""
+    nullable = pa.Table.from_pandas(frame.astype({"n": "Int64"}).set_index(frame.index + 5))
+    decimals = nullable.set_column(1, "n", nullable["n"].cast(pa.decimal128(30, 2)))
+    np.testing.assert_array_equal(detector.anomaly_score(decimals), detector.anomaly_score(frame))
+    levels = frame.assign(t=pd.Categorical(np.tile([1, 2, 3], 30)))
+    model = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(levels)
+    table = pa.Table.from_pandas(levels, preserve_index=False)
+    np.testing.assert_array_equal(model.anomaly_score(table), model.anomaly_score(levels))
+
+
+def test_levels_that_are_numbers_are_text_in_a_file_too(frame, tmp_path):
+    levels = frame.assign(t=pd.Categorical(np.tile([1, 2, 3], 30)))
+    scorer = Scorer(save(VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(levels), tmp_path / "m"))
+    table = pa.Table.from_pandas(levels, preserve_index=False)
+    np.testing.assert_array_equal(scorer.anomaly_score(table), scorer.anomaly_score(levels))
+
+
+def test_kept_identifiers_keep_their_digits(frame, scorers):
+    number = 2**60 + 1
+    table = pa.Table.from_pandas(frame, preserve_index=False).append_column("id", pa.array([number, None] * 45))
+    assert list(scorers[1].score(table, keep=["id"])["id"][:2]) == [number, None]
+    nullable = frame.assign(id=pd.array([number, None] * 45, dtype="Int64"))
+    assert scorers[1].score(nullable, keep=["id"])["id"][0] == number
