@@ -24,7 +24,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector import VAEOutlierDetector
-from anomalyvae.detector.categories import common_levels, encode_categories, find_categories
+from anomalyvae.detector.categories import as_pandas, common_levels, encode_categories, find_categories
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.untrusted import listed
 
@@ -328,7 +328,8 @@ def compare(
     """
     if seeds < 1:
         raise ValueError(f"seeds={seeds} is below 1. Pass the number of repetitions.")
-    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(np.asarray(rows))
+    table = as_pandas(rows)
+    table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(np.asarray(table))
     table, outlier = _split_off_label(table, label, positive)
     names = [OURS, *dict.fromkeys(against)]
     for name in names[1:]:

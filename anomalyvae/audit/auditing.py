@@ -20,6 +20,7 @@ from anomalyvae.audit.regions import (
     neighbour_density,
 )
 from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.detector.categories import as_pandas
 
 Column = str | ArrayLike | None
 
@@ -152,6 +153,7 @@ def audit(
     >>> bool(found.weights[500:].mean() > 2 * found.weights[:500].mean())
     True
     """
+    X = as_pandas(X)
     table = X.copy() if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X)).rename(columns=str)
     given = {"group": group, "split": split, "y": y, "recording": recording}
     known = {name: _values(table, value, name) for name, value in given.items() if value is not None}
