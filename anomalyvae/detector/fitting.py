@@ -135,7 +135,7 @@ class Trainer:
         """
         first, folds = networks[0], networks[1:]
         usual = torch.stack([network.usual_distances for network in folds]).mean(0)
-        ratio = torch.where(usual > 0, first.usual_distances / usual, 1.0)
+        ratio = torch.where(usual > 0, first.usual_distances / usual, 1.0).clamp(max=1)  # more rows are never farther
         scores = np.full(len(rows), np.nan)
         for held_out, network in enumerate(folds):
             own = fold == held_out

@@ -253,7 +253,7 @@ def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Te
     rows = u[place]
     weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
     tested = (~recurring[place]).nonzero()[:, 0]
-    return rows, weight, tested if len(tested) > 1 else torch.arange(len(rows), device=u.device), place
+    return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), place
 
 
 def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
@@ -294,7 +294,7 @@ def _whitening(u: Tensor) -> tuple[Tensor, Tensor, float]:
     Also the part of each row in the covariance, by which leaving it out raises its distance.
     """
     mean, width = u.mean(0), u.shape[1]
-    if width > MOST_COLUMNS:
+    if width > MOST_COLUMNS or len(u) < 3:  # two rows show no spread but along the line between them
         return mean, u.new_zeros(width, 0), 0.0
     covariance, shrinkage = shrunk_covariance(u - mean)
     size, direction = torch.linalg.eigh(covariance)
