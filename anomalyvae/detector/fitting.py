@@ -223,7 +223,7 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     So rows that are equal, or would be without rounding, tie: on this machine, in another batch, and in an ONNX file.
     """
     size = np.maximum(np.abs(scores), np.median(np.abs(scores)))
-    return scores + _TIE * size + np.hypot(scores, network.rounding_error) - np.abs(scores)
+    return scores + _TIE * size + network.rounding_error
 
 
 def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_STEPS) -> Schedule:

@@ -166,6 +166,7 @@ def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
         distances = views.distances(u)
         others = distances.clone()
         others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _BY_ROUNDING * _EPS)
+        others[:, 1] = views.crowd_otherwise(u[:, : views.crowd.shape[1]], _BY_ROUNDING * _EPS)
         score, other = network.score_of_distances(distances), network.score_of_distances(others)
         return (score - other).abs() / score.abs().clamp(min=least)
 
@@ -204,7 +205,7 @@ def _compare(model: "VAEOutlierDetector", check: CheckRows, scorer: Scorer, ties
     wrong = (got["is_outlier"] != (label < 0)) & (np.abs(expected + model.offset_) > near)
     least, most = (model.calibration_.p_values(expected + sign * near) for sign in (1, -1))
     calibration, noise = model.calibration_, model.network_.rounding_error
-    rounding = 1e-9 * np.maximum(np.abs(expected), typical(model)) + np.hypot(expected, noise) - np.abs(expected)
+    rounding = 1e-9 * np.maximum(np.abs(expected), typical(model)) + noise
     next_up = np.append(calibration.scores, np.inf)[np.searchsorted(calibration.scores, expected)]
     least = np.where(next_up - expected <= 2 * rounding, calibration.p_values(expected), least)  # equal scores tie
     differs = ~((got["p_value"] > least - 1e-9) & (got["p_value"] < most + 1e-9))

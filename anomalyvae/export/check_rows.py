@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ROWS = EXAMPLES
 _ENOUGH = _ROWS // 2
 _TYPED = _ROWS // 16  # of them, as integers or in the types of the sample
+_LARGE = 2.0**32 + 1
 _SHIFTS = (1e-18, 1e-15, 1e-12, 1e-9, 1e-7)  # relative; the first is the next number
 
 Array = NDArray[Any]  # of one column: float, or object where it is text or boolean
@@ -72,6 +73,9 @@ def check_rows(
         last = getattr(rows, "iloc", rows)[-_TYPED:]
         typed = _typed_like(sample, last)
         _refuse_types(before, typed, last, sample is not None)
+        if sample is None:
+            large = last.apply(_large) if isinstance(last, pd.DataFrame) else _large(last)
+            _refuse_types(before, _typed_like(None, large), large, False)
         parts = [_accepted(before, part) for part in (getattr(rows, "iloc", rows)[:-_TYPED], typed)]
     taken, made = np.concatenate([part for part, _ in parts]), [rows for _, part in parts for rows in part]
     if taken.sum() < _ENOUGH:
@@ -213,6 +217,11 @@ def _cast(cells: Any, kind: Any) -> Any:
         return cells
     cast = cells.astype(kind)
     return cast if (cast == cells).all() else cells
+
+
+def _large(cells: Any) -> Any:
+    """A number whose square is no integer of 64 bits, in place of each number."""
+    return cells * 0 + _LARGE if cells.dtype == np.float64 else cells
 
 
 def _refuse_types(before: Pipeline, typed: Any, rows: Any, sampled: bool) -> None:

@@ -204,7 +204,7 @@ def _wave(views: WindowViews, samples: Value) -> Value:
 
 
 def _near(views: Views, u: Value) -> Value:
-    places = _nearest(u, views.keys, views.neighbours)
+    places = _nearest(u - views.center, views.keys, views.neighbours)
     difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
     weight = u.graph.value(views.weight, u.single).op("Gather", places)
     squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
@@ -229,7 +229,7 @@ def _near(views: Views, u: Value) -> Value:
 
 
 def _crowd(views: Views, u: Value) -> Value:
-    nearest = _smallest(_weighted_distances(u, views.crowd_keys), views.near_crowd)[1]
+    nearest = _smallest(_weighted_distances(u - views.crowd_center, views.crowd_keys), views.near_crowd)[1]
     last = nearest.split([views.near_crowd - 1, 1])[-1] if views.near_crowd > 1 else nearest
     difference = u - u.graph.value(views.crowd, u.single).op("Gather", last.op("Squeeze", [1]))
     return (difference * difference).sum().op("Sqrt")

@@ -148,6 +148,8 @@ def unlike_outliers(u: Tensor, outliers: Tensor) -> Tensor:
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """``|a_i - b_j|^2``, shape ``(len(a), len(b))``."""
+    center = b.mean(0)  # far from 0, large squares would lose the digits of their differences
+    a, b = a - center, b - center
     square = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
     return (square + a.square().sum(1, keepdim=True)).clamp(min=0)
 

@@ -23,6 +23,8 @@ _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
 MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
+_APART = 1e-6  # of a weight: rows at one distance are still in order, so that rounding never chooses among them
+_GOLDEN = (math.sqrt(5) - 1) / 2  # the fractions of its multiples are as far apart as so many numbers can be
 TAIL = 0.1  # of the stored rows, whose scores set the unit
 LEAST_UNIT = 0.05  # of the tail's beginning
 LEAST = 1e-4  # of distances, in standard deviations of a column
@@ -72,7 +74,9 @@ class Views(nn.Module):
     mean: Tensor
     whitening: Tensor
     lines: Tensor
+    center: Tensor  # squares of differences from it are small, so little is lost when large squares are subtracted
     keys: Tensor
+    crowd_center: Tensor
     crowd_keys: Tensor
 
     def __init__(
@@ -82,8 +86,15 @@ class Views(nn.Module):
         parts = {"rows": rows, "weight": weight, "crowd": crowd, "mean": mean, "whitening": whitening, "lines": lines}
         for name, part in parts.items():
             self.register_buffer(name, part)
-        self.register_buffer("keys", keys_of(rows, weight), persistent=False)
-        self.register_buffer("crowd_keys", keys_of(crowd, torch.ones_like(crowd[:, 0])), persistent=False)
+        near, dense = rows.mean(0), crowd.mean(0)
+        derived = {
+            "center": near,
+            "keys": keys_of(rows - near, weight),
+            "crowd_center": dense,
+            "crowd_keys": keys_of(crowd - dense, torch.ones_like(crowd[:, 0])),
+        }
+        for name, part in derived.items():
+            self.register_buffer(name, part, persistent=False)
 
     @classmethod
     def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
@@ -172,12 +183,12 @@ class Views(nn.Module):
 
     def near_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance from the mean of neighbours, ``(n, k)``."""
-        place = weighted_distances(u, self.keys).topk(self.neighbours, largest=False).indices
+        place = self._squared(u).topk(self.neighbours, largest=False).indices
         return (u - self._expected(u, place)[0]).square()
 
     def crowd_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance to the crowd, ``(n, k)``."""
-        last = weighted_distances(u, self.crowd_keys).topk(self.near_crowd, largest=False).indices[:, -1]
+        last = self._squared_in_crowd(u).topk(self.near_crowd, largest=False).indices[:, -1]
         return (u - self.crowd[last]).square()
 
     def compared_with_others(self, tested: Tensor) -> Tensor:
@@ -191,7 +202,7 @@ class Views(nn.Module):
 
     def near_distance(self, u: Tensor, own: Tensor | None = None) -> Tensor:
         """The distance from the nearest stored rows, shape ``(n,)``; see `distances`."""
-        squared = weighted_distances(u, self.keys)
+        squared = self._squared(u)
         if own is not None:
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
         fewer = 0 if own is None else 1
@@ -202,9 +213,9 @@ class Views(nn.Module):
 
         ``rounding`` is that of the numbers of a row and of their differences, relative to them.
         """
-        squared, place = weighted_distances(u, self.keys).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
+        squared, place = self._squared(u).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
         last = squared[:, self.neighbours - 1, None]
-        size = last + (last * self.weight[place] * u.square().sum(1, keepdim=True)).sqrt()
+        size = last + (last * self.weight[place] * (u - self.center).square().sum(1, keepdim=True)).sqrt()
         ties = (squared - last).abs() <= rounding * size
         rank = torch.arange(place.shape[1], device=u.device).expand_as(place)
         after, count = (rank >= self.neighbours).long(), place.shape[1]
@@ -213,12 +224,22 @@ class Views(nn.Module):
 
     def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
         """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""
-        squared = weighted_distances(u, self.crowd_keys)
+        squared = self._squared_in_crowd(u)
         if others:
             squared = squared.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
         nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
         away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
         return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
+
+    def crowd_otherwise(self, u: Tensor, rounding: float) -> Tensor:
+        """`crowd_distance` to another row, which rounding may choose, shape ``(n,)``; see `near_otherwise`."""
+        return (self.crowd_distance(u).square() + rounding * (u - self.crowd_center).square().sum(1)).sqrt()
+
+    def _squared(self, u: Tensor) -> Tensor:
+        return weighted_distances(u - self.center, self.keys)
+
+    def _squared_in_crowd(self, u: Tensor) -> Tensor:
+        return weighted_distances(u - self.crowd_center, self.crowd_keys)
 
     def _near(self, u: Tensor, place: Tensor) -> Tensor:
         """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
@@ -252,6 +273,7 @@ def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Te
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
     rows = u[place]
     weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
+    weight = weight * (1 + _APART * (torch.arange(len(rows)).to(rows) * _GOLDEN).frac())
     tested = (~recurring[place]).nonzero()[:, 0]
     return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), place
 

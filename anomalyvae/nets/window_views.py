@@ -146,6 +146,7 @@ class WindowViews(Views):
         """
         recurring = most_copied(count, recurring)
         rows, weight, tested, place = stored_rows(u[:, : columns.near], count, recurring)
+        tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         among = u[:, : columns.crowd]
         crowd = crowd_of(among, count, recurring, generator)
         samples = u[:, columns.crowd : columns.total - columns.held]

@@ -297,7 +297,7 @@ def differences(model: Any, scorer: Scorer, rows: Any) -> tuple[list[str], int]:
     noise = last.network_.rounding_error
     next_up = np.append(last.calibration_.scores, np.inf)[np.searchsorted(last.calibration_.scores, expected)]
     size = np.maximum(np.abs(expected), typical)
-    tied = next_up - expected <= 2e-9 * size + np.hypot(expected, noise) - np.abs(expected)
+    tied = next_up - expected <= 2e-9 * size + 2 * noise
     least = np.where(tied, at, least)
     wrong = {
         "score": ~(np.abs(got["anomaly_score"] - expected) <= np.maximum(near, 8 * noise)),

@@ -345,6 +345,17 @@ def test_a_step_that_divides_integers_is_refused(sample, tmp_path):
     np.testing.assert_allclose(scorer.anomaly_score(floats), -pipeline.score_samples(floats), rtol=1e-4, atol=1e-4)
 
 
+def test_a_square_of_large_integers_is_refused(tmp_path):
+    """It overflows in 64 bits; a graph has numbers in double alone. Without a sample, the types are unknown."""
+    rows = pd.DataFrame({"id": 2**53 + 7**11 * np.arange(300), "speed": np.random.default_rng(0).normal(80, 9, 300)})
+    pipeline = make_pipeline(pre.FunctionTransformer(np.square), pre.StandardScaler(), detector()).fit(rows)
+    for sample in (None, rows):
+        with pytest.raises(
+            ValueError, match=r"FunctionTransformer \(the step 'functiontransformer'\) makes other.*int64"
+        ):
+            export_onnx(pipeline, tmp_path / "m.onnx", sample=sample)
+
+
 def test_rows_of_the_check_have_the_types_of_the_sample(tmp_path):
     """A StandardScaler computes in single precision if all columns are single: of a high level it leaves little."""
     rows = signals(300, 0)[["count", "plain"]].astype(np.float32)

@@ -96,4 +96,14 @@ def test_other_neighbours_are_told_where_rows_are_equally_near():
     torch.testing.assert_close(views.near_otherwise(u, 1e-12), views.near_distance(u), rtol=0, atol=0)
     grid = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 3)
     views = stored(grid)
-    assert (views.near_otherwise(grid + 0.5, 1e-9) != views.near_distance(grid + 0.5)).any()
+    assert (views.near_otherwise(grid + 0.5, 1e-4) != views.near_distance(grid + 0.5)).any()
+
+
+def test_rounding_does_not_choose_the_neighbours():
+    """Rows at one distance, and rows far from 0, whose squares lose the digits that tell them apart."""
+    grid = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 3)
+    between, far = grid + 0.5, 2.0**20
+    views, moved = stored(grid), stored(grid + far)
+    torch.testing.assert_close(moved.near_distance(between + far), views.near_distance(between), rtol=1e-5, atol=0)
+    nudged = between * (1 + 1e-13)
+    torch.testing.assert_close(views.near_distance(nudged), views.near_distance(between), rtol=1e-9, atol=0)
