@@ -177,6 +177,8 @@ def run(formats: list[str], count: int, seed: int, keep: Path | None = None) -> 
                 if number:
                     path.write_bytes(FORMATS[name].damage(whole, rng))
                     result = child.ask(name, path)
+                if result[0] == "hung":  # or the machine is busy: a file that hangs does so again
+                    result = child.ask(name, path)
                 counts[result[0]] += 1
                 if result[0] in BAD:
                     print(f"{name}, file {number}: {result[0]}: {result[1][:300]}", file=sys.stderr)
