@@ -163,8 +163,8 @@ class Trainer:
         for network, part in zip(networks, parts, strict=True):
             network.in_precision(torch.float64).eval()
             network.outliers = None
-            if network.compares:
-                self._remember(network, part)
+            if network.compares:  # those of the folds have the same views as the first
+                self._remember(network, part, recurs=None if network is kept else kept.waveforms_recur)
         if isinstance(kept, Elbo):
             s, weight = _standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
             kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
@@ -201,14 +201,16 @@ class Trainer:
         return history, reason, complete
 
     @torch.no_grad()
-    def _remember(self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE) -> None:
+    def _remember(
+        self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE, recurs: bool | None = None
+    ) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
         known = learned if learned.group is None and learned.selected is None else learned.by_content()
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         generator = torch.Generator().manual_seed(self.seed)
-        parts = (torch.from_numpy(part) for part in (known.weight, known.is_recurring, ~known.is_reference))
-        network.remember(s, size, generator, outliers, *parts)
+        weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
+        network.remember(s, size, generator, outliers, weight, recurring, torch.from_numpy(~known.is_reference), recurs)
 
 
 @torch.no_grad()

@@ -164,12 +164,14 @@ class Reconstruction(nn.Module):
         weight: Tensor | None = None,
         recurring: Tensor | None = None,
         selected: Tensor | None = None,
+        recurs: bool | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
 
         More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
         as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
-        ``selected``, a mask, are learned although they are unusual; see `WindowViews`.
+        ``selected``, a mask, are learned although they are unusual, and ``recurs`` says whether waveforms recur; see
+        `WindowViews`.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         weight = torch.ones(len(s), dtype=s.dtype) if weight is None else weight
@@ -192,7 +194,7 @@ class Reconstruction(nn.Module):
             u, count, again, unusual = (part[stored] for part in (u, count, again, unusual))
         columns = self.columns_of_views
         if columns is not None:
-            self.memorised = WindowViews.of_windows(u, count, again, unusual, generator, columns)
+            self.memorised = WindowViews.of_windows(u, count, again, unusual, generator, columns, recurs)
         else:
             self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 
@@ -243,6 +245,11 @@ class Reconstruction(nn.Module):
     def compares(self) -> bool:
         """Whether the ``criterion`` compares rows with stored ones."""
         return self.criterion in ("memory", *COMPARING)
+
+    @property
+    def waveforms_recur(self) -> bool:
+        """Whether it compares windows with the waveforms of the stored ones."""
+        return isinstance(self.memorised, WindowViews) and len(self.memorised.waves) > 0
 
     @property
     def rounding_error(self) -> float:

@@ -137,6 +137,7 @@ class WindowViews(Views):
         selected: Tensor,
         generator: torch.Generator,
         columns: Columns,
+        recurs: bool | None = None,
     ) -> Self:
         """Compare with described windows ``(m, k)``.
 
@@ -164,7 +165,7 @@ class WindowViews(Views):
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
             return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        waves, wave = _recurring(_waves(samples[usual], columns))
+        waves, wave = _recurring(_waves(samples[usual], columns), recurs)
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
@@ -283,10 +284,10 @@ def _waves(samples: Tensor, columns: Columns) -> Tensor:
     return (cells - cells.mean(2, keepdim=True)).flatten(1)
 
 
-def _recurring(waves: Tensor) -> tuple[Tensor, Tensor]:
+def _recurring(waves: Tensor, recurs: bool | None) -> tuple[Tensor, Tensor]:
     """At most 1,024 of the waveforms ``(n, k)``, and the distance of each of the n from the nearest other of these.
 
-    None and zeros, if the nearest others explain too little of the variance.
+    None and zeros, if they do not recur: by default, if the nearest others explain too little of the variance.
     """
     none = waves[:0], torch.zeros_like(waves[:, 0])
     stored, variance = waves[:_WAVES], waves.var(0, correction=0).sum()
@@ -296,7 +297,8 @@ def _recurring(waves: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.arange(len(waves), device=waves.device)
     missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in places.split(BLOCK)]
     squared = torch.cat(missed)
-    return (stored, squared.sqrt()) if squared.mean() <= (1 - _RECUR) * variance else none
+    recurs = bool(squared.mean() <= (1 - _RECUR) * variance) if recurs is None else recurs
+    return (stored, squared.sqrt()) if recurs else none
 
 
 def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:

@@ -246,6 +246,23 @@ def test_a_description_of_another_shape_is_refused(detector):
         )
 
 
+def test_networks_of_a_fit_agree_whether_waveforms_recur(monkeypatch):
+    """The threshold comes from distances in the views of the folds' networks: these must be the model's views."""
+    rng, made, of_windows = np.random.default_rng(0), [], WindowViews.of_windows
+    monkeypatch.setattr(WindowViews, "of_windows", lambda *a, **k: made.append(of_windows(*a, **k)) or made[-1])
+    beats = np.sin(np.arange(60)[:, None] + np.arange(20))
+    decisions = []
+    for noise in np.linspace(0.2, 0.5, 16):  # from beats that recur to noise that does not
+        made.clear()
+        x = beats + noise * rng.normal(size=beats.shape)
+        VAEOutlierDetector(input_shape=(1, 20), random_state=0, max_epochs=1).fit(x)
+        decisions.append({len(views.waves) > 0 for views in made})
+        assert len(made) > 1
+    assert {True} in decisions
+    assert {False} in decisions
+    assert {True, False} not in decisions
+
+
 def test_a_waveform_counts_where_waveforms_recur(detector, tmp_path):
     """Beats of a heart at any phase: a later part of one that comes too early is found, as no other view does."""
     rng = np.random.default_rng(0)
