@@ -21,6 +21,7 @@ from anomalyvae.detector.validation import (
     new_gaps,
     read_rows,
     read_training,
+    refuse_unscaled,
     valid_rows,
     warn_of_few_groups,
     weights_of,
@@ -82,7 +83,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         How columns are standardised, as the first layer of the network. ``"standard"``: mean and standard deviation.
         ``"asinh"``: the same, with compressed tails. ``"robust"``: median and interquartile range. ``"quantile"``:
         normal quantiles. ``"auto"`` is ``"standard"`` for windows that ``"novelty"`` compares, so that energies keep
-        their meaning, else ``"asinh"``. Constant columns are allowed.
+        their meaning, else ``"asinh"``. Constant columns are allowed. None is for columns that are standardised.
     contamination : "auto" or float in (0, 0.5], default="auto"
         ``"auto"`` takes all rows of ``X`` as normal, and sets the threshold so that 5 % of new normal rows exceed it,
         estimated on held-out rows (1 / (m + 1) with m < 19 of them). A number is the expected share of outliers in
@@ -248,6 +249,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         seed = int(rng.randint(2**31 - 1))
         architecture = architecture_of(self, data)
         kind = scaling_of(self, architecture)
+        if kind is None:
+            refuse_unscaled(data, X)
 
         def new_network(rows: Rows) -> Reconstruction:
             scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)

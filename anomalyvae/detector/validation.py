@@ -25,7 +25,7 @@ from anomalyvae.detector.categories import (
     one_hot_cells,
 )
 from anomalyvae.detector.rows import Rows, distinct_rows
-from anomalyvae.nets.scaling import jittering
+from anomalyvae.nets.scaling import LIMIT, jittering
 from anomalyvae.tables.arrays import unmasked
 from anomalyvae.untrusted import listed
 
@@ -216,6 +216,19 @@ def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:
         raise ValueError(
             f"Got {counts.sum()} cells that are infinity in X: {where}. {estimator} expected finite numbers, or NaN "
             "where a value is missing. Replace them: an infinite value is a fault of the source, not a measurement."
+        )
+
+
+def refuse_unscaled(data: TrainingData, X: Any) -> None:
+    """Refuse training rows with cells that a network without a scaling cannot tell apart."""
+    largest = np.nanmax(np.abs(data.x), axis=0)
+    far = np.flatnonzero(largest > LIMIT)
+    if len(far):
+        columns = getattr(as_pandas(X), "columns", None)
+        where = listed(f"{_name(columns, i)} ({largest[i]:.3g})" for i in far)
+        raise ValueError(
+            f"Got scaling=None and cells beyond {LIMIT:g} in {where}, expected standardised columns: larger numbers "
+            "count as equal. Pass scaling='auto', or standardise the columns first."
         )
 
 

@@ -163,11 +163,19 @@ def test_weights_that_are_no_numbers_are_refused(weight, message):
         fit(X).score(X, sample_weight=weight)
 
 
+def test_columns_that_no_scaling_brings_into_reach_are_refused():
+    stamps = X.assign(time=1.7e9)
+    with pytest.raises(
+        ValueError, match=r"scaling=None and cells beyond 1e\+06 in time \(1\.7e\+09\).*Pass scaling='auto'"
+    ):
+        fit(stamps, scaling=None)
+
+
 def test_divergence_is_reported_and_never_scored(monkeypatch):
     monkeypatch.setattr("anomalyvae.detector.fitting._LEARNING_RATE", 1e30)
     detector = VAEOutlierDetector(random_state=0, max_epochs=50, scaling=None)
     with pytest.raises(FloatingPointError, match=r"Got a loss or weight of .* diverged. Use scaling='robust'"):
-        detector.fit(1e6 * X)
+        detector.fit(1e5 * X)
     with pytest.raises(NotFittedError):
         detector.score_samples(X)
 
