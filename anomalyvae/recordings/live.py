@@ -14,6 +14,7 @@ from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.clock import Resampler
 from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import UNIT_KEY, Signal, not_numbers
+from anomalyvae.recordings.long_form import long_places
 from anomalyvae.recordings.stamps import UnitError, first_stamps
 from anomalyvae.recordings.tabular import ROWS, choose, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.timeline import JumpBackError, Timeline
@@ -95,6 +96,11 @@ class LiveWindows:
         self._dialect = dialect = find_dialect(self._lines, self._source, **options)
         fields = zip(dialect.names, dialect.units, strict=True)
         schema = pa.schema([pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in fields])
+        if long_places(schema, time, exclude or ()) and not set(self._recipe.needed) <= set(dialect.names):
+            raise ValueError(
+                f"{self._source} has one value per row ({', '.join(dialect.names)}), which cannot be followed line by "
+                "line. Write a column for each signal, or score the whole file (anomalyvae score)."
+            )
         self._columns = choose(
             schema, self._source, time, self._recipe.needed, exclude or (), dialect.decimal, tuple(na or ())
         )

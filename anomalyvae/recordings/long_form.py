@@ -1,48 +1,110 @@
-"""Tables with one value per row: time, name of a signal, value, unit."""
+"""Tables with one value per row: time, name of a signal, value and, in some, its unit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomalyvae.recordings.log import UNIT_KEY
-from anomalyvae.tables.files import CsvFile
+from anomalyvae.tables.cells import is_number, is_text
+from anomalyvae.tables.names import place_of_time, split_unit
 
-_LONG = ({"pid", "signal", "parameter", "sensor", "name", "channel"}, {"value"}, {"units", "unit"})
+_NUMBERED = {"pid", "channel"}  # they may have a number in place of a name
+_NAMES = _NUMBERED | {"signal", "parameter", "sensor", "name", "variable", "metric", "tag", "signal name"}
+_LONG = (_NAMES, {"value"}, {"units", "unit"})
 Explain = Callable[[str], str]  # from a column's name in the table to a sentence about its cells
+Tables = Callable[[list[str]], Iterator[pa.Table]]  # columns by name, piece by piece
 
 
-def long_places(names: tuple[str, ...]) -> list[int] | None:
-    """Return the places of the signals' names, values and units in rows of one value each; None for other tables."""
-    folded = [name.strip().casefold() for name in names]
-    found = [next((i for i, name in enumerate(folded) if name in known), None) for known in _LONG]
-    if len(names) != 4 or None in found:
+def long_places(schema: pa.Schema, time: str | None = None, exclude: Iterable[str] = ()) -> list[int] | None:
+    """Return the places of time, names, values and, if there are any, units; None if rows have several values."""
+    folded = [name.strip().casefold().replace("_", " ") for name in schema.names]
+    kept = [place for place, name in enumerate(schema.names) if not {name, name.strip()} & set(exclude)]
+    found = [next((place for place in kept if folded[place] in known), None) for known in _LONG]
+    others = [place for place in kept if place not in found]
+    if None in found[:2] or len(others) != 1 or not _is_clock(schema.field(others[0]), time):
         return None
-    return [place for place in found if place is not None]
+    return [others[0], *(place for place in found if place is not None)]
 
 
-def long_form(file: CsvFile, places: list[int]) -> tuple[pa.Schema, Callable[[list[str]], Iterator[pa.Table]], Explain]:
-    """Return the columns of a table in long form, and functions that read them: a first pass finds the signals."""
-    time = next(place for place in range(4) if place not in places)
+def _is_clock(field: pa.Field, time: str | None) -> bool:
+    name = split_unit(field.name)[0]
+    if time is not None:
+        return bool({time.strip(), split_unit(time)[0]} & {field.name.strip(), name})
+    return place_of_time([name]) is not None or pa.types.is_timestamp(field.type)
+
+
+class Table(NamedTuple):
+    """A table with one column per signal, and how its columns are read."""
+
+    schema: pa.Schema
+    tables: Tables
+    time: str | None
+    value: str | None = None  # the column with the values of all signals, if rows have one value each
+
+
+def one_column_per_signal(
+    source: str, schema: pa.Schema, tables: Tables, time: str | None = None, exclude: Iterable[str] = ()
+) -> Table:
+    """Return a table with a column per signal: as it is, if its rows have several values.
+
+    In long form, a first pass finds the signals.
+    """
+    places = long_places(schema, time, exclude)
+    if places is None:
+        return Table(schema, tables, time)
+    stamp, name, value, *unit = (schema.names[place] for place in places)
     units: dict[str, str] = {}
-    for table in file.tables([places[0], places[2]]):
-        for name, unit in dict.fromkeys(zip(table[0].to_pylist(), table[1].to_pylist(), strict=True)):
-            if name and units.setdefault(name, unit or "") != (unit or ""):
-                raise ValueError(
-                    f"{file.path} gives {name!r} in {units[name]!r} and in {unit!r}; a signal has one unit. Convert "
-                    f"it, or leave it out by exclude= (--exclude)."
-                )
-    raw = file.dialect.names[time]
-    fields = [pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in units.items()]
+    nameless = 0
+    for table in tables([name, *unit]):
+        texts = [_text(cells) for cells in table.columns]
+        if texts[0] is None or (not units and not unit and _are_numbers(texts[0], name)):
+            return Table(schema, tables, time)
+        nameless += texts[0].null_count
+        given = texts[1].to_pylist() if unit and texts[1] is not None else [None] * len(table)
+        _add(units, dict.fromkeys(zip(texts[0].to_pylist(), given, strict=True)), source)
+    if nameless:
+        warnings.warn(
+            f"{source} names no signal in {name!r} in {nameless:,} rows, which are left out.",
+            stacklevel=4,
+        )
 
-    def tables(wanted: list[str]) -> Iterator[pa.Table]:
-        for table in file.tables([time, places[0], places[1]]):
-            cells = [pc.if_else(pc.equal(table[1], name), table[2], None) for name in wanted[1:]]
+    def spread(wanted: list[str]) -> Iterator[pa.Table]:
+        for table in tables([stamp, name, value]):
+            names = _text(table[1])
+            cells = [pc.if_else(pc.equal(names, signal), table[2], None) for signal in wanted[1:]]
             yield pa.table([table[0], *cells], wanted)
 
-    def explain(_: str) -> str:
-        return str(file.count(places[1]))
+    kind = schema.field(value).type
+    fields = [pa.field(signal, kind, metadata={UNIT_KEY: unit}) for signal, unit in units.items()]
+    return Table(pa.schema([schema.field(stamp), *fields]), spread, time or stamp, value)
 
-    return pa.schema([pa.field(raw, pa.string()), *fields]), tables, explain
+
+def _add(units: dict[str, str], pairs: Iterable[tuple[str | None, str | None]], source: str) -> None:
+    """Add signals and their units; refuse a signal that has two."""
+    for name, unit in pairs:
+        if not name:
+            continue
+        known = units.get(name, "")
+        if unit and known and unit != known:
+            raise ValueError(
+                f"{source} gives {name!r} in {known!r} and in {unit!r}; a signal has one unit. Convert it, or leave "
+                "it out by exclude= (--exclude)."
+            )
+        units[name] = known or unit or ""
+
+
+def _text(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return text, that of categories too; None if a column holds something else."""
+    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    return cells.cast(pa.string()) if is_text(kind) or pa.types.is_null(kind) else None
+
+
+def _are_numbers(names: pa.ChunkedArray, header: str) -> bool:
+    """Return whether the column that should name signals is one itself."""
+    some = names.drop_null().unique().to_pylist()[:20]
+    return header.strip().casefold() not in _NUMBERED and bool(some) and all(map(is_number, some))

@@ -117,8 +117,8 @@ def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> p
     else:
         counts = _counts(read_pieces(path, **options), left_out)
     for signal, more, begin_s, last_s in counts:
-        _, samples, first_s, _ = found.get(signal.name, (signal, 0, begin_s, last_s))
-        found[signal.name] = (signal, samples + more, first_s, last_s)
+        _, samples, first_s, end_s = found.get(signal.name, (signal, 0, begin_s, last_s))
+        found[signal.name] = (signal, samples + more, min(first_s, begin_s), max(end_s, last_s))
     rows = [
         (name, signal.unit, samples, (samples - 1) / (last_s - first_s) if last_s > first_s else np.nan, signal.source)
         for name, (signal, samples, first_s, last_s) in found.items()
@@ -138,7 +138,9 @@ def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal,
         left_out.update(log.left_out)
         for signal in log.signals.values():
             if len(signal.time_s):
-                yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
+                filled = signal.time_s[~np.isnan(signal.values)]
+                ends = (filled[0], filled[-1]) if len(filled) else (np.inf, -np.inf)
+                yield signal, len(filled), *ends
 
 
 def read_pieces(

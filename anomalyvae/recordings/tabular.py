@@ -22,8 +22,8 @@ The rules are the same for both formats; how a CSV file is written is found by :
   from the line of units below the header.
 - **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0. A signal
   that is asked for must hold numbers and cells that say that a value is missing (:mod:`anomalyvae.tables.cells`).
-- **Long form.** If a CSV file has one value per row, with columns such as ``SECONDS, PID, VALUE, UNITS``, each PID is a
-  signal.
+- **Long form.** If a table has one value per row, with columns such as ``time, name, value`` or ``SECONDS, PID, VALUE,
+  UNITS``, each name is a signal.
 
 No rule needs the whole file: files are read piece by piece.
 """
@@ -43,7 +43,7 @@ import pyarrow as pa
 
 from anomalyvae.recordings.date_times import reader_of
 from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, moment, nearest, not_numbers
-from anomalyvae.recordings.long_form import Explain, long_form, long_places
+from anomalyvae.recordings.long_form import Explain, one_column_per_signal
 from anomalyvae.recordings.stamps import (
     FIRST_ROWS,
     Column,
@@ -98,22 +98,21 @@ def csv_pieces(
     """Read a CSV file with a header line piece by piece."""
     file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
     names = file.dialect.names
-    long = long_places(names)
-    if long is not None and time is None and place_of_time([split_unit(name)[0] for name in names]) is not None:
-        schema, tables, explain = long_form(file, long)
-    else:
-        schema, explain = _schema(file, time), lambda raw: str(file.count(names.index(raw)))
 
-        def tables(wanted: list[str]) -> Iterator[pa.Table]:
-            for table in file.tables([names.index(raw) for raw in wanted]):
-                yield table.rename_columns(wanted)
+    def cells(wanted: list[str]) -> Iterator[pa.Table]:
+        for table in file.tables([names.index(raw) for raw in wanted]):
+            yield table.rename_columns(wanted)
 
-    columns = choose(schema, str(path), time, signals, exclude, file.dialect.decimal, file.missing)
+    table = one_column_per_signal(str(path), _schema(file, time), cells, time, exclude)
+    columns = choose(table.schema, str(path), table.time, signals, exclude, file.dialect.decimal, file.missing)
+
+    def explain(raw: str) -> str:
+        return str(file.count(names.index(table.value or raw)))
 
     def pieces() -> Iterator[pa.Table]:
-        for table in tables(columns.raw):
-            for begin in range(0, max(len(table), 1), rows):
-                yield with_numbers(table[begin : begin + rows], columns)
+        for piece in table.tables(columns.raw):
+            for begin in range(0, max(len(piece), 1), rows):
+                yield with_numbers(piece[begin : begin + rows], columns)
 
     return _logs(pieces(), columns, path.stem, signals, explain=explain)
 
@@ -137,7 +136,6 @@ def parquet_pieces(
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _broken_parquet(path, error) from error
-    columns = choose(schema, str(path), time, signals, exclude)
     start_s = (schema.metadata or {}).get(START_KEY)
     try:
         start = None if start_s is None else moment(float(start_s))
@@ -147,19 +145,21 @@ def parquet_pieces(
             f"unix time. Correct it."
         ) from None
 
-    def tables() -> Iterator[pa.Table]:
+    def cells(wanted: list[str]) -> Iterator[pa.Table]:
         try:
             # With a buffer for the whole, or with reading ahead, Arrow holds a row group, which may be the whole file.
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(rows, columns=columns.raw):
-                    for cells in batch.columns:
-                        if pa.types.is_dictionary(cells.type):  # a damaged one may point beyond its values
-                            cells.validate(full=True)
-                    yield pa.Table.from_batches([batch])
+                for batch in file.iter_batches(rows, columns=wanted):
+                    for column in batch.columns:
+                        if pa.types.is_dictionary(column.type):  # a damaged one may point beyond its values
+                            column.validate(full=True)
+                    yield pa.Table.from_batches([batch]).select(wanted)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _broken_parquet(path, error) from error
 
-    return _logs(tables(), columns, path.stem, signals, start)
+    table = one_column_per_signal(str(path), schema, cells, time, exclude)
+    columns = choose(table.schema, str(path), table.time, signals, exclude)
+    return _logs(table.tables(columns.raw), columns, path.stem, signals, start)
 
 
 def log_from_frame(
@@ -189,10 +189,14 @@ def log_from_frame(
     >>> log["speed_mps"].values, log["speed_mps"].unit
     (array([3. , 3.1]), 'm/s')
     """
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    schema = pa.schema([field.with_metadata({UNIT_KEY: (units or {}).get(field.name, "")}) for field in table.schema])
-    columns = choose(schema, f"the table {recording!r}", time, None)
-    return joined(_logs(iter([table]), columns, recording, None), recording)
+    whole, source = pa.Table.from_pandas(frame, preserve_index=False), f"the table {recording!r}"
+    table = one_column_per_signal(source, whole.schema, lambda wanted: iter([whole.select(wanted)]), time)
+    units = units or {}
+    fields = [
+        field.with_metadata({UNIT_KEY: units[field.name]}) if field.name in units else field for field in table.schema
+    ]
+    columns = choose(pa.schema(fields), source, table.time, None)
+    return joined(_logs(table.tables(columns.raw), columns, recording, None), recording)
 
 
 # --- columns --------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae.recordings import WindowRecipe, read_log, stream_windows
+from anomalyvae.recordings import WindowRecipe, list_signals, log_from_frame, read_log, stream_windows
 from anomalyvae.recordings.following import Feed, Following
 from anomalyvae.recordings.live import LiveWindows
 
@@ -82,6 +82,58 @@ def test_car_scanner_gives_a_signal_per_pid(write):
     assert list(read_log(path, signals=["Engine RPM"]).signals) == ["Engine RPM"]
     windows = pd.concat([part.rows for part in stream_windows(path, WindowRecipe(("Engine RPM",), 1, 2, 1, 2), rows=7)])
     assert windows["Engine RPM@0"].iloc[:3].tolist() == [700, 702, 704]
+
+
+def long_rows(i):
+    name, unit = ("speed", "km/h") if i % 2 else ("rpm", "1/min")
+    return {"tick": i / 2, "name": name, "value": 700.0 + i, "unit": unit}
+
+
+def spread(log):
+    """The samples of each signal, without the rows of the others."""
+    return {name: (s.unit, s.time_s[s.values == s.values].tolist(), s.values[s.values == s.values].tolist())
+            for name, s in log.signals.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("columns", [["tick", "name", "value"], ["value", "unit", "tick", "name"]])
+@pytest.mark.parametrize("time", [None, "tick", "tick [s]"])
+def test_one_value_per_row_is_a_signal_per_name(tmp_path, suffix, columns, time):
+    frame = pd.DataFrame(map(long_rows, range(60)))[columns]
+    if time is None:
+        frame = frame.rename(columns={"tick": "timestamp_s"})
+    path = tmp_path / f"long{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.astype({"name": "category"}).to_parquet(path)
+    units = ("1/min", "km/h") if "unit" in columns else ("", "")
+    even, odd = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    expected = {
+        "rpm": (units[0], (even / 2).tolist(), (700.0 + even).tolist()),
+        "speed": (units[1], (odd / 2).tolist(), (700.0 + odd).tolist()),
+    }
+    assert spread(read_log(path, time=time)) == expected
+    assert spread(log_from_frame(frame, "long", time=time)) == expected
+    table = list_signals(path, time=time).set_index("signal")
+    assert table[["samples", "rate_hz"]].loc["rpm"].tolist() == [30, 1.0]
+
+
+def test_numbers_beside_values_are_signals(tmp_path):
+    path = tmp_path / "wide.csv"
+    pd.DataFrame({"time": np.arange(60.0), "sensor": np.arange(60) % 9, "value": 0.5}).to_csv(path, index=False)
+    assert list(read_log(path).signals) == ["sensor", "value"]
+
+
+def test_rows_of_no_signal_are_counted(tmp_path):
+    path = tmp_path / "long.csv"
+    frame = pd.DataFrame(map(long_rows, range(60))).rename(columns={"tick": "time"})
+    frame.assign(name=frame["name"].where(frame.index > 2)).to_csv(path, index=False)
+    with pytest.warns(UserWarning, match=r"names no signal in 'name' in 3 rows, which are left out"):
+        assert list(read_log(path).signals) == ["speed", "rpm"]
+
+
+def test_one_value_per_row_cannot_be_followed():
+    recipe = WindowRecipe(("rpm",), 1, 2, 1, 2)
+    with pytest.raises(ValueError, match=r"has one value per row \(time, name, value\), which cannot be followed"):
+        LiveWindows(b"time,name,value\n", recipe, recording="long", source="long.csv")
 
 
 def test_racechrono_and_motec_have_lines_above_and_below_the_header(write):
