@@ -62,7 +62,7 @@ def save(
     figures : dict, optional
         Measured figures to store with the model.
     health : dict, optional
-        A profile of healthy signals (`anomalyvae.health.grades.Profile.to_dict`), for grading sensors.
+        A profile of healthy signals (`anomalyvae.health.profile.Profile.to_dict`), for grading sensors.
     fleet : dict, optional
         How unlike each other the training recordings are (`anomalyvae.fleet.Fleet.to_dict`), for ranking new ones.
     precision : {"auto", "double", "single"}, default="auto"

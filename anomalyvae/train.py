@@ -31,7 +31,7 @@ from anomalyvae.bundle.manifest import (
 )
 from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.folders import replacing
-from anomalyvae.health.grades import learn_profile, within
+from anomalyvae.health.profile import learn_profile, within
 from anomalyvae.health.sensors import part_of, rows_of, signal_scores, unlearned_gaps
 from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions

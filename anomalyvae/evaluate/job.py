@@ -92,7 +92,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Health:
-    """Grade the sensors; see `anomalyvae.health.grades`.
+    """Grade the sensors; see `anomalyvae.health.profile`.
 
     Parameters
     ----------

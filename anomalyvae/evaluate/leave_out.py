@@ -32,7 +32,9 @@ from anomalyvae.events import covered_hours, touches
 from anomalyvae.fleet import Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
-from anomalyvae.health.grades import cells_of, stretches, within
+from anomalyvae.health.grades import stretches
+from anomalyvae.health.measures import cells_of
+from anomalyvae.health.profile import within
 from anomalyvae.health.sensors import event_causes, part_of, signal_scores
 from anomalyvae.recordings import Windows
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, window_view

@@ -21,8 +21,9 @@ from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.events import SLACK_S, touches
-from anomalyvae.health.grades import Profile, Ranges, grade, graded
+from anomalyvae.health.grades import grade, graded
 from anomalyvae.health.measures import cells_of
+from anomalyvae.health.profile import Profile, Ranges
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.cutting import windows_of
 from anomalyvae.recordings.log import Log

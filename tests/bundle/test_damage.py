@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from anomalyvae import Scorer, load
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
-from anomalyvae.health.grades import Profile
+from anomalyvae.health.profile import Profile
 from anomalyvae.scoring.onnx_file import METADATA, seal
 from anomalyvae.train import ranges_of, recipe_of
 

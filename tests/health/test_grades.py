@@ -9,8 +9,9 @@ import pytest
 from faults import Fault, inject
 
 from anomalyvae.health import Profile, grade, learn_profile
-from anomalyvae.health.grades import GRADES, graded, stretches, within
+from anomalyvae.health.grades import GRADES, graded, stretches
 from anomalyvae.health.measures import cells_of, signals_of
+from anomalyvae.health.profile import within
 from anomalyvae.recordings import WindowRecipe, log_from_frame, read_windows
 
 SIGNALS = ("speed", "shake", "gear", "door")
