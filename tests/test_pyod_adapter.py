@@ -17,7 +17,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from anomalyvae import VAEOutlierDetector, as_pyod, pyod_adapter
-from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, compare, pyod_detector
+from anomalyvae.peers import compare
+from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, pyod_detector
 
 pytest.importorskip("pyod")
 from pyod.models.base import BaseDetector

@@ -59,7 +59,7 @@ def compare(args: argparse.Namespace) -> int:
     rows = read_tables([args.file], args.columns, reading_options(args), [args.label] if args.label else [])
     with steps_shown(args.quiet) as progress:
         from anomalyvae.detector import VAEOutlierDetector
-        from anomalyvae.pyod_adapter import compare
+        from anomalyvae.peers import compare
 
         found = compare(
             rows, args.label, args.against, positive=args.positive, detector=VAEOutlierDetector(**settings),
