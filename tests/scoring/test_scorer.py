@@ -160,6 +160,7 @@ def test_no_rows(scorer, fresh, rows):
         (lambda x: x.assign(**{"signal 1": True}), r"'signal 1' is of type bool, expected numbers"),
         (lambda x: x.assign(**{"signal 1": 1 + 2j}), r"'signal 1' is of type complex128, expected numbers"),
         (lambda x: x.assign(**{"signal 1": pd.Timestamp(0)}), r"'signal 1' is of type datetime64.*, expected numbers"),
+        (lambda x: x.assign(**{"signal 1": pd.Timedelta("1s")}), r"'signal 1' is of type timedelta64.*, expected numb"),
         (lambda x: x.assign(**{"signal 1": np.inf}), r"infinite cells in 'signal 1'\. Replace them"),
         (lambda x: np.full((2, 6), -np.inf), r"infinite cells in 'signal 0', .* and 1 more"),
         (
