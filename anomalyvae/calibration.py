@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.alarms import SLACK, AlarmTarget, Flags, flags
 
+STRETCHES = "stretches"  # key of what is said of training rows: whether their groups are parts of recordings
 AUTO_FALSE_ALARMS = 0.05  # share of normal rows beyond the threshold of contamination="auto"
 
+CAUTION = ".* can show no p-value"  # how the warning of `few_calibrate` begins, as a pattern
 _TAIL_SHARE = 0.1  # of the calibration scores; the tail is fitted to the highest of them
 _MIN_FOR_TAIL = 20  # rows (or groups): a tenth of them are two, the fewest that show a shape
 
@@ -270,7 +272,7 @@ class Calibration:
         return flags(p, target, self.evidence, smallest, rows_per_hour, storey, tail)
 
 
-def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS) -> str | None:
+def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS, of: str | None = None) -> str | None:
     """What so few calibration rows or groups cannot show, in plain words; None if they support the rate.
 
     Parameters
@@ -281,24 +283,33 @@ def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS) -
         What they are, in the plural, such as ``"groups"``.
     rate : float in (0, 1)
         The share of false alarms that is asked for.
+    of : str, optional
+        What they are parts of, and what new rows come in; by default ``unit``.
     """
+    of = unit if of is None else of
     least = 1 / (1 + evidence)
     if least <= rate * (1 + SLACK):
         return None
     return (
-        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {rate:.2%} false alarms in new {unit} are "
+        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {rate:.2%} false alarms in new {of} are "
         f"not guaranteed: the threshold is an estimate, and flagged rows can have larger p-values. The guarantee takes "
-        f"{math.ceil(1 / rate * (1 - SLACK)) - 1:,} {unit} that are held out."
+        f"{math.ceil(1 / rate * (1 - SLACK)) - 1:,} {of} that are held out."
     ).replace(".00%", "%")
 
 
 def caution_of(description: Mapping[str, Any]) -> str | None:
     """`few_calibrate` for a saved model: the card of a bundle, or the metadata of an ONNX file."""
+    evidence, training = description["calibration"]["evidence"], description["training"]
+    if description["windowing"] is not None:
+        return few_recordings(evidence, training)
     units = {None: "rows (or groups)", 0: "rows"}  # older models do not say
-    unit = units.get(description["training"].get("groups"), "groups")
-    return few_calibrate(
-        description["calibration"]["evidence"], unit if description["windowing"] is None else "recordings"
-    )
+    return few_calibrate(evidence, units.get(training.get("groups"), "groups"))
+
+
+def few_recordings(evidence: float, training: Mapping[str, Any]) -> str | None:
+    """`few_calibrate` for a model of recordings; ``training`` is what its card says of the training rows."""
+    unit = "stretches of recordings" if training.get(STRETCHES) else "recordings"
+    return few_calibrate(evidence, unit, of="recordings")
 
 
 def auto_threshold(held_out: Floats, weight: Floats, alpha: float = AUTO_FALSE_ALARMS) -> float:

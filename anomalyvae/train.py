@@ -29,6 +29,7 @@ from anomalyvae.bundle.manifest import (
     windows_by_role,
     write_manifest,
 )
+from anomalyvae.calibration import CAUTION, STRETCHES, few_recordings
 from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health.profile import learn_profile, within
@@ -236,12 +237,19 @@ class TrainingSet:
                 "are normal as a whole. Pass the recordings that the champion learned (--learned)."
             )
         groups = np.full(len(spans), -1)
-        groups[base] = groups_of(spans[base].assign(recording=self._recording[normal][base]))
+        named = spans[base].assign(recording=self._recording[normal][base])
+        groups[base] = groups_of(named)
         outliers = self.rows[fault] if fault.any() else None
         folded = clone(detector)
         if detector.input_shape is None and self.recipe.coefficients is None:
             folded.set_params(input_shape=self.recipe.input_shape)
-        return folded.fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=CAUTION)  # the detector cannot know what its groups are
+            model = folded.fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
+        model.training_[STRETCHES] = not _are_alike(named["recording"].value_counts())
+        if (caution := few_recordings(model.calibration_.evidence, model.training_)) is not None:
+            warnings.warn(caution, stacklevel=2)
+        return model
 
     def fleet(self, detector: "VAEOutlierDetector") -> Fleet | None:
         """How unlike each other the recordings are, each measured on its normal windows by a fit that left it out.
@@ -363,6 +371,11 @@ def unfitted(bundle: Paths) -> "VAEOutlierDetector":
     return clone(load(bundle))
 
 
+def _are_alike(sizes: "pd.Series[int]") -> bool:
+    """Whether recordings of these sizes can be groups."""
+    return bool(len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean())
+
+
 def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
     """Groups by which windows are held out: recordings, or stretches of time where recordings differ much in size.
 
@@ -373,7 +386,7 @@ def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
     """
     recording = spans["recording"].to_numpy()
     sizes = spans["recording"].value_counts()
-    if len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean():
+    if _are_alike(sizes):
         return np.asarray(pd.factorize(recording, sort=True)[0], dtype=np.int64)
     parts = max(_STRETCHES, len(sizes))
     place = np.arange(len(recording))

@@ -10,6 +10,7 @@ from loop_simulation import Simulation, simulate_loop
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, read_windows
 from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.calibration import caution_of
 from anomalyvae.cli import main
 from anomalyvae.evaluate import read_job, run_job
 from anomalyvae.review import retrain
@@ -175,6 +176,15 @@ def test_nothing_normal_to_learn_is_refused(drives):
     events = pd.DataFrame({"recording": [f"d{n}" for n in range(5)], "start_s": 0.0, "end_s": 1e3})
     with pytest.raises(ValueError, match="No normal window is left to learn from"):
         train(files(drives), RECIPE, DETECTOR, events=events)
+
+
+def test_parts_of_one_recording_are_not_called_recordings(drives, tmp_path):
+    unit = "9 stretches of recordings can show no p-value below 0.1"
+    said = f"{unit}, so 5% false alarms in new recordings are .* takes 19 recordings that are held out"
+    with pytest.warns(UserWarning, match=said) as warned:
+        train(files(drives)[:1], RECIPE, DETECTOR, tmp_path / "model")
+    assert len([one for one in warned if "can show no p-value" in str(one.message)]) == 1
+    assert caution_of(read_card(tmp_path / "model")).startswith(unit)
 
 
 def test_windows_are_held_out_by_recordings_of_similar_size_and_by_stretches_otherwise():

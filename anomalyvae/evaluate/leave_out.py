@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
-from anomalyvae.calibration import few_calibrate
+from anomalyvae.calibration import CAUTION, few_recordings
 from anomalyvae.evaluate.baselines import BASELINES, ONE_LINERS
 from anomalyvae.evaluate.job import Evaluation, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.evaluate.whole_recordings import ranked, with_moments
@@ -198,7 +198,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     inside = (windows.spans["recording"] == recording).to_numpy()
     normal, own, others = ~inside & ~anomalous, part_of(windows, inside), data.without(recording)
     began = time.monotonic()
-    model = _fit(job, others)
+    model = _fit(job, others, CAUTION)  # which the report has, and the last fit says
     seconds = time.monotonic() - began
 
     found, parity = _through_onnx(model, own)
@@ -234,7 +234,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
             "not_good": stretches(grades).to_dict("records"),
-            "caution": few_calibrate(model.calibration_.evidence, "recordings"),
+            "caution": few_recordings(model.calibration_.evidence, model.training_),
             "onnx": parity,
         },
         data=others,
@@ -289,11 +289,12 @@ def _through_onnx(model: Any, windows: Windows) -> tuple[dict[str, NDArray[Any]]
     return found, {"precision": scorer.metadata["precision"], **scorer.metadata["parity"]}
 
 
-def _fit(job: Job, data: TrainingSet) -> Any:
+def _fit(job: Job, data: TrainingSet, *unsaid: str) -> Any:
     from anomalyvae.detector import VAEOutlierDetector
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Training was interrupted")
+        for message in ("Training was interrupted", *unsaid):
+            warnings.filterwarnings("ignore", message=message)
         model = train(data, job.windows, VAEOutlierDetector(**job.detector))
     if model.stop_reason_ == "interrupted":  # a fit keeps what it has learned so far; a job does not
         raise KeyboardInterrupt
