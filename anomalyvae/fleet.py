@@ -21,6 +21,7 @@ _BRIEF = 3  # windows
 _SURER = np.array([0.0, math.log(3), math.log(3)])  # nats; the reasons after the first speak where they are surer
 _MOST_FIGURES = 500_000  # on a card
 _DIGITS = 8
+_MANY = 1000  # recordings
 _STAKES = (0.1, 0.3, 0.6, 0.9)  # shares of a bet's capital
 
 Floats = NDArray[np.float64]
@@ -73,12 +74,14 @@ class Tally:
 def _nats(of: Floats, among: Floats) -> Floats:
     """Figures ``(n, k)`` on one scale, set by others ``(m, k)``: an estimate of ``-log P(another has at least v)``.
 
-    It is ``log(2) + (v - q) / e``, with q their median and e the mean excess above it. A missing figure counts as q.
+    It is ``log(2) + (v - q) / e``, with q their median and e the mean excess above it. A missing figure counts as q, as
+    all do where none of the others is known.
     """
     if not among.shape[1]:
         return np.empty((len(of), 0))
-    middle = np.nanmedian(among, axis=0)
-    of, among = (np.where(np.isnan(x), middle, x) for x in (of, among))
+    nothing = np.isnan(among).all(axis=0)
+    middle = np.nanmedian(np.where(nothing, 0.0, among), axis=0)
+    of, among = (np.where(np.isnan(x) | nothing, middle, x) for x in (of, among))
     above = among >= middle
     excess = np.where(above, among - middle, 0.0).sum(axis=0) / above.sum(axis=0)
     unit = np.maximum(excess, 1e-9 * np.maximum(np.abs(middle), 1.0))
@@ -286,6 +289,14 @@ class Monitor:
         now = self.now
         self.highest = max(self.highest, now.evidence)
         return now
+
+    @classmethod
+    def fewest(cls, fleet: Fleet) -> int:
+        """How many recordings it takes to alarm, all of them as unlike the training recordings as can be."""
+        monitor = cls(fleet)
+        while monitor.seen < _MANY and monitor.add(np.full(fleet.figures.shape[1], np.inf)).evidence < cls.alarm_at:
+            pass
+        return monitor.seen
 
     @property
     def now(self) -> Watched:

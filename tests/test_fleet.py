@@ -54,6 +54,14 @@ def test_a_short_event_a_long_oddness_and_a_signal_are_told_apart():
     assert reasons(new[:, :2], known[:, :2]).argmax(axis=1).tolist()[:2] == [0, 1]  # without signals
 
 
+def test_a_signal_of_which_nothing_is_known_says_nothing():
+    known = normal_fleet(np.random.default_rng(3), 8, signals=2)
+    known.figures[:, 4:] = math.nan
+    assert known.p_value(np.array([0, 0, 0, 0, math.nan, math.nan])) > 0.2
+    assert known.p_value(np.array([9, 9, 9, 9, math.nan, math.nan])) == 1 / 9
+    assert reasons(np.array([[0, 0, 0, 0, 1e9, 1e9]]), known.figures).max() < 3
+
+
 def test_p_values_of_few_recordings_are_valid():
     """Of recordings like the training ones, at most a share p has a p-value of p: new ones, and learned ones."""
     rng, found, learned = np.random.default_rng(2), [], []

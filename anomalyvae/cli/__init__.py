@@ -85,13 +85,15 @@ VERBS = {
         "order whole recordings, the most unlike first",
         fleet.rank_arguments, fleet.rank,
         "anomalyvae rank scores/ --chart fleet.png\n"
-        "  anomalyvae rank scores.parquet --model models/road --out ranking.csv",
+        "  anomalyvae rank scores.parquet --model models/road --out ranking.csv\n\n"
+        "exit codes: 0 all recordings are ranked, 3 some have no scores (they are named), 1 an error",
     ),
     "drift": Verb(
         "say whether new recordings call for retraining",
         fleet.drift_arguments, fleet.drift,
         "anomalyvae drift scores/\n\n"
-        "exit codes: 0 no drift, 6 the data have left what the model knows (retrain), 1 an error",
+        "exit codes: 0 no drift, 6 the data have left what the model knows (retrain),\n"
+        "3 some recordings have no scores (they are named), 1 an error",
     ),
     "health": Verb(
         "list the times at which sensors are bad or suspect, and why",
@@ -104,7 +106,8 @@ VERBS = {
         scoring.watch_arguments, scoring.watch,
         "anomalyvae watch today.csv --model models/road --alarms per_hour=6\n"
         "  logger | anomalyvae watch - --model models/road --json\n\n"
-        "exit codes: 0 stdin ended or Ctrl-C, 5 no new row for --timeout seconds, 1 an error",
+        "exit codes: 0 stdin ended or Ctrl-C, 5 no new row for --timeout seconds,\n"
+        "3 it ended without a window, 1 an error",
     ),
     "export": Verb(
         "export a fitted model as one ONNX file, and check it",
@@ -139,7 +142,8 @@ VERBS = {
         review.flag_arguments, review.flag,
         "anomalyvae flag scores/ --model models/road --queue queue.db --budget 50\n"
         "  anomalyvae flag --queue queue.db --export verdicts.csv\n"
-        "  anomalyvae flag --queue queue.db --load export.json --reviewer 7=ann     # verdicts from Label Studio",
+        "  anomalyvae flag --queue queue.db --load export.json --reviewer 7=ann     # verdicts from Label Studio\n\n"
+        "exit codes: 0 done, 3 some recordings have no scores (they are named), 1 an error",
     ),
     "review": Verb(
         "review flagged events in the browser",

@@ -6,11 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.console import DONE, local_model, option, quiet_mlflow, say, tell, writer
+from anomalyvae.cli.console import DONE, SOME_FAILED, local_model, option, quiet_mlflow, say, tell, writer
 from anomalyvae.folders import replacing_file
 from anomalyvae.untrusted import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 LEFT = 6  # exit code: the data have left what the model knows
@@ -47,7 +49,13 @@ def rank(args: argparse.Namespace) -> int:
             figure_of(draw, 11.0, height).savefig(fresh, format=chart.suffix[1:])
     if not args.quiet:
         say(_ranking_text(table, args.top))
-    return DONE
+    return _say_failed(scores.failed)
+
+
+def _say_failed(failed: "Mapping[str, str]") -> int:
+    for file, why in failed.items():
+        tell(f"failed: {file} has no scores: {why}")
+    return SOME_FAILED if failed else DONE
 
 
 def _chart(name: str | None) -> Path | None:
@@ -111,4 +119,5 @@ def drift(args: argparse.Namespace) -> int:
         )
         if where is not None and not args.quiet:
             say(f"Tracked: {where}")
-    return LEFT if found["alarm"].any() else DONE
+    code = _say_failed(scores.failed)
+    return LEFT if found["alarm"].any() else code

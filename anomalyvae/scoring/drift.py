@@ -36,6 +36,7 @@ def drift(scores: Scores) -> pd.DataFrame:
         ``recording``, ``start``, ``counted`` (False for recordings that are too short: `Fleet.fewest`), ``evidence``
         (see `anomalyvae.fleet.Watched`), ``alarm`` (whether the evidence has been above `Monitor.alarm_at`, then or
         earlier), ``most`` (the measure or signal with the most evidence), and ``evidence.NAME`` for each of them alone.
+        ``attrs["fewest"]``: how many recordings an alarm takes at least (`Monitor.fewest`).
 
     Raises
     ------
@@ -57,7 +58,7 @@ def drift(scores: Scores) -> pd.DataFrame:
         step = monitor.add(fleet.fitting(figures)) if counts else step
         said.append(step)
     evidence = np.array([step.evidence for step in said])
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
             "recording": known["recording"],
             "start": known["start"],
@@ -68,6 +69,8 @@ def drift(scores: Scores) -> pd.DataFrame:
             **{f"evidence.{name}": [step.by[name] for step in said] for name in monitor.names},
         }
     )
+    found.attrs["fewest"] = Monitor.fewest(fleet)
+    return found
 
 
 def drift_in_words(found: pd.DataFrame) -> str:
@@ -80,7 +83,7 @@ def drift_in_words(found: pd.DataFrame) -> str:
     if not len(counted):
         return f"Nothing can be said about drift.{left_out}"
     if not counted["alarm"].any():
-        return _no_drift(len(counted), float(counted["evidence"].max())) + left_out
+        return _no_drift(len(counted), float(counted["evidence"].max()), found.attrs["fewest"]) + left_out
     at = int(counted["alarm"].to_numpy().argmax())
     row = counted.iloc[at]
     left = _left(row["recording"], row["start"], f"number {at + 1} of {len(counted)}", row["most"])
@@ -131,7 +134,9 @@ def _recordings(count: int) -> str:
     return "1 new recording is" if count == 1 else f"{count:,} new recordings are"
 
 
-def _no_drift(count: int, evidence: float) -> str:
+def _no_drift(count: int, evidence: float, fewest: int) -> str:
+    if count < fewest:
+        return f"Nothing can be said about drift yet: {_recordings(count)} too few, an alarm takes at least {fewest:,}."
     taken = f"evidence {max(evidence, 0.0):.1f}, an alarm takes {Monitor.alarm_at:.1f}"
     return f"No drift: {_recordings(count)} within what the model knows ({taken})."
 
@@ -177,6 +182,7 @@ class LiveDrift:
     ) -> None:
         self._fleet, self._model_id, self._path, self._notify = fleet, model_id, state, notify
         self._monitor, self._counted, self._alarm = Monitor(fleet), dict[str, None](), ""
+        self._fewest = Monitor.fewest(fleet)
         self._name: str | None = None
         self._start: pd.Timestamp | None = None
         self._tally, self._whole = Tally(len(fleet.signals)), True  # of a stretch; whether its recording began with it
@@ -190,7 +196,7 @@ class LiveDrift:
         """One sentence on all recordings so far, those before a restart included; "" if none has counted."""
         if self._alarm or not self._monitor.seen:
             return self._alarm
-        return _no_drift(self._monitor.seen, self._monitor.highest)
+        return _no_drift(self._monitor.seen, self._monitor.highest, self._fewest)
 
     def add(self, windows: Windows, scores: Floats) -> None:
         """Take windows of one recording: their scores ``(n, 1 + signals)``, that of all signals first."""

@@ -7,7 +7,9 @@ read again here.
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE
 from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
 from anomalyvae.tables.rows import read_rows
-from anomalyvae.untrusted import from_spreadsheet
+from anomalyvae.untrusted import from_spreadsheet, listed
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SHOWN = 3  # signals
@@ -44,13 +46,14 @@ class Scores(NamedTuple):
     ``recordings`` has a row each: ``recording``, ``start`` (UTC, NaT if unknown), ``windows``, ``flagged`` (number of
     windows over the threshold), ``peak_s`` (the start of its most anomalous window) and ``figures`` (an array, of
     `anomalyvae.fleet.Tally`); ``file`` is that of its input, "" in a table. ``no_fleet`` says why there may be no
-    fleet.
+    fleet. ``failed`` has the files without scores, and why.
     """
 
     recordings: pd.DataFrame
     fleet: Fleet | None
     model_id: str
     no_fleet: str = NO_FLEET
+    failed: Mapping[str, str] = MappingProxyType({})
 
 
 def rank(scores: Scores) -> pd.DataFrame:
@@ -151,9 +154,10 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
 
 def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Scores:
     """The recordings of a finished folder of scores, by its summary."""
-    files = [file for file in summary["files"] if file["error"] is None]
+    failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
+    files = [file for file in summary["files"] if file["file"] not in failed]
     rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
-    return Scores(_in_table(rows), fleet, summary["model_id"])
+    return Scores(_in_table(rows), fleet, summary["model_id"], failed=failed)
 
 
 def _of_table(path: Path) -> Scores:
@@ -169,12 +173,36 @@ def _of_table(path: Path) -> Scores:
             f"{path} has rows without a name in the column recording; NA and the like are missing cells in a CSV file. "
             "Score into a .parquet file or a folder."
         )
+    _refuse_unlike(table, path)
     names = table["recording"].astype(str)
     if path.suffix.lower() == ".csv":  # in which no spreadsheet runs a name
         names = names.map(from_spreadsheet)
     rows = [_tallied(str(name), part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
     model = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else ""
     return Scores(_in_table(rows), None, model, NO_MODEL)
+
+
+def _refuse_unlike(table: pd.DataFrame, path: Path) -> None:
+    """Refuse windows without a finite score, of several models, or that are there twice."""
+    finite = np.isfinite(pd.to_numeric(table["anomaly_score"], errors="coerce")).to_numpy()
+    if not finite.all():
+        raise ValueError(
+            f"{path} has {int((~finite).sum()):,} rows without a finite number in the column anomaly_score. Leave them "
+            "out, or score again."
+        )
+    models = table["model_id"].unique() if "model_id" in table else ()
+    if len(models) > 1:
+        raise ValueError(
+            f"{path} has scores of {len(models)} models ({listed(models)}), expected one. Pass those of each "
+            "model by themselves."
+        )
+    twice = table.loc[table.duplicated(["recording", "start_s"]), ["recording", "start_s"]]
+    if len(twice):
+        name, start_s = twice.iloc[0]
+        raise ValueError(
+            f"{path} has {len(twice):,} windows twice, such as that of recording {name!r} at {start_s:g} s. Leave one "
+            "of each out, or rename one of two recordings with one name."
+        )
 
 
 def _in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

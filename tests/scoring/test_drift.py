@@ -176,6 +176,18 @@ def test_evidence_of_each_signal_alone(known):
     assert signals_in_words(found).startswith(f"Evidence of each signal alone: x {found['evidence.x'].max():.1f} (an ")
 
 
+def test_no_drift_is_said_only_of_recordings_that_could_have_shown_it(known):
+    fewest = Monitor.fewest(known)
+    for odd in (0.0, 1e9):
+        found = drift(scores_of(known, [(10, np.full(4, odd))] * fewest))
+        assert drift_in_words(found).startswith("Retrain:" if odd else f"No drift: {fewest} new recordings are within")
+        few = drift(scores_of(known, [(10, np.full(4, odd))] * (fewest - 1)))
+        assert drift_in_words(few) == (
+            f"Nothing can be said about drift yet: {fewest - 1} new recordings are too few, an alarm takes at least "
+            f"{fewest}."
+        )
+
+
 def test_recordings_that_are_too_short_are_counted_as_such(known):
     odd = np.full(4, 9.0)
     found = drift(scores_of(known, [(3, odd)] * 20))

@@ -10,6 +10,7 @@ import pytest
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.bundle import read_card
+from anomalyvae.calibration import caution_of
 from anomalyvae.cli import main
 from anomalyvae.cli.console import writer
 from anomalyvae.fleet import Fleet
@@ -82,6 +83,7 @@ def test_learned_drives_are_ranked_by_the_fit_that_left_them_out(home):
     assert found["learned"].to_dict() == {"burst": False, "mild": False, "usual": False, "d00": True, "d01": True}
     known = Fleet.from_dict(read_card(home / "model")["fleet"])
     assert len(known) == 12
+    assert caution_of(read_card(home / "model")).startswith("12 recordings can show no p-value below")
     assert found.loc["d00", "p_value"] == known.p_value(known.figures[0], 0)
 
 
@@ -208,6 +210,38 @@ def test_scores_of_plain_rows_and_of_another_model_are_refused(home, tmp_path):
         read_scores(tmp_path / "nothing")
 
 
+def test_recordings_without_scores_are_named(home, tmp_path, capsys):
+    shutil.copytree(home / "new", tmp_path / "new")
+    (tmp_path / "new" / "cut.csv").write_text("time,x,y\n1,2,3\n")
+    score_folder(home / "model", tmp_path / "new", tmp_path / "scores")
+    for verb in ("rank", "drift"):
+        assert main([verb, str(tmp_path / "scores"), "--quiet"]) == 3
+        assert "failed: cut.csv has no scores: It has no window" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(anomaly_score=t["anomaly_score"].mask(t.index < 3)), "has 3 rows without a finite number"),
+        (lambda t: t.assign(anomaly_score=np.inf), "rows without a finite number in the column anomaly_score"),
+        (
+            lambda t: t.assign(model_id=["other", *t["model_id"][1:]]),
+            r"scores of 2 models \(other, \w+\), expected",
+        ),
+        (
+            lambda t: pd.concat([t, t[5:7]]),
+            r"has 2 windows twice, such as that of recording 'mild' at 10 s\. Leave",
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_of_scores_that_is_not_what_score_wrote_is_refused(home, tmp_path, change, message, suffix):
+    table = pd.read_parquet(home / "scores" / "mild.parquet")
+    writer(str(tmp_path / f"scores{suffix}"))(change(table))
+    with pytest.raises(ValueError, match=message):
+        read_scores(tmp_path / f"scores{suffix}", home / "model")
+
+
 def test_two_recordings_are_too_few(home, tmp_path):
     train(sorted((home / "learned").glob("d0[01].parquet")), RECIPE, DETECTOR, tmp_path / "model")
     assert read_card(tmp_path / "model")["fleet"] is None
@@ -237,7 +271,7 @@ def test_watch_says_when_recordings_have_left_the_model(home, tmp_path, capsys):
         assert main([*arguments, "--drift", str(tmp_path / "drift.json")]) == 5
         out, err = capsys.readouterr()
         said.append("Retrain: with recording z" in err)
-        assert said[-1] or f"No drift: {number + 1} new recording" in err
+        assert said[-1] or f"{number + 1} new recording" in err
     assert out.splitlines()[1].split(",")[:4] == ["z19", "0.0", "2.0", "2026-03-20 00:00:00+00:00"]
     assert said == sorted(said)
     assert (said[0], said[-1]) == (False, True)
