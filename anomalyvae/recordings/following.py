@@ -251,6 +251,7 @@ class _Lines:
     def __init__(self, open_: Callable[[bytes], LiveWindows | LiveBus], encoding: str | None = None) -> None:
         self._open, self._encoding = open_, encoding
         self._rest = self._head = self._first = b""
+        self._torn = False  # the last byte was CR, and LF may follow
         self._decoder: codecs.IncrementalDecoder | None = None
         self.live: LiveWindows | LiveBus | None = None
 
@@ -261,7 +262,12 @@ class _Lines:
 
     def add(self, data: bytes) -> Iterator[Windows]:
         """Take bytes; an incomplete line waits for its end."""
-        lines, newline, self._rest = (self._rest + self._as_utf8(data)).rpartition(b"\n")
+        data = self._as_utf8(data)
+        if self._torn and data.startswith(b"\n"):  # of CR LF
+            data = data[1:]
+        self._torn = data.endswith(b"\r") if data else self._torn
+        text = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines, newline, self._rest = text.rpartition(b"\n")
         if len(self._rest) > _LONGEST:
             raise ValueError(
                 f"A line has more than {_LONGEST:,} bytes, which is not CSV. Check what is written to the file."

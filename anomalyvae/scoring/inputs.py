@@ -1,7 +1,9 @@
 """Files to score: finding them, and reading their rows in slabs, so that memory is bounded for files of any length."""
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from glob import glob, has_magic
 from pathlib import Path
@@ -17,11 +19,18 @@ from anomalyvae.scoring.columns import quoted
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import nearest
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
+from anomalyvae.untrusted import listed
 
 _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
 UNKNOWN = "unknown"  # column of scores: the identifiers of a vehicle bus in a window that were not there in training
 _EMPTY = "It has no rows. Leave it out."
+
+_PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".rar")
+# Kinds of files that often lie beside data and hold none.
+_BESIDE = {".json", ".toml", ".yaml", ".yml", ".md", ".rst", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".svg", ".py",
+           ".ipynb", ".sh", ".ini", ".dbc", ".arxml", ".kcd", ".sym", ".onnx"}  # fmt: skip
+_NOTES = ("readme", "license", "licence", "changelog", "thumbs.db")  # their names, or beginnings of them
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -104,14 +113,32 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
             faults[top / name] = "It is a pipe or a device, not a file. Move it elsewhere."
     unread = {place.relative_to(top).as_posix(): why for place, why in faults.items() if place.is_relative_to(top)}
     read = [name for name in known if name not in unread]
+    kinds = _kinds(sorted({*names} - {*known}))
     if not read:
-        listed = "".join(f" {name}: {why}" for name, why in unread.items())
+        reasons = "".join(f" {name}: {why}" for name, why in unread.items())
         where = " and ".join(map(str, sources))
         raise FileNotFoundError(
-            f"{where} has {len(names)} files, but none to read that ends in {', '.join(sorted(suffixes))}.{listed} "
-            "Check the path."
+            f"{where} has {len(names)} files{kinds and f' ({kinds})'}, but none to read that ends in "
+            f"{', '.join(sorted(suffixes))}.{reasons} Check the path."
+        )
+    if kinds:
+        warnings.warn(
+            f"Files of other kinds in {' and '.join(map(str, sources))} are not read: {kinds}. Unpack or convert them "
+            "to CSV or Parquet if they hold data.",
+            stacklevel=3,
         )
     return Inputs(top, read, len(names) - len(known), unread)
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """How many of some files are of each kind, by suffix; those that never hold data are left out."""
+    counts: Counter[str] = Counter()
+    for name in map(str.lower, names):
+        path = Path(name)
+        packed = "".join(path.suffixes[-2:]) if path.suffix in _PACKED else path.suffix
+        if path.suffix not in _BESIDE and not path.name.startswith(_NOTES):
+            counts[packed or "without a suffix"] += 1
+    return listed(f"{count:,} {kind}" for kind, count in counts.most_common())
 
 
 def _find(pattern: str, faults: dict[Path, str]) -> tuple[Path, list[Path]]:
@@ -285,7 +312,7 @@ def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:
 def _refuse_empty(path: Path) -> None:
     """Refuse a recording without samples."""
     if path.suffix.lower() == ".csv":
-        with path.open("rb") as file:
+        with path.open(encoding="latin-1") as file:  # lines may end with CR alone
             empty = not file.readline().strip() or not any(line.strip() for line in file)
     else:
         try:

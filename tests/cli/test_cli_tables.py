@@ -1,5 +1,6 @@
 """Tables of any dialect on the command line: each verb reads the same, or says by line and cell why not."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae import Scorer, load
+from anomalyvae import Scorer, load, score_folder
 from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
 
@@ -184,6 +185,46 @@ def test_a_worker_without_torch_and_pandas_scores_into_one_table(rows, tmp_path,
 
 
 # A column that is kept
+
+
+def test_lines_that_end_with_cr_alone_are_lines(drives, road, tmp_path, capsys):
+    folder = tmp_path / "cr"
+    folder.mkdir()
+    for file in drives.glob("*.csv"):
+        (folder / file.name).write_bytes(file.read_bytes().replace(b"\n", b"\r"))
+    code, out, _ = run(capsys, "score", folder, tmp_path / "out", "--model", road)
+    assert code == 0
+    assert out.startswith("3 files scored")
+    assert run(capsys, "score", drives, tmp_path / "lf", "--model", road)[0] == 0
+    for name in ("d0", "d1", "d2"):
+        found, expected = (pd.read_parquet(tmp_path / where / f"{name}.csv.parquet") for where in ("out", "lf"))
+        pd.testing.assert_frame_equal(found, expected)
+    said = [run(capsys, "watch", at / "d1.csv", "--model", road, "--timeout", "0.05")[1] for at in (folder, drives)]
+    assert said[0] == said[1]
+    assert said[0].count("\n") > 5
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(drives, road, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    shutil.copytree(drives, folder)
+    for name in ("a.csv.gz", "b.CSV.gz", "sheet.xlsx", "more/notes.txt", "more/noext"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"1")
+    for name in ("README.md", "license.txt", "car.dbc", "settings.json", "_run.json", ".DS_Store"):  # no data
+        (folder / name).write_bytes(b"1")
+    model = tmp_path / "model"
+    for verb in (
+        ("fit", folder, "--model", model, *WINDOWS, *TINY),
+        ("score", folder, tmp_path / "out", "--model", road),
+        ("health", folder, "--model", road),
+    ):
+        code, _, err = run(capsys, *verb)
+        assert code == 0
+        assert "are not read: 2 .csv.gz, 1 without a suffix, 1 .txt, 1 .xlsx. Unpack or convert them" in err
+    (tmp_path / "sheets").mkdir()
+    shutil.copy(folder / "sheet.xlsx", tmp_path / "sheets")
+    with pytest.raises(FileNotFoundError, match=r"has 1 files \(1 \.xlsx\), but none to read"):
+        score_folder(road, tmp_path / "sheets", tmp_path / "none")
 
 
 @pytest.fixture(scope="module")
