@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN, digits_of
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.windows import WindowRecipe
+from anomalyvae.untrusted import listed
 
 _ENOUGH, _ENOUGH_WHERE = 0.5, 0.1  # of the seconds of a recording; a condition leaves some out on purpose
 
@@ -19,6 +21,7 @@ class Coverage:
     def __init__(self, recipe: WindowRecipe) -> None:
         self._recipe = recipe
         self._samples = dict.fromkeys(recipe.needed, 0)
+        self._infinite = dict.fromkeys(recipe.needed, 0)  # samples, which count as missing
         self._steps = dict.fromkeys(recipe.needed, 0.0)  # the usual time from one sample to the next in the first piece
         self._newest_s = dict.fromkeys(recipe.needed, np.nan)
         self._first_s, self._last_s, self._clock = np.inf, -np.inf, ""
@@ -38,7 +41,8 @@ class Coverage:
                 self._count(name, signals[name])
 
     def _count(self, name: str, signal: Signal) -> None:
-        time_s = signal.time_s[~np.isnan(signal.values)]
+        time_s = signal.time_s[np.isfinite(signal.values)]
+        self._infinite[name] += int(np.isinf(signal.values).sum())
         if not len(time_s):
             return
         self._samples[name] += len(time_s)
@@ -55,6 +59,16 @@ class Coverage:
             before_s = np.concatenate(([self._end_s], end_s[:-1]))
             self._covered_s += float((end_s - np.maximum(start_s, before_s)).sum())
             self._end_s = float(end_s[-1])
+
+    def infinite(self) -> str | None:
+        """Which signals had infinite samples, as the end of a sentence; None if none had."""
+        found = [f"{name} ({count:,})" for name, count in self._infinite.items() if count]
+        return f"has samples that are infinite, which count as missing: {listed(found)}" if found else None
+
+    def warn_of_infinite(self, recording: str) -> None:
+        """Warn of infinite samples, which are faults of the source, not measurements."""
+        if said := self.infinite():
+            warnings.warn(f"Recording {recording!r} {said}. Check the source.", stacklevel=4)
 
     def sparse(self) -> str | None:
         """Why windows cover few of the seconds of a recording, as a sentence; None if they cover enough."""

@@ -87,6 +87,7 @@ def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
     """Cut a recording in memory into windows; ``without`` says why, if it has none."""
     windows, coverage = recipe.windows(log), Coverage(recipe)
     list(coverage.watch([log]))
+    coverage.warn_of_infinite(log.recording)
     if len(windows):
         coverage.cover(*_edges(windows))
         why = coverage.sparse()
@@ -166,6 +167,7 @@ def stream_windows(
         named = unknown.of(*_edges(windows)) if unknown.asked else None
         coverage.cover(*_edges(windows))
         last = replace(windows, without=without, starts=starts, unknown=named)
+    coverage.warn_of_infinite(name)
     if last is not None:
         why = coverage.sparse()
         yield last if why is None else replace(last, sparse={name: why})

@@ -74,3 +74,25 @@ def test_fit_and_score_count_them_also_when_scores_are_kept(tmp_path, capsys):
         score = ["score", str(tmp_path / "drives"), str(tmp_path / "scores"), "--model", str(tmp_path / "model")]
         assert main(score) == 0
         assert "warning: 1 recording is mostly without windows, such as d2.parquet: Its" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [7, 65536])
+def test_infinite_samples_count_as_missing_and_are_named(tmp_path, rows):
+    path = drive(tmp_path, "drive")
+    table = pd.read_parquet(path)
+    table.loc[[3, 40, 300], "b"] = np.inf, -np.inf, np.nan
+    table.to_parquet(path, index=False)
+    said = r"Recording 'drive' has samples that are infinite, which count as missing: b \(2\)\."
+    with pytest.warns(UserWarning, match=said):
+        whole = read_windows(path, RECIPE)
+    with pytest.warns(UserWarning, match=said) as caught:
+        parts = list(stream_windows(path, RECIPE, rows=rows))
+    assert len(caught) == 1
+    pd.testing.assert_frame_equal(pd.concat([part.rows for part in parts], ignore_index=True), whole.rows)
+
+
+def test_a_signal_that_is_always_infinite_has_no_value(tmp_path):
+    path = drive(tmp_path, "drive")
+    pd.read_parquet(path).assign(b=np.inf).to_parquet(path, index=False)
+    with pytest.warns(UserWarning, match=r"infinite, which count as missing: b \(500\)"):
+        assert read_windows(path, RECIPE).without == {"drive": "It has no window: it has no value of 'b'."}

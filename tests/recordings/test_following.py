@@ -145,6 +145,23 @@ def test_a_header_alone_has_no_window(path):
         assert starts(follow(Script(file))) == []
 
 
+def test_infinite_samples_are_reported_once(path):
+    append(path, b"0.0,1\n0.1,inf\n0.2,2\n" + lines_of(30, begin=3))
+    said = []
+    with GrowingFile(path) as file:
+        starts(follow(Script(file, lambda: append(path, b"3.3,-inf\n")), notify=said.append))
+    assert said == ["drive has samples that are infinite, which count as missing: x (1)"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+@pytest.mark.parametrize("end", [b"\r", b"\r\n"])
+def test_any_end_of_a_line_ends_it(path, monkeypatch, size, end):
+    monkeypatch.setattr(following, "CHUNK", size)
+    path.write_bytes((b"time_s,x\n" + lines_of(30)).replace(b"\n", end))
+    with GrowingFile(path) as file:
+        assert sorted(starts(follow(Script(file)))) == pytest.approx(starts_of(30))
+
+
 def test_a_file_that_is_cut_is_reported(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
