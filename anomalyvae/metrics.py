@@ -27,6 +27,7 @@ from anomalyvae.events import (
     overlap,
     touches,
 )
+from anomalyvae.tables.arrays import unmasked
 
 # --- ranking --------------------------------------------------------------------------------------------
 
@@ -49,7 +50,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If lengths differ, or a score is NaN.
+        If lengths differ, a score is NaN, or a label is missing.
 
     Examples
     --------
@@ -78,8 +79,15 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def check_ranking(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Labels and scores as flat arrays of the same length, without NaN."""
-    flat = np.asarray(labels, dtype=bool).ravel()
+    """Labels and scores as flat arrays of the same length, none of them missing."""
+    given = np.asarray(unmasked(labels)).ravel()
+    missing = np.flatnonzero(pd.isna(given))
+    if len(missing):
+        raise ValueError(
+            f"Got labels of which {len(missing)} of {given.size} are missing, the first in row {missing[0]}, expected "
+            "True or False for each window. Drop those windows."
+        )
+    flat = given.astype(bool)
     return flat, _check_scores(scores, flat.size)
 
 
@@ -254,7 +262,7 @@ def false_alarms_per_hour(
 
 def _check_scores(scores: ArrayLike, n: int) -> NDArray[np.float64]:
     """Scores as a flat array, one number per window."""
-    values = np.asarray(scores, dtype=float).ravel()
+    values = np.asarray(unmasked(scores), dtype=float).ravel()
     if values.size != n:
         raise ValueError(f"Got {values.size} scores for {n} windows, expected one score each. Pass equal lengths.")
     if np.isnan(values).any():

@@ -16,6 +16,7 @@ from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import as_pandas, common_levels, encode_categories, find_categories
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.pyod_adapter import OURS, pyod_detector
+from anomalyvae.tables.arrays import unmasked
 from anomalyvae.untrusted import listed
 
 Floats = NDArray[np.float64]
@@ -219,7 +220,7 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
             raise ValueError(f"label={label!r} is not one of the columns {listed(table.columns)}. Correct the name.")
         column, table = table[label], table.drop(columns=label)
     else:
-        column = pd.Series(np.asarray(label))
+        column = pd.Series(np.asarray(unmasked(label)))
         if len(column) != len(table):
             raise ValueError(f"Got {len(column)} labels for {len(table)} rows, expected one each. Pass equal lengths.")
     values = sorted(column.unique().tolist(), key=str)

@@ -60,6 +60,21 @@ def test_a_ranking_of_one_class_is_undefined(figure, labels):
 
 
 @pytest.mark.parametrize("figure", [metrics.auroc, metrics.average_precision])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [True, None, False],
+        [1.0, float("nan"), 0.0],
+        pd.array([True, None, False], dtype="boolean"),
+        np.ma.array([True, True, False], mask=[False, True, False]),
+    ],
+)
+def test_a_missing_label_is_refused(figure, labels):
+    with pytest.raises(ValueError, match=r"Got labels of which 1 of 3 are missing, the first in row 1"):
+        figure(labels, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("figure", [metrics.auroc, metrics.average_precision])
 def test_scores_that_cannot_be_ranked_are_refused(figure):
     with pytest.raises(ValueError, match="Got 2 scores for 3 windows, expected one score each"):
         figure([True, False, True], [1, 2])

@@ -21,6 +21,7 @@ from anomalyvae.audit.regions import (
 )
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import as_pandas
+from anomalyvae.tables.arrays import unmasked
 
 Column = str | ArrayLike | None
 
@@ -205,7 +206,7 @@ def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
             )
         series = table[value]
     else:
-        series = pd.Series(np.asarray(value))
+        series = pd.Series(np.asarray(unmasked(value)))
         check_consistent_length(table, series)
     series = series.reset_index(drop=True)
     return series if name == "y" else series.astype("str").where(series.notna(), "(missing)")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -34,6 +35,18 @@ def towns(city, rural, seed):
 @pytest.fixture(scope="module")
 def lopsided():
     return towns(490, 30, seed=1)
+
+
+def test_rows_of_any_kind_are_audited_alike(lopsided):
+    few = lopsided[NAMES][-60:].reset_index(drop=True)
+    few.loc[7, "load"] = np.nan
+    model = VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)).fit(few)
+    expected = audit(few, model)
+    pd.testing.assert_series_equal(audit(pa.Table.from_pandas(few), model).density, expected.density)
+    array = few.to_numpy()
+    masked = np.ma.array(np.nan_to_num(array, nan=9.0), mask=np.isnan(array))
+    model = VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)).fit(array)
+    pd.testing.assert_series_equal(audit(masked, model).density, audit(array, model).density)
 
 
 @pytest.fixture(scope="module")
