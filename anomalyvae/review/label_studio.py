@@ -202,7 +202,7 @@ def write_label_studio(
         The recipe of the model that flagged them.
     around_s : float
     caution : str, optional
-        What the model's p-values cannot show (`anomalyvae.calibration.caution_of`), shown above each task.
+        What the model's p-values cannot show (`anomalyvae.calibration.caution_of`), shown below each task.
     **options
         How files are read: see `anomalyvae.options.ReadOptions`.
 
@@ -235,22 +235,23 @@ def write_label_studio(
 
 def labelling_interface(signals: tuple[str, ...], caution: str | None = None) -> str:
     """The labelling interface, in Label Studio's XML, for tasks with these signals; it shows the caution, if any."""
-    said = "" if caution is None else f'\n  <Header value={quoteattr(caution)} size="6"/>'
+    said = "" if caution is None else f'\n  <Header value={quoteattr(caution)} size="5"/>'
     # Columns have neutral names, since a signal's name may be anything; it is shown in the legend.
     channels = "\n".join(
-        f"    <Channel column={quoteattr(column)} legend={quoteattr(printable(signal))}/>"
+        f'    <Channel column="{column}" legend={quoteattr(printable(signal))} displayFormat=".3~g" height="120"/>'
         for column, signal in zip(_columns(signals), signals, strict=True)
     )
     labels = "\n".join(f"    <Label value={quoteattr(verdict)}/>" for verdict in VERDICTS)
     return f"""<View>
-  <Header value="$title"/>{said}
+  <Header value="$title" size="4"/>
   <TimeSeriesLabels name="verdict" toName="signals">
 {labels}
   </TimeSeriesLabels>
-  <TimeSeries name="signals" value="$signals" valueType="json" timeColumn="time_s">
+  <TimeSeries name="signals" value="$signals" valueType="json" timeColumn="time_s"
+      timeDisplayFormat=".1f" durationDisplayFormat=".1f" overviewWidth="100%">
 {channels}
   </TimeSeries>
-  <TextArea name="note" toName="signals" placeholder="Note"/>
+  <TextArea name="note" toName="signals" placeholder="Note"/>{said}
 </View>
 """
 
