@@ -59,6 +59,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 def replacing_file(file: Path) -> Iterator[Path]:
     """Yield the path of a new file, which replaces ``file`` at the end of the ``with`` block; its folder must exist."""
     file = Path(os.path.realpath(file))
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder, expected the name of a file. Add a name.")
     with _scratch(file) as scratch:
         fresh = scratch / file.name
         yield fresh

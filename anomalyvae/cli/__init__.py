@@ -79,7 +79,7 @@ VERBS = {
         scoring.score_arguments, scoring.score,
         "anomalyvae score drives/ scores/ --model models/road     # again to resume, or for new files\n"
         "  anomalyvae score today.csv scores.parquet --model models/pump\n\n"
-        "exit codes: 0 all files are scored, 3 some files failed (they are named), 1 nothing is scored",
+        "exit codes: 0 all files are scored, 3 some or all failed (they are named), 1 an error",
     ),
     "rank": Verb(
         "order whole recordings, the most unlike first",

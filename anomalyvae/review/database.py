@@ -88,7 +88,9 @@ def open_engine(url: str, create: bool) -> sa.Engine:
             f"{error.name} is not installed; a queue in PostgreSQL needs it. Install it with: pip install "
             "'psycopg[binary]'."
         ) from error
-    file = Path(where.database or "")
+    if where.database in (None, "", ":memory:"):
+        raise ValueError(f"Got a queue at {url!r}, which is no file: it would be lost at once. Name a file (--queue).")
+    file = Path(where.database)
     if not create and not file.is_file():
         raise FileNotFoundError(
             f"The review queue {file} does not exist. Check the path, or make a queue with 'anomalyvae flag'."

@@ -22,6 +22,7 @@ from anomalyvae.folders import confined
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.recordings import WindowRecipe, read_log
 from anomalyvae.scoring.one_file import output_of
+from anomalyvae.scoring.summary import read_scores_of
 from anomalyvae.train import recipe_of
 
 Floats = NDArray[np.float64]
@@ -117,7 +118,7 @@ class Evidence:
         path = confined(self._scores, output_of(event["file"]))
         if not path.is_file():
             return None
-        table = pd.read_parquet(path, columns=["start_s", "end_s", "anomaly_score"]).sort_values("start_s")
+        table = read_scores_of(path, ["start_s", "end_s", "anomaly_score"]).sort_values("start_s")
         if table.empty:
             return None
         time_s = table[["start_s", "end_s"]].mean(axis=1).to_numpy()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of
@@ -21,7 +20,7 @@ from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
 from anomalyvae.scoring.one_file import TIME
 from anomalyvae.scoring.ranking import rank, read_scores
-from anomalyvae.scoring.summary import SUMMARY, read_summary
+from anomalyvae.scoring.summary import SUMMARY, read_scores_of, read_summary
 from anomalyvae.untrusted import printable
 
 _SPANS = ["recording", "start_s", "end_s"]
@@ -196,14 +195,13 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     """The flagged events of all files, the most anomalous first; only flagged windows are kept in memory."""
     cut = None
     if alarms is not None:
-        p_values = [pd.read_parquet(path, columns=["p_value"])["p_value"] for path in files.values()]
+        p_values = [read_scores_of(path, ["p_value"])["p_value"] for path in files.values()]
         cut = alarm_cut(pd.concat(p_values).to_numpy(dtype=float), alarms, rows_per_hour)
     flagged: Any = [("is_outlier", "==", True)] if cut is None else [("p_value", "<=", cut)]
     parts = []
     for name, path in files.items():
-        time = [TIME] if TIME in pq.read_schema(path).names else []  # scores of an earlier version have none
-        windows = pd.read_parquet(path, columns=[*_SPANS, *time, *_SCORES], filters=flagged)
-        if not time:
+        windows = read_scores_of(path, [*_SPANS, TIME, *_SCORES], flagged, optional=TIME)
+        if TIME not in windows:  # scores of an earlier version
             windows[TIME] = pd.Series(dtype="datetime64[us, UTC]")
         moments = windows.set_index("start_s")[TIME]
         found = flagged_events(windows, cut)

@@ -23,7 +23,7 @@ from anomalyvae.bundle.card import sha256_of
 from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES, Engine
-from anomalyvae.scoring.inputs import Source, inputs_of
+from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
 from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.scoring.summary import RUN, SUMMARY, side_file
@@ -165,6 +165,9 @@ def score_folder(
     keep = _kept_columns(keep, metadata)
     folder = Path(target).resolve()
     root, names, passed_over, unread = inputs_of(source, metadata["windowing"] is not None, folder)
+    if metadata["windowing"] is not None:
+        unread |= of_one_name(names)
+        names = [name for name in names if name not in unread]
     how = given(options)
     if "databases" in how:
         from anomalyvae.recordings.reading import check_databases

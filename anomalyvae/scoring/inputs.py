@@ -107,7 +107,9 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
     names = sorted({file.relative_to(top).as_posix() for file in found})
     known = [name for name in names if Path(name).suffix.lower() in suffixes]
     for name in known:
-        if not (top / name).exists():
+        if not _is_unicode(name):
+            faults[top / name] = "Its name is not UTF-8. Rename it."
+        elif not (top / name).exists():
             faults[top / name] = "It is a link to a file that does not exist. Remove or repair the link."
         elif not (top / name).is_file() and not (top / name).is_dir():
             faults[top / name] = "It is a pipe or a device, not a file. Move it elsewhere."
@@ -141,6 +143,21 @@ def _kinds(names: Iterable[str]) -> str:
     return listed(f"{count:,} {kind}" for kind, count in counts.most_common())
 
 
+def recording_of(name: str) -> str:
+    """The name of the recording in a file."""
+    return Path(name).with_suffix("").as_posix()
+
+
+def of_one_name(names: list[str]) -> dict[str, str]:
+    """Files whose recordings have the name of another before them, and what is said of each."""
+    first: dict[str, str] = {}
+    return {
+        name: f"It is recording {recording_of(name)!r}, as is {first[recording_of(name)]}. Rename it, or leave it out."
+        for name in names
+        if first.setdefault(recording_of(name), name) != name
+    }
+
+
 def _find(pattern: str, faults: dict[Path, str]) -> tuple[Path, list[Path]]:
     path = Path(pattern)
     if path.is_dir():
@@ -172,6 +189,14 @@ def _below(folder: Path, faults: dict[Path, str]) -> list[Path]:
                     "It is a link to a folder, which is not followed. Pass that folder as another source."
                 )
     return found
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of the file system that are not UTF-8
+        return False
+    return True
 
 
 def _hidden(relative: Path) -> bool:
@@ -288,7 +313,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
     from anomalyvae.recordings import WindowRecipe, stream_windows
 
     recipe = WindowRecipe.from_dict(metadata["windowing"])
-    recording = Path(name).with_suffix("").as_posix()
+    recording = recording_of(name)
     _refuse_empty(path)
     for windows in stream_windows(path, recipe, recording=recording, **options):
         refuse_units(windows.units, metadata)

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalyvae.untrusted import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Settings, written first; results, written last. Programs that read a folder as a data set pass over the underscore.
 RUN, SUMMARY = "_run.json", "_summary.json"
@@ -14,6 +17,33 @@ def side_file(folder: Path, name: str) -> Path:
     """The place of `RUN` or `SUMMARY` in a folder of scores; earlier versions wrote them without the underscore."""
     earlier = folder / name.removeprefix("_")
     return earlier if earlier.exists() and not (folder / name).exists() else folder / name
+
+
+def read_scores_of(file: Path, columns: list[str], filters: Any = None, optional: str = "") -> "pd.DataFrame":
+    """Read columns of a file of scores; one that is ``optional`` may be missing.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, lacks a column, or has a score that is no number.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        there = pq.read_schema(file).names
+        columns = [name for name in columns if name != optional or name in there]
+        lacking = [name for name in columns if name not in there]
+        if lacking:
+            raise ValueError(f"it has no column {', '.join(lacking)}")
+        table = pd.read_parquet(file, columns=columns, filters=filters)
+        empty = [name for name in ("anomaly_score", "p_value") if name in table and table[name].isna().any()]
+        if empty:
+            raise ValueError(f"it has cells without a number in {', '.join(empty)}")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read ({error}). Score its recording again.") from error
+    return table
 
 
 def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:

@@ -200,6 +200,14 @@ def test_a_result_is_on_the_disk_before_it_is_in_place(folder, monkeypatch):
     assert (folder / "text").read_text() == "third"
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(folder):
+    with (
+        pytest.raises(IsADirectoryError, match=r"is a folder, expected the name of a file\. Add a name"),
+        replacing_file(folder),
+    ):
+        pass
+
+
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
     file = tmp_path / "table.csv"
 

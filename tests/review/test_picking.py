@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from xml.etree.ElementTree import XML
 
 import numpy as np
@@ -441,6 +442,25 @@ def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue)
     score_folder(bundles / "memory", night / "bad", night / "none")
     with pytest.raises(ValueError, match=r"No file in .*none has scores"):
         flag_folder(night / "none", bundles / "memory", queue)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda table: table.drop(columns="p_value"), "it has no column p_value"),
+        (lambda table: table.assign(anomaly_score=np.nan), "it has cells without a number in anomaly_score"),
+        (None, "magic bytes not found"),
+    ],
+)
+def test_a_damaged_file_of_scores_is_named(night, bundles, queue, change, why):
+    file = next(
+        path for path in sorted((night / "scores").rglob("*.parquet")) if pd.read_parquet(path)["is_outlier"].any()
+    )
+    table = pd.read_parquet(file)
+    file.write_bytes(file.read_bytes()[:400]) if change is None else change(table).to_parquet(file)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))} cannot be read \(.*{why}.*\)\. Score its recording"):
+        flag(night, bundles, queue)
+    assert queue.events().empty
 
 
 def test_source_finds_moved_recordings(night, bundles, queue):

@@ -325,6 +325,9 @@ def test_other_databases_and_a_missing_driver_are_refused(monkeypatch):
         with pytest.raises(ValueError, match=r"Got a queue at \w*://…, expected a file, or a URL such as") as refused:
             Queue(kind.format("ann:hidden@host"))
         assert "hidden" not in str(refused.value)
+    for kept_nowhere in ("", "sqlite://", ":memory:", "sqlite:///:memory:"):
+        with pytest.raises(ValueError, match=r"which is no file: it would be lost at once\. Name a file \(--queue\)"):
+            Queue(kept_nowhere)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ImportError, match=r"psycopg is not installed.* pip install 'psycopg\[binary\]'"):
         Queue("postgresql://host/drives")

@@ -278,6 +278,20 @@ def test_a_recording_that_cannot_be_read_is_reported(recordings, tmp_path):
     assert summary["scored"] == 2
 
 
+def test_two_files_with_one_name_of_a_recording_are_not_two_recordings(recordings, tmp_path):
+    recipe = WindowRecipe(("a", "b"), rate_hz=5, length_s=2, stride_s=0.5, max_gap_s=1)
+    path = recordings / "car a" / "2.csv"
+    detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(read_windows(path, recipe).rows)
+    model = save(detector, tmp_path / "model", recipe=recipe.to_dict())
+    pd.read_csv(path).to_parquet(path.with_suffix(".parquet"))
+    shutil.copy(path, os.fsencode(recordings) + b"/\xff.csv")
+    summary = score_folder(model, recordings, tmp_path / "out")
+    said = {file["file"]: file["error"] for file in summary["files"] if file["error"]}
+    assert said["car a/2.parquet"] == "It is recording 'car a/2', as is car a/2.csv. Rename it, or leave it out."
+    assert said["\udcff.csv"] == "Its name is not UTF-8. Rename it."
+    assert summary["scored"] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
