@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from anomalyvae.recordings.log import UNIT_KEY
-from anomalyvae.tables.cells import is_number, is_text
+from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
 from anomalyvae.tables.names import place_of_time, split_unit
 
 _NUMBERED = {"pid", "channel"}  # they may have a number in place of a name
@@ -22,13 +22,21 @@ Tables = Callable[[list[str]], Iterator[pa.Table]]  # columns by name, piece by 
 
 def long_places(schema: pa.Schema, time: str | None = None, exclude: Iterable[str] = ()) -> list[int] | None:
     """Return the places of time, names, values and, if there are any, units; None if rows have several values."""
+    places, others = _places(schema, time, exclude)
+    return None if others else places
+
+
+def _places(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> tuple[list[int] | None, list[int]]:
+    """Return `long_places`, and those of other columns."""
     folded = [name.strip().casefold().replace("_", " ") for name in schema.names]
     kept = [place for place, name in enumerate(schema.names) if not {name, name.strip()} & set(exclude)]
     found = [next((place for place in kept if folded[place] in known), None) for known in _LONG]
     others = [place for place in kept if place not in found]
-    if None in found[:2] or len(others) != 1 or not _is_clock(schema.field(others[0]), time):
-        return None
-    return [others[0], *(place for place in found if place is not None)]
+    clock = next((place for place in others if _is_clock(schema.field(place), time)), None)
+    if None in found[:2] or clock is None:
+        return None, []
+    others.remove(clock)
+    return [clock, *(place for place in found if place is not None)], others
 
 
 def _is_clock(field: pa.Field, time: str | None) -> bool:
@@ -52,10 +60,13 @@ def one_column_per_signal(
 ) -> Table:
     """Return a table with a column per signal: as it is, if its rows have several values.
 
-    In long form, a first pass finds the signals.
+    In long form, a first pass finds the signals. A table in long form with other columns of text is refused: they may
+    tell recordings apart.
     """
-    places = long_places(schema, time, exclude)
-    if places is None:
+    places, others = _places(schema, time, exclude)
+    if places is not None and others:
+        _refuse_long([schema.names[place] for place in (*places[1:3], *others)], tables, source)
+    if places is None or others:
         return Table(schema, tables, time)
     stamp, name, value, *unit = (schema.names[place] for place in places)
     units: dict[str, str] = {}
@@ -66,7 +77,8 @@ def one_column_per_signal(
             return Table(schema, tables, time)
         nameless += texts[0].null_count
         given = texts[1].to_pylist() if unit and texts[1] is not None else [None] * len(table)
-        _add(units, dict.fromkeys(zip(texts[0].to_pylist(), given, strict=True)), source)
+        pairs = dict.fromkeys(zip(texts[0].to_pylist(), given, strict=True))
+        _add(units, [pair for pair in pairs if pair[0] not in exclude], source)
     if nameless:
         warnings.warn(
             f"{source} names no signal in {name!r} in {nameless:,} rows, which are left out.",
@@ -96,6 +108,21 @@ def _add(units: dict[str, str], pairs: Iterable[tuple[str | None, str | None]], 
                 "it out by exclude= (--exclude)."
             )
         units[name] = known or unit or ""
+
+
+def _refuse_long(columns: list[str], tables: Tables, source: str) -> None:
+    """Refuse a table with one value per row if its other columns hold text, after columns of names and values."""
+    name, value, *others = columns
+    first = next(tables([name, *others]), None)
+    texts = [_text(cells) for cells in first.columns] if first is not None else []
+    if not texts or any(text is None or not is_text(numbers_in_text(text).type) for text in texts):
+        return  # numbers beside others
+    if texts[0] is not None and len(texts[0].drop_null().unique()) > 1:
+        raise ValueError(
+            f"{source} has one value per row, of the signal in {name!r}, and also {', '.join(map(repr, others))}. "
+            "Split it, if they tell recordings apart, and leave them out by exclude= (--exclude); leave out "
+            f"{name!r} to read {value!r} as one signal."
+        )
 
 
 def _text(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:

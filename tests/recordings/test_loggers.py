@@ -122,6 +122,36 @@ def test_numbers_beside_values_are_signals(tmp_path):
     assert list(read_log(path).signals) == ["sensor", "value"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_one_value_per_row_with_more_columns_is_not_guessed(tmp_path, suffix):
+    path = tmp_path / f"long{suffix}"
+    frame = pd.DataFrame(map(long_rows, range(60))).rename(columns={"tick": "time"})
+    frame = frame.assign(vehicle=np.where(frame.index < 30, "a", "b"))
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    with pytest.raises(ValueError, match=r"has one value per row, of the signal in 'name', and also 'vehicle'\. Split"):
+        read_log(path)
+    assert list(read_log(path, exclude="vehicle").signals) == ["rpm", "speed"]
+    assert list(read_log(path, exclude=["name", "unit"]).signals) == ["value"]
+
+
+@pytest.mark.parametrize("other", [{"name": "Anna"}, {"load": np.arange(60) / 4}])
+def test_a_name_beside_signals_is_no_long_form(tmp_path, other):
+    path = tmp_path / "wide.csv"
+    frame = pd.DataFrame(map(long_rows, range(60))).rename(columns={"tick": "time"}).drop(columns="unit")
+    frame.assign(road="A1", **other).to_csv(path, index=False)
+    assert "value" in read_log(path).signals
+
+
+def test_a_signal_in_two_units_can_be_left_out(tmp_path):
+    path = tmp_path / "long.csv"
+    frame = pd.DataFrame(map(long_rows, range(60))).rename(columns={"tick": "time"})
+    frame.loc[1, "unit"] = "mph"
+    frame.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="gives 'speed' in 'mph' and in 'km/h'"):
+        read_log(path)
+    assert list(read_log(path, exclude="speed").signals) == ["rpm"]
+
+
 def test_rows_of_no_signal_are_counted(tmp_path):
     path = tmp_path / "long.csv"
     frame = pd.DataFrame(map(long_rows, range(60))).rename(columns={"tick": "time"})
