@@ -201,6 +201,8 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     parts = []
     for name, path in files.items():
         windows = read_scores_of(path, [*_SPANS, TIME, *_SCORES], flagged, optional=TIME)
+        if windows[_SCORES].isna().any(axis=None):
+            raise ValueError(f"{path} has flagged windows without a score. Score its recording again.")
         if TIME not in windows:  # scores of an earlier version
             windows[TIME] = pd.Series(dtype="datetime64[us, UTC]")
         moments = windows.set_index("start_s")[TIME]

@@ -157,7 +157,7 @@ def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Sco
     failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
     files = [file for file in summary["files"] if file["file"] not in failed]
     rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
-    return Scores(_in_table(rows), fleet, summary["model_id"], failed=failed)
+    return Scores(_in_table(rows), fleet, summary["model_id"], failed=failed | _without(rows))
 
 
 def _of_table(path: Path) -> Scores:
@@ -179,17 +179,13 @@ def _of_table(path: Path) -> Scores:
         names = names.map(from_spreadsheet)
     rows = [_tallied(str(name), part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
     model = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else ""
-    return Scores(_in_table(rows), None, model, NO_MODEL)
+    return Scores(_in_table(rows), None, model, NO_MODEL, _without(rows))
 
 
 def _refuse_unlike(table: pd.DataFrame, path: Path) -> None:
-    """Refuse windows without a finite score, of several models, or that are there twice."""
-    finite = np.isfinite(pd.to_numeric(table["anomaly_score"], errors="coerce")).to_numpy()
-    if not finite.all():
-        raise ValueError(
-            f"{path} has {int((~finite).sum()):,} rows without a finite number in the column anomaly_score. Leave them "
-            "out, or score again."
-        )
+    """Refuse scores that are no numbers, windows of several models, and windows that are there twice."""
+    if table["anomaly_score"].dtype.kind not in "fiu" or np.isinf(table["anomaly_score"]).any():
+        raise ValueError(f"{path} has text or infinite cells in the column anomaly_score. Score again.")
     models = table["model_id"].unique() if "model_id" in table else ()
     if len(models) > 1:
         raise ValueError(
@@ -205,9 +201,18 @@ def _refuse_unlike(table: pd.DataFrame, path: Path) -> None:
         )
 
 
+def _without(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Recordings without figures, and why."""
+    return {row["file"] or row["recording"]: "each of its scores is missing." for row in rows if not _is_known(row)}
+
+
+def _is_known(row: dict[str, Any]) -> bool:
+    return bool(row["windows"]) and not np.isnan(row["figures"][:2]).any()
+
+
 def _in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Recordings with figures, as many of them as all have."""
-    rows = [row for row in rows if row["windows"] and not np.isnan(row["figures"][:2]).any()]
+    rows = [row for row in rows if _is_known(row)]
     width = min((len(row["figures"]) for row in rows), default=0)
     table = pd.DataFrame(rows, columns=["recording", "start", "windows", "flagged", "peak_s", "figures", "file"])
     table["figures"] = [row[:width] for row in table["figures"]]

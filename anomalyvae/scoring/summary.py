@@ -25,7 +25,7 @@ def read_scores_of(file: Path, columns: list[str], filters: Any = None, optional
     Raises
     ------
     ValueError
-        If it is damaged, lacks a column, or has a score that is no number.
+        If it is damaged, or lacks a column.
     """
     import pandas as pd
     import pyarrow as pa
@@ -37,13 +37,9 @@ def read_scores_of(file: Path, columns: list[str], filters: Any = None, optional
         lacking = [name for name in columns if name not in there]
         if lacking:
             raise ValueError(f"it has no column {', '.join(lacking)}")
-        table = pd.read_parquet(file, columns=columns, filters=filters)
-        empty = [name for name in ("anomaly_score", "p_value") if name in table and table[name].isna().any()]
-        if empty:
-            raise ValueError(f"it has cells without a number in {', '.join(empty)}")
+        return pd.read_parquet(file, columns=columns, filters=filters)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read ({error}). Score its recording again.") from error
-    return table
 
 
 def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:

@@ -447,9 +447,9 @@ def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda table: table.drop(columns="p_value"), "it has no column p_value"),
-        (lambda table: table.assign(anomaly_score=np.nan), "it has cells without a number in anomaly_score"),
-        (None, "magic bytes not found"),
+        (lambda table: table.drop(columns="p_value"), "cannot be read .it has no column p_value.. Score its recording"),
+        (lambda table: table.assign(anomaly_score=np.nan), "has flagged windows without a score. Score its recording"),
+        (None, "cannot be read .*magic bytes not found.*. Score its recording again"),
     ],
 )
 def test_a_damaged_file_of_scores_is_named(night, bundles, queue, change, why):
@@ -458,7 +458,7 @@ def test_a_damaged_file_of_scores_is_named(night, bundles, queue, change, why):
     )
     table = pd.read_parquet(file)
     file.write_bytes(file.read_bytes()[:400]) if change is None else change(table).to_parquet(file)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(file))} cannot be read \(.*{why}.*\)\. Score its recording"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))} {why}"):
         flag(night, bundles, queue)
     assert queue.events().empty
 

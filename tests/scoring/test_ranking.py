@@ -222,8 +222,8 @@ def test_recordings_without_scores_are_named(home, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.assign(anomaly_score=t["anomaly_score"].mask(t.index < 3)), "has 3 rows without a finite number"),
-        (lambda t: t.assign(anomaly_score=np.inf), "rows without a finite number in the column anomaly_score"),
+        (lambda t: t.assign(anomaly_score="high"), "has text or infinite cells in the column anomaly_score"),
+        (lambda t: t.assign(anomaly_score=np.inf), "has text or infinite cells in the column anomaly_score"),
         (
             lambda t: t.assign(model_id=["other", *t["model_id"][1:]]),
             r"scores of 2 models \(other, \w+\), expected",
@@ -240,6 +240,18 @@ def test_a_table_of_scores_that_is_not_what_score_wrote_is_refused(home, tmp_pat
     writer(str(tmp_path / f"scores{suffix}"))(change(table))
     with pytest.raises(ValueError, match=message):
         read_scores(tmp_path / f"scores{suffix}", home / "model")
+
+
+def test_a_recording_whose_scores_are_all_missing_is_named(home, tmp_path, capsys):
+    """Ticks before the first window have none."""
+    table = pd.read_parquet(home / "scores" / "mild.parquet")
+    some = table.assign(recording="some", anomaly_score=table["anomaly_score"].mask(table.index < 9))
+    none = table.assign(recording="none", anomaly_score=np.nan)
+    writer(str(tmp_path / "scores.csv"))(pd.concat([some, none], ignore_index=True))
+    assert main(["rank", str(tmp_path / "scores.csv"), "--model", str(home / "model")]) == 3
+    out, err = capsys.readouterr()
+    assert "failed: none has no scores: each of its scores is missing." in err
+    assert "some" in out
 
 
 def test_two_recordings_are_too_few(home, tmp_path):
