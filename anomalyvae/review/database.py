@@ -105,8 +105,14 @@ def open_engine(url: str, create: bool) -> sa.Engine:
 
 def _say_postgresql(context: sa.engine.ExceptionContext) -> None:
     """Say an error of a database server in our words."""
+    if context.is_pre_ping:  # a connection that is lost is opened again
+        return
     error = context.original_exception
     where = context.engine.url.render_as_string(hide_password=True) if context.engine is not None else "the database"
+    if "lock timeout" in str(error):
+        raise BlockingIOError(
+            f"Another process keeps the review queue {where} locked ({' '.join(str(error).split())}). Try again."
+        ) from None
     if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
         raise ConnectionError(
             f"The database {where} does not answer ({' '.join(str(error).split())}). Check the address, and that the "
