@@ -81,7 +81,7 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
     columns = {i: kind for i, kind in kinds.items() if kind in ("text", "bool")}
     refused = [i for i, kind in kinds.items() if kind is None]
     if refused:
-        listed = ", ".join(f"{X.columns[i]!r} ({X.dtypes.iloc[i]})" for i in refused)
+        listed = ", ".join(f"{X.columns[i]!r} ({_named(X.iloc[:, i])})" for i in refused)
         raise ValueError(
             f"Got columns that are neither numeric nor categories: {listed}. Expected numbers, text, category or bool. "
             "Convert them (a time into seconds, for example) or leave them out."
@@ -121,7 +121,7 @@ def encode_categories(X: Any, categories: Categories) -> Any:
         name, column = X.columns[i], X.iloc[:, i]
         expected = "number" if name not in categories else "bool" if list(categories[name]) == _BOOLEANS else "text"
         if _kind(column) != expected and not column.isna().all():
-            wrong.append(f"{name!r} as {column.dtype}, expected {_EXPECTED[expected]}")
+            wrong.append(f"{name!r} as {_named(column)}, expected {_EXPECTED[expected]}")
         elif name in categories:
             place = {level: code for code, level in enumerate(categories[name])}
             found, levels = pd.factorize(column)
@@ -225,6 +225,12 @@ def _unusual(X: pd.DataFrame) -> list[int]:
     """Indices of the columns whose dtype is not numeric."""
     types = pd.api.types
     return [i for i, dtype in enumerate(X.dtypes) if types.is_bool_dtype(dtype) or not types.is_numeric_dtype(dtype)]
+
+
+def _named(column: "pd.Series[Any]") -> str:
+    """The type of a column, for a message: ``object, date`` where pandas says ``object``."""
+    inferred = f", {pd.api.types.infer_dtype(column, skipna=True)}" if column.dtype == object else ""
+    return f"{column.dtype}{inferred}"
 
 
 def _kind(column: "pd.Series[Any]") -> str | None:

@@ -65,7 +65,10 @@ def _kept(column: Any) -> NDArray[Any]:
     cells = np.asarray(unmasked(column))
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).casefold()
     if cells.dtype.kind == "f" and "int" in kind:
-        return _objects((column.to_pylist if hasattr(column, "to_pylist") else column.to_list)())
+        lister = next(
+            name for name in ("to_pylist", "to_list", "tolist") if hasattr(column, name)
+        )  # Arrow, others, NumPy
+        return _objects(getattr(column, lister)())
     return cells
 
 

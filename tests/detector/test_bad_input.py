@@ -1,5 +1,7 @@
 """What was got, what was expected, what to do: the message for every way in which input can be wrong."""
 
+import datetime
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +31,8 @@ def spoiled(column, value, rows=1):
         (spoiled("yaw", -np.inf), r"Got 1 cells that are infinity in X: yaw \(1\)\..*Replace"),
         (spoiled("yaw", np.inf).to_numpy(), r"infinity in X: column 2 \(1\)"),
         (X.assign(when=pd.Timestamp(0)), r"neither numeric nor categories: 'when' \(datetime64.*Convert them"),
+        (X.assign(when=datetime.date(2026, 1, 1)), r"neither numeric nor categories: 'when' \(object, date\)"),
+        (X.assign(both=["a", 1] * 20), r"neither numeric nor categories: 'both' \(object, mixed-integer\)"),
         (np.array([["a", "b"]] * 5), r"could not convert string to float|dtype='numeric' is not compatible"),
         (X[:0], r"0 sample\(s\).*minimum of 2 is required"),
         (X[:1], r"1 sample\(s\).*minimum of 2 is required"),

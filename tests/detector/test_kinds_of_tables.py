@@ -201,5 +201,7 @@ def test_kept_identifiers_keep_their_digits(frame, scorers):
     number = 2**60 + 1
     table = pa.Table.from_pandas(frame, preserve_index=False).append_column("id", pa.array([number, None] * 45))
     assert list(scorers[1].score(table, keep=["id"])["id"][:2]) == [number, None]
+    masked = {**frame.to_dict("list"), "id": np.ma.array([number, 0] * 45, mask=[False, True] * 45)}
+    assert list(scorers[1].score(masked, keep=["id"])["id"][:2]) == [number, None]
     nullable = frame.assign(id=pd.array([number, None] * 45, dtype="Int64"))
     assert scorers[1].score(nullable, keep=["id"])["id"][0] == number
