@@ -21,7 +21,8 @@ from anomalyvae.scoring.ranking import Floats, Scores, of_folder
 from anomalyvae.untrusted import read_json
 
 _SHOWN = 5  # signals
-_KEPT = 1000  # stretches that are known to be counted
+_KEPT = 20_000  # stretches that are known to be counted: more than a file has that is read again
+_DIGEST = 16  # characters that tell one from another
 _CHANCE = f"The chance of such an alarm in clean recordings is at most {FALSE_ALARMS:.0%} over all time."
 
 
@@ -210,7 +211,7 @@ class LiveDrift:
         start_s, rows, taken = windows.spans["start_s"].to_numpy(), windows.rows.to_numpy(), 0
         for i in range(len(rows)):
             self._digest.update(start_s[i : i + 1].tobytes() + rows[i].tobytes())
-            known = self._digest.hexdigest() in self._counted  # until here it was read before
+            known = self._digest.hexdigest()[:_DIGEST] in self._counted  # until here it was read before
             if known or self._tally.windows + i + 1 - taken == self._fleet.windows.max():
                 self._take(scores[taken : i + 1], start_s[taken : i + 1])
                 taken = i + 1
@@ -236,7 +237,7 @@ class LiveDrift:
 
     def _count(self) -> None:
         """Bet on a stretch that has ended."""
-        name, tally, digest = str(self._name), self._tally, self._digest.hexdigest()
+        name, tally, digest = str(self._name), self._tally, self._digest.hexdigest()[:_DIGEST]
         learned = self._whole and self._fleet.place(name, tally.windows) is not None
         self._begin()
         if learned:
@@ -298,5 +299,6 @@ class LiveDrift:
                 f"{path} has the drift of model {plain['model_id']}, expected that of {self._model_id}. Name "
                 "another file (--drift) for each model, or remove it to begin anew."
             )
-        self._counted, self._alarm = dict.fromkeys(plain["counted"]), plain["alarm"]
+        self._counted = dict.fromkeys(digest[:_DIGEST] for digest in plain["counted"])
+        self._alarm = plain["alarm"]
         return plain

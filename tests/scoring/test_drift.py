@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from killing import kills
 
 from anomalyvae.fleet import FALSE_ALARMS, Fleet, Monitor
 from anomalyvae.recordings import Windows
@@ -118,6 +119,32 @@ def test_a_restart_goes_on_and_counts_nothing_twice(known, tmp_path):
     assert counted(live) == counted(whole) == 8 + 3
     assert LiveDrift(known, "m", state)._monitor.to_dict() == whole._monitor.to_dict()
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["drift.json"]
+
+
+def test_a_file_of_many_stretches_is_read_again_and_counts_nothing_twice(known):
+    live = LiveDrift(known, "m")
+    for _ in range(2):
+        for seed in range(1100):
+            feed(live, *recording(f"r{seed}", SHORTEST, seed))
+    live.end()
+    assert counted(live) == 1100
+
+
+def test_a_kill_at_any_change_of_the_state_counts_nothing_twice(known, tmp_path):
+    state = tmp_path / "drift.json"
+
+    def watch():
+        live = LiveDrift(known, "m", state)
+        for seed in range(3):
+            feed(live, *recording(f"r{seed}", 10, seed))
+        live.end()
+
+    for _ in kills(watch, tmp_path):
+        watch()
+        assert counted(LiveDrift(known, "m", state)) == 3
+        state.unlink()
+    watch()
+    assert counted(LiveDrift(known, "m", state)) == 3
 
 
 def test_a_state_that_has_alarmed_says_so_at_the_next_start(known, tmp_path):
