@@ -38,9 +38,10 @@ import pandas as pd
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus.blocks import check_blocks
 from anomalyvae.recordings.bus.canbus import in_order
-from anomalyvae.recordings.bus.decode import Decoder, means
+from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 from anomalyvae.recordings.bus.messages import missing_extra
+from anomalyvae.recordings.bus.samples import means
 from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 
