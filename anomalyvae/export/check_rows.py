@@ -27,6 +27,7 @@ _ROWS = EXAMPLES
 _ENOUGH = _ROWS // 2
 _TYPED = _ROWS // 16  # of them, as integers or in the types of the sample
 _LARGE = 2.0**32 + 1
+_NEAR = 20  # standard deviations
 _SHIFTS = (1e-18, 1e-15, 1e-12, 1e-9, 1e-7)  # relative; the first is the next number
 
 Array = NDArray[Any]  # of one column: float, or object where it is text or boolean
@@ -75,7 +76,9 @@ def check_rows(
         _refuse_types(before, typed, last, sample is not None)
         if sample is None:
             large = last.apply(_large) if isinstance(last, pd.DataFrame) else _large(last)
-            _refuse_types(before, _typed_like(None, large), large, False)
+            integers = _typed_like(None, large)
+            if _differ_in_reach(before, detector, large, integers):
+                _refuse_types(before, integers, large, False)
         parts = [_accepted(before, part) for part in (getattr(rows, "iloc", rows)[:-_TYPED], typed)]
     taken, made = np.concatenate([part for part, _ in parts]), [rows for _, part in parts for rows in part]
     if taken.sum() < _ENOUGH:
@@ -222,6 +225,18 @@ def _cast(cells: Any, kind: Any) -> Any:
 def _large(cells: Any) -> Any:
     """A number whose square is no integer of 64 bits, in place of each number."""
     return cells * 0 + _LARGE if cells.dtype == np.float64 else cells
+
+
+def _differ_in_reach(before: Pipeline, detector: "VAEOutlierDetector", floats: Any, integers: Any) -> bool:
+    """Whether a Pipeline makes other numbers of integers, where training rows may have been like these rows."""
+    with torch.no_grad():
+        x, y = (
+            torch.cat([detector.network_.scaling(torch.from_numpy(detector._rows(part))) for part in parts])
+            if (parts := _accepted(before, rows)[1])
+            else torch.empty(0)
+            for rows in (floats, integers)
+        )
+    return x.shape != y.shape or bool(((x != y) & (x.abs() < _NEAR)).any())
 
 
 def _refuse_types(before: Pipeline, typed: Any, rows: Any, sampled: bool) -> None:
