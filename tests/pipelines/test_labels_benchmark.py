@@ -17,7 +17,7 @@ def test_a_method_is_asked_for_allowed_rows_only_and_is_told_what_it_asked_for()
         seen.append((list(asked), list(outlier)))
         return OUTLIER + np.arange(200) / 1000
 
-    figures = labels.asked_for(scores, OUTLIER, may)
+    figures = labels.asked_for(scores, OUTLIER, may, 0)
     assert list(figures) == [0, *labels.BUDGETS]
     assert [figures[budget]["found"] for budget in labels.BUDGETS] == [1.0, 1.0, 1.0, 1.0]
     assert (figures[0]["auroc"], figures[100]["average_precision"]) == pytest.approx((1.0, 1.0))
@@ -30,9 +30,21 @@ def test_a_method_is_asked_for_allowed_rows_only_and_is_told_what_it_asked_for()
 def test_asking_at_random_finds_the_usual_share():
     may = labels.askable(OUTLIER, 0)
     found = [
-        labels.asked_for(lambda asked, outlier: np.zeros(200), OUTLIER, may, seed)[25]["found"] for seed in range(40)
+        labels.asked_for(lambda asked, outlier: -np.arange(200), OUTLIER, may, seed, True)[25]["found"]
+        for seed in range(40)
     ]
     assert np.mean(found) == pytest.approx(25 * 0.2 / 20, abs=0.05)
+
+
+def test_the_order_of_a_file_tells_nothing_of_rows_with_equal_scores():
+    outlier = np.arange(200) < 40
+    may = labels.askable(outlier, 0)
+    found = [
+        labels.asked_for(lambda asked, outlier: np.zeros(200), outlier, may, seed)[10]["found"] for seed in range(40)
+    ]
+    assert np.mean(found) == pytest.approx(0.2, abs=0.05)
+    again = [labels.asked_for(lambda asked, outlier: np.zeros(200), outlier, may, 3)[10]["found"] for _ in range(2)]
+    assert again == [found[3], found[3]]
 
 
 def test_the_bars_are_against_the_rival_that_is_better_on_the_mean():
