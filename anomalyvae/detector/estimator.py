@@ -75,7 +75,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         It lets the model handle missing cells and improves the default score. 0 hides none.
     criterion : {"novelty", "near", "crowd", "linear", "memory", "elbo", "reconstruction", "kl", "log_likelihood", \
             "critic", "energy"}, default="novelty"
-        The anomaly score; see `score_terms`. ``"novelty"`` detects best; it compares with up to 2,048 training rows.
+        The anomaly score; see `score_terms`. ``"novelty"`` detects best; it compares with up to 4,096 training rows
+        (2,048 windows or images).
         ``"elbo"`` is ten times as fast, and is a density estimate. Every objective has ``"reconstruction"`` and the
         scores that compare with training rows (the first five); ``"critic"`` and ``"energy"`` need ``"adversarial"``,
         the others ``"elbo"``.

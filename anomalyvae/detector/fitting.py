@@ -18,7 +18,8 @@ from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import Lesson, Schedule, in_blocks, parts_of, stackable, train
 from anomalyvae.nets.views import COMPARING
 
-MEMORY_SIZE = 2048  # training rows that new ones are compared with
+MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compared with
+_MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _LEARNING_RATE = 5e-3
@@ -202,9 +203,12 @@ class Trainer:
 
     @torch.no_grad()
     def _remember(
-        self, network: Reconstruction, learned: Rows, size: int = MEMORY_SIZE, recurs: bool | None = None
+        self, network: Reconstruction, learned: Rows, size: int | None = None, recurs: bool | None = None
     ) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
+        if size is None:
+            plain = network.criterion in COMPARING and len(network.input_shape) == 1
+            size = _MORE_ROWS if plain else MEMORY_SIZE
         known = learned if learned.group is None and learned.selected is None else learned.by_content()
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
