@@ -20,7 +20,7 @@ from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
 from anomalyvae.scoring.one_file import TIME
 from anomalyvae.scoring.ranking import rank, read_scores
-from anomalyvae.scoring.summary import SUMMARY, read_scores_of, read_summary
+from anomalyvae.scoring.summary import SUMMARY, read_scores_of, read_summary, refuse_ticks
 from anomalyvae.untrusted import printable
 
 _SPANS = ["recording", "start_s", "end_s"]
@@ -93,7 +93,7 @@ def flag_folder(
     FileNotFoundError
         If the scores, the bundle or a recording are missing.
     ValueError
-        If the scores are of another model, or a recording has changed since.
+        If the scores are of another model or per tick, or a recording has changed since.
 
     Warns
     -----
@@ -104,6 +104,7 @@ def flag_folder(
         raise ValueError(f"Got drives={drives}, expected at least 1. Pass how many recordings to pick from (--drives).")
     reasons = Reasons(model, **options)
     summary = read_summary(scores, reasons.model_id)
+    refuse_ticks(scores)
     root = str(Path(summary["source"] if source is None else source).resolve())
     home = Path(scores).resolve()
     files = {file["file"]: confined(home, file["scores"]) for file in summary["files"] if file["error"] is None}

@@ -1,5 +1,6 @@
 """The files beside scores in a folder that `score_folder` wrote."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,3 +78,16 @@ def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) ->
             "Score the recordings with this bundle, or pass the other bundle."
         )
     return summary
+
+
+def refuse_ticks(scores: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a folder of scores per tick, where scores of windows are needed."""
+    try:
+        per_tick = json.loads(side_file(Path(scores), RUN).read_bytes()).get("per_tick")
+    except (OSError, ValueError, AttributeError):
+        return
+    if per_tick:
+        raise ValueError(
+            f"Got {os.fspath(scores)} with a score per tick, expected scores of windows, which explain events. "
+            "Score into another folder without per_tick (--per-tick)."
+        )

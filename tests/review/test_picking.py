@@ -432,6 +432,9 @@ def test_scores_and_recordings_must_be_those_of_the_model(night, bundles, queue)
         flag_folder(night / "scores", bundles / "elbo", queue)
     with pytest.raises(FileNotFoundError, match=r"without a _summary.json, expected a complete folder of scores"):
         flag_folder(night / "drives", bundles / "memory", queue)
+    score_folder(bundles / "memory", night / "drives", night / "ticks", per_tick="causal")
+    with pytest.raises(ValueError, match=r"ticks with a score per tick, expected scores of windows.*--per-tick"):
+        flag_folder(night / "ticks", bundles / "memory", queue)
     drive(13).head(300).to_csv(night / "drives" / "c.csv", index=False)
     with pytest.raises(ValueError, match=r"without a window at .* s: it is not the recording"):
         flag(night, bundles, queue)
