@@ -33,7 +33,11 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases of registered version
 
 _DIGEST = 36  # characters of a fingerprint that MLflow keeps
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # files of the review loop beside a model
-_WORKER = ("scoring", "bundle")  # folders of the package that scoring needs; it needs all modules beside them, too
+_WORKER = (
+    "scoring",
+    "bundle",
+    "tables",
+)  # folders of the package that scoring needs; it needs all modules beside them, too
 
 
 @dataclass(frozen=True)
