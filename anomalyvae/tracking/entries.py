@@ -33,11 +33,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases of registered version
 
 _DIGEST = 36  # characters of a fingerprint that MLflow keeps
 _COMPANIONS = ("manifest.json", "gate.json", "holdout.json")  # files of the review loop beside a model
-_WORKER = (
-    "scoring",
-    "bundle",
-    "tables",
-)  # folders of the package that scoring needs; it needs all modules beside them, too
+# Folders of the package that scoring needs; it needs all modules beside them, too.
+_WORKER = ("scoring", "bundle", "tables")
 
 
 @dataclass(frozen=True)
