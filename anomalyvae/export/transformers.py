@@ -6,7 +6,7 @@ what it makes of each level. A transformer that is not here is refused by name, 
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +112,24 @@ def note_examples(transformers: list[Any], columns: list[Column]) -> None:
             column.origin.examples = example
 
 
+_INVERSES: dict[Any, Callable[[Any], Any]] = {  # of functions that a `FunctionTransformer` has without an inverse
+    np.absolute: np.positive,
+    np.cos: np.arccos,
+    np.exp: np.log,
+    np.expm1: np.log1p,
+    np.log: np.exp,
+    np.log10: lambda x: 10.0**x,
+    np.log1p: np.expm1,
+    np.log2: np.exp2,
+    np.negative: np.negative,
+    np.reciprocal: np.reciprocal,
+    np.sin: np.arcsin,
+    np.sqrt: np.square,
+    np.square: np.sqrt,
+    np.tanh: np.arctanh,
+}
+
+
 def inverse_rows(transformers: list[Any], made: Any) -> Any:
     """Rows of which transformers in a row make these; AttributeError if one of them has no inverse."""
     for t in reversed(transformers):
@@ -122,7 +140,9 @@ def inverse_rows(transformers: list[Any], made: Any) -> Any:
         elif isinstance(t, preprocessing.PolynomialFeatures):
             made = np.asarray(made)[:, [int(np.flatnonzero(row == 1)[0]) for row in _alone(t)]]
         elif isinstance(t, FunctionTransformer) and t.func is not None and t.inverse_func is None:
-            raise AttributeError(f"{t} has no inverse.")
+            if t.func not in _INVERSES:
+                raise AttributeError(f"{t} has no inverse.")
+            made = _INVERSES[t.func](made)
         elif t is not None and t != "passthrough":
             made = t.inverse_transform(made)
             for i, rare in enumerate(getattr(t, "infrequent_categories_", ())):

@@ -356,6 +356,15 @@ def test_a_square_of_large_integers_is_refused(tmp_path):
             export_onnx(pipeline, tmp_path / "m.onnx", sample=sample)
 
 
+def test_functions_that_magnify_rounding_errors_are_refused(tmp_path):
+    """The rows of the check are led back through functions, so they lie at the level of training: here next to 1."""
+    rows = 1e-13 * np.random.default_rng(0).normal(size=(200, 3))
+    steps = [pre.FunctionTransformer(np.log1p), pre.FunctionTransformer(np.exp), pre.StandardScaler()]
+    pipeline = make_pipeline(*steps, detector()).fit(rows)
+    with pytest.raises(ArithmeticError, match="No file was written"):
+        export_onnx(pipeline, tmp_path / "m.onnx", precision="double")
+
+
 def test_rows_of_the_check_have_the_types_of_the_sample(tmp_path):
     """A StandardScaler computes in single precision if all columns are single: of a high level it leaves little."""
     rows = signals(300, 0)[["count", "plain"]].astype(np.float32)
