@@ -15,10 +15,11 @@ import ipaddress
 import logging
 import os
 import secrets
+import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Unpack
@@ -120,10 +121,26 @@ def serve(
         shown = socket.gethostname() if host in _ANY else f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        config.load()  # imports its parts now: an interrupt in the middle of an import ends in another error
-        ready(address if token is None else f"{address}?token={token}")
-        with suppress(KeyboardInterrupt):  # how the page is closed
-            uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        with _closed_by_interrupt(server), suppress(KeyboardInterrupt):
+            ready(address if token is None else f"{address}?token={token}")
+            server.run(sockets=[listener])
+
+
+@contextmanager
+def _closed_by_interrupt(server: uvicorn.Server) -> Iterator[None]:
+    """An interrupt closes the server from now on.
+
+    The server handles it once it runs. Python raises it before, where the code that imports modules may ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, server.handle_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def create_app(

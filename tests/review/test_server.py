@@ -786,3 +786,19 @@ def test_overruling_an_unseen_verdict_is_reported_and_can_be_undone(files, servi
     assert (event["verdict"], event["reviewer"]) == ("noise", HOSTILE)
     tab.until(f"location.hash === '#{page.ids[0]}'")
     assert tab.run("document.querySelectorAll('img').length") == 0
+
+
+def test_an_interrupt_closes_the_page_as_soon_as_it_is_open(files, serving):
+    """Also where Python raises it in code that ignores it, such as a callback during an import."""
+
+    def ready(_):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    late = threading.Timer(30, os.kill, (os.getpid(), signal.SIGINT))
+    late.start()
+    serve(serving(events_of(files)).queue.url, files / "model", port=0, ready=ready)
+    assert late.is_alive()
+    late.cancel()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # the handler of before is there again
