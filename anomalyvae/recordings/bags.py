@@ -153,6 +153,7 @@ class _Bag:
         # Before Iron, ROS 2 bags had no definitions of messages; those that come with ROS are known.
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
+        starts = []  # by the index of messages: a damaged start would shift all times
         for reader in self._reader.readers:
             if not isinstance(reader, Rosbag1Reader):
                 continue
@@ -161,8 +162,9 @@ class _Bag:
             if not promised == len(places) == len(set(places)):
                 self._reader.close()
                 raise ValueError(f"its index leads to {len(set(places)):,} of its {promised:,} messages")
+            starts += [one.time for entries in reader.indexes.values() for one in entries]
         self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
-        self.start_ns = self._reader.start_time if self._reader.message_count else 0
+        self.start_ns = min(starts, default=self._reader.start_time if self._reader.message_count else 0)
 
     def close(self) -> None:
         self._reader.close()

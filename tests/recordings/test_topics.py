@@ -585,3 +585,16 @@ def test_a_bag_whose_index_misses_messages_is_refused(tmp_path):
     (tmp_path / "drive.bag").write_bytes(data)
     with pytest.raises(ValueError, match=r"its index leads to 4 of its 5 messages"):
         read_log(tmp_path / "drive.bag")
+
+
+def test_a_damaged_start_of_a_bag_does_not_shift_its_times(tmp_path):
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = store.types["std_msgs/msg/Float64"]
+    with Bag1Writer(tmp_path / "drive.bag") as bag:
+        connection = bag.add_connection("/speed", kind.__msgtype__, typestore=store)
+        for n in range(5):
+            bag.write(connection, n * 10**8, store.serialize_ros1(kind(n), kind.__msgtype__))
+    data = (tmp_path / "drive.bag").read_bytes()
+    place = data.rindex(b"start_time=") + len(b"start_time=")
+    (tmp_path / "drive.bag").write_bytes(data[:place] + b"\xff\xff\xff\xff" + data[place + 4 :])
+    assert read_log(tmp_path / "drive.bag")["/speed.data"].time_s.tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
