@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.alarms import SLACK, AlarmTarget, Flags, flags
 
-STRETCHES = "stretches"  # key of what is said of training rows: whether their groups are parts of recordings
+STRETCHES = "stretches"  # key in a card's `training`: whether its groups are parts of recordings
 AUTO_FALSE_ALARMS = 0.05  # share of normal rows beyond the threshold of contamination="auto"
 
 CAUTION = ".* can show no p-value"  # how the warning of `few_calibrate` begins, as a pattern

@@ -220,7 +220,7 @@ def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:
 
 
 def refuse_unscaled(data: TrainingData, X: Any) -> None:
-    """Refuse training rows with cells that a network without a scaling cannot tell apart."""
+    """Refuse training cells beyond `LIMIT`, which count as equal where no scaling brings them nearer."""
     largest = np.nanmax(np.abs(data.x), axis=0)
     far = np.flatnonzero(largest > LIMIT)
     if len(far):

@@ -223,7 +223,7 @@ def _cast(cells: Any, kind: Any) -> Any:
 
 
 def _large(cells: Any) -> Any:
-    """A number whose square is no integer of 64 bits, in place of each number."""
+    """Replace each number by one whose square overflows 64 bits."""
     return cells * 0 + _LARGE if cells.dtype == np.float64 else cells
 
 

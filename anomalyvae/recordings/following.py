@@ -28,7 +28,7 @@ _HEAD_LINES = 200  # a preamble is shorter
 _MARK = 4  # bytes that show an encoding
 _POLL_S = 0.01  # between two looks at a file
 _KNOWN = 1024  # of the last bytes that were read, by which a file is known that has grown, and was not overwritten
-_AGAIN = ("cut", "overwritten")  # what was read before is not there any more
+_AGAIN = ("cut", "overwritten")  # after these changes, the same file is read from its beginning
 
 
 class Feed:

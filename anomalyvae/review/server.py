@@ -122,7 +122,7 @@ def serve(
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
         server = uvicorn.Server(config)
-        with _closed_by_interrupt(server), suppress(KeyboardInterrupt):
+        with _closed_by_interrupt(server):
             ready(address if token is None else f"{address}?token={token}")
             server.run(sockets=[listener])
 

@@ -26,8 +26,7 @@ from anomalyvae.scoring.engines import ENGINES, Engine
 from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
 from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, output_of
 from anomalyvae.scoring.scorer import Scorer
-from anomalyvae.scoring.summary import RUN, SUMMARY, side_file
-from anomalyvae.untrusted import read_json
+from anomalyvae.scoring.summary import RUN, SUMMARY, settings_of, side_file
 
 _STAGING = ".staging"
 _EVERY_S = 5.0
@@ -327,13 +326,9 @@ def _locked(folder: Path) -> Iterator[None]:
 def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
     """Write the settings of the scores into their folder; refuse, or clear, a folder with other settings."""
     run = {"model_id": model_id} | work.settings()
-    marker = side_file(folder, RUN)
     shutil.rmtree(folder / _STAGING, ignore_errors=True)  # stops what a killed run left at work
-    if marker.exists():
-        try:
-            before = dict(read_json(marker.read_bytes()))
-        except (TypeError, ValueError):
-            before = {}
+    if side_file(folder, RUN).exists():
+        before = settings_of(folder)
         if before != run:
             if not overwrite:
                 what = "other settings" if before.get("graph") == work.graph else f"model {before.get('model_id')}"

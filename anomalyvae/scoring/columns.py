@@ -65,9 +65,8 @@ def _kept(column: Any) -> NDArray[Any]:
     cells = np.asarray(unmasked(column))
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).casefold()
     if cells.dtype.kind == "f" and "int" in kind:
-        lister = next(
-            name for name in ("to_pylist", "to_list", "tolist") if hasattr(column, name)
-        )  # Arrow, others, NumPy
+        listers = ("to_pylist", "to_list", "tolist")  # of Arrow, of others, of NumPy
+        lister = next(name for name in listers if hasattr(column, name))
         return _objects(getattr(column, lister)())
     return cells
 

@@ -1,6 +1,5 @@
 """The files beside scores in a folder that `score_folder` wrote."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,13 +79,17 @@ def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) ->
     return summary
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of the scores in a folder; empty if there are none, or they are damaged."""
+    try:
+        return dict(read_json(side_file(folder, RUN).read_bytes()))
+    except (FileNotFoundError, TypeError, ValueError):
+        return {}
+
+
 def refuse_ticks(scores: str | os.PathLike[str]) -> None:
     """Raise ValueError for a folder of scores per tick, where scores of windows are needed."""
-    try:
-        per_tick = json.loads(side_file(Path(scores), RUN).read_bytes()).get("per_tick")
-    except (OSError, ValueError, AttributeError):
-        return
-    if per_tick:
+    if settings_of(Path(scores)).get("per_tick"):
         raise ValueError(
             f"Got {os.fspath(scores)} with a score per tick, expected scores of windows, which explain events. "
             "Score into another folder without per_tick (--per-tick)."
