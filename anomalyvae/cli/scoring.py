@@ -239,6 +239,11 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep in this file what is known of drift, so that a restart goes on from it; otherwise drift is watched "
         "from now on",
     )  # fmt: skip
+    parser.add_argument(
+        "--resume", metavar="FILE",
+        help="keep in this file which windows were printed, so that a restart goes on after them; otherwise it prints "
+        "all windows again",
+    )  # fmt: skip
     reading_arguments(parser, buses=False)
     option(parser, "--quiet")
 
@@ -250,13 +255,13 @@ def watch(args: argparse.Namespace) -> int:
         watcher = Watcher(
             model, alarms=args.alarms, tail=args.tail, late=args.late, timeout_s=args.timeout,
             newest_first=args.newest_first, drift=args.drift,
-            notify=(lambda text: None) if args.quiet else tell, **table_options(args),
+            resume=args.resume, notify=(lambda text: None) if args.quiet else tell, **table_options(args),
         )  # fmt: skip
         if watcher.caution is not None and not args.quiet:
             tell(watcher.caution)
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
-            (_print_json if args.json else _print_csv)(scores)
+            (_print_json if args.json else _print_csv)(scores, watcher.goes_on)
     if not args.quiet:
         waiting = f", {watcher.waiting:,} not scored yet" if watcher.waiting else ""
         left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
@@ -264,23 +269,24 @@ def watch(args: argparse.Namespace) -> int:
         tell(f"{watcher.windows:,} windows scored, {watcher.flagged:,} flagged{waiting}{left_out}{silent}")
         if watcher.drift is not None and watcher.drift.said:
             tell(watcher.drift.said)
-    if not watcher.windows:
+    if watcher.without:
         tell(f"failed: {watcher.without}")
-    return SILENT if watcher.timed_out else DONE if watcher.windows else SOME_FAILED
+    return SILENT if watcher.timed_out else SOME_FAILED if watcher.without else DONE
 
 
-def _print_csv(scores: "Iterator[WindowScore]") -> None:
+def _print_csv(scores: "Iterator[WindowScore]", goes_on: bool) -> None:
     lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(["recording", "start_s", "end_s", "time", "anomaly_score", "p_value", "is_outlier", "signals"])
-    sys.stdout.flush()
     for score in scores:
+        if not goes_on:
+            lines.writerow([*score._fields])
+            goes_on = True
         signals = [f"{name} {share:.0%}" for name, share in list(score.signals.items())[:_SIGNALS]]
         cells = (*score[:-1], "; ".join(signals))
         lines.writerow([spreadsheet_text(printable(cell) if isinstance(cell, str) else cell) for cell in cells])
         sys.stdout.flush()
 
 
-def _print_json(scores: "Iterator[WindowScore]") -> None:
+def _print_json(scores: "Iterator[WindowScore]", goes_on: bool) -> None:
     for score in scores:
         say(json.dumps(score._asdict(), default=datetime.isoformat), flush=True)
 

@@ -8,6 +8,7 @@ from the beginning of the file, so memory does not grow with them.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import os
 import select
 import time
@@ -90,6 +91,16 @@ class GrowingFile(Feed):
     def read_again(self, begin: int, size: int) -> bytes:
         """Return bytes by their place."""
         return os.pread(self._descriptor, size, begin)
+
+    def read_so_far(self) -> tuple[int, str]:
+        """Return how many bytes were read, and a digest of the last of them, by which `has` knows the file."""
+        return self._place, hashlib.sha256(self._last).hexdigest()
+
+    def has(self, place: int, digest: str) -> bool:
+        """Return whether the bytes before a place have a digest, so that this is the file that was read until there."""
+        begin = max(place - _KNOWN, 0)
+        known = self.read_again(begin, place - begin)
+        return len(known) == place - begin and hashlib.sha256(known).hexdigest() == digest
 
     def is_behind(self) -> bool:
         """Return whether more than ``CHUNK`` bytes wait."""

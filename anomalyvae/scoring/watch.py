@@ -24,6 +24,7 @@ from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.drift import LiveDrift
 from anomalyvae.scoring.inputs import Slab, refuse_units
 from anomalyvae.scoring.one_file import Session, Work, moments
+from anomalyvae.scoring.printed import Printed
 from anomalyvae.scoring.ranking import NO_FLEET
 from anomalyvae.scoring.scorer import Scorer
 
@@ -81,6 +82,9 @@ class Watcher:
         A file that keeps what is known of drift, so that a restart goes on from it; see
         `anomalyvae.scoring.drift.LiveDrift`. Without it, drift is watched from now on. Windows must come in the order
         of time.
+    resume : path, optional
+        A file that keeps which windows of a growing file were yielded, so that a restart goes on after them. A window
+        counts when the next one is asked for. Windows must come in the order of time.
     notify : callable, optional
         Called with a sentence about a backlog, rows that were left out, a file that was replaced, or drift.
     **options
@@ -101,7 +105,8 @@ class Watcher:
     ------
     FileNotFoundError, ValueError
         If there is no model, if it is not one of windows, or for an invalid alarm target; if the file of ``drift`` is
-        damaged or of another model, or the model cannot tell drift.
+        damaged or of another model, or the model cannot tell drift; if the file of ``resume`` is damaged, or of another
+        model.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class Watcher:
         timeout_s: float | None = None,
         newest_first: bool = True,
         drift: str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | None = None,
         notify: Callable[[str], None] = lambda text: None,
         **options: Unpack[TableOptions],
     ) -> None:
@@ -131,6 +137,7 @@ class Watcher:
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._of_a_bus = all(map(is_identifier_signal, self._recipe.needed))
         self.drift = self._drift(drift, newest_first, notify)
+        self._printed = self._resume(resume, newest_first)
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._newest_first = newest_first
         self._encoding = options.pop("encoding", None)
@@ -164,11 +171,17 @@ class Watcher:
             raise IsADirectoryError(f"{path} is a folder, expected a file that grows. Name one of its files.")
         refuse_irregular(path)
         with GrowingFile(path) as file:
+            if self._printed is not None:
+                self._recordings, said = self._printed.begin(file, path.stem)
+                if said:
+                    self._notify(f"{path}: {said}")
             while True:
                 yield from self._follow(file, path.stem, str(path), kind if kind in GROWING else "")
                 if self.timed_out:
                     return
                 file.begin_again()
+                if self._printed is not None:
+                    self._printed.begin_again(self._recordings)
 
     def pipe(self, descriptor: int, recording: str = "stdin") -> Iterator[WindowScore]:
         """Score the windows of lines from a pipe, until it ends or nothing new has come for ``timeout_s``.
@@ -176,8 +189,13 @@ class Watcher:
         Raises
         ------
         ValueError
-            If the header lacks a signal of the model.
+            If the header lacks a signal of the model, or with ``resume``.
         """
+        if self._printed is not None:
+            raise ValueError(
+                "Got a pipe, which cannot be read again, expected a file to go on with. Leave out resume= "
+                "(--resume), or store the lines in a file."
+            )
         yield from self._follow(Feed(descriptor), recording, "the lines", GROWING[0] if self._of_a_bus else "")
 
     @property
@@ -194,9 +212,14 @@ class Watcher:
         return 0 if self._following is None else self._following.waiting
 
     @property
+    def goes_on(self) -> bool:
+        """Whether windows were yielded before a restart, which ``resume`` keeps."""
+        return self._printed is not None and self._printed.last is not None
+
+    @property
     def without(self) -> str:
-        """Why no window was scored; empty if one was."""
-        if self.windows:
+        """Why no window was scored; empty if one was, now or before a restart."""
+        if self.windows or self.goes_on:
             return ""
         return "no line came" if self._live is None else f"{self._live.recording}: {self._live.coverage.reason()}"
 
@@ -248,6 +271,14 @@ class Watcher:
             return None
         return LiveDrift(Fleet.from_dict(fleet), metadata["model_id"], None if state is None else Path(state), notify)
 
+    def _resume(self, state: str | os.PathLike[str] | None, newest_first: bool) -> Printed | None:
+        if state is not None and newest_first:
+            raise ValueError(
+                "Got newest_first and a file to go on with, but that needs the order of time. Leave one of them out "
+                "(--newest-first, --resume)."
+            )
+        return None if state is None else Printed(Path(state), self._session.metadata["model_id"])
+
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
         figures = self._session.figures(Slab({}, windows.rows.to_numpy()))
         if self.drift is not None:
@@ -257,9 +288,13 @@ class Watcher:
         times = moments(next(iter(windows.starts.values()), None), windows.spans["start_s"]).to_pylist()
         lines = zip(*spans, times, figures.tolist(), strict=True)
         for recording, start_s, end_s, time, (score, p_value, flag, *parts) in lines:
+            if self._printed is not None and not self._printed.is_new(recording, start_s):
+                continue
             self.windows, self.flagged = self.windows + 1, self.flagged + (flag > 0)
             shares = _shares(dict(zip(signals, parts, strict=True)))
             yield WindowScore(recording, start_s, end_s, time, score, p_value, flag > 0, shares)
+            if self._printed is not None:
+                self._printed.add(recording, start_s)
 
 
 def _shares(parts: dict[str, float]) -> dict[str, float]:

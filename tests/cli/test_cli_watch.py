@@ -132,3 +132,23 @@ def test_ignored_rows_are_counted(model, tmp_path, capsys):
     assert err[-1].endswith("flagged, 2 rows ignored, stopped by --timeout")
     assert main(["watch", str(tmp_path / "drive.csv"), *options, "--quiet", "--late"]) == 5
     assert capsys.readouterr().err == ""
+
+
+def test_kills_lose_no_line_and_repeat_one_at_most(model, tmp_path):
+    drive, out = tmp_path / "drive.csv", tmp_path / "scores.csv"
+    rows = lines(120)
+    resume = [str(drive), "--resume", str(tmp_path / "printed.json")]
+    for end in (30, 60, 90):
+        drive.write_text("time_s,a,b\n" + "".join(rows[:end]))
+        with watch(model, *resume, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process, out.open("a") as file:
+            for _ in range(15):  # in the middle
+                file.write(process.stdout.readline())
+            process.kill()
+            file.write(process.stdout.read())  # what it had printed
+    drive.write_text("time_s,a,b\n" + "".join(rows))
+    with out.open("a") as file:
+        assert watch(model, *resume, "--timeout", "0.1", stdout=file, stderr=subprocess.DEVNULL).wait(60) == 5
+    start_s = pd.read_csv(out)["start_s"]  # numbers: there is one header
+    assert start_s.unique() == pytest.approx(np.arange(111) / 10)
+    assert start_s.is_monotonic_increasing
+    assert start_s.duplicated().sum() <= 3

@@ -165,3 +165,74 @@ def test_a_signal_in_another_unit_is_refused(tmp_path):
     (tmp_path / "drive.csv").write_text("time_s,a [km/h],b,speed\n")
     with pytest.raises(ValueError, match=r"Signal 'a' is in km/h, expected m/s, as in training\. Convert it\."):
         next(Watcher(bundle).file(tmp_path / "drive.csv"))
+
+
+def test_a_restart_goes_on_after_the_windows_that_were_printed(model, finished, tmp_path):
+    path, scored = finished
+    data, growing, keeps = path.read_bytes(), tmp_path / "drive.csv", tmp_path / "printed.json"
+    growing.write_bytes(data[: len(data) // 2])
+    promise = {"alarms": {"per_hour": 360}, "tail": "pareto", "newest_first": False, "timeout_s": 0.05}
+
+    def watched(stop=None):
+        watcher = Watcher(model, resume=keeps, **promise)
+        rows = []
+        for score in watcher.file(growing):
+            if len(rows) == stop:
+                break  # as a kill before this one is printed
+            rows.append(score)
+        return rows, watcher
+
+    first, watcher = watched(stop=7)
+    assert not watcher.goes_on or keeps.exists()
+    second, _ = watched()
+    growing.write_bytes(data)
+    third, _ = watched()
+    assert len(first) == 7
+    assert second
+    assert third
+    assert_same(pd.DataFrame(first + second + third), scored)  # in order, each once
+    none, watcher = watched()
+    assert none == []
+    assert (watcher.windows, watcher.without) == (0, "")
+
+
+def test_a_restart_knows_another_file_of_that_name(model, finished, tmp_path):
+    path, _ = finished
+    growing, keeps, said = tmp_path / "drive.csv", tmp_path / "printed.json", []
+    options = {"resume": keeps, "newest_first": False, "timeout_s": 0.05}
+    growing.write_bytes(path.read_bytes())
+    list(Watcher(model, **options).file(growing))
+    other = path.read_text().splitlines(keepends=True)
+    for name, lines in (("drive#2", [other[0], *other[50:]]), ("drive#3", other[:-400])):  # rotated; cut
+        growing.write_text("".join(lines))
+        found = pd.DataFrame(Watcher(model, notify=said.append, **options).file(growing))
+        assert set(found["recording"]) == {name}
+        assert len(found) > 10
+        assert said.pop().startswith(f"{growing}: its earlier windows are of another file")
+        assert list(Watcher(model, notify=said.append, **options).file(growing)) == []
+        assert f"{growing}: it goes on after the window of {name} that starts at " in said.pop()
+
+
+def test_what_cannot_go_on_is_refused(model, detector, finished, tmp_path):
+    path, _ = finished
+    keeps = tmp_path / "printed.json"
+    with pytest.raises(ValueError, match=r"that needs the order of time\. Leave one of them out"):
+        Watcher(model, resume=keeps)
+    options = {"resume": keeps, "newest_first": False, "timeout_s": 0.05}
+    with pytest.raises(ValueError, match="a pipe, which cannot be read again"):
+        next(Watcher(model, **options).pipe(0))
+    list(Watcher(model, **options).file(path))
+    (tmp_path / "other.csv").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="has the windows of drive, expected those of other"):
+        next(Watcher(model, **options).file(tmp_path / "other.csv"))
+    whole = json.loads(keeps.read_text())
+    for damage in ({"place": "1"}, {"start_s": None}, {"more": 1}, {"number": True}):
+        keeps.write_text(json.dumps(whole | damage))
+        with pytest.raises(ValueError, match="does not say which windows were printed, or is damaged"):
+            Watcher(model, **options)
+    keeps.write_text(json.dumps(whole)[:40])
+    with pytest.raises(ValueError, match="damaged"):
+        Watcher(model, **options)
+    keeps.write_text(json.dumps(whole | {"model_id": "another"}))
+    with pytest.raises(ValueError, match="has the windows of model another, expected those of"):
+        Watcher(model, **options)
