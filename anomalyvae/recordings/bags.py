@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from anomalyvae.recordings.redundancy import check_bag
+
 Decode = Callable[[bytes], Any]
 
 
@@ -154,15 +156,14 @@ class _Bag:
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
         starts = []  # by the index of messages: a damaged start would shift all times
-        for reader in self._reader.readers:
-            if not isinstance(reader, Rosbag1Reader):
-                continue
-            promised = sum(sum(chunk.connection_counts.values()) for chunk in reader.chunk_infos)
-            places = [(one.chunk_pos, one.offset) for entries in reader.indexes.values() for one in entries]
-            if not promised == len(places) == len(set(places)):
-                self._reader.close()
-                raise ValueError(f"its index leads to {len(set(places)):,} of its {promised:,} messages")
-            starts += [one.time for entries in reader.indexes.values() for one in entries]
+        try:
+            for reader in self._reader.readers:
+                if isinstance(reader, Rosbag1Reader):
+                    check_bag(reader, path)
+                    starts += [one.time for entries in reader.indexes.values() for one in entries]
+        except Exception:
+            self._reader.close()
+            raise
         self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
         self.start_ns = min(starts, default=self._reader.start_time if self._reader.message_count else 0)
 

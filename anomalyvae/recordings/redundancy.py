@@ -1,0 +1,107 @@
+"""A ROS 1 bag says much twice, in its index and in its chunks: where the two differ, one is damaged."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rosbags.interfaces import Connection
+    from rosbags.rosbag1 import Reader
+
+_Entry = tuple[int, int, int]  # of the index: where a message is in its chunk, its connection, and its time
+_FIELDS = {"topic": "topic", "msgtype": "type", "digest": "md5sum", "msgdef": "definition", "ext": "options"}
+
+
+def check_bag(reader: Reader, path: Path) -> None:
+    """Refuse a ROS 1 bag whose index contradicts itself; let its reader refuse the chunks that contradict the index.
+
+    Raises
+    ------
+    ValueError
+        The index does not lead to each message once, or does not end with the file.
+    """
+    entries: dict[int, list[_Entry]] = {info.pos: [] for info in reader.chunk_infos}
+    for key, index in reader.indexes.items():
+        for entry in index:
+            entries[entry.chunk_pos].append((entry.offset, key, entry.time))
+    promised = sum(sum(info.connection_counts.values()) for info in reader.chunk_infos)
+    places = sum(len({offset for offset, _, _ in found}) for found in entries.values())
+    if not promised == places == sum(map(len, entries.values())):
+        raise ValueError(f"its index leads to {places:,} of its {promised:,} messages")
+    if not _index_ends_the_file(path):
+        raise ValueError("its index has other records than its header says")
+    odd = 0
+    for info in reader.chunk_infos:
+        chunk, found = reader.chunks[info.pos], sorted(entries[info.pos])
+        if Counter(key for _, key, _ in found) != Counter(info.connection_counts):
+            raise ValueError("its index counts the messages of a connection in two ways")
+        times = [time for _, _, time in found]
+        odd += bool(times) and (info.start_time, info.end_time - 1) != (min(times), max(times))
+        checked = partial(_checked, reader, info.pos, found, chunk.decompressor)
+        reader.chunks[info.pos] = chunk._replace(decompressor=checked)
+    if odd:
+        warnings.warn(
+            f"The index of {path} gives {odd:,} of its {len(reader.chunk_infos):,} chunks another first or last time "
+            f"than their messages, which count. To repair it, run: rosbag reindex.",
+            stacklevel=2,
+        )
+
+
+def _index_ends_the_file(path: Path) -> bool:
+    from rosbags.rosbag1.reader import Header, read_uint32
+
+    with path.open("rb") as file:
+        file.readline()
+        header = Header.read(file)
+        file.seek(header.get_uint64("index_pos"))
+        for _ in range(header.get_uint32("conn_count") + header.get_uint32("chunk_count")):
+            Header.read(file)
+            file.seek(read_uint32(file), os.SEEK_CUR)
+        return file.tell() == path.stat().st_size
+
+
+def _checked(
+    reader: Reader, place: int, entries: list[_Entry], unpack: Callable[[bytes], bytes], packed: bytes
+) -> bytes:
+    """Return the records of the chunk at a place; ValueError if the index says otherwise."""
+    from rosbags.rosbag1.reader import Header, RecordType, read_uint32
+
+    data = unpack(packed)
+    chunk = type(reader)(reader.path)
+    chunk.bio = file = BytesIO(data)
+    known = {connection.id: connection for connection in reader.connections}
+    leads_to: dict[int, int] = {}  # the message, by its offset and those of connections directly before it
+    before: list[int] = []
+    messages: list[_Entry] = []
+    while (offset := file.tell()) < len(data):
+        before.append(offset)
+        header = Header.read(file)
+        if header.get_uint8("op") == RecordType.CONNECTION:
+            file.seek(offset)
+            found = chunk.read_connection()
+            _compare(known.get(found.id), found)
+        else:
+            leads_to |= dict.fromkeys(before, offset)
+            before = []
+            messages.append((offset, header.get_uint32("conn"), header.get_time("time")))
+            file.seek(read_uint32(file), os.SEEK_CUR)
+    if sorted((leads_to.get(offset, -1), key, time) for offset, key, time in entries) != messages:
+        raise ValueError("a chunk has other messages than its index says")
+    reader.chunks[place] = reader.chunks[place]._replace(decompressor=unpack)  # once is enough
+    return data
+
+
+def _compare(said: Connection | None, found: Connection) -> None:
+    for field, word in _FIELDS.items():
+        one, other = getattr(said, field, None), getattr(found, field)
+        if one != other:
+            raise ValueError(
+                f"connection {found.id} has the {word} {str(one)[:80]} in its index, {str(other)[:80]} in a chunk"
+            )

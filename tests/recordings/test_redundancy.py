@@ -1,0 +1,100 @@
+"""Where a file says one thing twice and the two differ, it is refused, or the difference is named."""
+
+import struct
+
+import pytest
+
+pytest.importorskip("mcap")
+pytest.importorskip("rosbags")
+
+from rosbags.rosbag1 import Writer as Bag1Writer
+from rosbags.typesys import Stores, get_typestore
+
+from anomalyvae.recordings import read_log
+
+
+def bag_of_speeds(path):
+    """The bytes of a bag of ROS 1 with the speeds 0 to 4, a tenth of a second apart."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = store.types["std_msgs/msg/Float64"]
+    with Bag1Writer(path) as bag:
+        connection = bag.add_connection("/speed", kind.__msgtype__, typestore=store)
+        for n in range(5):
+            bag.write(connection, n * 10**8, store.serialize_ros1(kind(n), kind.__msgtype__))
+    return path.read_bytes()
+
+
+def test_a_bag_whose_index_misses_messages_is_refused(tmp_path):
+    data = bag_of_speeds(tmp_path / "drive.bag")
+    assert read_log(tmp_path / "drive.bag")["/speed.data"].values.tolist() == [0, 1, 2, 3, 4]
+    place = data.index(b"conn=", data.index(b"ver=")) + 5  # in the index that follows the chunk
+    (tmp_path / "drive.bag").write_bytes(data[:place] + b"\7" + data[place + 1 :])
+    with pytest.raises(ValueError, match=r"drive.bag cannot be read as .*its index leads to 0 of its 5 messages"):
+        read_log(tmp_path / "drive.bag")
+    # Entries that lead to the start of the chunk lead to its first message.
+    for n, said in [
+        (2, "a chunk has other messages than its index says"),
+        (3, "its index leads to 4 of its 5 messages"),
+    ]:
+        place = data.rindex(struct.pack("<LL", 0, n * 10**8))
+        data = data[:place] + bytes(12) + data[place + 12 :]
+        (tmp_path / "drive.bag").write_bytes(data)
+        with pytest.raises(ValueError, match=said):
+            read_log(tmp_path / "drive.bag")
+
+
+def test_a_damaged_start_of_a_bag_does_not_shift_its_times(tmp_path):
+    data = bag_of_speeds(tmp_path / "drive.bag")
+    place = data.rindex(b"start_time=") + len(b"start_time=")
+    (tmp_path / "drive.bag").write_bytes(data[:place] + b"\xff\xff\xff\xff" + data[place + 4 :])
+    with pytest.warns(
+        UserWarning, match=r"drive.bag gives 1 of its 1 chunks another first or last time.*rosbag reindex"
+    ):
+        log = read_log(tmp_path / "drive.bag")
+    assert log["/speed.data"].time_s.tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def bag_in_chunks(path):
+    """The bytes of a bag with a chunk of one speed, and a chunk of four speeds and a limit."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = store.types["std_msgs/msg/Float64"]
+    bag = Bag1Writer(path)
+    bag.chunk_threshold = 300  # bytes, which the records of the two connections fill
+    with bag:
+        speed, limit = (bag.add_connection(topic, kind.__msgtype__, typestore=store) for topic in ("/speed", "/limit"))
+        for n in range(5):
+            bag.write(speed, n * 10**8, store.serialize_ros1(kind(n), kind.__msgtype__))
+        bag.write(limit, 5 * 10**8, store.serialize_ros1(kind(9), kind.__msgtype__))
+    return path.read_bytes()
+
+
+def places(data, text):
+    return [place for place in range(len(data)) if data.startswith(text, place)]
+
+
+BAG_DAMAGE = {
+    # The bytes before the damage, which of their places, the new bytes, and what the error says.
+    "topic in the index": (
+        b"topic=/spee",
+        -2,
+        b"2",
+        "connection 0 has the topic /spee2 in its index, /speed in a chunk",
+    ),
+    "topic in a chunk": (b"topic=/spee", 0, b"2", "connection 0 has the topic /speed in its index, /spee2"),
+    "connection in a chunk": (b"op=\7\x09\0\0\0conn=", 0, b"\2", "connection 2 has the topic None in its index"),
+    "chunks": (b"chunk_count=", 0, b"\1", "its index has other records than its header says"),
+    "no chunks": (b"chunk_count=", 0, b"\0", "its index has other records than its header says"),
+    "connection of a message": (b"op=\2\x09\0\0\0conn=", 1, b"\1", "a chunk has other messages than its index says"),
+}
+
+
+@pytest.mark.parametrize("damage", BAG_DAMAGE.values(), ids=BAG_DAMAGE)
+def test_a_bag_that_contradicts_itself_is_refused(tmp_path, damage):
+    before, which, new, said = damage
+    data = bag_in_chunks(tmp_path / "drive.bag")
+    assert read_log(tmp_path / "drive.bag")["/speed.data"].values.tolist() == [0, 1, 2, 3, 4]
+    place = places(data, before)[which] + len(before)
+    assert data[place : place + len(new)] != new
+    (tmp_path / "drive.bag").write_bytes(data[:place] + new + data[place + len(new) :])
+    with pytest.raises(ValueError, match=rf"drive.bag cannot be read as a ROS bag \({said}"):
+        read_log(tmp_path / "drive.bag")
