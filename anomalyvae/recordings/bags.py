@@ -10,11 +10,16 @@ import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from anomalyvae.recordings.redundancy import check_bag
+from anomalyvae.recordings.redundancy import check_bag, wrong_in_summary
+
+if TYPE_CHECKING:
+    from mcap.summary import Summary
 
 Decode = Callable[[bytes], Any]
 
@@ -71,23 +76,24 @@ def _broken(path: Path, error: Exception) -> ValueError:
 
 
 class _Mcap:
-    """An MCAP file, in order of log time if it has an index, otherwise as it was written."""
+    """An MCAP file, in order of log time if it has an index that fits its records, otherwise as it was written."""
 
     def __init__(self, path: Path) -> None:
         from mcap.reader import SeekingReader
 
-        size = path.stat().st_size
-        self._path, self._file = path, path.open("rb")
+        self._path, self._file, self._size = path, path.open("rb"), path.stat().st_size
         self._decoders: dict[int, Decode | str] = {}
+        self._known: dict[tuple[str, int], Any] = {}  # schemas and channels by their numbers
+        self._promised: dict[int, int] = {}  # messages by channel, as the statistics count them
+        self._chunks: list[Any] = []  # of the index; empty if it is not used
         self.topics: list[str] | None = None
-        self.start_ns, self._indexed = -1, False
+        self.start_ns = -1
         try:
-            self._reader = SeekingReader(self._file, validate_crcs=True, record_size_limit=size)
-            self._cut = not self._has_end(size)
-            summary = None if self._cut else self._reader.get_summary()
-            if summary is not None and summary.chunk_indexes:
-                self._indexed, self.topics = True, sorted({channel.topic for channel in summary.channels.values()})
-                self.start_ns = summary.statistics.message_start_time if summary.statistics else -1
+            reader = SeekingReader(self._file, validate_crcs=True, record_size_limit=self._size)
+            self._cut = not self._has_end()
+            summary = None if self._cut else reader.get_summary()
+            if summary is not None:
+                self._use(summary)
             if self.start_ns < 0:
                 self.start_ns = next((raw.log_ns for raw in self.messages(lambda topic: True)), 0)
         except Exception:
@@ -98,16 +104,24 @@ class _Mcap:
         self._file.close()
 
     def messages(self, wanted: Callable[[str], bool]) -> Iterator[Raw]:
-        for schema, channel, message in self._indexed_records(wanted) if self._indexed else self._records():
+        counts: Counter[int] = Counter()
+        for message in self._indexed_records(wanted) if self._chunks else self._records():
+            channel = self._get("Channel", message.channel_id)
             if wanted(channel.topic):
+                counts[channel.id] += 1
                 if channel.id not in self._decoders:
+                    schema = self._get("Schema", channel.schema_id) if channel.schema_id else None
                     self._decoders[channel.id] = _decoder(channel.message_encoding, schema)
                 yield Raw(channel.topic, message.log_time, message.data, self._decoders[channel.id])
+        for key in self._promised and self._promised.keys() | counts.keys():
+            topic, count, promised = self._get("Channel", key).topic, counts[key], self._promised.get(key, 0)
+            if wanted(topic) and count != promised:
+                raise ValueError(f"it has {count:,} messages of {topic}, and its statistics count {promised:,}")
 
-    def _has_end(self, size: int) -> bool:
+    def _has_end(self) -> bool:
         """Return whether the file has its last record; refuse a file whose index does not match its checksum."""
         tail = struct.Struct("<BQQQI8s")  # the footer: code, length, where summary and offsets begin, checksum, magic
-        self._file.seek(max(size - tail.size, 0))
+        self._file.seek(max(self._size - tail.size, 0))
         end = self._file.read()
         if len(end) < tail.size or end[-8:] != b"\x89MCAP0\r\n":
             return False
@@ -118,21 +132,85 @@ class _Mcap:
                 raise ValueError("its index has the wrong checksum")
         return True
 
-    def _indexed_records(self, wanted: Callable[[str], bool]) -> Iterator[tuple[Any, Any, Any]]:
-        topics = [topic for topic in self.topics or () if wanted(topic)]
-        return self._reader.iter_messages(topics) if topics else iter(())
+    def _use(self, summary: Summary) -> None:
+        """Use the index, if it fits the records and names all channels."""
+        counted = summary.statistics
+        wrong = wrong_in_summary(self._file, summary) if summary.chunk_indexes else ""
+        if wrong:
+            warnings.warn(
+                f"The index of {self._path} does not fit its records: {wrong}. The file is read without its index. To "
+                f"repair it, run: mcap recover.",
+                stacklevel=2,
+            )
+            return
+        self._promised = counted.channel_message_counts if counted else {}
+        used = {key for chunk in summary.chunk_indexes for key in chunk.message_index_offsets} | {*self._promised}
+        schemas = {channel.schema_id for channel in summary.channels.values()} - {0}
+        known = bool(summary.channels) and used <= {*summary.channels} and schemas <= {*summary.schemas}
+        if not (summary.chunk_indexes and known):
+            return
+        for record in (*summary.schemas.values(), *summary.channels.values()):
+            self._learn(record)
+        self._chunks = summary.chunk_indexes
+        self.topics = sorted({channel.topic for channel in summary.channels.values()})
+        self.start_ns = counted.message_start_time if counted else -1
 
-    def _records(self) -> Iterator[tuple[Any, Any, Any]]:
-        from mcap.reader import NonSeekingReader
+    def _learn(self, record: Any) -> None:
+        """Keep a schema or a channel; refuse another one with its number."""
+        kind = type(record).__name__
+        known = self._known.setdefault((kind, record.id), record)
+        if known != record:
+            raise ValueError(
+                f"its {kind.lower()} {record.id} is {str(known)[:150]} in one place, {str(record)[:150]} in another"
+            )
+
+    def _get(self, kind: str, key: int) -> Any:
+        if (kind, key) not in self._known:
+            raise ValueError(f"it has no {kind.lower()} {key}")
+        return self._known[kind, key]
+
+    def _indexed_records(self, wanted: Callable[[str], bool]) -> Iterator[Any]:
+        """Yield the messages that are wanted in order of log time; a chunk is read when its first one is next."""
+        from mcap.data_stream import ReadDataStream
+        from mcap.records import Chunk, Message
+        from mcap.stream_reader import breakup_chunk
+
+        queue: list[tuple[int, int, int, Any]] = []  # chunks and messages: time, place, number in the chunk, message
+        for index in self._chunks:
+            keys = index.message_index_offsets
+            if not keys or any(wanted(self._get("Channel", key).topic) for key in keys):
+                queue.append((index.message_start_time, index.chunk_start_offset, -1, None))
+        heapify(queue)
+        while queue:
+            _, place, _, message = heappop(queue)
+            if message is not None:
+                yield message
+                continue
+            self._file.seek(place + 9)
+            chunk = Chunk.read(ReadDataStream(self._file))
+            records = breakup_chunk(chunk, validate_crc=True)
+            times = [record.log_time for record in records if isinstance(record, Message)]
+            if times and (min(times), max(times)) != (chunk.message_start_time, chunk.message_end_time):
+                raise ValueError("a chunk has messages of other times than its header says")
+            for number, record in enumerate(records):
+                if not isinstance(record, Message):
+                    self._learn(record)
+                elif wanted(self._get("Channel", record.channel_id).topic):
+                    heappush(queue, (record.log_time, place, number, record))
+
+    def _records(self) -> Iterator[Any]:
+        from mcap.records import Channel, Message, Schema
+        from mcap.stream_reader import StreamReader
 
         self._file.seek(0)
-        size = self._path.stat().st_size
-        reader = NonSeekingReader(self._file, validate_crcs=True, record_size_limit=size)
         count = 0
         try:
-            for record in reader.iter_messages(log_time_order=False):
-                count += 1
-                yield record
+            for record in StreamReader(self._file, validate_crcs=True, record_size_limit=self._size).records:
+                if isinstance(record, Message):
+                    count += 1
+                    yield record
+                elif isinstance(record, (Schema, Channel)):
+                    self._learn(record)
         except Exception:
             if not (self._cut and count):
                 raise

@@ -1,17 +1,20 @@
-"""A ROS 1 bag says much twice, in its index and in its chunks: where the two differ, one is damaged."""
+"""Bags and MCAP files say much twice, in an index and in their records: where the two differ, one is damaged."""
 
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
+    from mcap.summary import Summary
     from rosbags.interfaces import Connection
     from rosbags.rosbag1 import Reader
 
@@ -105,3 +108,35 @@ def _compare(said: Connection | None, found: Connection) -> None:
             raise ValueError(
                 f"connection {found.id} has the {word} {str(one)[:80]} in its index, {str(other)[:80]} in a chunk"
             )
+
+
+def wrong_in_summary(file: BinaryIO, summary: Summary) -> str:
+    """Return how the summary of an MCAP file contradicts itself or the records before it; empty if it does not."""
+    from mcap.opcode import Opcode
+
+    chunks: list[tuple[int, int, int, int, dict[int, int]]] = []  # place, length, first and last time, indexes
+    place, head = file.seek(len(b"\x89MCAP0\r\n")), struct.Struct("<BQ")
+    code = 0
+    while code != Opcode.DATA_END:
+        code, length = head.unpack(file.read(head.size))
+        if code == Opcode.CHUNK:
+            chunks.append((place, head.size + length, *struct.unpack("<QQ", file.read(16)), {}))
+        elif code == Opcode.MESSAGE_INDEX and chunks:
+            chunks[-1][-1][struct.unpack("<H", file.read(2))[0]] = place
+        elif code == Opcode.MESSAGE:
+            return "it lacks messages outside of chunks"
+        place = file.seek(place + head.size + length)
+    fields = ("chunk_start_offset", "chunk_length", "message_start_time", "message_end_time", "message_index_offsets")
+    if sorted(map(attrgetter(*fields), summary.chunk_indexes), key=itemgetter(0)) != chunks:
+        return "it lists other chunks"
+    counted, times = summary.statistics, [time for _, _, *span, _ in chunks if any(span) for time in span]
+    if counted is None:
+        return ""
+    if counted.chunk_count != len(chunks) or len(summary.channels) not in (0, counted.channel_count):
+        return "it counts other chunks or channels"
+    by_channel = counted.channel_message_counts
+    if by_channel and sum(by_channel.values()) != counted.message_count:
+        return "it counts the messages in two ways"
+    if times and (counted.message_start_time, counted.message_end_time) != (min(times), max(times)):
+        return "it gives the messages another start or end"
+    return ""

@@ -19,8 +19,9 @@ The rules are the same for all of them:
 - **Start.** The first log time of the file. Log times that are not unix times stay as they are.
 - **Order.** Samples are sorted by time; those of a topic with the same stamp become one, their mean. A file
   without an index whose log times jump back by more than 10 s is refused.
-- **Damage.** A broken file is refused. An MCAP file without an end, whose recorder was killed, is read as far as it
-  goes, with a warning.
+- **Damage.** A broken file is refused, and so is one whose index or counts contradict its messages. An MCAP file
+  whose index does not fit its chunks is read without it, and one without an end, whose recorder was killed, as far as
+  it goes, both with a warning.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
 """Where a file says one thing twice and the two differ, it is refused, or the difference is named."""
 
+import json
 import struct
+import warnings
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
 
+from mcap.opcode import Opcode
+from mcap.writer import CompressionType, Writer
 from rosbags.rosbag1 import Writer as Bag1Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -98,3 +103,84 @@ def test_a_bag_that_contradicts_itself_is_refused(tmp_path, damage):
     (tmp_path / "drive.bag").write_bytes(data[:place] + new + data[place + len(new) :])
     with pytest.raises(ValueError, match=rf"drive.bag cannot be read as a ROS bag \({said}"):
         read_log(tmp_path / "drive.bag")
+
+
+def mcap(path, **options):
+    """The bytes of an MCAP file without checksums in two chunks, with the speeds 0 to 3 and the limits 0 to 3."""
+    options = {"chunk_size": 200, "compression": CompressionType.NONE, "enable_crcs": False, **options}
+    with path.open("wb") as file:
+        writer = Writer(file, **options)
+        writer.start()
+        channels = [writer.register_channel(topic, "json", 0) for topic in ("/speed", "/limit")]
+        for n in range(8):
+            time_ns = (1_700_000_000 + n) * 10**9
+            writer.add_message(channels[n % 2], time_ns, json.dumps({"x": n // 2}).encode(), time_ns)
+        writer.finish()
+    return path.read_bytes()
+
+
+def damaged(data, code, number, place, new):
+    """Change bytes of the content of a record: the first, second, ... of its kind outside of chunks."""
+    begin = 8
+    while True:
+        found, length = struct.unpack_from("<BQ", data, begin)
+        if found == code and not number:
+            begin += 9 + place
+            assert data[begin : begin + len(new)] != new
+            return data[:begin] + new + data[begin + len(new) :]
+        number -= found == code
+        begin += 9 + length
+
+
+MCAP_DAMAGE = {
+    # The kind of record, which of them, where in it, the new bytes, and what the error says.
+    "topic in the index": ([(Opcode.CHANNEL, 0, 13, b"2")], "its channel 1 is .*'/spee2'.* in another"),
+    "topic in a chunk": ([(Opcode.CHUNK, 0, 62, b"2")], "its channel 1 is .*'/speed'.* in another"),
+    "time of a message": ([(Opcode.CHUNK, 0, 125, bytes(8))], "a chunk has messages of other times"),
+    "messages in the statistics": (
+        [(Opcode.STATISTICS, 0, 0, b"\7"), (Opcode.STATISTICS, 0, 48, b"\3")],
+        "it has 4 messages of /speed, and its statistics count 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", MCAP_DAMAGE.values(), ids=MCAP_DAMAGE)
+def test_an_mcap_file_that_contradicts_itself_is_refused(tmp_path, damage):
+    changes, said = damage
+    path = tmp_path / "drive.mcap"
+    data = mcap(path)
+    for change in changes:
+        data = damaged(data, *change)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"drive.mcap cannot be read as MCAP \({said}"):
+        read_log(path)
+
+
+INDEX_DAMAGE = {
+    "a chunk less": ((Opcode.CHUNK_INDEX, 1, -9, b"\x88"), "it lists other chunks"),
+    "start of a chunk": ((Opcode.CHUNK_INDEX, 0, 0, bytes(8)), "it lists other chunks"),
+    "channel in a chunk": ((Opcode.CHUNK_INDEX, 0, 36, b"\3"), "it lists other chunks"),
+    "number of chunks": ((Opcode.STATISTICS, 0, 22, b"\3"), "it counts other chunks"),
+    "messages of a channel": ((Opcode.STATISTICS, 0, 48, b"\3"), "it counts the messages in two ways"),
+    "start": ((Opcode.STATISTICS, 0, 26, bytes(4)), "it gives the messages another start or end"),
+}
+
+
+@pytest.mark.parametrize("damage", INDEX_DAMAGE.values(), ids=INDEX_DAMAGE)
+def test_an_mcap_index_that_does_not_fit_is_named_and_not_used(tmp_path, damage):
+    change, said = damage
+    path = tmp_path / "drive.mcap"
+    path.write_bytes(damaged(mcap(path), *change))
+    with pytest.warns(UserWarning, match=rf"The index of .*drive.mcap does not fit its records: {said}"):
+        log = read_log(path, signals=["/speed.x"])
+    assert log.start == pd.Timestamp(1_700_000_000, unit="s", tz="UTC")
+    assert (log["/speed.x"].time_s.tolist(), log["/speed.x"].values.tolist()) == ([0, 2, 4, 6], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("options", [{"repeat_channels": False}, {"use_statistics": False}, {"use_chunking": False}])
+def test_an_mcap_file_whose_index_lacks_parts_is_read_without_a_warning(tmp_path, options):
+    mcap(tmp_path / "drive.mcap", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log = read_log(tmp_path / "drive.mcap")
+    assert log["/speed.x"].values.tolist() == log["/limit.x"].values.tolist() == [0, 1, 2, 3]
