@@ -18,7 +18,7 @@ from anomalyvae.export.explain import explain
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.nets.memory import squared_distances
-from anomalyvae.nets.views import BLOCK, Views
+from anomalyvae.nets.views import BLOCK, COUNTED, Views
 from anomalyvae.scoring import Scorer
 from anomalyvae.scoring.onnx_file import FORMAT, METADATA, seal
 
@@ -143,8 +143,9 @@ def _may_be_at_zero(detector: "VAEOutlierDetector") -> bool:
     """Whether rows at no distance from the stored ones, as single precision sees it, are to be expected."""
     stored, scores = detector.network_.memorised, np.abs(detector.calibration_.scores)
     if isinstance(stored, Views):
-        some = stored.rows[:: -(-len(stored.rows) // _TRIED)]
-        last = squared_distances(some, stored.rows).topk(stored.neighbours, largest=False).values[:, -1]
+        some = stored.rows[:: min(-(-len(stored.rows) // _TRIED), COUNTED)]  # copies of a row follow each other
+        counted = min(COUNTED, len(stored.rows))  # of which the geometric mean counts
+        last = squared_distances(some, stored.rows).topk(counted, largest=False).values[:, -1]
         rounding = _EPS * some.square().sum(1)
         return bool((last <= _ABOVE_ROUNDING * rounding).any())
     return stored is not None and scores.min() < 1e-3 * scores.max()

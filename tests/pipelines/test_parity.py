@@ -8,7 +8,7 @@ from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 5, 6, 8, 10, 11, 12, 14, 18])
+@pytest.mark.parametrize("seed", [1, 2, 5, 6, 8, 10, 11, 12, 14, 18, 210020])
 def test_a_file_scores_as_its_model(seed, tmp_path):
     kind, details, _ = parity.outcome(seed, tmp_path)
     assert kind == "same", details
