@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyvae.bundle.preprocessing import feature_names, split
+from anomalyvae.detector.categories import as_pandas
 from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.culprits import culprit, learned_rounding
 from anomalyvae.export.explain import explain
@@ -60,6 +61,7 @@ def write_onnx(
     if precision not in ("auto", "double", "single"):
         raise ValueError(f"Got precision={precision!r}, expected 'auto', 'double' or 'single'. Pass one of them.")
     before, detector = split(model)
+    sample = None if sample is None else as_pandas(sample)
     columns = inputs_of(before, detector, sample)
     placed = layout(columns, inputs, before is None)
     rows = check_rows(before, detector, columns, sample)

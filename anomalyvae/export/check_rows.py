@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from anomalyvae.detector.categories import as_pandas
 from anomalyvae.export.columns import Input
 from anomalyvae.export.culprits import first_apart
 from anomalyvae.export.transformers import EXAMPLES, inverse_columns, unseen
@@ -279,7 +280,7 @@ def _accepted(before: Pipeline, rows: Any) -> tuple[NDArray[np.bool_], list[Any]
 
     def attempt(first: int, last: int) -> None:
         try:
-            prepared = before.transform(getattr(rows, "iloc", rows)[first:last])
+            prepared = as_pandas(before.transform(getattr(rows, "iloc", rows)[first:last]))
         except (ArithmeticError, TypeError, ValueError):
             if last - first > 1:
                 attempt(first, (first + last) // 2)

@@ -130,6 +130,20 @@ def test_a_sample_says_what_is_boolean_and_is_used_for_the_check(tmp_path):
         export_onnx(pipeline, tmp_path / "m.onnx", sample=rows[:50][["speed"]])
 
 
+def test_tables_of_polars_within_and_as_sample(tmp_path):
+    """A sample's columns go by their names, in any table; the Pipeline's steps may give tables of polars."""
+    polars = pytest.importorskip("polars")
+    rows = drives(600, seed=0)[["speed", "braking", "load", "road"]].fillna({"speed": 80.0})
+    parts = [("numbers", pre.StandardScaler(), ["speed", "load"]), ("levels", one_hot(sparse_output=False), ["road"])]
+    pipeline = make_pipeline(ColumnTransformer(parts, remainder="passthrough"), detector())
+    pipeline.set_output(transform="polars").fit(rows)
+    sample = polars.from_pandas(rows[rows.columns[::-1]][:50])
+    for given in (None, sample):
+        scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", sample=given))
+        np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4, atol=1e-6)
+    assert scorer.metadata["kinds"] == {"braking": "bool", "road": "text"}
+
+
 def test_a_graph_that_disagrees_is_not_written(mixed, tmp_path, monkeypatch):
     monkeypatch.setattr("anomalyvae.export.numeric.as_double", lambda array: np.asarray(array, dtype=float) * 1.001)
     for sample in (None, drives(100, seed=1)):
