@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from anomalyvae.recordings.redundancy import check_bag, wrong_in_summary
+from anomalyvae.recordings.redundancy import check_bag, check_files, wrong_in_summary
 
 if TYPE_CHECKING:
     from mcap.summary import Summary
@@ -228,37 +228,60 @@ class _Bag:
     def __init__(self, path: Path) -> None:
         from rosbags.highlevel import AnyReader
         from rosbags.rosbag1 import Reader as Rosbag1Reader
+        from rosbags.rosbag2.storage_mcap import McapReader
         from rosbags.typesys import Stores, get_typestore
 
         # Before Iron, ROS 2 bags had no definitions of messages; those that come with ROS are known.
         self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
-        starts = []  # by the index of messages: a damaged start would shift all times
+        self._parts: list[_Mcap] = []  # of a bag in MCAP files
+        bag: Any = self._reader.readers[0]
         try:
-            for reader in self._reader.readers:
-                if isinstance(reader, Rosbag1Reader):
-                    check_bag(reader, path)
-                    starts += [one.time for entries in reader.indexes.values() for one in entries]
+            if isinstance(bag, Rosbag1Reader):
+                check_bag(bag, path)
+                self._connections = bag.connections
+                starts = [one.time for entries in bag.indexes.values() for one in entries]
+            else:
+                files = check_files(bag.storage, path)
+                self._connections = [connection for file in files for connection in file.connections]
+                starts = [file.metadata.start_time for file in files if file.metadata.message_count]
+                if isinstance(files[0], McapReader):
+                    self._parts = [_Mcap(file.path) for file in files]
+                    self._zstd = bag.compression_mode == "message"
         except Exception:
-            self._reader.close()
+            self.close()
             raise
-        self.topics: list[str] | None = sorted({connection.topic for connection in self._reader.connections})
-        self.start_ns = min(starts, default=self._reader.start_time if self._reader.message_count else 0)
+        self.topics: list[str] | None = sorted({connection.topic for connection in self._connections})
+        self.start_ns = min(starts, default=0)  # of the messages: a damaged start would shift all times
 
     def close(self) -> None:
+        for part in self._parts:
+            part.close()
         self._reader.close()
 
     def messages(self, wanted: Callable[[str], bool]) -> Iterator[Raw]:
-        connections = [connection for connection in self._reader.connections if wanted(connection.topic)]
-        decoders = {connection.id: self._decoder(connection.msgtype) for connection in connections}
-        if connections:  # an empty list means all
-            for connection, log_ns, data in self._reader.messages(connections):
-                yield Raw(connection.topic, log_ns, data, decoders[connection.id])
+        for part in self._parts:
+            for raw in part.messages(wanted):
+                yield raw._replace(data=_unpacked(raw.data)) if self._zstd else raw
+        connections = [connection for connection in self._connections if wanted(connection.topic)]
+        if self._parts or not connections:  # an empty list means all
+            return
+        decoders = {kind: self._decoder(kind) for kind in {connection.msgtype for connection in connections}}
+        for connection, log_ns, data in self._reader.readers[0].messages(connections):
+            yield Raw(connection.topic, log_ns, data, decoders[connection.msgtype])
 
     def _decoder(self, kind: str) -> Decode | str:
         if kind not in self._reader.typestore.fielddefs:
             return f"messages of type {kind}, which the file does not define"
+        if len({connection.digest for connection in self._connections if connection.msgtype == kind} - {""}) > 1:
+            return f"messages of type {kind}, which the file defines in several ways"
         return lambda data: self._reader.deserialize(data, kind)
+
+
+def _unpacked(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
 def _json(data: bytes) -> Any:
@@ -295,4 +318,10 @@ def _decoder(encoding: str, schema: Any) -> Decode | str:
             store.register(get_types_from_msg(text, kind))
         deserialize = store.deserialize_ros1 if encoding == "ros1" else store.deserialize_cdr
         return lambda data: deserialize(data, kind)
+    if encoding == "cdr" and schema is not None and not described:  # the recorder found no definition
+        from rosbags.typesys import Stores, get_typestore
+
+        known = get_typestore(Stores.LATEST)
+        if schema.name in known.fielddefs:
+            return lambda data: known.deserialize_cdr(data, schema.name)
     return f"messages in {encoding!r}, described in {described!r}"

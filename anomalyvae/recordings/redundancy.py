@@ -6,12 +6,12 @@ import os
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from io import BytesIO
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from mcap.summary import Summary
@@ -108,6 +108,45 @@ def _compare(said: Connection | None, found: Connection) -> None:
             raise ValueError(
                 f"connection {found.id} has the {word} {str(one)[:80]} in its index, {str(other)[:80]} in a chunk"
             )
+
+
+def _counts(connections: Iterable[Connection]) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for connection in connections:
+        counts[connection.topic, connection.msgtype] += connection.msgcount
+    return counts
+
+
+def check_files(storage: Any, path: Path) -> list[Any]:
+    """Return the files of a ROS 2 bag; warn if its metadata.yaml does not fit them.
+
+    Raises
+    ------
+    ValueError
+        A file has other messages than its topics: its index is damaged, or it lacks a topic.
+    """
+    files: list[Any] = getattr(storage, "storages", [storage])
+    counts = _counts(connection for file in files for connection in file.connections)
+    total = sum(file.metadata.message_count for file in files)
+    if total != counts.total():
+        raise ValueError(f"it has {total:,} messages, and its topics have {counts.total():,}")
+    if files == [storage]:
+        return files
+    listed = _counts(storage.connections)
+    wrong = [
+        f"{listed[key]:,} messages of {key[0]} ({key[1]}), where the files have {counts[key]:,}"
+        for key in sorted(listed.keys() | counts.keys())
+        if listed[key] != counts[key]
+    ]
+    if total and storage.metadata.start_time != min(file.metadata.start_time for file in files):
+        wrong.append("another start than the first message")
+    if wrong:
+        warnings.warn(
+            f"The metadata.yaml of {path} does not fit its files, which count: it gives {'; '.join(wrong[:5])}. To "
+            f"repair it, run: ros2 bag reindex.",
+            stacklevel=2,
+        )
+    return files
 
 
 def wrong_in_summary(file: BinaryIO, summary: Summary) -> str:

@@ -1,6 +1,7 @@
 """Where a file says one thing twice and the two differ, it is refused, or the difference is named."""
 
 import json
+import sqlite3
 import struct
 import warnings
 
@@ -13,7 +14,9 @@ pytest.importorskip("rosbags")
 from mcap.opcode import Opcode
 from mcap.writer import CompressionType, Writer
 from rosbags.rosbag1 import Writer as Bag1Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Bag2Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from anomalyvae.recordings import read_log
 
@@ -184,3 +187,89 @@ def test_an_mcap_file_whose_index_lacks_parts_is_read_without_a_warning(tmp_path
         warnings.simplefilter("error")
         log = read_log(tmp_path / "drive.mcap")
     assert log["/speed.x"].values.tolist() == log["/limit.x"].values.tolist() == [0, 1, 2, 3]
+
+
+def bag_folder(path, storage=StoragePlugin.SQLITE3):
+    """A bag of ROS 2 with the speeds and limits 0 to 4."""
+    store = get_typestore(Stores.LATEST)
+    kind = store.types["std_msgs/msg/Float64"]
+    with Bag2Writer(path, version=9, storage_plugin=storage) as bag:
+        topics = [bag.add_connection(topic, kind.__msgtype__, typestore=store) for topic in ("/speed", "/limit")]
+        for n in range(5):
+            for topic in topics:
+                bag.write(topic, (1_700_000_000 + n) * 10**9, store.serialize_cdr(kind(float(n)), kind.__msgtype__))
+    return path
+
+
+METADATA_DAMAGE = {
+    "topic": ("name: /speed", "name: /spee2", r"5 messages of /spee2 \(std_msgs/msg/Float64\), where the files have 0"),
+    "type": ("type: std_msgs/msg/Float64", "type: std_msgs/msg/Float32", "5 messages of /speed .std_msgs/msg/Float32"),
+    "count": ("- message_count: 5", "- message_count: 4", r"4 messages of /speed .* where the files have 5"),
+    "start": ("  starting_time:\n    nanoseconds_since_epoch: 17", "  starting_time:\n    nanoseconds_since_epoch: 16",
+              "another start than the first message"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", METADATA_DAMAGE.values(), ids=METADATA_DAMAGE)
+def test_metadata_that_do_not_fit_the_files_of_a_bag_are_named_and_not_used(tmp_path, damage):
+    old, new, said = damage
+    metadata = bag_folder(tmp_path / "drive") / "metadata.yaml"
+    text = metadata.read_text()
+    assert old in text
+    metadata.write_text(text.replace(old, new, 1))
+    with pytest.warns(UserWarning, match=rf"The metadata.yaml of .*drive does not fit .* it gives .*{said}"):
+        log = read_log(tmp_path / "drive")
+    assert log.start == pd.Timestamp(1_700_000_000, unit="s", tz="UTC")
+    assert log["/speed.data"].values.tolist() == log["/limit.data"].values.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE messages SET topic_id = 7 WHERE id = 3", "it has 10 messages, and its topics have 9"),
+        (
+            "DROP INDEX timestamp_idx; CREATE INDEX timestamp_idx ON messages (timestamp) WHERE id > 1;"
+            "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = "
+            "'CREATE INDEX timestamp_idx ON messages (timestamp)' WHERE name = 'timestamp_idx'",
+            "it has 9 messages, and its topics have 10",
+        ),
+    ],
+    ids=["topic", "index"],
+)
+def test_a_database_that_contradicts_itself_is_refused(tmp_path, change, said):
+    path = bag_folder(tmp_path / "drive")
+    with sqlite3.connect(path / "drive.db3") as base:
+        base.executescript(change)
+    base.close()
+    for one in (path, path / "drive.db3"):
+        with pytest.raises(ValueError, match=rf"cannot be read as a ROS bag \({said}"):
+            read_log(one)
+
+
+def test_mcap_files_of_a_bag_are_compared_with_their_index(tmp_path):
+    path = bag_folder(tmp_path / "drive", StoragePlugin.MCAP) / "drive.mcap"
+    data = path.read_bytes()
+    assert read_log(tmp_path / "drive")["/speed.data"].values.tolist() == [0, 1, 2, 3, 4]
+    place = data.rindex(b"/speed")
+    path.write_bytes(data[: place + 5] + b"2" + data[place + 6 : -12] + bytes(4) + data[-8:])  # no checksum
+    with (
+        pytest.warns(UserWarning, match="0 messages of /spee2 .* the files have 5; 5 messages of /speed"),
+        pytest.raises(ValueError, match=r"its channel \d is .*'/speed'.* in another"),
+    ):
+        read_log(tmp_path / "drive")
+
+
+def test_a_type_that_a_bag_defines_in_two_ways_is_left_out(tmp_path):
+    with Bag1Writer(tmp_path / "drive.bag") as bag:
+        for topic, fields in [("/one", "float64 x\nfloat64 y"), ("/two", "float64 y\nfloat64 x")]:
+            store = get_typestore(Stores.ROS1_NOETIC)
+            store.register(get_types_from_msg(fields, "own/msg/Own"))
+            own = store.types["own/msg/Own"](x=1.0, y=2.0)
+            bag.write(
+                bag.add_connection(topic, "own/msg/Own", typestore=store), 0, store.serialize_ros1(own, "own/msg/Own")
+            )
+    log = read_log(tmp_path / "drive.bag")
+    assert not log.signals
+    assert log.left_out == dict.fromkeys(
+        ("/one", "/two"), "messages of type own/msg/Own, which the file defines in several ways"
+    )

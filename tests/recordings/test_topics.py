@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -109,7 +110,10 @@ def write_split(path, frame, stamps):
     write_folder(path.with_name("rest"), frame[170:].reset_index(drop=True), stamps[170:])
     (path.with_name("rest") / "rest.db3").rename(path / "rest.db3")
     text, name = (path / "metadata.yaml").read_text(), f"{path.name}.db3"
-    (path / "metadata.yaml").write_text(text.replace(f"  - {name}\n", f"  - {name}\n  - rest.db3\n", 1))
+    text = text.replace(f"  - {name}\n", f"  - {name}\n  - rest.db3\n", 1)
+    counts = re.finditer(r"message_count: (\d+)", (path.with_name("rest") / "metadata.yaml").read_text())
+    text = re.sub(r"message_count: (\d+)", lambda found: f"message_count: {int(found[1]) + int(next(counts)[1])}", text)
+    (path / "metadata.yaml").write_text(text)
 
 
 def write_ros_mcap(path, frame, stamps, ros1=False):
