@@ -56,6 +56,7 @@ from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import place_of_time
+from anomalyvae.tables.parquet import parquet_file
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 ROWS = 65536  # of a piece, at most
@@ -130,10 +131,9 @@ def parquet_pieces(
 
     Options of CSV files are passed over.
     """
-    import pyarrow.parquet as pq
-
     try:
-        schema = pq.read_schema(path)
+        with parquet_file(path) as file:
+            schema = file.schema_arrow
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _broken_parquet(path, error) from error
     start_s = (schema.metadata or {}).get(START_KEY)
@@ -148,7 +148,7 @@ def parquet_pieces(
     def cells(wanted: list[str]) -> Iterator[pa.Table]:
         try:
             # With a buffer for the whole, or with reading ahead, Arrow holds a row group, which may be the whole file.
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
+            with parquet_file(path, pre_buffer=False, buffer_size=1 << 20) as file:
                 for batch in file.iter_batches(rows, columns=wanted):
                     for column in batch.columns:
                         if pa.types.is_dictionary(column.type):  # a damaged one may point beyond its values

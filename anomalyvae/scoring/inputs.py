@@ -18,6 +18,7 @@ from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.scoring.columns import quoted
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import nearest
+from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
 from anomalyvae.untrusted import listed
 
@@ -264,7 +265,7 @@ def _partition(path: Path) -> dict[str, str]:
 def _parquet_batches(
     path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]
 ) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+    with parquet_file(path, pre_buffer=False, buffer_size=_BUFFER) as file:
         names, excluded = file.schema_arrow.names, options.get("exclude", ())
         columns = _present(metadata, [name for name in names if name not in excluded], path, keep)
         columns += _kept_by(names, keep, path, columns)

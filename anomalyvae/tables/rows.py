@@ -27,6 +27,7 @@ from anomalyvae.tables.cells import (
 )
 from anomalyvae.tables.files import CsvFile, NotNumbersError
 from anomalyvae.tables.names import nearest
+from anomalyvae.tables.parquet import parquet_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +209,8 @@ def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[st
     if path.suffix.lower() not in TABLES:
         raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Convert it.")
     try:
-        table = pd.read_parquet(path)
+        parquet_file(path).close()
+        table = pd.read_parquet(path, page_checksum_verification=True)
     except (ValueError, OSError, pa.ArrowException) as error:  # their messages do not name the file
         if isinstance(error, OSError) and error.errno is not None:  # such as a file that is not there
             raise

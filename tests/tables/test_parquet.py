@@ -1,0 +1,67 @@
+"""Parquet files whose footer or pages contradict themselves are refused wherever they are read."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from anomalyvae.recordings import read_log
+from anomalyvae.scoring.inputs import slabs_of
+from anomalyvae.tables.rows import read_rows
+
+SPEED = np.sin(np.arange(300.0))
+
+
+def rows_of(path):
+    return read_rows([path])
+
+
+def scored(path):
+    return list(slabs_of(path.parent, path.name, {"windowing": None, "columns": None, "kinds": {}}))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A file of three row groups, and where its footer begins."""
+    path = tmp_path / "drive.parquet"
+    table = pa.table({"time_s": np.arange(300) / 10, "speed": SPEED})
+    pq.write_table(table, path, row_group_size=100, compression="none", use_dictionary=False, write_page_checksum=True)
+    data = path.read_bytes()
+    return path, data, len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+
+
+def renamed(data, foot):
+    place = data.index(b"speed", foot)  # in the schema; each row group has the name again
+    return data[:place] + b"spee2" + data[place + 5 :]
+
+
+def shorter(data, foot):
+    """Give a row group 64 rows."""
+    for place in range(foot, len(data) - 8):
+        if data.startswith(b"\xc8\x01", place):  # 100
+            changed = data[:place] + b"\x80\x01" + data[place + 2 :]
+            if pq.ParquetFile(pa.BufferReader(changed)).metadata.row_group(1).num_rows == 64:
+                return changed
+    raise AssertionError
+
+
+def flipped(data, foot):
+    place = data.index(SPEED[30].tobytes())
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("read", [read_log, rows_of, scored])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (renamed, "its column 'spee2' is 'speed' in a row group"),
+        (shorter, "it says that it has 300 rows, and its row groups have 264"),
+        (flipped, "CRC"),
+    ],
+)
+def test_a_parquet_file_that_contradicts_itself_is_refused(written, read, damage, said):
+    path, data, foot = written
+    read(path)
+    path.write_bytes(damage(data, foot))
+    with pytest.raises((ValueError, OSError), match=said):
+        read(path)
