@@ -218,6 +218,9 @@ def test_blf_that_cannot_be_read_whole_is_refused_or_counted(rpm):
         rpm("drive.blf", blf(blf_object(200, 1, 0)))
     with pytest.raises(UserWarning, match=r"has 4 objects, fewer than the header says \(the header says 9\)"):
         rpm("drive.blf", blf(*FOUR, count=9))
+    with pytest.raises(UserWarning, match=r"has 4 objects, more than the header says \(the header says 3\)"):
+        rpm("drive.blf", blf(*FOUR, count=3))
+    assert rpm("drive.blf", blf(*FOUR, blf_object(115, 1, 0), count=4)) == READ  # of a kind that is not counted
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,20 @@ def test_damaged_files_neither_hang_nor_crash_nor_take_all_memory(tmp_path, data
     assert set(outcomes) == {"read", "refused"}
 
 
+@pytest.mark.parametrize("compression", [0, 2])
+def test_records_that_a_group_does_not_count_are_named(tmp_path, compression):
+    path = measured(tmp_path / "drive.mf4", compression=compression)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_log(path)["acc"].values) == 300
+    data = bytearray(path.read_bytes())
+    place = next(p for p in range(0, len(data), 8) if data[p : p + 4] == b"##CG" and data[p + 80 : p + 82] == b"\x2c\1")
+    data[place + 80 : place + 82] = (200).to_bytes(2, "little")  # the count of records, 300
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"drive.mf4 has 1,700 bytes of records that its groups do not count"):
+        assert len(read_log(path)["acc"].values) == 200
+
+
 @needs_data
 def test_a_file_that_its_logger_did_not_close_is_read_as_far_as_it_goes(tmp_path):
     source, database = DATA / "fixtures" / "mf4" / "css_FCBF0606.MF4", DATA / "fixtures" / "mf4" / "css_j1939.dbc"

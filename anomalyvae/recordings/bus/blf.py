@@ -22,6 +22,7 @@ from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 _HEAD = 144  # bytes of the file's header
 _BASE, _TOP = struct.Struct("<4sHHLL"), 32  # of an object: its first fields, and the bytes up to the end of its stamp
 _CONTAINER, _STORED, _DEFLATED = 10, 0, 2
+_UNCOUNTED = 115  # a kind of object that the count in the header leaves out
 _REMOTE, _FD64_REMOTE = 0x80, 0x10
 _KNOWN = range(1, 132)  # kinds of objects; those that are not in _FRAMES hold no data of a CAN frame
 _CLASSIC = np.dtype([("channel", "<u2"), ("flags", "u1"), ("code", "u1"), ("id", "<u4"), ("data", "u1", (8,))])
@@ -104,12 +105,13 @@ def _chunks(path: Path, place: int, promised: int) -> Generator[np.ndarray, None
                 place += 1
         if place < len(view) or rest.strip(b"\0"):
             raise _damaged(path, place)
-    unknown = sum(count for kind, count in kinds.items() if kind not in _KNOWN)
-    if unknown or sum(kinds.values()) < promised:
-        said = f"of which {unknown:,} are of an unknown kind and left out" if unknown else "fewer than the header says"
+    count, unknown = kinds.total(), sum(count for kind, count in kinds.items() if kind not in _KNOWN)
+    if unknown or count < promised or 0 < promised < count - kinds[_UNCOUNTED]:
+        said = f"{'fewer' if count < promised else 'more'} than the header says"
+        said = f"of which {unknown:,} are of an unknown kind and left out" if unknown else said
         warnings.warn(
-            f"{path} has {sum(kinds.values()):,} objects, {said} (the header says {promised:,}). Export it as ASC with "
-            f"Vector's software, and compare.",
+            f"{path} has {count:,} objects, {said} (the header says {promised:,}). Export it as ASC with Vector's "
+            f"software, and compare.",
             stacklevel=2,
         )
 

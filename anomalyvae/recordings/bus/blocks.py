@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,14 +54,22 @@ def check_blocks(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         if not view[:8].startswith((b"MDF", b"UnFinMF")):
             raise ValueError(f"{path} begins with {view[:8]!r}; a measurement file begins with MDF. Export it as MF4.")
+        more = 0
         if view[8:9] == b"4":
-            place = _Walk(view, finalized=view[:8] == _FINALIZED).damage()
+            walk = _Walk(view, finalized=view[:8] == _FINALIZED)
+            place, more = walk.damage(), walk.more
         else:
             place = _damage_of_version_3(view)
     if place is not None:
         raise ValueError(
             f"{path} is an MDF file that is cut or damaged near byte {place:,}. Copy it again, or repair it with the "
             f"logger's software."
+        )
+    if more:
+        warnings.warn(
+            f"{path} has {more:,} bytes of records that its groups do not count, and that are not read. Copy it again, "
+            f"or compare it with what the logger's software shows.",
+            stacklevel=3,
         )
 
 
@@ -69,6 +78,7 @@ class _Walk:
 
     def __init__(self, view: mmap.mmap, finalized: bool) -> None:
         self._view, self._finalized = view, finalized
+        self.more = 0  # bytes of records that no group counts
 
     def damage(self) -> int | None:
         """Return the place of a broken block; None if there is none."""
@@ -126,18 +136,23 @@ class _Walk:
         id_size = self._view[body]
         if id_size not in (0, 1, 2, 4, 8):
             return False
-        needed = 0
+        needed, varying = 0, False
         for group, group_links in self._list(links[1], b"##CG"):
             # cycles, flags (1: values of varying length) and sizes of a record and of its invalidation bits
             cycles, flags, size, invalidation = struct.unpack_from(
                 "<8xQH6xLL", self._view, group + 24 + 8 * len(group_links)
             )
             if flags & 1:
+                varying = True
                 continue
             needed += cycles * (id_size + size + invalidation)
             if not self._channels_fit(group_links[1], size, depth=0):
                 return False
-        return not self._finalized or needed <= self._bytes_of(links[2])
+        if self._finalized:
+            stored = self._bytes_of(links[2])
+            self.more += 0 if varying else max(stored - needed, 0)
+            return needed <= stored
+        return True
 
     def _channels_fit(self, first: int, size: int, depth: int) -> bool:
         """Return whether the channels of a list, and their parts, lie within a record."""
