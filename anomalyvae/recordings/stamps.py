@@ -35,6 +35,10 @@ _QUICK_D = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
           1 / 3600: "hours", 1 / _DAY_S: "days"}  # fmt: skip
 LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second and a few usual steps
+_FRACTION = (  # of a second, and what stands before it
+    r"^(\s*[+-]?\d+[.,]|.*:\d\d[.,_]|.*:\d\d:\d\d:)(\d+)(?:\D*|\s*[+-]\d\d:?\d\d)$"
+)
+_DIGITS = 18  # of a whole number that 64 bits hold
 FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
 
@@ -122,6 +126,8 @@ class Scale:
         self._zero = 0  # 1970 in ticks of another epoch
         self._of_day = False  # written as hhmmss.ss
         self._read: Read | None = None  # of text that holds date-times or times of day
+        if is_text(first.type):
+            _refuse_unpadded(first.to_pandas(), source)
         first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
         kind = first.type
         if is_text(kind):
@@ -264,6 +270,21 @@ class Scale:
             f"{self._source} holds the text {text!r}; a time column needs seconds or date-times in one form, such as "
             f"2026-05-01T10:00:00.2. Repair the cell, pass na= (--na) {text!r} if it says that the stamp is missing, "
             f"or name another column by time= (--time)."
+        )
+
+
+def _refuse_unpadded(cells: pd.Series, source: str) -> None:
+    """Refuse fractions of a second that are counts without leading zeros: after ``:50.50`` comes ``:50.100``."""
+    parts = cells.str.extract(_FRACTION).dropna()
+    parts = parts[parts[1].str.len() < _DIGITS]
+    same = (parts[0] == parts[0].shift())[1:].to_numpy()
+    counts, fractions = parts[1].astype(np.int64).to_numpy(), ("0." + parts[1]).astype(float).to_numpy()
+    back = same & (np.diff(fractions) < 0)
+    if back.any() and (np.diff(counts)[same] >= 0).all():
+        first, then = cells[parts.index[back.argmax() : back.argmax() + 2]]
+        raise ValueError(
+            f"{source} holds the stamp {first!r}, and then {then!r}. Their last digits may be a count without leading "
+            "zeros, expected a decimal fraction, such as .050 for 50 milliseconds. Write all of its digits."
         )
 
 

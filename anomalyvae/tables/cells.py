@@ -32,7 +32,10 @@ MISSING = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|0x[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number
 _HEX = "^0x[0-9a-f]+$"
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}([., '’\xa0]\d{3})+([.,]\d+)?|[+-]?\d*[.,]\d+")
+_THOUSANDS = re.compile(
+    r"[+-]?\d{1,3}([., '’\xa0\u2009\u202f]\d{3})+([.,]\d+)?|[+-]?\d*[.,]\d+"
+    r"|[+-]?\d{1,2}(,\d\d)+,\d{3}(\.\d+)?|[+-]?\d*\.\d*[dD][+-]\d+"  # Indian; Fortran's exponent
+)
 _WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:\s+(\S+)|\s?([%°€$]\S*))")
 _WORDS = {"true": "1", "false": "0"}
 
@@ -49,7 +52,7 @@ def is_missing(cell: str | None, more: Iterable[str] = ()) -> bool:
 
 def like_number(cell: str) -> bool:
     """Return whether a cell is a number in any way of writing it, with a unit or not."""
-    cell = cell.strip().lstrip("'$€£").rstrip("'").strip()  # an apostrophe makes text of a number in a spreadsheet
+    cell = cell.strip().lstrip("='\"$€£").rstrip("'\"").strip()  # '1 and ="1" make text of a number in a spreadsheet
     if is_number(cell) or _THOUSANDS.fullmatch(cell):
         return True
     match = _WITH_UNIT.fullmatch(cell)

@@ -484,6 +484,14 @@ def test_odd_files_are_read_right(tmp_path, text):
             "time,x\n" + "".join(f"2024-10-27 02:{i % 60:02d}:59,0\n" for i in range(50, 62)),
             "jumps back by 3540 s after 10",
         ),
+        *(
+            ("time;x\n" + "".join(f"{stamp % divmod(950 + 50 * i, 1000)};0\n" for i in range(20)), said)
+            for stamp, said in [
+                ("11:59:5%d.%d", r"'11:59:51\.50', and then '11:59:51\.100'.*a count without leading zeros"),
+                ("2024-05-01T11:59:5%d.%d+02:00", r"and then '2024-05-01T11:59:51\.100\+02:00'"),
+                ("%d.%d", r"'1\.50', and then '1\.100'"),
+            ]
+        ),
     ],
 )
 def test_odd_files_are_refused_by_line(tmp_path, text, said):

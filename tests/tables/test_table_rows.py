@@ -49,6 +49,14 @@ def test_one_other_cell_in_a_column_of_numbers_is_refused_by_line(write, cell):
     assert list(read_rows([path], exclude=["x"])) == ["y"]
 
 
+@pytest.mark.parametrize("cell", ["1\u202f234,5", "1\u2009234", "1,23,456.5", "1.5D+02", '="1.5"'])
+def test_a_column_of_numbers_in_another_form_is_no_text(write, cell):
+    quoted = '"' + cell.replace('"', '""') + '"'
+    path = write("x;y\n" + "".join(f"{quoted};{row}\n" for row in range(40)))
+    with pytest.raises(ValueError, match=r"'x' of .* is neither of numbers nor of text: 0 of 40 cells are numbers"):
+        read_rows([path])
+
+
 def test_a_number_can_be_a_marker(write):
     assert np.isnan(read_rows([write(with_cell("-999"))], na=["-999"])["x"][5])
 
