@@ -26,6 +26,7 @@ from anomalyvae.review.database import (
     record_of,
     storable,
 )
+from anomalyvae.tables.dialect import encoding_of
 from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
 
 if TYPE_CHECKING:
@@ -171,8 +172,9 @@ def _parquet_rows(path: Path) -> list[Row]:
 def _csv_rows(path: Path) -> list[Row]:
     """The rows of a CSV file as text, whichever separator and encoding a spreadsheet has saved it with."""
     content = path.read_bytes()
+    codec, mark = encoding_of(content, None, path.name)
     try:
-        text = content.decode("utf-8-sig")
+        text = content[mark:].decode(codec)
     except UnicodeDecodeError:
         text = content.decode("cp1252")
     header = text.splitlines()[0] if text.strip() else ""
@@ -181,7 +183,8 @@ def _csv_rows(path: Path) -> list[Row]:
     _refuse_label_studio(path, table.columns)
     table = table[[name for name in _COLUMNS if name in table]].astype(object)
     if "event_id" not in table:
-        raise KeyError("event_id")
+        raise ValueError("it has no column event_id")
+    table = table[(table != "").any(axis=1)]  # a spreadsheet may write empty rows
     present = [name for name in _TEXTS if name in table]
     table[present] = table[present].map(from_spreadsheet)
     if sep == ";":  # where this is the separator, the comma is the decimal mark
@@ -266,7 +269,13 @@ def _changed(
             what = "\n".join((event_id, entry["reviewer"], entry["at"], entry["verdict"], entry["note"]))
             number = hashlib.sha256(what.encode()).hexdigest()[:32]
             entries.append({"entry_id": number, "event_id": event_id, "takes_back": None, **entry})
-    return entries, repeated, left_out
+    given: dict[tuple[str, str], set[str]] = {}  # verdicts on an event at one time, of which none is the latest
+    for entry in entries:
+        given.setdefault((entry["event_id"], entry["at"]), set()).add(entry["verdict"])
+    for (event_id, _), verdicts in given.items():
+        if len(verdicts) > 1:
+            left_out.setdefault("several rows with different verdicts at one time", []).append(event_id)
+    return [e for e in entries if len(given[e["event_id"], e["at"]]) == 1], repeated, left_out
 
 
 def _cell(value: Any) -> str:

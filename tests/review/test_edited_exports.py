@@ -122,6 +122,30 @@ def test_however_a_spreadsheet_saves_it(queue, edited, how):
     assert queue.event(second)["reviewer"] == "Jürgen"
 
 
+def test_empty_rows_and_unicode_text_of_a_spreadsheet(queue, edited):
+    second = ids(queue)[1]
+    file = edited({second: {"verdict": "fault", "reviewer": "bob"}})
+    text = file.read_bytes().decode()
+    file.write_bytes((text.replace("\n", "\n" + "," * text.split("\n")[0].count(",") + "\n")).encode("utf-16"))
+    assert load_export(file, queue) == (1, 1, {})
+    file.write_text("event,verdict\n1,fault\n")
+    with pytest.raises(ValueError, match=r"cannot be read \(it has no column event_id\), expected an exported queue"):
+        load_export(file, queue)
+
+
+def test_rows_of_an_event_that_contradict_each_other_are_left_out(queue, edited):
+    """Which of them is the latest cannot be told."""
+    _, second, third, _ = ids(queue)
+    file = edited({i: {"verdict": "fault", "reviewer": "ann"} for i in (second, third)})
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    again = table[table["event_id"] == second].assign(verdict="new_normal", reviewer="bob")
+    pd.concat([table, again, table[table["event_id"] == third]]).to_csv(file, index=False)
+    loaded = load_export(file, queue)
+    assert loaded.left_out == {"several rows with different verdicts at one time": [second]}
+    assert said(queue, second) == []
+    assert [verdict for verdict, *_ in said(queue, third)] == ["fault"]
+
+
 def test_times_that_were_cut_to_minutes_and_ids_that_became_numbers_change_nothing(queue, edited):
     first, second, *_ = ids(queue)
     cut = queue.event(first)["reviewed_at"][:16].replace("T", " ")
