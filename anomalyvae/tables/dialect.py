@@ -46,8 +46,10 @@ _BOMS = (
 _SIGN = r"^\s*[+\-−]?"
 _DECIMALS = re.compile(_SIGN + r"\d*([.,])\d+([eE][+-]?\d+)?\s*$")
 _THOUSANDS = re.compile(_SIGN + r"[1-9]\d{0,2}([.,]\d{3})+\s*$")
+_LINE_END = r"(?:\r\n|\n|\r)"
 _SECTIONS = re.compile(
-    r"^\[column names\]\s*\n(.*?)\r?\n.*?^\[data\][ \t]*\r?\n", re.IGNORECASE | re.DOTALL | re.MULTILINE
+    rf"(?:^|\r)\[column names\]\s*{_LINE_END}([^\r\n]*).*?(?:^|\r)\[data\][ \t]*{_LINE_END}",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 
 
@@ -135,7 +137,7 @@ def find_dialect(
         names=tuple(names),
         units=tuple(readable(unit) for unit in table.units),
         begin=mark + len(before.encode(codec, "surrogateescape")),
-        line=1 + len(re.findall(r"\r\n|\n|\r", before)),
+        line=1 + len(re.findall(_LINE_END, before)),
         complete=table.has_values,
     )
 
@@ -154,9 +156,10 @@ def _of_sections(sections: re.Match[str], text: str, codec: str, mark: int) -> D
     first = text[sections.end() :].splitlines()[:1]
     trailing = [""] * (first != [] and len(first[0].split(" ")) == len(names) + 1 and first[0].endswith(" "))
     units = ["hhmmss" if name.casefold() == "time" else "" for name in names]
+    begin, line = mark + len(before.encode(codec, "surrogateescape")), 1 + len(re.findall(_LINE_END, before))
     return Dialect(
         encoding=codec, separator=" ", decimal=".", names=(*names, *trailing), units=(*units, *trailing),
-        begin=mark + len(before.encode(codec, "surrogateescape")), line=1 + before.count("\n"), complete=True,
+        begin=begin, line=line, complete=True,
     )  # fmt: skip
 
 

@@ -179,13 +179,14 @@ def test_racechrono_and_motec_have_lines_above_and_below_the_header(write):
     assert numbers(log) == {"Ground Speed": ("km/h", list(range(60)))}
 
 
-@pytest.mark.parametrize("end", ["", " "])
-def test_vbo(tmp_path, end):
+@pytest.mark.parametrize(("end", "lines"), [("", "\r\n"), (" ", "\r\n"), ("", "\n"), ("", "\r")])
+def test_vbo(tmp_path, end, lines):
     head = "File created on 28/10/2024\r\n[header]\r\nsatellites\r\ntime\r\nvelocity kmh\r\n\r\n[column names]\r\n"
     rows = "".join(
         f"005 {135959 + i // 10 if i < 10 else 140000 + i // 10 - 1}.{i % 10}0 +{i / 4:.3f}{end}\r\n" for i in range(60)
     )
-    (tmp_path / "lap.vbo").write_bytes(f"{head}sats time velocity \r\n\r\n[data]\r\n{rows}".encode())
+    content = f"{head}sats time velocity \r\n\r\n[data]\r\n{rows}".replace("\r\n", lines)
+    (tmp_path / "lap.vbo").write_bytes(content.encode())
     log = read_log(tmp_path / "lap.vbo")
     assert numbers(log) == {"sats": ("", [5.0] * 60), "velocity": ("", (np.arange(60) / 4).tolist())}
     np.testing.assert_allclose(log["velocity"].time_s, 13 * 3600 + 59 * 60 + 59 + TENTHS, rtol=0, atol=1e-9)
