@@ -98,6 +98,16 @@ def _objects(cells: Any) -> NDArray[np.object_]:
     return np.array([*cells, None], dtype=object)[:-1]  # the None keeps numpy from converting the others
 
 
+def from_objects(cells: NDArray[Any]) -> NDArray[Any]:
+    """Objects as numbers, NaN where one is missing, as the detector takes them; the objects if they are no numbers."""
+    missing = ("NAType", "NaTType")  # of pandas
+    plain = np.array([np.nan if type(cell).__name__ in missing else cell for cell in cells.flat], dtype=object)
+    try:
+        return plain.astype(np.float64).reshape(cells.shape)
+    except (TypeError, ValueError):
+        return cells
+
+
 def number(name: Any, column: Any) -> Floats:
     """A column of numbers, NaN where a cell is missing."""
     values, missing = _values(column)

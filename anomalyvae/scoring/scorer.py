@@ -19,6 +19,7 @@ from anomalyvae.scoring.columns import (
     MISSING,
     READ,
     Cut,
+    from_objects,
     gaps,
     lacks,
     matrix,
@@ -269,6 +270,8 @@ class Scorer:
                 f"Got rows of shape {x.shape}, expected (n, {self._width}). Pass a 2-D array with the columns of the "
                 "training rows."
             )
+        if x.dtype == object:
+            x = from_objects(x)
         if x.dtype.kind not in "fiub":
             raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
         return len(x), lambda start, stop: self._numbers(np.ascontiguousarray(x[start:stop], dtype=np.float64))

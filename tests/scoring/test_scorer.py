@@ -70,6 +70,9 @@ FORMS = {
     "dict of lists": lambda x: {name: x[name].tolist() for name in x},
     "nullable": lambda x: x.convert_dtypes(),
     "objects": lambda x: x.astype(object).where(x.notna(), None),
+    "array of objects": lambda x: x.astype(object).where(x.notna(), None).to_numpy(),
+    "array of numbers and text": lambda x: np.where(x.isna(), pd.NA, x.astype(str)),
+    "list with None": lambda x: x.astype(object).where(x.notna(), None).to_numpy().tolist(),
     "another order": lambda x: x[x.columns[::-1]],
     "another index": lambda x: x.set_axis(np.arange(len(x)) / 2 - 7),
 }
