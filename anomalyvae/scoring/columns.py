@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked
+from anomalyvae.tables.arrays import holds_moments, is_records, refuse_unread, unmasked
 from anomalyvae.untrusted import listed
 
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
@@ -100,6 +100,8 @@ def _objects(cells: Any) -> NDArray[np.object_]:
 
 def from_objects(cells: NDArray[Any]) -> NDArray[Any]:
     """Objects as numbers, NaN where one is missing, as the detector takes them; the objects if they are no numbers."""
+    if holds_moments(cells) or any(isinstance(cell, complex) for cell in cells.flat):
+        return cells
     missing = ("NAType", "NaTType")  # of pandas
     plain = np.array([np.nan if type(cell).__name__ in missing else cell for cell in cells.flat], dtype=object)
     try:

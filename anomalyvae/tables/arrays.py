@@ -32,7 +32,10 @@ def is_records(rows: Any) -> bool:
 
 def holds_moments(cells: Any) -> bool:
     """Return whether an array holds dates or durations, which NumPy would turn into numbers."""
-    return getattr(getattr(cells, "dtype", None), "kind", "") in ("m", "M")
+    kind = getattr(getattr(cells, "dtype", None), "kind", "")
+    if kind == "O" and isinstance(cells, np.ndarray):
+        return any(isinstance(cell, np.datetime64 | np.timedelta64) for cell in cells.flat)
+    return kind in ("m", "M")
 
 
 def refuse_unread(rows: Any) -> None:

@@ -156,6 +156,11 @@ def test_no_rows(scorer, fresh, rows):
         (lambda x: x.to_numpy()[0], r"rows of shape \(6,\), expected \(n, 6\)\. Pass a 2-D array"),
         (lambda x: x.to_numpy()[:, :5], r"rows of shape \(400, 5\), expected \(n, 6\)"),
         (lambda x: x.to_numpy().astype(str), r"rows of dtype <U\d+, expected numbers\. Convert"),
+        (
+            lambda x: np.array([[1.0] * 5 + [np.timedelta64(5, "s")]], dtype=object),
+            "rows of dtype object, expected numb",
+        ),
+        (lambda x: np.array([[1.0] * 5 + [np.complex128(2j)]], dtype=object), "rows of dtype object, expected numbers"),
         (lambda x: x.drop(columns="signal 3"), r"The table lacks 'signal 3', expected the 6 columns.*Rename"),
         (lambda x: x.assign(time=0.0), r"The table has also 'time', expected"),
         (lambda x: x.rename(columns={"signal 1": "speed"}), r"lacks 'signal 1' and has also 'speed'"),
