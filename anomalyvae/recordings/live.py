@@ -83,7 +83,7 @@ class LiveWindows:
         self._options = given(options, TABLE_OPTIONS)
         self._lines = header if header.endswith(b"\n") else header + b"\n"  # the head, and rows to come after it
         self.recordings = before
-        self.complaint = "it came late, repeated a stamp, or had more or fewer cells than the header."
+        self.complaint = "it came late, repeated or lacked a stamp, or had more or fewer cells than the header."
         self._left_out = 0  # rows that cannot be read, and late rows of earlier recordings
         self._timeline: Timeline | None = None
         self._open()
@@ -116,8 +116,9 @@ class LiveWindows:
 
     @property
     def left_out(self) -> int:
-        """How many rows were left out: late ones, and rows that cannot be read."""
-        return self._left_out + (0 if self._timeline is None else self._timeline.left_out)
+        """How many rows were left out: late ones, those without a stamp, and rows that cannot be read."""
+        timeline = self._timeline
+        return self._left_out + (0 if timeline is None else timeline.left_out + timeline.unstamped)
 
     def add(self, lines: bytes) -> Iterator[Windows]:
         """Take the next lines, complete ones, and yield the windows that they complete."""

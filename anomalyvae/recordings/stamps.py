@@ -38,6 +38,7 @@ LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second 
 _FRACTION = (  # of a second, and what stands before it
     r"^(\s*[+-]?\d+[.,]|.*:\d\d[.,_]|.*:\d\d:\d\d:)(\d+)(?:\D*|\s*[+-]\d\d:?\d\d)$"
 )
+_SHOWN = 60  # characters of a cell in a message
 _DIGITS = 18  # of a whole number that 64 bits hold
 FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
@@ -85,7 +86,7 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
         return stamps[0]
     raise NoTimeColumnError(
         f"{source} has no column with the name of a time column, such as {', '.join(TIME_NAMES[:4])}; it has "
-        f"{', '.join(repr(c.raw) for c in columns[:12])}. Rename the column, or name it by time= (--time)."
+        f"{', '.join(repr(c.raw[:_SHOWN]) for c in columns[:12])}. Rename the column, or name it by time= (--time)."
     )
 
 
@@ -266,10 +267,10 @@ class Scale:
             self._refuse_text(cells[(stamps.dt.year < 1700) | (stamps.dt.year > 2200)].iloc[0])
 
     def _refuse_text(self, text: str) -> NoReturn:
+        missing = f"pass na= (--na) {text!r} if it says that the stamp is missing, " if len(text) <= _SHOWN else ""
         raise ValueError(
-            f"{self._source} holds the text {text!r}; a time column needs seconds or date-times in one form, such as "
-            f"2026-05-01T10:00:00.2. Repair the cell, pass na= (--na) {text!r} if it says that the stamp is missing, "
-            f"or name another column by time= (--time)."
+            f"{self._source} holds the text {text[:_SHOWN]!r}; a time column needs seconds or date-times in one form, "
+            f"such as 2026-05-01T10:00:00.2. Repair the cell, {missing}or name another column by time= (--time)."
         )
 
 

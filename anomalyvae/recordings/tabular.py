@@ -17,7 +17,7 @@ The rules are the same for both formats; how a CSV file is written is found by :
   recordings.
 - **Duplicates.** Rows with the same stamp become one sample: each signal's mean. If the first stamps are usually shared
   by three samples of a signal or more, as are whole seconds at 10 Hz, the file is refused.
-- **Rows without a stamp** are left out.
+- **Rows without a stamp** are left out; a warning counts those with values.
 - **Units** come from Parquet field metadata (``unit``), from a header such as ``speed [m/s]`` or ``speed (m/s)``, or
   from the line of units below the header.
 - **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0. A signal
@@ -322,6 +322,12 @@ def _logs(
             if column.name not in left_out
         }
         yield Log(recording, timeline.start or start, signals, dict(left_out), clock)
+    if timeline.unstamped:
+        warnings.warn(
+            f"{timeline.unstamped:,} rows have values but no stamp in {columns.time}, and are left out. Fill in their "
+            "stamps, or name another column by time= (--time).",
+            stacklevel=4,
+        )
 
 
 def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str | None, explain: Explain) -> None:

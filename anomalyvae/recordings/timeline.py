@@ -37,6 +37,7 @@ class Timeline:
     def __init__(self, first: pa.ChunkedArray, column: Column, source: str, *, prompt: bool = False) -> None:
         self._scale, self._source, self._prompt = Scale(first, column, source), source, prompt
         self._rows = self._stamped = self.left_out = 0
+        self.unstamped = 0  # rows with values, but without a stamp; they are left out
         self._origin: float | None = None  # the first tick
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
         self._waiting: _Samples | None = None
@@ -69,11 +70,15 @@ class Timeline:
         cells = self._scale.numbers(cells)
         mask = stamped(cells)
         rows = np.arange(count) if mask is None else np.flatnonzero(mask.to_numpy())
+        unstamped = 0
         if mask is not None:
+            filled = [~np.isnan(values) for values in columns]
+            unstamped = int(np.any(filled, axis=0, where=~mask.to_numpy()).sum()) if filled else 0
             cells, columns = cells.filter(mask), [values[rows] for values in columns]
         ticks = self._scale.ticks(cells)
         newer = self._newer(ticks, rows)
         self._rows += count
+        self.unstamped += unstamped
         self._stamped += len(ticks)
         if self._prompt and not newer.all():
             self.left_out += int(np.sum(~newer))

@@ -36,6 +36,17 @@ from anomalyvae.tables.layout import (
 )  # fmt: skip
 
 HEAD = 1 << 18  # bytes that show the dialect
+_NO_TEXT = {
+    b"\x1f\x8b": "compressed (gzip)",
+    b"PK\x03\x04": "a ZIP archive or a workbook of a spreadsheet",
+    b"\xd0\xcf\x11\xe0": "a workbook of an older spreadsheet",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF file",
+    b"<html": "a web page",
+    b"<!DOCTYPE": "a web page",
+    b"<table": "a table of a web page",
+    b"<?xml": "an XML file",
+}
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -108,6 +119,9 @@ def find_dialect(
         raise ValueError(f"Got the separator {sep!r}, expected one character such as ';'. Correct sep= (--sep).")
     if decimal not in (None, ".", ","):
         raise ValueError(f"Got the decimal mark {decimal!r}, expected '.' or ','. Correct decimal= (--decimal).")
+    kind = next((kind for magic, kind in _NO_TEXT.items() if head.startswith(magic)), None)
+    if kind is not None:
+        raise ValueError(f"{source} is {kind}, expected a CSV file. Unpack it, or export it as CSV.")
     codec, mark = encoding_of(head, encoding, source)
     text = _decode(head[mark:], codec, source)
     if sections := _SECTIONS.search(text):

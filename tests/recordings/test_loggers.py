@@ -485,6 +485,10 @@ def test_odd_files_are_read_right(tmp_path, text):
             "time,x\n" + "".join(f"2024-10-27 02:{i % 60:02d}:59,0\n" for i in range(50, 62)),
             "jumps back by 3540 s after 10",
         ),
+        ("PK\x03\x04\0\0", r"drive\.csv is a ZIP archive or a workbook of a spreadsheet, expected a CSV file"),
+        ("PAR1\0\0", "is a Parquet file, expected a CSV file"),
+        ("<html><table>", "is a web page, expected a CSV file"),
+        ("time,x\n0,1\n" + 5000 * "\0" + "1,2\n2,3\n", r"'time' of .{1,500}$"),
         *(
             ("time;x\n" + "".join(f"{stamp % divmod(950 + 50 * i, 1000)};0\n" for i in range(20)), said)
             for stamp, said in [

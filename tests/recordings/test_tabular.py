@@ -16,6 +16,12 @@ def times(log):
     return signal.time_s.tolist()
 
 
+def test_rows_with_values_but_without_a_stamp_are_counted(write):
+    text = "time_s,speed\n" + "".join(f"{i / 10 if i % 3 else ''},{i}\n" for i in range(30)) + ",\n"
+    with pytest.warns(UserWarning, match=r"^10 rows have values but no stamp in column 'time_s' of .*--time"):
+        assert len(read_log(write(text))["speed"].values) == 20
+
+
 def test_csv_gives_signals_with_names_units_and_one_clock(write):
     log = read_log(write("time_s,speed [m/s],rpm\n0.0,1.5,800\n0.2,,810\n"))
     assert log.recording == "drive"
