@@ -372,6 +372,21 @@ def test_a_bag_without_definitions_is_read_with_those_of_ros(tmp_path, drive):
     assert log.left_out == {"/own": "messages of type own_msgs/msg/Own, which the file does not define"}
 
 
+def test_mcap_messages_without_a_definition_are_read_with_those_of_ros(tmp_path):
+    store = get_typestore(Stores.LATEST)
+    with (tmp_path / "drive.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        for topic, kind in [("/speed", "std_msgs/msg/Float64"), ("/own", "own_msgs/msg/Own")]:
+            channel = writer.register_channel(topic, "cdr", writer.register_schema(kind, "", b""))
+            data = bytes(store.serialize_cdr(store.types["std_msgs/msg/Float64"](2.5), "std_msgs/msg/Float64"))
+            writer.add_message(channel, 5, data, 5)
+        writer.finish()
+    log = read_log(tmp_path / "drive.mcap")
+    assert log["/speed.data"].values.tolist() == [2.5]
+    assert log.left_out == {"/own": "messages in 'cdr', described in ''"}
+
+
 @pytest.mark.parametrize("name", ["json.mcap", "unchunked.mcap", "cdr.mcap"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.999])
 def test_an_mcap_file_whose_recorder_was_killed_is_read_as_far_as_it_goes(files, tmp_path, name, share):
