@@ -275,13 +275,17 @@ class Scale:
 
 
 def _refuse_unpadded(cells: pd.Series, source: str) -> None:
-    """Refuse fractions of a second that are counts without leading zeros: after ``:50.50`` comes ``:50.100``."""
+    """Refuse fractions of a second that are counts without leading zeros: after ``:50.50`` comes ``:50.100``.
+
+    A late row looks alike, but decimal fractions of several lengths begin with zeros, and do not end with them.
+    """
     parts = cells.str.extract(_FRACTION).dropna()
     parts = parts[parts[1].str.len() < _DIGITS]
     same = (parts[0] == parts[0].shift())[1:].to_numpy()
     counts, fractions = parts[1].astype(np.int64).to_numpy(), ("0." + parts[1]).astype(float).to_numpy()
     back = same & (np.diff(fractions) < 0)
-    if back.any() and (np.diff(counts)[same] >= 0).all():
+    decimals = parts[1].str.match("0.").any() or not parts[1].str.match(".+0$").any()
+    if back.any() and not decimals and (np.diff(counts)[same] >= 0).all():
         first, then = cells[parts.index[back.argmax() : back.argmax() + 2]]
         raise ValueError(
             f"{source} holds the stamp {first!r}, and then {then!r}. Their last digits may be a count without leading "

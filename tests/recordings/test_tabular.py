@@ -16,6 +16,12 @@ def times(log):
     return signal.time_s.tolist()
 
 
+@pytest.mark.parametrize("late", [["0.2", "0.05"], ["0.5", "0.45"], ["0.50", "0.45", "0.60"]])
+def test_a_late_row_is_no_count_of_milliseconds(write, late):
+    log = read_log(write("time_s,x\n" + "".join(f"{stamp},1\n" for stamp in ["0.0", *late, "1.1"])))
+    assert times(log) == sorted(map(float, ["0.0", *late, "1.1"]))
+
+
 def test_rows_with_values_but_without_a_stamp_are_counted(write):
     text = "time_s,speed\n" + "".join(f"{i / 10 if i % 3 else ''},{i}\n" for i in range(30)) + ",\n"
     with pytest.warns(UserWarning, match=r"^10 rows have values but no stamp in column 'time_s' of .*--time"):
