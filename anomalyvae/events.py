@@ -9,6 +9,7 @@ Two tables are used throughout:
 import warnings
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,11 +57,13 @@ def event_spans(events: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If an event has no time, or ends before it starts.
+        If an event has no time that is a finite number, or ends before it starts.
     """
     start, end = ("start_s", "end_s") if {"start_s", "end_s"} <= set(events) else ("time_s", "time_s")
-    spans = pd.DataFrame({"recording": events["recording"], "start_s": events[start], "end_s": events[end]})
-    wrong = ~(spans["start_s"] <= spans["end_s"])
+    times = {name: _seconds(events[name]) for name in (start, end)}
+    spans = pd.DataFrame({"recording": events["recording"], "start_s": times[start], "end_s": times[end]})
+    infinite = np.isinf(spans["start_s"]) | np.isinf(spans["end_s"])
+    wrong = ~(spans["start_s"] <= spans["end_s"]) | infinite
     if wrong.any():
         first = spans[wrong].iloc[0]
         raise ValueError(
@@ -68,6 +71,18 @@ def event_spans(events: pd.DataFrame) -> pd.DataFrame:
             f"{first['start_s']}, {end}={first['end_s']} of recording {first['recording']!r}. Correct the events."
         )
     return spans
+
+
+def _seconds(cells: "pd.Series[Any]") -> "pd.Series[float]":
+    """Times as numbers; what is none is refused."""
+    numbers = pd.to_numeric(cells.astype(object), errors="coerce").astype(float)  # no moment of time is a number
+    other = cells[numbers.isna() & cells.notna()]
+    if len(other):
+        raise ValueError(
+            f"{len(other)} cells in column {cells.name} of the events are no numbers, such as {str(other.iloc[0])!r}; "
+            "expected seconds from the start of the recording. Convert them."
+        )
+    return numbers
 
 
 def check_matches(events: pd.DataFrame, spans: pd.DataFrame) -> None:

@@ -286,3 +286,13 @@ def test_events_that_match_no_window_are_refused_or_named():
 def test_events_without_a_time_are_refused():
     with pytest.raises(ValueError, match="1 of 2 events have no time"):
         event_spans(marks(1, np.nan))
+    with pytest.raises(ValueError, match=r"1 of 2 events have no time .* time_s=inf"):
+        event_spans(marks(1, np.inf))
+
+
+@pytest.mark.parametrize("time", ["00:00:50", pd.Timestamp("2026-05-01"), pd.Timedelta("50s")])
+def test_events_with_times_that_are_no_seconds_are_refused(time):
+    events = pd.DataFrame({"recording": "a", "start_s": [time], "end_s": [time]})
+    with pytest.raises(ValueError, match=r"1 cells in column start_s of the events are no numbers, such as '.*5"):
+        event_spans(events)
+    assert event_spans(events.assign(start_s="1", end_s=2).astype(object))["end_s"].tolist() == [2.0]
