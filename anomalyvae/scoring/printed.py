@@ -35,11 +35,13 @@ class Printed:
 
     Raises
     ------
-    ValueError
-        If the file is damaged, or of another model.
+    FileNotFoundError, ValueError
+        If there is no folder for the file; if the file is damaged, or of another model.
     """
 
     def __init__(self, path: Path, model_id: str) -> None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} does not exist, expected a folder for {path.name} (--resume).")
         self._path, self._model_id = path, model_id
         self.last = self._read() if path.exists() else None
         self._until = (0, 0.0)  # number of the recording and start of the last window to leave out

@@ -221,6 +221,8 @@ def test_what_cannot_go_on_is_refused(model, detector, finished, tmp_path):
     options = {"resume": keeps, "newest_first": False, "timeout_s": 0.05}
     with pytest.raises(ValueError, match="a pipe, which cannot be read again"):
         next(Watcher(model, **options).pipe(0))
+    with pytest.raises(FileNotFoundError, match=r"none does not exist, expected a folder for printed\.json"):
+        Watcher(model, **options | {"resume": tmp_path / "none" / "printed.json"})
     list(Watcher(model, **options).file(path))
     (tmp_path / "other.csv").write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match="has the windows of drive, expected those of other"):
