@@ -27,7 +27,8 @@ MISSING = {
     *(text.casefold() for text in MISSING_TEXT), "-", "--", "---", "–", "—", "?", "??", ".", "*", "n.a.", "nil",
     "nodata", "no data", "no_data", "missing", "none", "void", "invalid", "not available", "unavailable", "n/v", "err",
     "error", "fehler", "ungültig", "k.a.", "bad", "nat", "#value!", "#div/0!", "#ref!", "#num!", "#name?", "#null!",
-    "undefined", "unknown",
+    "undefined", "unknown", "(null)", "<null>", "[null]", "\\n",
+    "#nv", "#wert!", "#zahl!", "#bezug!", "#n/d", "#nombre!", "#valeur!", "#valor!", "#¡valor!", "#¡num!", "#¡ref!",
 }  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|0x[0-9a-f]+", re.IGNORECASE | re.ASCII)
 _EXACT_UP_TO = 2**53  # float64 cannot hold every larger whole number

@@ -20,7 +20,8 @@ NUMBERS = [
     ("1e5", 1e5), ("+1.5", 1.5), ("−1.5", -1.5), ("\xa01.5", 1.5), (" 2 ", 2.0), ("0x1F", 31.0), (".5", 0.5),
     ("5.", 5.0), ("9007199254740993", float(2**53)), ("1e-320", 1e-320), ("inf", np.inf), ("", np.nan), ("-", np.nan),
     ("?", np.nan), ("NODATA", np.nan), ("None", np.nan), ("Fehler", np.nan), ("#DIV/0!", np.nan), ("n/a", np.nan),
-    ("NaN", np.nan), ("null", np.nan), ("--", np.nan),
+    ("NaN", np.nan), ("null", np.nan), ("--", np.nan), ("#NV", np.nan), ("#¡VALOR!", np.nan),
+    ("\\N", np.nan), ("(null)", np.nan),
 ]  # fmt: skip
 
 
