@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae.alarms import SLACK, AlarmTarget, Flags, flags
 
-STRETCHES = "stretches"  # key in a card's `training`: whether its groups are parts of recordings
+STRETCHES = "stretches"  # key in a card's `training`: whether its groups are stretches of time
 AUTO_FALSE_ALARMS = 0.05  # share of normal rows beyond the threshold of contamination="auto"
 
 CAUTION = ".* can show no p-value"  # how the warning of `few_calibrate` begins, as a pattern
@@ -302,8 +302,15 @@ def caution_of(description: Mapping[str, Any]) -> str | None:
     evidence, training = description["calibration"]["evidence"], description["training"]
     if description["windowing"] is not None:
         return few_recordings(evidence, training)
+    return few_calibrate(evidence, groups_in_words(training))
+
+
+def groups_in_words(training: Mapping[str, Any]) -> str:
+    """What calibrates a model, in the plural; ``training`` is what its card says of the training rows."""
+    if training.get(STRETCHES):
+        return "stretches of time"
     units = {None: "rows (or groups)", 0: "rows"}  # older models do not say
-    return few_calibrate(evidence, units.get(training.get("groups"), "groups"))
+    return units.get(training.get("groups"), "groups")
 
 
 def few_recordings(evidence: float, training: Mapping[str, Any]) -> str | None:

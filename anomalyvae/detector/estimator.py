@@ -218,7 +218,9 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
             A row of weight two equals two such rows; a row of weight zero is left out.
         groups : array-like of shape (n_samples,), default=None
             The recording (drive, machine, patient, ...) of each row. Whole groups are held out: neighbouring windows of
-            a recording overlap, which would make the threshold too low.
+            a recording overlap, which would make the threshold too low. By default, windows (``input_shape`` of two
+            numbers) that overlap are held out in stretches of time; their samples tell, if no step before has
+            changed them.
         outliers : array-like or DataFrame of shape (n_outliers, n_features), default=None
             Known outliers, such as confirmed faults. Training pushes their loss above that of normal rows (outlier
             exposure [1]_), and new rows are not compared with similar rows of ``X``. They do not affect the
@@ -277,7 +279,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
 
     def _set_threshold_of_normal_rows(self, data: TrainingData, result: FitResult) -> None:
         """Set the threshold that few new normal rows exceed, by the scores of held-out ones."""
-        warn_of_few_groups(data.rows, self.calibration_.evidence)
+        warn_of_few_groups(self.training_, self.calibration_.evidence)
         # Each group counts alike, and all together as many rows as they have.
         weight = self.calibration_.weight * (result.calibration.weight.sum() / self.calibration_.evidence)
         self.offset_ = -auto_threshold(self.calibration_.scores, weight)

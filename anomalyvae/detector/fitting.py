@@ -74,7 +74,10 @@ class Trainer:
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = rows.take(rows.is_reference)
-        return FitResult(network, history, reason, calibration, _scores(network, calibration))
+        scores = _scores(network, calibration)
+        if rows.group is not None and len(learned) < len(rows) and network.criterion in COMPARING:
+            self._remember(network, rows, recurs=network.waveforms_recur)  # what it did not learn is known, too
+        return FitResult(network, history, reason, calibration, scores)
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
         parts = [rows, *(rows.without(fold == held_out) for held_out in range(int(fold.max()) + 1))]
@@ -214,7 +217,9 @@ class Trainer:
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         generator = torch.Generator().manual_seed(self.seed)
         weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
-        network.remember(s, size, generator, outliers, weight, recurring, torch.from_numpy(~known.is_reference), recurs)
+        selected = torch.from_numpy(~known.is_reference)
+        start = None if known.start is None else torch.from_numpy(known.start)
+        network.remember(s, size, generator, outliers, weight, recurring, selected, start, recurs)
 
 
 @torch.no_grad()

@@ -33,13 +33,15 @@ class Rows:
     group: NDArray[np.int64] | None = None  # (n,), a number per group
     selected: NDArray[np.bool_] | None = None  # (n,), in X because they scored high: learned, never held out
     recurring: NDArray[np.bool_] | None = None  # (n,), given so often that new rows will equal them: never held out
+    start: NDArray[np.int64] | None = None  # (n,), of windows that overlap: when each begins, in samples
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, chosen: NDArray[Any]) -> Self:
         """The rows of a mask or of indices."""
-        parts = (None if part is None else part[chosen] for part in (self.group, self.selected, self.recurring))
+        marks = (self.group, self.selected, self.recurring, self.start)
+        parts = (None if mark is None else mark[chosen] for mark in marks)
         return type(self)(self.x[chosen], self.weight[chosen], *parts)
 
     @property
@@ -79,7 +81,7 @@ class Rows:
         first, place = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
         weight = np.bincount(place, self.weight).astype(np.float64)
         selected = np.bincount(place, ~self.is_reference) > 0
-        return type(self)(self.x[first], weight, selected=selected, recurring=self.is_recurring[first])
+        return replace(self.take(first), weight=weight, group=None, selected=selected)
 
     def sha256(self) -> str:
         """A checksum of rows, weights, groups and selection."""
@@ -90,7 +92,9 @@ class Rows:
         return digest.hexdigest()
 
 
-def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any = None) -> Rows:
+def distinct_rows(
+    x: Floats, weight: Floats, groups: Any = None, selected: Any = None, start: NDArray[np.int64] | None = None
+) -> Rows:
     """Merge equal rows into one with their total weight, and order rows by content.
 
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
@@ -107,11 +111,12 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
+    start = None if start is None else start[kept]
     first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
     counts, whole = _as_counts(weight)
     merged = np.bincount(place, weights=counts).astype(np.float64)
     factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _FEWEST else 1.0
-    rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
+    rows = replace(Rows(content, weight, group, chosen, start=start).take(first), weight=merged / factor)
     usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
     recurring = _recurring(rows, merged, usual)
     return replace(rows, recurring=recurring) if recurring.any() else rows
@@ -138,18 +143,18 @@ def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:
 
 def _equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The index of the first of each set of equal rows, ordered by content, and the place of each row among them."""
-    fingerprint = _fingerprint(keyed)
-    order = np.argsort(fingerprint, kind="stable")
-    keyed, fingerprint = keyed[order], fingerprint[order]
+    mark = fingerprint(keyed)
+    order = np.argsort(mark, kind="stable")
+    keyed, mark = keyed[order], mark[order]
     new = np.empty(len(order), dtype=bool)
     new[:1] = True
-    new[1:] = (fingerprint[1:] != fingerprint[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
+    new[1:] = (mark[1:] != mark[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.cumsum(new) - 1
     return order[new], place
 
 
-def _fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A 64-bit hash of the bits of each row (multiply, mix, add; overflow wraps)."""
     odd = np.random.default_rng(0).integers(0, 2**63, bits.shape[1:], dtype=np.uint64) | np.uint64(1)
     result = np.zeros(len(bits), dtype=np.uint64)

@@ -4,7 +4,7 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomalyvae.calibration import few_calibrate
+from anomalyvae.calibration import STRETCHES, few_calibrate, groups_in_words
 from anomalyvae.detector.categories import (
     Categories,
     as_pandas,
@@ -24,6 +24,7 @@ from anomalyvae.detector.categories import (
     find_categories,
     one_hot_cells,
 )
+from anomalyvae.detector.overlap import slides, starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
 from anomalyvae.tables.arrays import unmasked
@@ -41,6 +42,7 @@ class TrainingData:
     x: Floats  # (n, d), all rows in the order of X, categories as numbers, NaN where a cell is missing
     weight: Floats  # (n,)
     rows: Rows  # the distinct rows, which are learned
+    stretches: bool  # whether its groups are stretches of time, found by windows that overlap
     outliers: Floats | None  # (k, d), known ones
     cells: list[int]  # one-hot cells of each column, 0 for a number; empty without categories
     categories: dict[str, list[str | bool]]  # known levels of each categorical column
@@ -51,6 +53,8 @@ class TrainingData:
         described: dict[str, Any] = {"rows": len(self.x), "sha256": self.rows.sha256()}
         reference = self.rows.take(self.rows.is_reference)
         described["groups"] = 0 if reference.group is None else len(np.unique(reference.group))
+        if self.stretches:
+            described[STRETCHES] = True
         described["complete"] = np.flatnonzero(~np.isnan(self.x).any(axis=0)).tolist()  # columns without missing cells
         if self.outliers is not None:
             known = distinct_rows(self.outliers, np.ones(len(self.outliers)))
@@ -75,7 +79,19 @@ def read_training(
     check_consistent_length(x, groups, selected)
     groups, selected = _groups_of(groups), _selected_of(selected)
     _warn_of_lost_digits(X, x, columns, categories)
-    rows = distinct_rows(x, weight, groups, selected)
+    start = stretch = None
+    shape: tuple[int, ...] = tuple(detector.input_shape or ())
+    if len(shape) == 2 and np.prod(shape) == x.shape[1]:
+        start = starts_of(x, shape)
+        stretch = stretches_of(start, shape[1]) if groups is None else None
+    if groups is None and stretch is None and slides(x):
+        warnings.warn(
+            "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "
+            "Pass groups=, the recording (or a stretch of it) of each row, or windows that no step before has changed, "
+            "with input_shape=(signals, samples).",
+            stacklevel=3,
+        )
+    rows = distinct_rows(x, weight, groups if stretch is None else stretch, selected, start)
     if not rows.is_reference.any():
         raise ValueError(
             f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave out selected."
@@ -84,7 +100,9 @@ def read_training(
     if outliers is not None:
         known = _validated(detector, outliers, categories)
         known = np.array(known[~np.isnan(known).all(axis=1)])
-    return TrainingData(x, weight, rows, known, one_hot_cells(columns, categories), categories, dtypes)
+    return TrainingData(
+        x, weight, rows, stretch is not None, known, one_hot_cells(columns, categories), categories, dtypes
+    )
 
 
 def valid_rows(detector: Any, X: Any) -> Floats:
@@ -245,9 +263,9 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
         )
 
 
-def warn_of_few_groups(rows: Rows, groups: float) -> None:
+def warn_of_few_groups(training: Mapping[str, Any], evidence: float) -> None:
     """Warn if there are too few groups to guarantee the share of false alarms that the threshold allows."""
-    caution = None if rows.group is None else few_calibrate(groups, "groups")
+    caution = few_calibrate(evidence, groups_in_words(training)) if training["groups"] else None
     if caution is not None:
         warnings.warn(caution, stacklevel=4)
 

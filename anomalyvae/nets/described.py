@@ -73,6 +73,7 @@ class Described(nn.Module):
     bands: Tensor
     departures: Tensor
     steps: Tensor
+    moving: bool = True  # whether signals are judged that are no states; told by training alone
 
     def __init__(
         self,
@@ -119,10 +120,11 @@ class Described(nn.Module):
         """
         signals, samples = input_shape
         numbers, movements = _numbers_of(samples)
-        role, values, width = _roles(s, input_shape, scaling)
+        role, values, width, moving = _roles(s, input_shape, scaling)
         judged = int((role == _JUDGED).sum())
         none, squares = chosen.new_zeros(judged * numbers), chosen.new_zeros(judged, movements)
         described = cls(input_shape, none, none + 1, squares, role, values, width, chosen[:_EXAMPLES].clone())
+        described.moving = moving
         cells = chosen.view(-1, signals, samples)[:, described.judged]
         described.still = (_STILL**2 * described._parts(cells)[1].mean(0)).clamp(min=_LEAST_STILL)
         raw = described._numbers(cells)
@@ -199,10 +201,10 @@ class Described(nn.Module):
         return shape, torch.cat([energies, torch.stack(largest, dim=1)], dim=1).view(*judged.shape[:2], -1)
 
 
-def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, ...]:
+def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, Tensor, Tensor, bool]:
     """The role of each signal, the values of those that are held, and how far from these a value is new.
 
-    If no signal would be judged, all are.
+    If no signal would be judged, all are. Also whether some are that move.
     """
     signals, samples = input_shape
     cells = s.view(-1, signals, samples)
@@ -216,7 +218,8 @@ def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[T
     x = scaling.inverse(s).view(cells.shape) if spans else cells
     spans = {number: span for number, span in spans.items() if _is_constant(x[:, number].flatten())}
     judged = [number for number in range(signals) if number not in few and number not in spans]
-    judged, held = (judged, sorted(levels.keys() | spans.keys())) if judged else (list(range(signals)), [])
+    moving = bool(judged)
+    judged, held = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
     values, width = s.new_zeros(len(held), samples, _STATES), s.new_zeros(len(held), samples)
     for place, number in enumerate(held):
         if number in spans:
@@ -229,7 +232,7 @@ def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[T
         width[place] = scaled.diff().amin(1) / 2
     role = s.new_full((signals,), _NO_PART)
     role[judged], role[held] = _JUDGED, _HELD
-    return role, values, width
+    return role, values, width, moving
 
 
 def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list[int]) -> dict[int, Tensor]:

@@ -164,21 +164,23 @@ class Reconstruction(nn.Module):
         weight: Tensor | None = None,
         recurring: Tensor | None = None,
         selected: Tensor | None = None,
+        start: Tensor | None = None,
         recurs: bool | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
 
         More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
         as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
-        ``selected``, a mask, are learned although they are unusual, and ``recurs`` says whether waveforms recur; see
-        `WindowViews`.
+        ``selected``, a mask, are learned although they are unusual; ``start`` says when each begins, and ``recurs``
+        whether waveforms recur; see `WindowViews`.
         """
         kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
         weight = torch.ones(len(s), dtype=s.dtype) if weight is None else weight
         none = torch.zeros(len(s), dtype=torch.bool)
         chosen, count = sample_by_weight(weight, round(size / kept), generator)
+        start = torch.zeros(len(s), dtype=torch.long) if start is None else start
         marks = ((none if mark is None else mark)[chosen] for mark in (recurring, selected))
-        again, unusual, chosen, count = (part.to(s.device) for part in (*marks, chosen, count))
+        again, unusual, start, chosen, count = (part.to(s.device) for part in (*marks, start[chosen], chosen, count))
         novelty = self.criterion in COMPARING
         if novelty and len(self.input_shape) == 2:
             self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
@@ -186,15 +188,16 @@ class Reconstruction(nn.Module):
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
             if unlike.sum() > 1:
-                u, count, again, unusual = (part[unlike] for part in (u, count, again, unusual))
+                u, count, again, unusual, start = (part[unlike] for part in (u, count, again, unusual, start))
         if self.trimming:
             dense = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
             stored = again.clone()
             stored[dense] = True
-            u, count, again, unusual = (part[stored] for part in (u, count, again, unusual))
+            u, count, again, unusual, start = (part[stored] for part in (u, count, again, unusual, start))
         columns = self.columns_of_views
-        if columns is not None:
-            self.memorised = WindowViews.of_windows(u, count, again, unusual, generator, columns, recurs)
+        if columns is not None and self.described is not None:
+            moving = self.described.moving
+            self.memorised = WindowViews.of_windows(u, count, again, unusual, start, generator, columns, moving, recurs)
         else:
             self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 

@@ -200,9 +200,11 @@ class Views(nn.Module):
         linear = ellipsoid(u, self.mean, self.whitening)
         return torch.stack([self.near_distance(u, own), self.crowd_distance(u, own is not None), linear], dim=1)
 
-    def near_distance(self, u: Tensor, own: Tensor | None = None) -> Tensor:
-        """The distance from the nearest stored rows, shape ``(n,)``; see `distances`."""
+    def near_distance(self, u: Tensor, own: Tensor | None = None, beside: Tensor | None = None) -> Tensor:
+        """The distance from the nearest stored rows but those ``beside``, a mask, shape ``(n,)``; see `distances`."""
         squared = self._squared(u)
+        if beside is not None:
+            squared = squared.masked_fill(beside, torch.inf)
         if own is not None:
             squared[torch.arange(len(u), device=u.device), own] = torch.inf
         fewer = 0 if own is None else 1

@@ -135,15 +135,19 @@ class WindowViews(Views):
         count: Tensor,
         recurring: Tensor,
         selected: Tensor,
+        start: Tensor,
         generator: torch.Generator,
         columns: Columns,
+        moving: bool = True,
         recurs: bool | None = None,
     ) -> Self:
         """Compare with described windows ``(m, k)``.
 
         The other arguments are those of `Views.of`, and which windows are ``selected``, a mask of shape ``(m,)``: they
         are unusual, and yet normal. So they weigh as much as all others in the covariances and in the unit of a view:
-        one to which they look unusual says less.
+        one to which they look unusual says less. ``start`` says when each begins, in samples: windows that overlap are
+        near each other, and no new window overlaps with one of them. If no signal is ``moving``, all are states, whose
+        variance says nothing: only the nearest windows count.
         """
         recurring = most_copied(count, recurring)
         rows, weight, tested, place = stored_rows(u[:, : columns.near], count, recurring)
@@ -165,12 +169,12 @@ class WindowViews(Views):
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
             return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        waves, wave = _recurring(_waves(samples[usual], columns), recurs)
+        waves, wave = _recurring(_waves(samples[usual], columns), recurs if moving else False)
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
-            near = torch.cat([views.near_distance(rows[part], part) for part in tested.split(BLOCK)])
+            near = torch.cat([views._near_others(start[place], part) for part in tested.split(BLOCK)])
             crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
             linear, short = u.new_zeros(2, len(usual))
             fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
@@ -182,8 +186,9 @@ class WindowViews(Views):
             for i, scores in enumerate((crowded, linear, wave, short), start=1):
                 lines[i] = _line(balanced(scores, usual))
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
-        on = [whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short, columns.held]
-        lines[2:][torch.tensor([not part for part in on], device=u.device)] = lines.new_tensor([0.0, OFF])
+        on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
+        off = [False, *(not (moving and part) for part in on), not columns.held]
+        lines[torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
         return views
 
     @classmethod
@@ -229,6 +234,13 @@ class WindowViews(Views):
             (unseen > 0).any(1).to(u),
         )
         return torch.stack(each, dim=1)
+
+    def _near_others(self, start: Tensor, own: Tensor) -> Tensor:
+        """`near_distance` of stored windows from those that do not overlap with them, if these are enough."""
+        gap = (start[own, None] - start).abs()
+        beside = (gap > 0) & (gap < self.columns.samples)
+        beside &= (~beside).sum(1, keepdim=True) > self.neighbours
+        return self.near_distance(self.rows[own], own, beside)
 
     def _from_nearest(self, samples: Tensor) -> Tensor:
         """The difference from the nearest stored samples, each signal without its level; 0 if none are stored."""

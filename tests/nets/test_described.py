@@ -281,3 +281,12 @@ def test_a_waveform_counts_where_waveforms_recur(detector, tmp_path):
     np.testing.assert_allclose(scores, -beats.score_samples(odd), rtol=1e-4)
     shares = beats.network_.view_shares(torch.tensor(odd)).detach()[:, WindowViews.names.index("wave")]
     np.testing.assert_allclose(shares.sum(1), 1)
+
+
+def test_windows_of_states_alone_are_judged_by_the_nearest():
+    rng = np.random.default_rng(0)
+    x = np.cumsum(rng.random((500, 2, 20)) < 0.05, axis=2) % 3.0
+    detector = VAEOutlierDetector(input_shape=(2, 20), random_state=0).fit(x.reshape(500, -1))
+    assert detector.network_.memorised.switched_on == [0]
+    terms = detector.score_terms(x.reshape(500, -1))
+    np.testing.assert_allclose(terms["novelty"], terms["near"])
