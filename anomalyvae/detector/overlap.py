@@ -36,10 +36,7 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
     inverse = _powers(pow(_BASE, -1, 2**64), samples)
 
     parent, step = np.arange(windows), np.zeros(windows, dtype=np.int64)
-    _, content, counts = np.unique(sums[:, -1], return_inverse=True, return_counts=True)
-    once = counts[content] == counts.min()  # all come twice in a table that is given twice
-    first = np.unique(content, return_index=True)[1]
-    known = first[once[first]]  # a window of each content
+    _, known, content = np.unique(sums[:, -1], return_index=True, return_inverse=True)  # a window of each content
     left = known
     for p in range(1, samples):
         head, tail = sums[left, samples - p - 1], (sums[known, -1] - sums[known, p - 1]) * inverse[p]
@@ -51,7 +48,7 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
         found = found[followers[place[found]] == 1]
         parent[left[found]], step[left[found]] = place[found], p
         left = np.delete(left, found)
-    return _on_one_line(parent, step, samples)[first][content]
+    return _on_one_line(parent, step, samples)[known][content]
 
 
 def stretches_of(starts: NDArray[np.int64], samples: int) -> NDArray[np.int64] | None:

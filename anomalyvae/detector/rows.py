@@ -92,9 +92,7 @@ class Rows:
         return digest.hexdigest()
 
 
-def distinct_rows(
-    x: Floats, weight: Floats, groups: Any = None, selected: Any = None, start: NDArray[np.int64] | None = None
-) -> Rows:
+def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any = None) -> Rows:
     """Merge equal rows into one with their total weight, and order rows by content.
 
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
@@ -111,12 +109,11 @@ def distinct_rows(
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
-    start = None if start is None else start[kept]
     first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
     counts, whole = _as_counts(weight)
     merged = np.bincount(place, weights=counts).astype(np.float64)
     factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _FEWEST else 1.0
-    rows = replace(Rows(content, weight, group, chosen, start=start).take(first), weight=merged / factor)
+    rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
     usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
     recurring = _recurring(rows, merged, usual)
     return replace(rows, recurring=recurring) if recurring.any() else rows

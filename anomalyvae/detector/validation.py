@@ -5,7 +5,7 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,11 +79,13 @@ def read_training(
     check_consistent_length(x, groups, selected)
     groups, selected = _groups_of(groups), _selected_of(selected)
     _warn_of_lost_digits(X, x, columns, categories)
-    start = stretch = None
+    rows = distinct_rows(x, weight, groups, selected)
+    stretch = None
     shape: tuple[int, ...] = tuple(detector.input_shape or ())
     if len(shape) == 2 and np.prod(shape) == x.shape[1]:
-        start = starts_of(x, shape)
+        start = starts_of(rows.x, shape)
         stretch = stretches_of(start, shape[1]) if groups is None else None
+        rows = replace(rows, start=start, group=rows.group if stretch is None else stretch)
     if groups is None and stretch is None and slides(x):
         warnings.warn(
             "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "
@@ -91,7 +93,6 @@ def read_training(
             "with input_shape=(signals, samples).",
             stacklevel=3,
         )
-    rows = distinct_rows(x, weight, groups if stretch is None else stretch, selected, start)
     if not rows.is_reference.any():
         raise ValueError(
             f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave out selected."

@@ -84,6 +84,52 @@ def test_overlapping_windows_keep_the_promise_without_groups(ticks, stride):
     assert np.mean(shares) < 0.1, shares  # 5 % are promised; it was .99 with 1,000, .55 with 3,000
 
 
+def drives_at_once() -> tuple[np.ndarray, np.ndarray]:
+    """Windows of three drives, in steps of signals, and how often each is given."""
+    x = np.concatenate([windows(np.round(2 * slow_noise(ticks, ticks)) / 2, 2) + 0.0 for ticks in (300, 250, 200)])
+    return x, 1.0 + (np.arange(len(x)) % 3 == 0)
+
+
+def shuffled(x, count):
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order], count[order]
+
+
+def repeated(x, count):
+    return np.repeat(x, count.astype(int), axis=0), None
+
+
+def with_rows_of_no_weight(x, count):
+    more = windows(slow_noise(400, 9))
+    return np.concatenate([x, more]), np.append(count, np.zeros(len(more)))
+
+
+def with_negative_zeros(x, count):
+    return np.where((x == 0) & (np.random.default_rng(0).random(x.shape) < 0.5), -0.0, x), count
+
+
+@pytest.mark.parametrize("given", [shuffled, repeated, with_rows_of_no_weight, with_negative_zeros])
+def test_the_same_windows_given_otherwise_are_the_same_model(given):
+    def fitted(x, count):
+        detector = VAEOutlierDetector(input_shape=(SIGNALS, SAMPLES), random_state=0, max_epochs=1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", CAUTION)
+            return detector.fit(x, sample_weight=count)
+
+    x, count = drives_at_once()
+    expected, found = fitted(x, count), fitted(*given(x, count))
+    assert found.training_["groups"] == expected.training_["groups"] > 1
+    assert found.training_["sha256"] == expected.training_["sha256"]
+    assert np.array_equal(found.score_samples(x), expected.score_samples(x))
+    assert found.offset_ == expected.offset_
+
+
+def test_windows_beside_each_other_given_twice_do_not_overlap():
+    x = windows(slow_noise(1000, 0), SAMPLES)
+    detector = VAEOutlierDetector(input_shape=(SIGNALS, SAMPLES), random_state=0, max_epochs=1)
+    assert detector.fit(np.concatenate([x, x])).training_["groups"] == 0
+
+
 def test_the_caution_speaks_of_stretches():
     with pytest.warns(UserWarning, match="10 stretches of time can show no p-value below 0.091"):
         VAEOutlierDetector(input_shape=(SIGNALS, SAMPLES), random_state=0).fit(windows(slow_noise(1019, 0)))
