@@ -13,7 +13,8 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _STRETCH = 5  # windows beside each other that fit into the shortest stretch; only those at its ends overlap others
 _FEWEST, _MOST_STRETCHES = 3, 100
 _OFTEN = 1.1  # windows that cover a moment, on average; below, hardly any overlap
-_LOOKED_AT = 32  # rows, and columns
+_LOOKED_AT, _COLUMNS = 128, 32  # rows and columns
+_FEWEST_ROWS, _FEWEST_MOVES = 32, 12  # fewer say too little, and so do fewer rows in which a column changes
 _FARTHEST = 512  # columns between a cell and the same one in the row before
 _MOST = 0.75
 _EXACT = 1e-6  # relative, for rounding
@@ -24,9 +25,10 @@ Floats = NDArray[np.float64]
 def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
     """When each of the windows ``(n, signals * samples)`` begins, in samples of one line of time, ``(n,)``.
 
-    A window follows another if all its samples but the last p are the last samples of that one; the smallest p counts.
-    So two windows overlap if their starts differ by less than ``samples``. Windows that overlap with no other have
-    places of their own. Samples that come more than once, as of a signal that stands still, do not tell.
+    A window follows another if all its samples but the last p are the last samples of that one; the smallest p counts,
+    and one window at most follows another. So two windows overlap if their starts differ by less than ``samples``.
+    Windows that overlap with no other have places of their own. Where several could follow, as when a signal stands
+    still, none does. Equal windows begin at once. The places depend on the order of the windows.
     """
     windows, (signals, samples) = len(x), input_shape
     ticks = np.ascontiguousarray(x.reshape(-1, signals, samples).transpose(0, 2, 1)).reshape(-1, signals)
@@ -35,7 +37,7 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
     sums = np.cumsum(marks * powers, axis=1, dtype=np.uint64)  # hashes of the first samples: they wrap around
     inverse = _powers(pow(_BASE, -1, 2**64), samples)
 
-    parent, step = np.arange(windows), np.zeros(windows, dtype=np.int64)
+    parent, step, followed = np.arange(windows), np.zeros(windows, dtype=np.int64), np.zeros(windows, dtype=bool)
     _, known, content = np.unique(sums[:, -1], return_index=True, return_inverse=True)  # a window of each content
     left = known
     for p in range(1, samples):
@@ -43,11 +45,11 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
         order = np.argsort(tail, kind="stable")
         begin, end = (np.searchsorted(tail, head, side, order) for side in ("left", "right"))
         place = known[order[begin.clip(max=len(known) - 1)]]
-        found = np.flatnonzero((end - begin == 1) & (place != left))
-        followers = np.bincount(place[found], minlength=windows)
-        found = found[followers[place[found]] == 1]
-        parent[left[found]], step[left[found]] = place[found], p
+        found = np.flatnonzero((end - begin == 1) & (place != left) & ~followed[place])
+        found = found[np.bincount(place[found], minlength=windows)[place[found]] == 1]
+        parent[left[found]], step[left[found]], followed[place[found]] = place[found], p, True
         left = np.delete(left, found)
+    _open_circles(parent, step)
     return _on_one_line(parent, step, samples)[known][content]
 
 
@@ -67,37 +69,66 @@ def _powers(base: int, count: int) -> NDArray[np.uint64]:
     return np.array([pow(base, i, 2**64) for i in range(count)], dtype=np.uint64)
 
 
+def _open_circles(parent: NDArray[np.int64], step: NDArray[np.int64]) -> None:
+    """Let windows that follow each other in a circle begin with the one that shares the fewest samples with its parent.
+
+    A signal with a period makes circles. So do few levels, whose first samples come again by chance.
+    """
+    ancestor = parent
+    for _ in range(len(parent).bit_length()):
+        ancestor = ancestor[ancestor]
+    circles = np.unique(ancestor[parent[ancestor] != ancestor])
+    before, seen = parent.tolist(), set()
+    for first in circles[np.argsort(-step[circles], kind="stable")].tolist():
+        if first not in seen:
+            parent[first], step[first] = first, 0
+        while first not in seen:
+            seen.add(first)
+            first = before[first]
+
+
 def _on_one_line(parent: NDArray[np.int64], step: NDArray[np.int64], samples: int) -> NDArray[np.int64]:
     """Starts of windows that begin ``step`` samples after their parents, chain after chain."""
-    root, start = parent.copy(), step.copy()
+    root, start = parent, step
     for _ in range(len(parent).bit_length()):
         start, root = start + start[root], root[root]
-    endless = parent[root] != root  # a period repeats: each follows another
-    root[endless], start[endless] = np.flatnonzero(endless), 0
     _, chain = np.unique(root, return_inverse=True)
     length = np.zeros(chain.max() + 1, dtype=np.int64)
     np.maximum.at(length, chain, start + 2 * samples)
     return start + (np.cumsum(length) - length)[chain]
 
 
+@np.errstate(all="ignore")  # cells may be huge, and differences 0
 def slides(x: Floats) -> bool:
     """Whether successive rows ``(n, d)`` look like windows that overlap: cells come again in a column before.
 
-    A step that changes each column by itself, such as `StandardScaler`, leaves them proportional: the ratio of their
-    differences from one row to the next is constant.
+    A step that changes each column by itself, such as `StandardScaler`, leaves them proportional. So do their
+    differences from one row to the next, which say nothing of two columns that rise and fall together, such as trends.
+    Columns of two values, such as one-hot columns, do not tell.
     """
-    if len(x) < _LOOKED_AT:
+    if len(x) < _FEWEST_ROWS:
         return False
-    place = np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int)
-    before, after = x[place] - x[place + 1], x[place + 1] - x[place + 2]
+    place = np.unique(np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int))
+    some = x[place]
+    before, after = some - x[place + 1], x[place + 1] - x[place + 2]
+    between = ((some > np.fmin.reduce(some)) & (some < np.fmax.reduce(some))).any(axis=0)
+    telling = between & ((after != 0).sum(axis=0) >= _FEWEST_MOVES)
     for shift in range(1, min(x.shape[1], _FARTHEST + 1)):
-        columns = np.unique(np.linspace(0, x.shape[1] - shift - 1, _LOOKED_AT).astype(int))
-        columns = columns[(after[:, columns] != 0).mean(0) > _MOST]
-        if not len(columns):
+        columns = np.flatnonzero(telling[:-shift])
+        columns = columns[:: -(-len(columns) // _COLUMNS) or 1]
+        again = _proportional(after[:, columns], before[:, columns + shift])
+        if again.sum() <= _MOST / 2 * len(columns):
             continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = after[:, columns] / before[:, columns + shift]
-            same = np.abs(ratio / np.median(ratio, axis=0) - 1) < _EXACT
-        if (same.mean(axis=0) > _MOST).mean() > _MOST / 2:
+        again &= ~_proportional(before[:, columns], before[:, columns + shift])
+        if again.sum() > _MOST / 2 * len(columns):
             return True
     return False
+
+
+def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
+    """For which columns ``a`` is one multiple of ``b`` in most of the rows in which either is not 0."""
+    moved = ((a != 0) | (b != 0)) & np.isfinite(a + b)
+    count = moved.sum(axis=0)
+    ratio = np.where(moved, a / b, np.nan)
+    usual = np.take_along_axis(np.sort(ratio, axis=0), count[None] // 2, axis=0)  # NaN are the last
+    return (np.abs(ratio / usual - 1) < _EXACT).sum(axis=0) > _MOST * count

@@ -51,6 +51,26 @@ def test_standing_still_does_not_join_recordings():
     assert overlapping(starts).sum() > 20 * len(x)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_few_levels_that_come_again_by_chance_are_one_time(seed):
+    x = windows(np.round(slow_noise(3000, seed) / 2) + 0.0)  # no -0.0
+    assert len(np.unique(stretches_of(starts_of(x, (SIGNALS, SAMPLES)), SAMPLES))) == 30
+
+
+def test_a_sample_that_comes_again_does_not_join_recordings():
+    drives = [slow_noise(300, seed) for seed in range(2)]
+    drives[1][0] = drives[0][150]
+    x = [windows(drive) for drive in drives]
+    starts = starts_of(np.concatenate(x), (SIGNALS, SAMPLES))
+    assert not overlapping(starts)[: len(x[0]), len(x[0]) :].any()
+
+
+@pytest.mark.parametrize("period", [30, 50])
+def test_a_period_is_one_time(period):
+    x = windows(np.tile(np.random.default_rng(0).normal(size=(period, SIGNALS)), (5, 1)))
+    assert np.ptp(starts_of(x, (SIGNALS, SAMPLES))) == period - 1
+
+
 @pytest.mark.parametrize("period", [1, 7, 50])
 def test_a_period_ends(period):
     cycle = np.random.default_rng(0).normal(size=(period, SIGNALS))
@@ -148,15 +168,51 @@ def test_rows_that_slide_over_signals_are_named(by_sample, scaled, stride):
 
 
 @pytest.mark.parametrize(
+    "samples",
+    [
+        np.round(slow_noise(2000, 0) / 2),
+        np.where((np.arange(2000) // 100 % 3 == 0)[:, None], slow_noise(2000, 0), 0),
+        np.where(np.random.default_rng(0).random((2000, SIGNALS)) < 0.1, np.nan, slow_noise(2000, 0)),
+    ],
+    ids=["few levels", "still at times", "missing cells"],
+)
+def test_rows_that_slide_over_hard_signals_are_found(samples):
+    assert slides(windows(samples, 5))
+
+
+DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
+
+
+@pytest.mark.parametrize(
     "x",
     [
+        np.column_stack([ROWS, np.arange(500) % 24, DAYS % 7, np.random.default_rng(0).normal(size=500)]),
+        np.column_stack([ROWS, 1000 * ROWS + 17]),
+        np.outer(ROWS, [1.0, 2, 3, 4]),
+        np.exp(np.outer(ROWS, np.ones(4)) / 100),
+        np.eye(7)[np.arange(500) % 7],
+        np.random.default_rng(0).choice([-1.7e308, 0, 1, 1.7e308], (500, 6)),
         windows(slow_noise(2000, 0), SAMPLES),
         np.random.default_rng(0).integers(0, 3, (500, 10)).astype(float),
         np.cumsum(np.random.default_rng(0).normal(size=(500, 6)), axis=0),
         np.repeat(np.arange(500.0)[:, None], 3, axis=1) * [1, 0, 0] + np.random.default_rng(0).normal(size=(500, 3)),
         slow_noise(500, 0)[:, [0, 1, 0, 1, 0]],
     ],
-    ids=["beside each other", "levels", "walks", "a trend", "copied columns"],
+    ids=[
+        "calendar",
+        "clocks",
+        "trends",
+        "growth",
+        "one-hot",
+        "huge",
+        "beside each other",
+        "levels",
+        "walks",
+        "a trend",
+        "copied columns",
+    ],
 )
 def test_other_rows_do_not_slide(x):
-    assert not slides(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not slides(x)
