@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anomalyvae.detector.rows import fingerprint
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-_STRETCH = 5  # windows beside each other that fit into the shortest stretch; only those at its ends overlap others
+_STRETCH = 5  # windows beside each other that fit into a stretch of a long time; only those at its ends overlap others
 _FEWEST, _MOST_STRETCHES = 3, 100
 _OFTEN = 1.1  # windows that cover a moment, on average; below, hardly any overlap
 _LOOKED_AT, _COLUMNS = 128, 32  # rows and columns
@@ -54,10 +54,13 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def stretches_of(starts: NDArray[np.int64], samples: int) -> NDArray[np.int64] | None:
-    """A number for each window, the same in a stretch of time; None if windows hardly overlap or time is too short."""
+    """A number for each window, the same in a stretch of time; None if windows hardly overlap.
+
+    Three stretches of a short time overlap, but less than windows held out at random would.
+    """
     order = np.argsort(starts, kind="stable")
     covered = np.minimum(np.diff(starts[order]), samples).sum() + samples
-    if len(starts) * samples < _OFTEN * covered or covered < 2 * _FEWEST * samples:
+    if len(starts) < _FEWEST or len(starts) * samples < _OFTEN * covered:
         return None
     count = int(np.clip(covered // (_STRETCH * samples), _FEWEST, _MOST_STRETCHES))
     stretch = np.empty(len(starts), dtype=np.int64)

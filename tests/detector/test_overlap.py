@@ -85,6 +85,17 @@ def test_windows_beside_each_other_have_no_stretches():
     assert stretches_of(starts_of(x, (SIGNALS, SAMPLES)), SAMPLES) is None
 
 
+def test_a_short_time_is_held_out_in_stretches_too():
+    shares = []
+    for seed in range(3):
+        with pytest.warns(UserWarning, match="3 stretches of time can show no p-value below 0.25"):
+            detector = VAEOutlierDetector(input_shape=(SIGNALS, SAMPLES), random_state=0).fit(
+                windows(slow_noise(99, seed))
+            )
+        shares.append((detector.predict(windows(slow_noise(3000, 9), 7)) == -1).mean())
+    assert np.mean(shares) < 0.3, shares  # it was .6 to .9
+
+
 def test_stretches_are_of_one_time():
     x = windows(slow_noise(3000, 0))
     stretch = stretches_of(starts_of(x, (SIGNALS, SAMPLES)), SAMPLES)
