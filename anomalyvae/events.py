@@ -74,7 +74,7 @@ def event_spans(events: pd.DataFrame) -> pd.DataFrame:
 
 
 def _seconds(cells: "pd.Series[Any]") -> "pd.Series[float]":
-    """Times as numbers; what is none is refused."""
+    """Convert times to numbers; refuse cells that are not numbers."""
     numbers = pd.to_numeric(cells.astype(object), errors="coerce").astype(float)  # no moment of time is a number
     other = cells[numbers.isna() & cells.notna()]
     if len(other):

@@ -261,7 +261,10 @@ def watch(args: argparse.Namespace) -> int:
             tell(watcher.caution)
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
-            (_print_json if args.json else _print_csv)(scores, watcher.goes_on)
+            if args.json:
+                _print_json(scores)
+            else:
+                _print_csv(scores, header=not watcher.goes_on)
     if not args.quiet:
         waiting = f", {watcher.waiting:,} not scored yet" if watcher.waiting else ""
         left_out = f", {watcher.left_out:,} rows ignored" if watcher.left_out else ""
@@ -274,19 +277,19 @@ def watch(args: argparse.Namespace) -> int:
     return SILENT if watcher.timed_out else SOME_FAILED if watcher.without else DONE
 
 
-def _print_csv(scores: "Iterator[WindowScore]", goes_on: bool) -> None:
+def _print_csv(scores: "Iterator[WindowScore]", header: bool) -> None:
     lines = csv.writer(sys.stdout, lineterminator="\n")
     for score in scores:
-        if not goes_on:
+        if header:
             lines.writerow([*score._fields])
-            goes_on = True
+            header = False
         signals = [f"{name} {share:.0%}" for name, share in list(score.signals.items())[:_SIGNALS]]
         cells = (*score[:-1], "; ".join(signals))
         lines.writerow([spreadsheet_text(printable(cell) if isinstance(cell, str) else cell) for cell in cells])
         sys.stdout.flush()
 
 
-def _print_json(scores: "Iterator[WindowScore]", goes_on: bool) -> None:
+def _print_json(scores: "Iterator[WindowScore]") -> None:
     for score in scores:
         say(json.dumps(score._asdict(), default=datetime.isoformat), flush=True)
 

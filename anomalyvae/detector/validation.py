@@ -79,14 +79,9 @@ def read_training(
     check_consistent_length(x, groups, selected)
     groups, selected = _groups_of(groups), _selected_of(selected)
     _warn_of_lost_digits(X, x, columns, categories)
-    rows = distinct_rows(x, weight, groups, selected)
-    stretch = None
-    shape: tuple[int, ...] = tuple(detector.input_shape or ())
-    if len(shape) == 2 and np.prod(shape) == x.shape[1]:
-        start = starts_of(rows.x, shape)
-        stretch = stretches_of(start, shape[1]) if groups is None else None
-        rows = replace(rows, start=start, group=rows.group if stretch is None else stretch)
-    if groups is None and stretch is None and slides(x):
+    given = distinct_rows(x, weight, groups, selected)
+    rows = _in_time(given, tuple(detector.input_shape or ()))
+    if rows.group is None and slides(x):
         warnings.warn(
             "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "
             "Pass groups=, the recording (or a stretch of it) of each row, or windows that no step before has changed, "
@@ -101,9 +96,17 @@ def read_training(
     if outliers is not None:
         known = _validated(detector, outliers, categories)
         known = np.array(known[~np.isnan(known).all(axis=1)])
-    return TrainingData(
-        x, weight, rows, stretch is not None, known, one_hot_cells(columns, categories), categories, dtypes
-    )
+    stretches = rows.group is not given.group
+    return TrainingData(x, weight, rows, stretches, known, one_hot_cells(columns, categories), categories, dtypes)
+
+
+def _in_time(rows: Rows, shape: tuple[int, ...]) -> Rows:
+    """Add when each window begins; windows without groups that overlap get stretches of time as groups."""
+    if len(shape) != 2 or np.prod(shape) != rows.x.shape[1]:
+        return rows
+    start = starts_of(rows.x, shape)
+    group = stretches_of(start, shape[1]) if rows.group is None else rows.group
+    return replace(rows, start=start, group=group)
 
 
 def valid_rows(detector: Any, X: Any) -> Floats:

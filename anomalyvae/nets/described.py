@@ -73,7 +73,7 @@ class Described(nn.Module):
     bands: Tensor
     departures: Tensor
     steps: Tensor
-    moving: bool = True  # whether signals are judged that are no states; told by training alone
+    moving: bool = True  # whether a judged signal is not a state; set in training, not restored
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Described(nn.Module):
 def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, Tensor, Tensor, bool]:
     """The role of each signal, the values of those that are held, and how far from these a value is new.
 
-    If no signal would be judged, all are. Also whether some are that move.
+    If no signal would be judged, all are. Also returns whether any judged signal is not a state.
     """
     signals, samples = input_shape
     cells = s.view(-1, signals, samples)

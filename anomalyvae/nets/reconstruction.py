@@ -196,8 +196,9 @@ class Reconstruction(nn.Module):
             u, count, again, unusual, start = (part[stored] for part in (u, count, again, unusual, start))
         columns = self.columns_of_views
         if columns is not None and self.described is not None:
-            moving = self.described.moving
-            self.memorised = WindowViews.of_windows(u, count, again, unusual, start, generator, columns, moving, recurs)
+            self.memorised = WindowViews.of_windows(
+                u, count, again, unusual, start, generator, columns, self.described.moving, recurs
+            )
         else:
             self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
 

@@ -174,7 +174,8 @@ class WindowViews(Views):
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
-            near = torch.cat([views._near_others(start[place], part) for part in tested.split(BLOCK)])
+            stored_start = start[place]
+            near = torch.cat([views._near_others(stored_start, part) for part in tested.split(BLOCK)])
             crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
             linear, short = u.new_zeros(2, len(usual))
             fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))

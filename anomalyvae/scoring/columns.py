@@ -99,7 +99,7 @@ def _objects(cells: Any) -> NDArray[np.object_]:
 
 
 def from_objects(cells: NDArray[Any]) -> NDArray[Any]:
-    """Objects as numbers, NaN where one is missing, as the detector takes them; the objects if they are no numbers."""
+    """Convert objects to numbers as the detector does, NaN where one is missing; return them as they are otherwise."""
     if holds_moments(cells) or any(isinstance(cell, complex) for cell in cells.flat):
         return cells
     missing = ("NAType", "NaTType")  # of pandas

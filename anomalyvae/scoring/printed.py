@@ -1,4 +1,4 @@
-"""Which windows of a growing file were handed out, so that a restart goes on after them."""
+"""Which windows of a growing file were printed, so that a restart goes on after them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from anomalyvae.untrusted import read_json
 
 
 class _Last(NamedTuple):
-    """The last window that was handed out, and what was read of the file until then."""
+    """The last printed window, and how much of the file had been read by then."""
 
     model_id: str
     name: str  # of the file, without its suffix
@@ -22,7 +22,7 @@ class _Last(NamedTuple):
 
 
 class Printed:
-    """The windows that were handed out, kept in a file; they come in the order of time.
+    """Keep in a file which windows were printed, in the order of time.
 
     A window counts when the next one is asked for, so it was printed by then. A kill between the two repeats that one.
     The file is written for each window. It is not forced to the disk, nor are the printed lines.
@@ -36,7 +36,7 @@ class Printed:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no folder for the file; if the file is damaged, or of another model.
+        If the folder of the file does not exist; if the file is damaged, or belongs to another model.
     """
 
     def __init__(self, path: Path, model_id: str) -> None:
@@ -75,11 +75,11 @@ class Printed:
         self._until, self._before = (0, 0.0), before
 
     def is_new(self, recording: str, start_s: float) -> bool:
-        """Whether a window was not handed out before the restart."""
+        """Whether a window was not printed before the restart."""
         return (self._number(recording), start_s) > self._until
 
     def add(self, recording: str, start_s: float) -> None:
-        """Note a window that was handed out."""
+        """Note that a window was printed."""
         place, digest = self._file.read_so_far()
         number = self._number(recording)
         self.last = _Last(self._model_id, self._name, self._before, number, start_s, place, digest)

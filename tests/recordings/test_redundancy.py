@@ -22,7 +22,7 @@ from anomalyvae.recordings import read_log
 
 
 def bag_of_speeds(path):
-    """The bytes of a bag of ROS 1 with the speeds 0 to 4, a tenth of a second apart."""
+    """The bytes of a ROS 1 bag with the speeds 0, 1, 2, 3 and 4, one every 0.1 s."""
     store = get_typestore(Stores.ROS1_NOETIC)
     kind = store.types["std_msgs/msg/Float64"]
     with Bag1Writer(path) as bag:
