@@ -161,7 +161,7 @@ class Following:
         self._made = self._done = 0  # windows so far, and those that were yielded or are in the backlog
         self._held: list[Windows] = []  # windows that are neither; only the newest ones while the feed is behind
         self._backlog: list[Iterator[Windows]] = []
-        self._left_out = self._recordings = 0  # as last reported
+        self._left_out = self._recordings = self._averaged = 0  # as last reported
         self._infinite: str | None = None
         self.waiting, self.left_out, self.timed_out, self.change = 0, 0, False, ""
 
@@ -252,12 +252,15 @@ class Following:
             return
         if live.left_out and not self._left_out:
             self._notify(f"a row was left out, and so will be others like it: {live.complaint}")
+        if live.averaged and not self._averaged:
+            self._notify(f"rows with the same stamp and different values become their mean: {live.recording}")
         infinite = live.coverage.infinite()
         if infinite and not self._infinite:
             self._notify(f"{live.recording} {infinite}")
         if live.recordings != self._recordings and self._recordings:
             self._notify(f"the clock jumped back: a new recording begins, {live.recording}")
         self._left_out, self._recordings, self._infinite = live.left_out, live.recordings, infinite
+        self._averaged = live.averaged
 
 
 class _Lines:

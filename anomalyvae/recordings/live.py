@@ -120,6 +120,11 @@ class LiveWindows:
         timeline = self._timeline
         return self._left_out + (0 if timeline is None else timeline.left_out + timeline.unstamped)
 
+    @property
+    def averaged(self) -> int:
+        """How many samples of the current recording are the mean of rows with one stamp and different values."""
+        return 0 if self._timeline is None else self._timeline.averaged
+
     def add(self, lines: bytes) -> Iterator[Windows]:
         """Take the next lines, complete ones, and yield the windows that they complete."""
         self._lines += lines

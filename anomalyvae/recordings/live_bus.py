@@ -37,6 +37,8 @@ class LiveBus:
         As for `LiveWindows`.
     """
 
+    averaged = 0  # only rows of tables are counted
+
     def __init__(
         self, head: bytes, recipe: WindowRecipe, *, kind: str, recording: str, source: str, before: int = 0
     ) -> None:

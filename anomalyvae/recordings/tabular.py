@@ -15,8 +15,9 @@ The rules are the same for both formats; how a CSV file is written is found by :
 - **Order.** A row may be older than the newest row before it by up to a second or three usual steps (the median step of
   the first 1000 stamps); it is sorted in. If the clock jumps back further, the file is refused: sorting would mix two
   recordings.
-- **Duplicates.** Rows with the same stamp become one sample: each signal's mean. If the first stamps are usually shared
-  by three samples of a signal or more, as are whole seconds at 10 Hz, the file is refused.
+- **Duplicates.** Rows with the same stamp become one sample: each signal's mean; a warning counts the stamps at which
+  values differ. If the first stamps are usually shared by three samples of a signal or more, as are whole seconds at
+  10 Hz, the file is refused.
 - **Rows without a stamp** are left out; a warning counts those with values.
 - **Units** come from Parquet field metadata (``unit``), from a header such as ``speed [m/s]`` or ``speed (m/s)``, or
   from the line of units below the header.
@@ -322,12 +323,7 @@ def _logs(
             if column.name not in left_out
         }
         yield Log(recording, timeline.start or start, signals, dict(left_out), clock)
-    if timeline.unstamped:
-        warnings.warn(
-            f"{timeline.unstamped:,} rows have values but no stamp in {columns.time}, and are left out. Fill in their "
-            "stamps, or name another column by time= (--time).",
-            stacklevel=4,
-        )
+    timeline.warn()
 
 
 def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str | None, explain: Explain) -> None:

@@ -5,6 +5,7 @@ The rules are in :mod:`anomalyvae.recordings.tabular`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import pyarrow as pa
 from anomalyvae.recordings.log import moment
 from anomalyvae.recordings.sampling import SAME_S
 from anomalyvae.recordings.stamps import FUTURE_S, UNIX_FROM_S, Column, Scale, stamped
+
+_ROUNDING = 1e-12  # relative: the mean of equal values may differ by that much from them
 
 
 class JumpBackError(ValueError):
@@ -38,6 +41,7 @@ class Timeline:
         self._scale, self._source, self._prompt = Scale(first, column, source), source, prompt
         self._rows = self._stamped = self.left_out = 0
         self.unstamped = 0  # rows with values, but without a stamp; they are left out
+        self.averaged = self._samples = 0  # samples of rows with different values, and all samples
         self._origin: float | None = None  # the first tick
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
         self._waiting: _Samples | None = None
@@ -88,13 +92,31 @@ class Timeline:
                 f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column by "
                 f"time= (--time)."
             )
-        samples = _Samples(ticks, columns)
+        samples = _Samples(ticks, columns, np.zeros(len(ticks), dtype=bool))
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
         complete = len(samples.ticks)
         if complete and not (last or self._prompt):
             complete = int(np.sum((self._newest - samples.ticks) / self._scale.per_second > self._scale.late_s))
         self._waiting = samples.part(slice(complete, None))
+        self.averaged += int(samples.differ[:complete].sum())
+        self._samples += complete
         return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
+
+    def warn(self) -> None:
+        """Warn of rows that were left out, or averaged."""
+        if self.unstamped:
+            warnings.warn(
+                f"{self.unstamped:,} rows have values but no stamp in {self._source}, and are left out. Fill in their "
+                "stamps, or name another column by time= (--time).",
+                stacklevel=5,
+            )
+        if self.averaged:
+            warnings.warn(
+                f"{self.averaged:,} of {self._samples:,} stamps in {self._source} are shared by rows with different "
+                "values of a signal, and their mean is used. Export stamps with more digits, or name another column by "
+                "time= (--time).",
+                stacklevel=5,
+            )
 
     def _newer(self, ticks: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return which ticks are newer than all before them; raise an error if the clock jumps back."""
@@ -133,15 +155,19 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Rows by tick: for each column the sum of its cells, and how many cells (None: each tick is one row)."""
+    """Rows by tick: for each column the sum of its cells, and how many cells (None: each tick is one row).
+
+    ``differ`` are the ticks at which rows have different values in a column.
+    """
 
     ticks: np.ndarray
     sums: list[np.ndarray]
+    differ: np.ndarray
     counts: list[np.ndarray] | None = None
 
     def part(self, rows: slice | np.ndarray) -> _Samples:
         counts = None if self.counts is None else [count[rows] for count in self.counts]
-        return _Samples(self.ticks[rows], [values[rows] for values in self.sums], counts)
+        return _Samples(self.ticks[rows], [values[rows] for values in self.sums], self.differ[rows], counts)
 
     def counted(self) -> list[np.ndarray]:
         return [(~np.isnan(values)).astype(float) for values in self.sums] if self.counts is None else self.counts
@@ -151,7 +177,8 @@ class _Samples:
         counts = None
         if self.counts is not None:
             counts = [np.concatenate(pair) for pair in zip(self.counts, more.counted(), strict=True)]
-        return _Samples(np.concatenate((self.ticks, more.ticks)), sums, counts)
+        ticks, differ = np.concatenate((self.ticks, more.ticks)), np.concatenate((self.differ, more.differ))
+        return _Samples(ticks, sums, differ, counts)
 
     def in_order(self) -> _Samples:
         """Sort by tick, and add up rows with the same tick."""
@@ -161,16 +188,18 @@ class _Samples:
         if (ticks[1:] < ticks[:-1]).any():
             return self.part(np.argsort(ticks, kind="stable")).in_order()
         begins = np.concatenate(([True], ticks[1:] > ticks[:-1]))
-        group = np.cumsum(begins) - 1
-        sums, counts = [], []
-        for values, count in zip(self.sums, self.counted(), strict=True):
+        group, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
+        sums, counts, differ = [], [], np.logical_or.reduceat(self.differ, first)
+        for values, count, mean in zip(self.sums, self.counted(), self.means(), strict=True):
             counts.append(np.bincount(group, weights=count))
             # One by one, from the neutral -0.0, so that sums do not depend on where pieces end.
             total = np.full(len(counts[-1]), -0.0)
             with np.errstate(over="ignore", invalid="ignore"):
                 np.add.at(total, group, np.where(count > 0, values, -0.0))
+                low, high = np.fmin.reduceat(mean, first), np.fmax.reduceat(mean, first)
+                differ |= high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
             sums.append(total)
-        return _Samples(ticks[begins], sums, counts)
+        return _Samples(ticks[begins], sums, differ, counts)
 
     def means(self) -> list[np.ndarray]:
         if self.counts is None:

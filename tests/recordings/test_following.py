@@ -25,9 +25,9 @@ def starts_of(rows, begin=0):
     return RECIPE.windows(log_from_frame(table, "drive")).spans["start_s"].tolist()
 
 
-def follow(feed, **options):
+def follow(feed, late=False, **options):
     def begin(header):
-        return LiveWindows(header, RECIPE, recording="drive", source="drive.csv")
+        return LiveWindows(header, RECIPE, recording="drive", source="drive.csv", late=late)
 
     return Following(feed, begin, **options)
 
@@ -151,6 +151,14 @@ def test_infinite_samples_are_reported_once(path):
     with GrowingFile(path) as file:
         starts(follow(Script(file, lambda: append(path, b"3.3,-inf\n")), notify=said.append))
     assert said == ["drive has samples that are infinite, which count as missing: x (1)"]
+
+
+def test_different_rows_with_one_stamp_are_reported_once(path):
+    append(path, b"0.0,1\n0.1,3\n0.1,4\n0.2,2\n" + lines_of(30, begin=3))
+    said = []
+    with GrowingFile(path) as file:
+        starts(follow(Script(file, lambda: append(path, b"3.3,1\n3.3,2\n")), notify=said.append, late=True))
+    assert said == ["rows with the same stamp and different values become their mean: drive"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])

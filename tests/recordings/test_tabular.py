@@ -1,5 +1,7 @@
 """A table in a file becomes signals, or an error that names the file and the column."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings import WindowRecipe, list_signals, log_from_frame, read_log, stream_windows
+from anomalyvae.recordings.reading import read_pieces
 
 
 def times(log):
@@ -92,6 +95,22 @@ def test_rows_with_one_stamp_become_their_mean_signal_by_signal(write):
     assert times(log) == [0.0, 1.0, 2.0]
     np.testing.assert_array_equal(log["x"].values, [1.0, 3.0, 7.0])
     np.testing.assert_array_equal(log["y"].values, [np.nan, 7.0, 8.0])
+
+
+def test_stamps_that_two_different_rows_share_are_counted(write):
+    rows = [f"{1_700_000_000 + i // 2},{i}\n" for i in range(480)]  # 2 Hz, and stamps of whole seconds
+    said = r"^240 of 240 stamps in column 'time' of .*drive.csv are shared by rows with different values .*--time"
+    path = write("time,x\n" + "".join(rows))
+    with pytest.warns(UserWarning, match=said):
+        read_log(path)
+    with pytest.warns(UserWarning, match=said):
+        for _ in read_pieces(path, rows=7):
+            pass
+
+
+def test_stamps_that_equal_rows_share_need_no_word(write):
+    with warnings.catch_warnings(action="error"):
+        read_log(write("time_s,x,y\n0,.1,\n0,.1,\n0,.1,2\n0,,2\n1,2,\n1,,5\n2,nan,\n3,inf,1\n"))
 
 
 def test_rows_without_a_stamp_are_left_out(write):
