@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+DAY_S, HOUR_S = 86_400.0, 3600.0
 _CLOCK = r":|^\s*\d{4}-\d\d-\d\d"
 _TIME = (
     r"(?P<H>\d{1,2})(?P<c>[:.\-])(?P<M>\d\d)(?:(?P=c)(?P<S>\d\d)(?:[.,_:](?P<f>\d{1,9}))?)?"
@@ -44,8 +45,8 @@ _MONTHS = {name: i + 1 for i, name in enumerate(_ENGLISH.split())} | {
 Read = Callable[[pd.Series], pd.Series]
 
 
-def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | None:
-    """Return the function that reads such text, and whether it gives points in time rather than times of day.
+def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, float] | None:
+    """Return the function that reads such text, and after how many seconds such a clock begins again.
 
     Parameters
     ----------
@@ -59,24 +60,24 @@ def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | 
 
     Returns
     -------
-    (read, absolute) or None
-        ``read`` takes text and returns date-times (UTC) or durations, NaT for what it cannot read. None if no cell can
-        be read.
+    (read, period_s) or None
+        ``read`` takes text and returns date-times (UTC) or durations, NaT for what it cannot read. ``period_s`` is 0
+        for points in time, a day for times of day, an hour for minutes and seconds. None if no cell can be read.
     """
     if _iso(first).notna().any():
-        return _iso, True
+        return _iso, 0.0
     if _of_day(first).notna().any():
-        return _of_day, False
+        return _of_day, DAY_S
     for form in _FORMS:
         if first.str.fullmatch(r"\s*" + form + r"\s*").any():
-            return (lambda cells, form=form: _by_form(cells, form, "")), True
+            return (lambda cells, form=form: _by_form(cells, form, "")), 0.0
     dates = first.str.extract(rf"^\s*{_NUMERIC}\s*$").dropna(subset=["a"])
     if len(dates):
         order = _order(dates, first, order, source)
-        return (lambda cells: _by_form(cells, _NUMERIC, order)), True
+        return (lambda cells: _by_form(cells, _NUMERIC, order)), 0.0
     of_hour = first.str.extract(f"^{_OF_HOUR}$").dropna(subset=["M"])
     if order == "mm:ss" or of_hour["f"].notna().any():
-        return (_by_minutes, False) if len(of_hour) else None
+        return (_by_minutes, HOUR_S) if len(of_hour) else None
     of_day = first.str.extract(f"^{_TIME_OF_DAY}$").dropna(subset=["H"])
     if len(of_day) and order != "hh:mm" and of_day[["S", "half"]].isna().all(axis=None):
         name = _name_in(source) or "Time"
@@ -84,7 +85,7 @@ def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, bool] | 
             f"{source} holds times such as {first[of_day.index[0]]!r}, which may be hours and minutes or minutes and "
             f"seconds. Pass time= (--time) '{name} [hh:mm]' or '{name} [mm:ss]' to say which."
         )
-    return (_by_clock, False) if len(of_day) else None
+    return (_by_clock, DAY_S) if len(of_day) else None
 
 
 def _iso(cells: pd.Series) -> pd.Series:

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anomalyvae.recordings.date_times import Read, reader_of
+from anomalyvae.recordings.date_times import DAY_S, Read, reader_of
 from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
 from anomalyvae.tables.names import PER_SECOND, TIME_NAMES, nearest, place_of_time, split_unit, time_unit
 
@@ -29,17 +29,17 @@ _RECENT_D = (7305, 25_568)  # 1990 and 2040, in days since 1970
 _WINDOWS = {116_444_736 * 10**9: "FILETIME", 621_355_968 * 10**9: "ticks of .NET"}  # 1970, in ticks of 100 ns
 _LABVIEW_S = 2_082_844_800  # 1970, in seconds since 1904
 _LABVIEW_FROM_S = 2.9e9  # 1995; as unix time, this would be 2061
-_DAY_S = 86_400.0
 _OF_DAY = "hhmmss"  # a time of day as one number
 _QUICK_D = 2e-5  # days: 1.7 s. As seconds, these would be 50,000 rows a second
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds", 1 / 60: "minutes",
-          1 / 3600: "hours", 1 / _DAY_S: "days"}  # fmt: skip
+          1 / 3600: "hours", 1 / DAY_S: "days"}  # fmt: skip
 LATE_S, _LATE_STEPS = 1.0, 3.0  # how late a row may be: the longer of a second and a few usual steps
 _FRACTION = (  # of a second, and what stands before it
     r"^(\s*[+-]?\d+[.,]|.*:\d\d[.,_]|.*:\d\d:\d\d:)(\d+)(?:\D*|\s*[+-]\d\d:?\d\d)$"
 )
 _SHOWN = 60  # characters of a cell in a message
 _DIGITS = 18  # of a whole number that 64 bits hold
+_NEARLY = 23 / 24  # of a period: a fall by more is no late row, and no row of another recording
 FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
 
@@ -55,6 +55,16 @@ class Column(NamedTuple):
     type: pa.DataType
     decimal: str = ""
     missing: tuple[str, ...] = ()
+
+
+class Turns(NamedTuple):
+    """How often a clock has begun again so far, and its last stamp in ticks."""
+
+    number: int
+    last: float | None
+
+
+_NO_TURNS = Turns(0, None)
 
 
 class NoTimeColumnError(ValueError):
@@ -115,13 +125,15 @@ class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
     Stamps are ``ticks``, with ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
-    from the recording's start. A row may be late by ``late_s``. ``meaning`` says all that in words.
+    from the recording's start. A row may be late by ``late_s``. ``meaning`` says all that in words. A clock that has no
+    date begins again after ``period_s``, which is 0 for others.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, source: str) -> None:
         self._column, self._source = column, source
         self.per_second: float = PER_SECOND["ns"]
         self.absolute = True
+        self.period_s = 0.0
         self._guess: int | None = None  # by magnitude, if no unit is given
         self._days: float | None = None  # days that count from another epoch: 1970 in them
         self._zero = 0  # 1970 in ticks of another epoch
@@ -135,10 +147,12 @@ class Scale:
             found = reader_of(first.to_pandas(), column.unit, source)
             if found is None:
                 self._refuse_text(first_text(first, column.decimal))
-            self._read, self.absolute = found
+            self._read, self.period_s = found
+            self.absolute = not self.period_s
             self.meaning = "date-times" if self.absolute else "times of day"
         elif pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
             self.per_second, self.absolute = PER_SECOND[kind.unit], not pa.types.is_duration(kind)
+            self.period_s = DAY_S if pa.types.is_time(kind) else 0.0
             self.meaning = str(kind)
         elif pa.types.is_date(kind):
             raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
@@ -146,7 +160,7 @@ class Scale:
             self._measure(first.to_numpy().astype(np.float64))
         else:
             raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
-        step = np.abs(np.diff(self.ticks(first))) / self.per_second
+        step = np.abs(np.diff(self.continued(self.ticks(first))[0])) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
     def _measure(self, first: np.ndarray) -> None:
@@ -159,6 +173,7 @@ class Scale:
             )
         if unit == _OF_DAY:
             self._of_day, self.per_second, self.absolute, self.meaning = True, 1, False, "times of day (hhmmss)"
+            self.period_s = DAY_S
             return
         typical = float(np.median(first)) if len(first) else 0.0
         self._typical, days, step = typical, _epoch_of_days(typical), _usual_step(first)
@@ -172,7 +187,7 @@ class Scale:
             self._zero, self.per_second, self.meaning = zero, 10**7, _WINDOWS[zero]
             return
         if unit:
-            self.per_second = 1 / _DAY_S if unit == "d" else PER_SECOND[unit]
+            self.per_second = 1 / DAY_S if unit == "d" else PER_SECOND[unit]
         else:
             self._guess = _magnitude(typical)
             self.per_second = self._guess or 1
@@ -192,7 +207,7 @@ class Scale:
         typical_s = self._typical / self.per_second
         unix = typical_s >= UNIX_FROM_S
         longest = 10.0 if not unix else 60.0 if typical_s >= _RECENT_S else 2.0
-        regular = step_s % 60 == 0 and (_DAY_S % step_s == 0 if 0 < step_s < _DAY_S else step_s % _DAY_S == 0)
+        regular = step_s % 60 == 0 and (DAY_S % step_s == 0 if 0 < step_s < DAY_S else step_s % DAY_S == 0)
         days = not unix and _epoch_of_days(self._typical) is not None and 0 < step < 1e-3
         early = self._guess not in (None, 0, 1) and typical_s < _RECENT_S
         if typical_s < FUTURE_S and (step_s < longest or regular) and not days and not early:
@@ -250,8 +265,26 @@ class Scale:
         if self._of_day:
             return _of_day(ticks)
         if self._days is not None:
-            return np.round((ticks - self._days) * _DAY_S, 6)
+            return np.round((ticks - self._days) * DAY_S, 6)
         return ticks - self._zero if self._zero else ticks
+
+    def continued(self, ticks: np.ndarray, turns: Turns = _NO_TURNS) -> tuple[np.ndarray, Turns]:
+        """Return ticks of a clock that begins again, as at midnight, as those of one that goes on.
+
+        ``turns`` are those of the stamps before. A late row may go back over a turn.
+        """
+        period = self.period_s * self.per_second
+        if not period or not len(ticks):
+            return ticks, turns
+        steps = np.diff(ticks, prepend=ticks[0] if turns.last is None else turns.last)
+        turn, number = np.zeros(len(ticks), dtype=np.int64), turns.number
+        for at in np.flatnonzero(np.abs(steps) > _NEARLY * period):
+            if steps[at] < 0 <= ticks[at] and ticks[at] - steps[at] < period:
+                turn[at] = 1
+            elif steps[at] > 0 and number:
+                turn[at] = -1
+            number += int(turn[at])
+        return ticks + (turns.number + np.cumsum(turn)) * ticks.dtype.type(period), Turns(number, ticks[-1])
 
     def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
         """Return date-times, or times of day, in nanoseconds."""

@@ -15,6 +15,8 @@ The rules are the same for both formats; how a CSV file is written is found by :
 - **Order.** A row may be older than the newest row before it by up to a second or three usual steps (the median step of
   the first 1000 stamps); it is sorted in. If the clock jumps back further, the file is refused: sorting would mix two
   recordings.
+- **Midnight.** Times of day that fall by nearly a day go on with the next day, minutes and seconds that fall by nearly
+  an hour with the next hour; a warning counts how often.
 - **Duplicates.** Rows with the same stamp become one sample: each signal's mean; a warning counts the stamps at which
   values differ. If the first stamps are usually shared by three samples of a signal or more, as are whole seconds at
   10 Hz, the file is refused.
@@ -253,7 +255,7 @@ def _schema(file: CsvFile, time: str | None) -> pa.Schema:
             if is_text(some.type) and len(some) and is_text(numbers_in_text(some).type):
                 with suppress(ValueError):  # times of day that may be two things
                     found = reader_of(some.to_pandas(), "dmy", "")
-                    kinds[place] = pa.timestamp("ns") if found and found[1] else kinds[place]
+                    kinds[place] = pa.timestamp("ns") if found and not found[1] else kinds[place]
     fields = zip(names, kinds, units, strict=True)
     return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
 

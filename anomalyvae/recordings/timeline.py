@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from anomalyvae.recordings.date_times import DAY_S
 from anomalyvae.recordings.log import moment
 from anomalyvae.recordings.sampling import SAME_S
-from anomalyvae.recordings.stamps import FUTURE_S, UNIX_FROM_S, Column, Scale, stamped
+from anomalyvae.recordings.stamps import FUTURE_S, UNIX_FROM_S, Column, Scale, Turns, stamped
 
 _ROUNDING = 1e-12  # relative: the mean of equal values may differ by that much from them
 
@@ -42,6 +43,7 @@ class Timeline:
         self._rows = self._stamped = self.left_out = 0
         self.unstamped = 0  # rows with values, but without a stamp; they are left out
         self.averaged = self._samples = 0  # samples of rows with different values, and all samples
+        self._turns = Turns(0, None)
         self._origin: float | None = None  # the first tick
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
         self._waiting: _Samples | None = None
@@ -79,8 +81,9 @@ class Timeline:
             filled = [~np.isnan(values) for values in columns]
             unstamped = int(np.any(filled, axis=0, where=~mask.to_numpy()).sum()) if filled else 0
             cells, columns = cells.filter(mask), [values[rows] for values in columns]
-        ticks = self._scale.ticks(cells)
+        ticks, turns = self._scale.continued(self._scale.ticks(cells), self._turns)
         newer = self._newer(ticks, rows)
+        self._turns = turns
         self._rows += count
         self.unstamped += unstamped
         self._stamped += len(ticks)
@@ -103,7 +106,7 @@ class Timeline:
         return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
 
     def warn(self) -> None:
-        """Warn of rows that were left out, or averaged."""
+        """Warn of rows that were left out or averaged, and of a clock that has begun again."""
         if self.unstamped:
             warnings.warn(
                 f"{self.unstamped:,} rows have values but no stamp in {self._source}, and are left out. Fill in their "
@@ -115,6 +118,15 @@ class Timeline:
                 f"{self.averaged:,} of {self._samples:,} stamps in {self._source} are shared by rows with different "
                 "values of a signal, and their mean is used. Export stamps with more digits, or name another column by "
                 "time= (--time).",
+                stacklevel=5,
+            )
+
+        turns = self._turns.number
+        if turns:
+            times, whole = "time" if turns == 1 else "times", "day" if self._scale.period_s == DAY_S else "hour"
+            warnings.warn(
+                f"The clock in {self._source} begins again {turns:,} {times}; the rows after it count as of the next "
+                f"{whole}. If they are not, split the file there; otherwise write stamps with a date.",
                 stacklevel=5,
             )
 
@@ -131,11 +143,13 @@ class Timeline:
         back_s = (newest - so_far)[len(self._newest) :] / self._scale.per_second
         if back_s.max() > self._scale.late_s:
             row = int(np.argmax(back_s > self._scale.late_s))
+            no_date = self._scale.period_s == DAY_S < 3 * back_s[row]
             wrapped = 2**31 < back_s[row] * self._scale.per_second <= 2**32
             raise JumpBackError(
                 f"The clock in {self._source} jumps back by {back_s[row]:g} s after {self._stamped + row} rows; a "
                 f"recording is in order of time. Split the file there, or sort its rows if they were shuffled."
-                + (" It may be a counter of 32 bits that began again at zero." if wrapped else ""),
+                + (" It may be a counter of 32 bits that began again at zero." if wrapped else "")
+                + (" If it passes noon or midnight, write its stamps with a date." if no_date else ""),
                 int(rows[row]),
             )
         newer = (so_far[1:] - newest[:-1]) / self._scale.per_second > 2 * SAME_S
