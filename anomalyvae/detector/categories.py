@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.tables.arrays import holds_moments, is_records, refuse_unread, unmasked
+from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
 
 _KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
 _BOOLEANS = [False, True]
-_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "complex"}  # pandas' names for numeric objects
+_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal"}  # pandas' names for numeric objects
 
 
 def as_pandas(X: Any) -> Any:
@@ -44,10 +44,16 @@ def as_pandas(X: Any) -> Any:
 
 
 def _numbers(X: Any) -> Any:
-    """An array, or a list of rows, in which pandas.NA is missing and there are no dates."""
+    """An array, or a list of rows, in which pandas.NA is missing, without dates and complex numbers."""
     array = np.asarray(X) if isinstance(X, list | tuple) else X
-    if holds_moments(array):
-        raise ValueError(f"Got rows of dtype {array.dtype}, expected numbers. Convert them, into seconds for example.")
+    kind = unreal(array)
+    if kind.startswith("complex"):  # in scikit-learn's words
+        raise ValueError(
+            f"Complex data not supported: got rows of dtype {kind}, expected real numbers. Pass the real and the "
+            "imaginary parts as columns."
+        )
+    if kind:
+        raise ValueError(f"Got rows of dtype {kind}, expected numbers. Convert them, into seconds for example.")
     if isinstance(array, np.ndarray) and array.dtype == object:
         return np.where(pd.isna(array), np.nan, array)
     return X
@@ -222,9 +228,9 @@ def one_hot_cells(columns: Any, categories: Categories) -> list[int]:
 
 
 def _unusual(X: pd.DataFrame) -> list[int]:
-    """Indices of the columns whose dtype is not numeric."""
-    types = pd.api.types
-    return [i for i, dtype in enumerate(X.dtypes) if types.is_bool_dtype(dtype) or not types.is_numeric_dtype(dtype)]
+    """Indices of the columns whose dtype is not of real numbers."""
+    numeric = pd.api.types.is_numeric_dtype
+    return [i for i, dtype in enumerate(X.dtypes) if dtype.kind in "bc" or not numeric(dtype)]
 
 
 def _named(column: "pd.Series[Any]") -> str:
@@ -246,5 +252,5 @@ def _kind(column: "pd.Series[Any]") -> str | None:
     if types.is_bool_dtype(dtype):
         return "bool"
     if types.is_numeric_dtype(dtype):
-        return "number"
+        return None if types.is_complex_dtype(dtype) else "number"
     return "text" if types.is_string_dtype(dtype) else None

@@ -16,7 +16,7 @@ from anomalyvae.detector.categories import as_pandas, decode_categories, fill_ce
 from anomalyvae.nets.elbo import IMPUTATION_CODES, expected_rows, log_density, sobol_points
 from anomalyvae.nets.objectives import Elbo, Reconstruction
 from anomalyvae.nets.training import in_blocks
-from anomalyvae.tables.arrays import unmasked
+from anomalyvae.tables.arrays import unmasked, unreal
 
 _SAMPLED = 2048  # rows sampled from a model without a memory
 
@@ -48,7 +48,10 @@ class Representation(TransformerMixin):
     def decode(self, Z: ArrayLike) -> Floats | pd.DataFrame:
         """Rows ``(n, n_features)`` that latent codes ``(n, latent_dim)`` decode to, in the units of ``X``."""
         network = self._fitted()
-        z = np.array(unmasked(Z), dtype=np.float64)
+        codes = unmasked(Z)
+        if kind := unreal(np.asarray(codes)):
+            raise ValueError(f"Got latent codes of dtype {kind}, expected numbers. Pass what embed returns.")
+        z = np.array(codes, dtype=np.float64)
         if z.ndim != 2 or z.shape[1] != network.latent_dim:
             raise ValueError(
                 f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."

@@ -27,7 +27,7 @@ from anomalyvae.detector.categories import (
 from anomalyvae.detector.overlap import slides, starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
-from anomalyvae.tables.arrays import unmasked
+from anomalyvae.tables.arrays import unmasked, unreal
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
@@ -169,8 +169,8 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
     if sample_weight is None:
         return np.ones(n)
     given = np.asarray(unmasked(sample_weight))
-    if given.dtype.kind in "cmM":
-        raise ValueError(f"Got sample_weight of dtype {given.dtype}, expected numbers. Convert it by .astype(float).")
+    if kind := unreal(given):
+        raise ValueError(f"Got sample_weight of dtype {kind}, expected numbers. Convert it by .astype(float).")
     weight = given.astype(np.float64)
     weight = np.full(n, weight) if weight.ndim == 0 else weight
     if weight.shape != (n,):

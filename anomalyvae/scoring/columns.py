@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyvae.tables.arrays import holds_moments, is_records, refuse_unread, unmasked
+from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
 from anomalyvae.untrusted import listed
 
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
@@ -100,7 +100,7 @@ def _objects(cells: Any) -> NDArray[np.object_]:
 
 def from_objects(cells: NDArray[Any]) -> NDArray[Any]:
     """Convert objects to numbers as the detector does, NaN where one is missing; return them as they are otherwise."""
-    if holds_moments(cells) or any(isinstance(cell, complex) for cell in cells.flat):
+    if unreal(cells):
         return cells
     missing = ("NAType", "NaTType")  # of pandas
     plain = np.array([np.nan if type(cell).__name__ in missing else cell for cell in cells.flat], dtype=object)

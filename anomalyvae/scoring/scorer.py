@@ -30,7 +30,7 @@ from anomalyvae.scoring.columns import (
     taken_from,
 )
 from anomalyvae.scoring.onnx_file import CUDA, MATRIX, open_onnx
-from anomalyvae.tables.arrays import unmasked
+from anomalyvae.tables.arrays import unmasked, unreal
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
 _SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
@@ -273,7 +273,8 @@ class Scorer:
         if x.dtype == object:
             x = from_objects(x)
         if x.dtype.kind not in "fiub":
-            raise ValueError(f"Got rows of dtype {x.dtype}, expected numbers. Convert them by .astype(float).")
+            kind = unreal(x) or x.dtype
+            raise ValueError(f"Got rows of dtype {kind}, expected numbers. Convert them by .astype(float).")
         return len(x), lambda start, stop: self._numbers(np.ascontiguousarray(x[start:stop], dtype=np.float64))
 
     def _by_place(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:

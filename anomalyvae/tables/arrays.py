@@ -1,4 +1,4 @@
-"""Rows as users pass them, with NumPy alone: masked cells become missing, and dates are no numbers."""
+"""Rows as users pass them, with NumPy alone: masked cells become missing, dates and complex numbers are no numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+_UNREAL = (complex, np.complexfloating, np.datetime64, np.timedelta64)
 _READS = ("collect", "read_all", "to_table")  # what gives the rows of a LazyFrame, a reader or a data set
 
 
@@ -30,12 +31,13 @@ def is_records(rows: Any) -> bool:
     return isinstance(rows, list | tuple) and bool(rows) and all(isinstance(row, Mapping) for row in rows)
 
 
-def holds_moments(cells: Any) -> bool:
-    """Return whether an array holds dates or durations, which NumPy would turn into numbers."""
-    kind = getattr(getattr(cells, "dtype", None), "kind", "")
-    if kind == "O" and isinstance(cells, np.ndarray):
-        return any(isinstance(cell, np.datetime64 | np.timedelta64) for cell in cells.flat)
-    return kind in ("m", "M")
+def unreal(cells: Any) -> str:
+    """Return the type of dates, durations or complex numbers in an array, of which NumPy would make other numbers."""
+    dtype = getattr(cells, "dtype", None)
+    if isinstance(cells, np.ndarray) and cells.dtype == object:
+        found = next((cell for cell in cells.flat if isinstance(cell, _UNREAL)), None)
+        return "" if found is None else str(np.asarray(found).dtype)
+    return str(dtype) if getattr(dtype, "kind", "") in ("c", "m", "M") else ""
 
 
 def refuse_unread(rows: Any) -> None:

@@ -38,6 +38,10 @@ def spoiled(column, value, rows=1):
         (X[:1], r"1 sample\(s\).*minimum of 2 is required"),
         (X["speed"].to_numpy(), r"Expected 2D array, got 1D array instead"),
         (X.to_numpy() + 1j, r"Complex data not supported"),
+        ((X.to_numpy() + 1j).astype(object), r"Complex data not supported: got rows of dtype complex128, exp"),
+        (np.array([[1.0, np.complex64(2j)]] * 5, dtype=object), r"Complex data not supported: got .* complex64"),
+        (X.assign(both=1 + 2j), r"neither numeric nor categories: 'both' \(complex128\)"),
+        (X.assign(both=[1 + 2j] * 40).astype(object), r"neither numeric nor categories: 'both' \(object, complex\)"),
     ],
 )
 def test_unusable_rows_are_refused(x, message):
@@ -158,6 +162,8 @@ def test_a_selection_without_an_answer_is_refused(selected, message):
         (pd.Series([1] * 39 + [None], dtype="Int64"), r"Got 1 sample_weight such as nan in row 39"),
         (np.ones(40, "m8[s]"), r"Got sample_weight of dtype timedelta64\[s\], expected numbers"),
         (np.ones(40) * 1j, r"Got sample_weight of dtype complex128, expected numbers"),
+        (np.array([np.complex128(1j)] * 40, dtype=object), r"Got sample_weight of dtype complex128, expected numbers"),
+        (np.array([np.timedelta64(1, "s")] * 40, dtype=object), r"Got sample_weight of dtype timedelta64\[s\]"),
     ],
 )
 def test_weights_that_are_no_numbers_are_refused(weight, message):
@@ -187,3 +193,5 @@ def test_divergence_is_reported_and_never_scored(monkeypatch):
 def test_latent_codes_of_the_wrong_width_are_refused():
     with pytest.raises(ValueError, match=r"Got latent codes of shape \(1, 9\), expected \(n, 2\)"):
         fit(X).decode(np.zeros((1, 9)))
+    with pytest.raises(ValueError, match=r"Got latent codes of dtype complex128, expected numbers"):
+        fit(X).decode(np.zeros((1, 2)) * 1j)
