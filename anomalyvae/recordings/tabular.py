@@ -23,8 +23,9 @@ The rules are the same for both formats; how a CSV file is written is found by :
 - **Rows without a stamp** are left out; a warning counts those with values.
 - **Units** come from Parquet field metadata (``unit``), from a header such as ``speed [m/s]`` or ``speed (m/s)``, or
   from the line of units below the header.
-- **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0. A signal
-  that is asked for must hold numbers and cells that say that a value is missing (:mod:`anomalyvae.tables.cells`).
+- **Columns without numbers** are left out; ``Log.left_out`` says what they hold. True and false are 1 and 0, in
+  the words of several languages. A signal that is asked for must hold numbers and cells that say that a value is
+  missing (:mod:`anomalyvae.tables.cells`).
 - **Long form.** If a table has one value per row, with columns such as ``time, name, value`` or ``SECONDS, PID, VALUE,
   UNITS``, each name is a signal.
 

@@ -38,7 +38,9 @@ _THOUSANDS = re.compile(
     r"|[+-]?\d{1,2}(,\d\d)+,\d{3}(\.\d+)?|[+-]?\d*\.\d*[dD][+-]\d+"  # Indian; Fortran's exponent
 )
 _WITH_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:\s+(\S+)|\s?([%°€$]\S*))")
-_WORDS = {"true": "1", "false": "0"}
+# As spreadsheets write them, in English, German, French, Spanish, Italian, Portuguese and Dutch.
+_TRUE = ("true", "wahr", "vrai", "verdadero", "vero", "verdadeiro", "waar")
+_FALSE = ("false", "falsch", "faux", "falso", "onwaar")
 
 
 def is_number(cell: str, decimal: str = "") -> bool:
@@ -86,8 +88,9 @@ def _numbers(cells: pa.ChunkedArray, decimal: str, missing: Iterable[str], words
     text = pc.if_else(pc.is_in(text, _markers()), None, text)
     if decimal == ",":
         text = pc.replace_substring(pc.replace_substring(text, ".", "?"), ",", ".")
-    for word, number in _WORDS.items() if words else ():
-        text = pc.if_else(pc.equal(text, word), number, text)
+    if words:
+        text = pc.if_else(pc.is_in(text, pa.array(_TRUE)), "1", text)
+        text = pc.if_else(pc.is_in(text, pa.array(_FALSE)), "0", text)
     if pc.any(pc.match_substring_regex(text, _HEX)).as_py():
         text = pa.chunked_array([pa.array([_without_hex(cell) for cell in text.to_pylist()], pa.string())])
     numbers = _cast(text)

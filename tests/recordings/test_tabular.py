@@ -128,6 +128,13 @@ def test_columns_of_text_are_left_out_until_somebody_asks_for_one(write):
         read_log(path, signals=["gear"])
 
 
+@pytest.mark.parametrize("words", ["TRUE FALSE", "WAHR FALSCH", "Vrai Faux", "VERDADERO FALSO", "waar onwaar"])
+def test_truth_values_in_the_words_of_spreadsheets_are_1_and_0(write, words):
+    yes, no = words.split()
+    log = read_log(write(f"time_s,x,on\n0,1,{yes}\n1,2,{no}\n2,3,\n3,4, {yes}\n"))
+    np.testing.assert_array_equal(log["on"].values, [1, 0, np.nan, 1])
+
+
 def test_asking_for_signals_reads_only_them_and_names_the_nearest(write, tmp_path):
     path = write("time_s,speed_mps,rpm\n0,1,2\n")
     assert list(read_log(path, signals=["rpm"]).signals) == ["rpm"]
