@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 3, 4, 130  # argparse itself exits with 2
 _EXPECTED = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)  # any other error is a bug of ours
+_DISTRIBUTION = {"sklearn": "scikit-learn"}  # where a module has another name than what installs it
 _LINE_S = 5.0
 SOURCE = "a folder, files, or a quoted pattern such as 'drives/2026-*/*.parquet'"
 
@@ -206,6 +207,12 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = one_line(str(error)) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and text.startswith("No module named") and error.name:
+        name = error.name.partition(".")[0]
+        return (
+            f"{name} is not installed, and this needs it. Install it with: pip install {_DISTRIBUTION.get(name, name)}. "
+            "What all verbs need comes with: pip install anomalyvae."
+        )
     if isinstance(error, _EXPECTED):
         return text
     return f"{type(error).__name__}: {text}. This is a bug; --debug shows the traceback."

@@ -75,9 +75,9 @@ class Watcher:
         Wait for late rows, which `score_folder` sorts in; see `LiveWindows`.
     timeout_s : float, optional
         End when nothing new has come for so long; never by default.
-    newest_first : bool, default=True
-        Of a backlog, score the newest window first, then new ones as they come, and earlier ones when there is time.
-        Otherwise windows come in the order of time.
+    newest_first : bool, default=False
+        Windows come in the order of time. If True, the newest window of a backlog is scored first, then new ones as
+        they come, and earlier ones when there is time.
     drift : path, optional
         A file that keeps what is known of drift, so that a restart goes on from it; see
         `anomalyvae.scoring.drift.LiveDrift`. Without it, drift is watched from now on. Windows must come in the order
@@ -117,7 +117,7 @@ class Watcher:
         tail: str = "conformal",
         late: bool = False,
         timeout_s: float | None = None,
-        newest_first: bool = True,
+        newest_first: bool = False,
         drift: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = None,
         notify: Callable[[str], None] = lambda text: None,

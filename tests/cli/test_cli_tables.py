@@ -158,7 +158,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {absent}:
-            raise ModuleNotFoundError(name, name=name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
 from anomalyvae.cli import main
@@ -182,6 +182,22 @@ def test_a_worker_without_torch_and_pandas_scores_into_one_table(rows, tmp_path,
     detector = load(model)
     np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(rows), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(scores["is_outlier"], detector.alarms(rows, alpha=0.2))
+
+
+@pytest.mark.parametrize(
+    ("absent", "verb", "install"),
+    [
+        ("pandas", ["drift", "scores"], "pip install pandas. "),
+        ("sklearn", ["fit", "rows.csv", "--model", "model"], "pip install scikit-learn. "),
+    ],
+)
+def test_a_verb_that_needs_more_than_a_worker_has_says_what_to_install(rows, tmp_path, absent, verb, install):
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    script = [sys.executable, "-c", WORKER.replace("{absent}", repr({absent})), *verb]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"error: {absent} is not installed, and this needs it. " in done.stderr
+    assert install in done.stderr
 
 
 # A column that is kept

@@ -95,7 +95,7 @@ def test_through_a_pipe_in_pieces_of_any_size(model, finished, sizes):
 def test_a_file_that_is_there_already(model, finished, monkeypatch, chunk):
     monkeypatch.setattr(following, "CHUNK", chunk)
     path, scored = finished
-    watcher = Watcher(model, alarms={"per_hour": 360}, tail="pareto", timeout_s=0.05)
+    watcher = Watcher(model, alarms={"per_hour": 360}, tail="pareto", timeout_s=0.05, newest_first=True)
     scores = list(watcher.file(path))
     assert scores[0].start_s > scored["start_s"].iloc[-3]  # the newest first; the last waits for the end
     assert_same(table(scores), scored)
@@ -171,7 +171,7 @@ def test_a_restart_goes_on_after_the_windows_that_were_printed(model, finished, 
     path, scored = finished
     data, growing, keeps = path.read_bytes(), tmp_path / "drive.csv", tmp_path / "printed.json"
     growing.write_bytes(data[: len(data) // 2])
-    promise = {"alarms": {"per_hour": 360}, "tail": "pareto", "newest_first": False, "timeout_s": 0.05}
+    promise = {"alarms": {"per_hour": 360}, "tail": "pareto", "timeout_s": 0.05}
 
     def watched(stop=None):
         watcher = Watcher(model, resume=keeps, **promise)
@@ -199,7 +199,7 @@ def test_a_restart_goes_on_after_the_windows_that_were_printed(model, finished, 
 def test_a_restart_knows_another_file_of_that_name(model, finished, tmp_path):
     path, _ = finished
     growing, keeps, said = tmp_path / "drive.csv", tmp_path / "printed.json", []
-    options = {"resume": keeps, "newest_first": False, "timeout_s": 0.05}
+    options = {"resume": keeps, "timeout_s": 0.05}
     growing.write_bytes(path.read_bytes())
     list(Watcher(model, **options).file(growing))
     other = path.read_text().splitlines(keepends=True)
@@ -217,8 +217,8 @@ def test_what_cannot_go_on_is_refused(model, detector, finished, tmp_path):
     path, _ = finished
     keeps = tmp_path / "printed.json"
     with pytest.raises(ValueError, match=r"that needs the order of time\. Leave one of them out"):
-        Watcher(model, resume=keeps)
-    options = {"resume": keeps, "newest_first": False, "timeout_s": 0.05}
+        Watcher(model, resume=keeps, newest_first=True)
+    options = {"resume": keeps, "timeout_s": 0.05}
     with pytest.raises(ValueError, match="a pipe, which cannot be read again"):
         next(Watcher(model, **options).pipe(0))
     with pytest.raises(FileNotFoundError, match=r"none does not exist, expected a folder for printed\.json"):
