@@ -353,17 +353,17 @@ def health(args: argparse.Namespace) -> int:
 
 
 def _health_text(table: "pd.DataFrame", recordings: int) -> str:
-    """One line per stretch of a signal that is not good: the bad ones first, then the longest."""
+    """One line per stretch of a signal that is not good, by file and time; of many, the bad and the longest ones."""
     files = f"{recordings:,} recording" + ("" if recordings == 1 else "s")
     if not len(table):
         return f"{files}: every signal is good"
     bad = int((table["grade"] == "bad").sum())
     lines = [f"{files}: {bad:,} bad and {len(table) - bad:,} suspect stretches of a signal"]
     order = table.assign(shorter=table["start_s"] - table["end_s"]).sort_values(["grade", "shorter"], kind="stable")
-    for row in order.head(_LINES).to_dict("records"):
+    for row in order.head(_LINES).sort_index().to_dict("records"):
         when = f"{row['start_s']:.1f} to {row['end_s']:.1f} s"
         lines.append(f"{row['grade']:<8} {row['recording']}  {when:<20} {row['signal']}: {row['reason']}")
     if len(table) > _LINES:
-        lines.append(f"and {len(table) - _LINES:,} more; --out writes all of them to a table")
+        lines.append(f"and {len(table) - _LINES:,} more, less severe or shorter; --out writes all of them to a table")
     # Names of files and signals must not contain control characters for the terminal.
     return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)

@@ -123,6 +123,19 @@ def test_drives_with_a_dash_agree_in_fit_score_health_and_watch(drives, road, tm
     np.testing.assert_allclose(watched["anomaly_score"], scored["anomaly_score"], rtol=1e-9)
 
 
+def test_health_is_printed_by_file_and_time(drives, road, tmp_path, capsys):
+    for number, gaps in enumerate([[(20, 30), (50, 75)], [(10, 70)]]):
+        drive = pd.read_csv(drives / "d0.csv", sep=";", decimal=",")
+        for first, last in gaps:
+            drive.loc[first:last, "rpm"] = np.nan
+        drive.to_csv(tmp_path / f"f{number}.csv", index=False)
+    code, out, _ = run(capsys, "health", tmp_path / "f0.csv", tmp_path / "f1.csv", "--model", road, "--bad")
+    assert code == 0
+    places = [line.split()[1:3] for line in out.splitlines()[1:]]
+    assert places == sorted(places, key=lambda place: (place[0], float(place[1])))
+    assert {name for name, _ in places} == {"f0", "f1"}
+
+
 def test_all_recordings_that_cannot_be_learned_are_named_at_once(drives, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("time,speed\n0,1\n1,2\n")
     (tmp_path / "b.csv").write_text("time,speed,rpm\n" + "".join(f"{i * 100},1,2\n" for i in range(9)))
