@@ -210,8 +210,8 @@ def message_of(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and text.startswith("No module named") and error.name:
         name = error.name.partition(".")[0]
         return (
-            f"{name} is not installed, and this needs it. Install it with: pip install {_DISTRIBUTION.get(name, name)}. "
-            "What all verbs need comes with: pip install anomalyvae."
+            f"{name} is not installed, and this needs it. Install it with: pip install "
+            f"{_DISTRIBUTION.get(name, name)}. What all verbs need comes with: pip install anomalyvae."
         )
     if isinstance(error, _EXPECTED):
         return text
