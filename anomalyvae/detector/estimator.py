@@ -69,7 +69,8 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         learns one variance for all cells, and divides rows by one standard deviation. ``"bernoulli"`` takes cells in
         [0, 1]: as probabilities if every training cell is 0 or 1, else as intensities with a continuous Bernoulli
         density [3]_. The last two are for cells in one unit, such as pixels; they ignore ``scaling`` and exclude
-        categories. ``"auto"`` is ``"isotropic"`` for an ``input_shape`` of three axes, else ``"gaussian"``.
+        categories. ``"auto"`` is ``"isotropic"`` for an ``input_shape`` of three axes, and for flat rows of 16 columns
+        and more whose cells are levels of one scale that most columns span, such as pixels; else ``"gaussian"``.
     masking : float in [0, 1), default=0.5
         In training, half of the rows hide up to this share of their cells from the encoder; the loss counts all cells.
         It lets the model handle missing cells and improves the default score. 0 hides none.

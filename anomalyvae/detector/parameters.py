@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalyvae.detector.validation import TrainingData
 from anomalyvae.nets.bodies import BODIES, HIDDEN
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 _SCALINGS = ("auto", *SCALINGS)
 _LIKELIHOODS = ("auto", "gaussian", "isotropic", "bernoulli")
+_LOOKED_AT = 1000  # rows
+_STEPS = (3, 65_535)  # fewest and most steps from the lowest to the highest cell: more than a flag, up to 16 bits
+_FEWEST_COLUMNS = 16  # of which to say that they share a unit
+_WHOLE = 1e-2  # of a step: pixels may be fractions in single precision
+_NEAR_THE_END = 0.1  # of the range of all cells
 _CRITERIA = tuple(dict.fromkeys(name for objective in OBJECTIVES.values() for name in objective.scores))
 
 
@@ -130,15 +136,18 @@ def scaling_of(detector: "VAEOutlierDetector", architecture: dict[str, Any]) -> 
 def _likelihood_of(detector: "VAEOutlierDetector", data: TrainingData) -> str:
     """The name of the likelihood of numbers."""
     likelihood, x = detector.likelihood, data.x
-    pixels = detector.input_shape is not None and len(detector.input_shape) == 3
-    if likelihood == "gaussian" or (likelihood == "auto" and not pixels):
+    if likelihood == "auto":
+        rank = len(detector.input_shape or (1,))
+        plain = rank == 1 and detector.scaling == "auto" and not any(data.cells)
+        likelihood = "isotropic" if rank == 3 or (plain and _share_a_unit(x)) else "gaussian"
+    if likelihood == "gaussian":
         return "gaussian"
     if any(data.cells):
         raise ValueError(
             f"Got likelihood={likelihood!r} and categories in X, expected only numbers. Use likelihood='gaussian', or "
             "leave out the categories."
         )
-    if likelihood in ("auto", "isotropic"):
+    if likelihood == "isotropic":
         return "isotropic"
     low, high = np.nanmin(x), np.nanmax(x)
     if low < 0 or high > 1:
@@ -147,3 +156,26 @@ def _likelihood_of(detector: "VAEOutlierDetector", data: TrainingData) -> str:
             "largest possible value, such as 255, or use likelihood='gaussian'."
         )
     return "bernoulli" if (np.isnan(x) | (x == 0) | (x == 1)).all() else "continuous_bernoulli"
+
+
+def _share_a_unit(x: NDArray[np.float64]) -> bool:
+    """Whether cells are levels of one scale, such as pixels: steps of one size, and most columns span all of them.
+
+    The spreads of such columns can be compared. If each is standardised, one that hardly ever changes counts most.
+    """
+    values = np.unique(x[:_LOOKED_AT])
+    values = values[np.isfinite(values)]
+    if len(values) <= _STEPS[0]:
+        return False
+    lowest, highest = values[[0, -1]]
+    steps = (highest - lowest) / np.diff(values).min()
+    if not steps <= _STEPS[1]:
+        return False
+    level = (values - lowest) / (highest - lowest) * round(steps)
+    if np.abs(level - level.round()).max() > _WHOLE:
+        return False
+    low, high = np.fmin.reduce(x), np.fmax.reduce(x)
+    varied = high > low
+    near = _NEAR_THE_END * (highest - lowest)
+    spans = varied & (low - lowest <= near) & (highest - high <= near)
+    return bool(varied.sum() >= _FEWEST_COLUMNS and 2 * spans.sum() >= varied.sum())

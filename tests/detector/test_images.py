@@ -149,6 +149,39 @@ def test_one_unit_for_all_pixels(digits):
     assert network.likelihood.variance().unique().numel() == 1
 
 
+@pytest.mark.parametrize("unit", [1.0, 16.0, 255 / 16])
+def test_flat_rows_of_pixels_share_a_unit_by_default(digits, unit):
+    images, _ = digits
+    rows = (unit * images[:200]).astype(np.float32)
+    flat, image = (
+        VAEOutlierDetector(input_shape=shape, **SMALL).fit(rows).score_samples(rows[:20]) for shape in (None, (1, 8, 8))
+    )
+    assert (flat == image).all()
+
+
+def in_other_units(pixels):
+    return pixels * np.where(np.arange(pixels.shape[1]) % 2, 1, 1000)
+
+
+def no_levels(pixels):
+    return pixels + np.random.default_rng(0).normal(size=pixels.shape)
+
+
+def flags(pixels):
+    return np.where(pixels > pixels.mean(), 1, 0)
+
+
+def rare_high_values(pixels):
+    return np.minimum(pixels, np.where(np.arange(pixels.shape[1]) == 20, 16, 3))
+
+
+@pytest.mark.parametrize("make", [in_other_units, no_levels, flags, rare_high_values, lambda pixels: pixels[:, 18:30]])
+def test_other_columns_keep_units_of_their_own(digits, make):
+    rows = make(np.rint(16 * digits[0][:200]))
+    scale = VAEOutlierDetector(**SMALL).fit(rows).network_.scaling.scale
+    assert scale.unique().numel() > 1
+
+
 def test_cells_that_have_no_such_likelihood_are_refused(normal, digits):
     images, _ = digits
     with pytest.raises(ValueError, match=r"Got cells from 0 to 16 with likelihood='bernoulli', expected.*Divide by"):
