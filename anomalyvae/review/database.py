@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +56,7 @@ LOG = sa.Table(
 _NAMES = ("model_id", "source", "file", "recording")
 EVENT_COLUMNS = tuple(column.name for column in EVENTS.columns)
 LOG_COLUMNS = tuple(column.name for column in LOG.columns if column.name != "number")
+VERDICT_COLUMNS = ("verdict", "note", "reviewer", "reviewed_at")  # the current verdict on an event
 
 DOUBLES = [column.name for column in EVENTS.columns if isinstance(column.type, sa.Double)]
 _NUMBERS = dict.fromkeys(DOUBLES, "float64") | {"windows": "int64"}
@@ -258,6 +260,16 @@ def event_id_of(model_id: str, recording: str, start_s: float, end_s: float) -> 
     """The id of an event; a model that flags the same interval of a recording again gives the same id."""
     text = "\n".join((model_id, recording, repr(float(start_s)), repr(float(end_s))))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def entry_id_of(*content: str) -> str:
+    """The id of an entry that comes from a file: the same for the same content, so that it is added once."""
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+
+
+def utc_text(time: datetime) -> str:
+    """A time as the queue writes it; without a zone, it is UTC."""
+    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def known_verdict(verdict: Verdict) -> Verdict:

@@ -1,13 +1,13 @@
 """A queue as a file, exact in both directions; and the verdicts that people changed in such a file."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,12 +19,15 @@ from anomalyvae.review.database import (
     EVENT_COLUMNS,
     LOG_COLUMNS,
     RENAMED,
+    VERDICT_COLUMNS,
     VERDICTS,
     current_verdicts,
+    entry_id_of,
     event_id_of,
     known_verdict,
     record_of,
     storable,
+    utc_text,
 )
 from anomalyvae.tables.dialect import encoding_of
 from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
@@ -44,8 +47,7 @@ _TYPES = dict.fromkeys(DOUBLES, pa.float64()) | {
     "reviewed_at": _TIME,
     "history": pa.list_(pa.struct(_LOG_TYPES)),
 }
-_VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
-_COLUMNS = (*EVENT_COLUMNS, *_VERDICT, "history")
+_COLUMNS = (*EVENT_COLUMNS, *VERDICT_COLUMNS, "history")
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _COLUMNS])
 _TEXTS = [name for name in _COLUMNS if name not in _TYPES]
 _TIMES = ("added_at", "reviewed_at")
@@ -56,17 +58,16 @@ _SAME_S = 60.0  # spreadsheets cut times to minutes
 Row = dict[str, Any]
 
 
-class _Loaded(NamedTuple):
-    new: int
-    known: int
-    left_out: dict[str, list[str]]
-
-
-class Loaded(_Loaded):
-    """How many verdicts were new and known; and by reason, the events with something that is no verdict.
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded.
 
     Attributes
     ----------
+    new, known : int
+        Verdicts that the queue did not have, and those that it had.
+    left_out : dict of str to list of str
+        The events with something that is no verdict, by reason.
     events : int
         New events.
     renamed : int
@@ -77,8 +78,11 @@ class Loaded(_Loaded):
         The users that the verdicts have.
     """
 
-    events = 0
-    renamed = 0
+    new: int
+    known: int
+    left_out: dict[str, list[str]]
+    events: int = 0
+    renamed: int = 0
     unmatched: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
 
@@ -88,7 +92,7 @@ class Loaded(_Loaded):
 
 def write_events(path: Path, rows: list[Row]) -> None:
     """Write events, one row each, to a ``.parquet`` or ``.csv`` file; `Queue.export` makes the rows."""
-    with replacing_file(_known(path)) as fresh:
+    with replacing_file(_named_as_export(path)) as fresh:
         if path.suffix.lower() == ".parquet":
             plain = [{**_timed(row, _TIMES), "outside": list(row["outside"].items())} for row in rows]
             for row in plain:
@@ -113,9 +117,7 @@ def _utc(text: str) -> datetime:
 
 def _as_text(time: Any) -> Any:
     """A time as the queue writes it; other cells as they are."""
-    if not isinstance(time, datetime):
-        return time
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
+    return utc_text(time) if isinstance(time, datetime) else time
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def load_export(path: Path, queue: "Queue") -> Loaded:
     ValueError
         If it is not an exported queue; then nothing is added.
     """
-    parquet = _known(path).suffix.lower() == ".parquet"
+    parquet = _named_as_export(path).suffix.lower() == ".parquet"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is not a file. Pass an exported queue.")
     try:
@@ -157,9 +159,7 @@ def load_export(path: Path, queue: "Queue") -> Loaded:
     saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     changed, repeated, left_out = _changed(rows, events, queue, saved)
     taken = queue.append(changed)
-    loaded = Loaded(new + taken, len(entries) + repeated + len(changed) - new - taken, left_out)
-    loaded.events = added
-    return loaded
+    return Loaded(new + taken, len(entries) + repeated + len(changed) - new - taken, left_out, events=added)
 
 
 def _parquet_rows(path: Path) -> list[Row]:
@@ -232,7 +232,7 @@ def _entry_of(entry: Mapping[str, Any]) -> Row:
     return found | {"verdict": RENAMED.get(found["verdict"], found["verdict"])}
 
 
-def _known(path: Path) -> Path:
+def _named_as_export(path: Path) -> Path:
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise ValueError(f"Got {path.name!r}, expected a name that ends in .parquet or .csv. Rename it.")
     return path
@@ -252,11 +252,11 @@ def _changed(
     for row, event in zip(rows, events, strict=True):
         event_id = event["event_id"]
         before = _before(event, standing[event_id])
-        cells = {name: _cell(row.get(name)) for name in _VERDICT}
+        cells = {name: _cell(row.get(name)) for name in VERDICT_COLUMNS}
         cells["verdict"] = cells["verdict"].lower().replace(" ", "_")
         cells["verdict"] = RENAMED.get(cells["verdict"], cells["verdict"])
         try:
-            entry = _verdict_of(cells, before, saved)
+            entry = _written_verdict(cells, before, saved)
         except ValueError as error:
             left_out.setdefault(str(error), []).append(event_id)
             continue
@@ -266,9 +266,8 @@ def _changed(
         if timeless and all(entry[name] == _cell(now[name]) for name in ("verdict", "note", "reviewer")):
             repeated += 1  # it was loaded before, from a file that was saved at another time
         else:
-            what = "\n".join((event_id, entry["reviewer"], entry["at"], entry["verdict"], entry["note"]))
-            number = hashlib.sha256(what.encode()).hexdigest()[:32]
-            entries.append({"entry_id": number, "event_id": event_id, "takes_back": None, **entry})
+            entry_id = entry_id_of(event_id, entry["reviewer"], entry["at"], entry["verdict"], entry["note"])
+            entries.append({"entry_id": entry_id, "event_id": event_id, "takes_back": None, **entry})
     given: dict[tuple[str, str], set[str]] = {}  # verdicts on an event at one time, of which none is the latest
     for entry in entries:
         given.setdefault((entry["event_id"], entry["at"]), set()).add(entry["verdict"])
@@ -285,12 +284,12 @@ def _cell(value: Any) -> str:
 def _before(event: Row, standing: Row) -> dict[str, str]:
     """The verdict that the columns of a row had when it was written."""
     if "history" not in event:
-        return {name: _cell(standing[name]) for name in _VERDICT}
+        return {name: _cell(standing[name]) for name in VERDICT_COLUMNS}
     entry = current_verdicts(event["history"]).get(event["event_id"], ({}, []))[0]
-    return {name: _cell(entry.get("at" if name == "reviewed_at" else name)) for name in _VERDICT}
+    return {name: _cell(entry.get("at" if name == "reviewed_at" else name)) for name in VERDICT_COLUMNS}
 
 
-def _verdict_of(cells: dict[str, str], before: dict[str, str], saved: datetime) -> Row | None:
+def _written_verdict(cells: dict[str, str], before: dict[str, str], saved: datetime) -> Row | None:
     """The verdict that somebody wrote into a row; None if it is as before, ValueError if it is none."""
     same = all(cells[name] == before[name] for name in ("verdict", "note", "reviewer"))
     if not cells["verdict"]:
@@ -320,5 +319,5 @@ def _verdict_of(cells: dict[str, str], before: dict[str, str], saved: datetime) 
         "verdict": cells["verdict"],
         "note": storable(cells["note"]),
         "reviewer": storable(cells["reviewer"]),
-        "at": _as_text(at),
+        "at": utc_text(at),
     }

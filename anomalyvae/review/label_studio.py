@@ -3,12 +3,11 @@
 Verdicts are read from its JSON export (https://labelstud.io/guide/task_format).
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
 from xml.sax.saxutils import quoteattr
@@ -20,13 +19,10 @@ from numpy.typing import NDArray
 from anomalyvae.folders import replacing_file
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, stream_windows
-from anomalyvae.review.database import RENAMED, VERDICTS, storable
+from anomalyvae.review.database import RENAMED, VERDICT_COLUMNS, VERDICTS, entry_id_of, storable, utc_text
 from anomalyvae.review.exports import Loaded
 from anomalyvae.review.queue import Queue
 from anomalyvae.untrusted import printable, read_json
-
-_VERDICT = ("verdict", "note", "reviewer", "reviewed_at")
-
 
 # --- reading verdicts -----------------------------------------------------------------------------------
 
@@ -85,11 +81,14 @@ def read_label_studio(path: str | os.PathLike[str], queue: Queue, reviewers: Map
         except (AttributeError, KeyError, TypeError):
             left_out.setdefault("not an annotation of Label Studio", []).append(where)
     new = queue.append(entries)
-    loaded = Loaded(new, known + len(entries) - new, left_out)
-    loaded.renamed = queue.rename(named)
-    loaded.users = tuple(sorted(users))
-    loaded.unmatched = tuple(name for name in reviewers or {} if name not in users)
-    return loaded
+    return Loaded(
+        new,
+        known + len(entries) - new,
+        left_out,
+        renamed=queue.rename(named),
+        unmatched=tuple(name for name in reviewers or {} if name not in users),
+        users=tuple(sorted(users)),
+    )
 
 
 def _annotations(path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -157,20 +156,18 @@ def _entry(
     if not names:
         raise ValueError("its author is missing")
     try:
-        at = datetime.fromisoformat(annotation.get("updated_at") or annotation["created_at"])
+        at = utc_text(datetime.fromisoformat(annotation.get("updated_at") or annotation["created_at"]))
     except (KeyError, TypeError, ValueError):
         raise ValueError("its time is missing") from None
-    when = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
     known = [reviewers[name] for name in names if name in reviewers]
     unknown = names[0] if "@" in names[0] else f"Label Studio {names[0]}"
-    what = "\n".join((event_id, names[-1], when, label, note))  # the label as in the file: also an earlier version's
     return {
-        "entry_id": hashlib.sha256(what.encode()).hexdigest()[:32],
+        "entry_id": entry_id_of(event_id, names[-1], at, label, note),  # the label as in the file, also an earlier one
         "event_id": event_id,
         "verdict": RENAMED.get(label, label),
         "note": note,
         "reviewer": storable(known[0] if known else unknown),
-        "at": when,
+        "at": at,
         "takes_back": None,
     }
 
@@ -279,7 +276,7 @@ def _task(event: dict[Any, Any], time_s: Any, values: Any, columns: list[str]) -
     span = f"{event['start_s']:.1f} to {event['end_s']:.1f} s"
     data = {name: event[name] for name in ("event_id", "model_id", "recording", "start_s", "end_s", "peak_score")}
     data["title"] = f"{event['recording']}, {span}: {share}"
-    data["stood"] = None if event["verdict"] is None else {name: event[name] for name in _VERDICT}
+    data["stood"] = None if event["verdict"] is None else {name: event[name] for name in VERDICT_COLUMNS}
     data["signals"] = {"time_s": time_s.tolist(), **dict(zip(columns, values.tolist(), strict=True))}
     if event["verdict"] is None:
         return {"data": data}

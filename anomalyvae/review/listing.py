@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.review.database import VERDICTS
+from anomalyvae.review.database import VERDICT_COLUMNS, VERDICTS
 from anomalyvae.review.evidence import plain
 from anomalyvae.review.queue import Queue
 from anomalyvae.review.verdicts import QueueOrder
@@ -21,7 +21,7 @@ from anomalyvae.review.verdicts import QueueOrder
 _TOP, _AROUND = 100, 300  # events that are sent: the first, and those around the one that is shown
 _IN_MAP, _IN_RECORDING = 1500, 500  # most events of a chart
 _LISTED = ("event_id", "recording", "file", "start_s", "end_s", "peak_score", "p_value", "windows", "signals", "shares",
-           "verdict", "note", "reviewer", "reviewed_at")  # fmt: skip
+           *VERDICT_COLUMNS)  # fmt: skip
 _MARKED = ("event_id", "recording", "start_s", "end_s", "verdict")
 STATUSES = ("all", "open", "reviewed", "second")
 
@@ -173,7 +173,7 @@ def _read(queue: Queue) -> _Held:
 
 def _judged(held: _Held, current: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The events with their current verdicts."""
-    columns = {name: np.full(len(held.events), None, dtype=object) for name in _OF_VERDICT}
+    columns = {name: np.full(len(held.events), None, dtype=object) for name in (*VERDICT_COLUMNS, "agreeing")}
     for event_id, said in current.items():
         place = held.place.get(event_id)
         if place is not None:  # and not an event that was added in between
@@ -189,9 +189,6 @@ def _row(event: Mapping[Any, Any]) -> dict[str, Any]:
 def marks(events: pd.DataFrame) -> list[dict[str, Any]]:
     """What charts say of events."""
     return [_named(row, _MARKED) for row in events.to_dict("records")]
-
-
-_OF_VERDICT = ("verdict", "note", "reviewer", "reviewed_at", "agreeing")
 
 
 def listed(event: Mapping[Any, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from anomalyvae.review.database import (
     EVENTS,
     LOG,
     LOG_COLUMNS,
+    VERDICT_COLUMNS,
     current_verdicts,
     entries_of,
     event_id_of,
@@ -29,7 +30,6 @@ from anomalyvae.review.database import (
 from anomalyvae.review.exports import load_export, write_events
 
 _STATUSES = ("all", "open", "reviewed", "unconfirmed")
-_LATEST = ("verdict", "note", "reviewer", "reviewed_at")
 
 Row = dict[str, Any]
 
@@ -142,7 +142,7 @@ class Queue:
             rows = [row for row in rows if row["verdict"] == "new_normal" and len(row["agreeing"]) == 1]
         if verdict is not None:
             rows = [row for row in rows if row["verdict"] == known_verdict(verdict)]
-        return database.table_of(rows, (*EVENT_COLUMNS, *_LATEST))
+        return database.table_of(rows, (*EVENT_COLUMNS, *VERDICT_COLUMNS))
 
     def sources(self) -> list[str]:
         """The folders of the recordings."""
@@ -154,7 +154,7 @@ class Queue:
         rows = self._events(EVENTS.c.event_id == event_id)
         if not rows:
             raise _unknown(event_id)
-        return {name: rows[0][name] for name in (*EVENT_COLUMNS, *_LATEST)}
+        return {name: rows[0][name] for name in (*EVENT_COLUMNS, *VERDICT_COLUMNS)}
 
     def _events(self, *where: sa.ColumnElement[bool]) -> list[Row]:
         """Events with their current verdict, and with the reviewers who agree on it."""
@@ -375,4 +375,4 @@ def _unknown(event_id: str) -> ValueError:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return database.utc_text(datetime.now(UTC))

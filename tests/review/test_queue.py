@@ -73,6 +73,15 @@ def ids(queue, **filters):
     return set(queue.events(**filters)["event_id"])
 
 
+def said(queue, event_id):
+    """What people said of an event, in order of time."""
+    return queue.history(event_id)[["verdict", "note", "reviewer", "at"]].to_numpy().tolist()
+
+
+def counts(loaded):
+    return loaded.new, loaded.known, loaded.left_out
+
+
 # --- events and verdicts --------------------------------------------------------------------------------
 
 
