@@ -33,7 +33,7 @@ from anomalyvae.calibration import CAUTION, STRETCHES, few_recordings
 from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.folders import replacing
 from anomalyvae.health.profile import learn_profile, within
-from anomalyvae.health.sensors import part_of, rows_of, signal_scores, unlearned_gaps
+from anomalyvae.health.sensors import rows_of, signal_scores, unlearned_residuals
 from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
@@ -158,10 +158,9 @@ class TrainingSet:
                 stacklevel=3,
             )
             manifest = manifest[~manifest["recording"].isin(copies)].reset_index(drop=True)
-            samples = part_of(samples, ~samples.spans["recording"].isin(copies).to_numpy())
+            samples = samples.part(~samples.spans["recording"].isin(copies).to_numpy())
         spans = samples.spans.assign(recording=samples.spans["recording"].map(digest))
-        named = Windows(samples.rows, spans, samples.units, samples.without, samples.starts)
-        return cls(manifest, recipe, named, roles_of(spans, manifest), dict(ranges or {}))
+        return cls(manifest, recipe, replace(samples, spans=spans), roles_of(spans, manifest), dict(ranges or {}))
 
     @classmethod
     def of_manifest(
@@ -207,14 +206,13 @@ class TrainingSet:
     @cached_property
     def named(self) -> Windows:
         """The windows as the detector takes them; ``recording`` is the name of each recording."""
-        spans = self.samples.spans.assign(recording=self._recording)
-        return Windows(self.rows, spans, self.samples.units, starts=self.samples.starts)
+        return replace(self.samples, rows=self.rows, spans=self.samples.spans.assign(recording=self._recording))
 
     def without(self, *recordings: str) -> Self:
         """The training set without some recordings, by their names."""
         kept = ~self._recording.isin(recordings).to_numpy()
         manifest = self.manifest[~self.manifest["recording"].isin(recordings)].reset_index(drop=True)
-        return replace(self, manifest=manifest, samples=part_of(self.samples, kept), role=self.role[kept])
+        return replace(self, manifest=manifest, samples=self.samples.part(kept), role=self.role[kept])
 
     def fit(self, detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
         """Fit a clone of a detector: normal windows are learned, faults are pushed away.
@@ -289,10 +287,10 @@ class TrainingSet:
     def health(self, model: "VAEOutlierDetector | None" = None) -> dict[str, Any]:
         """What healthy signals look like: a profile as plain values; with a fitted model, drift as well."""
         normal = self.role == "normal"
-        gaps = None if model is None else unlearned_gaps(model, self.recipe, part_of(self._within, normal))
+        residuals = None if model is None else unlearned_residuals(model, self.recipe, self._within.part(normal))
         states = (*self.recipe.states, *self.recipe.counts)
-        samples = part_of(self.samples, normal)
-        return learn_profile(samples, states=states, ranges=self.ranges, gaps=gaps).to_dict()
+        samples = self.samples.part(normal)
+        return learn_profile(samples, states=states, ranges=self.ranges, residuals=residuals).to_dict()
 
     def save(
         self,

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from anomalyvae.health import Profile, Sensors
 from anomalyvae.health.grades import stretches
 from anomalyvae.health.measures import cells_of
 from anomalyvae.health.profile import within
-from anomalyvae.health.sensors import event_causes, part_of, signal_scores
+from anomalyvae.health.sensors import event_causes, signal_scores
 from anomalyvae.recordings import Windows
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, window_view
 from anomalyvae.train import TrainingSet, train
@@ -196,7 +196,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     """Score a recording by a model of the others, explain its flags, and measure both against the known events."""
     windows, anomalous = data.named, data.role != "normal"
     inside = (windows.spans["recording"] == recording).to_numpy()
-    normal, own, others = ~inside & ~anomalous, part_of(windows, inside), data.without(recording)
+    normal, own, others = ~inside & ~anomalous, windows.part(inside), data.without(recording)
     began = time.monotonic()
     model = _fit(job, others, CAUTION)  # which the report has, and the last fit says
     seconds = time.monotonic() - began
@@ -209,8 +209,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     flags["near_event"] = touches(flags, events, job.data.tolerance_s)
     health = others.health()
     sensors = Sensors(model, job.windows, Profile.from_dict(health))
-    recorded = part_of(data.samples, inside)
-    recorded = Windows(recorded.rows, own.spans, recorded.units)
+    recorded = replace(data.samples.part(inside), spans=own.spans)
     grades = sensors.grade(recorded)
     flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
     shares = excess_shares(excess)

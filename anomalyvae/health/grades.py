@@ -21,7 +21,7 @@ _MOST = 99.0  # the largest severity
 _APART_S = 30.0  # between two intervals that are one
 
 
-def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.DataFrame:
+def grade(windows: Windows, profile: Profile, residuals: Floats | None = None) -> pd.DataFrame:
     """Grade each signal of each window.
 
     Parameters
@@ -30,8 +30,8 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
         Of one or more recordings, each in order of time; cells may be missing.
     profile : Profile
         Of the same signals.
-    gaps : ndarray of shape (n, signals), optional
-        As in `learn_profile`. Without gaps, drift is not checked.
+    residuals : ndarray of shape (n, signals), optional
+        As in `learn_profile`. Without residuals, drift is not checked.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def grade(windows: Windows, profile: Profile, gaps: Floats | None = None) -> pd.
             f"Got windows of {', '.join(signals)}, expected the signals of the profile: {', '.join(profile.signals)}. "
             "Cut them by the recipe that the profile was learned with."
         )
-    measures = measure(windows, profile.rest, gaps)
+    measures = measure(windows, profile.rest, residuals)
     shape = (len(REASONS), len(windows), len(signals))
     steps, severity = np.zeros(shape, dtype=np.int8), np.zeros(shape)
     for number, check in enumerate(REASONS):

@@ -36,10 +36,10 @@ def cells_of(windows: Windows) -> Floats:
     return windows.rows.to_numpy(dtype=np.float64).reshape(len(windows), len(signals_of(windows)), -1)
 
 
-def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[str, Floats]:
+def measure(windows: Windows, rest: Floats, residuals: Floats | None = None) -> dict[str, Floats]:
     """The measure of each check, shape ``(n, signals)``; minus infinity without data.
 
-    ``rest`` is as `rest_of` gives it; ``gaps``, shape ``(n, signals)``, are the signals minus their reconstructions.
+    ``rest`` is as `rest_of` gives it; ``residuals``, shape ``(n, signals)``, as `learn_profile` takes them.
     """
     cells, run = cells_of(windows), runs_of(windows.spans)
     stuck_s, held = _held(windows, cells, run)
@@ -49,7 +49,7 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
     resting = places.any(axis=2)
     missing = np.isnan(cells)
     noise = np.log10(np.maximum(_noise(cells), 1e-300))
-    gap = np.full(noise.shape, np.nan) if gaps is None else gaps
+    residual = np.full(noise.shape, np.nan) if residuals is None else residuals
     starts = windows.spans["start_s"].to_numpy()
     largest = np.stack([np.where(missing, -np.inf, sign * cells).max(axis=2) for sign in (1, -1)])
     lasting, drift = np.full((2, *noise.shape), -np.inf), np.full(noise.shape, np.nan)
@@ -58,7 +58,7 @@ def measure(windows: Windows, rest: Floats, gaps: Floats | None = None) -> dict[
         own = slice(begin, end)
         step = float(np.median(np.diff(starts[own]))) if end - begin > 1 else 1.0
         lasting[:, own] = [_sustained(sign * noise[own], round(_FLOOR_S / step)) for sign in (1, -1)]
-        drift[own] = _rolling(gap[own], round(_DRIFT_S / step), 0.5)
+        drift[own] = _rolling(residual[own], round(_DRIFT_S / step), 0.5)
         peaks = np.where(np.isneginf(largest[:, own]), np.nan, largest[:, own])
         often[:, own] = [_rolling(peak, round(_OFTEN_S / step), 1 - _OFTEN) for peak in peaks]
     often = np.where(np.isnan(often), -np.inf, often)

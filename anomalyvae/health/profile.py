@@ -160,7 +160,7 @@ def learn_profile(
     *,
     states: Iterable[str] = (),
     ranges: Ranges | None = None,
-    gaps: Floats | None = None,
+    residuals: Floats | None = None,
     suspect_rate: float = SUSPECT_RATE,
 ) -> Profile:
     """Learn a profile from normal windows.
@@ -173,9 +173,9 @@ def learn_profile(
         Signals that keep their value until it changes: they are never stuck, and have no noise.
     ranges : mapping of str to (low, high), optional
         Ranges of signals, in their unit, in place of learned ones. Values outside are bad.
-    gaps : ndarray of shape (n, signals), optional
+    residuals : ndarray of shape (n, signals), optional
         Each signal minus its reconstruction, mean over the window, by models that did not learn the window. Without
-        gaps, there is no check for drift.
+        residuals, there is no check for drift.
     suspect_rate : float, default=0.001
         Share of normal windows that exceed one margin, per check and signal; fewer are suspect. With fewer than
         1 / rate windows, none exceeds it.
@@ -200,7 +200,7 @@ def learn_profile(
     missing = np.isnan(cells_of(windows)).mean(axis=2)  # before cells outside set ranges are missing, too
     windows = within(windows, ranges)
     rest = rest_of(windows)
-    measures = measure(windows, rest, gaps) | {"missing": missing}
+    measures = measure(windows, rest, residuals) | {"missing": missing}
     low, high = -measures["below"].max(axis=0), measures["above"].max(axis=0)
     spread = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0))
     silent = np.log10(_SILENT * spread)
@@ -211,11 +211,11 @@ def learn_profile(
     _widen_often(levels)
 
     length_s = length_of(windows)
-    held = [signal in set(states) for signal in signals]
+    is_state = [signal in set(states) for signal in signals]
     for check in ("noisy", "quiet"):
         steps = levels[check][:, :1] + np.multiply(_MARGINS[check], _NOISE_STEP)
         levels[check][:, 1:] = np.maximum(levels[check][:, 1:], steps)
-        levels[check][held] = np.inf
+        levels[check][is_state] = np.inf
     levels["quiet"][measures["quiet"].max(axis=0) >= -silent] = np.inf
     for check in ("above", "below", "often above", "often below"):
         levels[check][:, 2] = np.inf
@@ -223,7 +223,7 @@ def learn_profile(
     constant = _constant(windows, np.maximum(measures["stuck"], measures["resting"]))
     for check in ("stuck", "resting"):
         levels[check][:, 1:] = np.maximum(levels[check][:, 1:], [length_s, _BAD * length_s])
-        levels[check][constant | held] = np.inf
+        levels[check][constant | is_state] = np.inf
     return Profile(signals, levels, rest, suspect_rate, len(windows)).with_ranges(ranges or {})
 
 
@@ -236,7 +236,7 @@ def within(windows: Windows, ranges: Ranges | None) -> Windows:
         own = cells[:, signals_of(windows).index(signal)]
         own[(own < low) | (own > high)] = np.nan
     rows = pd.DataFrame(cells.reshape(len(windows), -1), columns=windows.rows.columns, index=windows.rows.index)
-    return Windows(rows, windows.spans, windows.units, starts=windows.starts)
+    return replace(windows, rows=rows)
 
 
 def _levels(check: str, values: Floats, folds: NDArray[np.intp], rate: float) -> Floats:

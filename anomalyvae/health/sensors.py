@@ -1,6 +1,6 @@
 """Sensor health with a model: signals that drift from the others, and anomalies that bad sensors explain.
 
-The gap of a signal is the signal minus its reconstruction, which the model makes agree with the other signals. A window
+The residual of a signal is the signal minus its reconstruction, in which it agrees with the other signals. A window
 with a bad sensor is scored again without that sensor's cells, to separate bad sensors from novel driving.
 """
 
@@ -91,9 +91,9 @@ class Sensors:
         """Cut a recording into windows of samples; nearly all cells of a window may be missing."""
         return windows_of(log, replace(self.recipe, coefficients=None, missing=_NEARLY_ALL))
 
-    def gaps(self, windows: Windows) -> Floats:
+    def residuals(self, windows: Windows) -> Floats:
         """Each signal minus its reconstruction, mean over the window, shape ``(n, signals)``; NaN if it is missing."""
-        return _gaps(self._model, self.recipe, cells_of(windows))
+        return _residuals(self._model, self.recipe, cells_of(windows))
 
     def grade(self, windows: Windows) -> pd.DataFrame:
         """Grade each signal of each window, with drift if the profile has levels for it.
@@ -115,8 +115,8 @@ class Sensors:
         if not self.scores or not np.isfinite(self.profile.levels["high"][:, :2]).any():
             return alone
         unreliable = graded(alone, self.profile.signals, "bad") | np.isnan(cells_of(windows)).any(axis=2)
-        gaps = np.where(unreliable.any(axis=1, keepdims=True), np.nan, self.gaps(windows))
-        together = grade(windows, self.profile, gaps)
+        residuals = np.where(unreliable.any(axis=1, keepdims=True), np.nan, self.residuals(windows))
+        together = grade(windows, self.profile, residuals)
         drift = np.where(together["reason"] == "drifted", together["severity"], 0.0).reshape(unreliable.shape)
         furthest = drift == drift.max(axis=1, keepdims=True)
         ignored = (drift > 0) & (~furthest | unreliable.any(axis=1, keepdims=True))
@@ -197,7 +197,7 @@ class Sensors:
         chosen = np.asarray(hidden.any(axis=1)) & (True if where is None else where)
         score = known.copy()
         if chosen.any():
-            score[chosen] = self.score_without(part_of(windows, chosen), hidden[chosen])
+            score[chosen] = self.score_without(windows.part(chosen), hidden[chosen])
         return score
 
     def _scored(self, rows: pd.DataFrame) -> Floats:
@@ -245,8 +245,8 @@ def event_causes(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame
     return pd.DataFrame(rows, columns=["cause", "sensors"], index=events.index)
 
 
-def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats:
-    """The gaps of a fitted model's training windows (as samples), each by a model that has not learned the window.
+def unlearned_residuals(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats:
+    """The residuals of a fitted model's training windows (as samples), each by a model that has not learned the window.
 
     Two models are trained, each on one half: half of the recordings, or of the only one. The shape is ``(n, signals)``.
     """
@@ -254,11 +254,11 @@ def unlearned_gaps(model: Any, recipe: WindowRecipe, windows: Windows) -> Floats
     half = number % 2 == 0 if len(names) > 1 else np.arange(len(windows)) < len(windows) // 2
     cells = cells_of(windows)
     rows = _rows(recipe, cells)
-    gaps = np.empty(cells.shape[:2])
+    residuals = np.empty(cells.shape[:2])
     for own in (half, ~half):
         other = clone(model).set_params(validation_fraction=0.0, criterion="reconstruction").fit(rows[~own])
-        gaps[own] = _gaps(other, recipe, cells[own])
-    return gaps
+        residuals[own] = _residuals(other, recipe, cells[own])
+    return residuals
 
 
 # --- windows --------------------------------------------------------------------------------------------
@@ -274,12 +274,6 @@ def signal_scores(model: Any, rows: pd.DataFrame, recipe: WindowRecipe) -> Float
     return np.asarray(model.feature_scores(rows)).reshape(len(rows), *recipe.input_shape).sum(axis=2)
 
 
-def part_of(windows: Windows, chosen: Flags) -> Windows:
-    """Some of the windows, in their order."""
-    rows, spans = windows.rows[chosen].reset_index(drop=True), windows.spans[chosen].reset_index(drop=True)
-    return Windows(rows, spans, windows.units, windows.without, windows.starts)
-
-
 def _rows(recipe: WindowRecipe, cells: Floats, hidden: Flags | None = None) -> pd.DataFrame:
     """Samples as rows of the model, with hidden signals missing."""
     shown = cells if hidden is None else np.where(hidden[:, :, None], np.nan, cells)
@@ -288,16 +282,16 @@ def _rows(recipe: WindowRecipe, cells: Floats, hidden: Flags | None = None) -> p
     return pd.DataFrame(shown.reshape(len(cells), -1), columns=recipe.columns)
 
 
-def _gaps(model: Any, recipe: WindowRecipe, cells: Floats) -> Floats:
+def _residuals(model: Any, recipe: WindowRecipe, cells: Floats) -> Floats:
     rows = _rows(recipe, cells)
-    gaps = np.full(cells.shape[:2], np.nan)
+    residuals = np.full(cells.shape[:2], np.nan)
     some = ~rows.isna().all(axis=1).to_numpy()
     if some.any():
-        gap = cells[some] - recipe.over_time(np.asarray(model.reconstruct(rows[some])))
-        known = ~np.isnan(gap)
+        residual = cells[some] - recipe.over_time(np.asarray(model.reconstruct(rows[some])))
+        known = ~np.isnan(residual)
         with np.errstate(invalid="ignore"):
-            gaps[some] = np.where(known, gap, 0.0).sum(axis=2) / known.sum(axis=2)
-    return gaps
+            residuals[some] = np.where(known, residual, 0.0).sum(axis=2) / known.sum(axis=2)
+    return residuals
 
 
 def _reaching(windows: Windows, bad: Flags) -> Flags:

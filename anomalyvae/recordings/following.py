@@ -214,10 +214,10 @@ class Following:
         (*before, last), self._held = self._held, []
         held, self._done = self._made - self._done, self._made
         if held > sum(map(len, before)) + len(last):  # some were not held
-            before, last = [], _part(last, len(last) - 1, len(last))
+            before, last = [], last.part(slice(-1, None))
             self._postpone(self._made - held, self._made - 1)
-        yield _part(last, len(last) - 1, len(last))
-        yield from (slab for slab in (*before, _part(last, 0, len(last) - 1)) if len(slab))
+        yield last.part(slice(-1, None))
+        yield from (slab for slab in (*before, last.part(slice(-1))) if len(slab))
 
     def _postpone(self, first: int, end: int) -> None:
         """Add windows, by their numbers, to the backlog."""
@@ -240,7 +240,7 @@ class Following:
         lines, made = _Lines(self._open, self._encoding), 0
         for begin in range(0, size, CHUNK):
             for slab in lines.add(self._feed.read_again(begin, min(CHUNK, size - begin))):
-                yield _part(slab, max(first - made, 0), max(end - made, 0))
+                yield slab.part(slice(max(first - made, 0), max(end - made, 0)))
                 made += len(slab)
             if made >= end:
                 return
@@ -334,7 +334,3 @@ def _has_rows(head: bytes) -> bool:
         return find_dialect(head, "").complete
     except NoTableError:
         return False
-
-
-def _part(windows: Windows, begin: int, end: int) -> Windows:
-    return Windows(windows.rows.iloc[begin:end], windows.spans.iloc[begin:end], windows.units, starts=windows.starts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,12 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, chosen: np.ndarray | slice) -> Windows:
+        """Return some of the windows, in their order, by a mask or a slice."""
+        rows, spans = (table[chosen].reset_index(drop=True) for table in (self.rows, self.spans))
+        unknown = self.unknown and np.array(self.unknown, dtype=object)[chosen].tolist()
+        return replace(self, rows=rows, spans=spans, unknown=unknown)
 
 
 @dataclass(frozen=True)
@@ -269,22 +275,9 @@ class WindowRecipe:
         return resample(log, signals=self.needed, **self.clock._asdict())
 
     def windows(self, log: Log) -> Windows:
-        """Cut a recording into windows.
+        """Cut a recording into windows; there are none if it is too short or the condition never holds.
 
-        Parameters
-        ----------
-        log : Log
-            The recording.
-
-        Returns
-        -------
-        Windows
-            Without rows, but with the columns, if the recording is too short or the condition never holds.
-
-        Raises
-        ------
-        ValueError
-            The recording lacks a signal; the message suggests the nearest name.
+        ValueError is raised if the recording lacks a signal; the message suggests the nearest name.
         """
         units = {name: log[name].unit for name in self.needed if log[name].unit}
         return next(Cutter(self, log.recording, units).add(self.ticks(log)), self.no_windows(units))

@@ -29,7 +29,7 @@ from anomalyvae.evaluate.job import Data, find_recordings
 from anomalyvae.events import covered_hours
 from anomalyvae.health import Sensors, learn_profile
 from anomalyvae.health.grades import stretches
-from anomalyvae.health.sensors import unlearned_gaps
+from anomalyvae.health.sensors import unlearned_residuals
 from anomalyvae.recordings import Log, Windows, log_from_frame, read_log, read_windows
 
 SEEDS, LEARNED, NEW = 32, 5, 15  # of simulated drives
@@ -134,11 +134,11 @@ def measured(collection: Collection, drift: bool) -> pd.DataFrame:
 def sensors_of(collection: Collection, drift: bool) -> Sensors:
     """Learn what is healthy; with drift, by models."""
     windows = read_windows(collection.learned, collection.recipe)
-    model = gaps = None
+    model = residuals = None
     if drift:
         model = VAEOutlierDetector(random_state=0).fit(windows.rows, groups=windows.spans["recording"])
-        gaps = unlearned_gaps(model, collection.recipe, windows)
-    return Sensors(model, collection.recipe, learn_profile(windows, gaps=gaps))
+        residuals = unlearned_residuals(model, collection.recipe, windows)
+    return Sensors(model, collection.recipe, learn_profile(windows, residuals=residuals))
 
 
 def faults_found(

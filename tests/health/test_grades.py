@@ -200,15 +200,15 @@ def test_a_sensor_that_reads_zero_is_flat_lined(profile):
     assert set(stretch.loc[stretch["grade"] == "bad", "reason"]) == {"flat-lined"}
 
 
-def test_gaps_from_a_model_tell_a_slow_drift_and_not_a_passing_one():
+def test_residuals_from_a_model_tell_a_slow_drift_and_not_a_passing_one():
     windows = read_windows([drive(seed) for seed in range(5)], RECIPE)
     rng = np.random.default_rng(0)
-    known = learn_profile(windows, gaps=rng.normal(size=(len(windows), 4)))
+    known = learn_profile(windows, residuals=rng.normal(size=(len(windows), 4)))
     new = RECIPE.windows(drive(9))
-    gaps = rng.normal(size=(len(new), 4))
-    gaps[100:104, 0] += 6  # four windows
-    gaps[150:200, 1] -= 3
-    grades = grade(new, known, gaps)
+    residuals = rng.normal(size=(len(new), 4))
+    residuals[100:104, 0] += 6  # four windows
+    residuals[150:200, 1] -= 3
+    grades = grade(new, known, residuals)
     drifted = grades[grades["reason"] == "drifted"]
     bad = drifted[drifted["grade"] == "bad"]
     assert set(bad["signal"]) == {"shake"}
