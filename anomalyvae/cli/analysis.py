@@ -54,7 +54,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> int:
     from anomalyvae.evaluate.job import detector_arguments
 
-    write = None if args.out is None else writer(args.out)
+    write = writer(args.out)
     settings = detector_arguments(dict(args.settings), "--set")
     rows = read_tables([args.file], args.columns, reading_options(args), [args.label] if args.label else [])
     with steps_shown(args.quiet) as progress:
@@ -65,8 +65,7 @@ def compare(args: argparse.Namespace) -> int:
             rows, args.label, args.against, positive=args.positive, detector=VAEOutlierDetector(**settings),
             seeds=args.seeds, progress=progress,
         )  # fmt: skip
-    if write is not None:
-        write(found.reset_index())
+    write(found.reset_index())
     if not args.quiet:
         say(_comparison_text(found))
         say(f"\n{found.attrs['protocol']}")
@@ -110,15 +109,14 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def audit(args: argparse.Namespace) -> int:
-    write = None if args.weights is None else writer(args.weights)
+    write = writer(args.weights)
     out = None if args.out is None else Path(args.out)
     if out is not None and out.suffix not in ("", ".html", ".md"):
         raise ValueError(f"--out {out} is neither a folder nor an .html or .md file. Rename it.")
     if args.positive is not None and args.label is None:
         raise ValueError("--positive is given without --label. Name the column of labels, too.")
     found = _audit(args)
-    if write is not None:
-        write(found.weights.rename_axis("row").reset_index())
+    write(found.weights.rename_axis("row").reset_index())
     if out is not None:
         _write_audit(found, out, Path(args.file).name)
     if not args.quiet:

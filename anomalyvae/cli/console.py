@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -199,6 +199,13 @@ def tell(text: str) -> None:
     print(f"anomalyvae: {printable(text)}", file=sys.stderr)
 
 
+def tell_failed(failed: Mapping[str, str], what: str = "") -> int:
+    """Name the files that failed, and why; return the exit code."""
+    for file, why in failed.items():
+        tell(f"failed: {file}{what}: {why}")
+    return SOME_FAILED if failed else DONE
+
+
 def one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -330,8 +337,10 @@ WRITERS: "dict[str, Callable[[pd.DataFrame | pa.Table, Path], None]]" = {
 }
 
 
-def writer(out: str) -> "Callable[[pd.DataFrame | pa.Table], None]":
-    """Check the file name before any work. The function that comes back writes a table atomically."""
+def writer(out: str | None) -> "Callable[[pd.DataFrame | pa.Table], None]":
+    """Check the name of a table before any work; return the function that writes it, which does nothing without a name."""
+    if out is None:
+        return lambda table: None
     path = Path(out)
     if path.suffix not in WRITERS:
         raise ValueError(f"{path} is not a {' or '.join(WRITERS)} file. Rename it.")

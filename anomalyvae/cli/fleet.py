@@ -6,14 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalyvae.cli.console import DONE, SOME_FAILED, local_model, option, quiet_mlflow, say, tell, writer
+from anomalyvae.cli.console import local_model, option, quiet_mlflow, say, tell, tell_failed, writer
 from anomalyvae.folders import replacing_file
 from anomalyvae.untrusted import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
+
+    from anomalyvae.scoring.ranking import Scores
 
 LEFT = 6  # exit code: the data have left what the model knows
 _SCORES = "folder that 'anomalyvae score' wrote, or a table of its scores (.parquet, .csv)"
@@ -30,17 +30,14 @@ def rank_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rank(args: argparse.Namespace) -> int:
-    from anomalyvae.scoring import ranking
+    from anomalyvae.scoring.ranking import rank
 
-    write = None if args.out is None else writer(args.out)
-    chart = _chart(args.chart)
-    with nullcontext() if args.model is None else local_model(args.model) as model:
-        scores = ranking.read_scores(args.scores, model)
-    table = ranking.rank(scores)
+    write, chart = writer(args.out), _chart(args.chart)
+    scores = _read_scores(args)
+    table = rank(scores)
     if scores.fleet is None:
         tell(f"warning: {scores.no_fleet} Recordings are compared with each other, without p-values.")
-    if write is not None:
-        write(table)
+    write(table)
     if chart is not None:
         from anomalyvae.evaluate.charts import draw_fleet, figure_of
 
@@ -49,13 +46,14 @@ def rank(args: argparse.Namespace) -> int:
             figure_of(draw, 11.0, height).savefig(fresh, format=chart.suffix[1:])
     if not args.quiet:
         say(_ranking_text(table, args.top))
-    return _say_failed(scores.failed)
+    return tell_failed(scores.failed, " has no scores")
 
 
-def _say_failed(failed: "Mapping[str, str]") -> int:
-    for file, why in failed.items():
-        tell(f"failed: {file} has no scores: {why}")
-    return SOME_FAILED if failed else DONE
+def _read_scores(args: argparse.Namespace) -> "Scores":
+    from anomalyvae.scoring.ranking import read_scores
+
+    with nullcontext() if args.model is None else local_model(args.model) as model:
+        return read_scores(args.scores, model)
 
 
 def _chart(name: str | None) -> Path | None:
@@ -99,14 +97,12 @@ def drift_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def drift(args: argparse.Namespace) -> int:
-    from anomalyvae.scoring import drift, ranking
+    from anomalyvae.scoring import drift
 
-    write = None if args.out is None else writer(args.out)
-    with nullcontext() if args.model is None else local_model(args.model) as model:
-        scores = ranking.read_scores(args.scores, model)
+    write = writer(args.out)
+    scores = _read_scores(args)
     found = drift.drift(scores)
-    if write is not None:
-        write(found)
+    write(found)
     if not args.quiet:
         lines = [drift.drift_in_words(found), drift.signals_in_words(found)]
         say("\n".join(printable(line) for line in lines if line))
@@ -119,5 +115,5 @@ def drift(args: argparse.Namespace) -> int:
         )
         if where is not None and not args.quiet:
             say(f"Tracked: {where}")
-    code = _say_failed(scores.failed)
+    code = tell_failed(scores.failed, " has no scores")
     return LEFT if found["alarm"].any() else code

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyvae.cli.console import (
     DONE,
-    SOME_FAILED,
     SOURCE,
     add_command,
     files_of,
@@ -22,6 +21,7 @@ from anomalyvae.cli.console import (
     say,
     steps_shown,
     tell,
+    tell_failed,
 )
 
 if TYPE_CHECKING:
@@ -166,14 +166,12 @@ def _fit_and_save(
                 tell(f"states and constants, of which values never seen are found: {held}")
             if coarse:
                 tell(f"signals of two to ten values with fractions, which are not judged: {coarse}")
-    without = {} if recipe is None else data.samples.without
-    for recording, why in without.items():
-        tell(f"failed: {recording}: {why}")
+    code = DONE if recipe is None else tell_failed(data.samples.without)
     if run is not None:
         source = os.path.commonpath([os.path.abspath(file) for file in args.files])
         if run.log(args.model, source=source) and not args.quiet:
             say(f"Tracked: {run.url}")
-    return SOME_FAILED if without else DONE
+    return code
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
@@ -258,9 +256,7 @@ def run(args: argparse.Namespace) -> int:
         say(_summary(result))
         say(f"\nReport     {Path(job.output.folder) / 'report.html'}")
         say(f"Wall time  {time.monotonic() - began:.0f} s")
-    for recording, why in result["without"].items():
-        tell(f"failed: {recording}: {why}")
-    return SOME_FAILED if result["without"] else DONE
+    return tell_failed(result["without"])
 
 
 def _summary(result: dict[str, Any]) -> str:

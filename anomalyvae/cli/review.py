@@ -10,7 +10,6 @@ from anomalyvae.cli.console import (
     DONE,
     FAILED,
     REFUSED,
-    SOME_FAILED,
     local_model,
     one_line,
     option,
@@ -20,12 +19,13 @@ from anomalyvae.cli.console import (
     say,
     setting,
     tell,
+    tell_failed,
 )
+from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
     from anomalyvae.review import Queue
 
-_NAMED = 5  # events in a message
 _CHAMPION = "folder of the current model, or its name in MLflow's registry, such as models:/NAME@champion"
 
 
@@ -89,9 +89,7 @@ def flag(args: argparse.Namespace) -> int:
             export(queue, args.export, model, args.source, **reading_options(args))
             if not args.quiet:
                 say(f"Wrote the queue: {args.export}")
-    for file, why in failed.items():
-        tell(f"failed: {file} has no scores: {why}")
-    return SOME_FAILED if failed else DONE
+    return tell_failed(failed, " has no scores")
 
 
 def _load(queue: "Queue", args: argparse.Namespace) -> None:
@@ -114,11 +112,10 @@ def _load(queue: "Queue", args: argparse.Namespace) -> None:
         renamed = f", {loaded.renamed:,} with another name of their reviewer" if loaded.renamed else ""
         say(one_line(f"{what} {loaded.new:,} new verdicts, {loaded.known:,} already in the queue{renamed}"))
     if loaded.unmatched:
-        some = ", ".join(loaded.users[:_NAMED]) + (", …" if len(loaded.users) > _NAMED else "") or "none"
-        tell(one_line(f"--reviewer {', '.join(loaded.unmatched)} is no user of {args.load}; its users are {some}."))
+        users = listed(loaded.users) or "none"
+        tell(one_line(f"--reviewer {', '.join(loaded.unmatched)} is no user of {args.load}; its users are {users}."))
     for reason, events in loaded.left_out.items():
-        some = ", ".join(events[:_NAMED]) + (", …" if len(events) > _NAMED else "")
-        tell(one_line(f"left out {len(events):,}: {reason} (on {some})"))
+        tell(one_line(f"left out {len(events):,}: {reason} (on {listed(events)})"))
 
 
 def review_arguments(parser: argparse.ArgumentParser) -> None:

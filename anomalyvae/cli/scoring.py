@@ -26,6 +26,7 @@ from anomalyvae.cli.console import (
     setting,
     table_options,
     tell,
+    tell_failed,
     writer,
 )
 from anomalyvae.untrusted import printable, spreadsheet_text
@@ -92,9 +93,7 @@ def _score_files(args: argparse.Namespace) -> int:
             overwrite=args.overwrite, per_tick=args.per_tick, keep=args.keep, progress=progress,
             **reading_options(args),
         )  # fmt: skip
-    for file in summary["files"]:
-        if file["error"] is not None:
-            tell(f"failed: {file['file']}: {file['error']}")
+    code = tell_failed(_failed(summary))
     if not args.quiet:
         kept = f", {summary['kept']:,} kept from before" if summary["kept"] else ""
         failed = f", {summary['failed']:,} failed" if summary["failed"] else ""
@@ -104,7 +103,11 @@ def _score_files(args: argparse.Namespace) -> int:
             f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
         )
         _say_cautions(summary)
-    return SOME_FAILED if summary["failed"] else DONE
+    return code
+
+
+def _failed(summary: dict[str, Any]) -> dict[str, str]:
+    return {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
 
 
 def _say_cautions(summary: dict[str, Any]) -> None:
@@ -149,12 +152,12 @@ def _score_table(args: argparse.Namespace) -> int:
             progress=progress, **folded, **reading_options(args),
         )  # fmt: skip
         files = [file for file in summary["files"] if file["error"] is None]
-        failed = [f"{file['file']}: {file['error']}" for file in summary["files"] if file["error"] is not None]
+        failed = _failed(summary)
         if not files:
-            raise ValueError(failed[0] if len(failed) == 1 else f"None of {len(failed)} files has scores. {failed[0]}")
+            first = ": ".join(next(iter(failed.items())))
+            raise ValueError(first if len(failed) == 1 else f"None of {len(failed)} files has scores. {first}")
         tables = [pq.read_table(Path(scratch, file["scores"]), partitioning=None) for file in files]
-    for line in failed:
-        tell(f"failed: {line}")
+    code = tell_failed(failed)
     if len(tables) > 1 and "row" in tables[0].column_names:
         names = [pa.array([file["file"]] * len(table)) for file, table in zip(files, tables, strict=True)]
         tables = [table.add_column(0, "file", name) for name, table in zip(names, tables, strict=True)]
@@ -169,7 +172,7 @@ def _score_table(args: argparse.Namespace) -> int:
         flagged = int(np.count_nonzero(table["is_outlier"]))
         say(f"Scored {len(table):,} {what}, {flagged:,} flagged: {args.target}")
         _say_cautions(summary)
-    return SOME_FAILED if failed else DONE
+    return code
 
 
 def _refuse_other_kinds(name: str, files: list[str], kinds: "list[pa.DataType]") -> None:
@@ -318,15 +321,14 @@ def health(args: argparse.Namespace) -> int:
     from anomalyvae.recordings import read_log
     from anomalyvae.scoring.inputs import inputs_of
 
-    write = None if args.out is None else writer(args.out)
+    write = writer(args.out)
     ranges = dict(args.ranges)
     for name, limits in ranges.items():
         if not (isinstance(limits, list) and [type(limit) in (int, float) for limit in limits] == [True, True]):
             raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
     root, files, _, unread = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
-    for file, why in sorted(unread.items()):
-        tell(f"failed: {file}: {why}")
-    parts, failed = [], len(unread)
+    failed = dict(sorted(unread.items()))
+    parts = []
     with local_model(args.model) as model:
         sensors = Sensors.of(model, ranges)
         for file in files:
@@ -336,20 +338,19 @@ def health(args: argparse.Namespace) -> int:
                 if windows.without:
                     raise ValueError(next(iter(windows.without.values())))
             except (OSError, ValueError) as error:
-                tell(f"failed: {file}: {error}")
-                failed += 1
+                failed[file] = str(error)
                 continue
             parts.append(stretches(sensors.grade(windows)))
+    code = tell_failed(failed)
     if not parts:
-        raise ValueError(f"None of the {failed} files can be graded. See the reasons above.")
+        raise ValueError(f"None of the {len(failed)} files can be graded. See the reasons above.")
     table = pd.concat(parts, ignore_index=True)
     if args.bad:
         table = table[table["grade"] == "bad"].reset_index(drop=True)
-    if write is not None:
-        write(table)
+    write(table)
     if not args.quiet:
         say(_health_text(table, len(parts)))
-    return SOME_FAILED if failed else DONE
+    return code
 
 
 def _health_text(table: "pd.DataFrame", recordings: int) -> str:
@@ -365,5 +366,4 @@ def _health_text(table: "pd.DataFrame", recordings: int) -> str:
         lines.append(f"{row['grade']:<8} {row['recording']}  {when:<20} {row['signal']}: {row['reason']}")
     if len(table) > _LINES:
         lines.append(f"and {len(table) - _LINES:,} more, less severe or shorter; --out writes all of them to a table")
-    # Names of files and signals must not contain control characters for the terminal.
-    return "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
+    return "\n".join(map(printable, lines))

@@ -28,6 +28,7 @@ from anomalyvae.review.reasons import compared_by
 from anomalyvae.review.retraining import refits as refits_of
 from anomalyvae.scoring import Scorer
 from anomalyvae.train import recipe_of
+from anomalyvae.untrusted import listed
 
 _AROUND = 2.0 ** np.linspace(-2, 2, 9)  # times the alarm rate; recall at a single rate varies by chance
 _FEWEST, _BLOCKS = 5, 9  # recordings for the bootstrap; blocks of fewer recordings
@@ -363,8 +364,7 @@ def _doubt(events: pd.DataFrame) -> str:
 
 
 def _in_words(events: pd.DataFrame) -> str:
-    named = [f"{event.recording} at {event.start_s:g} s" for event in events.head(5).itertuples()]
-    return ", ".join(named) + (f" and {len(events) - len(named)} more" if len(events) > len(named) else "")
+    return listed(f"{event.recording} at {event.start_s:g} s" for event in events.itertuples())
 
 
 def _events_in(manifest: pd.DataFrame, role: str) -> pd.DataFrame:

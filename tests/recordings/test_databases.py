@@ -9,7 +9,8 @@ import pytest
 
 from anomalyvae import read_log
 from anomalyvae.recordings.bus import canbus
-from anomalyvae.recordings.bus.messages import EXTENDED, load_messages
+from anomalyvae.recordings.bus.frames import EXTENDED
+from anomalyvae.recordings.bus.messages import load_messages
 
 ENGINE = """VERSION ""
 NS_ :

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings.bus.decode import Decoder
-from anomalyvae.recordings.bus.frames import FRAME
-from anomalyvae.recordings.bus.messages import EXTENDED
+from anomalyvae.recordings.bus.frames import EXTENDED, FRAME
 
 HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'
 MULTIPLEXED = (

@@ -40,6 +40,7 @@ from anomalyvae.recordings.bus.messages import Field, Message, load_messages
 from anomalyvae.recordings.bus.samples import samples_of
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal, nearest
+from anomalyvae.untrusted import listed
 
 
 class _Batch(NamedTuple):
@@ -299,8 +300,7 @@ class Decoder:
         )
         if silent:
             warnings.warn(
-                f"{self._source} has no sample of {', '.join(silent[:5])}{', …' if len(silent) > 5 else ''}. "
-                f"{self._help}",
+                f"{self._source} has no sample of {listed(silent)}. {self._help}",
                 stacklevel=2,
             )
         for (_, name), senders in self._senders.items():

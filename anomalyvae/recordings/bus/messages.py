@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomalyvae.options import Databases, database_files
-from anomalyvae.recordings.bus.frames import EXTENDED as EXTENDED
+from anomalyvae.recordings.bus.frames import EXTENDED
+from anomalyvae.untrusted import listed
 
 MOST_JOINED = 1785  # bytes of a J1939 message in packets
 _MOST_BYTES = 64  # in a frame of CAN FD
@@ -130,7 +131,7 @@ def load_messages(databases: Databases) -> list[Message]:
     if hidden:
         warnings.warn(
             f"{len(hidden)} messages of the databases are hidden by others with their identifier, which come first: "
-            f"{', '.join(hidden[:5])}{', …' if len(hidden) > 5 else ''}. If they are on different buses, say of which "
+            f"{listed(hidden)}. If they are on different buses, say of which "
             f"bus each database is: databases={{'can0': 'car.dbc'}}, or on the command line --dbc can0=car.dbc.",
             stacklevel=2,
         )

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from anomalyvae.recordings.bus.messages import EXTENDED, Bits, Field, Message
+from anomalyvae.recordings.bus.frames import EXTENDED
+from anomalyvae.recordings.bus.messages import Bits, Field, Message
 
 _SERVICE_01 = 0x41  # the first byte of a reply to service 01
 _FIRST = {0x7E8, 0x18DAF110 | EXTENDED}  # the engine's control unit: its signals have no address in their names

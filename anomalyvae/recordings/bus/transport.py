@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomalyvae.recordings.bus.messages import EXTENDED, MOST_JOINED
+from anomalyvae.recordings.bus.frames import EXTENDED
+from anomalyvae.recordings.bus.messages import MOST_JOINED
 
 _CONTROL, _DATA = 0xEC, 0xEB  # the second byte of the identifier of J1939 packets
 _RTS, _CTS, _BAM, _ABORT = 16, 17, 32, 255  # the first byte of J1939 control frames
