@@ -338,7 +338,7 @@ WRITERS: "dict[str, Callable[[pd.DataFrame | pa.Table, Path], None]]" = {
 
 
 def writer(out: str | None) -> "Callable[[pd.DataFrame | pa.Table], None]":
-    """Check the name of a table before any work; return the function that writes it, which does nothing without a name."""
+    """Check the name of a file before any work; return the function that writes a table there, if there is a name."""
     if out is None:
         return lambda table: None
     path = Path(out)

@@ -14,7 +14,6 @@ import numpy as np
 from anomalyvae.options import LIMITS, ReadOptions, given
 from anomalyvae.recordings.bus.identifiers import PER_S, UNKNOWN
 from anomalyvae.recordings.guard import guarded
-from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.reading import bus_reader
 from anomalyvae.recordings.windows import WindowRecipe
 
@@ -68,7 +67,8 @@ def bus_recipe(files: Iterable[str | PathLike[str]], **options: Unpack[ReadOptio
     seen: dict[str, dict[str, _Seen]] = {}
     for file in files:
         empty = True
-        for log in _pieces(Path(file), options):
+        path = Path(file)
+        for log in guarded(bus_reader(path), path, identifiers=True, **given(options, LIMITS)):
             for name, signal in log.signals.items():
                 if len(signal.time_s) and (found := _OWNER.fullmatch(name)):
                     empty = False
@@ -77,10 +77,6 @@ def bus_recipe(files: Iterable[str | PathLike[str]], **options: Unpack[ReadOptio
             raise ValueError(f"{file} has no second of frames of a vehicle bus. Check the file, or leave it out.")
     signals = [f"{owner}.{what}" for owner in sorted(seen) for what in _of_identifier(seen[owner])]
     return replace(_RECIPE, signals=(UNKNOWN, *signals))
-
-
-def _pieces(path: Path, options: ReadOptions) -> Iterator[Log]:
-    return guarded(bus_reader(path), path, None, identifiers=True, **given(options, LIMITS))
 
 
 class _Seen:

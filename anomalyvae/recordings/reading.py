@@ -113,7 +113,7 @@ def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> p
     left_out: set[str] = set()
     if _reader_of(Path(path)) is mdf_pieces:
         check_databases(options)
-        counts = guarded(_channel_counts, Path(path), **given(options, (*BUS_OPTIONS, *LIMITS)))
+        counts = guarded(mdf_counts, Path(path), **given(options, (*BUS_OPTIONS, *LIMITS)))
     else:
         counts = _counts(read_pieces(path, **options), left_out)
     for signal, more, begin_s, last_s in counts:
@@ -125,11 +125,6 @@ def list_signals(path: str | PathLike[str], **options: Unpack[ReadOptions]) -> p
         if name not in left_out
     ]
     return pd.DataFrame(rows, columns=["signal", "unit", "samples", "rate_hz", "source"])
-
-
-def _channel_counts(path: Path, wanted: None = None, **options: Any) -> Iterator[tuple[Signal, int, float, float]]:
-    """`mdf_counts`, with the arguments of a reader."""
-    return mdf_counts(path, **options)
 
 
 def _counts(pieces: Iterable[Log], left_out: set[str]) -> Iterator[tuple[Signal, int, float, float]]:

@@ -40,7 +40,8 @@ from anomalyvae import metrics
 from anomalyvae.datasets import get_dataset
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.recordings import WindowRecipe, bus_recipe, stream_windows
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN, digits_of
+from anomalyvae.recordings.bus.frames import digits_of
+from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN
 from anomalyvae.train import train
 
 PART_S, BEGIN_S, LAST_S, SHIFT_S = 10.0, 5.0, 3.0, 8.0

@@ -213,7 +213,7 @@ def test_j1939_is_found_by_group_from_any_sender_and_to_any_destination(database
         found = decoder.decode(rows)
     assert samples(found, "speed") == {0: 1000, 1: 1000}
     assert samples(found, "request") == {3: 7}
-    with pytest.warns(UserWarning, match=r"EEC1 of a log has 2 senders \(0x0cf00400 on bus 0, 0x18f00427"):
+    with pytest.warns(UserWarning, match=r"EEC1 of a log has 2 senders \(0x0CF00400 on bus 0, 0x18F00427"):
         decoder.finish(others=False)
 
 

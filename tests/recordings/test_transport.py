@@ -144,7 +144,7 @@ def test_messages_of_several_senders_and_buses_at_once_are_distinguished(databas
     assert samples(found, "0.idle_speed") == {0.301: 25}
     assert samples(found, "1.idle_speed") == {0.302: 37.5}
     assert {name.partition(".")[2] for name in found} == {"idle_speed", "idle_torque", "reference_torque", "last"}
-    with pytest.warns(UserWarning, match=r"belong to incomplete messages \(0x18efff00 \(10\), 0x18fee300 \(1\)\)"):
+    with pytest.warns(UserWarning, match=r"belong to incomplete messages \(0x18EFFF00 \(10\), 0x18FEE300 \(1\)\)"):
         decoder.finish(others=True)
     with pytest.raises(ValueError, match="EC1 of a log is on 2 buses, 0 and 1"):
         Decoder(database, None, "a log").decode(in_order(sent))
@@ -222,7 +222,7 @@ def test_an_incomplete_message_is_left_out_and_its_share_is_reported(database, k
     decoder = Decoder(database, None, "truck.log")
     found = decoder.decode(np.concatenate([*make(0), *harm(make(10)), *make(20)]))
     assert [round(time_s) for time_s in found[name].time_s] == [0, 20]
-    key = "0x18fee300" if kind == "broadcast" else "0x7e8"
+    key = "0x18FEE300" if kind == "broadcast" else "0x7E8"
     with pytest.warns(
         UserWarning,
         match=rf"truck.log belong to incomplete .* \({key} \(\d\)\), .* loses no frame",
@@ -252,7 +252,7 @@ def test_groups_that_no_database_knows_count_as_unknown_by_the_identifier_they_w
     )
     decoder = Decoder(database, None, "a log")
     decoder.decode(np.concatenate([sent, frame(20, 0x18FEE300, engine(1)[:8])]))
-    with pytest.warns(UserWarning, match=r"42.9% of the 14 frames of a log are in no database; .* 0x18feca03 \(6\)\. "):
+    with pytest.warns(UserWarning, match=r"42.9% of the 14 frames of a log are in no database; .* 0x18FECA03 \(6\)\. "):
         decoder.finish(others=False)
 
 
@@ -339,7 +339,7 @@ def test_replies_of_two_units_and_what_stands_between_do_not_mix():
     assert samples(found, "obd_engine_speed") == {0.01: 1726}
     assert samples(found, "obd_vehicle_speed") == {0.01: 80, 1.002: 85}
     assert samples(found, "obd_engine_speed.18DAF111") == {0.011: 1000}
-    with pytest.warns(UserWarning, match=r"incomplete messages \(0x7e8 \(1\)\)"):
+    with pytest.warns(UserWarning, match=r"incomplete messages \(0x7E8 \(1\)\)"):
         decoder.finish(others=True)
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus import obd
-from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, hexadecimal
+from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, digits_of
 from anomalyvae.recordings.bus.identifiers import IdentifierSignals, is_identifier_signal
 from anomalyvae.recordings.bus.messages import Field, Message, load_messages
 from anomalyvae.recordings.bus.samples import samples_of
@@ -305,7 +305,7 @@ class Decoder:
             )
         for (_, name), senders in self._senders.items():
             if len(senders) > 1:
-                shown = ", ".join(f"{hexadecimal(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
+                shown = ", ".join(f"{digits_of(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
                 warnings.warn(
                     f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
                     stacklevel=2,
@@ -374,7 +374,7 @@ class Decoder:
 
 
 def _most(counts: Counter[int]) -> str:
-    return ", ".join(f"{hexadecimal(key)} ({count:,})" for key, count in counts.most_common(5))
+    return ", ".join(f"{digits_of(key)} ({count:,})" for key, count in counts.most_common(5))
 
 
 def _parameter_group(key: int) -> int:

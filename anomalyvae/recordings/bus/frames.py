@@ -25,6 +25,12 @@ def by_identifier(frames: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
         yield key >> 32, key & 0xFFFFFFFF, rows
 
 
-def hexadecimal(key: int) -> str:
-    """An identifier (with EXTENDED) in messages."""
-    return f"{key & ~EXTENDED:#010x}" if key & EXTENDED else f"{key:#05x}"
+def digits_of(key: int) -> str:
+    """An identifier (with EXTENDED) as names and messages have it.
+
+    Examples
+    --------
+    >>> digits_of(EXTENDED | 0x18FEDF00), digits_of(0x12)
+    ('0x18FEDF00', '0x012')
+    """
+    return f"0x{key & ~EXTENDED:08X}" if key & EXTENDED else f"0x{key:03X}"

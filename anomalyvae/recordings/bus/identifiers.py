@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier
+from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, digits_of
 from anomalyvae.recordings.log import Log, Signal, joined
 from anomalyvae.untrusted import listed
 
@@ -91,17 +91,6 @@ class Parts(NamedTuple):
         """The number of the byte that it is of."""
         found = re.match(r"byte(\d+)", self.what)
         return int(found[1]) if found else None
-
-
-def digits_of(key: int) -> str:
-    """An identifier (with EXTENDED) as names have it.
-
-    Examples
-    --------
-    >>> digits_of(EXTENDED | 0x18FEDF00), digits_of(0x12)
-    ('0x18FEDF00', '0x012')
-    """
-    return f"0x{key & ~EXTENDED:08X}" if key & EXTENDED else f"0x{key:03X}"
 
 
 def parts_of(name: str) -> Parts | None:

@@ -99,8 +99,7 @@ def mdf_pieces(
             groups = [group for group in groups if group.channels]
         sources = [in_order(_table(path, mdf, group), f"group {group.number} of {path}") for group in groups]
         if wanted is None or not set(wanted) <= set(names):
-            for number, parts in _guarded(path, _frame_groups, mdf):
-                sources.append(in_order(_frames(path, mdf, number, parts), f"group {number} of {path}"))
+            sources += _frame_sources(path, mdf)
         if decoder.lists_identifiers:
             _list_buses(path, mdf, decoder)
         if wanted is None:
@@ -115,12 +114,14 @@ def mdf_pieces(
     decoder.finish(others=bool(groups if identifiers else names))
 
 
-def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Signal, int, float, float]]:
-    """Yield each signal, how many more samples it has, and the first and last of their stamps in seconds.
+def mdf_counts(
+    path: Path, wanted: None = None, *, databases: Databases = None
+) -> Iterator[tuple[Signal, int, float, float]]:
+    """Yield every signal, how many more samples it has, and the first and last of their stamps in seconds.
 
     Measured channels are counted by the headers; their values are not read, so errors in them are not found.
     """
-    decoder = Decoder(databases, None, str(path))
+    decoder = Decoder(databases, wanted, str(path))
     with _opened(path) as mdf:
         groups, _ = _guarded(path, _groups, mdf, set(decoder.names))
         if decoder.lists_identifiers:
@@ -129,14 +130,19 @@ def mdf_counts(path: Path, *, databases: Databases = None) -> Iterator[tuple[Sig
             if group.rows:
                 first_s, last_s = (_stamp(path, mdf, group, row) for row in (0, group.rows - 1))
                 yield from ((signal, group.rows, first_s, last_s) for _, signal in group.channels)
-        frames = [
-            in_order(_frames(path, mdf, number, parts), f"group {number} of {path}")
-            for number, parts in _guarded(path, _frame_groups, mdf)
-        ]
+        frames = _frame_sources(path, mdf)
         for stretch in in_step(frames) if frames else ():
             for signal in decoder.decode(_in_one(stretch)).values():
                 yield signal, len(signal.time_s), signal.time_s[0], signal.time_s[-1]
     decoder.finish(others=bool(groups))
+
+
+def _frame_sources(path: Path, mdf: Any) -> list[Iterator[np.ndarray]]:
+    """Return the recorded frames of each group, in order of time."""
+    return [
+        in_order(_frames(path, mdf, number, parts), f"group {number} of {path}")
+        for number, parts in _guarded(path, _frame_groups, mdf)
+    ]
 
 
 def _list_buses(path: Path, mdf: Any, decoder: Decoder) -> None:
@@ -238,9 +244,7 @@ def _groups(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
 def _channels(mdf: Any) -> Iterator[_Channel]:
     """Yield the measured channels; one sample of each shows its type and unit."""
     for number, group in enumerate(mdf.groups):
-        if getattr(group.channel_group, "flags", 0) & _BUS_EVENT and mdf.version >= "4.10":
-            continue
-        if any(channel.name == _FRAMES for channel in group.channels):
+        if _has_bus_events(mdf, group) or any(channel.name == _FRAMES for channel in group.channels):
             continue
         master = mdf.masters_db.get(number)
         places = [place for place in range(len(group.channels)) if place != master]
@@ -253,6 +257,10 @@ def _channels(mdf: Any) -> Iterator[_Channel]:
             probe = probes.get(place)
             why = reason or (_why_not(probe) if probe else "text or bytes of varying length")
             yield _Channel(number, label, place, group.channels[place].name, (probe and probe.unit) or "", why)
+
+
+def _has_bus_events(mdf: Any, group: Any) -> bool:
+    return bool(getattr(group.channel_group, "flags", 0) & _BUS_EVENT) and mdf.version >= "4.10"
 
 
 def _without_stamps(mdf: Any, index: int, master: int | None) -> str:
@@ -348,8 +356,8 @@ def _warn_of_other_frames(path: Path, mdf: Any) -> None:
     others: Counter[str] = Counter()
     for number, group in enumerate(mdf.groups):
         kinds = [channel.name.partition(".")[0] for channel in group.channels if "." in channel.name]
-        events = mdf.version >= "4.10" and getattr(group.channel_group, "flags", 0) & _BUS_EVENT
-        if number not in read and (events or any(map(_EVENT.match, kinds))) and not _NO_DATA & set(kinds):
+        events = _has_bus_events(mdf, group) or any(map(_EVENT.match, kinds))
+        if number not in read and events and not _NO_DATA & set(kinds):
             others[kinds[0] if kinds else "without a name"] += int(group.channel_group.cycles_nr)
     others = +others
     if others:
