@@ -9,7 +9,6 @@ model and of its health profile, which come from normal windows alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from anomalyvae.evaluate.job import (
     Job,
     Progress,
     find_recordings,
+    matches,
     options_of,
     refuse_foreign,
 )
@@ -163,19 +163,15 @@ def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None)
 def _parts(job: Job, paths: list[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
     """Recordings to learn, recordings that get faults, and signals that harsh driving changes."""
     settings: Faults = job.extra["faults"]
-    held = [path for path in paths if _fits(path.stem, settings.holdout)]
+    held = [path for path in paths if matches(path.stem, settings.holdout)]
     learn = [path for path in paths if path not in held]
-    moving = tuple(name for name in job.windows.signals if _fits(name, settings.moving))
+    moving = tuple(name for name in job.windows.signals if matches(name, settings.moving))
     if not held or not learn or not moving:
         raise ValueError(
             f"Got holdout = {settings.holdout!r} and moving = {settings.moving!r} in [faults], expected patterns "
             f"of some of the recordings {', '.join(path.stem for path in paths)} and of signals. Correct them."
         )
     return learn, held, moving
-
-
-def _fits(name: str, patterns: str | tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in ((patterns,) if isinstance(patterns, str) else patterns))
 
 
 def _begin(job: Job, learn: list[Path], folder: Path) -> Sensors:

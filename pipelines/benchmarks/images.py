@@ -19,7 +19,6 @@ Each result is stored at once, so that an interrupted run resumes. To start agai
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +33,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import OneClassSVM
-from tabular import ROOT, kept_results, made_at, markdown
+from tabular import ROOT, keep, kept_results, made_at, markdown
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.metrics import auroc
@@ -167,9 +166,7 @@ def run(
         given = task(kinds[kind], digits, digit, seed)
         scores = table[name](given.learned, seed)(given.scored)
         asked = {"rows": kind, "digit": digit, "seed": seed, "asked": name}
-        lines = [asked | {"method": name + term, "auroc": auroc(given.novel, s)} for term, s in scores.items()]
-        with store.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        keep(store, [asked | {"method": name + term, "auroc": auroc(given.novel, s)} for term, s in scores.items()])
     results = pd.DataFrame(kept_results(store))
     return results[results["asked"].isin(methods) & results["seed"].isin(seeds) & results["digit"].isin(normal)]
 
@@ -182,11 +179,11 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(kinds).sort_values(next(iter(kinds)), ascending=False)
 
 
-def draw_maps(images: Rows, digits: NDArray[np.int64], path: Path, normal: int = 3) -> None:
+def draw_maps(images: Rows, digits: NDArray[np.int64], path: Path) -> None:
     """Draw images, their reconstruction by a detector of one digit, and the score of each pixel."""
     from matplotlib.figure import Figure
 
-    given = task(images, digits, normal, 0)
+    given = task(images, digits, 3, 0)
     detector = VAEOutlierDetector(likelihood="isotropic", body="conv2d", input_shape=SHAPE, random_state=0)
     detector.fit(given.learned)
     others = [np.flatnonzero(digits == digit)[0] for digit in (8, 9, 5, 2, 1)]

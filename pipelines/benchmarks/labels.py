@@ -47,7 +47,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tabular import ROOT, Source, Table, Task, code_version, kept_results, made_at, markdown, sources, task
+from tabular import ROOT, Source, Table, Task, code_version, keep, kept_results, made_at, markdown, sources, task
 from tabular_report import HALVES, half_of, interval
 
 import anomalyvae
@@ -178,8 +178,7 @@ def run(found: list[Source], seeds: list[int], methods: list[str], store: Path) 
         if key in done:
             continue
         results = results_of(*job)
-        with store.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(result | {"version": key[-1]}) + "\n" for result in results))
+        keep(store, [result | {"version": key[-1]} for result in results])
         print(f"{number}/{len(asked)} {key[0]} {key[1]}, seed {key[2]}, {key[3]} {results[0]['failure']}", flush=True)
     kept = {(*(r[k] for k in keys), r["budget"]): r for r in kept_results(store)}
     return pd.DataFrame([result for key, result in kept.items() if key[:-1] in asked])

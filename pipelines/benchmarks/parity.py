@@ -81,7 +81,6 @@ NUMBERS: dict[str, Callable[[Rng, int], Array]] = {
     "holed": _holed,
     "rarely_set": lambda rng, n: np.where(rng.random(n) < 0.02, 1e3, 0.0),
 }
-WITHOUT_HOLES = [kind for kind in NUMBERS if kind != "holed"]
 
 
 def _text(rng: Rng, n: int) -> Array:

@@ -33,7 +33,6 @@ was.
 """
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -52,7 +51,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, TARGETED, Array, Scores
 from sequence_report import differences, of_set, summary
-from tabular import ROOT, code_version, kept_results, made_at, markdown
+from tabular import ROOT, code_version, keep, kept_results, made_at, markdown
 from tabular_report import HALVES, half_of
 from volume import evaluation_window, vus
 
@@ -302,9 +301,6 @@ def version_of(method: str) -> str:
 def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> None:
     """Compute the results that are not stored yet."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    if store.exists() and not store.read_bytes().endswith(b"\n"):  # incomplete after a kill
-        with store.open("a", encoding="utf-8") as file:
-            file.write("\n")
     done = {(r["set"], r["case"], r["asked"], r["seed"], r["version"]) for r in kept_results(store)}
     versions = {method: version_of(method) for method in METHODS}
     asked = [
@@ -312,11 +308,9 @@ def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> N
         for name, case, method, seed in todo
     ]
     asked = [one for one in asked if tuple(one.values()) not in done]
-    with store.open("a", encoding="utf-8") as file:
-        for number, (one, results) in enumerate(_answered(asked, jobs), start=1):
-            print(f"{number}/{len(asked)} {one['set']} {one['case']}, {one['asked']}", flush=True)
-            file.write("".join(json.dumps(one | result) + "\n" for result in results))
-            file.flush()
+    for number, (one, results) in enumerate(_answered(asked, jobs), start=1):
+        print(f"{number}/{len(asked)} {one['set']} {one['case']}, {one['asked']}", flush=True)
+        keep(store, [one | result for result in results])
 
 
 def _answered(asked: list[dict[str, Any]], jobs: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -278,6 +278,15 @@ def kept_results(store: Path) -> list[dict[str, Any]]:
     return results
 
 
+def keep(store: Path, results: list[dict[str, Any]]) -> None:
+    """Add results to a store, after the end of a line that a kill cut short."""
+    with store.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read() == b"\n" else b"\n")
+        file.write("".join(json.dumps(result) + "\n" for result in results).encode())
+
+
 def jobs(found: list[Source], protocols: list[str], seeds: list[int], methods: list[str]) -> Iterator[Job]:
     """Every fit of a run."""
     for protocol in protocols:
@@ -294,9 +303,6 @@ def jobs(found: list[Source], protocols: list[str], seeds: list[int], methods: l
 def run(wanted: list[Job], store: Path, also: list[Path] | None = None, workers: int = 1) -> pd.DataFrame:
     """Compute the results that are not stored yet, and return all that are wanted."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    if store.exists() and not store.read_bytes().endswith(b"\n"):
-        with store.open("a", encoding="utf-8") as file:
-            file.write("\n")
     stores = [store, *(also or [])]
     versions = {method: code_version(method) for method in {job.method for job in wanted}}
     keys = ("collection", "table", "protocol", "seed", "asked", "version")
@@ -312,9 +318,7 @@ def run(wanted: list[Job], store: Path, also: list[Path] | None = None, workers:
     for number, (job, results) in enumerate(_computed(todo, workers), start=1):
         for failure in {result["failure"] for result in results} - {""}:
             print(f"{job.source.collection} {job.source.path.stem}, {job.method} failed: {failure}", flush=True)
-        lines = [json.dumps(result | {"version": versions[job.method]}) + "\n" for result in results]
-        with store.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        keep(store, [result | {"version": versions[job.method]} for result in results])
         what = f"{job.protocol}, seed {job.seed}, {job.method}"
         print(f"{number}/{len(todo)} {job.source.collection} {job.source.path.stem}, {what}", flush=True)
     kept = {tuple(r[k] for k in (*keys, "method")): r for path in stores for r in kept_results(path)}
