@@ -14,6 +14,8 @@ import numpy as np
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from anomalyvae.detector import VAEOutlierDetector
 
 _PLACE = "passthrough"  # in the detector's place
@@ -53,6 +55,15 @@ def split(model: Any) -> tuple[Pipeline | None, "VAEOutlierDetector"]:
     before.steps = [*model.steps[:-1], (name, _PLACE)]
     before.memory = None  # a local folder
     return before, detector
+
+
+def transformed(before: Pipeline | None, detector: "VAEOutlierDetector", rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows as the detector takes them, behind its transformers."""
+    import pandas as pd
+
+    if before is None:
+        return rows
+    return pd.DataFrame(np.asarray(before.transform(rows)), columns=getattr(detector, "feature_names_in_", None))
 
 
 def join(before: Pipeline, detector: "VAEOutlierDetector") -> Pipeline:

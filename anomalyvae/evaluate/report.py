@@ -99,7 +99,7 @@ def render_report(
         headlines=HEADLINES,
         figures=figures,
         methods=_methods(figures),
-        verdict=_verdict(figures),
+        conclusion=_conclusion(figures),
         caution=next((fold["caution"] for fold in figures["folds"].values() if fold.get("caution")), None),
         recordings_in_all=scores["recording"].nunique(),
         timelines=[
@@ -145,7 +145,7 @@ def _methods(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(named[row["name"]]["average_precision"] or 0.0))
 
 
-def _verdict(figures: Mapping[str, Any]) -> str:
+def _conclusion(figures: Mapping[str, Any]) -> str:
     """One sentence on which method is best, also if it is a baseline."""
     if figures["mean"]["auroc"] is None:
         return "Nothing can be measured: no recording has windows near a known event and others far from one."

@@ -70,12 +70,12 @@ class Figure:
         if self.champion is None or self.challenger is None or self.interval is None:
             return f"{self.name}: nothing to compare"
         low, high = self.interval
-        verdict = "worse" if not self.passed else "better" if self.better else "no worse"
+        outcome = "worse" if not self.passed else "better" if self.better else "no worse"
         again = ""
         if self.refits:
             again = f"; the champion fitted again has {min(self.refits):.3f} to {max(self.refits):.3f}"
         return (
-            f"{self.name}: {verdict}, {self.champion:.3f} -> {self.challenger:.3f} "
+            f"{self.name}: {outcome}, {self.champion:.3f} -> {self.challenger:.3f} "
             f"(difference {low:+.3f} to {high:+.3f}, {self.count} in {self.parts} parts{again})"
         )
 

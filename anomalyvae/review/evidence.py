@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
-from anomalyvae.bundle.preprocessing import split
+from anomalyvae.bundle.preprocessing import split, transformed
 from anomalyvae.calibration import caution_of
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.folders import confined
@@ -191,11 +191,10 @@ class Evidence:
 
     def _reconstruct(self, rows: pd.DataFrame) -> Floats:
         """The reconstruction of windows in their own units, shape ``(n, d)``."""
-        if self._before is None:
-            return np.asarray(self._detector.reconstruct(rows), dtype=np.float64)
-        names = getattr(self._detector, "feature_names_in_", None)
-        table = pd.DataFrame(np.asarray(self._before.transform(rows)), columns=names)
-        return np.asarray(self._before.inverse_transform(self._detector.reconstruct(table)), dtype=np.float64)
+        rebuilt = self._detector.reconstruct(transformed(self._before, self._detector, rows))
+        if self._before is not None:
+            rebuilt = self._before.inverse_transform(rebuilt)
+        return np.asarray(rebuilt, dtype=np.float64)
 
     def _windows(self, ticks: pd.DataFrame, shown: slice) -> tuple[pd.DataFrame, NDArray[np.intp]]:
         """The scored windows that touch the ticks shown, and the first tick of each."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae import models as bundle
 from anomalyvae.bundle import read_card
-from anomalyvae.bundle.preprocessing import split
+from anomalyvae.bundle.preprocessing import split, transformed
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.events import merge_alarms
 from anomalyvae.health.sensors import signal_scores
@@ -43,8 +43,7 @@ def compared_by(model: str | os.PathLike[str], rows: pd.DataFrame) -> Floats:
     """
     before, detector = split(bundle.load(model))
     recipe = recipe_of(model, pipelines=True)
-    if before is not None:
-        rows = pd.DataFrame(np.asarray(before.transform(rows)), columns=getattr(detector, "feature_names_in_", None))
+    rows = transformed(before, detector, rows)
     codes = np.asarray(detector.embed(rows), dtype=np.float64)
     if detector.n_features_in_ != len(recipe.columns):
         return codes
@@ -202,11 +201,7 @@ class Reasons:
 
     def _table(self, rows: Floats) -> pd.DataFrame:
         """Windows as the detector takes them, behind the transformers."""
-        table = pd.DataFrame(rows, columns=self.recipe.columns)
-        if self._before is None:
-            return table
-        names = getattr(self._detector, "feature_names_in_", None)
-        return pd.DataFrame(np.asarray(self._before.transform(table)), columns=names)
+        return transformed(self._before, self._detector, pd.DataFrame(rows, columns=self.recipe.columns))
 
     def _by_signal(self, table: pd.DataFrame) -> Floats:
         return self.recipe.over_time(table.to_numpy(dtype=np.float64))
