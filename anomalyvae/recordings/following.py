@@ -192,7 +192,8 @@ class Following:
         lost = self.waiting + self._made - self._done
         if lost:
             self._notify(f"{lost:,} windows of the backlog are lost: the file was {change}")
-        if not (complete := data is None and not change) and self._lines.is_within:
+        complete = data is None and not change
+        if not complete and self._lines.is_within:
             self.left_out = 1
             self._notify("the last line is left out: it has no end, so more of it may have been to come")
         yield from self._lines.end(complete, change)

@@ -204,7 +204,9 @@ class LiveWindows:
             self._dialect = with_decimal(self._dialect, rows, self._source)
         except ValueError:  # such cells are no numbers
             return
-        stamp, *signals = (c._replace(decimal=self._dialect.decimal) for c in (self._columns[1], *self._columns[2]))
+        stamp, *signals = (
+            c._replace(decimal=self._dialect.decimal) for c in (self._columns.stamp, *self._columns.signals)
+        )
         self._columns = self._columns._replace(stamp=stamp, signals=signals)
 
     def _cells(self, line: str) -> list[str]:

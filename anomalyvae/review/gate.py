@@ -213,9 +213,10 @@ def judge(
         if doubts.refused:
             doubtful, said = of_events.iloc[doubts.doubtful()], []
             reasons = (_contradicted(doubts, doubtful), *reasons)
-    if confirmed is not None if two_reviewers is None else two_reviewers:
-        reasons = (*([_doubt(learned)] if len(learned) else []), *reasons)
-        doubtful = learned
+    if two_reviewers is None:
+        two_reviewers = confirmed is not None
+    if two_reviewers and len(learned):
+        reasons, doubtful = (_doubt(learned), *reasons), learned
     return decided(promoted and doubtful.empty, [*reasons, *said], figures, doubtful["event_id"].tolist())
 
 

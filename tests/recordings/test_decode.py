@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings.bus.decode import Decoder
-from anomalyvae.recordings.bus.frames import EXTENDED, FRAME
+from anomalyvae.recordings.bus.frames import FRAME
 
 HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'
 MULTIPLEXED = (
@@ -342,7 +342,3 @@ def test_a_missing_extra_says_what_to_install(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "cantools.database", None)
     with pytest.raises(ImportError, match=r"it reads logs. Run: pip install 'anomalyvae\[logs\]'"):
         Decoder(path, None, "a log")
-
-
-def test_keys_mark_identifiers_of_29_bits(database):
-    assert Decoder(database(J1939), None, "a log")._messages[0].key == 0x0CF004FE | EXTENDED

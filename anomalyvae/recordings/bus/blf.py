@@ -92,8 +92,8 @@ def _chunks(path: Path, place: int, promised: int) -> Generator[np.ndarray, None
             if signature != b"LOBJ" or length < _BASE.size or place + length > len(view):
                 raise _damaged(path, place)
             end = place + length
-            data = _inflated(view, place, length) if kind == _CONTAINER else None if rest else view[place:end]
-            if data is None:
+            data = _inflated(view, place, length) if kind == _CONTAINER else view[place:end]
+            if data is None or (rest and kind != _CONTAINER):
                 raise _damaged(path, place)
             try:
                 frames, rest = _frames(rest + data, kinds)
