@@ -286,18 +286,21 @@ def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
     else:
         events = read_events(events_file)
     if data.kinds is not None:
-        if "kind" not in events:
-            raise ValueError(f"[data] has kinds = {data.kinds!r}, but the events have no column kind. Leave kinds out.")
-        wanted = [matches(str(kind), data.kinds) for kind in events["kind"]]
-        if not any(wanted):
-            found = ", ".join(map(repr, sorted(events["kind"].astype(str).unique())))
-            raise ValueError(
-                f"No event has a kind that matches kinds = {data.kinds!r}; there are {found}. Correct [data]."
-            )
-        events = events[wanted]
+        events = _of_kinds(events, data.kinds)
     if data.name is not None and data.events is None:  # those of the data set's other recordings are no errors
         events = events[events["recording"].isin([path.stem for path in paths])]
     return paths, events.reset_index(drop=True)
+
+
+def _of_kinds(events: pd.DataFrame, kinds: Patterns) -> pd.DataFrame:
+    """Return the events of these kinds; refuse kinds that no event has."""
+    if "kind" not in events:
+        raise ValueError(f"[data] has kinds = {kinds!r}, but the events have no column kind. Leave kinds out.")
+    wanted = [matches(str(kind), kinds) for kind in events["kind"]]
+    if not any(wanted):
+        found = ", ".join(map(repr, sorted(events["kind"].astype(str).unique())))
+        raise ValueError(f"No event has a kind that matches kinds = {kinds!r}; there are {found}. Correct [data].")
+    return events[wanted]
 
 
 def options_of(data: Data) -> ReadOptions:

@@ -67,23 +67,7 @@ def choose_recipe(
     """
     paths = [Path(file) for file in files]
     wanted = None if signals is None else list(signals)
-    seen: dict[str, _Seen] = {}
-    no_numbers: dict[str, str] = {}
-    faults: list[Exception] = []
-    read = 0  # recordings, but for those without a sample
-    for path in paths[:: -(-len(paths) // _LOOKED_AT)]:
-        try:
-            samples = 0
-            for log in read_pieces(path, wanted, **options):
-                no_numbers.update(log.left_out)
-                for name, signal in log.signals.items():
-                    seen.setdefault(name, _Seen()).add(signal, read)
-                    samples += len(signal.time_s)
-            read += samples > 0
-        except (ValueError, OSError) as error:
-            faults.append(error)
-    if faults and not read:
-        raise faults[0]
+    seen, no_numbers, read = _looked_at(paths, wanted, options)
     reasons = {name: one.reason(name, read) for name, one in seen.items()} | no_numbers
     left_out = {name: reason for name, reason in reasons.items() if reason and wanted is None}
     kept = {name: seen[name] for name in wanted or seen if name in seen and name not in left_out}
@@ -106,6 +90,30 @@ def choose_recipe(
         states=tuple(name for name, one in kept.items() if one.is_state),
     )
     return recipe, left_out
+
+
+def _looked_at(
+    paths: list[Path], wanted: list[str] | None, options: ReadOptions
+) -> tuple[dict[str, _Seen], dict[str, str], int]:
+    """Return what signals are like, what columns without numbers hold, and how many recordings have samples."""
+    seen: dict[str, _Seen] = {}
+    no_numbers: dict[str, str] = {}
+    faults: list[Exception] = []
+    read = 0
+    for path in paths[:: -(-len(paths) // _LOOKED_AT)]:
+        try:
+            samples = 0
+            for log in read_pieces(path, wanted, **options):
+                no_numbers.update(log.left_out)
+                for name, signal in log.signals.items():
+                    seen.setdefault(name, _Seen()).add(signal, read)
+                    samples += len(signal.time_s)
+            read += samples > 0
+        except (ValueError, OSError) as error:
+            faults.append(error)
+    if faults and not read:
+        raise faults[0]
+    return seen, no_numbers, read
 
 
 def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadOptions]) -> bool:

@@ -273,6 +273,14 @@ class Decoder:
                 self._unknown[key] += packets
             elif self._wanted_of(message):
                 broken[key] += packets
+        self._warn_of_absent_buses(others)
+        self._warn_of_unknown(others)
+        self._warn_of_broken(broken)
+        self._warn_of_short()
+        self._warn_of_silent()
+        self._warn_of_senders()
+
+    def _warn_of_absent_buses(self, others: bool) -> None:
         absent = sorted(self._buses - self._met)
         if absent:
             present = ", ".join(map(self._name_of, sorted(self._numbers)))
@@ -282,33 +290,34 @@ class Decoder:
             )
             if not self._met and not others:
                 raise ValueError(text)
-            warnings.warn(text, stacklevel=2)
-        self._warn_of_unknown(others)
-        if broken:
-            self._warn_of_broken(broken)
+            warnings.warn(text, stacklevel=3)
+
+    def _warn_of_short(self) -> None:
         if self._short:
             shown = ", ".join(f"{name} {count:,}" for name, count in self._short.most_common(5))
             warnings.warn(
                 f"{self._short.total():,} of the {self._frames:,} frames of {self._source} end before signals of their "
                 f"message ({shown}), which have no sample there. {self._help}",
-                stacklevel=2,
+                stacklevel=3,
             )
+
+    def _warn_of_silent(self) -> None:
+        """Warn of wanted signals of the databases without a sample."""
         silent = sorted(
             name
             for name in self._wanted or ()
             if name not in self._sampled and not is_identifier_signal(name) and self.empty(name) is not None
         )
         if silent:
-            warnings.warn(
-                f"{self._source} has no sample of {listed(silent)}. {self._help}",
-                stacklevel=2,
-            )
+            warnings.warn(f"{self._source} has no sample of {listed(silent)}. {self._help}", stacklevel=3)
+
+    def _warn_of_senders(self) -> None:
         for (_, name), senders in self._senders.items():
             if len(senders) > 1:
                 shown = ", ".join(f"{digits_of(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
                 warnings.warn(
                     f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
 
     @property
@@ -320,7 +329,7 @@ class Decoder:
     def _warn_of_unknown(self, others: bool) -> None:
         if self._identifiers.sampled:
             return
-        unread = sum(self._unknown.values())
+        unread = self._unknown.total()
         most = _most(self._unknown)
         if unread and not self._read and not others:
             raise ValueError(
@@ -336,13 +345,14 @@ class Decoder:
             )
 
     def _warn_of_broken(self, broken: Counter[int]) -> None:
-        left_out = sum(broken.values())
+        left_out = broken.total()
         packets = left_out + self._joined
-        warnings.warn(
-            f"{left_out / packets:.1%} of the {packets:,} packets of longer messages in {self._source} belong to "
-            f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame.",
-            stacklevel=3,
-        )
+        if left_out:
+            warnings.warn(
+                f"{left_out / packets:.1%} of the {packets:,} packets of longer messages in {self._source} belong to "
+                f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame.",
+                stacklevel=3,
+            )
 
     def check(self, others: dict[str, str] | list[str]) -> None:
         """Refuse a wanted signal that is neither in the databases nor among the ``others`` of the recording."""

@@ -103,28 +103,7 @@ def load_messages(databases: Databases) -> list[Message]:
     hidden: list[str] = []
     for bus, file in database_files(databases):
         path = Path(file)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"The database {path} is not a file. Check the path of the DBC, ARXML, KCD or SYM file."
-            )
-        if path.suffix.lower() not in _SUFFIXES:
-            raise ValueError(
-                f"The database {path} has none of the suffixes {', '.join(_SUFFIXES)}. Export it as one of these."
-            )
-        state = stat(path)
-        messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
-        if not messages:
-            raise ValueError(
-                f"The database {path} describes no message. Check that the file is whole, or leave it out: a bus is "
-                "also read without a database."
-            )
-        if remarks:
-            warnings.warn(
-                f"The database {path} has conversions that cannot be followed exactly ({'; '.join(remarks)}); linear "
-                f"ones with one segment can. Compare the signals with those of another tool.",
-                stacklevel=2,
-            )
-        for message in messages:
+        for message in _messages_of(path):
             message = message._replace(bus=bus)
             if first.setdefault((bus, message.key), message) != message:
                 hidden.append(f"{message.name} of {path.name} by {first[bus, message.key].name}")
@@ -138,6 +117,32 @@ def load_messages(databases: Databases) -> list[Message]:
     buses = dict.fromkeys(bus for bus, _ in first)
     named = [message for bus in buses for message in _renamed([m for m in first.values() if m.bus == bus])]
     return _with_buses(named) if len(buses) > 1 else named
+
+
+def _messages_of(path: Path) -> tuple[Message, ...]:
+    """Return the messages of a database, at least one; warn of conversions that are not followed."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The database {path} is not a file. Check the path of the DBC, ARXML, KCD or SYM file."
+        )
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(
+            f"The database {path} has none of the suffixes {', '.join(_SUFFIXES)}. Export it as one of these."
+        )
+    state = stat(path)
+    messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
+    if not messages:
+        raise ValueError(
+            f"The database {path} describes no message. Check that the file is whole, or leave it out: a bus is also "
+            "read without a database."
+        )
+    if remarks:
+        warnings.warn(
+            f"The database {path} has conversions that cannot be followed exactly ({'; '.join(remarks)}); linear ones "
+            "with one segment can. Compare the signals with those of another tool.",
+            stacklevel=3,
+        )
+    return messages
 
 
 @lru_cache(maxsize=16)
