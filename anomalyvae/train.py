@@ -263,7 +263,7 @@ class TrainingSet:
         if len(names) < FEWEST:
             return None
         tallies = {}
-        unheard = epoch_callback.set(None)  # a tracked run has the losses of the model alone
+        previous = epoch_callback.set(None)  # a tracked run has the losses of the model alone
         try:
             for part in range(_PARTS):
                 left_out = names[part::_PARTS]
@@ -275,7 +275,7 @@ class TrainingSet:
                     for name in left_out:
                         tallies[name] = self._tally(other, normal & (self._recording == name).to_numpy())
         finally:
-            epoch_callback.reset(unheard)
+            epoch_callback.reset(previous)
         return Fleet.of({name: tallies[name] for name in names}, self.recipe.signals)
 
     def _tally(self, model: "VAEOutlierDetector", chosen: NDArray[np.bool_]) -> Tally:

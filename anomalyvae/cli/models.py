@@ -107,11 +107,11 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
             tell(f"no signals are named: watching {len(recipe.signals)} of the bus without a database")
         return recipe.to_dict()
     tables = all(is_table(Path(file)) for file in files)
-    untold = args.kind is None and not given
+    undecided = args.kind is None and not given
     other = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
-    if untold and (other or (tables and len(files) < 2)):
+    if undecided and (other or (tables and len(files) < 2)):
         return {}
-    if untold and tables and not are_recordings(files, **options):
+    if undecided and tables and not are_recordings(files, **options):
         if not args.quiet:
             tell("each row is learned by itself (--as recordings learns windows)")
         return {}
@@ -122,7 +122,7 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
     )
     chosen = recipe.to_dict()
     if not args.quiet:
-        same = " (--as rows learns each row by itself)" if tables and untold else ""
+        same = " (--as rows learns each row by itself)" if tables and undecided else ""
         now = chosen | given
         tell(
             f"each file is a recording{same}: {len(now['signals'])} signal(s) at {now['rate_hz']:g} Hz, windows of "

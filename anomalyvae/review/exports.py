@@ -248,10 +248,10 @@ def _changed(
     entries: list[Row] = []
     repeated = 0
     left_out: dict[str, list[str]] = {}
-    standing: dict[str, Row] = {str(row["event_id"]): {**row} for row in queue.events().to_dict("records")}  # type: ignore[dict-item]
+    current: dict[str, Row] = {str(row["event_id"]): {**row} for row in queue.events().to_dict("records")}  # type: ignore[dict-item]
     for row, event in zip(rows, events, strict=True):
         event_id = event["event_id"]
-        before = _before(event, standing[event_id])
+        before = _before(event, current[event_id])
         cells = {name: _cell(row.get(name)) for name in VERDICT_COLUMNS}
         cells["verdict"] = cells["verdict"].lower().replace(" ", "_")
         cells["verdict"] = RENAMED.get(cells["verdict"], cells["verdict"])
@@ -262,7 +262,7 @@ def _changed(
             continue
         if entry is None:
             continue
-        timeless, now = cells["reviewed_at"] in ("", before["reviewed_at"]), standing[event_id]
+        timeless, now = cells["reviewed_at"] in ("", before["reviewed_at"]), current[event_id]
         if timeless and all(entry[name] == _cell(now[name]) for name in ("verdict", "note", "reviewer")):
             repeated += 1  # it was loaded before, from a file that was saved at another time
         else:
@@ -281,10 +281,10 @@ def _cell(value: Any) -> str:
     return "" if value is None or value != value else str(value).replace("\r\n", "\n").strip()
 
 
-def _before(event: Row, standing: Row) -> dict[str, str]:
+def _before(event: Row, current: Row) -> dict[str, str]:
     """The verdict that the columns of a row had when it was written."""
     if "history" not in event:
-        return {name: _cell(standing[name]) for name in VERDICT_COLUMNS}
+        return {name: _cell(current[name]) for name in VERDICT_COLUMNS}
     entry = current_verdicts(event["history"]).get(event["event_id"], ({}, []))[0]
     return {name: _cell(entry.get("at" if name == "reviewed_at" else name)) for name in VERDICT_COLUMNS}
 

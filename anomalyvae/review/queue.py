@@ -331,8 +331,8 @@ class Queue:
 
 
 def _verdict_of(entry: Row, agreeing: list[str]) -> Row:
-    told = {name: entry[name] for name in ("verdict", "note", "reviewer")}
-    return told | {"reviewed_at": entry["at"], "agreeing": agreeing}
+    verdict = {name: entry["at" if name == "reviewed_at" else name] for name in VERDICT_COLUMNS}
+    return verdict | {"agreeing": agreeing}
 
 
 def _current(connection: sa.Connection, event_id: str) -> Row | None:

@@ -205,8 +205,8 @@ def create_app(
         name = request.path_params["name"]
         await asyncio.to_thread(_event, queue, name)
         before = await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
-        standing = listed(await asyncio.to_thread(_event, queue, name))
-        return JSONResponse(standing | {"overruled": _unseen(before, said)})
+        current = listed(await asyncio.to_thread(_event, queue, name))
+        return JSONResponse(current | {"overruled": _unseen(before, said)})
 
     async def undo(request: Request) -> Response:
         said = await _said(request)

@@ -45,16 +45,16 @@ Floats = NDArray[np.float64]
 
 
 class Task(NamedTuple):
-    """Rows to learn and rows to score, each ``(n, d)``; which are of the starved group, and which are anomalous."""
+    """Rows to learn and rows to score, each ``(n, d)``; which are of the rare group, and which are anomalous."""
 
     learned: Floats
-    starved: NDArray[np.bool_]
+    rare: NDArray[np.bool_]
     normal: Floats
-    normal_starved: NDArray[np.bool_]
+    normal_rare: NDArray[np.bool_]
     anomalous: Floats
 
 
-def lopsided(normal: Floats, group: NDArray[np.bool_], anomalous: Floats, rng: np.random.Generator) -> Task:
+def unbalanced(normal: Floats, group: NDArray[np.bool_], anomalous: Floats, rng: np.random.Generator) -> Task:
     """Half of the normal rows to learn, of the group only so many that they make 3 % of them."""
     learned = rng.random(len(normal)) < 0.5
     many, few = np.flatnonzero(learned & ~group), np.flatnonzero(learned & group)
@@ -69,14 +69,14 @@ def clustered(path: Path, seed: int) -> Task:
     rng = np.random.default_rng(seed)
     normal = rng.permutation(x[~outlier])[:MOST_ROWS]
     cluster = KMeans(2, n_init=10, random_state=0).fit_predict(scale(normal))
-    return lopsided(normal, cluster == np.bincount(cluster).argmin(), x[outlier], rng)
+    return unbalanced(normal, cluster == np.bincount(cluster).argmin(), x[outlier], rng)
 
 
 def digits(seed: int) -> Task:
-    """The digits 0 to 7, one of them starved; 8 and 9 are anomalous."""
+    """The digits 0 to 7, one of them rare; 8 and 9 are anomalous."""
     x, digit = load_digits(return_X_y=True)
     normal = digit < 8
-    return lopsided(x[normal], digit[normal] == seed % 8, x[~normal], np.random.default_rng(seed))
+    return unbalanced(x[normal], digit[normal] == seed % 8, x[~normal], np.random.default_rng(seed))
 
 
 def drives(seed: int, summarised: bool) -> Task:
@@ -95,7 +95,9 @@ def drives(seed: int, summarised: bool) -> Task:
             signals, events = simulate(seed=(seed, 100 + number), roughness=rough, events=counts)
             hit = np.unique((events["time_s"] / 2).astype(int))
             anomalous.append(form(signals)[hit[hit < len(signals) // SAMPLES]])
-    return lopsided(np.concatenate(plain), np.concatenate(kind), np.concatenate(anomalous), np.random.default_rng(seed))
+    return unbalanced(
+        np.concatenate(plain), np.concatenate(kind), np.concatenate(anomalous), np.random.default_rng(seed)
+    )
 
 
 def _windows(signals: pd.DataFrame) -> Floats:
@@ -139,19 +141,19 @@ def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[s
     first = VAEOutlierDetector(random_state=seed, validation_fraction=0.0).fit(given.learned)
     found = audit(given.learned, first, random_state=seed)
     sparse = found.regions[found.regions["kind"] == "sparse"]
-    share = {number: given.starved[found.region == number].mean() for number in sparse.index}
+    share = {number: given.rare[found.region == number].mean() for number in sparse.index}
     named = next((place for place, number in enumerate(share, start=1) if share[number] > 0.5), np.nan)
-    starved = given.starved.mean()
+    rare = given.rare.mean()
     weights = (
         np.ones(len(given.learned)),
         found.weights.to_numpy(),
         _inverse(histogram_density(first.embed(given.learned))),
-        np.where(given.starved, 0.5 / starved, 0.5 / (1 - starved)),
+        np.where(given.rare, 0.5 / rare, 0.5 / (1 - rare)),
     )
     for name, weight in zip(WEIGHTS, weights, strict=True):
         row: dict[str, float | str] = {
             "weights": name,
-            "weight of starved": float(weight[given.starved].sum() / weight.sum()),
+            "weight of rare": float(weight[given.rare].sum() / weight.sum()),
             "effective rows": effective_rows(weight) / len(weight),
             "rank of region": float(named) if name == "audit" else np.nan,
         }
@@ -161,14 +163,14 @@ def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[s
         model = VAEOutlierDetector(random_state=seed).fit(given.learned, sample_weight=weight)
         false = model.predict(given.normal) == -1
         score = model.anomaly_score(np.concatenate([given.normal, given.anomalous]))
-        line = np.quantile(score[: len(given.normal)][~given.normal_starved], 0.95)
+        line = np.quantile(score[: len(given.normal)][~given.normal_rare], 0.95)
         label = np.repeat([False, True], [len(given.normal), len(given.anomalous)])
         yield row | {
-            "others": float(false[~given.normal_starved].mean()),
-            "starved": float(false[given.normal_starved].mean()),
+            "others": float(false[~given.normal_rare].mean()),
+            "rare": float(false[given.normal_rare].mean()),
             "recall": float((model.predict(given.anomalous) == -1).mean()),
             "auroc": metrics.auroc(label, score),
-            "starved at .05": float((score[: len(given.normal)][given.normal_starved] > line).mean()),
+            "rare at .05": float((score[: len(given.normal)][given.normal_rare] > line).mean()),
             "recall at .05": float((score[len(given.normal) :] > line).mean()),
         }
 
@@ -181,10 +183,10 @@ def _inverse(density: Floats) -> Floats:
 def recovered(results: pd.DataFrame) -> pd.DataFrame:
     """Share of the gap that weights close, by set and in all, with the 95 % interval over seeds (bootstrap).
 
-    The gap is the false-alarm rate of the starved group less that of the others; what is left counts by its size, also
+    The gap is the false-alarm rate of the rare group less that of the others; what is left counts by its size, also
     where it has changed its sign. Sets whose mean gap is below .02 have none to close.
     """
-    gaps = results.assign(gap=results["starved"] - results["others"]).pivot_table(
+    gaps = results.assign(gap=results["rare"] - results["others"]).pivot_table(
         index=["set", "seed"], columns="weights", values="gap", sort=False
     )
     before, name = gaps.pop("as they are"), gaps.index.get_level_values("set")
@@ -236,7 +238,7 @@ def main() -> None:
     means = table.drop(columns="seed").groupby(["set", "weights"], sort=False).mean()
     means.index = [f"{name}: {weights}" for name, weights in means.index]
     closed = recovered(table)
-    text = [f"# Lopsided sets\n\n{made_at()}, seeds {options.seeds}.", markdown(means), "## Share of the gap closed"]
+    text = [f"# Unbalanced sets\n\n{made_at()}, seeds {options.seeds}.", markdown(means), "## Share of the gap closed"]
     text.append(markdown(closed.set_index(closed.pop("weights") + ", " + closed.pop("set"))))
     (options.out / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print("\n" + "\n\n".join(text[1:]))
