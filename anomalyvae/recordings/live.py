@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.recordings.clock import Resampler
+from anomalyvae.recordings.columns import choose_columns, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import UNIT_KEY, Signal, not_numbers
 from anomalyvae.recordings.long_form import long_places
 from anomalyvae.recordings.stamps import UnitError, first_stamps
-from anomalyvae.recordings.tabular import ROWS, choose, read_numbers, refuse_coarse, with_numbers
+from anomalyvae.recordings.tabular import ROWS
 from anomalyvae.recordings.timeline import JumpBackError, Timeline
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
 from anomalyvae.tables.cells import MISSING_TEXT, text_of
@@ -101,7 +102,7 @@ class LiveWindows:
                 f"{self._source} has one value per row ({', '.join(dialect.names)}), which cannot be followed line by "
                 "line. Write a column for each signal, or score the whole file (anomalyvae score)."
             )
-        self._columns = choose(
+        self._columns = choose_columns(
             schema, self._source, time, self._recipe.needed, exclude or (), dialect.decimal, tuple(na or ())
         )
         self._places = [dialect.names.index(name) for name in self._columns.raw]

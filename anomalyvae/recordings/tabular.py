@@ -39,50 +39,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from anomalyvae.recordings.columns import Columns, choose_columns, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.date_times import reader_of
-from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, moment, nearest, not_numbers
+from anomalyvae.recordings.log import UNIT_KEY, Log, Signal, joined, moment, not_numbers
 from anomalyvae.recordings.long_form import Explain, one_column_per_signal
-from anomalyvae.recordings.stamps import (
-    FIRST_ROWS,
-    Column,
-    find_time_column,
-    first_stamps,
-    first_text,
-    split_unit,
-)
+from anomalyvae.recordings.stamps import FIRST_ROWS, Column, first_stamps, first_text
 from anomalyvae.recordings.timeline import Timeline
-from anomalyvae.tables.cells import is_text, like_number, marked_missing, numbers_in_text
+from anomalyvae.tables.cells import is_text, like_number, numbers_in_text
 from anomalyvae.tables.files import CsvFile
-from anomalyvae.tables.names import place_of_time
+from anomalyvae.tables.names import place_of_time, split_unit
 from anomalyvae.tables.parquet import parquet_file
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 ROWS = 65536  # of a piece, at most
-_SHARED = 3  # samples of a signal at one stamp, usually: then its stamps are too coarse
-
-
-class Columns(NamedTuple):
-    """The columns to read from a table."""
-
-    source: str  # how errors name the table
-    stamp: Column
-    signals: list[Column]
-
-    @property
-    def raw(self) -> list[str]:
-        """Their names in the table."""
-        return [self.stamp.raw, *(column.raw for column in self.signals)]
-
-    @property
-    def time(self) -> str:
-        """How errors name the time column."""
-        return f"column {self.stamp.raw!r} of {self.source}"
 
 
 # --- readers --------------------------------------------------------------------------------------------
@@ -109,7 +82,7 @@ def csv_pieces(
             yield table.rename_columns(wanted)
 
     table = one_column_per_signal(str(path), _schema(file, time), cells, time, exclude)
-    columns = choose(table.schema, str(path), table.time, signals, exclude, file.dialect.decimal, file.missing)
+    columns = choose_columns(table.schema, str(path), table.time, signals, exclude, file.dialect.decimal, file.missing)
 
     def explain(raw: str) -> str:
         return str(file.count(names.index(table.value or raw)))
@@ -120,6 +93,22 @@ def csv_pieces(
                 yield with_numbers(piece[begin : begin + rows], columns)
 
     return _logs(pieces(), columns, path.stem, signals, explain=explain)
+
+
+def _schema(file: CsvFile, time: str | None) -> pa.Schema:
+    """Return the columns of a CSV file; if none has the name of a time column, those of date-times have their type."""
+    names, units = file.dialect.names, file.dialect.units
+    kinds: list[pa.DataType] = [pa.string()] * len(names)
+    if time is None and place_of_time([split_unit(name)[0] for name in names]) is None:
+        first = next(file.tables(range(len(names))), None)
+        for place, cells in enumerate(first.columns if first is not None else ()):
+            some = cells.drop_null()[:20]
+            if is_text(some.type) and len(some) and is_text(numbers_in_text(some).type):
+                with suppress(ValueError):  # times of day that may be two things
+                    found = reader_of(some.to_pandas(), "dmy", "")
+                    kinds[place] = pa.timestamp("ns") if found and not found[1] else kinds[place]
+    fields = zip(names, kinds, units, strict=True)
+    return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
 
 
 def parquet_pieces(
@@ -162,8 +151,12 @@ def parquet_pieces(
             raise _broken_parquet(path, error) from error
 
     table = one_column_per_signal(str(path), schema, cells, time, exclude)
-    columns = choose(table.schema, str(path), table.time, signals, exclude)
+    columns = choose_columns(table.schema, str(path), table.time, signals, exclude)
     return _logs(table.tables(columns.raw), columns, path.stem, signals, start)
+
+
+def _broken_parquet(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as Parquet ({error}). Repair the file, or export it again.")
 
 
 def log_from_frame(
@@ -199,97 +192,8 @@ def log_from_frame(
     fields = [
         field.with_metadata({UNIT_KEY: units[field.name]}) if field.name in units else field for field in table.schema
     ]
-    columns = choose(pa.schema(fields), source, table.time, None)
+    columns = choose_columns(pa.schema(fields), source, table.time, None)
     return joined(_logs(table.tables(columns.raw), columns, recording, None), recording)
-
-
-# --- columns --------------------------------------------------------------------------------------------
-
-
-def choose(
-    schema: pa.Schema,
-    source: str,
-    time: str | None,
-    wanted: list[str] | None,
-    exclude: Iterable[str] = (),
-    decimal: str = "",
-    missing: tuple[str, ...] = (),
-) -> Columns:
-    """Return the time column and the columns of the wanted signals, by default of all.
-
-    A wanted signal may have its name with or without the unit. ``decimal`` and ``missing`` are those of text.
-    """
-    columns, excluded = [], set(exclude)
-    split = [split_unit(field.name) for field in schema]
-    for field, (name, unit) in zip(schema, split, strict=True):
-        if "(" in field.name and [other for other, _ in split].count(name) > 1:
-            name, unit = field.name.strip(), ""  # Speed (km/h) beside Speed (mph)
-        unit = (field.metadata or {}).get(UNIT_KEY, b"").decode("utf-8", "replace") or unit
-        if not excluded & {name, field.name.strip()}:
-            name = field.name.strip() if field.name.strip() in (wanted or ()) else name
-            columns.append(Column(field.name, name, unit, field.type, decimal, missing))
-    known = [column.name for column in columns if column.name]
-    twice = next((name for name in known if known.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{source} has {known.count(twice)} columns named {twice!r}; names must be distinct. Rename them, or leave "
-            f"them out by exclude= (--exclude)."
-        )
-    stamp = find_time_column(columns, time, source)
-    names = known if wanted is None else wanted
-    for name in wanted or ():
-        if name not in known:
-            raise ValueError(f"{source} has no column for signal {name!r}. {nearest(name, known)}")
-        if name == stamp.name:
-            raise ValueError(f"{name!r} is the time column of {source}, not a signal. Leave it out of the signals.")
-    return Columns(source, stamp, [c for c in columns if c.name in names and c.raw != stamp.raw])
-
-
-def _schema(file: CsvFile, time: str | None) -> pa.Schema:
-    """Return the columns of a CSV file; if none has the name of a time column, those of date-times have their type."""
-    names, units = file.dialect.names, file.dialect.units
-    kinds: list[pa.DataType] = [pa.string()] * len(names)
-    if time is None and place_of_time([split_unit(name)[0] for name in names]) is None:
-        first = next(file.tables(range(len(names))), None)
-        for place, cells in enumerate(first.columns if first is not None else ()):
-            some = cells.drop_null()[:20]
-            if is_text(some.type) and len(some) and is_text(numbers_in_text(some).type):
-                with suppress(ValueError):  # times of day that may be two things
-                    found = reader_of(some.to_pandas(), "dmy", "")
-                    kinds[place] = pa.timestamp("ns") if found and not found[1] else kinds[place]
-    fields = zip(names, kinds, units, strict=True)
-    return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
-
-
-def with_numbers(table: pa.Table, columns: Columns) -> pa.Table:
-    """Turn text into numbers, column by column, if all cells of the column are numbers, truth values or missing."""
-    by_raw = {column.raw: column for column in (columns.stamp, *columns.signals)}
-    for place, name in enumerate(table.column_names):
-        cells, column = table[name], by_raw[name]
-        if not is_text(cells.type):
-            continue
-        if name == columns.stamp.raw:
-            cells = marked_missing(cells, column.missing)
-        else:
-            cells = numbers_in_text(cells, decimal=column.decimal, missing=column.missing, words=True)
-        table = table.set_column(place, name, cells)
-    return table
-
-
-def read_numbers(table: pa.Table, columns: list[Column], left_out: dict[str, str]) -> list[np.ndarray]:
-    """Return the numbers of columns as float64, NaN for an empty cell.
-
-    A column without numbers is all NaN; its name and what it holds are added to ``left_out``.
-    """
-    found = []
-    for column in columns:
-        cells = table[column.raw]
-        if left_out.get(column.name, "text") == "text":  # "text" alone: no cell was filled so far
-            reason = _why_not_numbers(cells, column.decimal)
-            if reason:
-                left_out[column.name] = reason
-        found.append(np.full(len(cells), np.nan) if column.name in left_out else _numbers(cells))
-    return found
 
 
 # --- pieces ---------------------------------------------------------------------------------------------
@@ -346,27 +250,6 @@ def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str 
     warnings.warn(f"Column {column.raw!r} of {source} is left out: {said}. {remedy}.", stacklevel=4)
 
 
-def refuse_coarse(head: list[pa.Table], columns: Columns) -> None:
-    """Refuse stamps that several samples of a signal usually share: their order in time is not known."""
-    stamps = pa.concat_tables([table.select([columns.stamp.raw]) for table in head])[0][:FIRST_ROWS]
-    codes = pd.factorize(stamps.to_pandas())[0]
-    if not len(codes) or codes.max() + 1 > 0.7 * len(codes):
-        return
-    shared = 0.0
-    for column in columns.signals:
-        filled = np.concatenate([table[column.raw].is_valid().to_numpy() for table in head])[: len(codes)]
-        filled &= codes >= 0
-        counts = np.bincount(codes[filled], minlength=codes.max() + 1)
-        inner = counts[1:-1] if len(counts) > 2 else counts
-        shared = max(shared, float(np.median(inner[inner > 0])) if (inner > 0).any() else 0.0)
-    if shared >= _SHARED and len(codes) >= 2 * _SHARED:
-        raise ValueError(
-            f"{columns.time} has the same stamp, such as {str(stamps.drop_null()[0])!r}, "
-            f"in usually {shared:g} rows; when each of them was measured is not known. Export stamps with more digits, "
-            f"or name another column by time= (--time)."
-        )
-
-
 def _head(tables: Iterator[pa.Table], columns: Columns) -> tuple[list[pa.Table], pa.ChunkedArray]:
     """Return the first tables, at least one, and the first stamps in them."""
     head: list[pa.Table] = []
@@ -382,32 +265,3 @@ def _head(tables: Iterator[pa.Table], columns: Columns) -> tuple[list[pa.Table],
         kinds = [(column.raw, column.type) for column in (columns.stamp, *columns.signals)]
         head = [pa.schema(kinds).empty_table()]
     return head, pa.chunked_array(chunks, type=head[0][columns.stamp.raw].type)[:FIRST_ROWS]
-
-
-# --- cells ----------------------------------------------------------------------------------------------
-
-
-def _broken_parquet(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read as Parquet ({error}). Repair the file, or export it again.")
-
-
-def _why_not_numbers(cells: pa.ChunkedArray, decimal: str = "") -> str:
-    """Return what a column holds in place of numbers; empty if it holds numbers."""
-    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
-    if is_text(kind):
-        sample = first_text(cells.cast(kind), decimal)
-        return f"text such as {sample[:40]!r}" if sample else "text"
-    numeric = (
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_boolean,
-        pa.types.is_decimal,
-        pa.types.is_null,
-    )
-    return "" if any(is_kind(kind) for is_kind in numeric) else f"values of type {kind}"
-
-
-def _numbers(cells: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_boolean(cells.type):
-        cells = cells.cast(pa.uint8())
-    return cells.cast(pa.float64(), safe=False).to_numpy()
