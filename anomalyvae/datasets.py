@@ -35,8 +35,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.folders import replacing
-from anomalyvae.recordings.log import UNIT_KEY, nearest
+from anomalyvae.recordings.log import UNIT_KEY
 from anomalyvae.recordings.tabular import START_KEY
+from anomalyvae.tables.names import nearest
 
 _LAYOUT = 1  # of prepared folders: raise it to prepare all of them anew
 

@@ -30,7 +30,7 @@ from anomalyvae.datasets import get_dataset
 from anomalyvae.events import read_events
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions
 from anomalyvae.recordings import WindowRecipe
-from anomalyvae.recordings.log import nearest
+from anomalyvae.tables.names import nearest
 
 Patterns = str | tuple[str, ...]
 """One pattern of names, or several; ``*`` matches anything."""

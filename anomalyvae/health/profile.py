@@ -39,8 +39,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.health.measures import cells_of, length_of, measure, rest_of, runs_of, signals_of
-from anomalyvae.recordings.log import nearest
 from anomalyvae.recordings.windows import Windows
+from anomalyvae.tables.names import nearest
 
 Floats = NDArray[np.float64]
 Ranges = Mapping[str, Sequence[float]]

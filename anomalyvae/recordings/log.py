@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from anomalyvae.tables.names import nearest as nearest
+from anomalyvae.tables.names import nearest
 
 UNIT_KEY = b"unit"  # metadata of a column of an Arrow table
 _LAST_YEAR = 9999  # that a date in text can have

@@ -18,9 +18,10 @@ from anomalyvae.recordings.bus.canbus import can_pieces
 from anomalyvae.recordings.bus.mdf import mdf_counts, mdf_pieces
 from anomalyvae.recordings.bus.messages import load_messages
 from anomalyvae.recordings.guard import guarded
-from anomalyvae.recordings.log import Log, Signal, joined, nearest
+from anomalyvae.recordings.log import Log, Signal, joined
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
 from anomalyvae.recordings.topics import topic_pieces
+from anomalyvae.tables.names import nearest
 
 # A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
 # next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables

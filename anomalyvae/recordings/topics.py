@@ -39,7 +39,8 @@ from typing import Any
 import numpy as np
 
 from anomalyvae.recordings.bags import Raw, decoded, open_topics
-from anomalyvae.recordings.log import Log, Signal, moment, nearest, not_numbers
+from anomalyvae.recordings.log import Log, Signal, moment, not_numbers
+from anomalyvae.tables.names import nearest
 
 _LONGEST = 64  # elements of a list that becomes signals
 _LATE_NS = 10 * 10**9

@@ -18,9 +18,10 @@ import pandas as pd
 
 from anomalyvae.recordings.clock import check_rate, resample
 from anomalyvae.recordings.dct import coefficients_at, cosines
-from anomalyvae.recordings.log import Log, nearest
+from anomalyvae.recordings.log import Log
 from anomalyvae.recordings.sampling import Clock, Sampled
 from anomalyvae.recordings.where import parse_where
+from anomalyvae.tables.names import nearest
 
 _SLAB_CELLS = 1 << 20  # 8 MB
 

@@ -39,7 +39,8 @@ from anomalyvae.recordings.bus.identifiers import IdentifierSignals, is_identifi
 from anomalyvae.recordings.bus.messages import Field, Message, load_messages
 from anomalyvae.recordings.bus.samples import samples_of
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
-from anomalyvae.recordings.log import Signal, nearest
+from anomalyvae.recordings.log import Signal
+from anomalyvae.tables.names import nearest
 from anomalyvae.untrusted import listed
 
 
