@@ -37,8 +37,8 @@ def choose_recipe(
 ) -> tuple[WindowRecipe, dict[str, str]]:
     """Choose a window recipe for recordings from their signals.
 
-    - Signals: those that every recording has, but for constants, positions (people's whereabouts) and what runs one way
-      only, such as counters and clocks. Whole numbers of ten or fewer values are states.
+    - Signals: those that every recording has, without constants, positions (people's whereabouts) and signals that run
+      one way only, such as counters and clocks. Whole numbers of ten or fewer values are states.
     - Rate: that of the fastest signal, up to 25 Hz.
     - Length: two seconds, or twenty samples where they come at less than 10 Hz. A window begins every half of that.
     - Gaps: more than three usual steps of the slowest signal, and at least a second.

@@ -10,9 +10,9 @@ The rules depend on the kind of a signal:
 
 Averaging. A continuous signal that is sampled more than 1.5 times as fast as the clock is averaged rather than picked
 out, so that movements too fast for the clock do not appear as slow ones. Samples within one tick are weighted by their
-distance (a triangle). Such a filter needs no memory, waits for one tick, and leaves 5 % of a tone at 0.8 of the clock's
-rate (a plain mean over one tick: 23 %), nothing of one at the rate itself, and 81 % of one at a quarter of it. A
-signal's rate is measured over its first 16 ticks without a gap.
+distance (a triangle). Such a filter needs no memory and waits for one tick. It leaves 81 % of a tone at a quarter of
+the clock's rate, 5 % at 0.8 of it (a plain mean over one tick: 23 %), and nothing at the rate itself. The rate of a
+signal is measured over its first 16 ticks without a gap.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def resample_pieces(
 class Resampler:
     """Puts signals on one even clock; their samples come piece by piece.
 
-    A tick is returned once no later sample can change it. If a signal has just begun, that is after the ticks by which
-    its rate is measured; otherwise after the next sample of each signal or ``max_gap_s``, or after one tick if signals
-    are averaged. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
+    A tick is returned once no later sample can change it: after the next sample of each signal, or ``max_gap_s``. If
+    signals are averaged, it also waits for one tick; if one has just begun, for the ticks by which its rate is
+    measured. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
 
     ``prompt`` says that later samples are clearly newer than earlier ones; then a tick at the newest sample does not
     wait for the next sample.

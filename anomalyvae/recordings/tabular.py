@@ -11,7 +11,7 @@ The rules are the same for both formats; how a CSV file is written is found by :
   a later change is an error. Unix times and date-times (UTC if they have no zone) count from the first sample, which is
   the recording's start. Other numbers already count from the recording's start and stay as they are. Days of a
   spreadsheet (45413.5) are recognised. Numbers without a unit are refused if their usual step is unlikely: more than
-  10 s, or 1000 s between unix times, but no whole part of a day.
+  10 s, or 60 s between unix times. Whole minutes that divide a day, and whole days, are likely.
 - **Order.** A row may be older than the newest row before it by up to a second or three usual steps (the median step of
   the first 1000 stamps); it is sorted in. If the clock jumps back further, the file is refused: sorting would mix two
   recordings.

@@ -21,7 +21,7 @@ Rules:
 - ``byte3_outside(80-120)`` is how far the fourth byte is outside these limits at most, in percent of 255, and
   ``byte3.change_above(9)`` how much more it changes. :mod:`anomalyvae.recordings.bus_recipe` learns all these limits.
 - ``unknown.identifiers`` tells of identifiers without a wanted signal, such as those that were not there in training:
-  50 % for each frame of the most frequent one, 100 % at most. For one frame may be a rare message, and many are none. A
+  50 % for each frame of the most frequent one, 100 % at most. (A single frame may be a rare message; many are not.) A
   warning names them, and ``unknown.most_frequent`` is the number of that identifier.
 - **Pauses.** After 10 s without any frame, everything begins anew, as in a new recording.
 """
