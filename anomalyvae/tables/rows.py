@@ -28,7 +28,6 @@ from anomalyvae.tables.cells import (
 from anomalyvae.tables.files import CsvFile, NotNumbersError
 from anomalyvae.tables.names import nearest
 from anomalyvae.tables.parquet import parquet_file
-from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,7 +226,8 @@ def _known(columns: Sequence[str], names: Sequence[str], path: Path) -> list[str
         hints = " ".join(
             hint if len(missing) == 1 else f"{name}: {hint}" for name in missing[:5] if (hint := nearest(name, names))
         )
-        raise ValueError(f"{path} has no column {listed(missing)}. {hints}")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(f"{path} has no column {', '.join(missing[:5])}{more}. {hints}")
     return list(columns)
 
 
