@@ -418,6 +418,17 @@ def test_tabular_sets_are_rows_with_labels(prepared, name, tables):
             assert set(np.unique(arrays["y"])) == {0, 1}
 
 
+def test_classes_of_scikit_learn_need_no_source():
+    folder, unknown = datasets.get_dataset("classes"), {}
+    for path in folder.glob("*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            assert ("one_unit" in arrays) == path.stem.startswith("digits")
+            unknown[path.stem] = int(arrays["y"].sum())
+    assert len(unknown) == 18
+    assert unknown["digits-3"] == 183
+    assert unknown["breast_cancer-0"] == 212
+
+
 def test_the_plant_has_normal_rows_to_learn_and_faults_from_row_160(prepared):
     rows = pd.read_parquet(prepared("tep") / "tep.parquet")
     learned = rows[rows["split"] == "train"]

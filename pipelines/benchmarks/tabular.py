@@ -3,7 +3,8 @@
     python pipelines/benchmarks/tabular.py FOLDER            # or: make bench-tabular DATA=FOLDER
 
 The folder holds a folder per collection: ``adbench``, ``oddbench`` and any other with ``.npz`` files of ``X`` (n, d)
-and ``y`` (n,), 1 = outlier; and ``tep/tep.parquet``, the Tennessee Eastman process, one table per fault.
+and ``y`` (n,), 1 = outlier; and ``tep/tep.parquet``, the Tennessee Eastman process, one table per fault. `anomalyvae
+data get classes` prepares a further collection without a download: ``--collections classes``.
 
 Protocols
     normal        learn half of the normal rows (at most 2,500); score the other half and all outliers.
@@ -19,12 +20,12 @@ Halves
     the SHA-256 of ``collection/table``. Choices are made on the chosen half (``--half chosen`` runs and prints no
     other); the unseen half is opened once per candidate for a release. A lead on one half alone is marked.
 
-Rows are standardised by the training rows. No detector sees a label, and every detector has its defaults. A seed draws
-the split and is the detector's seed. Ours, and peers that draw random numbers, have all seeds; others the first. A
-difference is between two methods on the same splits. A method that fails on a table counts there as one that scores
-all rows alike. Peers: ten of PyOD's, its MCD, KCM (package kar-kcm), ADERH (package aderh), and ``mahalanobis``, with
-the covariance shrunk by Ledoit and Wolf's rule (scikit-learn). In ``contaminated``, learned rows are scored as if they
-were new, by every method.
+Rows are standardised by the training rows, unless a file has ``one_unit``: its columns share a unit, as pixels do. No
+detector sees a label, and every detector has its defaults. A seed draws the split and is the detector's seed. Ours, and
+peers that draw random numbers, have all seeds; others the first. A difference is between two methods on the same
+splits. A method that fails on a table counts there as one that scores all rows alike. Peers: ten of PyOD's, its MCD,
+KCM (package kar-kcm), ADERH (package aderh), and ``mahalanobis``, with the covariance shrunk by Ledoit and Wolf's rule
+(scikit-learn). In ``contaminated``, learned rows are scored as if they were new, by every method.
 
 Each result is stored at once, by table, protocol, seed, method and version of the code: an interrupted run resumes.
 """
@@ -122,7 +123,7 @@ def sources(folder: Path, collections: list[str], half: str = "whole") -> list[S
 def task(path: Path, protocol: str, seed: int) -> Task:
     """Split an ``.npz`` table by a protocol and a seed."""
     with np.load(path, allow_pickle=False) as file:
-        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+        x, outlier, one_unit = file["X"].astype(np.float64), file["y"].ravel() == 1, "one_unit" in file
     rng = np.random.RandomState(seed)
     if protocol in ("normal", "missing"):
         normal = rng.permutation(np.flatnonzero(~outlier))
@@ -130,7 +131,7 @@ def task(path: Path, protocol: str, seed: int) -> Task:
         learned, scored = normal[:half][:MOST_ROWS], np.concatenate([normal[half:], np.flatnonzero(outlier)])
     else:
         learned, scored = rng.permutation(len(x))[:MOST_ROWS], np.arange(len(x))
-    x = _standardised(x, x[learned])
+    x = x if one_unit else _standardised(x, x[learned])
     if protocol == "missing":
         hidden = rng.random_sample(x.shape) < MISSING
         hidden[learned] = False

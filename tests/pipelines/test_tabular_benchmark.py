@@ -63,6 +63,16 @@ def test_contaminated_protocol_scores_everything(folder):
     assert len(task.learned) == len(task.scored) == 88
 
 
+def test_columns_are_standardised_unless_they_share_a_unit(tmp_path):
+    x, y = np.random.default_rng(0).normal(5, [1, 3], size=(40, 2)), np.arange(40) < 4
+    for name, unit in {"own": {}, "shared": {"one_unit": True}}.items():
+        np.savez(tmp_path / f"{name}.npz", X=x, y=y, **unit)
+    paths = (tmp_path / "own.npz", tmp_path / "shared.npz")
+    own, shared = (tabular.task(path, "normal", 0).learned.std(axis=0) for path in paths)
+    np.testing.assert_allclose(own, 1)
+    assert shared[1] > 2 * shared[0]
+
+
 def test_the_plant_learns_its_normal_rows_once_and_scores_each_fault(plant):
     source = tabular.sources(plant, ["tep"])[0]
     given = tabular.tasks(source, "normal", 0)
