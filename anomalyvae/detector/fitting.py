@@ -225,7 +225,7 @@ class Trainer:
 @torch.no_grad()
 def _standardised(network: Reconstruction, x: Floats) -> torch.Tensor:
     """Rows ``(n, d)`` in the network's units, on its device."""
-    return network.scaling(torch.from_numpy(x).to(next(network.parameters()).device))
+    return network.scaling(torch.from_numpy(x).to(network.device))
 
 
 def rounded_up(network: Reconstruction, scores: Floats) -> Floats:

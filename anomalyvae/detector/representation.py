@@ -1,6 +1,5 @@
 """Latent codes, reconstructions, densities and samples of a fitted detector."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +92,7 @@ class Representation(TransformerMixin):
         network = self._with_density()
         if samples < 1:
             raise ValueError(f"Got samples={samples}, expected at least 1. Pass more for a tighter bound.")
-        points = sobol_points(samples, network.latent_dim).to(next(network.parameters()).device)
+        points = sobol_points(samples, network.latent_dim).to(network.device)
         return self._apply(lambda x: log_density(network, x, points), self._rows(X))
 
     def sample(
@@ -129,13 +128,12 @@ class Representation(TransformerMixin):
                 "objective='elbo', 'aggregate'. Leave out prior for the default."
             )
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        device = next(network.parameters()).device
-        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim))).to(device)
-        noise = torch.from_numpy(rng.standard_normal((n, np.prod(network.input_shape)))).to(device)
+        z = torch.from_numpy(rng.standard_normal((n, network.latent_dim))).to(network.device)
+        noise = torch.from_numpy(rng.standard_normal((n, network.cells))).to(network.device)
         likelihood = network.likelihood
         with torch.no_grad():
             if aggregate is not None and isinstance(network, Elbo):
-                z = aggregate.codes(torch.from_numpy(rng.random_sample(n)).to(device), z)
+                z = aggregate.codes(torch.from_numpy(rng.random_sample(n)).to(network.device), z)
                 likelihood = network.sampling_likelihood()
             rows = network.scaling.inverse(likelihood.sample(network.decode(z), noise)).cpu().numpy()
         return self._table(pd.DataFrame(index=range(n)) if hasattr(self, "feature_names_in_") else None, rows)
@@ -153,7 +151,7 @@ class Representation(TransformerMixin):
         network = self._with_density()
         x = self._rows(X).copy()
         holed = np.isnan(x).any(axis=1)
-        points = sobol_points(IMPUTATION_CODES, network.latent_dim).to(next(network.parameters()).device)
+        points = sobol_points(IMPUTATION_CODES, network.latent_dim).to(network.device)
         values = self._apply(lambda part: expected_rows(network, network.scaling(part), points), x[holed])
         x[holed] = np.where(np.isnan(x[holed]), values, x[holed])
         given = as_pandas(X)
@@ -204,20 +202,19 @@ class Representation(TransformerMixin):
 def rows_like_training(detector: Any) -> pd.DataFrame:
     """Rows like those of training, in their units and categories: those of the memory, or samples of the model."""
     network = detector.network_
-    cells = math.prod(network.input_shape)
     if network.learned_rows is not None:
         return _in_units(detector, network.learned_rows)
     if network.generative:
         return pd.DataFrame(detector.sample(_SAMPLED, random_state=0))
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, cells)))
-    return pd.DataFrame(detector.reconstruct(_in_units(detector, noise.to(network.missing.device))))
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((_SAMPLED, network.cells)))
+    return pd.DataFrame(detector.reconstruct(_in_units(detector, noise.to(network.device))))
 
 
 def probes(detector: Any) -> pd.DataFrame:
     """Rows at the centre of the training rows, around it and far from it, in their units and categories."""
     network = detector.network_
     steps = network.missing.new_tensor([0.0, 1.0, -1.0, 4.0])
-    return _in_units(detector, steps[:, None].expand(-1, math.prod(network.input_shape)).contiguous())
+    return _in_units(detector, steps[:, None].expand(-1, network.cells).contiguous())
 
 
 def _in_units(detector: Any, s: torch.Tensor) -> pd.DataFrame:

@@ -130,9 +130,9 @@ def _made_up(
 def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
     """The columns of rows that the network draws and, for the last quarter, remembers, in the units of training."""
     network = detector.network_
-    device = next(network.parameters()).device
+    device = network.device
     z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)
-    noise = torch.from_numpy(rng.standard_normal((_ROWS, len(network.missing)))).to(device)
+    noise = torch.from_numpy(rng.standard_normal((_ROWS, network.cells))).to(device)
     with torch.no_grad():
         s = network.likelihood.sample(network.decode(z), noise)
         rows = network.learned_rows

@@ -134,7 +134,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     )
     with torch.device("meta"):
         network = build(architecture, scaling).in_precision(torch.float64)
-    width = len(network.missing) + network.latent_dim + network.columns  # row, code and residual
+    width = network.cells + network.latent_dim + network.columns  # row, code and residual
     if network.criterion == "memory":
         keys = state.get("memorised.keys", torch.empty(0))
         if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:

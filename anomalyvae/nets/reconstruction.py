@@ -62,7 +62,8 @@ class Reconstruction(nn.Module):
         self.beta: float = architecture["beta"]
         self.criterion: str = architecture["criterion"]
         self.scaling = scaling
-        body, cells = architecture["body"], math.prod(self.input_shape)
+        self.cells = math.prod(self.input_shape)
+        body = architecture["body"]
         if isinstance(body, str):
             body = partial(BODIES[body], hidden=tuple(architecture["hidden"]))
         self.body = body(self.input_shape, self.latent_dim)
@@ -74,12 +75,17 @@ class Reconstruction(nn.Module):
             self.likelihood = Mixture(scaling.numbers, scaling.categories, scaling.sizes)
             self.columns = len(scaling.cells)  # of the user; a category is many cells of s
         else:
-            self.likelihood = LIKELIHOODS[architecture.get("likelihood", "gaussian")](cells)  # older models have no key
-            self.columns = cells
-        self.missing = nn.Parameter(torch.zeros(cells))  # the encoder's input for a missing cell
+            self.likelihood = LIKELIHOODS[architecture.get("likelihood", "gaussian")](self.cells)  # older ones lack it
+            self.columns = self.cells
+        self.missing = nn.Parameter(torch.zeros(self.cells))  # the encoder's input for a missing cell
         self.described = None
         self.memorised = None
         self.outliers = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.missing.device
 
     def in_precision(self, dtype: torch.dtype) -> Self:
         """Convert all but the scaling: raw units need double precision."""
@@ -152,7 +158,7 @@ class Reconstruction(nn.Module):
         """Some standardised training rows ``(m, d)``, if the criterion compares with stored ones."""
         if self.described is not None:
             return self.described.examples
-        return None if self.memorised is None else self.memorised.rows[:, : len(self.missing)]
+        return None if self.memorised is None else self.memorised.rows[:, : self.cells]
 
     @torch.no_grad()
     def remember(

@@ -282,7 +282,7 @@ def _threads_for(objective: Reconstruction, batch_size: int) -> int:
     return 1 if work < _ONE_THREAD_WORK else torch.get_num_threads()
 
 
-def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def in_blocks(network: Reconstruction, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a network or one of its methods to rows ``(n, k)``, block by block; the result is on the CPU.
 
     A row's result is bit-equal whatever the other rows, their number or the threads. Rows with missing cells take more
@@ -293,7 +293,7 @@ def in_blocks(network: nn.Module, function: Callable[[Tensor], Tensor], x: Tenso
         order = holed.long().argsort(stable=True)
         parts = [in_blocks(network, function, part) for part in x[order].split([int((~holed).sum()), int(holed.sum())])]
         return torch.cat(parts)[order.argsort()]
-    device = next(network.parameters()).device
+    device = network.device
 
     @torch.no_grad()
     def apply(block: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def network(objective, body):
 
 def fit(net, epochs=30, **options):
     schedule = Schedule(**({"max_epochs": epochs, "batch_size": 32, "learning_rate": 1e-2, "patience": 99} | options))
-    cells = len(net.missing)
+    cells = net.cells
     learned, held_out = rows(200, 0, cells), rows(50, 1, cells)
     return train([net], [Lesson(learned, torch.ones(200))], held_out, schedule, torch.Generator().manual_seed(0))
 
