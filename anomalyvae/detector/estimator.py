@@ -30,7 +30,7 @@ from anomalyvae.nets.bodies import Body
 from anomalyvae.nets.memory import Memory
 from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.views import COMPARING, Views
+from anomalyvae.nets.views import COMPARING, VIEW_SCORES, Views
 
 Floats = NDArray[np.float64]
 
@@ -432,7 +432,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         """
         x = self._rows(X)
         network, stored = self.network_, self.network_.memorised
-        skipped = COMPARING if isinstance(stored, Memory) else ("memory", *COMPARING)
+        skipped = VIEW_SCORES if isinstance(stored, Memory) else COMPARING
         terms = {name: self._apply(getattr(network, name), x) for name in network.scores if name not in skipped}
         if isinstance(stored, Views):
             terms |= dict(zip(stored.names, self._apply(network.views, x).T, strict=True))

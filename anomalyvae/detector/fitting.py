@@ -16,7 +16,6 @@ from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import Lesson, Schedule, in_blocks, parts_of, stackable, train
-from anomalyvae.nets.views import COMPARING
 
 MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compared with
 _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
@@ -75,7 +74,7 @@ class Trainer:
         if calibration is None:
             calibration = rows.take(rows.is_reference)
         scores = _scores(network, calibration)
-        if rows.group is not None and len(learned) < len(rows) and network.criterion in COMPARING:
+        if rows.group is not None and len(learned) < len(rows) and network.has_views:
             self._remember(network, rows, recurs=network.waveforms_recur)  # what it did not learn is known, too
         return FitResult(network, history, reason, calibration, scores)
 
@@ -111,7 +110,7 @@ class Trainer:
         first, inside, corrected = networks[0], fold >= 0, networks[0].compares and rows.group is None
         scores, halved, stored = np.full(len(rows), np.nan), np.full(len(rows), np.nan), 1
         scores[~inside] = _scores(first, rows.take(~inside)) if not inside.all() else ()
-        if corrected and first.criterion in COMPARING:
+        if corrected and first.has_views:
             scores[inside] = self._views_of_folds(networks, rows, fold)[inside]
             return scores
         for held_out, network in enumerate(networks[1:]):
@@ -210,8 +209,7 @@ class Trainer:
     ) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
         if size is None:
-            plain = network.criterion in COMPARING and len(network.input_shape) == 1
-            size = _MORE_ROWS if plain else MEMORY_SIZE
+            size = _MORE_ROWS if network.has_views and len(network.input_shape) == 1 else MEMORY_SIZE
         known = learned if learned.group is None and learned.selected is None else learned.by_content()
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)

@@ -11,7 +11,7 @@ from anomalyvae.detector.validation import TrainingData
 from anomalyvae.nets.bodies import BODIES, HIDDEN
 from anomalyvae.nets.objectives import OBJECTIVES
 from anomalyvae.nets.scaling import SCALINGS
-from anomalyvae.nets.views import COMPARING
+from anomalyvae.nets.views import VIEW_SCORES
 
 if TYPE_CHECKING:
     from anomalyvae.detector.estimator import VAEOutlierDetector
@@ -129,7 +129,7 @@ def scaling_of(detector: "VAEOutlierDetector", architecture: dict[str, Any]) -> 
         return None
     if detector.scaling != "auto":
         return detector.scaling
-    windows = detector.criterion in COMPARING and len(architecture["input_shape"]) == 2
+    windows = detector.criterion in VIEW_SCORES and len(architecture["input_shape"]) == 2
     return "standard" if windows else "asinh"
 
 

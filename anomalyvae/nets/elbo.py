@@ -31,7 +31,7 @@ class Elbo(Reconstruction):
     terms equally, whatever ``beta``.
     """
 
-    scores = ("reconstruction", "kl", "log_likelihood", "elbo", *COMPARING, "memory")
+    scores = ("reconstruction", "kl", "log_likelihood", "elbo", *COMPARING)
     generative = True
     noise: Tensor
     aggregate: "AggregatePosterior | None"  # set after training; `sample` takes codes from it

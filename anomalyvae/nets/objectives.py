@@ -46,7 +46,7 @@ class Adversarial(Reconstruction):
     term of `Elbo`.
     """
 
-    scores = ("reconstruction", "critic", "energy", *COMPARING, "memory")
+    scores = ("reconstruction", "critic", "energy", *COMPARING)
     generative = True
 
     def __init__(self, architecture: Mapping[str, Any], scaling: Scaling) -> None:
@@ -142,7 +142,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
                 f"Got a memory of shape {tuple(keys.shape)}, expected ({width + 2}, rows). Save the model again."
             )
         network.memorised = Memory(keys)
-    elif network.criterion in COMPARING:
+    elif network.has_views:
         if "described.center" in state:  # older models and rows that are no windows have none
             network.described = Described.restored(network.input_shape, state)
         columns = network.columns_of_views

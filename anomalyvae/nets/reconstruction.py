@@ -13,7 +13,7 @@ from anomalyvae.nets.described import CODE, Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
-from anomalyvae.nets.views import COMPARING, VIEWS, Views
+from anomalyvae.nets.views import COMPARING, VIEW_SCORES, VIEWS, Views
 from anomalyvae.nets.window_views import Columns, WindowViews
 
 REACH = 10.0  # the encoder clips standardised cells to this: a far row must not steer the decoder
@@ -43,7 +43,7 @@ class Reconstruction(nn.Module):
     scaling : Scaling
     """
 
-    scores: tuple[str, ...] = ("reconstruction", *COMPARING, "memory")
+    scores: tuple[str, ...] = ("reconstruction", *COMPARING)
     generative = False  # whether codes follow the prior N(0, I), so that new rows can be sampled
     body: Any  # a module with encode and decode
     scaling: Scaling
@@ -187,8 +187,7 @@ class Reconstruction(nn.Module):
         start = torch.zeros(len(s), dtype=torch.long) if start is None else start
         marks = ((none if mark is None else mark)[chosen] for mark in (recurring, selected))
         again, unusual, start, chosen, count = (part.to(s.device) for part in (*marks, start[chosen], chosen, count))
-        novelty = self.criterion in COMPARING
-        if novelty and len(self.input_shape) == 2:
+        if self.has_views and len(self.input_shape) == 2:
             self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
         if outliers is not None:
@@ -206,7 +205,7 @@ class Reconstruction(nn.Module):
                 u, count, again, unusual, start, generator, columns, self.described.moving, recurs
             )
         else:
-            self.memorised = Views.of(u, count, again, generator) if novelty else Memory.of(u, count, again)
+            self.memorised = Views.of(u, count, again, generator) if self.has_views else Memory.of(u, count, again)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:
@@ -254,7 +253,12 @@ class Reconstruction(nn.Module):
     @property
     def compares(self) -> bool:
         """Whether the ``criterion`` compares rows with stored ones."""
-        return self.criterion in ("memory", *COMPARING)
+        return self.criterion in COMPARING
+
+    @property
+    def has_views(self) -> bool:
+        """Whether it compares them by views."""
+        return self.criterion in VIEW_SCORES
 
     @property
     def waveforms_recur(self) -> bool:

@@ -12,7 +12,8 @@ from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import keys_of, local_weight, most_copied, squared_distances, weighted_distances
 
 VIEWS = ("near", "crowd", "linear")
-COMPARING = (*VIEWS, "novelty")  # the scores that compare with stored rows as views
+VIEW_SCORES = (*VIEWS, "novelty")
+COMPARING = (*VIEW_SCORES, "memory")  # the scores that compare with stored rows
 NEIGHBOURS = 12  # of which a row should be a weighted mean
 COUNTED = 6  # nearest rows whose mean distance counts
 NEARER = 0.1  # of their mean distance, added to each: one very near row does not make the geometric mean 0

@@ -61,7 +61,7 @@ def scores_of(net, body):
         net.criterion = criterion
         net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
         for name in net.scores:
-            if name not in ("memory", *COMPARING) or name == criterion or criterion == "novelty" != name != "memory":
+            if name not in COMPARING or name == criterion or criterion == "novelty" != name != "memory":
                 yield getattr(net, name)
 
 
