@@ -75,7 +75,8 @@ class Trainer:
             calibration = rows.take(rows.is_reference)
         scores = _scores(network, calibration)
         if rows.group is not None and len(learned) < len(rows) and network.has_views:
-            self._remember(network, rows, recurs=network.waveforms_recur)  # what it did not learn is known, too
+            # What it did not learn is known, too.
+            self._remember(network, rows, waveforms_recur=network.waveforms_recur)
         return FitResult(network, history, reason, calibration, scores)
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
@@ -167,7 +168,7 @@ class Trainer:
             network.in_precision(torch.float64).eval()
             network.outliers = None
             if network.compares:  # those of the folds have the same views as the first
-                self._remember(network, part, recurs=None if network is kept else kept.waveforms_recur)
+                self._remember(network, part, waveforms_recur=None if network is kept else kept.waveforms_recur)
         if isinstance(kept, Elbo):
             s, weight = _standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
             kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
@@ -205,7 +206,7 @@ class Trainer:
 
     @torch.no_grad()
     def _remember(
-        self, network: Reconstruction, learned: Rows, size: int | None = None, recurs: bool | None = None
+        self, network: Reconstruction, learned: Rows, size: int | None = None, waveforms_recur: bool | None = None
     ) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
         if size is None:
@@ -213,11 +214,18 @@ class Trainer:
         known = learned if learned.group is None and learned.selected is None else learned.by_content()
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
-        generator = torch.Generator().manual_seed(self.seed)
-        weight, recurring = torch.from_numpy(known.weight), torch.from_numpy(known.is_recurring)
-        selected = torch.from_numpy(~known.is_reference)
-        start = None if known.start is None else torch.from_numpy(known.start)
-        network.remember(s, size, generator, outliers, weight, recurring, selected, start, recurs)
+        start = np.zeros(len(known), dtype=np.int64) if known.start is None else known.start
+        network.remember(
+            s,
+            size,
+            torch.Generator().manual_seed(self.seed),
+            weight=torch.from_numpy(known.weight),
+            recurring=torch.from_numpy(known.is_recurring),
+            selected=torch.from_numpy(~known.is_reference),
+            start=torch.from_numpy(start),
+            outliers=outliers,
+            waveforms_recur=waveforms_recur,
+        )
 
 
 @torch.no_grad()

@@ -166,46 +166,48 @@ class Reconstruction(nn.Module):
         s: Tensor,
         size: int,
         generator: torch.Generator,
+        *,
+        weight: Tensor,
+        recurring: Tensor,
+        selected: Tensor,
+        start: Tensor,
         outliers: Tensor | None = None,
-        weight: Tensor | None = None,
-        recurring: Tensor | None = None,
-        selected: Tensor | None = None,
-        start: Tensor | None = None,
-        recurs: bool | None = None,
+        waveforms_recur: bool | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
 
         More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
         as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
-        ``selected``, a mask, are learned although they are unusual; ``start`` says when each begins, and ``recurs``
-        whether waveforms recur; see `WindowViews`.
+        ``selected``, a mask, are learned although they are unusual; ``start`` says when each begins, and
+        ``waveforms_recur`` whether waveforms do; see `WindowViews`.
         """
-        kept = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
-        weight = torch.ones(len(s), dtype=s.dtype) if weight is None else weight
-        none = torch.zeros(len(s), dtype=torch.bool)
-        chosen, count = sample_by_weight(weight, round(size / kept), generator)
-        start = torch.zeros(len(s), dtype=torch.long) if start is None else start
-        marks = ((none if mark is None else mark)[chosen] for mark in (recurring, selected))
-        again, unusual, start, chosen, count = (part.to(s.device) for part in (*marks, start[chosen], chosen, count))
+        share = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
+        chosen, count = sample_by_weight(weight, round(size / share), generator)
+        parts = (chosen, count, recurring[chosen], selected[chosen], start[chosen])
+        chosen, count, recurring, selected, start = (part.to(s.device) for part in parts)
         if self.has_views and len(self.input_shape) == 2:
             self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
+        stored = torch.arange(len(u), device=u.device)
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
-            if unlike.sum() > 1:
-                u, count, again, unusual, start = (part[unlike] for part in (u, count, again, unusual, start))
+            stored = stored[unlike] if unlike.sum() > 1 else stored
         if self.trimming:
-            dense = densest(u, kept, math.ceil(2 * self.trimming * len(u)))  # twice the expected outliers
-            stored = again.clone()
-            stored[dense] = True
-            u, count, again, unusual, start = (part[stored] for part in (u, count, again, unusual, start))
+            twice = math.ceil(2 * self.trimming * len(stored))  # the expected outliers
+            kept = recurring[stored]
+            kept[densest(u[stored], share, twice)] = True
+            stored = stored[kept]
+        u, count, recurring, selected, start = (part[stored] for part in (u, count, recurring, selected, start))
         columns = self.columns_of_views
         if columns is not None and self.described is not None:
+            moving = self.described.moving
             self.memorised = WindowViews.of_windows(
-                u, count, again, unusual, start, generator, columns, self.described.moving, recurs
+                u, count, recurring, selected, start, generator, columns, moving, waveforms_recur
             )
+        elif self.has_views:
+            self.memorised = Views.of(u, count, recurring, generator)
         else:
-            self.memorised = Views.of(u, count, again, generator) if self.has_views else Memory.of(u, count, again)
+            self.memorised = Memory.of(u, count, recurring)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:

@@ -138,8 +138,8 @@ class WindowViews(Views):
         start: Tensor,
         generator: torch.Generator,
         columns: Columns,
-        moving: bool = True,
-        recurs: bool | None = None,
+        moving: bool,
+        waveforms_recur: bool | None,
     ) -> Self:
         """Compare with described windows ``(m, k)``.
 
@@ -169,7 +169,7 @@ class WindowViews(Views):
             whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
             return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
-        waves, wave = _recurring(_waves(samples[usual], columns), recurs if moving else False)
+        waves, wave = _recurring_waves(_waves(samples[usual], columns), waveforms_recur if moving else False)
         mean, whitening, short_mean, short_whitening = fitted(usual)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
@@ -297,7 +297,7 @@ def _waves(samples: Tensor, columns: Columns) -> Tensor:
     return (cells - cells.mean(2, keepdim=True)).flatten(1)
 
 
-def _recurring(waves: Tensor, recurs: bool | None) -> tuple[Tensor, Tensor]:
+def _recurring_waves(waves: Tensor, waveforms_recur: bool | None) -> tuple[Tensor, Tensor]:
     """At most 1,024 of the waveforms ``(n, k)``, and the distance of each of the n from the nearest other of these.
 
     None and zeros, if they do not recur: by default, if the nearest others explain too little of the variance.
@@ -310,8 +310,9 @@ def _recurring(waves: Tensor, recurs: bool | None) -> tuple[Tensor, Tensor]:
     places = torch.arange(len(waves), device=waves.device)
     missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in places.split(BLOCK)]
     squared = torch.cat(missed)
-    recurs = bool(squared.mean() <= (1 - _RECUR) * variance) if recurs is None else recurs
-    return (stored, squared.sqrt()) if recurs else none
+    if waveforms_recur is None:
+        waveforms_recur = bool(squared.mean() <= (1 - _RECUR) * variance)
+    return (stored, squared.sqrt()) if waveforms_recur else none
 
 
 def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:

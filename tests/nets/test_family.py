@@ -55,11 +55,17 @@ def fit(net, epochs=30, **options):
     return train([net], [Lesson(learned, torch.ones(200))], held_out, schedule, torch.Generator().manual_seed(0))
 
 
+def remember(net, body):
+    none = torch.zeros(50, dtype=torch.bool)
+    marks = {"recurring": none, "selected": none, "start": none.long(), "weight": torch.ones(50).double()}
+    net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0), **marks)
+
+
 def scores_of(net, body):
     """Each score of a network, in turn; those that compare with stored rows need the rows stored for them."""
     for criterion in ("memory", "novelty"):
         net.criterion = criterion
-        net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+        remember(net, body)
         for name in net.scores:
             if name not in COMPARING or name == criterion or criterion == "novelty" != name != "memory":
                 yield getattr(net, name)
@@ -104,10 +110,10 @@ class TestFamily:
     def test_restored_from_its_tensors(self, objective, body):
         net, architecture = network(objective, body)
         fit(net, 2)
-        net.in_precision(torch.float64).remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+        remember(net.in_precision(torch.float64), body)
         for criterion in ("memory", "novelty"):
             net.criterion = architecture["criterion"] = criterion
-            net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0))
+            remember(net, body)
             again = restore(architecture, net.state_dict())
             assert torch.equal(again(rows_of(body, 7).double()), net(rows_of(body, 7).double()))
 
