@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.reconstruction import Reconstruction
-from anomalyvae.nets.training import Lesson, Schedule, in_blocks, parts_of, stackable, train
+from anomalyvae.nets.training import Schedule, TrainingRows, in_blocks, stackable, steps_per_epoch, train
 
 MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compared with
 _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
@@ -69,7 +69,7 @@ class Trainer:
     def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
         learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
         network = self.new_network(learned.balanced())
-        history, reason, _ = self._train([network], [learned], stopping)
+        history, reason, _ = self._train_and_store([network], [learned], stopping)
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = rows.take(rows.is_reference)
@@ -82,7 +82,7 @@ class Trainer:
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
         parts = [rows, *(rows.without(fold == held_out) for held_out in range(int(fold.max()) + 1))]
         networks = [self.new_network(part.balanced()) for part in parts]
-        history, reason, complete = self._train(networks, parts)
+        history, reason, complete = self._train_and_store(networks, parts)
         _warn_of_interrupt(history, reason)
         if complete:
             scores = self._cross_scores(networks, rows, fold)
@@ -103,33 +103,40 @@ class Trainer:
 
         Rows of a new group are not neighbours of the others, so the scores of groups stay as they are. Otherwise, the
         more rows are stored, the smaller are the distances from them. So distances from the rows that a fold's network
-        stores are made as small as those from all rows: see `_views_of_folds`. Those from a memory are multiplied by
-        ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and from half of it, and e is the
-        number of halvings between the memory of all rows and this one. (Distances between neighbours are a power of the
-        number of rows: Levina & Bickel 2004.)
+        stores are made as small as those from all rows.
         """
-        first, inside, corrected = networks[0], fold >= 0, networks[0].compares and rows.group is None
-        scores, halved, stored = np.full(len(rows), np.nan), np.full(len(rows), np.nan), 1
-        scores[~inside] = _scores(first, rows.take(~inside)) if not inside.all() else ()
-        if corrected and first.has_views:
-            scores[inside] = self._views_of_folds(networks, rows, fold)[inside]
-            return scores
-        for held_out, network in enumerate(networks[1:]):
-            tested = rows.take(fold == held_out)
-            scores[fold == held_out] = _scores(network, tested)
-            if corrected:
-                learned = rows.without(fold == held_out)
-                stored = min(len(learned), MEMORY_SIZE)
-                self._remember(network, learned, stored // 2)
-                halved[fold == held_out] = _scores(network, tested)
+        first, inside = networks[0], fold >= 0
+        if rows.group is not None or not first.compares:
+            scores = _scores_of_folds(networks[1:], rows, fold)
+        elif first.has_views:
+            scores = self._view_scores_of_folds(networks, rows, fold)
+        else:
+            scores = self._memory_scores_of_folds(networks[1:], rows, fold)
+        if not inside.all():
+            scores[~inside] = _scores(first, rows.take(~inside))
+        return scores
+
+    def _memory_scores_of_folds(self, folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+        """The scores of rows in a fold, from their distances in the memory of the network trained without that fold.
+
+        They are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and from
+        half of it, and e is the number of halvings between the memory of all rows and this one. (Distances between
+        neighbours are a power of the number of rows: Levina & Bickel 2004.)
+        """
+        scores, stored = _scores_of_folds(folds, rows, fold), 1
+        for held_out, network in enumerate(folds):
+            learned = rows.without(fold == held_out)
+            stored = min(len(learned), MEMORY_SIZE)
+            self._remember(network, learned, stored // 2)
+        halved = _scores_of_folds(folds, rows, fold)
         usable = (halved > 0) & (scores > 0)
         if usable.any():
             halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
-            scores[inside] *= min(1.0, float(np.median(scores[usable] / halved[usable]))) ** halvings
+            scores *= min(1.0, float(np.median(scores[usable] / halved[usable]))) ** halvings
         return scores
 
     @staticmethod
-    def _views_of_folds(networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+    def _view_scores_of_folds(networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
         """The scores of rows in a fold, from their distances in the views of the network trained without that fold.
 
         Views turn distances into nats, in units that come from the stored rows. An unusual row widens them: without
@@ -148,7 +155,7 @@ class Trainer:
             scores[own] = first.score_of_distances(distances * ratio).cpu().numpy()
         return scores
 
-    def _train(
+    def _train_and_store(
         self, networks: Sequence[Reconstruction], parts: Sequence[Rows], stopping: Rows | None = None
     ) -> tuple[History, str, bool]:
         """Train networks, each on its part of the rows, for as many steps as the first, and fill their memories.
@@ -156,14 +163,14 @@ class Trainer:
         The first is kept, with its codes to sample from. Returns its history, why its training ended, and whether the
         others were trained as long.
         """
-        kept, lessons = networks[0], []
+        kept, learned = networks[0], []
         for network, part in zip(networks, parts, strict=True):
             network.outliers = None if self.outliers is None else _standardised(network, self.outliers).float()
             weight = torch.from_numpy(part.balanced().weight)
             s = _standardised(network, part.x).float()
-            lessons.append(Lesson(s, (weight / weight.mean()).float().to(s.device)))
+            learned.append(TrainingRows(s, (weight / weight.mean()).float().to(s.device)))
         held_out = None if stopping is None else _standardised(kept, stopping.x).float()
-        history, reason, complete = self._teach(networks, lessons, held_out, len(parts[0]))
+        history, reason, complete = self._train(networks, learned, held_out, len(parts[0]))
         for network, part in zip(networks, parts, strict=True):
             network.in_precision(torch.float64).eval()
             network.outliers = None
@@ -174,17 +181,21 @@ class Trainer:
             kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
         return history, reason, complete
 
-    def _teach(
-        self, networks: Sequence[Reconstruction], lessons: Sequence[Lesson], held_out: torch.Tensor | None, rows: int
+    def _train(
+        self,
+        networks: Sequence[Reconstruction],
+        learned: Sequence[TrainingRows],
+        held_out: torch.Tensor | None,
+        rows: int,
     ) -> tuple[History, str, bool]:
-        """Train networks at once, where they can be stacked, or else in turn; returns what `_train` does.
+        """Train networks at once, where they can be stacked, or else in turn; returns what `_train_and_store` does.
 
         ``rows`` is the number of training rows of the first.
         """
-        kept, device = networks[0], lessons[0].rows.device
+        kept = networks[0]
         precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
         schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS)
-        callback, generator = epoch_callback.get(), torch.Generator(device).manual_seed(self.seed)
+        callback, generator = epoch_callback.get(), torch.Generator(kept.device).manual_seed(self.seed)
         at_once = len(networks) if self.outliers is None and stackable(kept) else 1
         outcomes: list[tuple[History, str]] = []
         for first in range(0, len(networks), at_once):
@@ -197,7 +208,7 @@ class Trainer:
                         callback(dict(record))
 
                 now = slice(first, first + at_once)
-                outcomes.append(train(networks[now], lessons[now], held_out, schedule, generator, on_epoch, rows))
+                outcomes.append(train(networks[now], learned[now], held_out, schedule, generator, on_epoch, rows))
             if outcomes[-1][1] == "interrupted":
                 break
         complete = outcomes[-1][1] != "interrupted" or at_once == len(networks)
@@ -250,12 +261,20 @@ def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_S
     """
     batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH))
     steps = int(np.clip(n // 2, fewest, _STEPS))
-    epochs = max(_MIN_EPOCHS, -(-steps // parts_of(n, batch))) if max_epochs == "auto" else int(max_epochs)
+    epochs = max(_MIN_EPOCHS, -(-steps // steps_per_epoch(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 
 def _scores(network: Reconstruction, rows: Rows) -> Floats:
     return in_blocks(network, network, torch.from_numpy(rows.x)).numpy()
+
+
+def _scores_of_folds(folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+    """The score of each row by the network trained without its fold; NaN in no fold."""
+    scores = np.full(len(rows), np.nan)
+    for held_out, network in enumerate(folds):
+        scores[fold == held_out] = _scores(network, rows.take(fold == held_out))
+    return scores
 
 
 def _tied(scores: Floats, recurring: NDArray[np.bool_]) -> Floats:

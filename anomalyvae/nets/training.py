@@ -46,8 +46,8 @@ class Schedule:
     patience: int
 
 
-class Lesson(NamedTuple):
-    """What one network learns."""
+class TrainingRows(NamedTuple):
+    """The rows that one network learns."""
 
     rows: Tensor  # (n, d), standardised, on the device of the network
     weight: Tensor  # (n,), of mean 1
@@ -55,7 +55,7 @@ class Lesson(NamedTuple):
 
 def train(
     networks: Sequence[Reconstruction],
-    lessons: Sequence[Lesson],
+    learned: Sequence[TrainingRows],
     held_out: Tensor | None,
     schedule: Schedule,
     generator: torch.Generator,
@@ -71,14 +71,14 @@ def train(
     ----------
     networks : sequence of Reconstruction
         One, or several for which `stackable` holds.
-    lessons : sequence of Lesson
+    learned : sequence of TrainingRows
         The rows of each network.
     held_out : Tensor of shape (m, d) or None
         Rows that decide when to stop and which epoch was best, for a single network. Without them, training makes all
         epochs.
     schedule : Schedule
     generator : torch.Generator
-        The source of every random number, on the device of the objective.
+        The source of every random number, on the device of the networks.
     on_epoch : callable
         Receives each epoch's record.
     rows_per_epoch : int, optional
@@ -98,23 +98,23 @@ def train(
         If the loss stops being finite.
     """
     started = time.monotonic()
-    objective = stack(networks)
-    columns, n = lessons[0].rows.shape[1], rows_per_epoch or len(lessons[0].rows)
-    orders = [_Order(len(lesson.rows), generator, lesson.rows.device) for lesson in lessons]
-    optimisers = {name: _Optimiser(parameters, len(networks)) for name, parameters in objective.players().items()}
+    stacked = stack(networks)
+    columns, n = learned[0].rows.shape[1], rows_per_epoch or len(learned[0].rows)
+    orders = [_Order(len(part.rows), generator, part.rows.device) for part in learned]
+    optimisers = {name: _Optimiser(parameters, len(networks)) for name, parameters in stacked.players().items()}
     noise_seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     history: list[dict[str, float]] = []
-    best, best_epoch, best_weights = math.inf, 0, _snapshot(objective)
+    best, best_epoch, best_weights = math.inf, 0, _snapshot(stacked)
     reason = "max_epochs"
-    with threads(_threads_for(objective, min(schedule.batch_size, n))):
+    with threads(_threads_for(stacked, min(schedule.batch_size, n))):
         try:
             for epoch in range(1, schedule.max_epochs + 1):
-                loss = _epoch(objective, optimisers, lessons, orders, n, epoch, schedule, generator)
+                loss = _epoch(stacked, optimisers, learned, orders, n, epoch, schedule, generator)
                 record = {"epoch": epoch, "seconds": time.monotonic() - started, "loss": loss}
                 if held_out is not None:
-                    record |= _held_out(objective, held_out, noise_seed)
+                    record |= _held_out(stacked, held_out, noise_seed)
                     if record["held_out_loss"] < best - _MIN_IMPROVEMENT * columns:
-                        best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(objective)
+                        best, best_epoch, best_weights = record["held_out_loss"], epoch, _snapshot(stacked)
                 _refuse_divergence(record.values(), epoch)
                 history.append(record)
                 on_epoch(record)
@@ -125,10 +125,10 @@ def train(
         except KeyboardInterrupt:
             reason = "interrupted"
     if held_out is not None and history:
-        objective.load_state_dict(best_weights)
-    _refuse_divergence([float(p.detach().sum()) for p in objective.parameters()], len(history))
+        stacked.load_state_dict(best_weights)
+    _refuse_divergence([float(p.detach().sum()) for p in stacked.parameters()], len(history))
     if len(networks) > 1:
-        _unstack(objective, networks)
+        _unstack(stacked, networks)
     return history, reason
 
 
@@ -204,9 +204,9 @@ class _Optimiser:
 
 
 def _epoch(
-    objective: Reconstruction,
+    network: Reconstruction,
     optimisers: dict[str, _Optimiser],
-    lessons: Sequence[Lesson],
+    learned: Sequence[TrainingRows],
     orders: Sequence[_Order],
     n: int,
     epoch: int,
@@ -214,23 +214,22 @@ def _epoch(
     generator: torch.Generator,
 ) -> float:
     """Learn ``n`` rows with each network; returns the mean loss of the last player."""
-    networks = len(lessons)
-    parts = parts_of(n, schedule.batch_size)
+    steps = steps_per_epoch(n, schedule.batch_size)
     taken = [order.take(n) for order in orders]
-    rows = torch.stack([lesson.rows[chosen] for lesson, chosen in zip(lessons, taken, strict=True)])
-    weight = torch.stack([lesson.weight[chosen] for lesson, chosen in zip(lessons, taken, strict=True)])
-    batches = zip(rows.tensor_split(parts, dim=1), weight.tensor_split(parts, dim=1), strict=True)
+    rows = torch.stack([part.rows[chosen] for part, chosen in zip(learned, taken, strict=True)])
+    weight = torch.stack([part.weight[chosen] for part, chosen in zip(learned, taken, strict=True)])
+    batches = zip(rows.tensor_split(steps, dim=1), weight.tensor_split(steps, dim=1), strict=True)
     total = torch.zeros((), device=rows.device)
     for step, (x, w) in enumerate(batches):
-        progress = (epoch - 1 + step / parts) / schedule.max_epochs
+        progress = (epoch - 1 + step / steps) / schedule.max_epochs
         rate = schedule.learning_rate * _rate(progress)
-        for player, loss in objective.turns(x.flatten(0, 1), w.flatten(), min(1.0, progress / _WARM_UP), generator):
+        for player, loss in network.turns(x.flatten(0, 1), w.flatten(), min(1.0, progress / _WARM_UP), generator):
             optimisers[player].step(loss, rate)
         total += loss.detach()
-    return float(total) / parts / networks
+    return float(total) / steps / len(learned)
 
 
-def parts_of(n: int, batch_size: int) -> int:
+def steps_per_epoch(n: int, batch_size: int) -> int:
     """Steps of an epoch, of equal size: a last batch of one row would change the weights as much as a full one."""
     return max(1, round(n / batch_size))
 
@@ -241,19 +240,19 @@ def _rate(progress: float) -> float:
 
 
 @torch.no_grad()
-def _held_out(objective: Reconstruction, rows: Tensor, noise_seed: int) -> dict[str, float]:
+def _held_out(network: Reconstruction, rows: Tensor, noise_seed: int) -> dict[str, float]:
     """Mean loss and its terms. The noise is the same in every epoch, so that epochs are comparable."""
     generator = torch.Generator(rows.device).manual_seed(noise_seed)
     totals: dict[str, float] = {}
     for block in rows.split(_HELD_OUT_BLOCK):
-        for name, term in objective.held_out_terms(block, generator).items():
+        for name, term in network.held_out_terms(block, generator).items():
             totals[name] = totals.get(name, 0.0) + float(term.sum(dtype=torch.float64))
     terms = {f"held_out_{name}": total / len(rows) for name, total in totals.items()}
     return {"held_out_loss": sum(terms.values()), **terms}
 
 
-def _snapshot(objective: Reconstruction) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in objective.state_dict().items()}
+def _snapshot(network: Reconstruction) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def _refuse_divergence(values: Iterable[float], epoch: int) -> None:
@@ -276,9 +275,9 @@ def threads(number: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _threads_for(objective: Reconstruction, batch_size: int) -> int:
+def _threads_for(network: Reconstruction, batch_size: int) -> int:
     """Threads for a step: one for small steps."""
-    work = batch_size * sum(parameter.numel() for parameter in objective.parameters())
+    work = batch_size * sum(parameter.numel() for parameter in network.parameters())
     return 1 if work < _ONE_THREAD_WORK else torch.get_num_threads()
 
 

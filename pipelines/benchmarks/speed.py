@@ -27,7 +27,7 @@ import torch
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.objectives import build
-from anomalyvae.nets.training import Lesson, Schedule, train
+from anomalyvae.nets.training import Schedule, TrainingRows, train
 
 HIDDEN, LATENT = (128, 64, 32), 2  # PyOD's defaults
 
@@ -60,7 +60,13 @@ def main() -> None:
     def ours_in_batches_of_32(epochs: int) -> None:
         network = build(elbo.architecture_, elbo.network_.scaling)
         schedule = Schedule(epochs, batch_size=32, learning_rate=5e-3, patience=epochs)
-        train([network], [Lesson(standardised, torch.ones(len(x)))], None, schedule, torch.Generator().manual_seed(0))
+        train(
+            [network],
+            [TrainingRows(standardised, torch.ones(len(x)))],
+            None,
+            schedule,
+            torch.Generator().manual_seed(0),
+        )
 
     def pyod(epochs: int) -> VAE:
         return VAE(

@@ -8,7 +8,7 @@ from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.nets.training import Lesson, Schedule, train
+from anomalyvae.nets.training import Schedule, TrainingRows, train
 from tests.nets.test_family import network, rows
 
 SETTINGS = {"objective": "adversarial", "hidden": (32,), "max_epochs": 60, "random_state": 0}
@@ -78,7 +78,7 @@ def test_the_game_settles_at_any_rate(rate):
     net, _ = network("adversarial", "mlp")
     schedule = Schedule(max_epochs=40, batch_size=32, learning_rate=rate, patience=99)
     history, _ = train(
-        [net], [Lesson(rows(200), torch.ones(200))], rows(50, 1), schedule, torch.Generator().manual_seed(0)
+        [net], [TrainingRows(rows(200), torch.ones(200))], rows(50, 1), schedule, torch.Generator().manual_seed(0)
     )
     late = [record["held_out_loss"] for record in history[-10:]]
     assert max(late) - min(late) < 0.1 * (history[0]["held_out_loss"] - min(late))

@@ -12,7 +12,7 @@ from anomalyvae.nets.bodies import BODIES, HIDDEN, doubled, neighbours
 from anomalyvae.nets.elbo import kl_to_standard_normal
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
-from anomalyvae.nets.training import Lesson, Schedule, in_blocks, train
+from anomalyvae.nets.training import Schedule, TrainingRows, in_blocks, train
 from anomalyvae.nets.views import COMPARING
 
 SHAPES = {"mlp": (6,), "conv2d": (1, 3, 5)}
@@ -52,7 +52,7 @@ def fit(net, epochs=30, **options):
     schedule = Schedule(**({"max_epochs": epochs, "batch_size": 32, "learning_rate": 1e-2, "patience": 99} | options))
     cells = net.cells
     learned, held_out = rows(200, 0, cells), rows(50, 1, cells)
-    return train([net], [Lesson(learned, torch.ones(200))], held_out, schedule, torch.Generator().manual_seed(0))
+    return train([net], [TrainingRows(learned, torch.ones(200))], held_out, schedule, torch.Generator().manual_seed(0))
 
 
 def remember(net, body):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from anomalyvae.nets.training import Lesson, Schedule, train
+from anomalyvae.nets.training import Schedule, TrainingRows, train
 
 
 class Regression(nn.Module):
@@ -28,7 +28,7 @@ ROWS = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
 def trained(epochs):
     objective = Regression()
     schedule = Schedule(max_epochs=epochs, batch_size=64, learning_rate=0.1, patience=epochs)
-    train([objective], [Lesson(ROWS, torch.ones(64))], None, schedule, torch.Generator().manual_seed(0))
+    train([objective], [TrainingRows(ROWS, torch.ones(64))], None, schedule, torch.Generator().manual_seed(0))
     return objective
 
 
