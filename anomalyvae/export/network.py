@@ -124,10 +124,10 @@ def _described(described: Described, s: Value, missing: Value) -> Value:
         raw.append(squares.op("Sqrt").op("Sqrt").op("Reshape", [-1, judged * movements]))
     numbers = ((concat(raw) - described.center) / described.scale).op("Clip", -LIMIT, LIMIT)
     parts = [numbers, samples.op("Reshape", [-1, judged * length])]
-    if len(described.held):
-        held = cells.op("Gather", described.held, axis=1).op("Unsqueeze", [3])
-        distance = (held - described.values).op("Abs").op("ReduceMin", [3], keepdims=0)
-        there = missing.op("Reshape", [-1, signals, length]).op("Gather", described.held, axis=1).op("Not")
+    if len(described.states):
+        states = cells.op("Gather", described.states, axis=1).op("Unsqueeze", [3])
+        distance = (states - described.values).op("Abs").op("ReduceMin", [3], keepdims=0)
+        there = missing.op("Reshape", [-1, signals, length]).op("Gather", described.states, axis=1).op("Not")
         new = distance.op("Greater", described.width).op("And", there)
         parts.append(cast(new, TensorProto.DOUBLE).op("ReduceMean", [2], keepdims=0))
     return concat(parts)
@@ -182,7 +182,7 @@ def _novelty(network: Reconstruction, cells: Cells) -> Value:
 def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
     columns = views.columns
     sizes = [columns.near, columns.crowd - columns.near, columns.signals * columns.samples]
-    near, movements, samples, *new = u.split([*sizes, columns.held] if columns.held else sizes)
+    near, movements, samples, *new = u.split([*sizes, columns.states] if columns.states else sizes)
     if name == "states":
         return working(new[0].op("ReduceMax", [1], keepdims=1).op("Greater", 0.0))
     if name == "short":

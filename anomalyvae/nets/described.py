@@ -14,7 +14,7 @@ from anomalyvae.nets.views import PAD, padded
 
 LOW = 3  # coefficients that are kept: level, slope and bend
 CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise
-_STATES = 10  # distinct values that a state has at most
+_MOST_VALUES = 10  # distinct values that a state has at most
 _STILL = 1e-2  # of a movement's root mean square in training; a much smaller one counts as none
 _LEAST_STILL = 1e-6  # its square
 _NEARLY_STILL = 1e-3  # range of a standardised signal that may be a constant one
@@ -25,7 +25,7 @@ _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
 _PARTS = ("center", "scale", "still", "role", "values", "width", "examples")
-_JUDGED, _HELD, _NO_PART = 1, 2, 0
+_JUDGED, _STATE, _NO_PART = 1, 2, 0  # roles of a signal; a constant one is a state, too
 
 
 class Described(nn.Module):
@@ -51,7 +51,7 @@ class Described(nn.Module):
     still : Tensor of shape (j, movements)
         Added to each square.
     role : Tensor of shape (signals,)
-        1 for the j signals that have these numbers, 2 for the h signals of which new values count, 0 for the others.
+        1 for the j signals that have these numbers, 2 for the h states, of which new values count, 0 for the others.
     values : Tensor of shape (h, samples, 10)
         Their values in training, standardised.
     width : Tensor of shape (h, samples)
@@ -68,7 +68,7 @@ class Described(nn.Module):
     width: Tensor
     examples: Tensor
     judged: Tensor
-    held: Tensor
+    states: Tensor
     basis: Tensor
     bands: Tensor
     departures: Tensor
@@ -101,7 +101,7 @@ class Described(nn.Module):
         }
         for name, part in fixed.items():
             self.register_buffer(name, part.to(center), persistent=False)
-        for name, number in (("judged", _JUDGED), ("held", _HELD)):
+        for name, number in (("judged", _JUDGED), ("states", _STATE)):
             self.register_buffer(name, (role == number).nonzero()[:, 0], persistent=False)
 
     @classmethod
@@ -139,10 +139,10 @@ class Described(nn.Module):
         numbers, movements = _numbers_of(samples)
         parts = [state.get(f"described.{name}", torch.empty(0)) for name in _PARTS]
         shapes = [tuple(part.shape) for part in parts]
-        judged, held, examples = int((parts[3] == _JUDGED).sum()), int((parts[3] == _HELD).sum()), len(parts[-1])
+        judged, states, examples = int((parts[3] == _JUDGED).sum()), int((parts[3] == _STATE).sum()), len(parts[-1])
         width = judged * numbers
-        expected = [(width,), (width,), (judged, movements), (signals,), (held, samples, _STATES)]
-        expected += [(held, samples), (examples, signals * samples)]
+        expected = [(width,), (width,), (judged, movements), (signals,), (states, samples, _MOST_VALUES)]
+        expected += [(states, samples), (examples, signals * samples)]
         if shapes != expected or not examples or not judged:
             raise RuntimeError(
                 f"Got a description of shapes {shapes}, expected {expected}. A model of windows by an earlier version "
@@ -153,24 +153,24 @@ class Described(nn.Module):
     @property
     def unjudged(self) -> tuple[list[int], list[int]]:
         """The numbers of the signals of which new values count, and of those that have no part."""
-        return self.held.tolist(), (self.role == _NO_PART).nonzero()[:, 0].tolist()
+        return self.states.tolist(), (self.role == _NO_PART).nonzero()[:, 0].tolist()
 
     @property
     def widths(self) -> tuple[int, int, int, int]:
         """How many numbers there are of shape, movements, samples and new values."""
         shape = len(self.judged) * min(LOW, self.samples)
-        return shape, len(self.center) - shape, len(self.judged) * self.samples, len(self.held)
+        return shape, len(self.center) - shape, len(self.judged) * self.samples, len(self.states)
 
     def forward(self, s: Tensor, missing: Tensor) -> Tensor:
         """Standardised rows ``(n, signals * samples)`` -> shape, movements, samples, and new values, ``(n, k)``.
 
-        The missing cells, a mask, are imputed. Of each signal that is held, the last part is the share of new values.
+        The missing cells, a mask, are imputed. The last part is the share of new values of each state.
         """
         cells = s.view(-1, self.signals, self.samples)
         judged = cells[:, self.judged]
         numbers = ((self._numbers(judged) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
-        distance = (cells[:, self.held, :, None] - self.values).abs().amin(3)
-        new = (distance > self.width) & ~missing.view_as(cells)[:, self.held]
+        distance = (cells[:, self.states, :, None] - self.values).abs().amin(3)
+        new = (distance > self.width) & ~missing.view_as(cells)[:, self.states]
         return torch.cat([numbers, judged.flatten(1), new.to(s).mean(2)], dim=1)
 
     def spread(self, parts: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class Described(nn.Module):
         even = sum(part.reshape(n, v, judged, -1).sum(3, keepdim=True) for part in (shape, movements) if part.shape[2])
         cells = parts.new_zeros(n, v, self.signals, self.samples)
         cells[:, :, self.judged] = samples.view(n, v, judged, -1) + even / self.samples
-        cells[:, :, self.held] = new[..., None] / self.samples
+        cells[:, :, self.states] = new[..., None] / self.samples
         return cells.flatten(2)
 
     def _numbers(self, judged: Tensor) -> Tensor:
@@ -202,37 +202,42 @@ class Described(nn.Module):
 
 
 def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """The role of each signal, the values of those that are held, and how far from these a value is new.
+    """The role of each signal, the values of the states, and how far from these a value is new.
 
     If no signal would be judged, all are. Also returns whether any judged signal is not a state.
     """
     signals, samples = input_shape
-    cells = s.view(-1, signals, samples)
-    few = [number for number in range(signals) if len(_there(cells[:, number, -1]).unique()) <= _STATES]
-    levels, spans = _levels(s, input_shape, scaling, few), {}
-    for number in range(signals):
-        there = _there(cells[:, number])
-        span = torch.stack([there.min(), there.max()])
-        if span[1] - span[0] <= _NEARLY_STILL * (1 + there.abs().max()):
-            spans[number] = span
-    x = scaling.inverse(s).view(cells.shape) if spans else cells
-    spans = {number: span for number, span in spans.items() if _is_constant(x[:, number].flatten())}
+    last = s.view(-1, signals, samples)[:, :, -1]
+    few = [number for number in range(signals) if len(_observed(last[:, number]).unique()) <= _MOST_VALUES]
+    levels, spans = _levels(s, input_shape, scaling, few), _spans(s, input_shape, scaling)
     judged = [number for number in range(signals) if number not in few and number not in spans]
     moving = bool(judged)
-    judged, held = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
-    values, width = s.new_zeros(len(held), samples, _STATES), s.new_zeros(len(held), samples)
-    for place, number in enumerate(held):
+    judged, states = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
+    values, width = s.new_zeros(len(states), samples, _MOST_VALUES), s.new_zeros(len(states), samples)
+    for place, number in enumerate(states):
         if number in spans:
-            values[place] = spans[number][[0] + [1] * (_STATES - 1)]
+            values[place] = spans[number][[0] + [1] * (_MOST_VALUES - 1)]
             width[place] = (spans[number][1] - spans[number][0]).clamp(min=_ROUNDED)
             continue
         rows = levels[number][:, None, None].expand(-1, signals, samples).flatten(1)
         scaled = scaling(rows).view(-1, signals, samples)[:, number].T
-        values[place] = scaled[:, [min(i, scaled.shape[1] - 1) for i in range(_STATES)]]
+        values[place] = scaled[:, [min(i, scaled.shape[1] - 1) for i in range(_MOST_VALUES)]]
         width[place] = scaled.diff().amin(1) / 2
     role = s.new_full((signals,), _NO_PART)
-    role[judged], role[held] = _JUDGED, _HELD
+    role[judged], role[states] = _JUDGED, _STATE
     return role, values, width, moving
+
+
+def _spans(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> dict[int, Tensor]:
+    """The least and the largest standardised value of each signal that is constant, or varies by rounding alone."""
+    cells, spans = s.view(-1, *input_shape), {}
+    for number in range(input_shape[0]):
+        there = _observed(cells[:, number])
+        span = torch.stack([there.min(), there.max()])
+        if span[1] - span[0] <= _NEARLY_STILL * (1 + there.abs().max()):
+            spans[number] = span
+    x = scaling.inverse(s).view(cells.shape) if spans else cells
+    return {number: span for number, span in spans.items() if _is_constant(x[:, number].flatten())}
 
 
 def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list[int]) -> dict[int, Tensor]:
@@ -241,19 +246,19 @@ def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list
     for block in s.split(_ROWS) if few else ():
         x = scaling.inverse(block).view(-1, *input_shape)
         for number in list(found):
-            values = _there(x[:, number]).unique()
+            values = _observed(x[:, number]).unique()
             found[number].update(values.round().tolist())
-            if len(found[number]) > _STATES or bool(((values - values.round()).abs() > _WHOLE).any()):
+            if len(found[number]) > _MOST_VALUES or bool(((values - values.round()).abs() > _WHOLE).any()):
                 del found[number]
     return {n: torch.tensor(sorted(values)).to(s) for n, values in found.items() if len(values) > 1}
 
 
 def _is_constant(x: Tensor) -> bool:
     """Whether values in the user's units are equal, or vary by rounding alone."""
-    return len(_there(x).unique()) == 1 or bool(jittering(x[:, None]))
+    return len(_observed(x).unique()) == 1 or bool(jittering(x[:, None]))
 
 
-def _there(x: Tensor) -> Tensor:
+def _observed(x: Tensor) -> Tensor:
     return x[~x.isnan()]
 
 

@@ -149,9 +149,9 @@ class Reconstruction(nn.Module):
         """Which columns of a described window have a part in each view."""
         if self.described is None:
             return None
-        shape, movements, samples, held = self.described.widths
+        shape, movements, samples, states = self.described.widths
         near = self.latent_dim + shape
-        return Columns(near, near + movements, samples // self.described.samples, self.described.samples, held)
+        return Columns(near, near + movements, samples // self.described.samples, self.described.samples, states)
 
     @property
     def learned_rows(self) -> Tensor | None:

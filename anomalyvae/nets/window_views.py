@@ -44,12 +44,12 @@ class Columns(NamedTuple):
     crowd: int  # the first: code, shape and movements
     signals: int  # whose samples come next
     samples: int  # of each signal
-    held: int  # signals of which only new values count; the last columns
+    states: int  # signals of which only new values count; the last columns
 
     @property
     def total(self) -> int:
         """Of a described window."""
-        return self.crowd + self.signals * self.samples + self.held
+        return self.crowd + self.signals * self.samples + self.states
 
     @property
     def short(self) -> int:
@@ -154,7 +154,7 @@ class WindowViews(Views):
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         among = u[:, : columns.crowd]
         crowd = crowd_of(among, count, recurring, generator)
-        samples = u[:, columns.crowd : columns.total - columns.held]
+        samples = u[:, columns.crowd : columns.total - columns.states]
         pieces = _pieces(columns).to(u.device)
         usual = place[tested].unique()
         mark = selected[usual]
@@ -188,7 +188,7 @@ class WindowViews(Views):
                 lines[i] = _line(balanced(scores, usual))
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
-        off = [False, *(not (moving and part) for part in on), not columns.held]
+        off = [False, *(not (moving and part) for part in on), not columns.states]
         lines[torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
         return views
 
@@ -259,7 +259,7 @@ class WindowViews(Views):
         """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 6, k)``."""
         columns = self.columns
         samples, unseen = self._samples_of(u)
-        first, last = columns.crowd, columns.total - columns.held
+        first, last = columns.crowd, columns.total - columns.states
         parts = u.new_zeros(len(u), len(self.names), columns.total)
         parts[:, 0, : columns.near] = self.near_parts(u[:, : columns.near])
         parts[:, 1, :first] = self.crowd_parts(u[:, :first])
@@ -272,9 +272,9 @@ class WindowViews(Views):
         return parts
 
     def _samples_of(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples, and the share of values never seen of each signal that is held."""
-        held = self.columns.total - self.columns.held
-        return u[:, self.columns.crowd : held], u[:, held:]
+        """Samples, and the share of values never seen of each state."""
+        first_state = self.columns.total - self.columns.states
+        return u[:, self.columns.crowd : first_state], u[:, first_state:]
 
 
 def _largest(samples: Tensor, pieces: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
