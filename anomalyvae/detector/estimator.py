@@ -27,8 +27,10 @@ from anomalyvae.detector.validation import (
     weights_of,
 )
 from anomalyvae.nets.bodies import Body
+from anomalyvae.nets.elbo import Elbo
 from anomalyvae.nets.memory import Memory
-from anomalyvae.nets.objectives import Elbo, Reconstruction, build, restore
+from anomalyvae.nets.objectives import build, restore
+from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.nets.views import COMPARING, VIEW_SCORES, Views
 

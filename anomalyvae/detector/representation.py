@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector.categories import as_pandas, decode_categories, fill_cells, in_kind_of
-from anomalyvae.nets.elbo import IMPUTATION_CODES, expected_rows, log_density, sobol_points
-from anomalyvae.nets.objectives import Elbo, Reconstruction
+from anomalyvae.nets.elbo import IMPUTATION_CODES, Elbo, expected_rows, log_density, sobol_points
+from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import in_blocks
 from anomalyvae.tables.arrays import unmasked, unreal
 

@@ -15,9 +15,10 @@ from anomalyvae.export.likelihoods import expected, residual, row_nll
 from anomalyvae.export.nodes import Value, cast, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.described import CODE, LOW, PEAKS, Described
+from anomalyvae.nets.elbo import Elbo
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
-from anomalyvae.nets.objectives import Adversarial, Elbo
+from anomalyvae.nets.objectives import Adversarial
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
 from anomalyvae.nets.scaling import LIMIT
 from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, VIEWS, Views

@@ -50,7 +50,7 @@ class Memory(nn.Module):
         return cls(keys.repeat_interleave(1 + NEIGHBOURS * again.long(), dim=1))
 
     @property
-    def noise(self) -> float:
+    def rounding_error(self) -> float:
         """How far rounding may move a score that should be 0: the root of a rounded difference of large sums."""
         return float((8 * torch.finfo(torch.float64).eps * self.keys[-1].median()).sqrt())
 

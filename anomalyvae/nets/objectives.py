@@ -29,8 +29,6 @@ from anomalyvae.nets.scaling import Scaling, restore_scaling
 from anomalyvae.nets.views import COMPARING, Views
 from anomalyvae.nets.window_views import WindowViews
 
-__all__ = ["OBJECTIVES", "Adversarial", "Elbo", "Reconstruction", "build", "restore"]
-
 _SEEDING = threading.Lock()  # layers draw their weights from torch's one global generator
 _CRITIC = (64, 64)  # widths of the critic's layers
 _SMOOTHNESS = 0.1  # weight of the gradient penalty, which makes the two players converge

@@ -270,7 +270,7 @@ class Reconstruction(nn.Module):
     @property
     def rounding_error(self) -> float:
         """How far rounding may move a score that should be 0; only distances from the memory are so uncertain."""
-        return self.memorised.noise if isinstance(self.memorised, Memory) else 0.0
+        return self.memorised.rounding_error if isinstance(self.memorised, Memory) else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Anomaly score of each row, shape ``(n,)``: the term that ``criterion`` names."""

@@ -38,8 +38,7 @@ from sklearn.mixture import GaussianMixture
 from tabular import made_at, markdown
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.nets.elbo import log_density, sobol_points
-from anomalyvae.nets.objectives import Elbo
+from anomalyvae.nets.elbo import Elbo, log_density, sobol_points
 from anomalyvae.study import sample_quality
 
 MOST_LEARNED, MOST_JUDGED = 2500, 1000
