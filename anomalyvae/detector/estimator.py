@@ -10,7 +10,6 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
-from anomalyvae.detector.categories import as_pandas
 from anomalyvae.detector.fitting import FitResult, Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters, scaling_of
 from anomalyvae.detector.representation import Representation
@@ -19,10 +18,8 @@ from anomalyvae.detector.state import TABLES, plain, table_of
 from anomalyvae.detector.validation import (
     TrainingData,
     new_gaps,
-    read_rows,
     read_training,
     refuse_unscaled,
-    valid_rows,
     warn_of_few_groups,
     weights_of,
 )
@@ -364,9 +361,7 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
         """
-        X = as_pandas(X)
-        x = valid_rows(self, X)
-        return new_gaps(x, self.training_.get("complete", ()), getattr(X, "columns", None))
+        return new_gaps(self, X)
 
     def alarms(
         self,
@@ -479,9 +474,6 @@ class VAEOutlierDetector(OutlierMixin, Representation, BaseEstimator):
         return table
 
     # Inside
-
-    def _rows(self, X: Any) -> Floats:
-        return read_rows(self, X)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector.categories import as_pandas, decode_categories, fill_cells, in_kind_of
+from anomalyvae.detector.validation import read_rows
 from anomalyvae.nets.elbo import IMPUTATION_CODES, Elbo, expected_rows, log_density, sobol_points
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import in_blocks
@@ -31,7 +32,6 @@ class Representation(TransformerMixin):
     n_features_in_: int
     objective: str
     random_state: int | np.random.RandomState | None
-    _rows: Callable[[Any], Floats]  # validates rows
 
     # The latent space
 
@@ -166,6 +166,9 @@ class Representation(TransformerMixin):
         return np.array([f"latent{i}" for i in range(self._fitted().latent_dim)], dtype=object)
 
     # Inside
+
+    def _rows(self, X: Any) -> Floats:
+        return read_rows(self, X)
 
     def _fitted(self) -> Reconstruction:
         check_is_fitted(self, "network_")

@@ -4,7 +4,7 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,9 +62,7 @@ class TrainingData:
         return described
 
 
-def read_training(
-    detector: Any, X: Any, sample_weight: Any = None, groups: Any = None, outliers: Any = None, selected: Any = None
-) -> TrainingData:
+def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outliers: Any, selected: Any) -> TrainingData:
     """Validate what `fit` receives, encode categories, and merge equal rows.
 
     It sets ``n_features_in_`` and ``feature_names_in_`` of the detector.
@@ -127,26 +125,28 @@ def read_rows(detector: Any, X: Any) -> Floats:
             stacklevel=5,
         )
     if np.isnan(x.sum()):
-        _warn_of_new_gaps(x, detector.training_.get("complete", ()), getattr(X, "columns", None))
+        gaps, names = _gaps(detector, X, x)
+        if gaps.any():
+            some = ", ".join(names[i] for i in np.flatnonzero(gaps.any(axis=0))[:5])
+            warnings.warn(
+                f"{gaps.any(axis=1).sum()} of {len(x)} rows have missing cells in columns that had none in training, "
+                f"such as {some}. Their p-values and flags are not calibrated. Fit with such rows, or leave them out.",
+                stacklevel=5,
+            )
     return x
 
 
-def new_gaps(x: Floats, complete: Sequence[int], columns: Any) -> list[list[str]]:
+def new_gaps(detector: Any, X: Any) -> list[list[str]]:
     """For each row, the columns with a missing cell that had none in training."""
-    names = [_name(columns, i) for i in complete]
-    return [[names[i] for i in np.flatnonzero(row)] for row in np.isnan(x[:, list(complete)])]
+    X = as_pandas(X)
+    gaps, names = _gaps(detector, X, valid_rows(detector, X))
+    return [[names[i] for i in np.flatnonzero(row)] for row in gaps]
 
 
-def _warn_of_new_gaps(x: Floats, complete: Sequence[int], columns: Any) -> None:
-    """Name the columns with missing cells that had none in training: nothing is known of the scores of such rows."""
-    gaps = np.isnan(x[:, list(complete)])
-    if gaps.any():
-        names = ", ".join(_name(columns, complete[i]) for i in np.flatnonzero(gaps.any(axis=0))[:5])
-        warnings.warn(
-            f"{gaps.any(axis=1).sum()} of {len(x)} rows have missing cells in columns that had none in training, such "
-            f"as {names}. Their p-values and flags are not calibrated. Fit with such rows, or leave them out.",
-            stacklevel=6,
-        )
+def _gaps(detector: Any, X: Any, x: Floats) -> tuple[NDArray[np.bool_], list[str]]:
+    """The missing cells of the columns that had none in training, and their names."""
+    complete = list(detector.training_.get("complete", ()))
+    return np.isnan(x[:, complete]), [_name(getattr(X, "columns", None), i) for i in complete]
 
 
 def _validated(detector: Any, X: Any, categories: Categories, reset: bool = False) -> Floats:
