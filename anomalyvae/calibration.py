@@ -15,6 +15,7 @@ from anomalyvae.alarms import SLACK, AlarmTarget, Flags, flags
 
 STRETCHES = "stretches"  # key in a card's `training`: whether its groups are stretches of time
 AUTO_FALSE_ALARMS = 0.05  # share of normal rows beyond the threshold of contamination="auto"
+ENOUGH = round(1 / AUTO_FALSE_ALARMS) - 1  # calibration rows (or groups) that show a p-value as small as that
 
 CAUTION = ".* can show no p-value"  # how the warning of `few_calibrate` begins, as a pattern
 _TAIL_SHARE = 0.1  # of the calibration scores; the tail is fitted to the highest of them
@@ -272,8 +273,8 @@ class Calibration:
         return flags(p, target, self.evidence, smallest, rows_per_hour, storey, tail)
 
 
-def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS, of: str | None = None) -> str | None:
-    """What so few calibration rows or groups cannot show, in plain words; None if they support the rate.
+def few_calibrate(evidence: float, unit: str, of: str | None = None) -> str | None:
+    """What so few calibration rows or groups cannot show, in plain words; None if they support the threshold.
 
     Parameters
     ----------
@@ -281,20 +282,18 @@ def few_calibrate(evidence: float, unit: str, rate: float = AUTO_FALSE_ALARMS, o
         How many calibrate: `Calibration.evidence`.
     unit : str
         What they are, in the plural, such as ``"groups"``.
-    rate : float in (0, 1)
-        The share of false alarms that is asked for.
     of : str, optional
         What they are parts of, and what new rows come in; by default ``unit``.
     """
     of = unit if of is None else of
     least = 1 / (1 + evidence)
-    if least <= rate * (1 + SLACK):
+    if least <= AUTO_FALSE_ALARMS * (1 + SLACK):
         return None
     return (
-        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {rate:.2%} false alarms in new {of} are "
-        f"not guaranteed: the threshold is an estimate, and flagged rows can have larger p-values. The guarantee takes "
-        f"{math.ceil(1 / rate * (1 - SLACK)) - 1:,} {of} that are held out."
-    ).replace(".00%", "%")
+        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in new "
+        f"{of} are not guaranteed: the threshold is an estimate, and flagged rows can have larger p-values. The "
+        f"guarantee takes {ENOUGH} {of} that are held out."
+    )
 
 
 def caution_of(description: Mapping[str, Any]) -> str | None:

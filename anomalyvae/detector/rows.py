@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.calibration import AUTO_FALSE_ALARMS
+from anomalyvae.calibration import ENOUGH
 
 Floats = NDArray[np.float64]
 
@@ -17,7 +17,6 @@ _FOLDS = 3
 _MORE_FOLDS, _VERY_FEW_ROWS = 8, 150  # below, a network without a third of the rows says little of one with all
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
 _SHARE = 0.2  # held out by validation_fraction="auto", where it splits
-_SHOWING = round(1 / AUTO_FALSE_ALARMS) - 1  # groups that show a p-value as small as the threshold's share
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
 _FEWEST = _FOLDS * _MIN_HELD_OUT  # distinct rows; fewer are not enough for folds
 _RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups) is expected in new rows
@@ -179,7 +178,7 @@ def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> t
         per_part = max(per_part, 1)
     calibrating = per_part
     if rows.group is not None and isinstance(fraction, str):
-        calibrating = max(per_part, min(_SHOWING, len(names) // 3))
+        calibrating = max(per_part, min(ENOUGH, len(names) // 3))
     if per_part == 0 or len(names) < per_part + calibrating + 1:
         return rows, None, None
     stopping = may & np.isin(block, names[:per_part])

@@ -34,8 +34,7 @@ def gaps():
 def test_the_rate_that_is_supported_begins_at_19():
     assert few_calibrate(19, "groups") is None
     assert few_calibrate(18, "groups").endswith("The guarantee takes 19 groups that are held out.")
-    assert few_calibrate(99, "drives", 0.01) is None
-    assert few_calibrate(98, "drives", 0.01).startswith("98 drives can show no p-value below 0.01, so 1% false alarms")
+    assert few_calibrate(9, "drives").startswith("9 drives can show no p-value below 0.1, so 5% false alarms in new")
 
 
 def test_a_model_of_few_groups_says_so(few):
