@@ -42,7 +42,7 @@ class Progress(NamedTuple):
     seconds: float
 
 
-class _Told:
+class _ProgressPrinter:
     """Prints progress to stderr, at most a line every five seconds, and one at the end."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ def score_folder(
         raise ValueError(f"Got engine={engine!r}, expected one of {', '.join(map(repr, ENGINES))}. Pass one of them.")
     if per_tick not in (None, "offline", "causal"):
         raise ValueError(f"Got per_tick={per_tick!r}, expected 'offline' or 'causal'. Pass one of them.")
-    progress = progress or (_Told() if verbose else lambda progress: None)
+    progress = progress or (_ProgressPrinter() if verbose else lambda progress: None)
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     scorer = Scorer(model, providers=["CPUExecutionProvider"])
     metadata = scorer.metadata
@@ -192,18 +192,12 @@ def score_folder(
         _claim(folder, work, metadata["model_id"], overwrite)
         outcomes = _score_files(work, names, ENGINES[engine], workers, scheduler, strict, progress, began)
         outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
-        seconds = time.monotonic() - began
         summary = {
             "model_id": metadata["model_id"],
             "source": str(root),
             "engine": engine,
             "started": started,
-            "seconds": round(seconds, 3),
-            "rows_per_s": round(sum(outcome.rows for outcome in outcomes if outcome.status == "scored") / seconds),
-            "rows": sum(outcome.rows for outcome in outcomes),
-            "flagged": sum(outcome.flagged for outcome in outcomes),
-            "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
-            "sparse": sum(outcome.sparse is not None for outcome in outcomes),
+            **_totals(outcomes, time.monotonic() - began),
             "smallest_p_value": _smallest(metadata, tail, per_tick),
             "caution": scorer.caution,
             "fleet": metadata.get("fleet"),
@@ -211,8 +205,8 @@ def score_folder(
             "passed_over": passed_over,
             "orphans": _orphans(folder, {folder / output_of(name) for name in names}),
             "files": [asdict(outcome) | {"scores": output_of(outcome.file)} for outcome in outcomes],
+            "drift": None,
         }
-        summary["drift"] = None
         if summary["fleet"] is not None:
             from anomalyvae.scoring.drift import drift_of  # it needs pandas
 
@@ -257,6 +251,18 @@ def _score_files(
     finally:
         shutil.rmtree(Path(work.target, _STAGING), ignore_errors=True)
     return [found[name] for name in names]
+
+
+def _totals(outcomes: list[Outcome], seconds: float) -> dict[str, float]:
+    """The figures of a run that are sums over its files."""
+    return {
+        "seconds": round(seconds, 3),
+        "rows_per_s": round(sum(outcome.rows for outcome in outcomes if outcome.status == "scored") / seconds),
+        "rows": sum(outcome.rows for outcome in outcomes),
+        "flagged": sum(outcome.flagged for outcome in outcomes),
+        "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
+        "sparse": sum(outcome.sparse is not None for outcome in outcomes),
+    }
 
 
 def _kept_columns(keep: Sequence[str], metadata: dict[str, Any]) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class Work:
     graph : str
         The sha256 of the ONNX file, so that a change of the model is noticed.
     source, target : str
-        Folders that names of files are relative to.
+        Folders that names of files are relative to; empty where windows come from no folder.
     staging : str
         Folder of this run alone, for incomplete files. A worker that outlives its run writes only there.
     rate : float or None
@@ -74,9 +74,9 @@ class Work:
 
     model: str
     graph: str
-    source: str
-    target: str
-    staging: str
+    source: str = ""
+    target: str = ""
+    staging: str = ""
     rate: float | None = None
     tail: str = "conformal"
     feature_scores: bool = False
@@ -299,12 +299,10 @@ class Session:
             self._outputs.append("feature_scores")
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
         self._written = self._features if work.feature_scores else []
-        self._names_gaps = self.metadata["windowing"] is None and bool(self.metadata.get("complete"))
-        needed = (self.metadata["windowing"] or {}).get("signals", ())
-        self._names_unknown = UNKNOWN_SIGNAL in needed and work.per_tick is None
-        self._calibration = None
-        if work.tail != "conformal":
-            self._calibration = read_calibration(work.model, self.metadata["model_id"])
+        self._names_gaps = windowing is None and bool(self.metadata.get("complete"))
+        self._names_unknown = UNKNOWN_SIGNAL in (windowing or {}).get("signals", ()) and work.per_tick is None
+        extrapolates = work.tail != "conformal"
+        self._calibration = read_calibration(work.model, self.metadata["model_id"]) if extrapolates else None
 
     def recording(self) -> Recording | None:
         """An empty record of a recording; None if rows are not windows."""
@@ -313,14 +311,15 @@ class Session:
     def writer(self, path: Path, kept: dict[str, pa.DataType]) -> pq.ParquetWriter:
         """A writer of tables of scores, with the columns that are kept."""
         text = pa.dictionary(pa.int32(), pa.string())  # repeated text is stored once
-        spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
-        where = [("row", pa.int64())] if self.metadata["windowing"] is None else spans
-        where += [(UNKNOWN, text)] if self._names_unknown else []
-        where += [] if self.metadata["windowing"] is None else [(TIME, _MOMENT)]
-        where += kept.items()
+        if self.metadata["windowing"] is None:
+            where = [("row", pa.int64())]
+        else:
+            unknown = [(UNKNOWN, text)] if self._names_unknown else []
+            spans = [("recording", text), ("start_s", pa.float64()), ("end_s", pa.float64())]
+            where = [*spans, *unknown, (TIME, _MOMENT)]
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
-        schema = pa.schema([*where, *_SCORES.items(), *features, *gaps, ("model_id", text)])
+        schema = pa.schema([*where, *kept.items(), *_SCORES.items(), *features, *gaps, ("model_id", text)])
         # Without Arrow's own schema, a reader finds plain text.
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 

@@ -131,8 +131,8 @@ class Watcher:
             )
         rate = None if alarms is None else flag_rate(alarms, scorer.metadata, tail)
         explains = "feature_scores" in scorer.outputs
-        work = Work(os.path.abspath(model), scorer.sha256, "", "", "", rate, tail, feature_scores=explains)
-        self._session = Session(work)
+        path = os.path.abspath(model)
+        self._session = Session(Work(path, scorer.sha256, rate=rate, tail=tail, feature_scores=explains))
         self.caution = scorer.caution
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._of_a_bus = all(map(is_identifier_signal, self._recipe.needed))
