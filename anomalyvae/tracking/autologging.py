@@ -100,13 +100,9 @@ def _search(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) 
     if _inside_another() or not _ends_in_detector(self.estimator):
         original(self, *args, **kwargs)
         return
-    _searches.append(self)
-    try:
-        with _run(listen=False) as run:
-            original(self, *args, **kwargs)
-            _send(run, getattr(self, "best_estimator_", None), {"the candidates": partial(_send_search, search=self)})
-    finally:
-        _searches.remove(self)
+    with _without_runs(self), _run(listen=False) as run:
+        original(self, *args, **kwargs)
+        _send(run, getattr(self, "best_estimator_", None), {"the candidates": partial(_send_search, search=self)})
 
 
 def _study(original: Callable[..., Any], self: Any, func: Callable[[Any], Any], *args: Any, **kwargs: Any) -> None:
@@ -114,15 +110,22 @@ def _study(original: Callable[..., Any], self: Any, func: Callable[[Any], Any], 
         original(self, func, *args, **kwargs)
         return
     if _has_own_callback(*args, *kwargs.values()):
-        _searches.append(self)
-        try:
+        with _without_runs(self):
             original(self, func, *args, **kwargs)
-        finally:
-            _searches.remove(self)
         return
     with _run(listen=False) as run:
         original(self, partial(_trial, func, run.run_id), *args, **kwargs)
         _send(run, None, {"the best trial": partial(_send_study, study=self)})
+
+
+@contextmanager
+def _without_runs(search: Any) -> Iterator[None]:
+    """The fits of a search in this block are no runs."""
+    _searches.append(search)
+    try:
+        yield
+    finally:
+        _searches.remove(search)
 
 
 def _has_own_callback(*arguments: Any) -> bool:

@@ -99,11 +99,11 @@ def record(
     UserWarning
         If not: what, why, and the remedy.
     """
-    with mlflow_session() as mlflow:
+    with mlflow_session():
         work = partial(_record, name, Path(bundle), decision, None if rival is None else Path(rival))
         failure = server.run_with_timeout(work, _TIMEOUT_S)
         if failure is not None:
-            where, model = server.without_password(mlflow.get_tracking_uri()), read_card(bundle)["model_id"]
+            where, model = server.where(), read_card(bundle)["model_id"]
             role = CHAMPION if decision is None or decision["promoted"] else CHALLENGER
             warnings.warn(
                 f"MLflow at {where} did not record {model} as the {role} of {name!r} ({server.reason(failure)}). The "
@@ -199,8 +199,7 @@ def fetched(model: str | os.PathLike[str]) -> Iterator[Path]:
             local = Path(mlflow.artifacts.download_artifacts(artifact_uri=str(model), dst_path=scratch))
         except Exception as error:
             raise FileNotFoundError(
-                f"MLflow at {server.without_password(mlflow.get_tracking_uri())} has no model {model}: {error} Set "
-                "MLFLOW_TRACKING_URI, or check the name."
+                f"MLflow at {server.where()} has no model {model}: {error} Set MLFLOW_TRACKING_URI, or check the name."
             ) from error
         bundle = local / "artifacts" / "bundle"
         if not (bundle / CARD).is_file():

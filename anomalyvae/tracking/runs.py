@@ -22,7 +22,7 @@ from typing import Any
 from anomalyvae.folders import replacing_file
 from anomalyvae.tracking import entries
 from anomalyvae.tracking.entries import Result
-from anomalyvae.tracking.server import mlflow_session, reason, run_with_timeout, without_password
+from anomalyvae.tracking.server import mlflow_session, reason, run_with_timeout, where, without_password
 
 NOTE = "untracked.json"  # in a bundle: the run that it belongs to, until all has been sent
 
@@ -128,10 +128,10 @@ class TrackedRun:
     @property
     def url(self) -> str:
         """Where to see the run."""
-        where = _where()
-        if where.startswith("http"):
-            return f"{where}/#/experiments/{self._run.info.experiment_id}/runs/{self.run_id}"
-        return f"run {self.run_id} in {where}"
+        address = where()
+        if address.startswith("http"):
+            return f"{address}/#/experiments/{self._run.info.experiment_id}/runs/{self.run_id}"
+        return f"run {self.run_id} in {address}"
 
     def start(self, active: Any = None, join: bool = False) -> None:
         """Join the active run; or resume or start one, as its child if there is an active run."""
@@ -239,7 +239,7 @@ class TrackedRun:
         """Warn in one line: what MLflow lacks, why, and what to do."""
         self._warned = True
         why = "it was left" if self.failure is None else reason(self.failure)
-        warnings.warn(f"MLflow at {_where()} lacks {_listed(missing)} of {what} ({why}). {remedy}", stacklevel=3)
+        warnings.warn(f"MLflow at {where()} lacks {_listed(missing)} of {what} ({why}). {remedy}", stacklevel=3)
 
     def close(self, status: str | None, warn: bool = True) -> None:
         """End the run; with None leave it open."""
@@ -264,8 +264,8 @@ class TrackedRun:
     def _write_note(self, result: Result) -> None:
         import mlflow
 
-        where = mlflow.get_tracking_uri()
-        note = self._settings | {"uri": where if where == without_password(where) else None}
+        uri = mlflow.get_tracking_uri()
+        note = self._settings | {"uri": uri if uri == without_password(uri) else None}
         with suppress(OSError), replacing_file(result.bundle / NOTE) as fresh:
             fresh.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
@@ -360,7 +360,7 @@ def track(
         run.close(None if active is not None else "FAILED" if missing else "FINISHED", warn=False)
         if run.failure is not None:
             raise ConnectionError(
-                f"MLflow at {_where()} did not take {_listed(missing)} of {folder} ({reason(run.failure)}). Run the "
+                f"MLflow at {where()} did not take {_listed(missing)} of {folder} ({reason(run.failure)}). Run the "
                 "same command again once it answers, or choose another server with --uri."
             ) from run.failure
         (result.bundle / NOTE).unlink(missing_ok=True)
@@ -387,12 +387,6 @@ def _commit() -> dict[str, str]:
 
     commit = get_git_commit(".")
     return {"mlflow.source.git.commit": commit} if commit else {}
-
-
-def _where() -> str:
-    import mlflow
-
-    return without_password(mlflow.get_tracking_uri())
 
 
 def _listed(names: list[str]) -> str:

@@ -91,6 +91,13 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:200] or type(error).__name__
 
 
+def where() -> str:
+    """The present tracking server or store, as it may be shown."""
+    import mlflow
+
+    return without_password(mlflow.get_tracking_uri())
+
+
 def without_password(uri: str) -> str:
     """An address that may be shown or written down."""
     parts = urlsplit(uri)
