@@ -15,7 +15,7 @@ from anomalyvae.bundle.preprocessing import feature_names, split
 from anomalyvae.detector.categories import as_pandas
 from anomalyvae.export.check_rows import CheckRows, check_rows
 from anomalyvae.export.culprits import culprit, learned_rounding
-from anomalyvae.export.explain import explain
+from anomalyvae.export.doc_strings import add_doc_strings
 from anomalyvae.export.graph import COARSE, FINE, model_proto, ties_up_to, typical
 from anomalyvae.export.pipelines import add_inputs, inputs_of, layout
 from anomalyvae.nets.memory import squared_distances
@@ -76,7 +76,7 @@ def write_onnx(
     for single, rounding in (attempt for attempt in _ATTEMPTS[precision] if not untyped or attempt[1] == COARSE):
         metadata["precision"] = "single" if single else "double"
         proto = model_proto(detector, with_inputs, feature_scores, single, rounding)
-        explain(proto, metadata, columns)
+        add_doc_strings(proto, metadata, columns)
         _store(proto, metadata, file)
         parity = _compare(detector, rows, Scorer(file, providers=["CPUExecutionProvider"]), rounding)
         if _agrees(parity, COARSE if single else _TOLERANCE):

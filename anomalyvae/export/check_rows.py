@@ -49,8 +49,8 @@ def check_rows(
 ) -> CheckRows:
     """Rows like those of a model, half of them disturbed.
 
-    Without a sample, rows are drawn from the detector and, for a Pipeline, led back by its ``inverse_transform``. If it
-    has none, each column is made up on its own, from what its transformers know.
+    Without a sample, the detector generates rows; for a Pipeline, its ``inverse_transform`` leads them back. If it has
+    none, each column is made up on its own, from what its transformers know.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def check_rows(
     return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
 
 
-# Array to begin with
+# Cells to begin with
 
 
 def _as_frame(inputs: list[Input], sample: Any) -> pd.DataFrame:
@@ -116,10 +116,10 @@ def _sampled(inputs: list[Input], sample: pd.DataFrame, rng: np.random.Generator
 def _made_up(
     before: Pipeline | None, detector: "VAEOutlierDetector", inputs: list[Input], rng: np.random.Generator
 ) -> tuple[list[Array], str]:
-    drawn = _drawn(detector, rng)
+    generated = _generated(detector, rng)
     if before is None:
-        return drawn, "detector"
-    cells = inverse_columns(before, drawn, len(inputs))
+        return generated, "detector"
+    cells = inverse_columns(before, generated, len(inputs))
     origin = "columns" if any(column is None for column in cells) else "inverse_transform"
     for i, (column, found) in enumerate(zip(inputs, cells, strict=True)):
         if found is None and column.examples is not None:
@@ -127,8 +127,8 @@ def _made_up(
     return [rng.standard_normal(_ROWS) if found is None else found for found in cells], origin
 
 
-def _drawn(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
-    """The columns of rows that the network draws and, for the last quarter, remembers, in the units of training."""
+def _generated(detector: "VAEOutlierDetector", rng: np.random.Generator) -> list[Array]:
+    """The columns of rows that the network samples and, for the last quarter, stores, in the units of training."""
     network = detector.network_
     device = network.device
     z = torch.from_numpy(rng.standard_normal((_ROWS, network.latent_dim))).to(device)

@@ -34,8 +34,8 @@ def model_proto(
     model: "VAEOutlierDetector",
     add_inputs: Callable[[Graph], tuple[list["onnx.ValueInfoProto"], Value]],
     feature_scores: bool,
-    single: bool = False,
-    rounding: float = FINE,
+    single: bool,
+    rounding: float,
 ) -> "onnx.ModelProto":
     """The whole model, checked by ONNX's own checker; ``add_inputs`` adds the inputs and returns the rows.
 
@@ -65,9 +65,7 @@ def model_proto(
     return proto
 
 
-def detector_outputs(
-    x: Value, model: "VAEOutlierDetector", feature_scores: bool = False, rounding: float = FINE
-) -> dict[str, Value]:
+def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool, rounding: float) -> dict[str, Value]:
     """Add a detector to a graph; returns the outputs by name.
 
     ``x`` are rows ``(n, d)`` in double. A category is the number of its level, -1 for an unknown one; a missing cell is

@@ -35,7 +35,7 @@ class Cells:
         return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
 
 
-def standardise(scaling: Any, x: Value, *, precise: bool = False) -> Cells:
+def standardise(scaling: Any, x: Value, *, precise: bool) -> Cells:
     """Rows in the user's units ``(n, d)``, double, as the network sees them; also ``precise``, if all are numbers."""
     if not isinstance(scaling, Mixed):
         missing = x.op("IsNaN")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SHOWN = 20  # levels or columns in a description; the metadata have all columns
 
 
-def explain(proto: "onnx.ModelProto", metadata: dict[str, Any], columns: list[Input]) -> None:
+def add_doc_strings(proto: "onnx.ModelProto", metadata: dict[str, Any], columns: list[Input]) -> None:
     """Describe a model's inputs and outputs, in it and in its metadata, under ``about``.
 
     Parameters
