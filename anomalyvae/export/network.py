@@ -93,7 +93,7 @@ def _rarity(network: Adversarial, z: Value) -> Value:
     return logit + ((z * z).sum() + network.latent_dim * LOG_2PI) * 0.5
 
 
-def _compared(network: Reconstruction, cells: Cells) -> Value:
+def _memory_features(network: Reconstruction, cells: Cells) -> Value:
     """Row, code and residual side by side, which are compared with stored ones, ``(n, k)``."""
     imputed = expected(network.likelihood, decode(network, encode(network, cells)))
     whole = Cells(cells.filled(imputed), None)
@@ -135,7 +135,7 @@ def _described(described: Described, s: Value, missing: Value) -> Value:
 
 
 def _memory(network: Reconstruction, cells: Cells) -> Value:
-    u = _compared(network, cells)
+    u = _memory_features(network, cells)
     assert isinstance(network.memorised, Memory)  # noqa: S101 - fit has seen to it
     keys = network.memorised.keys
     nearest = min(NEIGHBOURS + 1, keys.shape[1])
@@ -156,7 +156,7 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
 
 def _view(name: str) -> Callable[[Reconstruction, Cells], Value]:
     def score(network: Reconstruction, cells: Cells) -> Value:
-        u = _compared(network, cells)
+        u = _memory_features(network, cells)
         views = network.memorised
         assert isinstance(views, Views)  # noqa: S101 - fit has seen to it
         number = views.names.index(name)

@@ -284,39 +284,33 @@ class Reconstruction(nn.Module):
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""
         assert isinstance(self.memorised, Memory)  # noqa: S101
-        return self.memorised(self.memory_features(self.scaling(x)))
+        return self.memorised(self._features(x))
 
     def novelty(self, x: Tensor) -> Tensor:
         """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        views, u = self._viewed(x)
-        return views(u)
+        return self._views(self._features(x))
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
-        views, u = self._viewed(x)
-        return views.nats(u)
+        return self._views.nats(self._features(x))
 
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
-        views, u = self._viewed(x)
-        return views.distances(u)
+        return self._views.distances(self._features(x))
 
     @property
     def usual_distances(self) -> Tensor:
         """The distance of each view that a tenth of the stored rows exceeds, shape ``(v,)``."""
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised.usual
+        return self._views.usual
 
     def score_of_distances(self, distances: Tensor) -> Tensor:
         """The anomaly score of rows at these distances in each view ``(n, v)``, shape ``(n,)``."""
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        nats = self.memorised.in_nats(distances)
-        return self.memorised.together(nats) if self.criterion == "novelty" else nats[:, VIEWS.index(self.criterion)]
+        nats = self._views.in_nats(distances)
+        return self._views.together(nats) if self.criterion == "novelty" else nats[:, VIEWS.index(self.criterion)]
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        views, u = self._viewed(x)
-        return views.strongest(u)
+        return self._views.strongest(self._features(x))
 
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
@@ -324,20 +318,20 @@ class Reconstruction(nn.Module):
         A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
         samples of a window share equally what their signal has of shape and movements.
         """
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        s = self.scaling(x)
-        parts = self.memorised.parts(self.memory_features(s))
+        parts = self._views.parts(self._features(x))
         if self.described is not None:
             return _shares(self.described.spread(parts[:, :, self.latent_dim :]))
-        cells, residuals = parts[:, :, : s.shape[1]], parts[:, :, s.shape[1] + self.latent_dim :]
+        cells, residuals = parts[:, :, : self.cells], parts[:, :, self.cells + self.latent_dim :]
         of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
-        shares = residuals.index_add(2, of_column.to(parts.device), cells)
-        return _shares(shares)
+        return _shares(residuals.index_add(2, of_column.to(parts.device), cells))
 
-    def _viewed(self, x: Tensor) -> tuple[Views, Tensor]:
-        """The views, and what they see of rows."""
+    @property
+    def _views(self) -> Views:
         assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised, self.memory_features(self.scaling(x))
+        return self.memorised
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.memory_features(self.scaling(x))
 
     def near(self, x: Tensor) -> Tensor:
         """The first view, shape ``(n,)``."""
