@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,30 @@ _ROWS = 8192  # at a time
 _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
+_PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
+_LEAST_SAMPLES = 4  # of a window that has pieces
 _PARTS = ("center", "scale", "still", "role", "values", "width", "examples")
 _JUDGED, _STATE, _NO_PART = 1, 2, 0  # roles of a signal; a constant one is a state, too
+
+
+class Columns(NamedTuple):
+    """How many columns of a described window have a part in each view."""
+
+    near: int  # the first: code and shape
+    crowd: int  # the first: code, shape and movements
+    signals: int  # whose samples come next
+    samples: int  # of each signal
+    states: int  # signals of which only new values count; the last columns
+
+    @property
+    def total(self) -> int:
+        """Of a described window."""
+        return self.crowd + self.signals * self.samples + self.states
+
+    @property
+    def short(self) -> int:
+        """Samples of a short piece, 0 in a window without pieces."""
+        return self.samples // _PARTS_OF_WINDOW if self.samples >= _LEAST_SAMPLES else 0
 
 
 class Described(nn.Module):
@@ -160,6 +182,12 @@ class Described(nn.Module):
         """How many numbers there are of shape, movements, samples and new values."""
         shape = len(self.judged) * min(LOW, self.samples)
         return shape, len(self.center) - shape, len(self.judged) * self.samples, len(self.states)
+
+    def columns(self, latent_dim: int) -> Columns:
+        """Which columns have a part in each view, behind a latent code."""
+        shape, movements, _, states = self.widths
+        near = latent_dim + shape
+        return Columns(near, near + movements, len(self.judged), self.samples, states)
 
     def forward(self, s: Tensor, missing: Tensor) -> Tensor:
         """Standardised rows ``(n, signals * samples)`` -> shape, movements, samples, and new values, ``(n, k)``.

@@ -1,5 +1,6 @@
 """The memory: training rows that new rows are compared with."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -48,6 +49,16 @@ class Memory(nn.Module):
         weight = local_weight(squared_distances(u, u), count, again)
         keys = keys_of(u, weight)
         return cls(keys.repeat_interleave(1 + NEIGHBOURS * again.long(), dim=1))
+
+    @classmethod
+    def restored(cls, width: int, state: Mapping[str, Tensor]) -> Self:
+        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
+        keys = state.get("memorised.keys", torch.empty(0))
+        if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:
+            raise RuntimeError(
+                f"Got a memory of shape {tuple(keys.shape)}, expected ({width + 2}, rows). Save the model again."
+            )
+        return cls(keys)
 
     @property
     def rounding_error(self) -> float:

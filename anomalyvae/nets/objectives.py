@@ -134,19 +134,12 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
         network = build(architecture, scaling).in_precision(torch.float64)
     width = network.cells + network.latent_dim + network.columns  # row, code and residual
     if network.criterion == "memory":
-        keys = state.get("memorised.keys", torch.empty(0))
-        if keys.shape[:-1] != (width + 2,) or not keys.shape[-1]:
-            raise RuntimeError(
-                f"Got a memory of shape {tuple(keys.shape)}, expected ({width + 2}, rows). Save the model again."
-            )
-        network.memorised = Memory(keys)
+        network.memorised = Memory.restored(width, state)
+    elif network.has_views and "described.center" in state:  # older models and rows that are no windows have none
+        network.described = Described.restored(network.input_shape, state)
+        network.memorised = WindowViews.restored_windows(network.described.columns(network.latent_dim), state)
     elif network.has_views:
-        if "described.center" in state:  # older models and rows that are no windows have none
-            network.described = Described.restored(network.input_shape, state)
-        columns = network.columns_of_views
-        network.memorised = (
-            Views.restored(width, state) if columns is None else WindowViews.restored_windows(columns, state)
-        )
+        network.memorised = Views.restored(width, state)
     if isinstance(network, Elbo) and "aggregate.mean" in state:  # older models have none
         network.aggregate = AggregatePosterior.restored(network, state)
     network.load_state_dict(state, assign=True)

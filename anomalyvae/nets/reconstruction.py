@@ -14,7 +14,7 @@ from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
 from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
 from anomalyvae.nets.views import COMPARING, VIEW_SCORES, VIEWS, Views
-from anomalyvae.nets.window_views import Columns, WindowViews
+from anomalyvae.nets.window_views import WindowViews
 
 REACH = 10.0  # the encoder clips standardised cells to this: a far row must not steer the decoder
 _EXPOSED = 0.25  # known outliers in a step, as a share of its rows
@@ -145,15 +145,6 @@ class Reconstruction(nn.Module):
         return torch.where(missing, self.likelihood.expected(self.decode(self.encode(s))), s) if missing.any() else s
 
     @property
-    def columns_of_views(self) -> Columns | None:
-        """Which columns of a described window have a part in each view."""
-        if self.described is None:
-            return None
-        shape, movements, samples, states = self.described.widths
-        near = self.latent_dim + shape
-        return Columns(near, near + movements, samples // self.described.samples, self.described.samples, states)
-
-    @property
     def learned_rows(self) -> Tensor | None:
         """Some standardised training rows ``(m, d)``, if the criterion compares with stored ones."""
         if self.described is not None:
@@ -198,9 +189,8 @@ class Reconstruction(nn.Module):
             kept[densest(u[stored], share, twice)] = True
             stored = stored[kept]
         u, count, recurring, selected, start = (part[stored] for part in (u, count, recurring, selected, start))
-        columns = self.columns_of_views
-        if columns is not None and self.described is not None:
-            moving = self.described.moving
+        if self.described is not None:
+            columns, moving = self.described.columns(self.latent_dim), self.described.moving
             self.memorised = WindowViews.of_windows(
                 u, count, recurring, selected, start, generator, columns, moving, waveforms_recur
             )

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from anomalyvae.nets.described import cosines
+from anomalyvae.nets.described import Columns, cosines
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
 from anomalyvae.nets.views import (
@@ -29,32 +29,10 @@ from anomalyvae.nets.views import (
 )
 
 _RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
-_PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
-_LEAST_SAMPLES = 4  # of a window that has pieces
 _WAVES = 1024  # windows whose samples are stored
 _RECUR = 0.75  # of the variance: what the nearest waveform explains where waveforms recur
 _FOLDS = 5
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
-
-
-class Columns(NamedTuple):
-    """How many columns of a described window have a part in each view."""
-
-    near: int  # the first: code and shape
-    crowd: int  # the first: code, shape and movements
-    signals: int  # whose samples come next
-    samples: int  # of each signal
-    states: int  # signals of which only new values count; the last columns
-
-    @property
-    def total(self) -> int:
-        """Of a described window."""
-        return self.crowd + self.signals * self.samples + self.states
-
-    @property
-    def short(self) -> int:
-        """Samples of a short piece, 0 in a window without pieces."""
-        return self.samples // _PARTS_OF_WINDOW if self.samples >= _LEAST_SAMPLES else 0
 
 
 class WindowViews(Views):

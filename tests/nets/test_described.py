@@ -242,7 +242,8 @@ def test_a_description_of_another_shape_is_refused(detector):
         Described.restored(SHAPE, state | {"described.examples": torch.empty(0, 60)})
     with pytest.raises(RuntimeError, match=r"Got stored windows of shapes .*fit it again"):
         WindowViews.restored_windows(
-            detector.network_.columns_of_views, state | {"memorised.short_mean": torch.empty(3)}
+            detector.network_.described.columns(detector.network_.latent_dim),
+            state | {"memorised.short_mean": torch.empty(3)},
         )
 
 
