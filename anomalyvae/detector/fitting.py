@@ -222,7 +222,7 @@ class Trainer:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
         if size is None:
             size = _MORE_ROWS if network.has_views and len(network.input_shape) == 1 else MEMORY_SIZE
-        known = learned if learned.group is None and learned.selected is None else learned.by_content()
+        known = learned.by_content()
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         start = np.zeros(len(known), dtype=np.int64) if known.start is None else known.start

@@ -130,30 +130,28 @@ def text(name: Any, column: Any) -> NDArray[np.object_]:
     if hasattr(getattr(column, "type", None), "index_type"):  # those of Arrow
         cells = column.cast(column.type.value_type).to_pylist()
         return np.array([MISSING if cell is None else str(cell) for cell in cells], dtype=object)
-    values, missing = _values(column)
-    if missing is None:
-        if np.isnan(values).all():  # an empty column is of any kind
-            return np.full(len(values), MISSING, dtype=object)
-        _refuse_kind(name, column, "text")
-    if not all(isinstance(cell, str) for cell in values[~missing]):
-        _refuse_kind(name, column, "text")
+    values, missing = _of_kind(str, "text", name, column)
     return np.where(missing, MISSING, values).astype(object)
 
 
 def boolean(name: Any, column: Any) -> Floats:
     """A column of booleans as 1 and 0, NaN where a cell is missing."""
-    values, missing = _values(column)
-    if missing is None:
-        if np.isnan(values).all():
-            return values.astype(np.float64)
-        _refuse_kind(name, column, "booleans")
-    if not all(isinstance(cell, bool | np.bool_) for cell in values[~missing]):
-        _refuse_kind(name, column, "booleans")
+    values, missing = _of_kind(bool | np.bool_, "booleans", name, column)
     return np.where(missing, np.nan, values).astype(np.float64)
 
 
 READ = {"number": number, "text": text, "bool": boolean}
 """The reader of each kind of column."""
+
+
+def _of_kind(kind: Any, expected: str, name: Any, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The cells of a column and which are missing; an error if others are of another kind."""
+    values, missing = _values(column)
+    if missing is None:
+        missing, values = np.isnan(values), values.astype(object)  # an empty column is of any kind
+    if not all(isinstance(cell, kind) for cell in values[~missing]):
+        _refuse_kind(name, column, expected)
+    return values, missing
 
 
 def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
