@@ -170,7 +170,7 @@ class Trainer:
             s = _standardised(network, part.x).float()
             learned.append(TrainingRows(s, (weight / weight.mean()).float().to(s.device)))
         held_out = None if stopping is None else _standardised(kept, stopping.x).float()
-        history, reason, complete = self._train(networks, learned, held_out, len(parts[0]))
+        history, reason, complete = self._train(networks, learned, held_out)
         for network, part in zip(networks, parts, strict=True):
             network.in_precision(torch.float64).eval()
             network.outliers = None
@@ -182,17 +182,10 @@ class Trainer:
         return history, reason, complete
 
     def _train(
-        self,
-        networks: Sequence[Reconstruction],
-        learned: Sequence[TrainingRows],
-        held_out: torch.Tensor | None,
-        rows: int,
+        self, networks: Sequence[Reconstruction], learned: Sequence[TrainingRows], held_out: torch.Tensor | None
     ) -> tuple[History, str, bool]:
-        """Train networks at once, where they can be stacked, or else in turn; returns what `_train_and_store` does.
-
-        ``rows`` is the number of training rows of the first.
-        """
-        kept = networks[0]
+        """Train networks at once, where they can be stacked, or else in turn; returns what `_train_and_store` does."""
+        kept, rows = networks[0], len(learned[0].rows)
         precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
         schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS)
         callback, generator = epoch_callback.get(), torch.Generator(kept.device).manual_seed(self.seed)
