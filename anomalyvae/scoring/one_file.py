@@ -194,13 +194,13 @@ class Recording:
         self._start: datetime | None = None
         self.sparse: str | None = None
 
-    def add(self, slab: Slab, figures: Floats) -> None:
-        """Take the `Session.figures` of windows."""
-        if len(figures):
+    def add(self, slab: Slab, scores: Floats) -> None:
+        """Take the `Session.scores` of windows."""
+        if len(scores):
             self._name, self._start = str(slab.where["recording"].iloc[0]), slab.start
             self.sparse = slab.sparse
-            scores = figures[:, [0, *range(3, 3 + self._signals)]]
-            self._tally.add(scores, figures[:, 2] > 0, slab.where["start_s"])
+            all_and_each = scores[:, [0, *range(3, 3 + self._signals)]]
+            self._tally.add(all_and_each, scores[:, 2] > 0, slab.where["start_s"])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -221,9 +221,9 @@ def _tables(
 ) -> Iterator[tuple[pa.Table, int]]:
     """Tables of scores, each with its number of flagged rows; windows are added to their recording."""
     if work.per_tick is None:
-        for slab, (table, flagged, figures) in _in_order(pool, session.score, slabs):
+        for slab, (table, flagged, scores) in _in_order(pool, session.score_table, slabs):
             if recording is not None:
-                recording.add(slab, figures)
+                recording.add(slab, scores)
             yield table, flagged
         return
     from anomalyvae.recordings import WindowRecipe
@@ -231,12 +231,12 @@ def _tables(
 
     folding = Folding(WindowRecipe.from_dict(session.metadata["windowing"]), work.per_tick)
     newest: Slab | None = None
-    for newest, figures in _in_order(pool, session.figures, slabs):
+    for newest, scores in _in_order(pool, session.scores, slabs):
         if recording is not None:
-            recording.add(newest, figures)
-        yield session.ticks(newest, *folding.add(newest.where["start_s"], figures))
+            recording.add(newest, scores)
+        yield session.ticks(newest, *folding.add(newest.where["start_s"], scores))
     if newest is not None:
-        yield session.ticks(newest, *folding.add([], figures[:0], last=True))
+        yield session.ticks(newest, *folding.add([], scores[:0], last=True))
 
 
 def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[Slab]) -> Iterator[tuple[Slab, Scored]]:
@@ -323,17 +323,17 @@ class Session:
         # Without Arrow's own schema, a reader finds plain text.
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
 
-    def score(self, slab: Slab) -> tuple[pa.Table, int, Floats]:
-        """The scores of a slab, its number of flagged rows, and its `figures`."""
+    def score_table(self, slab: Slab) -> tuple[pa.Table, int, Floats]:
+        """The table of a slab, its number of flagged rows, and its `scores`."""
         found = self.scorer.score(slab.rows, [*self._outputs, GAPS])
-        figures = self._figures(found)
-        return *self._table(slab, figures, found[GAPS]), figures
+        scores = self._scores_of(found)
+        return *self._table(slab, scores, found[GAPS]), scores
 
-    def figures(self, slab: Slab) -> Floats:
+    def scores(self, slab: Slab) -> Floats:
         """Anomaly score, p-value, 1 if flagged and, where they are of use, a score per feature, of each row."""
-        return self._figures(self.scorer.score(slab.rows, self._outputs))
+        return self._scores_of(self.scorer.score(slab.rows, self._outputs))
 
-    def _figures(self, found: dict[str, Any]) -> Floats:
+    def _scores_of(self, found: dict[str, Any]) -> Floats:
         score, p_value = found["anomaly_score"], found["p_value"]
         if self._calibration is not None:
             p_value = self._calibration.p_values(score, self._work.tail)
@@ -344,7 +344,7 @@ class Session:
         return np.column_stack(columns)
 
     def ticks(self, slab: Slab, time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
-        """The scores of ticks, folded from the `figures` of windows, and how many are flagged.
+        """The scores of ticks, folded from the `scores` of windows, and how many are flagged.
 
         Twice the mean of p-values is a p-value, however they depend on each other: V. Vovk and R. Wang, Combining
         p-values via averaging, Biometrika 107 (2020), proposition 3.
@@ -357,8 +357,8 @@ class Session:
         spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
         return self._table(slab._replace(where=where | spans), folded)
 
-    def _table(self, slab: Slab, figures: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
-        score, p_value, flag, *features = figures.T
+    def _table(self, slab: Slab, scores: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
+        score, p_value, flag, *features = scores.T
         flagged = flag > 0
         columns: dict[str, Any] = dict(slab.where)
         if "recording" in columns:

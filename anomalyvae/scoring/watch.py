@@ -280,13 +280,13 @@ class Watcher:
         return None if state is None else Printed(Path(state), self._session.metadata["model_id"])
 
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
-        figures = self._session.figures(Slab({}, windows.rows.to_numpy()))
+        scores = self._session.scores(Slab({}, windows.rows.to_numpy()))
         if self.drift is not None:
-            self.drift.add(windows, np.delete(figures, (1, 2), axis=1))
-        signals = self._recipe.signals if figures.shape[1] > 3 else ()
+            self.drift.add(windows, np.delete(scores, (1, 2), axis=1))
+        signals = self._recipe.signals if scores.shape[1] > 3 else ()
         spans = (windows.spans[name].tolist() for name in ("recording", "start_s", "end_s"))
         times = moments(next(iter(windows.starts.values()), None), windows.spans["start_s"]).to_pylist()
-        lines = zip(*spans, times, figures.tolist(), strict=True)
+        lines = zip(*spans, times, scores.tolist(), strict=True)
         for recording, start_s, end_s, time, (score, p_value, flag, *parts) in lines:
             if self._printed is not None and not self._printed.is_new(recording, start_s):
                 continue
