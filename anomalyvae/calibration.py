@@ -301,10 +301,10 @@ def caution_of(description: Mapping[str, Any]) -> str | None:
     evidence, training = description["calibration"]["evidence"], description["training"]
     if description["windowing"] is not None:
         return few_recordings(evidence, training)
-    return few_calibrate(evidence, groups_in_words(training))
+    return few_calibrate(evidence, calibrated_by(training))
 
 
-def groups_in_words(training: Mapping[str, Any]) -> str:
+def calibrated_by(training: Mapping[str, Any]) -> str:
     """What calibrates a model, in the plural; ``training`` is what its card says of the training rows."""
     if training.get(STRETCHES):
         return "stretches of time"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomalyvae.calibration import STRETCHES, few_calibrate, groups_in_words
+from anomalyvae.calibration import STRETCHES, calibrated_by, few_calibrate
 from anomalyvae.detector.categories import (
     Categories,
     as_pandas,
@@ -269,7 +269,7 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
 
 def warn_of_few_groups(training: Mapping[str, Any], evidence: float) -> None:
     """Warn if there are too few groups to guarantee the share of false alarms that the threshold allows."""
-    caution = few_calibrate(evidence, groups_in_words(training)) if training["groups"] else None
+    caution = few_calibrate(evidence, calibrated_by(training)) if training["groups"] else None
     if caution is not None:
         warnings.warn(caution, stacklevel=4)
 

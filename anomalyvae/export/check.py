@@ -40,7 +40,6 @@ _ATTEMPTS = {  # whether in single precision, and the rounding within which scor
     "single": ((True, COARSE),),
 }
 _FROM_CARD = ("model_id", "kind", "units", "windowing", "offset", "calibration", "training", "versions")
-_FROM_SOME = ("fleet",)  # older cards lack it
 
 Floats = NDArray[np.float64]
 
@@ -126,7 +125,7 @@ def _metadata(
     """What the file says about its model, but for the precision and the result of the check."""
     return {
         **{name: card[name] for name in _FROM_CARD},
-        **{name: card[name] for name in _FROM_SOME if card.get(name) is not None},
+        **({} if card.get("fleet") is None else {"fleet": card["fleet"]}),  # older cards lack it
         **placed,
         "format": FORMAT,
         "features": feature_names(before, detector),
