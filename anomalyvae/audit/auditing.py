@@ -231,8 +231,7 @@ def _fitted(detector: VAEOutlierDetector, rows: Any, outlier: NDArray[np.bool_] 
 
 def _points(detector: VAEOutlierDetector, rows: Any) -> NDArray[np.float64]:
     """Rows in the space of the detector's memory, shape ``(n, k)``."""
-    network = detector.network_
-    return detector._apply(lambda x: network.memory_features(network.scaling(x)), detector._rows(rows))
+    return detector._apply(detector.network_.features, detector._rows(rows))
 
 
 def _regions(

@@ -271,22 +271,26 @@ class Reconstruction(nn.Module):
         s = self.scaling(x)
         return self.row_nll(s, self.encode(s))
 
+    def features(self, x: Tensor) -> Tensor:
+        """What is compared with stored rows, `memory_features`, shape ``(n, k)``."""
+        return self.memory_features(self.scaling(x))
+
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""
         assert isinstance(self.memorised, Memory)  # noqa: S101
-        return self.memorised(self._features(x))
+        return self.memorised(self.features(x))
 
     def novelty(self, x: Tensor) -> Tensor:
         """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        return self._views(self._features(x))
+        return self._views(self.features(x))
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
-        return self._views.nats(self._features(x))
+        return self._views.nats(self.features(x))
 
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
-        return self._views.distances(self._features(x))
+        return self._views.distances(self.features(x))
 
     @property
     def usual_distances(self) -> Tensor:
@@ -300,7 +304,7 @@ class Reconstruction(nn.Module):
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        return self._views.strongest(self._features(x))
+        return self._views.strongest(self.features(x))
 
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
@@ -308,7 +312,7 @@ class Reconstruction(nn.Module):
         A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
         samples of a window share equally what their signal has of shape and movements.
         """
-        parts = self._views.parts(self._features(x))
+        parts = self._views.parts(self.features(x))
         if self.described is not None:
             return _shares(self.described.spread(parts[:, :, self.latent_dim :]))
         cells, residuals = parts[:, :, : self.cells], parts[:, :, self.cells + self.latent_dim :]
@@ -319,9 +323,6 @@ class Reconstruction(nn.Module):
     def _views(self) -> Views:
         assert isinstance(self.memorised, Views)  # noqa: S101
         return self.memorised
-
-    def _features(self, x: Tensor) -> Tensor:
-        return self.memory_features(self.scaling(x))
 
     def near(self, x: Tensor) -> Tensor:
         """The first view, shape ``(n,)``."""
