@@ -120,8 +120,9 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
 
 def _as_counts(weight: Floats) -> tuple[Floats, bool]:
     """Weights as numbers of rows, and whether these are whole."""
-    counts = weight / weight.min(initial=np.inf)
-    if (np.abs(counts - np.round(counts)) <= 1e-9 * counts).all() and (counts < 2**31).all():
+    with np.errstate(over="ignore"):
+        counts = weight / weight.min(initial=np.inf)
+    if (counts < 2**31).all() and (np.abs(counts - np.round(counts)) <= 1e-9 * counts).all():
         return np.round(counts), True
     return weight * (weight.sum() / np.square(weight).sum()), False
 

@@ -31,6 +31,8 @@ from anomalyvae.tables.arrays import unmasked, unreal
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
+_LOST = 1e-15  # of a weight: a sum of float64 no longer has what is added
+_HUGE = 1e100  # as a weight
 
 Floats = NDArray[np.float64]
 
@@ -186,6 +188,16 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
             f"Got a sample_weight of zero for all {n} rows, expected some above zero. Leave out sample_weight to count "
             "all rows."
         )
+    largest = weight.max()
+    lost = int(((weight > 0) & (weight < _LOST * largest)).sum())
+    if lost:
+        warnings.warn(
+            f"{lost} of {n} rows have a sample_weight below {_LOST:g} of the largest ({largest:g} in row "
+            f"{weight.argmax()}), and count as nothing beside it. Check the largest ones; 0 leaves a row out.",
+            stacklevel=4,
+        )
+    if not 1 / _HUGE < largest < _HUGE:  # only proportions count, and squares and sums of such weights would overflow
+        weight = np.ldexp(weight, -np.frexp(largest)[1])
     return weight
 
 

@@ -173,6 +173,23 @@ def test_weights_that_are_no_numbers_are_refused(weight, message):
         fit(X).score(X, sample_weight=weight)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [2.0**1000, 1e308, 2.0**-1000, 1e-310])
+def test_only_the_proportions_of_weights_count(factor):
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, 40)
+    plain, other = fit(X, sample_weight=weight), fit(X, sample_weight=weight * factor)
+    np.testing.assert_allclose(other.anomaly_score(X), plain.anomaly_score(X), rtol=1e-3)
+    np.testing.assert_allclose(plain.score(X, sample_weight=weight * factor), plain.score(X, sample_weight=weight))
+
+
+@pytest.mark.parametrize(("one", "lost"), [(1e16, 39), (1e300, 39), (1e-16, 1), (1e-320, 1)])
+def test_weights_that_vanish_beside_the_largest_are_named(one, lost):
+    weight = np.where(np.arange(40) == 3, one, 1.0)
+    with pytest.warns(UserWarning, match=rf"^{lost} of 40 rows have a sample_weight below 1e-15 of the larg"):
+        detector = fit(X, sample_weight=weight)
+    assert np.isfinite(detector.anomaly_score(X)).all()
+
+
 def test_columns_that_no_scaling_brings_into_reach_are_refused():
     stamps = X.assign(time=1.7e9)
     with pytest.raises(
