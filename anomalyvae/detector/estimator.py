@@ -125,7 +125,7 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         Why training ended; ``"patience"``: the held-out loss did not improve for a fifth of the epochs, at least 10.
     training_ : dict
         Number of ``rows`` and their ``sha256`` (distinct rows, weights and groups, in any order); with ``outliers``,
-        their number and ``outliers_sha256``.
+        their number and ``outliers_sha256``. Names of columns that are numbers or tuples are ``names``.
     categories_ : dict
         The known levels of each categorical column, sorted: text, or False and True. Levels in a single training row,
         or in less than a thousandth of the rows, are pooled with unseen levels.

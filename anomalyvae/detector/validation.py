@@ -4,7 +4,7 @@ All rows that enter a detector pass through `read_training` or `read_rows`.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from anomalyvae.detector.categories import (
 from anomalyvae.detector.overlap import slides, starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
-from anomalyvae.tables.arrays import unmasked, unreal
+from anomalyvae.tables.arrays import names_to_keep, refuse_other_names, unmasked, unreal
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
@@ -49,12 +49,15 @@ class TrainingData:
     cells: list[int]  # one-hot cells of each column, 0 for a number; empty without categories
     categories: dict[str, list[str | bool]]  # known levels of each categorical column
     dtypes: dict[str, str]
+    names: list[str] | None  # of the columns, if scikit-learn does not compare them
 
     def describe(self) -> dict[str, Any]:
         """Numbers of rows and their checksums, as in ``training_``."""
         described: dict[str, Any] = {"rows": len(self.x), "sha256": self.rows.sha256()}
         reference = self.rows.take(self.rows.is_reference)
         described["groups"] = 0 if reference.group is None else len(np.unique(reference.group))
+        if self.names is not None:
+            described["names"] = self.names
         if self.stretches:
             described[STRETCHES] = True
         described["complete"] = np.flatnonzero(~np.isnan(self.x).any(axis=0)).tolist()  # columns without missing cells
@@ -73,6 +76,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     columns = getattr(X, "columns", None)
     categories, dtypes = find_categories(X)
     x = _validated(detector, X, categories, reset=True)
+    names = names_to_keep(columns)
     weight = weights_of(sample_weight, len(x))
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
@@ -94,10 +98,11 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
         )
     known = None
     if outliers is not None:
-        known = _validated(detector, outliers, categories)
+        known = _validated(detector, outliers, categories, names)
         known = np.array(known[~np.isnan(known).all(axis=1)])
     stretches = rows.group is not given.group
-    return TrainingData(x, weight, rows, stretches, known, one_hot_cells(columns, categories), categories, dtypes)
+    cells = one_hot_cells(columns, categories)
+    return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names)
 
 
 def _in_time(rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -112,7 +117,7 @@ def _in_time(rows: Rows, shape: tuple[int, ...]) -> Rows:
 def valid_rows(detector: Any, X: Any) -> Floats:
     """Rows ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
     check_is_fitted(detector, "network_")
-    return _validated(detector, as_pandas(X), detector.categories_)
+    return _validated(detector, as_pandas(X), detector.categories_, detector.training_.get("names"))
 
 
 def read_rows(detector: Any, X: Any) -> Floats:
@@ -151,7 +156,9 @@ def _gaps(detector: Any, X: Any, x: Floats) -> tuple[NDArray[np.bool_], list[str
     return np.isnan(x[:, complete]), [_name(getattr(X, "columns", None), i) for i in complete]
 
 
-def _validated(detector: Any, X: Any, categories: Categories, reset: bool = False) -> Floats:
+def _validated(
+    detector: Any, X: Any, categories: Categories, names: Sequence[str] | None = None, reset: bool = False
+) -> Floats:
     x = validate_data(
         detector,
         encode_categories(X, categories),
@@ -162,6 +169,8 @@ def _validated(detector: Any, X: Any, categories: Categories, reset: bool = Fals
         ensure_all_finite=False,
         ensure_min_samples=2 if reset else 1,
     )
+    if not reset:
+        refuse_other_names(getattr(X, "columns", None), names)
     _refuse_infinite(x, getattr(X, "columns", None), type(detector).__name__)
     return x
 

@@ -30,7 +30,7 @@ from anomalyvae.scoring.columns import (
     taken_from,
 )
 from anomalyvae.scoring.onnx_file import CUDA, MATRIX, open_onnx
-from anomalyvae.tables.arrays import unmasked, unreal
+from anomalyvae.tables.arrays import refuse_other_names, unmasked, unreal
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
 _SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
@@ -285,6 +285,7 @@ class Scorer:
             )
         if len(set(names)) < len(names):
             raise ValueError(f"The table has some names twice: {quoted(names)}. Rename these columns.")
+        refuse_other_names(names, None if self.metadata.get("pipeline") else self.metadata["training"].get("names"))
         return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
     def _by_name(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:

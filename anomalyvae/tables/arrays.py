@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
 _UNREAL = (complex, np.complexfloating, np.datetime64, np.timedelta64)
+_SHOWN = 5  # names of columns in a message
 _READS = ("collect", "read_all", "to_table")  # what gives the rows of a LazyFrame, a reader or a data set
 
 
@@ -38,6 +39,39 @@ def unreal(cells: Any) -> str:
         found = next((cell for cell in cells.flat if isinstance(cell, _UNREAL)), None)
         return "" if found is None else str(np.asarray(found).dtype)
     return str(dtype) if getattr(dtype, "kind", "") in ("c", "m", "M") else ""
+
+
+def names_to_keep(columns: Iterable[Any] | None) -> list[str] | None:
+    """Return the names of columns as text; None for an array, and for names of text, which scikit-learn compares.
+
+    Of columns named 0, 1, 2 and so on, as a table of an array has them, there is none to keep.
+    """
+    names = [] if columns is None else list(columns)
+    if not names or any(isinstance(name, str) for name in names):
+        return None
+    texts = [str(name) for name in names]
+    return [] if texts == _numbers_of(texts) else texts
+
+
+def refuse_other_names(columns: Iterable[Any] | None, kept: Sequence[str] | None) -> None:
+    """Refuse columns with other names than in training, or in another order; ``kept`` is of `names_to_keep`."""
+    given = names_to_keep(columns)
+    if given is None or kept is None or given == kept:
+        return
+    names, learned = given or _numbers_of(kept), kept or _numbers_of(given)
+    if sorted(names) == sorted(learned):
+        problem, remedy = "in another order than in training", "Select them in that order"
+    elif given and kept:
+        problem, remedy = "of other names than in training", "Select or rename them"
+    else:  # one of them has the names of an array
+        return
+    wrong = [pair for pair in zip(names, learned, strict=True) if pair[0] != pair[1]]
+    got, expected = (", ".join(which[:_SHOWN]) for which in zip(*wrong, strict=True))
+    raise ValueError(f"Got columns {problem}: {got}, expected {expected} in their places. {remedy}.")
+
+
+def _numbers_of(names: Sized) -> list[str]:
+    return [str(place) for place in range(len(names))]
 
 
 def refuse_unread(rows: Any) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from anomalyvae import VAEOutlierDetector, save
+from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.scoring import Scorer
 
 
@@ -207,3 +207,34 @@ def test_kept_identifiers_keep_their_digits(frame, scorers):
     assert list(scorers[1].score(masked, keep=["id"])["id"][:2]) == [number, None]
     nullable = frame.assign(id=pd.array([number, None] * 45, dtype="Int64"))
     assert scorers[1].score(nullable, keep=["id"])["id"][0] == number
+
+
+@pytest.mark.parametrize("fit_names", [[5, 6, 7], range(3), pd.MultiIndex.from_tuples([(1, "x"), (1, "y"), (2, "x")])])
+def test_columns_without_names_of_text_keep_their_order(fit_names, numbers, tmp_path):
+    x, array = numbers
+    table = pd.DataFrame(x, columns=fit_names)
+    detector = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(table)
+    folder = save(detector, tmp_path / "model")
+    expected = array.anomaly_score(x)
+    for model in (detector, load(folder)):
+        for rows in (table, x, pd.DataFrame(x)):
+            np.testing.assert_array_equal(model.anomaly_score(rows), expected)
+    for model in (detector, load(folder), Scorer(folder)):
+        with pytest.raises(
+            ValueError, match=r"another order than in training: .*, expected .* in their places\. Select"
+        ):
+            model.anomaly_score(table.iloc[:, [0, 2, 1]])
+        others = table.set_axis([1, 8, 9], axis=1)
+        if table.columns.equals(pd.RangeIndex(3)):
+            np.testing.assert_allclose(model.anomaly_score(others), expected, rtol=1e-3, atol=1e-3)
+        else:
+            with pytest.raises(ValueError, match=r"Got columns of other names than in training: 1, 8, 9, expected"):
+                model.anomaly_score(others)
+    with pytest.raises(ValueError, match=r"Got columns in another order than in training"):
+        VAEOutlierDetector().fit(table, outliers=table.iloc[:3, ::-1])
+
+
+def test_an_array_says_nothing_of_the_names_of_columns(numbers, scorers):
+    x, array = numbers
+    for model in (array, scorers[0]):
+        np.testing.assert_array_equal(model.anomaly_score(pd.DataFrame(x)[[2, 1, 0]]), model.anomaly_score(x[:, ::-1]))
