@@ -219,17 +219,10 @@ class Trainer:
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         start = np.zeros(len(known), dtype=np.int64) if known.start is None else known.start
-        network.remember(
-            s,
-            size,
-            torch.Generator().manual_seed(self.seed),
-            weight=torch.from_numpy(known.weight),
-            recurring=torch.from_numpy(known.is_recurring),
-            selected=torch.from_numpy(~known.is_reference),
-            start=torch.from_numpy(start),
-            outliers=outliers,
-            waveforms_recur=waveforms_recur,
-        )
+        marks = {"recurring": known.is_recurring, "selected": ~known.is_reference, "start": start}
+        tensors = {name: torch.from_numpy(mark) for name, mark in (marks | {"weight": known.weight}).items()}
+        generator = torch.Generator().manual_seed(self.seed)
+        network.remember(s, size, generator, **tensors, outliers=outliers, waveforms_recur=waveforms_recur)
 
 
 @torch.no_grad()

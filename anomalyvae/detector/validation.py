@@ -114,16 +114,16 @@ def _in_time(rows: Rows, shape: tuple[int, ...]) -> Rows:
     return replace(rows, start=start, group=group)
 
 
-def valid_rows(detector: Any, X: Any) -> Floats:
+def _valid_rows(detector: Any, X: Any) -> Floats:
     """Rows ``(n, d)``: float64, categories as numbers, NaN where a cell is missing."""
     check_is_fitted(detector, "network_")
     return _validated(detector, as_pandas(X), detector.categories_, detector.training_.get("names"))
 
 
 def read_rows(detector: Any, X: Any) -> Floats:
-    """`valid_rows` to score; missing cells of which training says nothing are named in a warning."""
+    """`_valid_rows` to score; missing cells of which training says nothing are named in a warning."""
     X = as_pandas(X)
-    x = valid_rows(detector, X)
+    x = _valid_rows(detector, X)
     empty = np.isnan(x).all(axis=1) if np.isnan(x.sum()) else np.zeros(1, dtype=bool)
     if empty.any():
         warnings.warn(
@@ -146,7 +146,7 @@ def read_rows(detector: Any, X: Any) -> Floats:
 def new_gaps(detector: Any, X: Any) -> list[list[str]]:
     """For each row, the columns with a missing cell that had none in training."""
     X = as_pandas(X)
-    gaps, names = _gaps(detector, X, valid_rows(detector, X))
+    gaps, names = _gaps(detector, X, _valid_rows(detector, X))
     return [[names[i] for i in np.flatnonzero(row)] for row in gaps]
 
 

@@ -86,9 +86,13 @@ class Convolutional(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int] = (32, 64)) -> None:
         super().__init__()
-        _refuse_other_axes(input_shape)
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"Got input_shape={tuple(input_shape)}, expected (channels, height, width) for this body. "
+                "Pass input_shape=(channels, height, width): their product is the number of features."
+            )
         _refuse_empty_layers(hidden)
-        sides = [input_shape[1:]]
+        sides: list[tuple[int, ...]] = [input_shape[1:]]
         for _ in hidden:
             sides.append(tuple(-(-side // 2) for side in sides[-1]))
         channels = [input_shape[0], *hidden]
@@ -176,14 +180,6 @@ def _layers(widths: Sequence[int]) -> list[nn.Module]:
 def _refuse_empty_layers(hidden: Sequence[int]) -> None:
     if not all(size >= 1 for size in hidden):
         raise ValueError(f"Got hidden={tuple(hidden)}, expected sizes of at least 1. Leave out the layer instead.")
-
-
-def _refuse_other_axes(input_shape: tuple[int, ...]) -> None:
-    if len(input_shape) != 3:
-        raise ValueError(
-            f"Got input_shape={tuple(input_shape)}, expected (channels, height, width) for this body. "
-            "Pass input_shape=(channels, height, width): their product is the number of features."
-        )
 
 
 BODIES: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv2d": Convolutional}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any, Self
 
 import torch
@@ -324,17 +324,10 @@ class Reconstruction(nn.Module):
         assert isinstance(self.memorised, Views)  # noqa: S101
         return self.memorised
 
-    def near(self, x: Tensor) -> Tensor:
-        """The first view, shape ``(n,)``."""
-        return self.views(x)[:, 0]
+    def _view(self, number: int, x: Tensor) -> Tensor:
+        return self.views(x)[:, number]
 
-    def crowd(self, x: Tensor) -> Tensor:
-        """The second view, shape ``(n,)``."""
-        return self.views(x)[:, 1]
-
-    def linear(self, x: Tensor) -> Tensor:
-        """The third view, shape ``(n,)``."""
-        return self.views(x)[:, 2]
+    near, crowd, linear = (partialmethod(_view, 0), partialmethod(_view, 1), partialmethod(_view, 2))  # as in `VIEWS`
 
     def feature_scores(self, x: Tensor) -> Tensor:
         """The part of each feature in ``reconstruction``, shape ``(n, d)``."""

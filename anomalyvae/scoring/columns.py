@@ -172,19 +172,15 @@ def missing_in(cells: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(cells == MISSING if cells.dtype == object else np.isnan(cells), dtype=bool)
 
 
-def lacks(cells: NDArray[Any]) -> bool:
-    """Whether a cell of a column is missing."""
-    return bool(missing_in(cells).any())
-
-
 def gaps(names: list[str], columns: list[NDArray[Any]]) -> NDArray[np.object_] | None:
     """For each row, the names of the columns in which its cell is missing; None if no cell is."""
-    holes = [(name, missing_in(cells)) for name, cells in zip(names, columns, strict=True) if lacks(cells)]
+    missing = zip(names, map(missing_in, columns), strict=True)
+    holes = [(name, mask) for name, mask in missing if mask.any()]
     if not holes:
         return None
     found = np.full(len(columns[0]), None, dtype=object)
-    for row in np.flatnonzero(np.any([missing for _, missing in holes], axis=0)):
-        found[row] = ", ".join(name for name, missing in holes if missing[row])
+    for row in np.flatnonzero(np.any([mask for _, mask in holes], axis=0)):
+        found[row] = ", ".join(name for name, mask in holes if mask[row])
     return found
 
 

@@ -108,7 +108,7 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
     names = sorted({file.relative_to(top).as_posix() for file in found})
     known = [name for name in names if Path(name).suffix.lower() in suffixes]
     for name in known:
-        if not _is_unicode(name):
+        if name.encode(errors="ignore").decode() != name:
             faults[top / name] = "Its name is not UTF-8. Rename it."
         elif not (top / name).exists():
             faults[top / name] = "It is a link to a file that does not exist. Remove or repair the link."
@@ -190,14 +190,6 @@ def _below(folder: Path, faults: dict[Path, str]) -> list[Path]:
                     "It is a link to a folder, which is not followed. Pass that folder as another source."
                 )
     return found
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes of the file system that are not UTF-8
-        return False
-    return True
 
 
 def _hidden(relative: Path) -> bool:

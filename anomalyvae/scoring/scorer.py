@@ -21,8 +21,8 @@ from anomalyvae.scoring.columns import (
     Cut,
     from_objects,
     gaps,
-    lacks,
     matrix,
+    missing_in,
     quoted,
     refuse_infinite,
     refuse_missing,
@@ -328,7 +328,7 @@ class Scorer:
         infinite = [name for name, cells in feeds.items() if cells.dtype == np.float64 and np.isinf(cells).any()]
         if infinite:
             refuse_infinite(infinite)
-        refuse_missing([name for name in self._required if lacks(feeds[name])])
+        refuse_missing([name for name in self._required if missing_in(feeds[name]).any()])
         return feeds
 
 
