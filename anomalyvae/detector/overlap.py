@@ -1,7 +1,7 @@
 """Windows of a recording that overlap: which do, and stretches of time that hardly do.
 
-A window that overlaps with a learned one is half learned. Windows say by their samples where they lie, so that nobody
-has to tell, in whatever order they come.
+A window that overlaps with a learned one is half learned. The samples of windows show where they lie in time, in
+whatever order the windows come.
 """
 
 import numpy as np

@@ -67,7 +67,7 @@ class Rows:
         return replace(self, weight=np.where(often, self.weight * (others / most), self.weight))
 
     def without(self, held_out: NDArray[np.bool_]) -> Self:
-        """The rows that a mask leaves, with as much less of the recurring ones as of the others."""
+        """The rows outside a mask; recurring rows lose the same share of their weight as the others."""
         kept = self.take(~held_out)
         if self.group is not None or self.recurring is None:
             return kept
@@ -168,8 +168,8 @@ def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> t
     The last two are half of the share ``fraction`` each, or None where there are too few rows (or groups). With
     ``"auto"`` they are a tenth each; of few groups up to a third set the threshold, until they show a p-value of 5 %.
     Whole groups are held out: neighbouring windows of a recording overlap. Selected rows are learned. Recurring rows
-    are learned, and set the threshold too, with the share of their weight (or the groups) that is held out of the
-    others.
+    are learned, and set the threshold too: without groups, with the share of their weight that is held out of the other
+    rows; with groups, those in groups that are held out.
     """
     block, may = _blocks(rows), rows.may_be_held_out
     names = rng.permutation(np.unique(block[may]))

@@ -128,7 +128,7 @@ class Described(nn.Module):
 
     @classmethod
     def of(cls, input_shape: tuple[int, ...], s: Tensor, scaling: Scaling, chosen: Tensor) -> Self:
-        """Describe windows as training rows are best described.
+        """Learn from training windows how to describe windows.
 
         Parameters
         ----------
@@ -136,9 +136,9 @@ class Described(nn.Module):
         s : Tensor of shape (n, signals * samples)
             All training rows, standardised, NaN where a cell is missing.
         scaling : Scaling
-            By which they are.
+            That standardised them.
         chosen : Tensor of shape (m, signals * samples)
-            Some of them, no cell missing, which set the scales.
+            Some of them, without missing cells; they set the scales.
         """
         signals, samples = input_shape
         numbers, movements = _numbers_of(samples)

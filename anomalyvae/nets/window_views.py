@@ -121,11 +121,11 @@ class WindowViews(Views):
     ) -> Self:
         """Compare with described windows ``(m, k)``.
 
-        The other arguments are those of `Views.of`, and which windows are ``selected``, a mask of shape ``(m,)``: they
-        are unusual, and yet normal. So they weigh as much as all others in the covariances and in the unit of a view:
-        one to which they look unusual says less. ``start`` says when each begins, in samples: windows that overlap are
-        near each other, and no new window overlaps with one of them. If no signal is ``moving``, all are states, whose
-        variance says nothing: only the nearest windows count.
+        Beside the arguments of `Views.of`: ``selected`` windows, a mask of shape ``(m,)``, are unusual, and yet normal.
+        So they weigh as much as all others in the covariances and in the unit of a view: a view that finds them unusual
+        says less. ``start`` is when each window begins, in samples: windows that overlap are near each other, and no
+        new window overlaps with one of them. If no signal is ``moving``, all are states, whose variance says nothing:
+        only the nearest windows count.
         """
         recurring = most_copied(count, recurring)
         rows, weight, tested, place = stored_rows(u[:, : columns.near], count, recurring)
