@@ -121,6 +121,18 @@ def test_dialects_of_trc_are_read(rpm, version, change):
     assert rpm("drive.trc", text) == [(0, 1), (0.1 if version == "1.0" else 0.1005, 2)]
 
 
+@pytest.mark.parametrize("version", ROWS)
+def test_frames_that_trc_numbers_and_lacks_are_counted(rpm, version):
+    """A number that falls begins another trace."""
+    columns = {"2.0": ";$COLUMNS=N,O,T,I,d,l,D\n", "2.1": ";$COLUMNS=N,O,T,B,I,d,R,L,D\n"}.get(version, "")
+    head = f";$FILEVERSION={version}\n{columns};---\n"
+    rows = [ROWS[version].replace("1", str(number), 1) + "\n" for number in (7, 8, 1, 2, 3)]
+    assert len(rpm("drive.trc", head + "".join(rows[2:]))) == 1  # of one stamp
+    assert len(rpm("drive.trc", head + "".join(rows))) == 1
+    with pytest.raises(UserWarning, match=r"^3 frames are missing in .*drive\.trc: .*Export the log again"):
+        rpm("drive.trc", head + rows[0] + ROWS[version].replace("1", "10", 1) + "\n" + rows[2] + rows[4])
+
+
 def test_other_versions_of_trc_are_refused_by_name(rpm):
     with pytest.raises(ValueError, match=r"line 1: version 3.0 of TRC, where 1.0, .* can be read; .*PEAK-Converter"):
         rpm("drive.trc", ";$FILEVERSION=3.0\n" + ROWS["2.0"] + "\n")

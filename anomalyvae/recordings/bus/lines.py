@@ -65,11 +65,13 @@ def _parsed(path: Path, parser: Any, number: int, line: str) -> Frame | str:
 
 def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
     frames: list[Frame] = []
-    odd = 0
+    odd = lost = last = 0
     first = (0, "")
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in _numbered(path, file):
             found = _parsed(path, parser, number, line)
+            lost += max(parser.number - last - 1, 0) if last else 0
+            last = parser.number
             if isinstance(found, tuple):
                 frames.append(found)
                 if len(frames) == _ROWS:
@@ -81,6 +83,12 @@ def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
         warnings.warn(
             f"{odd:,} lines of {path} are of an unknown kind and left out; the first is line {first[0]:,}: "
             f"{first[1]!r}. Export the log again if they hold frames.",
+            stacklevel=2,
+        )
+    if lost:
+        warnings.warn(
+            f"{lost:,} frames are missing in {path}: the numbers of its frames have gaps. Its logger lost them, or lines "
+            "were removed. Export the log again if that was not on purpose.",
             stacklevel=2,
         )
     yield as_array(frames)
@@ -168,6 +176,8 @@ _MONTHS = (
 class _Asc:
     """Vector's text format; the header's lines may be missing."""
 
+    number = 0  # lines are not counted
+
     def __init__(self) -> None:
         self.start_s, self.base = 0.0, 16
 
@@ -241,7 +251,7 @@ def _asc_date(text: str) -> float:
 # --- TRC ------------------------------------------------------------------------------------------------
 
 _TRC_1 = re.compile(
-    r"\s*\d+\)\s+(-?\d+(?:[.,]\d+)?)\s+(?:(?:(\d{1,2})\s+)?(Rx|Tx|Warng|Error)\s+)?"
+    r"\s*(\d+)\)\s+(-?\d+(?:[.,]\d+)?)\s+(?:(?:(\d{1,2})\s+)?(Rx|Tx|Warng|Error)\s+)?"
     r"([0-9A-Fa-f]{4}|[0-9A-Fa-f]{8})\s+(?:-\s+)?(\d{1,2})(?:\s+(.*))?$"
 )
 _TRC_READ = ("1.0", "1.1", "1.2", "1.3", "2.0", "2.1")
@@ -249,10 +259,11 @@ _TRC_NO_DATA = {"RR", "ST", "EC", "ER", "EV"}
 
 
 class _Trc:
-    """PEAK's text format. In versions 1.x the columns of a line show which of them it has."""
+    """PEAK's text format, which numbers the frames. In versions 1.x a line shows which columns it has."""
 
     def __init__(self) -> None:
         self.start_s = 0.0
+        self.number = 0  # of the last frame; 0 if it has none
         self.version = ""
         self.columns: list[str] = []
 
@@ -271,7 +282,8 @@ class _Trc:
             raise ValueError(
                 f"{text[:80]!r} is not a frame (the file has {version}); convert it to 2.1 with PEAK-Converter"
             )
-        stamp, bus, kind, identifier, length, rest = found.groups()
+        number, stamp, bus, kind, identifier, length, rest = found.groups()
+        self.number = int(number)
         words = (rest or "").split()
         if kind in ("Warng", "Error") or identifier.upper() == "FFFFFFFF" or words[:1] == ["RTR"]:
             return _SKIPPED
@@ -280,7 +292,8 @@ class _Trc:
     def _second(self, text: str) -> Frame | str:
         words = text.split(maxsplit=len(self.columns) - 1)
         values = dict(zip(self.columns, words, strict=False))
-        kind = values.get("T", "")
+        kind, number = values.get("T", ""), values.get("N", "")
+        self.number = int(number) if number.isdecimal() else 0
         if kind in _TRC_NO_DATA:
             return _SKIPPED
         if kind not in ("DT", "FD", "FB", "FE", "BI") or len(words) < len(self.columns) - 1:
@@ -335,6 +348,8 @@ _ERROR_FRAME = 0x20000000
 
 class _Candump:
     """Files of candump -L, and what candump shows with time stamps."""
+
+    number = 0  # lines are not counted
 
     def __init__(self) -> None:
         self.start_s = 0.0
