@@ -87,8 +87,8 @@ def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
         )
     if lost:
         warnings.warn(
-            f"{lost:,} frames are missing in {path}: the numbers of its frames have gaps. Its logger lost them, or lines "
-            "were removed. Export the log again if that was not on purpose.",
+            f"{lost:,} frames are missing in {path}: the numbers of its frames have gaps. Its logger lost them, or "
+            "lines were removed. Export the log again if that was not on purpose.",
             stacklevel=2,
         )
     yield as_array(frames)
