@@ -120,9 +120,10 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
     if not read:
         reasons = "".join(f" {name}: {why}" for name, why in unread.items())
         where = " and ".join(map(str, sources))
+        remedy = "Unpack or convert them, or check the path." if kinds else "Check the path."
         raise FileNotFoundError(
             f"{where} has {len(names)} files{kinds and f' ({kinds})'}, but none to read that ends in "
-            f"{', '.join(sorted(suffixes))}.{reasons} Check the path."
+            f"{', '.join(sorted(suffixes))}.{reasons} {remedy}"
         )
     if kinds:
         warnings.warn(

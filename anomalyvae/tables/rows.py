@@ -207,7 +207,7 @@ def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[st
     import pandas as pd
 
     if path.suffix.lower() not in TABLES:
-        raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Convert it.")
+        raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Unpack or convert it.")
     try:
         parquet_file(path).close()
         table = pd.read_parquet(path, page_checksum_verification=True)
