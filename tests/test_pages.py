@@ -57,7 +57,8 @@ def review_page():
     fills = {
         "name": '<span class="word">simulated3</span>', "caution": "A sentence of some length. " * 9,
         "verdict": "Not reviewed", "verdicts": verdicts, "done": "0 of 2 reviewed",
-        "reasons": '<div class="share"><span>acc_x_g</span><span></span><span>1 %</span></div>' * 5,
+        "reasons": '<div class="share"><span>acc_x_g</span><span></span><span>1 %</span></div>' * 6
+        + f'<p class="reason">Outside the training range: {"gyro_z_radps by 0.3 of its width, " * 3}</p>',
         "map": '<svg viewBox="0 0 260 150"></svg>', "timeline": '<svg viewBox="0 0 900 130" height="130"></svg>',
     }  # fmt: skip
     for name, content in fills.items():

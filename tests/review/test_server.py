@@ -561,6 +561,20 @@ def test_the_page_shows_what_few_recordings_cannot_show(files, serving, evidence
 
 
 @in_chromium
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800), (1440, 900)])
+def test_the_timeline_is_in_sight_and_its_labels_are_whole(files, serving, browser, width, height):
+    tab = browser.open(serving(events_of(files)).address, width, height)
+    tab.until(f"{SETTLED} && document.querySelector('#timeline svg')")
+    beyond = tab.run(
+        "(() => { const right = (item) => item.getBoundingClientRect().right, svg = document.querySelector('#timeline svg');"
+        "return [...svg.querySelectorAll('text')].filter((text) => right(text) > right(svg)).map((t) => t.textContent) })()"
+    )
+    assert beyond == []
+    bottom = tab.run("document.querySelector('#timeline-panel').getBoundingClientRect().bottom")
+    assert width == 390 or bottom <= height
+
+
+@in_chromium
 def test_verdicts_by_keyboard_are_found_again_after_a_reload(files, serving, browser):
     page = serving(events_of(files, 6, model_id=[f"m{i}" for i in range(6)]))  # so that the order stays
     tab = meet(browser, page)

@@ -87,6 +87,11 @@ export const span = (event) => {
   return `${clock(event.start_s, step)} – ${clock(event.end_s, step)}`;
 };
 
+// A label below an axis of time, moved inward at its end.
+function timeLabel(x, y, width, text) {
+  return shape("text", { x: Math.min(x, width - 3.6 * text.length), y, "text-anchor": "middle" }, text);
+}
+
 // The signals of an event, the largest share first, with their reconstruction.
 export function drawSignals(host, view, detail) {
   const rank = new Map(detail.signals.map((name, i) => [name, i]));
@@ -108,7 +113,7 @@ export function drawSignals(host, view, detail) {
   const [marks, tick] = timeTicks(low, high, Math.max(width / 110, 2));
   for (const mark of marks) {
     svg.append(shape("line", { x1: x(mark), x2: x(mark), y1: height - foot, y2: height - foot + 4, stroke: colour("tick") }));
-    svg.append(shape("text", { x: x(mark), y: height - 4, "text-anchor": "middle" }, clock(mark, tick)));
+    svg.append(timeLabel(x(mark), height - 4, width, clock(mark, tick)));
   }
 
   const rows = signals.map((signal, i) => {
@@ -243,7 +248,7 @@ export function drawTimeline(host, timeline, event, others, pick) {
   }
   const [marks, tick] = timeTicks(0, end, width / 90);
   for (const mark of marks) {
-    svg.append(shape("text", { x: x(mark), y: height - 4, "text-anchor": "middle" }, clock(mark, tick)));
+    svg.append(timeLabel(x(mark), height - 4, width, clock(mark, tick)));
   }
   host.replaceChildren(svg);
 }
