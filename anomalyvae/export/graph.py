@@ -62,7 +62,7 @@ def model_proto(
         producer_version=version("anomalyvae"),
     )
     onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return onnx.shape_inference.infer_shapes(proto)  # tools that convert a graph look types up
 
 
 def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool, rounding: float) -> dict[str, Value]:

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 # Of the operators that a pipeline's steps use, only these may differ from numpy in the last digits.
 _ROUNDING = {"Cos", "Exp", "Log", "MatMul", "Sin", "Tanh"}
+# onnxruntime's float16 tool leaves these in single precision, and gives their casts one name where they share an input.
+_APART = {"Max", "Min", "TopK"}
 
 
 class Graph:
@@ -31,6 +33,7 @@ class Graph:
         self.depth: int = 1 if outer is None else outer.depth + 1
         self._numbers: count[int] = count() if outer is None else outer._numbers  # unique in all loops, too
         self._made: dict[str, list[Value]] = {}
+        self._apart: set[str] = set()  # inputs of the operators in _APART
         self.undecided: set[str] = set()  # transformers of which rounding decides what they make
 
     def add(
@@ -42,12 +45,23 @@ class Graph:
         key = repr((operator, given, sorted(attributes.items())))
         if key not in self._made:
             exact = operator not in _ROUNDING and all(v.exact for v in inputs if isinstance(v, Value))
+            if operator in _APART:
+                given = [self._of_its_own(name) for name in given]
             number = next(self._numbers)
             names = [f"~{number}.{i}" for i in range(outputs)]
             node = helper.make_node(operator, given, names, name=f"{operator}_{number}", domain=domain, **attributes)
             self.nodes.append(node)
             self._made[key] = [Value(self, name, single, exact) for name in names]
         return self._made[key]
+
+    def _of_its_own(self, name: str) -> str:
+        """The name of an input, or of a copy if an operator in _APART has it."""
+        if name in self._apart:
+            copy = f"~{next(self._numbers)}.0"
+            self.nodes.append(helper.make_node("Identity", [name], [copy], name=f"Identity_{copy[1:-2]}"))
+            name = copy
+        self._apart.add(name)
+        return name
 
     def value(self, constant: Any, single: bool = False) -> "Value":
         """A constant as a value; equal constants are stored once. A value is returned as it is."""

@@ -13,6 +13,8 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from pipeline_tables import detector as quick
 from pipeline_tables import drives, one_hot
 from sklearn.compose import make_column_transformer
@@ -114,6 +116,32 @@ def test_every_input_and_output_is_described_and_every_node_has_a_name(pump):
     names = [node.name for node in proto.graph.node]
     assert all(names)
     assert len(set(names)) == len(names)
+
+
+def test_every_value_has_a_type(pump):
+    graph = onnx.load(pump[0] / "pump.onnx").graph
+    typed = {value.name for value in (*graph.value_info, *graph.output)}
+    assert {name for node in graph.node for name in node.output} <= typed
+
+
+@pytest.mark.parametrize("kind", ["table", "rows", "windows", "elbo"])
+def test_half_precision_and_int8_tools_take_the_file(kind, pump, normal, tmp_path):
+    """The tools give nodes names of their own, and change a weight wherever it is used."""
+    file, feeds = pump[0] / "pump.onnx", pump[1]["table"]
+    if kind == "table":
+        rows = feeds.assign(valve=feeds["valve"].fillna(""), alarm=feeds["alarm"].astype(float))
+        feeds = {name: cells.to_numpy()[:, None] for name, cells in rows.items()}
+    else:
+        settings = {"criterion": "elbo"} if kind == "elbo" else {"input_shape": (2, 3)} if kind == "windows" else {}
+        file = export_onnx(quick(**settings).fit(normal.to_numpy()), tmp_path / "model.onnx")
+        feeds = {"rows": normal.to_numpy(np.float64)}
+    score = onnxruntime.InferenceSession(file).run(["anomaly_score"], feeds)[0]
+    half = convert_float_to_float16(onnx.load(file), keep_io_types=True)
+    found = onnxruntime.InferenceSession(half.SerializeToString()).run(["anomaly_score"], feeds)[0]
+    np.testing.assert_allclose(found, score, atol=0.1)
+    quantize_dynamic(file, tmp_path / "int8.onnx")
+    found = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(["anomaly_score"], feeds)[0]
+    assert np.corrcoef(found, score)[0, 1] > 0.99
 
 
 def test_a_file_of_windows_says_how_they_are_cut(normal, tmp_path):
