@@ -566,8 +566,9 @@ def test_the_timeline_is_in_sight_and_its_labels_are_whole(files, serving, brows
     tab = browser.open(serving(events_of(files)).address, width, height)
     tab.until(f"{SETTLED} && document.querySelector('#timeline svg')")
     beyond = tab.run(
-        "(() => { const right = (item) => item.getBoundingClientRect().right, svg = document.querySelector('#timeline svg');"
-        "return [...svg.querySelectorAll('text')].filter((text) => right(text) > right(svg)).map((t) => t.textContent) })()"
+        "(() => { const right = (item) => item.getBoundingClientRect().right;"
+        "const svg = document.querySelector('#timeline svg');"
+        "return [...svg.querySelectorAll('text')].filter((t) => right(t) > right(svg)).map((t) => t.textContent); })()"
     )
     assert beyond == []
     bottom = tab.run("document.querySelector('#timeline-panel').getBoundingClientRect().bottom")
