@@ -58,7 +58,7 @@ class Column(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """How often a clock has begun again so far, and its last stamp in ticks."""
+    """How often a clock has begun again so far, and its last stamp."""
 
     number: int
     last: float | None
@@ -124,7 +124,7 @@ def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
 class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
-    Stamps are ``ticks``, with ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
+    Stamps become numbers, ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
     from the recording's start. A row may be late by ``late_s``. ``meaning`` says all that in words. A clock that has no
     date begins again after ``period_s``, which is 0 for others.
     """
@@ -136,7 +136,7 @@ class Scale:
         self.period_s = 0.0
         self._guess: int | None = None  # by magnitude, if no unit is given
         self._days: float | None = None  # days that count from another epoch: 1970 in them
-        self._zero = 0  # 1970 in ticks of another epoch
+        self._zero = 0  # 1970 as a stamp of another epoch
         self._of_day = False  # written as hhmmss.ss
         self._read: Read | None = None  # of text that holds date-times or times of day
         if is_text(first.type):
@@ -160,7 +160,7 @@ class Scale:
             self._measure(first.to_numpy().astype(np.float64))
         else:
             raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
-        step = np.abs(np.diff(self.continued(self.ticks(first))[0])) / self.per_second
+        step = np.abs(np.diff(self.continued(self.stamps(first))[0])) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
     def _measure(self, first: np.ndarray) -> None:
@@ -248,45 +248,45 @@ class Scale:
             self._refuse_text(first_text(cells, self._column.decimal))
         return numbers
 
-    def ticks(self, cells: pa.ChunkedArray) -> np.ndarray:
-        """Return stamps, none of them missing, as ticks: int64, or float64 for decimals."""
+    def stamps(self, cells: pa.ChunkedArray) -> np.ndarray:
+        """Return cells, none of them missing, as numbers: int64, or float64 for decimals."""
         kind = cells.type
         if self._read is not None:
-            return self._ticks_of_text(cells.to_pandas())
+            return self._stamps_of_text(cells.to_pandas())
         if pa.types.is_floating(kind) or self._days is not None or self._of_day:
-            ticks = cells.cast(pa.float64()).to_numpy()
+            stamps = cells.cast(pa.float64()).to_numpy()
         else:
-            ticks = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
-        if self._guess is not None and len(ticks) and _magnitude(float(ticks.max())) > self._guess:
+            stamps = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
+        if self._guess is not None and len(stamps) and _magnitude(float(stamps.max())) > self._guess:
             raise ValueError(
-                f"{self._source} begins with stamps around {self._typical:g} and goes on up to {ticks.max():g}, not in "
-                f"one unit. Give its unit by time= (--time) {self._named('ms')}."
+                f"{self._source} begins with stamps around {self._typical:g} and goes on up to {stamps.max():g}, not "
+                f"in one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
         if self._of_day:
-            return _of_day(ticks)
+            return _of_day(stamps)
         if self._days is not None:
-            return np.round((ticks - self._days) * DAY_S, 6)
-        return ticks - self._zero if self._zero else ticks
+            return np.round((stamps - self._days) * DAY_S, 6)
+        return stamps - self._zero if self._zero else stamps
 
-    def continued(self, ticks: np.ndarray, turns: Turns = _NO_TURNS) -> tuple[np.ndarray, Turns]:
-        """Return ticks of a clock that begins again, as at midnight, as those of one that goes on.
+    def continued(self, stamps: np.ndarray, turns: Turns = _NO_TURNS) -> tuple[np.ndarray, Turns]:
+        """Return stamps of a clock that begins again, as at midnight, as those of one that goes on.
 
         ``turns`` are those of the stamps before. A late row may go back over a turn.
         """
         period = self.period_s * self.per_second
-        if not period or not len(ticks):
-            return ticks, turns
-        steps = np.diff(ticks, prepend=ticks[0] if turns.last is None else turns.last)
-        turn, number = np.zeros(len(ticks), dtype=np.int64), turns.number
+        if not period or not len(stamps):
+            return stamps, turns
+        steps = np.diff(stamps, prepend=stamps[0] if turns.last is None else turns.last)
+        turn, number = np.zeros(len(stamps), dtype=np.int64), turns.number
         for at in np.flatnonzero(np.abs(steps) > _NEARLY * period):
-            if steps[at] < 0 <= ticks[at] and ticks[at] - steps[at] < period:
+            if steps[at] < 0 <= stamps[at] and stamps[at] - steps[at] < period:
                 turn[at] = 1
             elif steps[at] > 0 and number:
                 turn[at] = -1
             number += int(turn[at])
-        return ticks + (turns.number + np.cumsum(turn)) * ticks.dtype.type(period), Turns(number, ticks[-1])
+        return stamps + (turns.number + np.cumsum(turn)) * stamps.dtype.type(period), Turns(number, stamps[-1])
 
-    def _ticks_of_text(self, cells: pd.Series) -> np.ndarray:
+    def _stamps_of_text(self, cells: pd.Series) -> np.ndarray:
         """Return date-times, or times of day, in nanoseconds."""
         if self._read is None or not len(cells):
             return np.empty(0, dtype=np.int64)
@@ -352,5 +352,5 @@ def _short(per_second: float) -> str:
 
 
 def _magnitude(typical: float) -> int:
-    """Return the ticks per second of a unix time of this size; 0 if it is too small for a unix time."""
+    """Return ``per_second`` of a unix time of this size; 0 if it is too small for a unix time."""
     return next((n for n in (10**9, 10**6, 10**3, 1) if typical / n >= UNIX_FROM_S), 0)

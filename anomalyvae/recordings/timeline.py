@@ -44,8 +44,8 @@ class Timeline:
         self.unstamped = 0  # rows with values, but without a stamp; they are left out
         self.averaged = self._samples = 0  # samples of rows with different values, and all samples
         self._turns = Turns(0, None)
-        self._origin: float | None = None  # the first tick
-        self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all ticks so far
+        self._origin: float | None = None  # the first stamp
+        self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all stamps so far
         self._waiting: _Samples | None = None
 
     @property
@@ -81,29 +81,29 @@ class Timeline:
             filled = [~np.isnan(values) for values in columns]
             unstamped = int(np.any(filled, axis=0, where=~mask.to_numpy()).sum()) if filled else 0
             cells, columns = cells.filter(mask), [values[rows] for values in columns]
-        ticks, turns = self._scale.continued(self._scale.ticks(cells), self._turns)
-        newer = self._newer(ticks, rows)
+        stamps, turns = self._scale.continued(self._scale.stamps(cells), self._turns)
+        newer = self._newer(stamps, rows)
         self._turns = turns
         self._rows += count
         self.unstamped += unstamped
-        self._stamped += len(ticks)
+        self._stamped += len(stamps)
         if self._prompt and not newer.all():
             self.left_out += int(np.sum(~newer))
-            ticks, columns = ticks[newer], [values[newer] for values in columns]
+            stamps, columns = stamps[newer], [values[newer] for values in columns]
         if last and self._rows and not self._stamped:
             raise ValueError(
                 f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column by "
                 f"time= (--time)."
             )
-        samples = _Samples(ticks, columns, np.zeros(len(ticks), dtype=bool))
+        samples = _Samples(stamps, columns, np.zeros(len(stamps), dtype=bool))
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
-        complete = len(samples.ticks)
+        complete = len(samples.stamps)
         if complete and not (last or self._prompt):
-            complete = int(np.sum((self._newest - samples.ticks) / self._scale.per_second > self._scale.late_s))
+            complete = int(np.sum((self._newest - samples.stamps) / self._scale.per_second > self._scale.late_s))
         self._waiting = samples.part(slice(complete, None))
         self.averaged += int(samples.differ[:complete].sum())
         self._samples += complete
-        return self._seconds(samples.ticks[:complete]), samples.part(slice(complete)).means()
+        return self._seconds(samples.stamps[:complete]), samples.part(slice(complete)).means()
 
     def warn(self) -> None:
         """Warn of rows that were left out or averaged, and of a clock that has begun again."""
@@ -130,15 +130,15 @@ class Timeline:
                 stacklevel=5,
             )
 
-    def _newer(self, ticks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return which ticks are newer than all before them; raise an error if the clock jumps back."""
-        if not len(ticks):
+    def _newer(self, stamps: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return which stamps are newer than all before them; raise an error if the clock jumps back."""
+        if not len(stamps):
             return np.ones(0, dtype=bool)
-        so_far = np.concatenate((self._newest, ticks))
+        so_far = np.concatenate((self._newest, stamps))
         step_s = np.diff(so_far) / self._scale.per_second
         if (step_s > 2 * SAME_S).all():
             self._newest = so_far[-1:]
-            return np.ones(len(ticks), dtype=bool)
+            return np.ones(len(stamps), dtype=bool)
         newest = np.maximum.accumulate(so_far)
         back_s = (newest - so_far)[len(self._newest) :] / self._scale.per_second
         if back_s.max() > self._scale.late_s:
@@ -157,31 +157,31 @@ class Timeline:
         self._newest = newest[-1:]
         return newer
 
-    def _seconds(self, ticks: np.ndarray) -> np.ndarray:
-        if self._origin is None and len(ticks):
-            self._origin = ticks[0]
-        if not self._scale.absolute or not len(ticks):
-            return ticks / self._scale.per_second
+    def _seconds(self, stamps: np.ndarray) -> np.ndarray:
+        if self._origin is None and len(stamps):
+            self._origin = stamps[0]
+        if not self._scale.absolute or not len(stamps):
+            return stamps / self._scale.per_second
         # Integers are subtracted as integers; a float64 unix time is good to a quarter of a microsecond.
-        time_s = (ticks - self._origin) / self._scale.per_second
-        return np.round(time_s, 6) if ticks.dtype == np.float64 else time_s
+        time_s = (stamps - self._origin) / self._scale.per_second
+        return np.round(time_s, 6) if stamps.dtype == np.float64 else time_s
 
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Rows by tick: for each column the sum of its cells, and how many cells (None: each tick is one row).
+    """Rows by stamp: for each column the sum of its cells, and how many cells (None: each stamp is one row).
 
-    ``differ`` are the ticks at which rows have different values in a column.
+    ``differ`` are the stamps at which rows have different values in a column.
     """
 
-    ticks: np.ndarray
+    stamps: np.ndarray
     sums: list[np.ndarray]
     differ: np.ndarray
     counts: list[np.ndarray] | None = None
 
     def part(self, rows: slice | np.ndarray) -> _Samples:
         counts = None if self.counts is None else [count[rows] for count in self.counts]
-        return _Samples(self.ticks[rows], [values[rows] for values in self.sums], self.differ[rows], counts)
+        return _Samples(self.stamps[rows], [values[rows] for values in self.sums], self.differ[rows], counts)
 
     def counted(self) -> list[np.ndarray]:
         return [(~np.isnan(values)).astype(float) for values in self.sums] if self.counts is None else self.counts
@@ -191,17 +191,17 @@ class _Samples:
         counts = None
         if self.counts is not None:
             counts = [np.concatenate(pair) for pair in zip(self.counts, more.counted(), strict=True)]
-        ticks, differ = np.concatenate((self.ticks, more.ticks)), np.concatenate((self.differ, more.differ))
-        return _Samples(ticks, sums, differ, counts)
+        stamps, differ = np.concatenate((self.stamps, more.stamps)), np.concatenate((self.differ, more.differ))
+        return _Samples(stamps, sums, differ, counts)
 
     def in_order(self) -> _Samples:
-        """Sort by tick, and add up rows with the same tick."""
-        ticks = self.ticks
-        if (ticks[1:] > ticks[:-1]).all():
+        """Sort by stamp, and add up rows with the same stamp."""
+        stamps = self.stamps
+        if (stamps[1:] > stamps[:-1]).all():
             return self
-        if (ticks[1:] < ticks[:-1]).any():
-            return self.part(np.argsort(ticks, kind="stable")).in_order()
-        begins = np.concatenate(([True], ticks[1:] > ticks[:-1]))
+        if (stamps[1:] < stamps[:-1]).any():
+            return self.part(np.argsort(stamps, kind="stable")).in_order()
+        begins = np.concatenate(([True], stamps[1:] > stamps[:-1]))
         group, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
         sums, counts, differ = [], [], np.logical_or.reduceat(self.differ, first)
         for values, count, mean in zip(self.sums, self.counted(), self.means(), strict=True):
@@ -213,7 +213,7 @@ class _Samples:
                 low, high = np.fmin.reduceat(mean, first), np.fmax.reduceat(mean, first)
                 differ |= high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
             sums.append(total)
-        return _Samples(ticks[begins], sums, differ, counts)
+        return _Samples(stamps[begins], sums, differ, counts)
 
     def means(self) -> list[np.ndarray]:
         if self.counts is None:

@@ -163,7 +163,7 @@ def test_what_is_held_does_not_grow():
         for _ in live.add(lines):
             pass
         samples = sum(len(signal.values) for signal in live._resampler._held.values())
-        held.append(samples + len(live._timeline._waiting.ticks) + len(live._cutter._kept["time_s"]))
+        held.append(samples + len(live._timeline._waiting.stamps) + len(live._cutter._kept["time_s"]))
     assert max(held[60:]) == max(held[:60]) < 400
 
 

@@ -275,7 +275,7 @@ def test_what_is_held_does_not_grow_with_the_recording(tmp_path, monkeypatch):
         return settled(signals, *rest)
 
     monkeypatch.setattr(clock, "_settled", watched)
-    monkeypatch.setattr(timeline._Samples, "in_order", lambda self: (held.append(len(self.ticks)), in_order(self))[1])
+    monkeypatch.setattr(timeline._Samples, "in_order", lambda self: (held.append(len(self.stamps)), in_order(self))[1])
     recipe = WindowRecipe(("x", "y", "z"), 50, length_s=1, stride_s=0.5, max_gap_s=0.5, states=("z",))
     most = []
     for count in (20_000, 60_000):
