@@ -98,20 +98,31 @@ class CsvFile:
             null_values=MISSING_TEXT,
             strings_can_be_null=not as_written,
         )
-        self._in_bytes = dialect.encoding == "utf-8" and not self._is_utf8()
-        # Arrow takes each byte for a character then: what it cannot decode, it cannot hand to _handle.
-        encoding = "latin-1" if self._in_bytes else dialect.encoding
+        skipped = 0
+
+        def handle(row: Any) -> str:
+            """Skip an empty line and a comment; any other line that is no row is an error."""
+            nonlocal skipped
+            text = row.text.strip(f"{dialect.separator} \t\0\xa0")
+            if text and not text.startswith("#"):
+                return "error"
+            skipped += 1
+            return "skip"
+
+        in_bytes = dialect.encoding == "utf-8" and not self._is_utf8()
+        # Arrow takes each byte for a character then: what it cannot decode, it cannot hand to `handle`.
+        encoding = "latin-1" if in_bytes else dialect.encoding
         read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(encoding), block_size=block)
         try:
             with pa.OSFile(str(self.path)) as file:
                 file.seek(dialect.begin)
-                parse = arrow_csv.ParseOptions(delimiter=dialect.separator, invalid_row_handler=self._handle)
-                self._skipped = rows = 0
+                parse = arrow_csv.ParseOptions(delimiter=dialect.separator, invalid_row_handler=handle)
+                rows = 0
                 with arrow_csv.open_csv(file, read, parse, convert) as reader:
                     for batch in reader:
                         rows += len(batch)
-                        yield self._rows(pa.Table.from_batches([batch]))
-            self._refuse_swallowed(rows + self._skipped)
+                        yield self._rows(pa.Table.from_batches([batch]), in_bytes)
+            self._refuse_swallowed(rows + skipped)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             if "CSV conversion error" in str(error):
                 raise NotNumbersError(str(error)) from error
@@ -120,27 +131,16 @@ class CsvFile:
                 return
             raise self._broken(error) from error
 
-    def _handle(self, row: Any) -> str:
-        """Say what becomes of a line that is no row: nothing of an empty one or a comment."""
-        text = row.text.strip(f"{self.dialect.separator} \t\0\xa0")
-        if text and not text.startswith("#"):
-            return "error"
-        self._skipped += 1
-        return "skip"
-
-    def _rows(self, table: pa.Table) -> pa.Table:
+    def _rows(self, table: pa.Table, in_bytes: bool) -> pa.Table:
         """Return the cells as text, without lines that repeat the header."""
         names = [self.dialect.names[int(place)] for place in table.column_names]
-        columns = [encoded(cells) if self._in_bytes else cells for cells in table.columns]
+        columns = [encoded(cells) if in_bytes else cells for cells in table.columns]
         table = pa.table([decoded(cells) for cells in columns], table.column_names)
-        if (
-            not names
-            or not len(table)
-            or not is_text(table[0].type)
-            or not pc.any(self._is(table[0], names[0])).as_py()
-        ):
+        if not names or not len(table) or not is_text(table[0].type):
             return table
         header = self._is(table[0], names[0])
+        if not pc.any(header).as_py():
+            return table
         for cells, name in zip(table.columns[1:], names[1:], strict=True):
             header = pc.and_(header, self._is(cells, name))
         return table.filter(pc.invert(header))
