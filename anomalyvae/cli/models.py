@@ -108,8 +108,8 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
         return recipe.to_dict()
     tables = all(is_table(Path(file)) for file in files)
     undecided = args.kind is None and not given
-    other = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
-    if undecided and (other or (tables and len(files) < 2)):
+    unreadable = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
+    if undecided and (unreadable or (tables and len(files) < 2)):
         return {}
     if undecided and tables and not are_recordings(files, **options):
         if not args.quiet:

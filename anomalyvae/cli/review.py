@@ -214,14 +214,22 @@ def promote(args: argparse.Namespace) -> int:
     if args.rollback:
         return _roll_back(args.champion, registered, name)
     if args.challenger is None and registered is None and name is not None:
-        from anomalyvae.review.promotion import record_champion
-
-        if not record_champion(args.champion, name):
-            return FAILED
-        say(f"The champion of {name} is the model in {args.champion}.")
-        return DONE
+        return _record(args.champion, name)
     if args.challenger is None or args.queue is None:
         raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
+    return _judge_and_promote(args, registered, name)
+
+
+def _record(champion: str, name: str) -> int:
+    from anomalyvae.review.promotion import record_champion
+
+    if not record_champion(champion, name):
+        return FAILED
+    say(f"The champion of {name} is the model in {champion}.")
+    return DONE
+
+
+def _judge_and_promote(args: argparse.Namespace, registered: str | None, name: str | None) -> int:
     with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
         from anomalyvae.review import Queue, gate, promotion
 
