@@ -136,10 +136,11 @@ def test_contamination_is_the_detectors_own_if_it_has_one():
     assert as_pyod(quick(contamination=0.02)).contamination == 0.02
 
 
-def test_a_detector_whose_contamination_is_auto_is_told_of_it():
+@pytest.mark.parametrize(("columns", "away"), [(4, 4), (10, 3)])
+def test_a_detector_whose_contamination_is_auto_is_told_of_it(columns, away):
     """A clump of outliers among the training rows is dense: a detector that learns it finds it normal."""
     rng = np.random.default_rng(0)
-    rows = np.vstack([rng.normal(size=(450, 4)), 4 + 0.2 * rng.normal(size=(50, 4))])
+    rows = np.vstack([rng.normal(size=(450, columns)), away + 0.2 * rng.normal(size=(50, columns))])
     clump = np.repeat([0, 1], [450, 50])
     told = as_pyod(quick(), contamination=0.1).fit(rows)
     assert roc_auc_score(clump, told.decision_scores_) > 0.99

@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalyvae.nets.memory import Memory, dimension, sample_by_weight, squared_distances
+from anomalyvae.nets.memory import Memory, densest, dimension, sample_by_weight, squared_distances
 
 
 def rows(n, seed, dimensions=3):
@@ -52,3 +52,12 @@ def test_sampled_rows_represent_all_rows_for_any_weights():
     assert abs(sum(sums) / len(sums) / whole - 1) < 0.02
     chosen, represents = sample_by_weight(weight, 200, torch.Generator().manual_seed(0))
     assert torch.equal(represents, weight[chosen])  # all are kept, and stand for themselves
+
+
+def test_no_row_of_a_narrow_clump_is_among_the_densest():
+    """A tenth of the rows lies closer together than the others do, and far from these."""
+    generator = torch.Generator().manual_seed(0)
+    normal, noise = torch.randn(540, 10, generator=generator), torch.randn(60, 10, generator=generator)
+    kept = densest(torch.cat([normal, 2 + 0.1 * noise]), 0.7, 120)
+    assert len(kept) == 420
+    assert (kept < 540).all()
