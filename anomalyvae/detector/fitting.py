@@ -73,7 +73,7 @@ class Trainer:
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = rows.take(rows.is_reference)
-        scores = _scores(network, calibration)
+        scores = _scores(network, calibration.x)
         if rows.group is not None and len(learned) < len(rows) and network.has_views:
             # What it did not learn is known, too.
             self._remember(network, rows, waveforms_recur=network.waveforms_recur)
@@ -87,7 +87,7 @@ class Trainer:
         if complete:
             scores = self._cross_scores(networks, rows, fold)
         else:
-            scores = _scores(networks[0], rows)
+            scores = _scores(networks[0], rows.x)
             if reason != "interrupted":
                 warnings.warn(
                     "The fit was interrupted while it set the threshold. The model is complete, but its threshold "
@@ -113,7 +113,7 @@ class Trainer:
         else:
             scores = self._memory_scores_of_folds(networks[1:], rows, fold)
         if not inside.all():
-            scores[~inside] = _scores(first, rows.take(~inside))
+            scores[~inside] = _scores(first, rows.x[~inside])
         return scores
 
     def _memory_scores_of_folds(self, folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
@@ -145,8 +145,9 @@ class Trainer:
         of the folds, on average.
         """
         first, folds = networks[0], networks[1:]
-        usual = torch.stack([network.usual_distances for network in folds]).mean(0)
-        ratio = torch.where(usual > 0, first.usual_distances / usual, 1.0).clamp(max=1)  # more rows are never farther
+        usual = torch.stack([network.stored_views.usual for network in folds]).mean(0)
+        ratio = torch.where(usual > 0, first.stored_views.usual / usual, 1.0)
+        ratio = ratio.clamp(max=1)  # more rows are never farther
         scores = np.full(len(rows), np.nan)
         for held_out, network in enumerate(folds):
             own = fold == held_out
@@ -251,15 +252,15 @@ def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_S
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 
-def _scores(network: Reconstruction, rows: Rows) -> Floats:
-    return in_blocks(network, network, torch.from_numpy(rows.x)).numpy()
+def _scores(network: Reconstruction, x: Floats) -> Floats:
+    return in_blocks(network, network, torch.from_numpy(x)).numpy()
 
 
 def _scores_of_folds(folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
     """The score of each row by the network trained without its fold; NaN in no fold."""
     scores = np.full(len(rows), np.nan)
     for held_out, network in enumerate(folds):
-        scores[fold == held_out] = _scores(network, rows.take(fold == held_out))
+        scores[fold == held_out] = _scores(network, rows.x[fold == held_out])
     return scores
 
 

@@ -280,31 +280,32 @@ class Reconstruction(nn.Module):
         assert isinstance(self.memorised, Memory)  # noqa: S101
         return self.memorised(self.features(x))
 
+    @property
+    def stored_views(self) -> Views:
+        """The memory of a network that has views."""
+        assert isinstance(self.memorised, Views)  # noqa: S101
+        return self.memorised
+
     def novelty(self, x: Tensor) -> Tensor:
         """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        return self._views(self.features(x))
+        return self.stored_views(self.features(x))
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
-        return self._views.nats(self.features(x))
+        return self.stored_views.nats(self.features(x))
 
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
-        return self._views.distances(self.features(x))
-
-    @property
-    def usual_distances(self) -> Tensor:
-        """The distance of each view that a tenth of the stored rows exceeds, shape ``(v,)``."""
-        return self._views.usual
+        return self.stored_views.distances(self.features(x))
 
     def score_of_distances(self, distances: Tensor) -> Tensor:
         """The anomaly score of rows at these distances in each view ``(n, v)``, shape ``(n,)``."""
-        nats = self._views.in_nats(distances)
-        return self._views.together(nats) if self.criterion == "novelty" else nats[:, VIEWS.index(self.criterion)]
+        nats = self.stored_views.in_nats(distances)
+        return self.stored_views.together(nats) if self.criterion == "novelty" else nats[:, VIEWS.index(self.criterion)]
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        return self._views.strongest(self.features(x))
+        return self.stored_views.strongest(self.features(x))
 
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
@@ -312,17 +313,12 @@ class Reconstruction(nn.Module):
         A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
         samples of a window share equally what their signal has of shape and movements.
         """
-        parts = self._views.parts(self.features(x))
+        parts = self.stored_views.parts(self.features(x))
         if self.described is not None:
             return _shares(self.described.spread(parts[:, :, self.latent_dim :]))
         cells, residuals = parts[:, :, : self.cells], parts[:, :, self.cells + self.latent_dim :]
         of_column = self.scaling.source if isinstance(self.scaling, Mixed) else torch.arange(self.columns)
         return _shares(residuals.index_add(2, of_column.to(parts.device), cells))
-
-    @property
-    def _views(self) -> Views:
-        assert isinstance(self.memorised, Views)  # noqa: S101
-        return self.memorised
 
     def _view(self, number: int, x: Tensor) -> Tensor:
         return self.views(x)[:, number]

@@ -258,9 +258,7 @@ def _totals(outcomes: list[Outcome], seconds: float) -> dict[str, float]:
     return {
         "seconds": round(seconds, 3),
         "rows_per_s": round(sum(outcome.rows for outcome in outcomes if outcome.status == "scored") / seconds),
-        "rows": sum(outcome.rows for outcome in outcomes),
-        "flagged": sum(outcome.flagged for outcome in outcomes),
-        "new_gaps": sum(outcome.new_gaps for outcome in outcomes),
+        **{name: sum(getattr(outcome, name) for outcome in outcomes) for name in ("rows", "flagged", "new_gaps")},
         "sparse": sum(outcome.sparse is not None for outcome in outcomes),
     }
 
