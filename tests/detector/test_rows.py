@@ -86,22 +86,21 @@ def test_folds_of_uneven_groups_are_of_similar_size():
     assert max(np.bincount(cross_folds(rows, np.random.RandomState(0)))) <= 300
 
 
-def test_groups_are_never_split():
-    group = np.arange(500) // 25
-    rows = distinct_rows(np.random.default_rng(0).normal(size=(500, 2)), np.ones(500), group)
-    parts = hold_out(rows, 0.2, np.random.RandomState(0))
-    seen = [set(part.group) for part in parts]
-    assert [len(groups) for groups in seen] == [16, 2, 2]
-    assert len(set.union(*seen)) == 20
-
-
 @pytest.mark.parametrize(
-    ("groups", "expected"), [(10, (6, 1, 3)), (30, (17, 3, 10)), (60, (35, 6, 19)), (300, (240, 30, 30))]
+    ("groups", "fraction", "expected"),
+    [
+        (20, 0.2, (16, 2, 2)),
+        (10, "auto", (6, 1, 3)),
+        (30, "auto", (17, 3, 10)),
+        (60, "auto", (35, 6, 19)),
+        (300, "auto", (240, 30, 30)),
+    ],
 )
-def test_up_to_a_third_of_few_groups_sets_the_threshold(groups, expected):
+def test_groups_are_never_split_and_up_to_a_third_of_few_sets_the_threshold(groups, fraction, expected):
     rows = distinct_rows(np.arange(20.0 * groups)[:, None], np.ones(20 * groups), np.arange(20 * groups) % groups)
-    parts = hold_out(rows, "auto", np.random.RandomState(0))
-    assert tuple(len(set(part.group)) for part in parts) == expected
+    seen = [set(part.group) for part in hold_out(rows, fraction, np.random.RandomState(0))]
+    assert tuple(map(len, seen)) == expected
+    assert len(set.union(*seen)) == groups
 
 
 def test_folds_are_of_one_size_and_keep_groups_whole():
