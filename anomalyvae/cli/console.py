@@ -342,13 +342,13 @@ def writer(out: str | None) -> "Callable[[pd.DataFrame | pa.Table], None]":
     if out is None:
         return lambda table: None
     path = Path(out)
-    if path.suffix not in WRITERS:
+    if path.suffix.lower() not in WRITERS:
         raise ValueError(f"{path} is not a {' or '.join(WRITERS)} file. Rename it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: its folder does not exist. Create the folder.")
 
     def write(table: "pd.DataFrame | pa.Table") -> None:
         with replacing_file(path) as fresh:
-            WRITERS[path.suffix](table, fresh)
+            WRITERS[path.suffix.lower()](table, fresh)
 
     return write

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SILENT = 5  # exit code: no new rows for --timeout seconds
 _SIGNALS = 3  # named in a line of CSV
 _LINES = 40  # of sensor health, printed
+_OTHER_TABLES = {".xlsx", ".xls", ".ods", ".tsv", ".txt", ".json", ".jsonl", ".feather", ".arrow", ".gz", ".zip"}
 
 # --- score ----------------------------------------------------------------------------------------------
 
@@ -80,7 +81,12 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score(args: argparse.Namespace) -> int:
     with local_model(args.model) as args.model:
-        return _score_table(args) if Path(args.target).suffix in WRITERS else _score_files(args)
+        return _score_table(args) if _names_a_table(Path(args.target)) else _score_files(args)
+
+
+def _names_a_table(target: Path) -> bool:
+    """Whether it is no folder, which may have any name; of other formats than ours, it is refused later."""
+    return target.suffix.lower() in WRITERS or (target.suffix.lower() in _OTHER_TABLES and not target.is_dir())
 
 
 def _score_files(args: argparse.Namespace) -> int:

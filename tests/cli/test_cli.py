@@ -161,7 +161,7 @@ def test_alarms_per_hour_need_windows(table, drives, tmp_path, capsys):
 def test_several_tables_keep_their_names(table, tmp_path, capsys):
     other = tmp_path / "more.parquet"
     pd.read_csv(table)[["b", "a"]].assign(note=1.0).to_parquet(other)  # another order, and one column more
-    model, out = tmp_path / "model", tmp_path / "scores.csv"
+    model, out = tmp_path / "model", tmp_path / "scores.CSV"
     assert run(capsys, "fit", table, other, "--model", model, *TINY)[0] == 0
     assert run(capsys, "score", table, other, out, "--model", model)[0] == 0
     scores = pd.read_csv(out)
@@ -426,6 +426,7 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
             "'knnn' is not one of PyOD's detectors here. Choose from knn, lof, ",
         ),
         (["compare", "{table}", "--out", "figures.txt"], "figures.txt is not a .parquet or .csv file. Rename it."),
+        (["score", "{table}", "out.xlsx", "--model", "m"], "out.xlsx is not a .parquet or .csv file. Rename it."),
         (["compare", "{table}", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["score", "{table}", "s.parquet", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
         (["score", "{table}", "scores", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
