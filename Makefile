@@ -77,7 +77,7 @@ bench-rank: .venv/dev  ## Ranks of 77 drives: those named for an event, and driv
 bench-parity: .venv/dev  ## Export 300 generated pipelines, and compare each file's scores with its model's
 	$(BIN)/python pipelines/benchmarks/parity.py
 
-notebooks: .venv/dev  ## Run the notebooks, and store the picture that each ends in
+notebooks: .venv/dev  ## Run the notebooks, and store their pictures
 	$(BIN)/python notebooks/pictures.py
 
 clean:  ## Remove the environment, caches and build outputs

@@ -1,4 +1,4 @@
-"""Run the notebooks, and write the picture that each ends in to `pictures/`, where its first cell shows it.
+"""Run the notebooks, and write their pictures to `pictures/`; the first cell shows the one that a notebook ends in.
 
     python notebooks/pictures.py                     # or: make notebooks
     python notebooks/pictures.py 05_bias_audit       # one of them
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 COLOURS, MOST = 64, 900  # of a picture: colours, and pixels of width
@@ -31,12 +32,19 @@ def main() -> None:
             NotebookClient(
                 notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": place}}
             ).execute()
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        shown = [output["data"]["image/png"] for output in code[-1].outputs if "image/png" in output.get("data", {})]
-        target = FOLDER / "pictures" / f"{path.stem}.png"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(small(base64.b64decode(shown[-1])))
-        print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
+        *earlier, last = pictures_of(notebook)
+        named = {f"{path.stem}-{number}": picture for number, picture in enumerate(earlier, start=1)}
+        for name, picture in (named | {path.stem: last}).items():
+            target = FOLDER / "pictures" / f"{name}.png"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(small(base64.b64decode(picture)))
+            print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def pictures_of(notebook: Any) -> list[str]:
+    """The pictures that its cells show after a run, as base64."""
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [data["image/png"] for data in shown if "image/png" in data]
 
 
 def small(png: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The notebooks run as they stand, hold no outputs, and each ends in a picture."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -24,9 +25,16 @@ def test_a_code_host_shows_the_picture_that_a_notebook_ends_in(name):
     assert (FOLDER / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_pictures_are_small_and_each_is_of_a_notebook():
+def linked(notebook):
+    """The stored pictures that its cells show."""
+    text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"\]\(pictures/(.*?)\)", text)
+
+
+def test_the_pictures_are_small_and_each_is_shown_by_a_notebook():
     pictures = list((FOLDER / "pictures").iterdir())
-    assert sorted(path.stem for path in pictures) == [Path(name).stem for name in NOTEBOOKS]
+    shown = [name for path in FOLDER.glob("*.ipynb") for name in linked(nbformat.read(path, as_version=4))]
+    assert sorted(path.name for path in pictures) == sorted(shown)
     assert sum(path.stat().st_size for path in pictures) < 1_000_000
 
 
@@ -38,5 +46,6 @@ def test_a_notebook_runs_and_ends_in_a_picture(name, tmp_path, monkeypatch):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code), "strip the outputs before it is committed"
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    shown = [output.get("data", {}) for output in code[-1].outputs]
-    assert any("image/png" in data for data in shown)
+    shown = [["image/png" in output.get("data", {}) for output in cell.outputs] for cell in code]
+    assert any(shown[-1])
+    assert sum(map(sum, shown)) == len(linked(notebook)), "make notebooks, and show each picture in the cell above it"
