@@ -1,5 +1,6 @@
 """The memory: training rows that new rows are compared with."""
 
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 NEIGHBOURS = 5  # whose mean distance is the score, after the nearest
 _SPACING_FLOOR = 0.1  # of the median spacing: near copies must not make the rows around them anomalous
 _MOST_COPIED = 256  # rows; more would make scoring slow
+_SUSPECTS, _LEFT_OUT = 3.0, 2.0  # times the expected outliers: suspected at first, and left out at last
+_STEPS = 3
 _TINY = 1e-9  # spacing of rows that are all equal
 
 
@@ -139,14 +142,33 @@ def dimension(squared: Tensor) -> float:
     return max(1.0, 1 / max(float(spread.mean()), _TINY)) if spread.numel() else 1.0
 
 
-def densest(u: Tensor, share: float, neighbours: int) -> Tensor:
+def cleanest(u: Tensor, contamination: float) -> Tensor:
+    """Indices of the rows that remain if the farthest rows are left out, twice the expected share of outliers.
+
+    At first, the densest rows remain. Then, three times, those nearest to the rows that remained (concentration steps:
+    Rousseeuw & Van Driessen 1999, A fast algorithm for the minimum covariance determinant estimator, section 2). So
+    rows come back that have few neighbours and lie beside others, as those at the ends of an arc; outliers do not.
+    """
+    kept = _densest(u, 1 - min(0.5, _SUSPECTS * contamination), math.ceil(2 * contamination * len(u)))
+    for _ in range(_STEPS):
+        far = Memory.of(u[kept])(u)
+        kept = far.topk(max(1, round(share_of_cleanest(contamination) * len(u))), largest=False).indices.sort().values
+    return kept
+
+
+def share_of_cleanest(contamination: float) -> float:
+    """The share of rows that `cleanest` keeps: all without outliers, at least half."""
+    return 1 - min(0.5, _LEFT_OUT * contamination)
+
+
+def _densest(u: Tensor, share: float, neighbours: int) -> Tensor:
     """Indices of the share of rows with the smallest mean squared distance to so many neighbours.
 
     Similar outliers are close to each other, so there should be more neighbours than outliers; squares, because the
     distances inside of a clump would make up for half of the mean.
     """
     near = squared_distances(u, u).topk(min(neighbours + 1, len(u)), largest=False).values
-    return near.mean(1).topk(max(1, round(share * len(u))), largest=False).indices.sort().values
+    return near.mean(1).topk(max(1, round(share * len(u))), largest=False).indices
 
 
 def unlike_outliers(u: Tensor, outliers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anomalyvae.nets.bodies import BODIES, Linear
 from anomalyvae.nets.described import CODE, Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
-from anomalyvae.nets.memory import Memory, densest, sample_by_weight, unlike_outliers
+from anomalyvae.nets.memory import Memory, cleanest, sample_by_weight, share_of_cleanest, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
 from anomalyvae.nets.views import COMPARING, VIEW_SCORES, VIEWS, Views
 from anomalyvae.nets.window_views import WindowViews
@@ -21,7 +21,6 @@ _EXPOSED = 0.25  # known outliers in a step, as a share of its rows
 _ALARM = 0.95  # quantile of the losses of a batch that known outliers are pushed above
 _MARGIN = 1.0  # nats per cell by which they are pushed above it
 _PUSH = 0.1  # weight of the push: at 1, outliers that look like normal rows cost more than they teach
-_SUSPECT_MARGIN = 3.0  # times `trimming` stays out of the memory: an outlier in it would hide similar ones
 
 
 class Reconstruction(nn.Module):
@@ -165,15 +164,14 @@ class Reconstruction(nn.Module):
         outliers: Tensor | None = None,
         waveforms_recur: bool | None = None,
     ) -> None:
-        """Store at most ``size`` standardised rows as the memory; with ``trimming``, those of highest density.
+        """Store at most ``size`` standardised rows as the memory; with ``trimming``, the `cleanest`.
 
         More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
         as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
         ``selected``, a mask, are learned although they are unusual; ``start`` says when each begins, and
         ``waveforms_recur`` whether waveforms do; see `WindowViews`.
         """
-        share = 1 - min(0.5, _SUSPECT_MARGIN * self.trimming)
-        chosen, count = sample_by_weight(weight, round(size / share), generator)
+        chosen, count = sample_by_weight(weight, round(size / share_of_cleanest(self.trimming)), generator)
         parts = (chosen, count, recurring[chosen], selected[chosen], start[chosen])
         chosen, count, recurring, selected, start = (part.to(s.device) for part in parts)
         if self.has_views and len(self.input_shape) == 2:
@@ -184,9 +182,8 @@ class Reconstruction(nn.Module):
             unlike = unlike_outliers(u, self.memory_features(outliers))
             stored = stored[unlike] if unlike.sum() > 1 else stored
         if self.trimming:
-            twice = math.ceil(2 * self.trimming * len(stored))  # the expected outliers
             kept = recurring[stored]
-            kept[densest(u[stored], share, twice)] = True
+            kept[cleanest(u[stored], self.trimming)] = True  # a stored outlier would hide similar ones
             stored = stored[kept]
         u, count, recurring, selected, start = (part[stored] for part in (u, count, recurring, selected, start))
         if self.described is not None:

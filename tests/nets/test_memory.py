@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalyvae.nets.memory import Memory, densest, dimension, sample_by_weight, squared_distances
+from anomalyvae.nets.memory import Memory, cleanest, dimension, sample_by_weight, squared_distances
 
 
 def rows(n, seed, dimensions=3):
@@ -54,10 +54,22 @@ def test_sampled_rows_represent_all_rows_for_any_weights():
     assert torch.equal(represents, weight[chosen])  # all are kept, and stand for themselves
 
 
-def test_no_row_of_a_narrow_clump_is_among_the_densest():
+def test_no_row_of_a_narrow_clump_is_kept():
     """A tenth of the rows lies closer together than the others do, and far from these."""
     generator = torch.Generator().manual_seed(0)
     normal, noise = torch.randn(540, 10, generator=generator), torch.randn(60, 10, generator=generator)
-    kept = densest(torch.cat([normal, 2 + 0.1 * noise]), 0.7, 120)
-    assert len(kept) == 420
+    kept = cleanest(torch.cat([normal, 2 + 0.1 * noise]), 0.1)
+    assert len(kept) == 480
     assert (kept < 540).all()
+
+
+def test_most_rows_at_the_ends_of_an_arc_are_kept_and_scattered_rows_are_not():
+    """The ends have fewer rows around them than the middle has."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.linspace(0, 3, 255)
+    arc = torch.stack([angle.cos(), angle.sin()], dim=1) + 0.03 * torch.randn(255, 2, generator=generator)
+    scattered = 4 * torch.rand(20, 2, generator=generator) - 2
+    kept = cleanest(torch.cat([arc, scattered]), 20 / 275)
+    ends = torch.cat([torch.arange(25), torch.arange(230, 255)])
+    assert torch.isin(ends, kept).double().mean() > 0.5
+    assert (kept >= 255).sum() <= 2
