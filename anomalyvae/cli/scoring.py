@@ -85,7 +85,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def _names_a_table(target: Path) -> bool:
-    """Whether it is no folder, which may have any name; of other formats than ours, it is refused later."""
+    """Whether the target is one table and not a folder. A table in a format that is not written is refused later."""
     return target.suffix.lower() in WRITERS or (target.suffix.lower() in _OTHER_TABLES and not target.is_dir())
 
 

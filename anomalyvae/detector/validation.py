@@ -31,7 +31,7 @@ from anomalyvae.tables.arrays import names_to_keep, refuse_other_names, unmasked
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
-_LOST = 1e-15  # of a weight: a sum of float64 no longer has what is added
+_LOST = 1e-15  # of the largest weight: a smaller one does not change a sum in float64
 _HUGE = 1e100  # as a weight
 
 Floats = NDArray[np.float64]

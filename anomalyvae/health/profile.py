@@ -174,8 +174,8 @@ def learn_profile(
     ranges : mapping of str to (low, high), optional
         Ranges of signals, in their unit, in place of learned ones. Values outside are bad.
     residuals : ndarray of shape (n, signals), optional
-        Each signal minus its reconstruction, mean over the window, by models that did not learn the window. Without
-        residuals, there is no check for drift.
+        Each signal minus its reconstruction, mean over the window, by models that did not learn the window. If
+        None, drift is not checked.
     suspect_rate : float, default=0.001
         Share of normal windows that exceed one margin, per check and signal; fewer are suspect. With fewer than
         1 / rate windows, none exceeds it.

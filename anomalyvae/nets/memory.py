@@ -149,10 +149,11 @@ def cleanest(u: Tensor, contamination: float) -> Tensor:
     Rousseeuw & Van Driessen 1999, A fast algorithm for the minimum covariance determinant estimator, section 2). So
     rows come back that have few neighbours and lie beside others, as those at the ends of an arc; outliers do not.
     """
+    count = max(1, round(share_of_cleanest(contamination) * len(u)))
     kept = _densest(u, 1 - min(0.5, _SUSPECTS * contamination), math.ceil(2 * contamination * len(u)))
     for _ in range(_STEPS):
-        far = Memory.of(u[kept])(u)
-        kept = far.topk(max(1, round(share_of_cleanest(contamination) * len(u))), largest=False).indices.sort().values
+        distance = Memory.of(u[kept])(u)
+        kept = distance.topk(count, largest=False).indices.sort().values
     return kept
 
 

@@ -135,7 +135,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
     width = network.cells + network.latent_dim + network.columns  # row, code and residual
     if network.criterion == "memory":
         network.memorised = Memory.restored(width, state)
-    elif network.has_views and "described.center" in state:  # older models and rows that are no windows have none
+    elif network.has_views and "described.center" in state:  # windows; older models have no description
         network.described = Described.restored(network.input_shape, state)
         network.memorised = WindowViews.restored_windows(network.described.columns(network.latent_dim), state)
     elif network.has_views:

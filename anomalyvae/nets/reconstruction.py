@@ -269,7 +269,7 @@ class Reconstruction(nn.Module):
         return self.row_nll(s, self.encode(s))
 
     def features(self, x: Tensor) -> Tensor:
-        """What is compared with stored rows, `memory_features`, shape ``(n, k)``."""
+        """The `memory_features` of rows ``(n, d)`` in the user's units, shape ``(n, k)``."""
         return self.memory_features(self.scaling(x))
 
     def memory(self, x: Tensor) -> Tensor:

@@ -112,8 +112,8 @@ class Resampler:
     """Puts signals on one even clock; their samples come piece by piece.
 
     A tick is returned once no later sample can change it: after the next sample of each signal, or ``max_gap_s``. If
-    signals are averaged, it also waits for one tick; if one has just begun, for the ticks by which its rate is
-    measured. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
+    signals are averaged, the next tick must also have passed. If a signal has just begun, so must the ticks by which
+    its rate is measured. The last piece is held, and the samples of about twice ``max_gap_s`` before it.
 
     ``prompt`` says that later samples are clearly newer than earlier ones; then a tick at the newest sample does not
     wait for the next sample.

@@ -39,7 +39,7 @@ _FRACTION = (  # of a second, and what stands before it
 )
 _SHOWN = 60  # characters of a cell in a message
 _DIGITS = 18  # of a whole number that 64 bits hold
-_NEARLY = 23 / 24  # of a period: a fall by more is no late row, and no row of another recording
+_NEARLY = 23 / 24  # of a period: a clock that falls by more has begun again; late rows and new recordings fall by less
 FIRST_ROWS = 1000  # stamps that decide what stamps mean and what the usual step is; the file may not fit in memory
 
 
@@ -58,7 +58,7 @@ class Column(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """How often a clock has begun again so far, and its last stamp."""
+    """How many times a clock without dates has begun again so far, as at midnight, and its last stamp."""
 
     number: int
     last: float | None

@@ -183,8 +183,8 @@ def _inverse(density: Floats) -> Floats:
 def recovered(results: pd.DataFrame) -> pd.DataFrame:
     """Share of the gap that weights close, by set and in all, with the 95 % interval over seeds (bootstrap).
 
-    The gap is the false-alarm rate of the rare group less that of the others; what is left counts by its size, also
-    where it has changed its sign. Sets whose mean gap is below .02 have none to close.
+    The gap is the false-alarm rate of the rare group minus that of the others. The gap that the weights leave counts by
+    its absolute value. Sets whose mean gap is below .02 have none to close.
     """
     gaps = results.assign(gap=results["rare"] - results["others"]).pivot_table(
         index=["set", "seed"], columns="weights", values="gap", sort=False
