@@ -78,7 +78,7 @@ def description(before: Pipeline | None) -> dict[str, Any] | None:
     if before is None:
         return None
     names = [type(step).__name__ for _, step in before.steps[:-1] if not isinstance(step, str)]
-    columns = first_attribute([before], "feature_names_in_")
+    columns = getattr(entry([before]), "feature_names_in_", None)
     return {
         "steps": names,
         "columns": None if columns is None else [str(name) for name in columns],
@@ -95,16 +95,14 @@ def feature_names(before: Pipeline | None, detector: "VAEOutlierDetector") -> li
     return [str(name) for name in (range(detector.n_features_in_) if names is None else names)]
 
 
-def first_attribute(steps: list[Any], attribute: str) -> Any:
-    """A fitted attribute of the first step that has it; None if no step has it."""
+def entry(steps: list[Any]) -> Any:
+    """The first step that was fitted to the rows as they come in: later ones have names that steps made up."""
     for step in steps:
         if isinstance(step, Pipeline | FeatureUnion):
             parts = step.steps if isinstance(step, Pipeline) else step.transformer_list
-            found = first_attribute([part for _, part in parts], attribute)
-        else:
-            found = getattr(step, attribute, None)
-        if found is not None:
-            return found
+            step = entry([part for _, part in parts])
+        if hasattr(step, "n_features_in_"):
+            return step
     return None
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from anomalyvae.bundle.preprocessing import first_attribute
+from anomalyvae.bundle.preprocessing import entry
 from anomalyvae.export.columns import Column, Input, columns_of, kind_of, level_numbers, numbers
 from anomalyvae.export.graph import OUTPUTS
 from anomalyvae.export.nodes import Graph, Value, cast
@@ -33,8 +33,8 @@ def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: A
     ValueError
         Without a sample, for one that bins computed numbers.
     """
-    names, width = (first_attribute([before, detector], name) for name in ("feature_names_in_", "n_features_in_"))
-    inputs = [Input(name) for name in (range(width) if names is None else map(str, names))]
+    first = entry([before, detector])
+    inputs = [Input(name) for name in getattr(first, "feature_names_in_", range(first.n_features_in_))]
     graph = Graph()  # a trial run that reveals which step reads which column
     _detector_rows(before, detector, [Column(Value(graph, str(i)), 0, 1, column) for i, column in enumerate(inputs)])
     if graph.undecided and sample is None:

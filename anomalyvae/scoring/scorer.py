@@ -77,7 +77,8 @@ class Scorer:
     Notes
     -----
     Rows come as a 2-D array, a DataFrame (pandas or polars), an Arrow table, or a dict of columns. If the model has
-    column names, a table must have the same names, in any order. Missing cells are NaN, None or null.
+    column names, a table must have the same names, in any order; otherwise its columns count by their place, as in
+    scikit-learn. Missing cells are NaN, None or null.
     """
 
     def __init__(
@@ -285,7 +286,7 @@ class Scorer:
             )
         if len(set(names)) < len(names):
             raise ValueError(f"The table has some names twice: {quoted(names)}. Rename these columns.")
-        refuse_other_names(names, None if self.metadata.get("pipeline") else self.metadata["training"].get("names"))
+        refuse_other_names(names, self.metadata["training"].get("names"))
         return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
     def _by_name(self, names: list[Any], cut: Cut) -> Callable[[int, int], Feeds]:

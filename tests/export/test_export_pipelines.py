@@ -208,6 +208,21 @@ def test_rows_without_names(tmp_path):
         scorer.anomaly_score(rows)
 
 
+@pytest.mark.parametrize("names", [range(6), range(10, 70, 10)])
+@pytest.mark.parametrize("output", ["default", "pandas"])
+@pytest.mark.parametrize("step", [pre.StandardScaler(), make_pipeline(pre.RobustScaler(), dec.PCA(4)), "passthrough"])
+def test_columns_named_by_numbers_go_in_as_into_the_pipeline(step, output, names, tmp_path):
+    rows = signals(300, 0).set_axis(names, axis=1)
+    pipeline = make_pipeline(step, detector()).set_output(transform=output).fit(rows)
+    scorer = Scorer(export_onnx(pipeline, tmp_path / "m.onnx", precision="double"))
+    for given in (rows, rows.to_numpy()):  # a table of names that a later step made up was asked for
+        np.testing.assert_allclose(scorer.anomaly_score(given), -pipeline.score_samples(given), rtol=1e-9, atol=1e-6)
+    if step == "passthrough":  # the detector itself takes the names, so the file knows them
+        for model in (pipeline, scorer):
+            with pytest.raises(ValueError, match="in another order than in training"):
+                model.predict(rows.iloc[:, ::-1])
+
+
 def test_booleans_without_names(tmp_path):
     rows = np.random.default_rng(0).random((300, 3)) > [0.3, 0.5, 0.9]
     pipeline = make_pipeline(one_hot(drop="if_binary", sparse_output=False), detector()).fit(rows)
