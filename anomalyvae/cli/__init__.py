@@ -143,7 +143,8 @@ VERBS = {
         "anomalyvae flag scores/ --model models/road --queue queue.db --budget 50\n"
         "  anomalyvae flag --queue queue.db --export verdicts.csv\n"
         "  anomalyvae flag --queue queue.db --load export.json --reviewer 7=ann     # verdicts from Label Studio\n\n"
-        "exit codes: 0 done, 3 some recordings have no scores (they are named), 1 an error",
+        "exit codes: 0 done, 3 some recordings have no scores, or --load left some verdicts out (they are named),\n"
+        "1 an error",
     ),
     "review": Verb(
         "review flagged events in the browser",

@@ -10,6 +10,7 @@ from anomalyvae.cli.console import (
     DONE,
     FAILED,
     REFUSED,
+    SOME_FAILED,
     local_model,
     one_line,
     option,
@@ -72,8 +73,7 @@ def flag(args: argparse.Namespace) -> int:
     brings_events = args.scores is not None or not str(args.load or ".json").endswith(".json")
     failed: dict[str, str] = {}
     with opened as model, Queue(args.queue, create=brings_events) as queue:
-        if args.load is not None:
-            _load(queue, args)
+        left_out = args.load is not None and _load(queue, args)
         if args.scores is not None and model is not None:
             flagged = flag_folder(
                 args.scores, model, queue, args.budget, per_recording=args.per_recording, drives=args.drives,
@@ -89,10 +89,11 @@ def flag(args: argparse.Namespace) -> int:
             export(queue, args.export, model, args.source, **reading_options(args))
             if not args.quiet:
                 say(f"Wrote the queue: {args.export}")
-    return tell_failed(failed, " has no scores")
+    return tell_failed(failed, " has no scores") or (SOME_FAILED if left_out else DONE)
 
 
-def _load(queue: "Queue", args: argparse.Namespace) -> None:
+def _load(queue: "Queue", args: argparse.Namespace) -> bool:
+    """Load events and verdicts; return whether some were left out."""
     from anomalyvae.review.exports import load_export
 
     if args.load.endswith(".json"):
@@ -116,6 +117,7 @@ def _load(queue: "Queue", args: argparse.Namespace) -> None:
         tell(one_line(f"--reviewer {', '.join(loaded.unmatched)} is no user of {args.load}; its users are {users}."))
     for reason, events in loaded.left_out.items():
         tell(one_line(f"left out {len(events):,}: {reason} (on {listed(events)})"))
+    return bool(loaded.left_out)
 
 
 def review_arguments(parser: argparse.ArgumentParser) -> None:

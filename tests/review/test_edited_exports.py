@@ -218,7 +218,7 @@ def test_a_table_of_label_studio_is_recognised(queue, tmp_path):
 def test_the_command_line_says_what_it_took(queue, edited, tmp_path, capsys):
     _, second, third, _ = ids(queue)
     file = edited({second: {"verdict": "noise", "reviewer": "bob"}, third: {"verdict": "fault"}})
-    assert main(["flag", "--queue", str(tmp_path / "queue.db"), "--load", str(file)]) == 0
+    assert main(["flag", "--queue", str(tmp_path / "queue.db"), "--load", str(file)]) == 3
     out, err = capsys.readouterr()
     assert out == f"{file}: 0 new events, 1 new verdicts, 1 already in the queue\n"
     assert err == f"anomalyvae: left out 1: a verdict without a reviewer: fill in that column, too (on {third})\n"

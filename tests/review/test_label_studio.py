@@ -204,7 +204,7 @@ def test_from_the_command_line(queue, export, tmp_path, capsys):
         return code, *capsys.readouterr()
 
     code, out, err = run("queue.db", "--reviewer", "7=ann")
-    assert (code, out) == (0, "Label Studio: 1 new verdicts, 0 already in the queue\n")
+    assert (code, out) == (3, "Label Studio: 1 new verdicts, 0 already in the queue\n")
     assert err == (
         f"anomalyvae: left out 1: labelled 'bump', expected one of new_normal, fault, noise, unsure (on {second})\n"
     )
