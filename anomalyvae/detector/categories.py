@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
+from anomalyvae.tables.names import refuse_repeated
 
 _KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
@@ -31,11 +32,12 @@ def as_pandas(X: Any) -> Any:
         table = pa.table(X)
         index = (table.schema.pandas_metadata or {}).get("index_columns", ())
         # The metadata also have the types of the DataFrame that it once was; its columns may have changed since.
-        return table.drop_columns([name for name in index if isinstance(name, str)]).to_pandas(ignore_metadata=True)
+        X = table.drop_columns([name for name in index if isinstance(name, str)]).to_pandas(ignore_metadata=True)
     if is_records(X) or (isinstance(X, dict) and not hasattr(X, "toarray")):  # some sparse matrices are dicts
         X = pd.DataFrame(X)
     if not isinstance(X, pd.DataFrame):
         return _numbers(unmasked(X))
+    refuse_repeated(X.columns, "The table")
     sparse = [i for i, dtype in enumerate(X.dtypes) if isinstance(dtype, pd.SparseDtype)]
     dense = X.copy(deep=False) if sparse else X
     for i in sparse:
@@ -92,9 +94,9 @@ def find_categories(X: Any) -> tuple[dict[str, list[str | bool]], dict[str, str]
             f"Got columns that are neither numeric nor categories: {listed}. Expected numbers, text, category or bool. "
             "Convert them (a time into seconds, for example) or leave them out."
         )
-    if columns and not (X.columns.is_unique and all(isinstance(name, str) for name in X.columns)):
+    if columns and not all(isinstance(name, str) for name in X.columns):
         raise ValueError(
-            f"Got categories in a table with the column names {list(X.columns)[:9]}, expected text, each name once. "
+            f"Got categories in a table with the column names {list(X.columns)[:9]}, expected text. "
             "Rename the columns, for example by X.columns = X.columns.astype(str)."
         )
     levels: dict[str, list[str | bool]] = {}

@@ -15,7 +15,7 @@ import pyarrow as pa
 from anomalyvae.recordings.log import UNIT_KEY
 from anomalyvae.recordings.stamps import FIRST_ROWS, Column, find_time_column, first_text
 from anomalyvae.tables.cells import is_text, marked_missing, numbers_in_text
-from anomalyvae.tables.names import nearest, split_unit
+from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated, split_unit
 
 _SHARED = 3  # samples of a signal at one stamp, usually: then its stamps are too coarse
 
@@ -61,12 +61,7 @@ def choose_columns(
             name = field.name.strip() if field.name.strip() in (wanted or ()) else name
             columns.append(Column(field.name, name, unit, field.type, decimal, missing))
     known = [column.name for column in columns if column.name]
-    twice = next((name for name in known if known.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{source} has {known.count(twice)} columns named {twice!r}; names must be distinct. Rename them, or leave "
-            f"them out by exclude= (--exclude)."
-        )
+    refuse_repeated(known, source, OR_EXCLUDE)
     stamp = find_time_column(columns, time, source)
     names = known if wanted is None else wanted
     for name in wanted or ():

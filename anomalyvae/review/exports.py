@@ -30,6 +30,7 @@ from anomalyvae.review.database import (
     utc_text,
 )
 from anomalyvae.tables.dialect import encoding_of
+from anomalyvae.tables.names import refuse_repeated
 from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def load_export(path: Path, queue: "Queue") -> Loaded:
 
 def _parquet_rows(path: Path) -> list[Row]:
     table = pq.read_table(path)
-    _refuse_label_studio(path, table.column_names)
+    _refuse_other(path, table.column_names)
     rows = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
     return [{name: _as_text(cell) for name, cell in row.items()} for row in rows]
 
@@ -178,9 +179,10 @@ def _csv_rows(path: Path) -> list[Row]:
     except UnicodeDecodeError:
         text = content.decode("cp1252")
     header = text.splitlines()[0] if text.strip() else ""
-    sep = next((sep for sep in ",;\t" if "event_id" in next(csv.reader([header], delimiter=sep), [])), ",")
+    split = {sep: next(csv.reader([header], delimiter=sep), []) for sep in ",;\t"}
+    sep = next((sep for sep, names in split.items() if "event_id" in names), ",")
+    _refuse_other(path, split[sep])  # pandas would rename the second of two columns
     table = pd.read_csv(io.StringIO(text, newline=""), sep=sep, dtype=str, keep_default_na=False)
-    _refuse_label_studio(path, table.columns)
     table = table[[name for name in _COLUMNS if name in table]].astype(object)
     if "event_id" not in table:
         raise ValueError("it has no column event_id")
@@ -193,7 +195,9 @@ def _csv_rows(path: Path) -> list[Row]:
     return [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
 
 
-def _refuse_label_studio(path: Path, columns: Any) -> None:
+def _refuse_other(path: Path, columns: list[str]) -> None:
+    """Refuse a table of Label Studio, and one with two columns of one name."""
+    refuse_repeated([name for name in columns if name in _COLUMNS], path.name)
     if {*columns} >= _OF_LABEL_STUDIO:
         raise ValueError(
             f"{path.name} is a table of Label Studio, which lacks the authors and times of labels: export the project "

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
+from anomalyvae.tables.names import refuse_repeated
 from anomalyvae.untrusted import listed
 
 MISSING = "<missing>"  # a missing cell of text; ONNX has none
@@ -19,7 +20,14 @@ Cut = Callable[[int, int], Callable[[Any], Any]]
 
 
 def table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
-    """The columns' names, the number of rows, and a function that slices rows; None if ``rows`` is not a table."""
+    """The columns' distinct names, the number of rows, and a function that slices rows; None if it is no table."""
+    table = _table_of(rows)
+    if table is not None:
+        refuse_repeated(table[0], "The table")
+    return table
+
+
+def _table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
     refuse_unread(rows)
     if is_records(rows):
         rows = _columns_of(rows)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.scoring.columns import quoted
 from anomalyvae.tables.files import CsvFile
-from anomalyvae.tables.names import nearest
+from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
 from anomalyvae.untrusted import listed
@@ -260,7 +260,9 @@ def _parquet_batches(
 ) -> Iterator[pa.RecordBatch]:
     with parquet_file(path, pre_buffer=False, buffer_size=_BUFFER) as file:
         names, excluded = file.schema_arrow.names, options.get("exclude", ())
-        columns = _present(metadata, [name for name in names if name not in excluded], path, keep)
+        present = [name for name in names if name not in excluded]
+        refuse_repeated(present, path, OR_EXCLUDE)
+        columns = _present(metadata, present, path, keep)
         columns += _kept_by(names, keep, path, columns)
         rows = max(_LEAST, _CELLS // max(len(columns), 1))
         yield from file.iter_batches(rows, columns=columns, use_threads=False)

@@ -284,8 +284,6 @@ class Scorer:
                 f"Got {len(names)} columns, expected {self._width}. Pass the columns of the training rows, in their "
                 "order, since the model has no column names."
             )
-        if len(set(names)) < len(names):
-            raise ValueError(f"The table has some names twice: {quoted(names)}. Rename these columns.")
         refuse_other_names(names, self.metadata["training"].get("names"))
         return lambda start, stop: self._numbers(matrix(names, cut(start, stop), stop - start))
 
@@ -297,7 +295,7 @@ class Scorer:
             unknown = [name for name in names if name not in columns]
             differences = [
                 f"{what} {quoted(which)}" for what, which in (("lacks", missing), ("has also", unknown)) if which
-            ] or ["has some names twice"]
+            ]
             raise ValueError(
                 f"The table {' and '.join(differences)}, expected the {len(columns)} columns of the training rows. "
                 "Rename or select them; Scorer.metadata['columns'] lists their names."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 
 TIME_NAMES = ("time_s", "time", "timestamp", "t", "datetime", "date_time", "unix_time", "epoch")
 # What loggers call it, the better first: Torque's device time has milliseconds, its GPS time has not.
@@ -16,6 +17,7 @@ _LOGGERS = (
 PER_SECOND: dict[str, float] = {
     "s": 1, "ms": 1_000, "us": 1_000_000, "µs": 1_000_000, "ns": 1_000_000_000, "min": 1 / 60, "h": 1 / 3600,
 }  # fmt: skip
+OR_EXCLUDE = ", or leave them out by exclude= (--exclude)"  # a remedy of `refuse_repeated`, for files
 _SPELLED = {
     "sec": "s", "secs": "s", "second": "s", "seconds": "s", "msec": "ms", "millisecond": "ms", "milliseconds": "ms",
     "usec": "us", "microsecond": "us", "microseconds": "us", "μs": "us", "nsec": "ns", "nanosecond": "ns",
@@ -96,6 +98,21 @@ def place_of_time(names: list[str]) -> int | None:
                 return place
     spaced = [re.sub(r"[\s_]+", " ", name) for name in short]
     return next((spaced.index(wanted) for wanted in _LOGGERS if wanted in spaced), None)
+
+
+def refuse_repeated(names: Iterable[Hashable], source: object, remedy: str = "") -> None:
+    """Refuse names of columns if one comes twice; ``source`` is what has them, ``remedy`` goes on from "Rename them".
+
+    Raises
+    ------
+    ValueError
+        Two columns have the same name.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(
+                f"{source} has {count} columns named {name!r}; names must be distinct. Rename them{remedy}."
+            )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from anomalyvae.tables.cells import (
     without_missing_text,
 )
 from anomalyvae.tables.files import CsvFile, NotNumbersError
-from anomalyvae.tables.names import nearest
+from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated
 from anomalyvae.tables.parquet import parquet_file
 
 if TYPE_CHECKING:
@@ -48,12 +49,7 @@ def column_names(file: CsvFile, exclude: Iterable[str] = ()) -> list[str]:
     """
     left_out = {"", *exclude}
     names = [name for name in file.dialect.names if name not in left_out]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{file.path} has {names.count(twice[0])} columns named {twice[0]!r}; names must be distinct. Rename them, "
-            f"or leave them out by exclude= (--exclude)."
-        )
+    refuse_repeated(names, file.path, OR_EXCLUDE)
     return names
 
 
@@ -208,15 +204,25 @@ def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[st
 
     if path.suffix.lower() not in TABLES:
         raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Unpack or convert it.")
+    with _named_in_errors(path), parquet_file(path) as file:
+        present = file.schema_arrow.names
+    kept = [name for name in present if name not in {*exclude}]
+    refuse_repeated(kept, path, OR_EXCLUDE)
+    with _named_in_errors(path):
+        some = None if kept == present else kept
+        table = pd.read_parquet(path, columns=some, page_checksum_verification=True)
+    return table if columns is None else table[_known(columns, list(map(str, table.columns)), path)]
+
+
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Name the file in errors of Arrow and pandas."""
     try:
-        parquet_file(path).close()
-        table = pd.read_parquet(path, page_checksum_verification=True)
-    except (ValueError, OSError, pa.ArrowException) as error:  # their messages do not name the file
+        yield
+    except (ValueError, OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:  # such as a file that is not there
             raise
         raise ValueError(f"{path} cannot be read as a table ({error}). Repair the file, or export it again.") from error
-    table = table.drop(columns=[name for name in exclude if name in table.columns])
-    return table if columns is None else table[_known(columns, list(map(str, table.columns)), path)]
 
 
 def _known(columns: Sequence[str], names: Sequence[str], path: Path) -> list[str]:

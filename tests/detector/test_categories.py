@@ -375,7 +375,7 @@ def test_a_column_without_a_value_is_of_any_kind(detector, fresh):
         ),
         (lambda x: x.assign(what=[1, "a"] * 300), r"neither numeric nor categories: 'what' \(object, mixed-integer\)"),
         (lambda x: x.set_axis(range(5), axis=1), r"column names \[0, 1, 2, 3, 4\], expected text.*Rename"),
-        (lambda x: x.rename(columns={"gear": "road"}), r"expected text, each name once"),
+        (lambda x: x.rename(columns={"gear": "road"}), r"The table has 2 columns named 'road'.*Rename them"),
         (lambda x: x.assign(gear=None), r"Got no value at all in gear"),
     ],
 )

@@ -234,6 +234,17 @@ def test_columns_without_names_of_text_keep_their_order(fit_names, numbers, tmp_
         VAEOutlierDetector().fit(table, outliers=table.iloc[:3, ::-1])
 
 
+@pytest.mark.parametrize("kind", ["pandas", "table", "batch"])
+def test_two_columns_of_one_name_are_refused(kind, numbers, scorers):
+    x, array = numbers
+    table = pa.table([*x.T], names=["a", "b", "a"])
+    twice = {"pandas": table.to_pandas(), "table": table, "batch": table.to_batches()[0]}[kind]
+    calls = [VAEOutlierDetector().fit, array.predict, *(scorer.predict for scorer in scorers)]
+    for call in [*calls, lambda rows: scorers[1].score(rows, keep=["a"])]:
+        with pytest.raises(ValueError, match=r"The table has 2 columns named 'a'; names must be distinct. Rename them"):
+            call(twice)
+
+
 def test_an_array_says_nothing_of_the_names_of_columns(numbers, scorers):
     x, array = numbers
     for model in (array, scorers[0]):

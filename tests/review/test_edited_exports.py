@@ -215,6 +215,15 @@ def test_a_table_of_label_studio_is_recognised(queue, tmp_path):
         queue.load(tmp_path / "project.csv")
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_column_that_comes_twice_is_refused(queue, edited, separator):
+    file = edited({ids(queue)[1]: {"verdict": "noise", "reviewer": "bob"}}, sep=separator)
+    header, rows = file.read_text().split("\n", 1)
+    file.write_text(f"{header.replace('note', 'verdict')}\n{rows}")
+    with pytest.raises(ValueError, match=r"has 2 columns named 'verdict'; names must be distinct"):
+        queue.load(file)
+
+
 def test_the_command_line_says_what_it_took(queue, edited, tmp_path, capsys):
     _, second, third, _ = ids(queue)
     file = edited({second: {"verdict": "noise", "reviewer": "bob"}, third: {"verdict": "fault"}})

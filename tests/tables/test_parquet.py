@@ -65,3 +65,18 @@ def test_a_parquet_file_that_contradicts_itself_is_refused(written, read, damage
     path.write_bytes(damage(data, foot))
     with pytest.raises((ValueError, OSError), match=said):
         read(path)
+
+
+@pytest.mark.parametrize("read", [read_log, rows_of, scored])
+def test_two_columns_of_one_name_are_refused(written, read):
+    path = written[0]
+    names = ["time_s", "speed", "load", "speed"]
+    pq.write_table(pa.table([np.arange(300) / 10, SPEED, SPEED, SPEED], names=names), path)
+    with pytest.raises(ValueError, match=r"^\S*drive.parquet has 2 columns named 'speed'; names must be distinct"):
+        read(path)
+
+
+def test_columns_of_one_name_may_be_left_out(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table([SPEED, SPEED, SPEED], names=["a", "b", "a"]), path)
+    assert read_rows([path], exclude=["a"]).columns.tolist() == ["b"]
