@@ -17,8 +17,8 @@ The rules are the same for all of them:
   10 s of the log time; otherwise the log time. A stamp further away comes from another clock, and would shift its topic
   against the others.
 - **Start.** The first log time of the file. Log times that are not unix times stay as they are.
-- **Order.** Samples are sorted by time; those of a topic with the same stamp become one, their mean. A file
-  without an index whose log times jump back by more than 10 s is refused.
+- **Order.** Samples are sorted by time; those of a topic with the same stamp become one, their mean; a
+  warning counts those that differ. A file without an index whose log times jump back by more than 10 s is refused.
 - **Damage.** A broken file is refused, and so is one whose index or counts contradict its messages. An MCAP file
   whose index does not fit its chunks is read without it, and one without an end, whose recorder was killed, as far as
   it goes, both with a warning.
@@ -40,6 +40,7 @@ import numpy as np
 
 from anomalyvae.recordings.bags import Raw, decoded, open_topics
 from anomalyvae.recordings.log import Log, Signal, moment, not_numbers
+from anomalyvae.recordings.shared_stamps import SharedStamps
 from anomalyvae.tables.names import nearest
 
 _LONGEST = 64  # elements of a list that becomes signals
@@ -55,13 +56,14 @@ def topic_pieces(path: Path, signals: list[str] | None = None) -> Iterator[Log]:
     reading = _Reading(signals)
     waiting: dict[str, list[tuple[int, dict[str, float]]]] = {}
     newest_ns = count = 0
+    shared = SharedStamps()
 
     with closing(open_topics(path)) as source:
         zero_ns = source.start_ns if source.start_ns >= _UNIX_FROM_NS else 0
         start = moment(zero_ns, "ns") if zero_ns else None
 
         def log_of(before_ns: float, left_out: dict[str, str]) -> Log:
-            found = _complete(waiting, before_ns, zero_ns)
+            found = _complete(waiting, before_ns, zero_ns, shared)
             return Log(path.name if path.is_dir() else path.stem, start, found, left_out)
 
         for raw, message in decoded(source, path, reading.wants):
@@ -85,6 +87,7 @@ def topic_pieces(path: Path, signals: list[str] | None = None) -> Iterator[Log]:
         if name not in reading.seen:
             _refuse_unknown(name, path)
     reading.warn(path)
+    shared.warn(path)
     yield last
 
 
@@ -122,7 +125,7 @@ def _refuse_unknown(name: str, path: Path) -> None:
 
 
 def _complete(
-    waiting: dict[str, list[tuple[int, dict[str, float]]]], before_ns: float, zero_ns: int
+    waiting: dict[str, list[tuple[int, dict[str, float]]]], before_ns: float, zero_ns: int, shared: SharedStamps
 ) -> dict[str, Signal]:
     """Return the samples before a time as signals, and remove them from those that wait."""
     signals: dict[str, Signal] = {}
@@ -133,24 +136,13 @@ def _complete(
             continue
         names = list(dict.fromkeys(name for _, found in done for name in found))
         values = np.array([[found.get(name, np.nan) for name in names] for _, found in done])
-        stamps, values = _in_order(np.array([time_ns for time_ns, _ in done], dtype=np.int64), values)
+        stamps = np.array([time_ns for time_ns, _ in done], dtype=np.int64)
+        order = np.argsort(stamps, kind="stable")
+        stamps, values = shared.means(names, stamps[order], values[order])
         time_s = (stamps - zero_ns) / 1e9
         for column, name in enumerate(names):
             signals[name] = Signal(name, time_s, np.ascontiguousarray(values[:, column]), source=topic)
     return signals
-
-
-def _in_order(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort samples by time; those with the same stamp become their mean, signal by signal."""
-    order = np.argsort(stamps, kind="stable")
-    stamps, values = stamps[order], values[order]
-    first = np.flatnonzero(np.concatenate(([True], np.diff(stamps) > 0)))
-    if len(first) == len(stamps):
-        return stamps, values
-    taken = np.isfinite(values)
-    count = np.add.reduceat(taken.astype(np.float64), first)
-    total = np.add.reduceat(np.where(taken, values, 0.0), first)
-    return stamps[first], np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
 
 
 # --- messages -------------------------------------------------------------------------------------------

@@ -169,8 +169,30 @@ def test_a_frame_that_ends_early_gives_no_value(database):
 
 def test_frames_of_a_message_with_the_same_stamp_become_their_mean(database):
     path = database(HEAD + 'BO_ 5 M: 1 ECU\n SG_ a : 0|8@1+ (1,0) [0|0] "" ECU\n')
-    found = Decoder(path, None, "a log").decode(frames((0, 5, b"\x01"), (1, 5, b"\x02"), (1, 5, b"\x04")))
-    assert samples(found, "a") == {0: 1, 1: 3}
+    decoder = Decoder(path, None, "a log")
+    found = decoder.decode(frames((0, 5, b"\x01"), (1, 5, b"\x02"), (1, 5, b"\x04"), (2, 5, b"\x08"), (2, 5, b"\x08")))
+    assert samples(found, "a") == {0: 1, 1: 3, 2: 8}
+    with pytest.warns(UserWarning, match=r"^1 samples in a log are means of different values .* with one stamp: a 1\."):
+        decoder.finish(others=False)
+
+
+def test_frames_of_two_messages_or_two_pages_may_have_one_stamp(database, recwarn):
+    path = database(
+        HEAD
+        + """BO_ 5 M: 2 ECU
+ SG_ page M : 0|8@1+ (1,0) [0|0] "" ECU
+ SG_ a m0 : 8|8@1+ (1,0) [0|0] "" ECU
+ SG_ b m1 : 8|8@1+ (1,0) [0|0] "" ECU
+
+BO_ 6 N: 1 ECU
+ SG_ c : 0|8@1+ (1,0) [0|0] "" ECU
+"""
+    )
+    decoder = Decoder(path, ["a", "b", "c"], "a log")
+    found = decoder.decode(frames((0, 5, b"\0\x01"), (0, 5, b"\x01\x02"), (0, 6, b"\x03")))
+    assert [samples(found, name) for name in "abc"] == [{0: 1}, {0: 2}, {0: 3}]
+    decoder.finish(others=False)
+    assert not recwarn
 
 
 def test_identifiers_of_11_and_29_bits_are_distinguished(database):

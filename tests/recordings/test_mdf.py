@@ -161,10 +161,13 @@ def test_duplicated_stamps_become_one_sample_and_a_jump_back_is_refused(tmp_path
 
     def save(stamps):
         with MDF(version="4.10") as file:
-            file.append([Signal(np.arange(len(stamps), dtype=float), np.array(stamps), name="x")])
+            x = Signal(np.arange(len(stamps), dtype=float), np.array(stamps), name="x")
+            file.append([x, Signal(np.ones(len(stamps)), np.array(stamps), name="same")])
             return file.save(tmp_path / "drive.mf4", overwrite=True)
 
-    log = read_log(save([0.0, 0.5, 0.5, 0.2, 3.0]))
+    said = r"^1 samples in .*drive.mf4 are means of different values of one signal with one stamp: x 1\. Record"
+    with pytest.warns(UserWarning, match=said):
+        log = read_log(save([0.0, 0.5, 0.5, 0.2, 3.0]))
     assert dict(zip(log["x"].time_s, log["x"].values, strict=True)) == {0.0: 0, 0.2: 3, 0.5: 1.5, 3.0: 4}
     with pytest.raises(ValueError, match=r"in group 0 of .*drive.mf4 jumps back by 2.5 s after 2 rows"):
         read_log(save([0.0, 3.0, 0.5]))

@@ -313,7 +313,9 @@ def test_samples_are_sorted_by_their_stamps_and_those_of_one_stamp_are_one(tmp_p
     messages = [("/a", int(log * 1e9), stamped(stamp, x)) for log, stamp, x in
                 [(100, 99.5, 1.0), (101, 99.0, 2.0), (102, 101.5, 3.0), (103, 101.5, 5.0)]]  # fmt: skip
     messages[3][2]["y"] = True
-    log = read_log(write_messages(tmp_path / "drive.mcap", messages))
+    path = write_messages(tmp_path / "drive.mcap", messages)
+    with pytest.warns(UserWarning, match=r"^1 samples in .*drive.mcap are means of .* with one stamp: /a.x 1\. Record"):
+        log = read_log(path)
     assert log["/a.x"].time_s.tolist() == [99.0, 99.5, 101.5]
     assert log["/a.x"].values.tolist() == [2.0, 1.0, 4.0]
     np.testing.assert_array_equal(log["/a.y"].values, [np.nan, np.nan, 1.0])

@@ -20,7 +20,8 @@ Rules:
   signal does has no value, which a warning counts, and neither does one with another value of the multiplexer.
 - **J1939.** Raw values that mean "error" or "not available" (SAE J1939-71: for whole bytes those from 0xFE… on, for two
   bits 2 and 3, for other widths all ones) are no values, unless the range in the database includes them.
-- **Same stamp.** Frames of a message with the same stamp become one sample, their mean.
+- **Same stamp.** Frames of a message with the same stamp become one sample, their mean; a warning counts those with
+  different values of a signal.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from anomalyvae.recordings.bus.messages import Field, Message, load_messages
 from anomalyvae.recordings.bus.samples import samples_of
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet
 from anomalyvae.recordings.log import Signal
+from anomalyvae.recordings.shared_stamps import SharedStamps
 from anomalyvae.tables.names import nearest
 from anomalyvae.untrusted import listed
 
@@ -85,6 +87,7 @@ class Decoder:
         self._senders: dict[tuple[str, str], set[tuple[int, int]]] = {}  # by bus and name of the message
         self._transport = Transport()
         self._unknown: Counter[int] = Counter()
+        self._shared = SharedStamps()
         self._frames = self._read = self._joined = 0
         self._sampled: set[str] = set()
         self._short: Counter[str] = Counter()  # frames that end before a signal, by name of the message
@@ -163,7 +166,7 @@ class Decoder:
             short = sum(int((frames["length"][rows] < needed).sum()) for rows in parts)
             if short and not message.j1939:  # where messages may be shorter than described
                 self._short[message.name] += short
-            found |= samples_of(message.name, fields, frames, parts, joined_messages)
+            found |= samples_of(message.name, fields, frames, parts, joined_messages, self._shared)
         self._sampled |= set(found)
         return found
 
@@ -280,6 +283,7 @@ class Decoder:
         self._warn_of_short()
         self._warn_of_silent()
         self._warn_of_senders()
+        self._shared.warn(self._source)
 
     def _warn_of_absent_buses(self, others: bool) -> None:
         absent = sorted(self._buses - self._met)

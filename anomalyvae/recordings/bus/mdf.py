@@ -10,7 +10,8 @@ Rules:
 - **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
   ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name.
 - **Time.** Zero is the file's start time (UTC if it has no zone). Samples up to a second late are sorted in; if the
-  clock jumps back further, the file is refused. Samples with the same stamp become one, their mean.
+  clock jumps back further, the file is refused. Samples with the same stamp become one, their mean;
+  a warning counts those that differ.
 - **Cut files.** A file that its logger did not close ("unfinalized") is read as far as it goes; a file that is cut or
   damaged otherwise is refused, see :mod:`anomalyvae.recordings.bus.blocks`.
 """
@@ -41,8 +42,8 @@ from anomalyvae.recordings.bus.canbus import in_order
 from anomalyvae.recordings.bus.decode import Decoder
 from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 from anomalyvae.recordings.bus.messages import missing_extra
-from anomalyvae.recordings.bus.samples import means
 from anomalyvae.recordings.log import Log, Signal, not_numbers
+from anomalyvae.recordings.shared_stamps import SharedStamps
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 
 _FRAMES = "CAN_DataFrame"
@@ -104,14 +105,16 @@ def mdf_pieces(
             _list_buses(path, mdf, decoder)
         if wanted is None:
             _warn_of_other_frames(path, mdf)
+        shared = SharedStamps()
         for stretch in in_step(sources):
             found: dict[str, Signal] = {}
             for group, rows in zip(groups, stretch, strict=False):
-                found |= _measured(group, rows)
+                found |= _measured(group, rows, shared)
             if len(stretch) > len(groups):
                 found |= decoder.decode(_in_one(stretch[len(groups) :]))
             yield Log(path.stem, start, decoder.completed(found), {**decoder.left_out, **left_out})
     decoder.finish(others=bool(groups if identifiers else names))
+    shared.warn(path)
 
 
 def mdf_counts(
@@ -313,19 +316,14 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
         yield rows
 
 
-def _measured(group: _Group, rows: np.ndarray) -> dict[str, Signal]:
-    time_s = np.ascontiguousarray(rows["time_s"])
-    distinct = bool((time_s[1:] > time_s[:-1]).all())
-    found = {}
-    for column, (_, empty) in enumerate(group.channels):
-        values = np.ascontiguousarray(rows["values"][:, column])
-        if distinct:
-            found[empty.name] = replace(empty, time_s=time_s, values=values)
-        else:
-            valid = ~np.isnan(values)
-            stamps, samples = means(time_s[valid], values[valid])
-            found[empty.name] = replace(empty, time_s=stamps, values=samples)
-    return found
+def _measured(group: _Group, rows: np.ndarray, shared: SharedStamps) -> dict[str, Signal]:
+    signals = [signal for _, signal in group.channels]
+    stamps, values = shared.means([signal.name for signal in signals], rows["time_s"], rows["values"])
+    time_s = np.ascontiguousarray(stamps)
+    return {
+        signal.name: replace(signal, time_s=time_s, values=np.ascontiguousarray(values[:, column]))
+        for column, signal in enumerate(signals)
+    }
 
 
 def _in_one(frames: list[np.ndarray]) -> np.ndarray:

@@ -7,10 +7,16 @@ import numpy as np
 from anomalyvae.recordings.bus.messages import Bits, Field
 from anomalyvae.recordings.bus.transport import JoinedMessage
 from anomalyvae.recordings.log import Signal
+from anomalyvae.recordings.shared_stamps import SharedStamps
 
 
 def samples_of(
-    source: str, fields: list[Field], frames: np.ndarray, parts: list[np.ndarray], joined: list[JoinedMessage]
+    source: str,
+    fields: list[Field],
+    frames: np.ndarray,
+    parts: list[np.ndarray],
+    joined: list[JoinedMessage],
+    shared: SharedStamps,
 ) -> dict[str, Signal]:
     """Decode the fields, at least one, of the message ``source``; only signals with a sample are returned, by name.
 
@@ -19,9 +25,7 @@ def samples_of(
     asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
     time_s, length, data = _stacked(frames, parts, joined, max(bits.end for bits in asked))
     raw = {bits: bits.raw(data) for bits in set(asked)}
-    distinct = bool((time_s[1:] > time_s[:-1]).all())
-    found = {}
-    known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # a signal may have a field on each page of a multiplexer
+    known: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}  # a signal may have a field on each page of a multiplexer
     for field in fields:
         holds = _holds(field, length, raw)
         if not holds.any():
@@ -30,13 +34,15 @@ def samples_of(
             values = field.bits.numbers(raw[field.bits]) * field.scale + field.offset
         holds &= ~np.isnan(values)
         if field.name in known:
-            held, others = known[field.name]
+            _, held, others = known[field.name]
             values, holds = np.where(holds, values, others), holds | held
-        known[field.name] = holds, values
-        if distinct and holds.all():
-            found[field.name] = Signal(field.name, time_s, values, field.unit, source)
-        elif holds.any():
-            found[field.name] = Signal(field.name, *means(time_s[holds], values[holds]), field.unit, source)
+        known[field.name] = field.unit, holds, values
+    found = {}
+    for name, (unit, holds, values) in known.items():
+        if holds.any():
+            stamps, values = (time_s, values) if holds.all() else (time_s[holds], values[holds])
+            stamps, column = shared.means([name], stamps, values[:, None])
+            found[name] = Signal(name, stamps, column[:, 0], unit, source)
     return found
 
 
@@ -71,19 +77,3 @@ def _holds(field: Field, length: np.ndarray, raw: dict[Bits, np.ndarray]) -> np.
     if field.missing_from is not None:
         holds &= raw[field.bits] < field.missing_from
     return holds
-
-
-def means(time_s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace samples with the same stamp, which are sorted by time, by their mean.
-
-    Examples
-    --------
-    >>> means(np.array([0.0, 1.0, 1.0]), np.array([5.0, 6.0, 8.0]))
-    (array([0., 1.]), array([5., 7.]))
-    """
-    begins = np.flatnonzero(np.concatenate((np.full(min(len(time_s), 1), True), time_s[1:] > time_s[:-1])))
-    if len(begins) == len(time_s):
-        return time_s, values
-    counts = np.diff(np.append(begins, len(time_s)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return time_s[begins], np.add.reduceat(values, begins) / counts
