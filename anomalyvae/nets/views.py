@@ -29,6 +29,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without their whole parts, ar
 TAIL = 0.1  # of the stored rows, whose scores set the unit
 LEAST_UNIT = 0.05  # of the tail's beginning
 LEAST = 1e-4  # of distances, in standard deviations of a column
+_EQUAL = 1e-9  # of a row's square: by far more than rounding makes the squared distance of equal rows
 BLOCK = 256
 PAD = 16
 OFF = -1e6  # nats of a view that is switched off
@@ -229,7 +230,9 @@ class Views(nn.Module):
         """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""
         squared = self._squared_in_crowd(u)
         if others:
-            squared = squared.masked_fill((u[:, None] == self.crowd).all(2), torch.inf)
+            row, place = (squared <= _EQUAL * (u - self.crowd_center).square().sum(1, keepdim=True)).nonzero().T
+            equal = (u[row] == self.crowd[place]).all(1)
+            squared[row[equal], place[equal]] = torch.inf
         nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
         away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
         return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
