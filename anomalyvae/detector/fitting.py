@@ -21,6 +21,7 @@ MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compare
 _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
+_WIDE = 128  # cells of a row, from which a step takes as long as its rows are many: batches are half as large
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
@@ -188,7 +189,7 @@ class Trainer:
         """Train networks at once, where they can be stacked, or else in turn; returns what `_train_and_store` does."""
         kept, rows = networks[0], len(learned[0].rows)
         precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
-        schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS)
+        schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS, kept.cells)
         callback, generator = epoch_callback.get(), torch.Generator(kept.device).manual_seed(self.seed)
         at_once = len(networks) if self.outliers is None and stackable(kept) else 1
         outcomes: list[tuple[History, str]] = []
@@ -241,12 +242,12 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     return scores + _TIE * size + network.rounding_error
 
 
-def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_STEPS) -> Schedule:
-    """The schedule for ``n`` training rows.
+def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_STEPS, cells: int = 1) -> Schedule:
+    """The schedule for ``n`` training rows of so many ``cells``.
 
     "auto" makes a step per two rows, from ``fewest`` to 1,000, and at least 20 epochs.
     """
-    batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH))
+    batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH)) // (2 if cells >= _WIDE else 1)
     steps = int(np.clip(n // 2, fewest, _STEPS))
     epochs = max(_MIN_EPOCHS, -(-steps // steps_per_epoch(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))

@@ -335,6 +335,7 @@ def test_the_default_schedule_makes_a_step_per_two_rows_in_batches_of_a_32nd():
     assert schedule_for(320).batch_size == 128
     assert schedule_for(6400).batch_size == 200
     assert schedule_for(100_000).batch_size == 1024
+    assert schedule_for(320, cells=600).batch_size == 64  # wide rows
     assert schedule_for(200).max_epochs == 50  # of 2 batches: 100 steps, the fewest
     assert schedule_for(1024).max_epochs == 64  # of 8 batches
     assert schedule_for(6400).max_epochs == 32  # of 32 batches: 1,000 steps
