@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import queue
+import shutil
 import signal
 import struct
 import threading
@@ -93,8 +94,8 @@ def unpacked(content: Any, numbers: list[np.ndarray]) -> Any:
 # --- requests -------------------------------------------------------------------------------------------
 
 
-def answer_requests() -> None:
-    """Read a file for each request on stdin, until stdin ends."""
+def answer_requests(scratch: str) -> None:
+    """Read a file for each request on stdin, until stdin ends; then remove the folder of temporary files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     source, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -105,7 +106,8 @@ def answer_requests() -> None:
     def listen() -> None:
         for line in source:
             requests.put(json.loads(line))
-        os._exit(0)  # the parent has gone
+        shutil.rmtree(scratch, ignore_errors=True)  # the parent has gone
+        os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
     warnings.simplefilter("ignore")

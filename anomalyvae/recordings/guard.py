@@ -36,7 +36,10 @@ TIMEOUT_S = 300.0
 _BYTES_PER_S = 50_000  # even the slowest reader is several times as fast
 _MOST_GIB = 4.0
 _MOST_FILES = 200  # of one child: readers may leak
-_START = "import sys; sys.path[:] = sys.argv[1:]; from anomalyvae.recordings import child; child.answer_requests()"
+_START = (
+    "import sys; _, scratch, *sys.path[:] = sys.argv; "
+    "from anomalyvae.recordings import child; child.answer_requests(scratch)"
+)
 
 
 def guarded(
@@ -148,7 +151,7 @@ class _Child:
         self._scratch = tempfile.mkdtemp(prefix="anomalyvae-")  # a child that is killed leaves its temporary files
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", _START, *(place for place in sys.path if isinstance(place, str))],
+            [sys.executable, "-c", _START, self._scratch, *(place for place in sys.path if isinstance(place, str))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

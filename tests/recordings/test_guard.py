@@ -238,17 +238,21 @@ def alive(process):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_children_end_with_their_parent_and_need_no_main_guard(file, kill):
+def test_children_end_with_their_parent_and_need_no_main_guard(file, kill, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with started(file, "hangs", "next(pieces)" if kill == signal.SIGINT else "time.sleep(60)") as parent:
         child = int(parent.stdout.readline())
         assert alive(child)
         parent.send_signal(kill)
         parent.communicate(timeout=30)
     for _ in range(200):
-        if not alive(child):
+        if not alive(child) and not [*temporary.iterdir()]:
             break
         time.sleep(0.05)
     assert not alive(child)
+    assert not [*temporary.iterdir()]
 
 
 def test_a_fork_starts_children_of_its_own(file):
