@@ -322,6 +322,7 @@ def health_arguments(parser: argparse.ArgumentParser) -> None:
 def health(args: argparse.Namespace) -> int:
     import pandas as pd
 
+    from anomalyvae.evaluate.whole_recordings import with_moments
     from anomalyvae.health import Sensors
     from anomalyvae.health.grades import stretches
     from anomalyvae.recordings import read_log
@@ -335,6 +336,7 @@ def health(args: argparse.Namespace) -> int:
     root, files, _, unread = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
     failed = dict(sorted(unread.items()))
     parts = []
+    starts: dict[str, pd.Timestamp] = {}
     with local_model(args.model) as model:
         sensors = Sensors.of(model, ranges)
         for file in files:
@@ -347,10 +349,11 @@ def health(args: argparse.Namespace) -> int:
                 failed[file] = str(error)
                 continue
             parts.append(stretches(sensors.grade(windows)))
+            starts |= windows.starts
     code = tell_failed(failed)
     if not parts:
         raise ValueError(f"None of the {len(failed)} files can be graded. See the reasons above.")
-    table = pd.concat(parts, ignore_index=True)
+    table = with_moments(pd.concat(parts, ignore_index=True), starts)
     if args.bad:
         table = table[table["grade"] == "bad"].reset_index(drop=True)
     write(table)
@@ -366,9 +369,12 @@ def _health_text(table: "pd.DataFrame", recordings: int) -> str:
         return f"{files}: every signal is good"
     bad = int((table["grade"] == "bad").sum())
     lines = [f"{files}: {bad:,} bad and {len(table) - bad:,} suspect stretches of a signal"]
+    import pandas as pd
+
     order = table.assign(shorter=table["start_s"] - table["end_s"]).sort_values(["grade", "shorter"], kind="stable")
     for row in order.head(_LINES).sort_index().to_dict("records"):
-        when = f"{row['start_s']:.1f} to {row['end_s']:.1f} s"
+        moment = "" if pd.isna(row["time"]) else f" ({row['time']:%Y-%m-%d %H:%M:%S} UTC)"
+        when = f"{row['start_s']:.1f} to {row['end_s']:.1f} s{moment}"
         lines.append(f"{row['grade']:<8} {row['recording']}  {when:<20} {row['signal']}: {row['reason']}")
     if len(table) > _LINES:
         lines.append(f"and {len(table) - _LINES:,} more, less severe or shorter; --out writes all of them to a table")

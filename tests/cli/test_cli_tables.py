@@ -134,6 +134,21 @@ def test_health_is_printed_by_file_and_time(drives, road, tmp_path, capsys):
     places = [line.split()[1:3] for line in out.splitlines()[1:]]
     assert places == sorted(places, key=lambda place: (place[0], float(place[1])))
     assert {name for name, _ in places} == {"f0", "f1"}
+    assert "UTC" not in out
+
+
+def test_health_says_when_a_recording_with_a_date_was_bad(drives, road, tmp_path, capsys):
+    drive = pd.read_csv(drives / "d0.csv", sep=";", decimal=",")
+    drive.loc[20:60, "rpm"] = np.nan
+    drive["time"] = pd.Timestamp("2024-05-01T10:00:00Z") + pd.to_timedelta(drive["time"], unit="s")
+    drive.to_csv(tmp_path / "drive.csv", index=False)
+    command = ("health", tmp_path / "drive.csv", "--model", road, "--out", tmp_path / "out.csv", "--bad")
+    code, out, _ = run(capsys, *command)
+    assert code == 0
+    (row,) = pd.read_csv(tmp_path / "out.csv").to_dict("records")
+    moment = pd.Timestamp("2024-05-01T10:00:00Z") + pd.Timedelta(seconds=row["start_s"])
+    assert pd.Timestamp(row["time"]) == moment
+    assert f"{row['start_s']:.1f} to {row['end_s']:.1f} s ({moment:%Y-%m-%d %H:%M:%S} UTC) rpm: dropout" in out
 
 
 def test_all_recordings_that_cannot_be_learned_are_named_at_once(drives, tmp_path, capsys):
