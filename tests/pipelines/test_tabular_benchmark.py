@@ -130,6 +130,15 @@ def test_a_method_that_fails_counts_as_one_that_scores_all_rows_alike(folder, mo
     assert json.dumps(result)
 
 
+def test_a_score_that_is_no_number_counts_as_the_highest(folder, monkeypatch):
+    def overflows(name, seed):
+        return lambda learned: lambda rows: {name: np.where(rows[:, 0] > 2, np.nan, rows[:, 0])}
+
+    monkeypatch.setattr(tabular, "peer", overflows)
+    job = tabular.Job(tabular.sources(folder, ["toys"])[0], "normal", 0, "mcd")
+    assert tabular.results_of(job)[0]["auroc"] > 0.99
+
+
 def test_differences_pair_the_same_splits_and_mark_a_lead_on_one_half():
     ours = {("anomalyvae", t, s): v for t, v in (("c1", 0.9), ("c2", 0.8), ("u1", 0.5)) for s in (0, 1)}
     ours["anomalyvae", "u1", 1] = 0.1  # the peer does not have this split
