@@ -156,6 +156,38 @@ def test_names_that_are_not_unique_get_their_group(tmp_path, database):
     assert list(read_log(path, databases=database).signals) == [*names, "group 3.speed"]  # the database has a speed
 
 
+def test_channels_of_one_name_in_one_group_are_kept(tmp_path):
+    from asammdf import MDF, Signal
+
+    stamps = np.arange(5) / 10
+    with MDF(version="4.10") as file:
+        file.append([Signal(factor * stamps, stamps, name="a") for factor in (1, 2)])
+        path = file.save(tmp_path / "drive.mf4")
+    log = read_log(path)
+    assert list(log.signals) == ["group 0.channel 1.a", "group 0.channel 2.a"]  # one of them was lost
+    np.testing.assert_allclose(log["group 0.channel 2.a"].values, 2 * stamps)
+    assert list_signals(path)["samples"].tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("raw", [[255, 100, 101, 255, 102], [255] * 5])
+@pytest.mark.parametrize(
+    "texts", [{"val_0": 255, "text_0": b"not available"}, {"lower_0": 250, "upper_0": 255, "text_0": b"not available"}]
+)
+def test_a_number_that_stands_for_a_text_is_no_measurement(tmp_path, texts, raw, monkeypatch):
+    from asammdf import MDF, Signal
+    from asammdf.blocks.conversion_utils import from_dict
+
+    monkeypatch.setattr(mdf, "_ROWS", 2)
+    raw, stamps = np.array(raw, dtype="u1"), np.arange(5) / 10
+    conversion = {**texts, "default_addr": from_dict({"a": 0.5, "b": -40.0})}
+    with MDF(version="4.10") as file:
+        file.append([Signal(raw, stamps, name="a"), Signal(raw, stamps, name="t", unit="C", conversion=conversion)])
+        path = file.save(tmp_path / "drive.mf4")
+    log = read_log(path, timeout_s=math.inf)
+    np.testing.assert_array_equal(log["a"].values, raw)
+    np.testing.assert_array_equal(log["t"].values, np.where(raw == 255, np.nan, raw * 0.5 - 40))
+
+
 def test_duplicated_stamps_become_one_sample_and_a_jump_back_is_refused(tmp_path):
     from asammdf import MDF, Signal
 

@@ -3,12 +3,14 @@
 Rules:
 
 - **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; a conversion
-  to text is not, the number stays. A sample with its invalidation bit set is NaN. Text, bytes, arrays, and channels of
-  a group without stamps are left out.
+  to text is not, the number stays. If only some numbers stand for a text, such as "not available", and others are
+  converted to a unit, the former are NaN. So is a sample with its invalidation bit set. Text, bytes, arrays, and
+  channels of a group without stamps are left out.
 - **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of LIN,
   FlexRay and other buses are left out, with a warning that counts them.
 - **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
-  ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name.
+  ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name, or
+  ``group 3.channel 5.Channel`` if the group has that name several times.
 - **Time.** Zero is the file's start time (UTC if it has no zone). Samples up to a second late are sorted in; if the
   clock jumps back further, the file is refused. Samples with the same stamp become one, their mean;
   a warning counts those that differ.
@@ -50,6 +52,7 @@ _FRAMES = "CAN_DataFrame"
 _EVENT = re.compile(r"(CAN|LIN|FLX|ETH|MOST|K)_\w*(Frame|Event)")
 _NO_DATA = {"CAN_ErrorFrame", "CAN_RemoteFrame", "CAN_OverloadFrame", "LIN_ChecksumError", "LIN_TransmissionError"}
 _PARTS = ("BusChannel", "ID", "IDE", "DLC", "DataLength", "DataBytes")
+_TO_TEXT = {7, 8}  # types of conversions, in MDF 4: of values, of ranges
 _VARYING = {1, 7}  # types of channels with values of varying length
 _MOST_BYTES = 64  # in a frame
 _TIME = 1  # type of a group that is synchronised by time, not by angle or distance
@@ -229,11 +232,13 @@ def _groups(mdf: Any, taken: set[str]) -> tuple[list[_Group], dict[str, str]]:
     channels = list(_channels(mdf))
     short = Counter(channel.name for channel in channels)
     long = Counter((channel.label, channel.name) for channel in channels)
+    own = Counter((channel.group, channel.name) for channel in channels)
     groups: dict[int, _Group] = {}
     left_out: dict[str, str] = {}
     for number, label, place, name, unit, reason in channels:
         if short[name] > 1 or name in taken:
-            name = f"{label}.{name}" if long[label, name] == 1 else f"group {number}.{name}"
+            prefix = f"group {number}" if own[number, name] == 1 else f"group {number}.channel {place}"
+            name = f"{label if long[label, name] == 1 else prefix}.{name}"
         if reason:
             left_out[name] = reason
             continue
@@ -280,6 +285,16 @@ def _why_not(probe: Any) -> str:
     return "" if probe.samples.dtype.kind in "iufb" else "text or bytes"
 
 
+def _gives(conversion: Any) -> set[str]:
+    """What a conversion gives: "text", "number" or both."""
+    if getattr(conversion, "conversion_type", None) not in _TO_TEXT:
+        return {"number"}
+    parts = conversion.referenced_blocks.values()
+    return {"text" for part in parts if isinstance(part, bytes) and part}.union(
+        *(_gives(part) for part in parts if part and not isinstance(part, bytes))
+    )
+
+
 def _steps(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the first row and the number of rows to read at once; at least once."""
     step = max(1, min(_ROWS, _BYTES // max(row_bytes, 1)))
@@ -301,6 +316,8 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
     """Yield the rows of measured channels: ``time_s`` and ``values``."""
     kind = np.dtype([("time_s", "f8"), ("values", "f8", (len(group.channels),))])
     asked = [(None, group.number, place) for place, _ in group.channels]
+    channels = mdf.groups[group.number].channels
+    mixed = [c for c, (place, _) in enumerate(group.channels) if len(_gives(channels[place].conversion)) > 1]
     for first, count in _steps(group.rows, group.row_bytes):
         found = _guarded(path, mdf.select, asked, first, False, False, True, count) if count else []
         rows = np.zeros(len(found[0].timestamps) if found else 0, dtype=kind)
@@ -313,6 +330,12 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
             rows["time_s"], rows["values"][:, column] = signal.timestamps, signal.samples
             if signal.invalidation_bits is not None:
                 rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
+        if mixed and count:
+            in_text = _guarded(path, mdf.select, [asked[c] for c in mixed], first, False, False, False, count)
+            for column, signal in zip(
+                mixed, in_text, strict=True
+            ):  # here what stands for a text is NaN, or all is text
+                rows["values"][np.isnan(signal.samples) if not _why_not(signal) else slice(None), column] = np.nan
         yield rows
 
 
