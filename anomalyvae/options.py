@@ -11,6 +11,7 @@ Databases = Files | Mapping[str, Files] | Iterable[tuple[str, str]] | None
 BUS_OPTIONS = ("databases",)  # for MF4 and CAN logs
 SUFFIXES = {
     ".csv": "csv",
+    ".csv.gz": "csv",
     ".parquet": "parquet",
     ".vbo": "csv",
     **dict.fromkeys((".mf4", ".mdf", ".dat"), "mdf"),

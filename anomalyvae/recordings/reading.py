@@ -22,6 +22,7 @@ from anomalyvae.recordings.log import Log, Signal, joined
 from anomalyvae.recordings.tabular import ROWS, csv_pieces, parquet_pieces
 from anomalyvae.recordings.topics import topic_pieces
 from anomalyvae.tables.names import nearest
+from anomalyvae.tables.packed import suffix_of
 
 # A reader is called as reader(path, signals), where signals is a list of names or None for all. It yields logs with the
 # next samples of these signals: no sample is older than one of an earlier log, of whichever signal. A reader of tables
@@ -232,7 +233,7 @@ def is_table(path: Path) -> bool:
 
 def kind_of(path: Path) -> str:
     """Return the suffix that shows the format; the folder of a ROS 2 bag has that of the files in it."""
-    return ".db3" if (path / "metadata.yaml").is_file() else path.suffix.lower()
+    return ".db3" if (path / "metadata.yaml").is_file() else suffix_of(path)
 
 
 def name_of(path: Path) -> str:

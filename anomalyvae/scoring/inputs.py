@@ -1,5 +1,6 @@
 """Files to score: finding them, and reading their rows in slabs, so that memory is bounded for files of any length."""
 
+import io
 import os
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ from anomalyvae.options import TABLE_OPTIONS, ReadOptions, given
 from anomalyvae.scoring.columns import quoted
 from anomalyvae.tables.files import CsvFile
 from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated
+from anomalyvae.tables.packed import open_csv, suffix_of
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
 from anomalyvae.untrusted import listed
@@ -106,7 +108,7 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
         found += [root.resolve() / file.relative_to(root) for file in files if not _hidden(file.relative_to(root))]
     top = Path(os.path.commonpath(roots))
     names = sorted({file.relative_to(top).as_posix() for file in found})
-    known = [name for name in names if Path(name).suffix.lower() in suffixes]
+    known = [name for name in names if suffix_of(Path(name)) in suffixes]
     for name in known:
         if name.encode(errors="ignore").decode() != name:
             faults[top / name] = "Its name is not UTF-8. Rename it."
@@ -229,7 +231,7 @@ def slabs_of(
 
 def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]) -> Iterator[Slab]:
     first, kinds, partition = 0, metadata["kinds"], _partition(path)
-    batches = _csv_batches if path.suffix.lower() == ".csv" else _parquet_batches
+    batches = _parquet_batches if path.suffix.lower() == ".parquet" else _csv_batches
     try:
         for batch in batches(path, metadata, keep, options):
             learned = metadata["columns"] or ()
@@ -332,8 +334,8 @@ def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:
 
 def _refuse_empty(path: Path) -> None:
     """Refuse a recording without samples."""
-    if path.suffix.lower() == ".csv":
-        with path.open(encoding="latin-1") as file:  # lines may end with CR alone
+    if suffix_of(path) in (".csv", ".csv.gz"):
+        with io.TextIOWrapper(open_csv(path), encoding="latin-1") as file:  # lines may end with CR alone
             empty = not file.readline().strip() or not any(line.strip() for line in file)
     else:
         try:

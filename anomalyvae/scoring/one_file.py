@@ -29,6 +29,7 @@ from anomalyvae.folders import put_file, refuse_irregular
 from anomalyvae.options import LIMITS, SUFFIXES
 from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
+from anomalyvae.tables.packed import suffix_of
 
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle bus without a database
@@ -127,7 +128,7 @@ def output_of(name: str) -> str:
     """The name of a file's scores, relative to the target; no two files share it."""
     path = Path(name)
     # "a.csv.parquet" may hold the scores of "a.csv", and must not hold its own.
-    plain = path.suffix.lower() == ".parquet" and Path(path.stem).suffix.lower() not in SUFFIXES
+    plain = path.suffix.lower() == ".parquet" and suffix_of(Path(path.stem)) not in SUFFIXES
     output = name if plain else f"{name}.parquet"
     own = os.fsencode(Path(output).name)
     if len(own) <= _LONGEST:

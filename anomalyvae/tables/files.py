@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from anomalyvae.tables.cells import MISSING_TEXT, decoded, encoded, is_missing, is_number, is_text, text_of
 from anomalyvae.tables.dialect import HEAD, find_dialect, is_no_row
 from anomalyvae.tables.layout import is_value, readable
+from anomalyvae.tables.packed import open_csv, suffix_of
 
 _BLOCK = 1 << 20  # bytes at a time
 
@@ -65,7 +66,7 @@ class CsvFile:
         encoding: str | None = None,
         na: Iterable[str] = (),
     ) -> None:
-        with path.open("rb") as file:
+        with open_csv(path) as file:
             head = file.read(HEAD)
             if file.read(1):  # whole lines
                 head = head[: 1 + (head.rfind(b"\n") if b"\n" in head else head.rfind(b"\r"))] or head
@@ -114,8 +115,8 @@ class CsvFile:
         encoding = "latin-1" if in_bytes else dialect.encoding
         read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(encoding), block_size=block)
         try:
-            with pa.OSFile(str(self.path)) as file:
-                file.seek(dialect.begin)
+            with self._opened_by_arrow() as file:
+                file.read(dialect.begin)
                 parse = arrow_csv.ParseOptions(delimiter=dialect.separator, invalid_row_handler=handle)
                 rows = 0
                 with arrow_csv.open_csv(file, read, parse, convert) as reader:
@@ -130,6 +131,10 @@ class CsvFile:
                 yield pa.table([pa.nulls(0, pa.string())] * len(chosen), chosen)
                 return
             raise self._broken(error) from error
+
+    def _opened_by_arrow(self) -> pa.NativeFile:
+        packed = suffix_of(self.path) == ".csv.gz"
+        return pa.PythonFile(open_csv(self.path), "r") if packed else pa.OSFile(str(self.path))
 
     def _rows(self, table: pa.Table, in_bytes: bool) -> pa.Table:
         """Return the cells as text, without lines that repeat the header."""
@@ -172,8 +177,8 @@ class CsvFile:
         """Yield the rows as the standard library reads them, with the numbers of their lines."""
         dialect = self.dialect
         errors = "surrogateescape" if dialect.encoding == "utf-8" else "replace"
-        with self.path.open("rb") as file:
-            file.seek(dialect.begin)
+        with open_csv(self.path) as file:
+            file.read(dialect.begin)
             reader = csv.reader(
                 io.TextIOWrapper(file, dialect.encoding, errors, newline=""), delimiter=dialect.separator
             )
@@ -206,8 +211,8 @@ class CsvFile:
                     )
 
     def _blocks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            file.seek(self.dialect.begin)
+        with open_csv(self.path) as file:
+            file.read(self.dialect.begin)
             yield from iter(lambda: file.read(_BLOCK), b"")
 
     def _is_utf8(self) -> bool:

@@ -28,12 +28,13 @@ from anomalyvae.tables.cells import (
 )
 from anomalyvae.tables.files import CsvFile, NotNumbersError
 from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated
+from anomalyvae.tables.packed import suffix_of
 from anomalyvae.tables.parquet import parquet_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = (".parquet", ".csv")
+TABLES = (".parquet", ".csv", ".csv.gz")
 _BLOCK = 1 << 23  # bytes at a time
 AS_WRITTEN = "as written"
 _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
@@ -165,7 +166,7 @@ def read_rows(
     kinds: dict[str, tuple[str, Path]] = {}
     for path in files:
         try:
-            if path.suffix.lower() == ".csv":
+            if suffix_of(path) in (".csv", ".csv.gz"):
                 file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
                 table = _csv_frame(file, column_names(file, exclude), columns, text, faults)
                 _warn_of_nameless(file)
@@ -202,7 +203,7 @@ def _warn_of_nameless(file: CsvFile) -> None:
 def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[str]) -> pd.DataFrame:
     import pandas as pd
 
-    if path.suffix.lower() not in TABLES:
+    if suffix_of(path) not in TABLES:
         raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Unpack or convert it.")
     with _named_in_errors(path), parquet_file(path) as file:
         present = file.schema_arrow.names

@@ -1,5 +1,6 @@
 """Tables of any dialect on the command line: each verb reads the same, or says by line and cell why not."""
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -248,10 +249,31 @@ def test_lines_that_end_with_cr_alone_are_lines(drives, road, tmp_path, capsys):
     assert said[0].count("\n") > 5
 
 
+def test_packed_recordings_are_learned_scored_and_graded(drives, road, tmp_path, capsys):
+    for file in drives.glob("*.csv"):
+        (tmp_path / "packed").mkdir(exist_ok=True)
+        (tmp_path / "packed" / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    for verb in (
+        ("fit", tmp_path / "packed", "--model", tmp_path / "model", *WINDOWS, *TINY),
+        ("score", tmp_path / "packed", tmp_path / "out", "--model", road),
+        ("score", drives, tmp_path / "plain", "--model", road),
+        ("health", tmp_path / "packed", "--model", road),
+    ):
+        assert run(capsys, *verb)[0] == 0
+    found, expected = (pd.read_parquet(tmp_path / where) for where in ("out/d1.csv.gz.parquet", "plain/d1.csv.parquet"))
+    assert set(found["recording"]) == {"d1.csv"}
+    pd.testing.assert_frame_equal(found.drop(columns="recording"), expected.drop(columns="recording"))
+    damaged = tmp_path / "packed" / "d0.csv.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    code, _, err = run(capsys, "score", tmp_path / "packed", tmp_path / "again", "--model", road)
+    assert (code, "failed: d0.csv.gz: " in err) == (3, True)
+    assert not (tmp_path / "again" / "d0.csv.gz.parquet").exists()
+
+
 def test_files_of_other_kinds_are_counted_by_suffix(drives, road, tmp_path, capsys):
     folder = tmp_path / "mixed"
     shutil.copytree(drives, folder)
-    for name in ("a.csv.gz", "b.CSV.gz", "sheet.xlsx", "more/notes.txt", "more/noext"):
+    for name in ("a.tsv.gz", "b.TSV.gz", "sheet.xlsx", "more/notes.txt", "more/noext"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"1")
     for name in ("README.md", "license.txt", "car.dbc", "settings.json", "_run.json", ".DS_Store"):  # no data
@@ -264,7 +286,7 @@ def test_files_of_other_kinds_are_counted_by_suffix(drives, road, tmp_path, caps
     ):
         code, _, err = run(capsys, *verb)
         assert code == 0
-        assert "are not read: 2 .csv.gz, 1 without a suffix, 1 .txt, 1 .xlsx. Unpack or convert them" in err
+        assert "are not read: 2 .tsv.gz, 1 without a suffix, 1 .txt, 1 .xlsx. Unpack or convert them" in err
     (tmp_path / "sheets").mkdir()
     shutil.copy(folder / "sheet.xlsx", tmp_path / "sheets")
     with pytest.raises(
