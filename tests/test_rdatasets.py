@@ -95,10 +95,18 @@ def test_columns_that_say_nothing_or_the_class_itself_are_left_out(made):
 
 
 def test_text_is_the_class_before_a_number_is(made):
-    table = glass().assign(twice=lambda t: 2 * t["oxide0a"])
-    table.insert(0, "half", (np.arange(280) < 140).astype(int))
+    table = glass()
+    table.insert(0, "high", (table["oxide0b"] > 0.5).astype(int))
     ((_, outlier),) = made(glass=table).values()
     assert (~outlier).sum() == 200
+
+
+def test_a_column_that_is_constant_in_the_rows_that_are_left_is_left_out(made):
+    table = glass().assign(rare=np.arange(280) == 5)
+    table["rare"] = table["rare"].astype(int)
+    table.loc[5, "oxide0a"] = np.nan
+    ((x, _),) = made(glass=table).values()
+    assert x.shape[1] == 3
 
 
 @pytest.mark.parametrize(
