@@ -204,7 +204,7 @@ def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[st
     import pandas as pd
 
     if suffix_of(path) not in TABLES:
-        raise ValueError(f"{path} is not a {' or '.join(TABLES)} file. Unpack or convert it.")
+        raise ValueError(f"{path} is not a {', '.join(TABLES[:-1])} or {TABLES[-1]} file. Unpack or convert it.")
     with _named_in_errors(path), parquet_file(path) as file:
         present = file.schema_arrow.names
     kept = [name for name in present if name not in {*exclude}]

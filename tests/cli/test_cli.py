@@ -415,7 +415,7 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
         (["run", "nowhere.toml"], "There is no job file nowhere.toml."),
         (["data", "get", "pothole"], "Did you mean 'potholes'?"),
         (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory"),
-        (["fit", "image.png", "--model", "m"], "image.png is not a .parquet or .csv file. Unpack or convert"),
+        (["fit", "image.png", "--model", "m"], "image.png is not a .parquet, .csv or .csv.gz file. Unpack or convert"),
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "rows.csv has no column bb. "),
         (["fit", "{table}", "--model", "m", "--signals", "a"], "rows.csv has no column with the name of a time "),

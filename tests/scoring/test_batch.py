@@ -412,7 +412,7 @@ def test_a_target_with_other_things_is_refused(bundle, drives, tmp_path):
 def test_nothing_to_score(bundle, tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        FileNotFoundError, match=r"has 1 files \(1 .txt\), but none to read that ends in \.csv, \.parquet"
+        FileNotFoundError, match=r"has 1 files \(1 .txt\), but none to read that ends in \.csv, \.csv\.gz, \.parquet"
     ):
         score_folder(bundle, tmp_path, tmp_path.parent / "out")
     for source, message in (("nowhere", "nowhere does not exist"), ("nowhere/*.csv", "has 0 files, but none")):

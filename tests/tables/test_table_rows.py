@@ -133,7 +133,7 @@ def test_all_faults_of_all_files_come_at_once(write):
     assert "Column 'b' of" in said
     assert "1 of 2 cells are numbers; line 2 holds 'x'" in said
     assert "Column 'a' holds text in" in said
-    assert "4.txt is not a .parquet or .csv file" in said
+    assert "4.txt is not a .parquet, .csv or .csv.gz file" in said
     assert len(said) < 1500
 
 
