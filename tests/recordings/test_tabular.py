@@ -219,7 +219,7 @@ def test_the_time_column_is_not_a_signal(write):
 def test_paths_that_are_no_recording(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.csv does not exist"):
         read_log(tmp_path / "gone.csv")
-    with pytest.raises(ValueError, match=r"'drive.xlsx' has no suffix of a recording \(\.csv, \.parquet"):
+    with pytest.raises(ValueError, match=r"'drive.xlsx' has no suffix of a recording \(\.csv, \.csv\.gz, \.parquet"):
         read_log(tmp_path / "drive.xlsx")
     with pytest.raises(IsADirectoryError, match="a recording is one file"):
         read_log(tmp_path)
