@@ -72,7 +72,8 @@ VERBS = {
         models.fit_arguments, models.fit,
         "anomalyvae fit normal.csv --model models/pump\n"
         "  anomalyvae fit drives/*.parquet --recipe pipelines/potholes.toml --model models/road\n"
-        "  anomalyvae fit bus/*.log --model models/bus     # a vehicle bus without a database",
+        "  anomalyvae fit bus/*.log --model models/bus     # a vehicle bus without a database\n\n"
+        "exit codes: 0 done, 3 some recordings have no windows (they are named), 1 an error",
     ),
     "score": Verb(
         "compute the anomaly score of each row or window",
@@ -99,7 +100,8 @@ VERBS = {
         "list the times at which sensors are bad or suspect, and why",
         scoring.health_arguments, scoring.health,
         "anomalyvae health drives/ --model models/road --out health.csv\n"
-        "  anomalyvae health drive.MF4 --dbc car.dbc --model models/road --range 'Altitude=[-100,4000]'",
+        "  anomalyvae health drive.MF4 --dbc car.dbc --model models/road --range 'Altitude=[-100,4000]'\n\n"
+        "exit codes: 0 all files are graded, 3 some failed (they are named), 1 an error",
     ),
     "watch": Verb(
         "score a growing CSV file, or lines on stdin, as they arrive",
@@ -129,7 +131,8 @@ VERBS = {
     "run": Verb(
         "run a job file: train, evaluate, flag, report",
         models.run_arguments, models.run,
-        "anomalyvae run pipelines/potholes.toml",
+        "anomalyvae run pipelines/potholes.toml\n\n"
+        "exit codes: 0 done, 3 some recordings have no windows (they are named), 1 an error",
     ),
     "track": Verb(
         "record a fitted model, or the result of a job, with MLflow",
