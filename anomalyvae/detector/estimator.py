@@ -86,9 +86,9 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
     contamination : "auto" or float in (0, 0.5], default="auto"
         ``"auto"`` takes all rows of ``X`` as normal, and sets the threshold so that 5 % of new normal rows exceed it,
         estimated on held-out rows (1 / (m + 1) with m < 19 of them). A number is the expected share of outliers in
-        ``X``: that share of ``X`` exceeds the threshold and is listed in ``suspects_``. The same share of each batch,
-        the rows with the largest losses, is not learned. New rows are not compared with the 2 x ``contamination``
-        rows that are farthest from the others.
+        ``X``: that share of ``X`` exceeds the threshold and is listed in ``suspects_``. Half of that share, the rows
+        that are farthest from the others, is never learned, and of each batch that share, the rows with the largest
+        losses. New rows are not compared with the 2 x ``contamination`` rows that are farthest from the others.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. ``"auto"`` makes 1,000 steps, and at least 20 epochs; with a criterion that
         compares with training rows, a step per two rows is enough, from 100 to 1,000. Densities, samples and imputed

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
+from anomalyvae.nets.memory import worth_learning
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import Schedule, TrainingRows, in_blocks, stackable, steps_per_epoch, train
 
@@ -169,8 +170,13 @@ class Trainer:
         for network, part in zip(networks, parts, strict=True):
             network.outliers = None if self.outliers is None else _standardised(network, self.outliers).float()
             weight = torch.from_numpy(part.balanced().weight)
-            s = _standardised(network, part.x).float()
-            learned.append(TrainingRows(s, (weight / weight.mean()).float().to(s.device)))
+            s = _standardised(network, part.x)
+            if network.trimming:
+                marks = weight, torch.from_numpy(part.is_recurring)
+                generator = torch.Generator().manual_seed(self.seed)
+                chosen = worth_learning(s, *marks, network.trimming, generator)
+                s, weight = s[chosen], weight[chosen.cpu()]
+            learned.append(TrainingRows(s.float(), (weight / weight.mean()).float().to(s.device)))
         held_out = None if stopping is None else _standardised(kept, stopping.x).float()
         history, reason, complete = self._train(networks, learned, held_out)
         for network, part in zip(networks, parts, strict=True):

@@ -11,7 +11,9 @@ NEIGHBOURS = 5  # whose mean distance is the score, after the nearest
 _SPACING_FLOOR = 0.1  # of the median spacing: near copies must not make the rows around them anomalous
 _MOST_COPIED = 256  # rows; more would make scoring slow
 _SUSPECTS, _LEFT_OUT = 3.0, 2.0  # times the expected outliers: suspected at first, and left out at last
+_CLUMP = 1.5  # times the expected outliers: so many similar ones are found
 _STEPS = 3
+_NEVER_LEARNED, _SAMPLE = 0.5, 2048  # times the expected outliers; rows that tell them
 _TINY = 1e-9  # spacing of rows that are all equal
 
 
@@ -150,7 +152,7 @@ def cleanest(u: Tensor, contamination: float) -> Tensor:
     rows come back that have few neighbours and lie beside others, as those at the ends of an arc; outliers do not.
     """
     count = max(1, round(share_of_cleanest(contamination) * len(u)))
-    kept = _densest(u, 1 - min(0.5, _SUSPECTS * contamination), math.ceil(2 * contamination * len(u)))
+    kept = _densest(u, 1 - min(0.5, _SUSPECTS * contamination), math.ceil(_CLUMP * contamination * len(u)))
     for _ in range(_STEPS):
         distance = Memory.of(u[kept])(u)
         kept = distance.topk(count, largest=False).indices.sort().values
@@ -162,14 +164,29 @@ def share_of_cleanest(contamination: float) -> float:
     return 1 - min(0.5, _LEFT_OUT * contamination)
 
 
-def _densest(u: Tensor, share: float, neighbours: int) -> Tensor:
-    """Indices of the share of rows with the smallest mean squared distance to so many neighbours.
+def _densest(u: Tensor, share: float, neighbour: int) -> Tensor:
+    """Indices of the share of rows that are nearest to their so many-th neighbour (Ramaswamy et al. 2000).
 
-    Similar outliers are close to each other, so there should be more neighbours than outliers; squares, because the
-    distances inside of a clump would make up for half of the mean.
+    Similar outliers are close to each other, so its number should be larger than theirs.
     """
-    near = squared_distances(u, u).topk(min(neighbours + 1, len(u)), largest=False).values
-    return near.mean(1).topk(max(1, round(share * len(u))), largest=False).indices
+    near = squared_distances(u, u).topk(min(neighbour + 1, len(u)), largest=False).values
+    return near[:, -1].topk(max(1, round(share * len(u))), largest=False).indices
+
+
+def worth_learning(
+    s: Tensor, weight: Tensor, recurring: Tensor, contamination: float, generator: torch.Generator
+) -> Tensor:
+    """Indices of the rows that a network should learn: not the farthest, half as many as outliers are expected.
+
+    They are far from the `cleanest` of a sample of rows. Training leaves out rows with large losses, too, but not
+    before it has learned outliers for a while. Missing cells, NaN, count as 0; recurring rows are learned.
+    """
+    filled = s.nan_to_num(0.0)
+    sample = filled[sample_by_weight(weight, _SAMPLE, generator)[0].to(s.device)]
+    memory = Memory.of(sample[cleanest(sample, contamination)])
+    distance = torch.cat([memory(block) for block in filled.split(_SAMPLE)])
+    distance[recurring] = 0.0
+    return distance.topk(round((1 - _NEVER_LEARNED * contamination) * len(s)), largest=False).indices.sort().values
 
 
 def unlike_outliers(u: Tensor, outliers: Tensor) -> Tensor:

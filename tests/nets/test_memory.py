@@ -1,8 +1,16 @@
 """The memory of training rows."""
 
+import pytest
 import torch
 
-from anomalyvae.nets.memory import Memory, cleanest, dimension, sample_by_weight, squared_distances
+from anomalyvae.nets.memory import (
+    Memory,
+    cleanest,
+    dimension,
+    sample_by_weight,
+    squared_distances,
+    worth_learning,
+)
 
 
 def rows(n, seed, dimensions=3):
@@ -61,6 +69,26 @@ def test_no_row_of_a_narrow_clump_is_kept():
     kept = cleanest(torch.cat([normal, 2 + 0.1 * noise]), 0.1)
     assert len(kept) == 480
     assert (kept < 540).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_row_of_a_clump_beside_a_plane_is_kept(seed):
+    """Half of the rows of the plane are farther from the clump's place than it is from the plane."""
+    generator = torch.Generator().manual_seed(seed)
+    plane, clump = torch.randn(540, 8, generator=generator), 0.1 * torch.randn(60, 8, generator=generator)
+    plane[:, 2:] *= 0.1
+    clump[:, 2] += 1.5
+    assert (cleanest(torch.cat([plane, clump]), 0.1) < 540).all()
+
+
+def test_the_farthest_rows_are_not_worth_learning_but_recurring_ones_are():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 3, generator=generator)
+    rows[:20], rows[20] = 9 * rows[:20].sign(), 30.0
+    rows[5, 1] = torch.nan
+    recurring = torch.arange(400) == 20
+    learned = worth_learning(rows, torch.ones(400), recurring, 0.1, generator)
+    assert learned.tolist() == list(range(20, 400))  # half of the expected outliers are left out
 
 
 def test_most_rows_at_the_ends_of_an_arc_are_kept_and_scattered_rows_are_not():
