@@ -22,7 +22,7 @@ MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compare
 _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
-_WIDE = 128  # cells of a row, from which a step takes as long as its rows are many: batches are half as large
+_WIDE = 128  # cells of a row, from which batches have half their size: a step then takes half the time
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large

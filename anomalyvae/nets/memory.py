@@ -13,7 +13,7 @@ _MOST_COPIED = 256  # rows; more would make scoring slow
 _SUSPECTS, _LEFT_OUT = 3.0, 2.0  # times the expected outliers: suspected at first, and left out at last
 _CLUMP = 1.5  # times the expected outliers: so many similar ones are found
 _STEPS = 3
-_NEVER_LEARNED, _SAMPLE = 0.5, 2048  # times the expected outliers; rows that tell them
+_NEVER_LEARNED, _SAMPLE = 0.5, 2048  # times the expected outliers; rows whose cleanest ones tell which
 _TINY = 1e-9  # spacing of rows that are all equal
 
 
@@ -165,9 +165,9 @@ def share_of_cleanest(contamination: float) -> float:
 
 
 def _densest(u: Tensor, share: float, neighbour: int) -> Tensor:
-    """Indices of the share of rows that are nearest to their so many-th neighbour (Ramaswamy et al. 2000).
+    """Indices of the share of rows with the smallest distance to the neighbour of this number (Ramaswamy et al. 2000).
 
-    Similar outliers are close to each other, so its number should be larger than theirs.
+    Similar outliers are close to each other, so the number should be larger than theirs.
     """
     near = squared_distances(u, u).topk(min(neighbour + 1, len(u)), largest=False).values
     return near[:, -1].topk(max(1, round(share * len(u))), largest=False).indices
