@@ -23,8 +23,8 @@ class SharedStamps:
     def means(self, names: Sequence[str], stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each stamp once, and the mean of the values there.
 
-        ``stamps`` (n) are sorted, and no other call has one of them; ``values`` (n, names) are NaN where there is no
-        sample.
+        ``stamps`` (n) are sorted; samples of one signal with one stamp come in one call. ``values`` (n, names) are NaN
+        where there is no sample.
 
         Examples
         --------

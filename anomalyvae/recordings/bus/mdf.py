@@ -332,10 +332,10 @@ def _table(path: Path, mdf: Any, group: _Group) -> Iterator[np.ndarray]:
                 rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
         if mixed and count:
             in_text = _guarded(path, mdf.select, [asked[c] for c in mixed], first, False, False, False, count)
-            for column, signal in zip(
-                mixed, in_text, strict=True
-            ):  # here what stands for a text is NaN, or all is text
-                rows["values"][np.isnan(signal.samples) if not _why_not(signal) else slice(None), column] = np.nan
+            for column, signal in zip(mixed, in_text, strict=True):
+                # Samples that stand for a text are NaN here; if all do, the channel is one of text.
+                is_text = slice(None) if _why_not(signal) else np.isnan(signal.samples)
+                rows["values"][is_text, column] = np.nan
         yield rows
 
 
