@@ -22,7 +22,7 @@ MEMORY_SIZE = 2048  # training rows, windows or images that new ones are compare
 _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap between rows that fewer would not show
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
-_WIDE = 128  # cells of a row, from which batches have half their size: a step then takes half the time
+_WIDE = 128  # cells of a row, from which batches are half as large: a step then takes half the time
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
@@ -172,9 +172,8 @@ class Trainer:
             weight = torch.from_numpy(part.balanced().weight)
             s = _standardised(network, part.x)
             if network.trimming:
-                marks = weight, torch.from_numpy(part.is_recurring)
-                generator = torch.Generator().manual_seed(self.seed)
-                chosen = worth_learning(s, *marks, network.trimming, generator)
+                recurring, generator = torch.from_numpy(part.is_recurring), torch.Generator().manual_seed(self.seed)
+                chosen = worth_learning(s, weight, recurring, network.trimming, generator)
                 s, weight = s[chosen], weight[chosen.cpu()]
             learned.append(TrainingRows(s.float(), (weight / weight.mean()).float().to(s.device)))
         held_out = None if stopping is None else _standardised(kept, stopping.x).float()
