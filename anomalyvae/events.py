@@ -36,13 +36,9 @@ def read_events(path: str | PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If one of these columns is missing.
+        If it cannot be read, one of these columns is missing, or two columns have the same name.
     """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        events = pd.read_parquet(path)
-    else:
-        events = read_rows([path], text=("recording", "kind"), allow_empty=True)
+    events = read_rows([Path(path)], text=("recording", "kind"), allow_empty=True)
     if "recording" not in events or not ("time_s" in events or {"start_s", "end_s"} <= set(events)):
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, events.columns))}; a table of events needs recording and "

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow.csv import write_csv
+from pyarrow.parquet import write_table
 
 from anomalyvae import Scorer, load, metrics
 from anomalyvae.bundle import read_card, read_manifest
@@ -171,6 +174,14 @@ def test_what_cannot_be_found_is_named(drives, tmp_path):
     bare.write_text("drive,when\na,1\n")
     with pytest.raises(ValueError, match=r"events.csv has the columns drive, when; .* needs recording and time_s"):
         find_recordings(Data(recordings=f"{drives}/drive0.csv", events=str(bare)))
+
+
+@pytest.mark.parametrize("name", ["events.csv", "events.parquet"])
+def test_events_with_two_columns_of_one_name_are_refused(drives, tmp_path, name):
+    path, table = tmp_path / name, pa.table([["drive0"], [1.0], [2.0]], ["recording", "time_s", "time_s"])
+    (write_csv if path.suffix == ".csv" else write_table)(table, path)
+    with pytest.raises(ValueError, match=rf"{name} has 2 columns named 'time_s'; names must be distinct"):
+        find_recordings(Data(recordings=f"{drives}/drive0.csv", events=str(path)))
 
 
 # Running
