@@ -15,7 +15,7 @@ import pytest
 from can.io.mf4 import MF4Writer
 
 from anomalyvae.recordings import list_signals, read_log
-from anomalyvae.recordings.bus import mdf
+from anomalyvae.recordings.bus import mdf, mdf_file
 from anomalyvae.recordings.bus.mdf import in_step, mdf_pieces
 from anomalyvae.recordings.log import joined
 
@@ -177,7 +177,7 @@ def test_a_number_that_stands_for_a_text_is_no_measurement(tmp_path, texts, raw,
     from asammdf import MDF, Signal
     from asammdf.blocks.conversion_utils import from_dict
 
-    monkeypatch.setattr(mdf, "_ROWS", 2)
+    monkeypatch.setattr(mdf_file, "_ROWS", 2)
     raw, stamps = np.array(raw, dtype="u1"), np.arange(5) / 10
     conversion = {**texts, "default_addr": from_dict({"a": 0.5, "b": -40.0})}
     with MDF(version="4.10") as file:
@@ -220,7 +220,7 @@ def test_recorded_frames_are_decoded(tmp_path, database):
 def test_pieces_joined_are_the_whole_and_follow_each_other(tmp_path, database, make, monkeypatch):
     path = make(tmp_path / "drive.mf4")
     whole = read_log(path, databases=database)
-    monkeypatch.setattr(mdf, "_ROWS", 7)
+    monkeypatch.setattr(mdf_file, "_ROWS", 7)
     pieces = list(mdf_pieces(path, list(whole.signals), databases=database))
     assert len(pieces) > 20
     newest = -1.0

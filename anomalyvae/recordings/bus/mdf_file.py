@@ -1,0 +1,121 @@
+"""An open measurement file (MDF 3 and 4), by asammdf, whose errors, prints and temporary files stay inside."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomalyvae.recordings.bus.blocks import check_blocks
+from anomalyvae.recordings.bus.messages import missing_extra
+from anomalyvae.recordings.stamps import UNIX_FROM_S
+
+VARYING = {1, 7}  # types of channels with values of varying length
+_BUS_EVENT = 2  # flag of a group of events on a bus
+_ROWS, _BYTES = 1 << 16, 1 << 23  # read at once
+
+
+class _UnreadableError(ValueError):
+    """asammdf cannot read a file."""
+
+
+class MdfFile:
+    """An open measurement file; each error of asammdf becomes one that names the file."""
+
+    def __init__(self, path: Path, mdf: Any) -> None:
+        self.path, self.mdf, self.groups = path, mdf, mdf.groups
+        self.is_4 = mdf.version >= "4.00"
+
+    def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call what uses asammdf."""
+        return _guarded(self.path, call, *args)
+
+    @property
+    def start(self) -> pd.Timestamp | None:
+        """The start of the recording (UTC if it has no zone); None if its clock was never set."""
+        start = pd.Timestamp(self.mdf.header.start_time)
+        start = start.tz_localize("UTC") if start.tzinfo is None else start.tz_convert("UTC")
+        return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
+
+    def select(
+        self, number: int, places: list[int], first: int, count: int, *, raw: bool = False, in_numbers: bool = True
+    ) -> list[Any]:
+        """Return rows of channels of a group, as signals of asammdf; ``in_numbers``, no conversion gives text."""
+        asked = [(None, number, place) for place in places]
+        found = self.guarded(self.mdf.select, asked, first, raw, False, in_numbers, count)
+        return list(found)
+
+    def stamp_s(self, number: int, row: int) -> float:
+        """Return the stamp of a row of a group."""
+        found = self.guarded(self.mdf.get_master, number, None, row, 1)
+        if not len(found):
+            raise ValueError(
+                f"Group {number} of {self.path} ends before row {row:,} of the "
+                f"{self.groups[number].channel_group.cycles_nr:,} in its header. Copy the file again."
+            )
+        return float(found[0])
+
+    def steps(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the first row and the number of rows of a group to read at once; at least once."""
+        group = self.groups[number].channel_group
+        step = max(1, min(_ROWS, _BYTES // max(group.samples_byte_nr, 1)))
+        for first in range(0, max(group.cycles_nr, 1), step):
+            yield first, min(step, max(group.cycles_nr - first, 0))
+
+    def has_bus_events(self, number: int) -> bool:
+        """Whether a group says that it holds events on a bus."""
+        flags = getattr(self.groups[number].channel_group, "flags", 0)
+        return bool(flags & _BUS_EVENT) and self.mdf.version >= "4.10"
+
+
+@contextmanager
+def open_mdf(path: Path) -> Iterator[MdfFile]:
+    """Open a measurement file; close it and remove temporary files afterwards."""
+    try:
+        from asammdf import MDF
+    except ImportError as error:
+        raise missing_extra(error) from error
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty, not a measurement file. Record it again.")
+    check_blocks(path)
+    with tempfile.TemporaryDirectory(prefix="anomalyvae-") as folder:
+        source, mode = path, "rb"
+        with path.open("rb") as file:
+            if file.read(8) == b"UnFinMF ":  # asammdf completes it in place, so in a copy
+                source, mode = Path(shutil.copyfile(path, Path(folder) / path.name)), "r+b"
+        with source.open(mode) as file:
+            mdf = _guarded(path, MDF, file, temporary_folder=folder, process_bus_logging=False, use_display_names=False)
+            try:
+                yield MdfFile(path, mdf)
+            finally:
+                _guarded(path, mdf.close)
+
+
+def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call asammdf without what it prints; turn any of its errors into one that names the file."""
+    logger = logging.getLogger("asammdf")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+            return call(*args, **kwargs)
+    except _UnreadableError:
+        raise
+    except Exception as error:  # asammdf raises errors of any type
+        traceback.clear_frames(error.__traceback__)  # they hold files, as do cycles of asammdf's objects,
+        gc.collect()  # and the folder of these files is about to be removed
+        raise _UnreadableError(
+            f"{path} cannot be read as MDF ({type(error).__name__}: {str(error)[:200]}). Repair the file with the "
+            f"logger's software, or copy it again."
+        ) from error
+    finally:
+        logger.disabled = disabled
