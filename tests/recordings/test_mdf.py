@@ -126,6 +126,70 @@ def test_the_start_is_a_moment_in_utc(tmp_path):
     assert read_log(measured(tmp_path / "drive.mf4")).start == pd.Timestamp("2024-05-01T08:00:00Z")
 
 
+def patched(path, **units):
+    """Give channels another unit by name; ``stamps`` is that of the time channels."""
+    from asammdf import MDF
+
+    with MDF(path) as file:
+        for number, group in enumerate(file.groups):
+            for place, channel in enumerate(group.channels):
+                name = "stamps" if place == file.masters_db.get(number) else channel.name
+                of = channel if file.version >= "4.00" else channel.conversion
+                if name in units and of is not None:
+                    of.unit = units[name]
+        return Path(file.save(path.with_stem("patched"), overwrite=True))
+
+
+@pytest.mark.parametrize("version", ["3.30", "4.10"])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("ms", 1e-3), ("Milliseconds", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("min", 60), ("[s]", 1)]
+)
+def test_stamps_in_another_unit_of_time_become_seconds(tmp_path, version, unit, factor):
+    path = patched(measured(tmp_path / "drive.mf4", version), stamps=unit)
+    np.testing.assert_allclose(read_log(path)["acc"].time_s, np.arange(300) / 50 * factor)
+    table = list_signals(path).set_index("signal")
+    assert table.loc["acc", "rate_hz"] == pytest.approx(50 / factor)
+
+
+def test_stamps_of_frames_in_another_unit_become_seconds(tmp_path, database):
+    path = patched(recorded(tmp_path / "drive.mf4"), stamps="ms")
+    stamps = read_log(path, databases=database)["speed"].time_s
+    np.testing.assert_allclose(np.diff(stamps), 1e-5, rtol=0.01)
+
+
+@pytest.mark.parametrize("version", ["3.30", "4.10"])
+def test_stamps_with_a_unit_that_is_none_of_time_leave_the_group_out(tmp_path, version):
+    log = read_log(patched(measured(tmp_path / "drive.mf4", version), stamps="deg"))
+    assert not log.signals
+    assert log.left_out["acc"] == "samples with stamps in 'deg', which is no unit of time"
+
+
+@pytest.mark.parametrize("unit", ["km", "<CNunit><TX>km</TX></CNunit>"])
+def test_the_unit_of_a_channel_goes_before_that_of_its_conversion(tmp_path, unit):
+    from asammdf import MDF
+
+    path = patched(measured(tmp_path / "drive.mf4"), level=unit)
+    with MDF(path) as file:
+        file.groups[0].channels[2].conversion.unit = "mi"
+        file.save(path.with_stem("other"))
+    assert read_log(path.with_stem("other"))["level"].unit == "km"
+
+
+@pytest.mark.parametrize("version", ["3.30", "4.10"])
+def test_what_is_left_out_says_what_it_holds(tmp_path, version):
+    from asammdf import MDF, Signal
+
+    empty = np.empty(0)
+    with MDF(measured(tmp_path / "drive.mf4", version)) as file:
+        file.append([Signal(empty, empty, name="none"), Signal(empty.astype("u1"), empty, name="neither")])
+        if version >= "4":
+            file.append([Signal(np.arange(5) * 1j, np.arange(5.0), name="wave")])
+        path = file.save(tmp_path / "drive2.mf4")
+    log, complex_ = read_log(path), {"wave": "complex numbers"} if version >= "4" else {}
+    assert log.left_out == {"words": log.left_out["words"], "none": "no samples", "neither": "no samples"} | complex_
+    assert set(log.signals) == {"acc", "level", "switch", "ramp"}
+
+
 def test_samples_that_are_marked_invalid_are_nan(tmp_path):
     from asammdf import MDF, Signal
 

@@ -4,14 +4,15 @@ Rules:
 
 - **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; a conversion
   to text is not, the number stays. If only some numbers stand for a text, such as "not available", and others are
-  converted to a unit, the former are NaN. So is a sample with its invalidation bit set. Text, bytes, arrays, and
-  channels of a group without stamps are left out.
+  converted to a unit, the former are NaN. So is a sample with its invalidation bit set. Text, bytes, arrays, complex
+  numbers, and channels of a group without samples or stamps are left out.
 - **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of LIN,
   FlexRay and other buses are left out, with a warning that counts them.
 - **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
   ``Group.Channel``, or ``group 3.Channel`` if that is not unique or the group has no name, or
   ``group 3.channel 5.Channel`` if the group has that name several times.
-- **Time.** Zero is the file's start time (UTC if it has no zone). Samples up to a second late are sorted in; if the
+- **Time.** Zero is the file's start time (UTC if it has no zone). Stamps in another unit of time than seconds are
+  converted; with a unit that is none of time, the group is left out. Samples up to a second late are sorted in; if the
   clock jumps back further, the file is refused. Samples with the same stamp become one, their mean;
   a warning counts those that differ.
 - **Cut files.** A file that its logger did not close ("unfinalized") is read as far as it goes; a file that is cut or
@@ -35,6 +36,7 @@ from anomalyvae.recordings.bus.mdf_file import VARYING, MdfFile, open_mdf
 from anomalyvae.recordings.bus.mdf_frames import FRAMES, all_frames, frame_sources, warn_of_other_frames
 from anomalyvae.recordings.log import Log, Signal, not_numbers
 from anomalyvae.recordings.shared_stamps import SharedStamps
+from anomalyvae.tables.names import PER_SECOND
 
 _TO_TEXT = {7, 8}  # types of conversions, in MDF 4: of values, of ranges
 _TIME = 1  # type of a group that is synchronised by time, not by angle or distance
@@ -112,9 +114,8 @@ def mdf_counts(
         if decoder.lists_identifiers:
             decoder.list_buses(all_frames(file))
         for group in groups:
-            if group.rows:
-                first_s, last_s = (file.stamp_s(group.number, row) for row in (0, group.rows - 1))
-                yield from ((signal, group.rows, first_s, last_s) for _, signal in group.channels)
+            first_s, last_s = (file.stamp_s(group.number, row) for row in (0, group.rows - 1))
+            yield from ((signal, group.rows, first_s, last_s) for _, signal in group.channels)
         frames = frame_sources(file)
         for stretch in in_step(frames) if frames else ():
             for signal in decoder.decode(_in_one(stretch)).values():
@@ -168,7 +169,7 @@ def _groups(file: MdfFile, taken: set[str]) -> tuple[list[_Group], dict[str, str
 
 
 def _channels(file: MdfFile) -> Iterator[_Channel]:
-    """Yield the measured channels; one sample of each shows its type and unit."""
+    """Yield the measured channels; one sample of each shows its type."""
     for number, group in enumerate(file.groups):
         if file.has_bus_events(number) or any(channel.name == FRAMES for channel in group.channels):
             continue
@@ -180,9 +181,8 @@ def _channels(file: MdfFile) -> Iterator[_Channel]:
         probes = dict(zip(asked, file.select(number, asked, 0, 1), strict=True))
         label = str(getattr(group.channel_group, "acq_name", None) or f"group {number}")
         for place in places:
-            probe = probes.get(place)
-            why = reason or (_why_not(probe) if probe else "text or bytes of varying length")
-            yield _Channel(number, label, place, group.channels[place].name, (probe and probe.unit) or "", why)
+            why = reason or ("text or bytes of varying length" if place in varying else _why_not(probes[place]))
+            yield _Channel(number, label, place, group.channels[place].name, file.unit(number, place), why)
 
 
 def _without_stamps(file: MdfFile, number: int, master: int | None) -> str:
@@ -190,13 +190,17 @@ def _without_stamps(file: MdfFile, number: int, master: int | None) -> str:
         return "samples without time stamps"
     if file.is_4 and file.groups[number].channels[master].sync_type != _TIME:
         return "samples by angle, distance or number, not by time"
-    return "" if file.groups[number].channel_group.samples_byte_nr else "no stored values"
+    if (unit := file.unit_of_stamps(number)) not in PER_SECOND:
+        return f"samples with stamps in {unit!r}, which is no unit of time"
+    group = file.groups[number].channel_group
+    return "" if group.samples_byte_nr and group.cycles_nr else "no samples"
 
 
 def _why_not(probe: Any) -> str:
-    if probe.samples.ndim > 1 or probe.samples.dtype.names:
+    kind = probe.samples.dtype
+    if probe.samples.ndim > 1 or kind.names:
         return "arrays or structures"
-    return "" if probe.samples.dtype.kind in "iufb" else "text or bytes"
+    return "" if kind.kind in "iufb" else "complex numbers" if kind.kind == "c" else "text or bytes"
 
 
 def _gives(conversion: Any) -> set[str]:
@@ -216,18 +220,19 @@ def _table(file: MdfFile, group: _Group) -> Iterator[np.ndarray]:
     channels = file.groups[group.number].channels
     mixed = [c for c, place in enumerate(places) if len(_gives(channels[place].conversion)) > 1]
     for first, count in file.steps(group.number):
-        found = file.select(group.number, places, first, count) if count else []
-        rows = np.zeros(len(found[0].timestamps) if found else 0, dtype=kind)
+        found = file.select(group.number, places, first, count)
+        rows = np.zeros(len(found[0].timestamps), dtype=kind)
+        rows["time_s"] = file.seconds(group.number, found[0].timestamps)
         for column, signal in enumerate(found):
             if len(signal.samples) != len(rows) or _why_not(signal):
                 raise ValueError(
                     f"Channel {signal.name!r} of {file.path} has {len(signal.samples)} values of type "
                     f"{signal.samples.dtype} for {len(rows)} stamps, not one number each. Copy the file again."
                 )
-            rows["time_s"], rows["values"][:, column] = signal.timestamps, signal.samples
+            rows["values"][:, column] = signal.samples
             if signal.invalidation_bits is not None:
                 rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
-        if mixed and count:
+        if mixed:
             in_text = file.select(group.number, [places[c] for c in mixed], first, count, in_numbers=False)
             for column, signal in zip(mixed, in_text, strict=True):
                 # Samples that stand for a text are NaN here; if all do, the channel is one of text.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import re
 import shutil
 import tempfile
 import traceback
@@ -19,6 +20,7 @@ import pandas as pd
 from anomalyvae.recordings.bus.blocks import check_blocks
 from anomalyvae.recordings.bus.messages import missing_extra
 from anomalyvae.recordings.stamps import UNIX_FROM_S
+from anomalyvae.tables.names import PER_SECOND, time_unit
 
 VARYING = {1, 7}  # types of channels with values of varying length
 _BUS_EVENT = 2  # flag of a group of events on a bus
@@ -47,6 +49,21 @@ class MdfFile:
         start = start.tz_localize("UTC") if start.tzinfo is None else start.tz_convert("UTC")
         return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
 
+    def unit(self, number: int, place: int | None) -> str:
+        """Return the unit of a channel. It goes before that of the conversion, which channels may share."""
+        channel = None if place is None else self.groups[number].channels[place]
+        unit = getattr(channel, "unit", "") or getattr(getattr(channel, "conversion", None), "unit", "") or ""
+        in_xml = re.search(r"<TX[^>]*>([^<]*)", unit)
+        return in_xml[1].strip() if in_xml else str(unit)
+
+    def unit_of_stamps(self, number: int) -> str:
+        """Return the unit of the stamps of a group, in one of the spellings in ``PER_SECOND`` if it is one of time."""
+        return time_unit(self.unit(number, self.mdf.masters_db.get(number)).strip("[] ").casefold()) or "s"
+
+    def seconds(self, number: int, stamps: np.ndarray) -> np.ndarray:
+        """Return stamps of a group in seconds, in which asammdf takes them to be."""
+        return stamps / PER_SECOND[self.unit_of_stamps(number)]
+
     def select(
         self, number: int, places: list[int], first: int, count: int, *, raw: bool = False, in_numbers: bool = True
     ) -> list[Any]:
@@ -63,14 +80,14 @@ class MdfFile:
                 f"Group {number} of {self.path} ends before row {row:,} of the "
                 f"{self.groups[number].channel_group.cycles_nr:,} in its header. Copy the file again."
             )
-        return float(found[0])
+        return float(self.seconds(number, found)[0])
 
     def steps(self, number: int) -> Iterator[tuple[int, int]]:
-        """Yield the first row and the number of rows of a group to read at once; at least once."""
+        """Yield the first row and the number of rows of a group to read at once."""
         group = self.groups[number].channel_group
         step = max(1, min(_ROWS, _BYTES // max(group.samples_byte_nr, 1)))
-        for first in range(0, max(group.cycles_nr, 1), step):
-            yield first, min(step, max(group.cycles_nr - first, 0))
+        for first in range(0, group.cycles_nr, step):
+            yield first, min(step, group.cycles_nr - first)
 
     def has_bus_events(self, number: int) -> bool:
         """Whether a group says that it holds events on a bus."""

@@ -12,6 +12,7 @@ import numpy as np
 from anomalyvae.recordings.bus.canbus import in_order
 from anomalyvae.recordings.bus.frames import FD_LENGTHS, FRAME
 from anomalyvae.recordings.bus.mdf_file import VARYING, MdfFile
+from anomalyvae.tables.names import PER_SECOND
 
 FRAMES = "CAN_DataFrame"
 _EVENT = re.compile(r"(CAN|LIN|FLX|ETH|MOST|K)_\w*(Frame|Event)")
@@ -39,7 +40,7 @@ def _groups(file: MdfFile) -> list[tuple[int, dict[str, int]]]:
         parts = {
             channel.name.rpartition(".")[2]: place
             for place, channel in enumerate(group.channels)
-            if channel.name.startswith(f"{FRAMES}.")
+            if channel.name.startswith(f"{FRAMES}.") and file.unit_of_stamps(number) in PER_SECOND
         }
         if {"ID", "DataBytes"} <= set(parts) and {"DataLength", "DLC"} & set(parts) and group.channel_group.cycles_nr:
             found.append((number, {name: parts[name] for name in _PARTS if name in parts}))
@@ -74,7 +75,7 @@ def _frames(file: MdfFile, number: int, parts: dict[str, int]) -> Iterator[np.nd
         columns = {name: signal.samples for name, signal in zip(asked, found, strict=True)}
         if varying:
             columns |= file.guarded(_varying_bytes, file, number, parts["DataBytes"], first, count)
-        yield file.guarded(_as_frames, columns, found[0].timestamps)
+        yield file.guarded(_as_frames, columns, file.seconds(number, found[0].timestamps))
 
 
 def _varying_bytes(file: MdfFile, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
