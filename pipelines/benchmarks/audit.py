@@ -144,10 +144,11 @@ def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[s
     share = {number: given.rare[found.region == number].mean() for number in sparse.index}
     named = next((place for place, number in enumerate(share, start=1) if share[number] > 0.5), np.nan)
     rare = given.rare.mean()
+    sparsity = 1 / histogram_density(first.embed(given.learned))
     weights = (
         np.ones(len(given.learned)),
         found.weights.to_numpy(),
-        _inverse(histogram_density(first.embed(given.learned))),
+        sparsity / sparsity.mean(),  # the bare inverse of a density, as the debiasing VAE has it
         np.where(given.rare, 0.5 / rare, 0.5 / (1 - rare)),
     )
     for name, weight in zip(WEIGHTS, weights, strict=True):
@@ -173,11 +174,6 @@ def results_of(given: Task, seed: int, fitted: Sequence[str]) -> Iterator[dict[s
             "rare at .05": float((score[: len(given.normal)][given.normal_rare] > line).mean()),
             "recall at .05": float((score[len(given.normal) :] > line).mean()),
         }
-
-
-def _inverse(density: Floats) -> Floats:
-    """Weights as the debiasing VAE has them: the bare inverse of a density, of mean 1."""
-    return 1 / density / np.mean(1 / density)
 
 
 def recovered(results: pd.DataFrame) -> pd.DataFrame:

@@ -90,9 +90,6 @@ def faults(log: Frames, part: Frames, key: int, begin_s: float, rng: np.random.G
     period_s = float(np.median(np.diff(stamps)))
     awaited = stamps + period_s / 2
 
-    def random_bytes(frame: Frame) -> Frame:
-        return frame._replace(data=rng.bytes(len(frame.data)))
-
     yield "silent", name, rest, awaited
     kept = rng.random(len(hit)) >= 0.3
     if not kept.all():
@@ -111,7 +108,7 @@ def faults(log: Frames, part: Frames, key: int, begin_s: float, rng: np.random.G
         yield "replayed", name, part + replayed, np.array([frame.time_s for frame in replayed])
     spoiled = np.zeros(len(hit), dtype=bool)
     spoiled[rng.permutation(len(hit))[: max(1, len(hit) // 10)]] = True
-    fuzzed = [random_bytes(frame) if spoil else frame for frame, spoil in zip(hit, spoiled, strict=True)]
+    fuzzed = [f._replace(data=rng.bytes(len(f.data))) if spoil else f for f, spoil in zip(hit, spoiled, strict=True)]
     yield "fuzzed", name, rest + fuzzed, stamps[spoiled]
     late = [frame._replace(time_s=begin_s + 1.5 * (frame.time_s - begin_s)) for frame in hit]
     yield "slower", name, rest + [frame for frame in late if frame.time_s < until_s], awaited

@@ -7,7 +7,7 @@ the same driving with another sensor dead. Signals, times and noise come from th
 model and of its health profile, which come from normal windows alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 from anomalyvae.bundle import read_card
 from anomalyvae.cli.console import steps_shown
 from anomalyvae.detector import VAEOutlierDetector
-from anomalyvae.evaluate.job import (
-    Health,
-    Job,
-    Progress,
-    find_recordings,
-    matches,
-    options_of,
-    refuse_foreign,
-)
+from anomalyvae.evaluate.job import Health, Job, Progress, find_recordings, matches, options_of, refuse_foreign
 from anomalyvae.events import covered_hours, merge_alarms
 from anomalyvae.folders import replacing
 from anomalyvae.health import Profile, Sensors
@@ -152,7 +144,9 @@ def inject_faults(job: Job, progress: Progress = lambda done, steps, what: None)
             injected += list(_inject_each(job, sensors, log, before, moving, number))
             progress(2 + number, 1 + len(held), f"{path.stem}: {len(injected)} faults so far")
         everything = pd.DataFrame(injected)
-        result = Injected(pd.DataFrame(untouched), _by_fault(everything), _by_manoeuvre(everything))
+        by_fault = _by_kind(everything, FAULTS, "faults", ["found", "bad", "right", "others", "novel"])
+        by_manoeuvre = _by_kind(everything, sorted(MANOEUVRES), "manoeuvres", ["alone", "with a dead sensor"])
+        result = Injected(pd.DataFrame(untouched), by_fault, by_manoeuvre)
         for name, table in result._asdict().items():
             table.to_csv(out / f"{name}.csv", index=False)
         everything.to_csv(out / "injected.csv", index=False)
@@ -292,20 +286,12 @@ def _outcome(fault: Fault, before: _Graded, after: _Graded, signals: tuple[str, 
     }
 
 
-def _by_fault(injected: pd.DataFrame) -> pd.DataFrame:
-    own = injected[injected["kind"].isin(FAULTS)]
-    columns = ["found", "bad", "right", "others", "novel"]
-    table = own[["kind", *columns]].astype(dict.fromkeys(columns, float)).groupby("kind").mean()
-    table.insert(0, "faults", own.groupby("kind").size())
-    return table.reindex([kind for kind in FAULTS if kind in table.index]).reset_index()
-
-
-def _by_manoeuvre(injected: pd.DataFrame) -> pd.DataFrame:
-    own = injected[injected["kind"].isin(MANOEUVRES)]
-    columns = ["alone", "with a dead sensor"]
-    table = own[["kind", *columns]].astype(dict.fromkeys(columns, float)).groupby("kind").mean()
-    table.insert(0, "manoeuvres", own.groupby("kind").size())
-    return table.reset_index()
+def _by_kind(injected: pd.DataFrame, kinds: Sequence[str], count: str, outcomes: list[str]) -> pd.DataFrame:
+    """A row per kind: how many there are, and the mean of each outcome."""
+    own = injected[injected["kind"].isin(kinds)]
+    table = own[["kind", *outcomes]].astype(dict.fromkeys(outcomes, float)).groupby("kind").mean()
+    table.insert(0, count, own.groupby("kind").size())
+    return table.reindex([kind for kind in kinds if kind in table.index]).reset_index()
 
 
 def in_words(injected: Injected) -> str:

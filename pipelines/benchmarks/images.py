@@ -21,6 +21,7 @@ Each result is stored at once, so that an interrupted run resumes. To start agai
 import argparse
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import OneClassSVM
-from tabular import ROOT, keep, kept_results, made_at, markdown
+from tabular import ROOT, by_training_rows, keep, kept_results, made_at, markdown
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.metrics import auroc
@@ -87,15 +88,9 @@ def pca(learned: Rows, seed: int) -> Score:
     return lambda rows: {"": np.square(rows - components.inverse_transform(components.transform(rows))).sum(axis=1)}
 
 
-def ocsvm(learned: Rows, seed: int) -> Score:
-    """The one-class support vector machine with scikit-learn's defaults."""
-    machine = OneClassSVM().fit(learned)
-    return lambda rows: {"": -machine.score_samples(rows)}
-
-
-def ocsvm_of_few_outliers(learned: Rows, seed: int) -> Score:
-    """The same with few outliers among the training rows (nu); scikit-learn's default is half of them."""
-    machine = OneClassSVM(nu=0.05).fit(learned)
+def ocsvm(learned: Rows, seed: int, nu: float = 0.5) -> Score:
+    """The one-class support vector machine; scikit-learn's default takes half of the training rows for outliers."""
+    machine = OneClassSVM(nu=nu).fit(learned)
     return lambda rows: {"": -machine.score_samples(rows)}
 
 
@@ -109,33 +104,32 @@ def standardised(method: Callable[[Rows, int], Score]) -> Callable[[Rows, int], 
     """A method on columns that are standardised by the training rows."""
 
     def fit(learned: Rows, seed: int) -> Score:
-        center, scale = learned.mean(axis=0), learned.std(axis=0)
-        scale[scale == 0] = 1
-        score = method((learned - center) / scale, seed)
-        return lambda rows: score((rows - center) / scale)
+        score = method(by_training_rows(learned, learned), seed)
+        return lambda rows: score(by_training_rows(rows, learned))
 
     return fit
 
 
-def _ours(**settings: str) -> Callable[[Rows, int], Score]:
-    return lambda learned, seed: ours(learned, seed, **settings)
-
-
-PEERS = {"pca": pca, "ocsvm": ocsvm, "ocsvm, nu=0.05": ocsvm_of_few_outliers, "knn": knn}
+PEERS: dict[str, Callable[[Rows, int], Score]] = {
+    "pca": pca,
+    "ocsvm": ocsvm,
+    "ocsvm, nu=0.05": partial(ocsvm, nu=0.05),
+    "knn": knn,
+}
 METHODS: dict[str, Callable[[Rows, int], Score]] = {
     **PEERS,
     **{f"{name}, standardised": standardised(method) for name, method in PEERS.items()},
     **{
-        f"anomalyvae, {body}, {likelihood}": _ours(body=body, likelihood=likelihood)
+        f"anomalyvae, {body}, {likelihood}": partial(ours, body=body, likelihood=likelihood)
         for body in ("mlp", "conv2d")
         for likelihood in ("isotropic", "gaussian", "bernoulli")
     },
-    "anomalyvae, mlp, isotropic, adversarial": _ours(likelihood="isotropic", objective="adversarial"),
+    "anomalyvae, mlp, isotropic, adversarial": partial(ours, likelihood="isotropic", objective="adversarial"),
 }
 FEATURES: dict[str, Callable[[Rows, int], Score]] = {
     **PEERS,
     "anomalyvae": ours,
-    "anomalyvae, isotropic": _ours(likelihood="isotropic"),
+    "anomalyvae, isotropic": partial(ours, likelihood="isotropic"),
 }
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from labels import Mask
-from tabular import Source, Table, _standardised, sources
+from tabular import Source, Table, by_training_rows, sources
 from tabular_report import HALVES, half_of
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, score_folder
@@ -108,7 +108,7 @@ def in_table(source: Source, seed: int) -> Iterator[dict[str, Any]]:
     learned, *others = np.array_split(rng.permutation(np.flatnonzero(~outlier))[: 5 * LEARNED], 3)
     found = np.array_split(rng.permutation(np.flatnonzero(outlier))[:HELD], 2)
     learned = learned[:LEARNED]
-    x = _standardised(x, x[learned])
+    x = by_training_rows(x, x[learned])
     model = VAEOutlierDetector(random_state=seed).fit(x[learned])
     usual = np.asarray(model.feature_scores(x[learned])).mean(axis=0)
     reviewed, held = (

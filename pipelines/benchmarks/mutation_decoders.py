@@ -4,6 +4,7 @@ import itertools
 import json
 import struct
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from mutation_files import DATABASE, sent
 
 Frames = list[tuple[float, int, bool, bytes]]  # seconds, identifier, whether it has 29 bits, data
 Samples = dict[str, dict[float, float]]  # by signal and second
+Found = defaultdict[str, defaultdict[float, list[float]]]  # the same, before samples with one stamp become their mean
 
 
 class UndecodedError(Exception):
@@ -26,9 +28,18 @@ def messages() -> dict[tuple[int, bool], Any]:
     return {(message.frame_id, message.is_extended_frame): message for message in database.messages}  # type: ignore
 
 
+def nothing() -> Found:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def means(found: Found) -> Samples:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+
+
 def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None, digits: int = 6) -> Samples:
-    """Decode frame by frame with cantools; samples with the same stamp become their mean."""
-    found: dict[str, dict[float, list[float]]] = {}
+    """Decode frame by frame with cantools."""
+    found = nothing()
     for time_s, key, extended, data in frames:
         message = (messages() if by_key is None else by_key).get((key, extended))
         if message is None:
@@ -40,9 +51,8 @@ def decoded(frames: Frames, by_key: dict[tuple[int, bool], Any] | None = None, d
             values = {"Page": data[0]} if data else {}
         for name, value in values.items():
             if not np.isnan(value):
-                found.setdefault(name, {}).setdefault(round(time_s, digits), []).append(float(value))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return {n: {t: float(np.mean(v)) for t, v in times.items()} for n, times in found.items()}
+                found[name][round(time_s, digits)].append(float(value))
+    return means(found)
 
 
 def need(holds: bool) -> None:
@@ -151,7 +161,7 @@ def decoded_mcap(data: bytes) -> Samples:
 
     from mcap.reader import NonSeekingReader, make_reader
 
-    found: dict[str, dict[float, list[float]]] = {}
+    found = nothing()
 
     def collect(value: Any, name: str, time_s: float) -> None:
         if isinstance(value, dict):
@@ -161,7 +171,7 @@ def decoded_mcap(data: bytes) -> Samples:
             for place, inner in enumerate(value):
                 collect(inner, f"{name}[{place}]", time_s)
         elif isinstance(value, int | float):
-            found.setdefault(name, {}).setdefault(time_s, []).append(float(value))
+            found[name][time_s].append(float(value))
 
     need(data[-8:] == b"\x89MCAP0\r\n")
     summary = make_reader(io.BytesIO(data), validate_crcs=True).get_summary()
@@ -169,7 +179,7 @@ def decoded_mcap(data: bytes) -> Samples:
     need(summary is not None and summary.statistics is not None and summary.statistics.message_count == len(read))
     for _, channel, message in read:
         collect(json.loads(message.data), channel.topic, round(message.log_time / 1e9, 6))
-    return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+    return means(found)
 
 
 def bag_records(data: bytes) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
@@ -194,7 +204,7 @@ def bag_records(data: bytes) -> Iterator[tuple[dict[bytes, bytes], bytes]]:
 
 def decoded_bag(data: bytes) -> Samples:
     """Read the records of a ROS 1 bag one after the other, without its index."""
-    found: dict[str, dict[float, list[float]]] = {}
+    found = nothing()
     topics: dict[bytes, str] = {}
     need(data[:13] == b"#ROSBAG V2.0\n")
     for chunk, inside in bag_records(data[13:]):
@@ -208,10 +218,9 @@ def decoded_bag(data: bytes) -> Samples:
             else:
                 need(fields[b"op"] == b"\x02" and len(content) == 8)
                 seconds, nanoseconds = struct.unpack("<LL", fields[b"time"])
-                samples = found.setdefault(f"{topics[fields[b'conn']]}.data", {})
-                samples.setdefault(seconds + nanoseconds / 1e9, []).append(struct.unpack("<d", content)[0])
-    means = {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
-    return {name: {t: v for t, v in samples.items() if not np.isnan(v)} for name, samples in means.items()}
+                stamp, value = seconds + nanoseconds / 1e9, struct.unpack("<d", content)[0]
+                found[f"{topics[fields[b'conn']]}.data"][stamp].append(value)
+    return {name: {t: v for t, v in samples.items() if not np.isnan(v)} for name, samples in means(found).items()}
 
 
 def mdf_groups(data: bytes) -> Iterator[dict[str, tuple[int, np.ndarray]]]:
@@ -268,16 +277,16 @@ def mdf_numbers(form: int, part: np.ndarray) -> np.ndarray:
 
 def decoded_mdf(data: bytes) -> Samples:
     """Read measured channels of plain types."""
-    found: dict[str, dict[float, list[float]]] = {}
+    found = nothing()
     for group in mdf_groups(data):
         time_s = mdf_numbers(*group.pop(""))
         for name, column in group.items():
             need(name not in found)
-            samples = found.setdefault(name, {})
+            samples = found[name]  # a channel without a value counts, too
             for t, v in zip(time_s.tolist(), mdf_numbers(*column).tolist(), strict=True):
                 if not np.isnan(v):
-                    samples.setdefault(t, []).append(v)
-    return {name: {t: float(np.mean(v)) for t, v in times.items()} for name, times in found.items()}
+                    samples[t].append(v)
+    return means(found)
 
 
 def decoded_mdf_frames(data: bytes) -> Samples:

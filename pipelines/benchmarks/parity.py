@@ -319,16 +319,14 @@ def _shown(score: float, p: float, outlier: bool) -> str:
 
 def _taken(model: Any, rows: Any) -> NDArray[np.bool_]:
     """The rows that a model takes; a Pipeline may refuse all for the sake of one."""
+    if _takes(model, rows):
+        return np.ones(len(rows), dtype=bool)
+    return np.array([_takes(model, rows[i : i + 1]) for i in range(len(rows))])
+
+
+def _takes(model: Any, rows: Any) -> bool:
     try:
         model.score_samples(rows)
-        return np.ones(len(rows), dtype=bool)
-    except ValueError:
-        return np.array([_takes(model, rows[i : i + 1]) for i in range(len(rows))])
-
-
-def _takes(model: Any, row: Any) -> bool:
-    try:
-        model.score_samples(row)
     except ValueError:
         return False
     return True

@@ -132,7 +132,7 @@ def task(path: Path, protocol: str, seed: int) -> Task:
         learned, scored = normal[:half][:MOST_ROWS], np.concatenate([normal[half:], np.flatnonzero(outlier)])
     else:
         learned, scored = rng.permutation(len(x))[:MOST_ROWS], np.arange(len(x))
-    x = x if one_unit else _standardised(x, x[learned])
+    x = x if one_unit else by_training_rows(x, x[learned])
     if protocol == "missing":
         hidden = rng.random_sample(x.shape) < MISSING
         hidden[learned] = False
@@ -150,14 +150,15 @@ def tasks(source: Source, protocol: str, seed: int) -> dict[str, Task]:
     given = {}
     for fault in source.tables:
         test = rows[(rows["series"] == fault) & (rows["split"] == "test")]
-        scored = _standardised(test[columns].to_numpy(np.float64), learned)
+        scored = by_training_rows(test[columns].to_numpy(np.float64), learned)
         if protocol == "missing":
             scored[np.random.RandomState(seed).random_sample(scored.shape) < MISSING] = np.nan
-        given[fault] = Task(_standardised(learned, learned), scored, test["label"].to_numpy() == 1)
+        given[fault] = Task(by_training_rows(learned, learned), scored, test["label"].to_numpy() == 1)
     return given
 
 
-def _standardised(x: Table, learned: Table) -> Table:
+def by_training_rows(x: Table, learned: Table) -> Table:
+    """Columns in standard deviations of the training rows, from their mean."""
     center, scale = learned.mean(axis=0), learned.std(axis=0)
     return (x - center) / np.where(scale > 0, scale, 1)
 
