@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import scale
-from tabular import ROOT, made_at, markdown
+from tabular import ROOT, made_at, markdown, read_table
 
 from anomalyvae import VAEOutlierDetector, metrics
 from anomalyvae.audit import audit
@@ -64,8 +64,7 @@ def unbalanced(normal: Floats, group: NDArray[np.bool_], anomalous: Floats, rng:
 
 def clustered(path: Path, seed: int) -> Task:
     """An ADBench set, whose group is the smaller of two clusters."""
-    with np.load(path, allow_pickle=False) as file:
-        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+    x, outlier, _ = read_table(path)
     rng = np.random.default_rng(seed)
     normal = rng.permutation(x[~outlier])[:MOST_ROWS]
     cluster = KMeans(2, n_init=10, random_state=0).fit_predict(scale(normal))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fits import seconds
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
 
@@ -59,8 +60,8 @@ def measure(body: str, score: str, count: int, rounds: int) -> list[float]:
         lambda: single.anomaly_score(x),
         lambda: [single.anomaly_score(x[:1]) for _ in range(100)],
     ]
-    seconds = [[clocked(one) for one in work] for _ in range(rounds)]
-    *many, one = (statistics.median(column) for column in zip(*seconds, strict=True))
+    measured = [[seconds(one, time.process_time) for one in work] for _ in range(rounds)]
+    *many, one = (statistics.median(column) for column in zip(*measured, strict=True))
     return [*(count / value for value in many), one / 100 * 1e6, size]
 
 
@@ -69,12 +70,6 @@ def windows(count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(2).normal(size=(3, 180))
     return rng.normal(size=(count, 3)) @ mixing + 0.3 * rng.normal(size=(count, 180))
-
-
-def clocked(work: Callable[[], object]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 from sklearn.mixture import GaussianMixture
-from tabular import made_at, markdown
+from tabular import made_at, markdown, read_table
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.elbo import Elbo, log_density, sobol_points
@@ -58,9 +58,8 @@ class Rows(NamedTuple):
 
 def table(path: Path, seed: int) -> Rows:
     """Normal rows of a table, in three parts."""
-    with np.load(path, allow_pickle=False) as file:
-        x = file["X"].astype(np.float64)[file["y"].ravel() != 1]
-    x = np.random.RandomState(seed).permutation(x)
+    x, outlier, _ = read_table(path)
+    x = np.random.RandomState(seed).permutation(x[~outlier])
     half, quarter = len(x) // 2, len(x) // 4
     return Rows(
         x[:half][:MOST_LEARNED],

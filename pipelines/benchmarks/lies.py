@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from labels import Mask
-from tabular import Source, Table, by_training_rows, sources
+from tabular import Source, Table, by_training_rows, read_table, sources
 from tabular_report import HALVES, half_of
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, score_folder
@@ -100,8 +100,7 @@ def in_town(seed: int, work: Path) -> Iterator[dict[str, Any]]:
 
 def in_table(source: Source, seed: int) -> Iterator[dict[str, Any]]:
     """A row per share of lies in one table."""
-    with np.load(source.path, allow_pickle=False) as file:
-        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+    x, outlier, _ = read_table(source.path)
     if x.shape[1] > 60 or outlier.sum() < 20:
         return
     rng = np.random.default_rng(seed)

@@ -11,7 +11,6 @@ the cost of these formats.
 import argparse
 import statistics
 import tempfile
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import asammdf
 import can
 import cantools
 import numpy as np
+from fits import seconds
 
 from anomalyvae.recordings import read_log
 
@@ -52,16 +52,14 @@ def main() -> None:
             methods[f"read_log, {suffix[1:].upper()}"] = lambda copies=copies: [  # type: ignore[misc]
                 read_log(path, databases=options.database) for path in copies
             ]
-        seconds: dict[str, list[float]] = defaultdict(list)
+        rounds: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.repeats):
             for name, method in methods.items():
-                begin = time.perf_counter()
-                method()
-                seconds[name].append(time.perf_counter() - begin)
+                rounds[name].append(seconds(method))
     print(f"{len(files)} files, {frames:,} frames, {hours:.2f} hours; median of {options.repeats}\n")
     print(f"{'':30}{'seconds':>9}{'frames/s':>12}{'hours/s':>9}{'times':>8}")
-    slowest = statistics.median(seconds["cantools, message by message"])
-    for name, found in seconds.items():
+    slowest = statistics.median(rounds["cantools, message by message"])
+    for name, found in rounds.items():
         median = statistics.median(found)
         print(f"{name:30}{median:9.3f}{frames / median:12,.0f}{hours / median:9.2f}{slowest / median:8.1f}")
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from ablation import pothole_windows
 from numpy.typing import NDArray
-from tabular import markdown
+from tabular import markdown, read_table
 
 from anomalyvae import VAEOutlierDetector, metrics
 from anomalyvae.nets import reconstruction
@@ -46,8 +46,7 @@ class Task(NamedTuple):
 
 def table(path: Path, seed: int) -> Task:
     """A task of a table: half of its normal rows to learn, half of its outliers as known ones."""
-    with np.load(path, allow_pickle=False) as file:
-        x, outlier = file["X"].astype(np.float64), file["y"].ravel() == 1
+    x, outlier, _ = read_table(path)
     rng = np.random.RandomState(seed)
     normal, anomalous = (rng.permutation(np.flatnonzero(mask)) for mask in (~outlier, outlier))
     half, known = len(normal) // 2, len(anomalous) // 2

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fits import seconds
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.scoring import Scorer
@@ -165,13 +166,9 @@ def report(rate: dict[str, float], scorer: Scorer, cores: int) -> None:
 def latency(scorer: Scorer, x: np.ndarray) -> None:
     """One row at a time, on one thread."""
     row, session = x[:1], scorer._session
-    seconds: dict[str, list[float]] = {"Scorer": [], "bare": []}
-    for _ in range(3000):
-        for name, call in (("Scorer", lambda: scorer.score(row)), ("bare", lambda: session.run(None, {"rows": row}))):
-            began = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - began)
-    ours, bare = (statistics.median(seconds[name]) for name in ("Scorer", "bare"))
+    calls = (lambda: scorer.score(row), lambda: session.run(None, {"rows": row}))
+    times = [[seconds(call) for call in calls] for _ in range(3000)]
+    ours, bare = (statistics.median(column) for column in zip(*times, strict=True))
     text = "one row: time of Scorer / of bare onnxruntime"
     print(f"{text:45s} {ours / bare:8.2f}  5 at most ({1e6 * ours:.0f} µs)")
 

@@ -18,12 +18,12 @@ busy machine. Other processes may run on the machine, so methods alternate, and 
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from fits import seconds
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.objectives import build
@@ -81,7 +81,7 @@ def main() -> None:
         ).fit(x)
 
     def epoch_seconds(fit: Callable[[int], object]) -> float:
-        return (clocked(lambda: fit(1 + options.epochs)) - clocked(lambda: fit(1))) / options.epochs
+        return (seconds(lambda: fit(1 + options.epochs)) - seconds(lambda: fit(1))) / options.epochs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,27 +91,21 @@ def main() -> None:
             "epoch, PyOD, batch 32": lambda: epoch_seconds(pyod),
             "epoch, ours, batch 32": lambda: epoch_seconds(ours_in_batches_of_32),
             "epoch, ours, default batch": lambda: epoch_seconds(ours),
-            "scoring, PyOD": lambda: clocked(lambda: theirs.decision_function(x)),
-            "scoring, PyOD, batch 1024": lambda: clocked(lambda: theirs.decision_function(x, batch_size=1024)),
-            "scoring, ours, elbo": lambda: clocked(lambda: elbo.score_samples(x)),
-            "scoring, ours, novelty": lambda: clocked(lambda: novelty.score_samples(x)),
+            "scoring, PyOD": lambda: seconds(lambda: theirs.decision_function(x)),
+            "scoring, PyOD, batch 1024": lambda: seconds(lambda: theirs.decision_function(x, batch_size=1024)),
+            "scoring, ours, elbo": lambda: seconds(lambda: elbo.score_samples(x)),
+            "scoring, ours, novelty": lambda: seconds(lambda: novelty.score_samples(x)),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        rounds: dict[str, list[float]] = {name: [] for name in contestants}
         for turn in range(options.repeats):
             print(f"round {turn + 1} of {options.repeats}", flush=True)
             for name, contestant in contestants.items():
-                seconds[name].append(contestant())
-    report(seconds, options.rows)
+                rounds[name].append(contestant())
+    report(rounds, options.rows)
 
 
-def clocked(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def report(seconds: dict[str, list[float]], rows: int) -> None:
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+def report(rounds: dict[str, list[float]], rows: int) -> None:
+    median = {name: statistics.median(values) for name, values in rounds.items()}
     print(f"\n{rows:,} rows, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, value in median.items():
         print(f"{name:30s} {value:8.3f} s  {rows / value:12,.0f} rows/s")

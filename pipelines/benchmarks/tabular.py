@@ -121,10 +121,15 @@ def sources(folder: Path, collections: list[str], half: str = "whole") -> list[S
     return found
 
 
+def read_table(path: Path) -> tuple[Table, NDArray[np.bool_], bool]:
+    """The rows of an ``.npz`` file, which of them are outliers, and whether its columns share a unit."""
+    with np.load(path, allow_pickle=False) as file:
+        return file["X"].astype(np.float64), file["y"].ravel() == 1, "one_unit" in file
+
+
 def task(path: Path, protocol: str, seed: int) -> Task:
     """Split an ``.npz`` table by a protocol and a seed."""
-    with np.load(path, allow_pickle=False) as file:
-        x, outlier, one_unit = file["X"].astype(np.float64), file["y"].ravel() == 1, "one_unit" in file
+    x, outlier, one_unit = read_table(path)
     rng = np.random.RandomState(seed)
     if protocol in ("normal", "missing"):
         normal = rng.permutation(np.flatnonzero(~outlier))
