@@ -1,5 +1,6 @@
 """``autolog()``: every fit of a detector becomes a run of MLflow, by the rules of MLflow's own autologging."""
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -209,7 +210,7 @@ def _result(model: Any, folder: Path) -> Result:
             return Result.read(models.save(model, folder))
     before, detector = preprocessing.split(model)
     card = describe(detector, arrays_of(detector), preprocessing=preprocessing.description(before))
-    return Result(folder, folder, card | {"parts": {}})
+    return Result(folder, folder, json.loads(json.dumps(card | {"parts": {}})))  # lists, as in a file
 
 
 def _send_search(client: Any, run_id: str, search: Any) -> None:

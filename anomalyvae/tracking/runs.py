@@ -115,6 +115,8 @@ class TrackedRun:
 
     def __init__(self, **settings: Any) -> None:
         self._settings: dict[str, Any] = dict.fromkeys(_SETTINGS) | settings
+        tags = self._settings["tags"] or {}
+        self._settings["tags"] = {name: str(value) for name, value in tags.items()}  # a database would make 1 of True
         self._run: Any = None  # MLflow's, once a server has answered
         self._sender: MetricSender | None = None
         self._warned = False

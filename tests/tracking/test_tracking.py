@@ -573,6 +573,17 @@ def test_autolog_tracks_fits_until_it_is_disabled(automatic, rows, runs):
     assert len(runs()) == 3
 
 
+@pytest.mark.parametrize("log_models", [True, False])
+def test_settings_and_tags_are_sent_as_written(automatic, rows, runs, log_models):
+    """A store that is a database took True for 1, and settings without a model had another form."""
+    automatic(log_models=log_models, extra_tags={"wet": True, "gear": 1, "rpm": 1.0, "pump": None, "plant": "007"})
+    a_detector().fit(rows)
+    [run] = runs()
+    assert (run.data.params["hidden"], run.data.params["verbose"]) == ("[8]", "False")
+    found = {name: run.data.tags[name] for name in ("wet", "gear", "rpm", "pump", "plant")}
+    assert found == {"wet": "True", "gear": "1", "rpm": "1.0", "pump": "None", "plant": "007"}
+
+
 def test_a_search_is_one_run_with_a_table_of_candidates(automatic, rows, runs):
     from joblib import parallel_backend
     from sklearn.model_selection import GridSearchCV
