@@ -286,40 +286,24 @@ def _write_csv(table: "pd.DataFrame | pa.Table", path: Path) -> None:
     """Write a table that opens in a spreadsheet; no text from a file becomes a formula there."""
     import csv
 
-    try:
-        import pandas as pd
-    except ImportError:  # on a worker that only scores
-        _write_arrow_csv(cast("pa.Table", table), path)
-        return
-    if not isinstance(table, pd.DataFrame):
-        table = table.to_pandas()
-    columns: list[Any] = [column for _, column in table.items()]
-    for place, column in enumerate(columns):
-        if column.dtype.kind not in "fiub":
-            cells = [spreadsheet_text(cell) for cell in column]
-            columns[place] = pd.Series(cells, index=table.index, dtype=object)
-    safe = pd.concat(columns, axis=1, keys=range(len(columns))) if columns else table
-    ends = any("\r" in str(cell) for column in columns if column.dtype == object for cell in column)
-    safe.to_csv(
-        path,
-        index=False,
-        header=[str(spreadsheet_text(name)) for name in table],
-        errors="backslashreplace",
-        quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL,  # it forgets a lone \r
-    )
-
-
-def _write_arrow_csv(table: "pa.Table", path: Path) -> None:
-    """`_write_csv` without pandas."""
-    import csv
-
-    columns = [[spreadsheet_text(cell) for cell in column.to_pylist()] for column in table.columns]
-    columns = [[None if cell != cell else cell for cell in cells] for cells in columns]  # NaN is an empty cell
-    ends = any("\r" in cell for cells in columns for cell in cells if isinstance(cell, str))
+    names = getattr(table, "column_names", None)
+    if names is None:
+        names, columns = list(table), [column.tolist() for _, column in table.items()]
+    else:  # of Arrow: a worker that only scores has no pandas
+        columns = [_arrow_cells(column) for column in table.columns]
+    columns = [[None if cell != cell else spreadsheet_text(cell) for cell in cells] for cells in columns]  # NaN: empty
+    ends = any("\r" in cell for cells in columns for cell in cells if isinstance(cell, str))  # it forgets a lone \r
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         lines = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL)
-        lines.writerow([spreadsheet_text(name) for name in table.column_names])
+        lines.writerow([spreadsheet_text(name) for name in names])
         lines.writerows(zip(*columns, strict=True))
+
+
+def _arrow_cells(column: "pa.ChunkedArray") -> list[Any]:
+    """The cells of a column; single precision stays, so that it is not written with the digits of double."""
+    import pyarrow as pa
+
+    return list(column.to_numpy()) if pa.types.is_floating(column.type) else column.to_pylist()
 
 
 def _write_parquet(table: "pd.DataFrame | pa.Table", path: Path) -> None:

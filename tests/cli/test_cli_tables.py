@@ -329,6 +329,16 @@ def test_an_identifier_is_carried_into_the_scores(numbered, tmp_path, capsys, so
     assert np.allclose(found["anomaly_score"], scores, rtol=1e-12, atol=1e-12)
 
 
+def test_a_whole_number_is_carried_digit_by_digit_also_beside_a_missing_one(numbered, tmp_path, capsys):
+    folder, table = numbered
+    lots = pd.array([2**53 + 1, None, *range(2, len(table))], dtype="Int64")
+    table.assign(lot=lots).to_parquet(tmp_path / "rows.parquet")
+    options = ["--model", folder / "model", "--exclude", "part", "--keep", "lot"]
+    assert run(capsys, "score", tmp_path / "rows.parquet", tmp_path / "scores.csv", *options)[0] == 0
+    found = pd.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+    assert found["lot"].tolist()[:3] == ["9007199254740993", "", "2"]
+
+
 def test_a_folder_of_scores_keeps_it_and_a_run_without_it_is_another(numbered, tmp_path, capsys):
     folder, table = numbered
     source, scores = tmp_path / "rows", tmp_path / "scores"
