@@ -255,6 +255,8 @@ class TrainingSet:
         Three fits learn two thirds of the recordings each. None for fewer than three recordings, and if a fit was
         interrupted.
         """
+        from sklearn.base import clone
+
         from anomalyvae.detector.fitting import epoch_callback
 
         normal = self.role == "normal"
@@ -269,7 +271,8 @@ class TrainingSet:
                 left_out = names[part::_PARTS]
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # the model's own fit has given them
-                    other = self.without(*left_out).fit(_one_network(detector))
+                    # One network: the others only set a threshold.
+                    other = self.without(*left_out).fit(clone(detector).set_params(validation_fraction=0.0))
                     if other.stop_reason_ == "interrupted":
                         return None
                     for name in left_out:
@@ -353,13 +356,6 @@ def ranges_of(bundle: Paths) -> dict[str, list[float]]:
         return {str(name): [float(low), float(high)] for name, (low, high) in ranges.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise inconsistent(bundle, f"its ranges: {error}") from error
-
-
-def _one_network(detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
-    """The detector, not fitted, without the fits that only set a threshold."""
-    from sklearn.base import clone
-
-    return clone(detector).set_params(validation_fraction=0.0)
 
 
 def unfitted(bundle: Paths) -> "VAEOutlierDetector":

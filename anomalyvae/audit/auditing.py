@@ -169,7 +169,8 @@ def audit(
 
     rows = table if isinstance(X, pd.DataFrame) else table.to_numpy()
     model = VAEOutlierDetector(random_state=random_state) if detector is None else detector
-    points = _points(_fitted(model, rows, outlier), rows)
+    fitted = _fitted(model, rows, outlier)
+    points = fitted._apply(fitted.network_.features, fitted._rows(rows))  # (n, k), in the space of its memory
     density = neighbour_density(points, random_state=random_state)
     weight = inverse_density_weights(density, bound=bound)
     cells = standardised(table)
@@ -227,11 +228,6 @@ def _fitted(detector: VAEOutlierDetector, rows: Any, outlier: NDArray[np.bool_] 
         return detector
     model = clone(detector).set_params(validation_fraction=0.0)
     return model.fit(rows if outlier is None else rows[~outlier])
-
-
-def _points(detector: VAEOutlierDetector, rows: Any) -> NDArray[np.float64]:
-    """Rows in the space of the detector's memory, shape ``(n, k)``."""
-    return detector._apply(detector.network_.features, detector._rows(rows))
 
 
 def _regions(

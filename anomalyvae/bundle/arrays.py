@@ -37,14 +37,6 @@ def read_arrays(folder: str | os.PathLike[str], data: bytes) -> dict[str, NDArra
     return arrays
 
 
-def calibration_of(folder: str | os.PathLike[str], arrays: dict[str, NDArray[np.float64]]) -> Calibration:
-    """The calibration among the arrays of a bundle."""
-    try:
-        return Calibration(arrays["calibration.scores"], arrays["calibration.weight"])
-    except (KeyError, ValueError) as error:
-        raise inconsistent(folder, str(error)) from error
-
-
 def read_calibration(folder: str | os.PathLike[str], model_id: str | None = None) -> Calibration:
     """The calibration of a bundle's model, without its network.
 
@@ -56,4 +48,8 @@ def read_calibration(folder: str | os.PathLike[str], model_id: str | None = None
     card, parts = read_bundle(folder, ARRAYS)
     if model_id not in (None, card["model_id"]):
         raise ValueError(f"{folder} is the model {card['model_id']} now, expected {model_id}. Start again.")
-    return calibration_of(folder, read_arrays(folder, parts[ARRAYS]))
+    arrays = read_arrays(folder, parts[ARRAYS])
+    try:
+        return Calibration(arrays["calibration.scores"], arrays["calibration.weight"])
+    except (KeyError, ValueError) as error:
+        raise inconsistent(folder, str(error)) from error

@@ -267,9 +267,14 @@ def entry_id_of(*content: str) -> str:
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
 
 
+def in_utc(time: datetime) -> datetime:
+    """A time in UTC; without a zone, it is UTC already."""
+    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+
+
 def utc_text(time: datetime) -> str:
-    """A time as the queue writes it; without a zone, it is UTC."""
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).isoformat(timespec="microseconds")
+    """A time as the queue writes it."""
+    return in_utc(time).isoformat(timespec="microseconds")
 
 
 def known_verdict(verdict: Verdict) -> Verdict:

@@ -24,6 +24,7 @@ from anomalyvae.review.database import (
     current_verdicts,
     entry_id_of,
     event_id_of,
+    in_utc,
     known_verdict,
     record_of,
     storable,
@@ -111,9 +112,7 @@ def _timed(row: Row, names: tuple[str, ...]) -> Row:
 
 
 def _utc(text: str) -> datetime:
-    """A time, in UTC unless it says otherwise."""
-    time = datetime.fromisoformat(text)
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    return in_utc(datetime.fromisoformat(text))
 
 
 def _as_text(time: Any) -> Any:

@@ -156,8 +156,7 @@ def _in_nats(scores: Floats) -> Floats:
     if not len(scores):
         return scores
     nats = -np.log(1 - _ranks(scores) * len(scores) / (len(scores) + 1))
-    low, high = 0.0, max(float(nats.max()), 1e-9)
-    return np.asarray(2 * (nats - low) / (high - low) - 1)
+    return np.asarray(2 * nats / max(float(nats.max()), 1e-9) - 1)
 
 
 def _ranks(values: Floats) -> Floats:

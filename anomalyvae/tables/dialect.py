@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from anomalyvae.tables.layout import (
     SEPARATORS,
+    SIGN,
     NoTableError,
     Record,
     best_table,
@@ -54,9 +55,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_SIGN = r"^\s*[+\-−]?"
-_DECIMALS = re.compile(_SIGN + r"\d*([.,])\d+([eE][+-]?\d+)?\s*$")
-_THOUSANDS = re.compile(_SIGN + r"[1-9]\d{0,2}([.,]\d{3})+\s*$")
+_DECIMALS = re.compile(SIGN + r"\d*([.,])\d+([eE][+-]?\d+)?\s*$")
+_THOUSANDS = re.compile(SIGN + r"[1-9]\d{0,2}([.,]\d{3})+\s*$")
 _LINE_END = r"(?:\r\n|\n|\r)"
 _SECTIONS = re.compile(
     rf"(?:^|\r)\[column names\]\s*{_LINE_END}([^\r\n]*).*?(?:^|\r)\[data\][ \t]*{_LINE_END}",

@@ -112,8 +112,8 @@ class CsvFile:
 
         in_bytes = dialect.encoding == "utf-8" and not self._is_utf8()
         # Arrow takes each byte for a character then: what it cannot decode, it cannot hand to `handle`.
-        encoding = "latin-1" if in_bytes else dialect.encoding
-        read = arrow_csv.ReadOptions(column_names=every, encoding=_arrow(encoding), block_size=block)
+        encoding = "latin-1" if in_bytes else dialect.encoding.replace("utf-8", "utf8")  # its name in Arrow
+        read = arrow_csv.ReadOptions(column_names=every, encoding=encoding, block_size=block)
         try:
             with self._opened_by_arrow() as file:
                 file.read(dialect.begin)
@@ -236,7 +236,3 @@ class CsvFile:
                     f"are not separated by {self.dialect.separator!r}."
                 )
         return ValueError(f"{self.path} cannot be read as CSV ({error}). Repair the file.")
-
-
-def _arrow(encoding: str) -> str:
-    return "utf8" if encoding == "utf-8" else encoding

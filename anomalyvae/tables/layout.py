@@ -16,9 +16,9 @@ from anomalyvae.tables.names import is_unit, place_of_time
 
 _RECORDS = 250  # that show it
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-_SIGN = r"^\s*[+\-−]?"
+SIGN = r"^\s*[+\-−]?"
 _VALUE = re.compile(
-    _SIGN + r"(\d[\d.,'\s]*([eE][+-]?\d+)?|[.,]\d+([eE][+-]?\d+)?|0x[0-9a-fA-F]+|inf|nan|true|false)\s*$"
+    SIGN + r"(\d[\d.,'\s]*([eE][+-]?\d+)?|[.,]\d+([eE][+-]?\d+)?|0x[0-9a-fA-F]+|inf|nan|true|false)\s*$"
     r"|\d:\d\d|\d{4}-\d\d-\d\d|\d{1,2}[-./ ]\w{1,3}[-./ ]\d{2,4}|\d{4}/\d\d/\d\d",
     re.IGNORECASE,
 )

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tabular import COLLECTIONS, ROOT, Task, made_at, markdown, sources, tasks
+from results import ROOT, made_at, markdown
+from tabular import COLLECTIONS, Task, sources, tasks
 from tabular_report import HALVES
 from torch import Tensor
 

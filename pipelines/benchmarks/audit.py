@@ -23,10 +23,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from results import ROOT, made_at, markdown
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import scale
-from tabular import ROOT, made_at, markdown, read_table
+from tabular import read_table
 
 from anomalyvae import VAEOutlierDetector, metrics
 from anomalyvae.audit import audit

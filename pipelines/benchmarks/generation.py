@@ -31,11 +31,12 @@ import pandas as pd
 import torch
 from ablation import pothole_windows
 from numpy.typing import NDArray
+from results import made_at, markdown
 from scipy.stats import multivariate_normal, norm
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 from sklearn.mixture import GaussianMixture
-from tabular import made_at, markdown, read_table
+from tabular import read_table
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.elbo import Elbo, log_density, sobol_points

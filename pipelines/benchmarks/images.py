@@ -29,12 +29,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from results import ROOT, keep, kept_results, made_at, markdown
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import OneClassSVM
-from tabular import ROOT, by_training_rows, keep, kept_results, made_at, markdown
+from tabular import by_training_rows
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.metrics import auroc

@@ -47,7 +47,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tabular import ROOT, Source, Table, Task, code_version, keep, kept_results, made_at, markdown, sources, task
+from results import ROOT, keep, kept_results, made_at, markdown
+from tabular import Source, Table, Task, code_version, sources, task
 from tabular_report import HALVES, half_of, interval
 
 import anomalyvae

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 from sklearn.base import clone
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+from sklearn.model_selection import train_test_split
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.calibration import AUTO_FALSE_ALARMS
@@ -44,8 +44,6 @@ def sweep(
     X: pd.DataFrame,
     *,
     outliers: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    random_state: int = 0,
 ) -> pd.DataFrame:
     """Fit a detector per value of a parameter, and measure all of them on the same held-out rows.
 
@@ -57,13 +55,9 @@ def sweep(
         Such as ``"beta"`` (Higgins et al. 2017, beta-VAE, ICLR) or ``"latent_dim"``.
     values : sequence
     X : DataFrame of shape (n_samples, n_features)
-        Normal rows, of which a quarter is held out.
+        Normal rows, of which a quarter is held out. The seed of this split, and of all models, is 0.
     outliers : array-like or DataFrame of shape (n_outliers, n_features), optional
         Known outliers; they are not learned.
-    groups : array-like of shape (n_samples,), optional
-        The recording of each row. Whole recordings are then held out.
-    random_state : int
-        Of the split, every model and every measure.
 
     Returns
     -------
@@ -72,21 +66,13 @@ def sweep(
         single rows), ``active_units``, the columns of `LatentSpace.completeness` if there is a prior and of
         `LatentSpace.smoothness`, and with ``outliers`` AUROC and average precision of the detector's score.
     """
-    split = (ShuffleSplit if groups is None else GroupShuffleSplit)(1, test_size=HELD_OUT, random_state=random_state)
-    [(train, test)] = split.split(X, groups=groups)
-    group = None if groups is None else np.asarray(groups)[train]
-    records = []
-    for value in values:
-        model = (
-            clone(detector).set_params(**{parameter: value}, random_state=random_state).fit(X.iloc[train], groups=group)
-        )
-        records.append(measures(model, X.iloc[test], outliers, random_state))
+    train, test = train_test_split(X, test_size=HELD_OUT, random_state=0)
+    models = [clone(detector).set_params(**{parameter: value}, random_state=0).fit(train) for value in values]
+    records = [measures(model, test, outliers) for model in models]
     return pd.DataFrame(records, index=pd.Index(values, name=parameter))
 
 
-def measures(
-    detector: VAEOutlierDetector, rows: pd.DataFrame, outliers: ArrayLike | None, random_state: int
-) -> dict[str, float]:
+def measures(detector: VAEOutlierDetector, rows: pd.DataFrame, outliers: ArrayLike | None) -> dict[str, float]:
     """A row of the table of `sweep`, from held-out rows."""
     space = LatentSpace(detector, rows)
     record = dict(
@@ -97,8 +83,8 @@ def measures(
         record["active_units"] = int(space.active_units()["active"].sum())
     if space.has_prior:
         alpha = max(AUTO_FALSE_ALARMS, 1 / (1 + detector.calibration_.evidence))  # the smallest p-value
-        record |= space.completeness(alpha=alpha, random_state=random_state)
-    record |= space.smoothness(random_state=random_state)
+        record |= space.completeness(alpha=alpha)
+    record |= space.smoothness()
     if outliers is not None:
         scores = [detector.anomaly_score(rows), detector.anomaly_score(outliers)]
         labels = np.repeat([False, True], [len(part) for part in scores])

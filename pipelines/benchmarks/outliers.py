@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from ablation import pothole_windows
 from numpy.typing import NDArray
-from tabular import markdown, read_table
+from results import markdown
+from tabular import read_table
 
 from anomalyvae import VAEOutlierDetector, metrics
 from anomalyvae.nets import reconstruction

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 from loop_simulation import Simulation, simulate_loop
+from results import ROOT
 
 from anomalyvae.evaluate import read_job
 from anomalyvae.evaluate.job import Output
 
-ROOT = Path(__file__).parents[2]
 JOBS = {"retrain": ("trip1", "trip2", "trip3", "trip4", "trip5"), "manoeuvres": ("trip17", "trip20", "trip21")}
 FIGURES = ["event_recall", "false_alarms_per_hour", "recall_at_rate"]
 

@@ -49,9 +49,10 @@ import sequence_methods
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from results import ROOT, keep, kept_results, made_at, markdown
 from sequence_methods import LINEAR, METHODS, OWN, QUICK, SEEDLESS, SETTINGS, SLOW, TARGETED, Array, Scores
 from sequence_report import differences, of_set, summary
-from tabular import ROOT, code_version, keep, kept_results, made_at, markdown
+from tabular import code_version
 from tabular_report import HALVES, half_of
 from volume import evaluation_window, vus
 

@@ -35,10 +35,8 @@ import argparse
 import functools
 import hashlib
 import importlib
-import json
 import multiprocessing
 import os
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,13 +49,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from results import ROOT, keep, kept_results, made_at, markdown
 from tabular_report import FIGURES, HALVES, TOLD, bars, best_peers, differences, half_of, means
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, SeededPyOD, pyod_detector
 
-ROOT = Path(__file__).parents[2]
 COLLECTIONS = ("adbench", "oddbench", "tep")
 PROTOCOLS = ("normal", "contaminated", "missing")
 MOST_ROWS = 2500
@@ -276,26 +274,6 @@ def results_of(job: Job) -> list[dict[str, Any]]:
     return results
 
 
-def kept_results(store: Path) -> list[dict[str, Any]]:
-    """The results of earlier runs. A line that a kill cut short is ignored."""
-    results = []
-    for line in store.read_text(encoding="utf-8").splitlines() if store.exists() else []:
-        try:
-            results.append(json.loads(line))
-        except ValueError:
-            continue
-    return results
-
-
-def keep(store: Path, results: list[dict[str, Any]]) -> None:
-    """Add results to a store, after the end of a line that a kill cut short."""
-    with store.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            file.write(b"" if file.read() == b"\n" else b"\n")
-        file.write("".join(json.dumps(result) + "\n" for result in results).encode())
-
-
 def jobs(found: list[Source], protocols: list[str], seeds: list[int], methods: list[str]) -> Iterator[Job]:
     """Every fit of a run."""
     for protocol in protocols:
@@ -367,21 +345,6 @@ def write_report(results: pd.DataFrame, folder: Path, notes: list[str]) -> str:
         shown.append(f"{title}\n{part.round(3).to_string(index=False)}")
     (folder / "report.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return "\n\n".join([*shown, *notes])
-
-
-def made_at() -> str:
-    """The commit of the code, for a report."""
-    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return f"commit {commit or 'unknown'}"
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown, with three decimals."""
-    lines = [[str(table.index.name or ""), *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
-    for name, row in zip(table.index, table.astype(object).to_numpy(), strict=True):
-        lines.append([str(name), *("" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
