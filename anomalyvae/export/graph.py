@@ -72,7 +72,8 @@ def detector_outputs(x: Value, model: "VAEOutlierDetector", feature_scores: bool
     NaN.
     """
     network = model.network_
-    s = standardise(network.scaling, x, precise=network.described is not None)
+    precise = network.described is not None or network.unbends
+    s = standardise(network.scaling, x, precise=precise, unbent=network.unbends)
     anomaly_score = double(SCORES[network.criterion](network, s).op("Squeeze", [1]))
     decision = anomaly_score.op("Neg") - model.offset_
     at_threshold = rounding * max(abs(model.offset_), typical(model))  # closer is equal, which is normal

@@ -16,6 +16,7 @@ from anomalyvae.export.nodes import Value, cast, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.described import CODE, LOW, PEAKS, Described
 from anomalyvae.nets.elbo import Elbo
+from anomalyvae.nets.ellipsoid import STEPS, least_slope, precision_of
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial
@@ -163,7 +164,12 @@ def _view(name: str) -> Callable[[Reconstruction, Cells], Value]:
         slope, start = views.lines[number].tolist()
         if not slope:
             return (u * 0.0).sum() + start
-        raw = _DISTANCES[name](views, u) if not isinstance(views, WindowViews) else _of_windows(views, u, name)
+        if isinstance(views, WindowViews):
+            raw = _of_windows(views, u, name)
+        elif name == "linear" and network.unbends:
+            raw = working(_of_observed(cells, views.mean, views.whitening))
+        else:
+            raw = _DISTANCES[name](views, u)
         return raw.op("Max", float(views.least[number])) * slope + start
 
     return score
@@ -243,6 +249,32 @@ def _linear(views: Views, u: Value) -> Value:
 def _ellipsoid(u: Value, mean: Tensor, whitening: Tensor) -> Value:
     white = (u - mean) @ whitening
     return (white * white).sum().op("Sqrt")
+
+
+def _of_observed(cells: Cells, mean: Tensor, whitening: Tensor) -> Value:
+    """The Mahalanobis distance of rows with missing cells, in double: it sees relations that are exact."""
+    assert cells.precise is not None and cells.missing is not None  # noqa: S101, PT018 - unlike those of a code
+    width, precision, missing = len(mean), precision_of(whitening), cast(cells.missing)
+
+    def step(state: Value) -> tuple[Value, Value]:
+        filled, downhill, before = state.split([width, width, 1])
+        slope = (filled @ precision).split([width, precision.shape[1] - width])[0]
+        uphill = slope * missing
+        steep = (uphill * uphill).sum()
+        moves = steep.op("Greater", ((filled * slope).sum() + 1.0) * least_slope(whitening))
+        downhill = downhill * (steep / before) - uphill
+        bend = (downhill * (downhill @ precision).split([width, precision.shape[1] - width])[0]).sum()
+        length = moves.op("Where", steep / bend, 0.0)
+        goes_on = cast(moves).op("ReduceMax", [0, 1], keepdims=0).op("Greater", 0.0)
+        return concat([filled + downhill * length, downhill, moves.op("Where", steep, math.inf)]), goes_on
+
+    centered = cells.missing.op("Where", 0.0, cells.precise - mean)
+    start = concat([centered, centered * 0.0, missing.sum() * 0.0 + math.inf])
+    most = missing.op("ReduceMax", [0, 1], keepdims=0).op("Max", 0.0) * float(STEPS)
+    filled = centered.graph.loop(step, start, cast(most, TensorProto.INT64)).split([width, width + 1])[0]
+    white = filled @ whitening
+    lacking = (missing.sum().op("Neg") + float(width)).op("Sqrt").op("Neg") + math.sqrt(width)
+    return (white * white).sum().op("Sqrt") + lacking
 
 
 _DISTANCES: dict[str, Callable[[Views, Value], Value]] = {"near": _near, "crowd": _crowd, "linear": _linear}

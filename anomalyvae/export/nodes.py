@@ -79,6 +79,21 @@ class Graph:
             self.constants[key] = numpy_helper.from_array(array, f"~c{len(self.constants)}")
         return Value(self, self.constants[key].name, single)
 
+    def loop(self, step: Callable[["Value"], tuple["Value", "Value"]], state: "Value", most: "Value") -> "Value":
+        """Update a state ``(n, k)`` while ``step`` says so, in at most ``most`` steps, which may be none.
+
+        Nodes that do not depend on the state are computed once, before the loop.
+        """
+        inside, kind = Graph(self.single, self), TensorProto.FLOAT if state.single else TensorProto.DOUBLE
+        number = next(self._numbers)
+        before = Value(inside, f"~{number}.state", state.single)
+        after, goes_on = step(before)
+        info, matrix = helper.make_tensor_value_info, [None, None]
+        given = [info(f"~{number}.number", TensorProto.INT64, []), info(f"~{number}.go", TensorProto.BOOL, [])]
+        made = [info(goes_on.name, TensorProto.BOOL, []), info(after.name, kind, matrix)]
+        body = helper.make_graph(inside.nodes, "step", [*given, info(before.name, kind, matrix)], made)
+        return self.add("Loop", [most, self.value(np.array(True)), state], body=body)[0]
+
     def scan(
         self, step: Callable[["Value", "Value"], "Value"], state: "Value", inputs: "Value"
     ) -> tuple["Value", "Value"]:

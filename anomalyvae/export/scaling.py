@@ -5,12 +5,13 @@ A missing cell is 0 in ``s`` and true in ``missing``, so that NaN never enters t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from anomalyvae.export.layers import cannot_export
-from anomalyvae.export.nodes import Value, concat, double, working
+from anomalyvae.export.nodes import Value, cast, concat, double, working
 from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
 
 
@@ -18,7 +19,7 @@ from anomalyvae.nets.scaling import LIMIT, Affine, Asinh, Mixed, Quantile
 class Cells:
     """Standardised cells ``(n, d)``, and which are missing; None if none can be.
 
-    ``precise`` are the same cells in double precision, where they are asked for.
+    ``precise`` are the same cells in double precision, where they are asked for; of rows, without compressed tails.
     """
 
     s: Value
@@ -35,22 +36,24 @@ class Cells:
         return self.s if self.missing is None else self.missing.op("Where", filling, self.s)
 
 
-def standardise(scaling: Any, x: Value, *, precise: bool) -> Cells:
-    """Rows in the user's units ``(n, d)``, double, as the network sees them; also ``precise``, if all are numbers."""
+def standardise(scaling: Any, x: Value, *, precise: bool, unbent: bool) -> Cells:
+    """Rows in the user's units ``(n, d)``, double, as the network sees them; also ``precise``, ``unbent`` or not."""
+    exact = partial(_scale, working=double, bent=not unbent)
     if not isinstance(scaling, Mixed):
         missing = x.op("IsNaN")
         numbers = missing.op("Where", 0.0, x)
-        return Cells(_scale(scaling, numbers), missing, _scale(scaling, numbers, working=double) if precise else None)
+        return Cells(_scale(scaling, numbers), missing, exact(scaling, numbers) if precise else None)
     cells = x.op("Gather", scaling.source, axis=1)
     missing = cells.op("IsNaN")
     sizes = [len(scaling.numbers), sum(scaling.sizes)]
     numbers, codes = missing.op("Where", 0.0, cells).split(sizes)
     known = missing.split(sizes)[1].op("Not")
-    one_hot = working(codes.op("Equal", scaling.code).op("And", known))
-    return Cells(concat([_scale(scaling.numeric, numbers), one_hot]), missing)
+    one_hot = codes.op("Equal", scaling.code).op("And", known)
+    in_double = concat([exact(scaling.numeric, numbers), cast(one_hot)]) if precise else None
+    return Cells(concat([_scale(scaling.numeric, numbers), working(one_hot)]), missing, in_double)
 
 
-def _scale(scaling: Any, x: Value, working: Callable[[Value], Value] = working) -> Value:
+def _scale(scaling: Any, x: Value, working: Callable[[Value], Value] = working, bent: bool = True) -> Value:
     if isinstance(scaling, Quantile):
         knots, values = scaling.x, scaling.y
         slopes = torch.cat([scaling.slope[None], values.diff(dim=0) / knots.diff(dim=0), scaling.slope[None]])
@@ -61,7 +64,7 @@ def _scale(scaling: Any, x: Value, working: Callable[[Value], Value] = working) 
     if not isinstance(scaling, Affine | Asinh):
         raise cannot_export(scaling)
     u = working(((x - scaling.center) / scaling.scale).op("Clip", -LIMIT, LIMIT))
-    if isinstance(scaling, Affine):
+    if isinstance(scaling, Affine) or not bent:
         return u
     inside = u.op("Max", scaling.low).op("Min", scaling.high)
     return asinh(inside / scaling.gain) + (u - inside)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalyvae.nets.ellipsoid import PAD, padded
 from anomalyvae.nets.scaling import LIMIT, Scaling, jittering
-from anomalyvae.nets.views import PAD, padded
 
 LOW = 3  # coefficients that are kept: level, slope and bend
 CODE = 0.5  # weight of the code beside the numbers: of few windows it fits noise

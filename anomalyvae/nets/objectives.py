@@ -139,7 +139,7 @@ def restore(architecture: dict[str, Any], state: dict[str, Tensor]) -> Reconstru
         network.described = Described.restored(network.input_shape, state)
         network.memorised = WindowViews.restored_windows(network.described.columns(network.latent_dim), state)
     elif network.has_views:
-        network.memorised = Views.restored(width, state)
+        network.memorised = Views.restored(width, network.cells, state)
     if isinstance(network, Elbo) and "aggregate.mean" in state:  # older models have none
         network.aggregate = AggregatePosterior.restored(network, state)
     network.load_state_dict(state, assign=True)

@@ -129,14 +129,20 @@ class Reconstruction(nn.Module):
         """Row, code and residual side by side, shape ``(n, k)``: the space of the memory.
 
         Missing cells are imputed by the decoder before the row is encoded; their residual is zero. Residuals are in
-        standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others. Of a
-        window that is described, half its code and its description.
+        standard deviations, compressed by ``asinh``: one badly reconstructed cell must not hide all others. Of a window
+        that is described, half its code and its description.
         """
         whole = self._whole(s)
         z = self.encode(whole)
         if self.described is not None:
             return torch.cat([CODE * z, self.described(whole, s.isnan())], dim=1)
         return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
+
+    @property
+    def unbends(self) -> bool:
+        """Whether the linear view compares rows without compressed tails, as in models of this version."""
+        stored = self.memorised
+        return isinstance(stored, Views) and self.described is None and len(stored.mean) != stored.rows.shape[1]
 
     def _whole(self, s: Tensor) -> Tensor:
         """Rows with their missing cells imputed, ``(n, d)``."""
@@ -192,7 +198,7 @@ class Reconstruction(nn.Module):
                 u, count, recurring, selected, start, generator, columns, moving, waveforms_recur
             )
         elif self.has_views:
-            self.memorised = Views.of(u, count, recurring, generator)
+            self.memorised = Views.of(u, self.scaling.unbent(s[chosen[stored]]), count, recurring, generator)
         else:
             self.memorised = Memory.of(u, count, recurring)
 
@@ -269,8 +275,13 @@ class Reconstruction(nn.Module):
         return self.row_nll(s, self.encode(s))
 
     def features(self, x: Tensor) -> Tensor:
-        """The `memory_features` of rows ``(n, d)`` in the user's units, shape ``(n, k)``."""
-        return self.memory_features(self.scaling(x))
+        """What stored rows are compared with, of rows ``(n, d)`` in the user's units, shape ``(n, k)``.
+
+        Their `memory_features`; for the linear view, cells without compressed tails follow, NaN where one is missing.
+        """
+        s = self.scaling(x)
+        u = self.memory_features(s)
+        return torch.cat([u, self.scaling.unbent(s)], dim=1) if self.unbends else u
 
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""

@@ -35,6 +35,10 @@ class Affine(nn.Module):
         """Standardised units ``(n, d)`` -> units of the user."""
         return y * self.scale + self.center
 
+    def unbent(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` -> a linear function of the user's, column by column: the same."""
+        return y
+
 
 class Asinh(nn.Module):
     """Standardise, then compress each column's tails: ``asinh(clip(u) / gain) + (u - clip(u))``.
@@ -71,9 +75,12 @@ class Asinh(nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised units ``(n, d)`` -> units of the user."""
+        return self.unbent(y) * self.scale + self.center
+
+    def unbent(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` -> those without compressed tails, linear in the user's."""
         inside = y.maximum(asinh(self.low / self.gain)).minimum(asinh(self.high / self.gain))
-        u = self.gain * inside.sinh() + (y - inside)
-        return u * self.scale + self.center
+        return self.gain * inside.sinh() + (y - inside)
 
 
 def asinh(x: Tensor) -> Tensor:
@@ -111,6 +118,10 @@ class Quantile(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised units ``(n, d)`` -> units of the user."""
         return _hinges(y, self.y, self.x, 1 / self.slope)
+
+    def unbent(self, y: Tensor) -> Tensor:
+        """Standardised units ``(n, d)`` as they are: a user who chooses quantiles does not ask for linear relations."""
+        return y
 
 
 class Mixed(nn.Module):
@@ -161,6 +172,11 @@ class Mixed(nn.Module):
             columns.append(level.to(y.dtype))
         given = self.numbers + self.categories
         return torch.cat([columns[given.index(column)] for column in range(len(given))], dim=1)
+
+    def unbent(self, y: Tensor) -> Tensor:
+        """Standardised numbers without compressed tails, and one-hot cells."""
+        numbers = len(self.numbers)
+        return torch.cat([self.numeric.unbent(y[:, :numbers]), y[:, numbers:]], dim=1)
 
 
 def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int] = ()) -> "Scaling":

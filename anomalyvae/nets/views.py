@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalyvae.nets.likelihoods import NOISE_FLOOR
+from anomalyvae.nets.ellipsoid import PAD, ellipsoid, ellipsoid_of, ellipsoid_parts
 from anomalyvae.nets.memory import keys_of, local_weight, most_copied, squared_distances, weighted_distances
 
 VIEWS = ("near", "crowd", "linear")
@@ -23,7 +23,6 @@ _USUAL = 0.1  # quantile of the counts: a row that counts so much is stored once
 _CROWD_ROWS = 256
 _DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
 _CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
-MOST_COLUMNS = 1024  # of the linear view: its matrix has as many rows and columns
 _APART = 1e-6  # of a weight: rows at one distance are still in order, so that rounding never chooses among them
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without their whole parts, are spread evenly over 0 to 1
 TAIL = 0.1  # of the stored rows, whose scores set the unit
@@ -31,7 +30,6 @@ LEAST_UNIT = 0.05  # of the tail's beginning
 LEAST = 1e-4  # of distances, in standard deviations of a column
 _EQUAL = 1e-9  # of a row's square: by far more than rounding makes the squared distance of equal rows
 BLOCK = 256
-PAD = 16
 OFF = -1e6  # nats of a view that is switched off
 
 
@@ -43,14 +41,14 @@ class Views(nn.Module):
       nearest (a kernel smoother, Nadaraya 1964). Both are scaled by the local density as in `Memory`.
     - **crowd**: the distance to the nearest twentieth of 256 rows from dense regions. Outliers among the training
       rows lie in small clumps, which hide each other from a few nearest neighbours, but not from a crowd.
-    - **linear**: the Mahalanobis distance with a shrunk covariance (Ledoit & Wolf 2004, A well-conditioned estimator
-      for large-dimensional covariance matrices), up to 1,024 columns. It sees relations between columns that are
-      linear.
+    - **linear**: the Mahalanobis distance, up to 1,024 columns. It sees relations between columns that are linear, such
+      as a total of others. The covariance is shrunk as little as the number of rows allows; see `ellipsoid_of`.
 
     Each is put on one scale by the stored rows, every one compared with the others: ``log(10) + (s - q) / m``, with q
     their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
-    exponential tail. The maximum is a weighted Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks
-    where it is three times as sure as the neighbours, the linear view where it is ten times as sure.
+    exponential tail; the linear view, whose tail is often heavier, has a larger unit then. The maximum is a weighted
+    Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks where it is three times as sure as the
+    neighbours, the linear view where it is ten times as sure.
 
     Parameters
     ----------
@@ -58,8 +56,9 @@ class Views(nn.Module):
     weight : Tensor of shape (m,)
         Of squared distances from each row: the inverse of the spacing around it.
     crowd : Tensor of shape (c, k)
-    mean : Tensor of shape (k,)
-    whitening : Tensor of shape (k, l)
+    mean : Tensor of shape (j,)
+        Of the columns of the linear view.
+    whitening : Tensor of shape (j, l)
         Differences from the mean times this matrix have the identity as covariance; columns of zeros pad it to a
         multiple of 16, for which matrix kernels give each row the same arithmetic. ``l = 0``: no linear view.
     lines : Tensor of shape (3, 2)
@@ -99,35 +98,40 @@ class Views(nn.Module):
             self.register_buffer(name, part, persistent=False)
 
     @classmethod
-    def of(cls, u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
+    def of(cls, u: Tensor, unbent: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
         """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
+
+        The linear view compares the same rows without compressed tails, ``unbent``, shape ``(m, j)``.
 
         A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
         times, so that rows equal to it have nothing but its copies near.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested, _ = stored_rows(u, count, recurring)
+        rows, weight, tested, place = stored_rows(u, count, recurring)
         crowd = crowd_of(u, count, recurring, generator)
-        mean, whitening, own_part = _whitening(u)
+        mean, whitening, linear = ellipsoid_of(unbent)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
-        near, among, linear = views.compared_with_others(tested).T if len(rows) > 1 else u.new_zeros(3, 1)
-        others = (1 - own_part * linear.square()).clamp(min=LEAST).sqrt()  # Sherman & Morrison 1950: without the row
-        for i, scores in enumerate((near, among, linear / others)):
-            views.lines[i] = _line(scores, cls.offsets[i])
+        among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
+        for i, scores in enumerate((*among, linear[place[tested]])):
+            views.lines[i] = _line(scores, cls.offsets[i], honest=VIEWS[i] == "linear")
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
 
     @classmethod
-    def restored(cls, width: int, state: Mapping[str, Tensor]) -> Self:
-        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
+    def restored(cls, width: int, cells: int, state: Mapping[str, Tensor]) -> Self:
+        """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones.
+
+        The linear view compares ``cells`` numbers; in models of earlier versions, all ``width`` columns.
+        """
         names = ("rows", "weight", "crowd", "mean", "whitening", "lines")
         parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in names]
         shapes = [tuple(part.shape) for part in parts]
         stored, crowd = len(parts[0]), len(parts[2])
         linear = parts[4].shape[-1] if parts[4].dim() else 0
-        expected = [(stored, width), (stored,), (crowd, width), (width,), (width, linear), (len(VIEWS), 2)]
-        if shapes != expected or not stored or not crowd or linear not in (0, width + -width % PAD):
+        columns = width if shapes[3] == (width,) else cells
+        expected = [(stored, width), (stored,), (crowd, width), (columns,), (columns, linear), (len(VIEWS), 2)]
+        if shapes != expected or not stored or not crowd or linear not in (0, columns + -columns % PAD):
             raise RuntimeError(f"Got stored rows of shapes {shapes}, expected {expected}. Save the model again.")
         return cls(*parts)
 
@@ -179,8 +183,10 @@ class Views(nn.Module):
         return self.nats(u).argmax(1)
 
     def parts(self, u: Tensor) -> Tensor:
-        """The part of each cell of rows ``(n, k)`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
-        linear = ellipsoid_parts(u, self.mean, self.whitening)
+        """The part of each column of ``rows`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
+        u, unbent = self._split(u)
+        linear = ellipsoid_parts(unbent, self.mean, self.whitening)
+        linear = functional.pad(linear, (0, u.shape[1] - unbent.shape[1]))  # the cells come first
         return torch.stack([self.near_parts(u), self.crowd_parts(u), linear], dim=1)
 
     def near_parts(self, u: Tensor) -> Tensor:
@@ -193,14 +199,22 @@ class Views(nn.Module):
         last = self._squared_in_crowd(u).topk(self.near_crowd, largest=False).indices[:, -1]
         return (u - self.crowd[last]).square()
 
-    def compared_with_others(self, tested: Tensor) -> Tensor:
-        """The distances of stored rows from all others, block by block, ``(n, 3)``; ``tested`` are their places."""
-        return torch.cat([self.distances(self.rows[part], part) for part in tested.split(BLOCK)])
+    def distances(self, u: Tensor) -> Tensor:
+        """The distances of rows ``(n, k + j)``, or ``(n, k)`` where all views have the same columns, ``(n, 3)``."""
+        u, unbent = self._split(u)
+        each = self.near_distance(u), self.crowd_distance(u), ellipsoid(unbent, self.mean, self.whitening)
+        return torch.stack(each, dim=1)
 
-    def distances(self, u: Tensor, own: Tensor | None = None) -> Tensor:
-        """The distances of rows, ``(n, 3)``; those at the places ``own`` of the stored rows do not count themselves."""
-        linear = ellipsoid(u, self.mean, self.whitening)
-        return torch.stack([self.near_distance(u, own), self.crowd_distance(u, own is not None), linear], dim=1)
+    def _among_others(self, tested: Tensor) -> Tensor:
+        """The first two distances of the stored rows at these places, each compared with all others, ``(2, n)``."""
+        parts = tested.split(BLOCK)
+        near = [self.near_distance(self.rows[part], part) for part in parts]
+        crowd = [self.crowd_distance(self.rows[part], others=True) for part in parts]
+        return torch.stack([torch.cat(near), torch.cat(crowd)])
+
+    def _split(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns that are compared with ``rows``, and those of the linear view."""
+        return u[:, : self.rows.shape[1]], u[:, -len(self.mean) :]
 
     def near_distance(self, u: Tensor, own: Tensor | None = None, beside: Tensor | None = None) -> Tensor:
         """The distance from the nearest stored rows but those ``beside``, a mask, shape ``(n,)``; see `distances`."""
@@ -297,17 +311,6 @@ def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Gener
     return u[places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
 
 
-def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """The Mahalanobis distance of rows ``(n, k)``, shape ``(n,)``."""
-    return ((u - mean) @ whitening).square().sum(1).sqrt()
-
-
-def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """The part of each cell in the square of `ellipsoid`, at least 0, ``(n, k)``."""
-    centered = u - mean
-    return (centered * (centered @ whitening @ whitening.T)).clamp(min=0)
-
-
 def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     """How often each row is stored, shape ``(m,)``: fewer times if all together are too many."""
     unit = count.quantile(_USUAL).clamp(min=torch.finfo(count.dtype).tiny)
@@ -316,48 +319,21 @@ def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
 
 
-def _whitening(u: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The mean of rows, and the matrix that whitens differences from it; without columns where there are too many.
-
-    Also the part of each row in the covariance, by which leaving it out raises its distance.
-    """
-    mean, width = u.mean(0), u.shape[1]
-    if width > MOST_COLUMNS or len(u) < 3:  # two rows show no spread but along the line between them
-        return mean, u.new_zeros(width, 0), 0.0
-    covariance, shrinkage = shrunk_covariance(u - mean)
-    size, direction = torch.linalg.eigh(covariance)
-    whitening = direction / size.clamp(min=NOISE_FLOOR**2).sqrt()
-    return mean, padded(whitening), (1 - shrinkage) / len(u)
-
-
-def padded(matrix: Tensor) -> Tensor:
-    """With columns of zeros up to a multiple of 16, for which kernels give each row the same arithmetic."""
-    return functional.pad(matrix, (0, -matrix.shape[1] % PAD)).contiguous()
-
-
-def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
-    """``(1 - a) S + a m I``, and a: with the covariance S of rows, its mean variance m, and the best a.
-
-    a estimates the variance of S, as a share of the distance of S from m I (Ledoit & Wolf 2004, lemmas 3.2 to 3.4).
-    """
-    n, k = centered.shape
-    covariance = centered.T @ centered / n
-    size = covariance.trace() / k
-    distance = covariance.square().sum() - k * size.square()
-    variance = (centered.square().sum(1).square().sum() / n - covariance.square().sum()) / n
-    share = (variance.clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
-    return (1 - share) * covariance + share * size * torch.eye(k).to(centered), float(share)
-
-
 def finite(scores: Tensor) -> Tensor:
     """The finite distances of stored rows; zeros where there are none."""
     return scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
 
 
-def _line(scores: Tensor, offset: float) -> Tensor:
-    """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``."""
+def _line(scores: Tensor, offset: float, honest: bool) -> Tensor:
+    """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``.
+
+    An ``honest`` view does not claim that the highest of these scores is rarer than one of as many: its tail may be
+    heavier than an exponential one, of which the largest of n excesses is ``1 + 1/2 + ... + 1/n`` times the mean.
+    """
     scores = finite(scores)
     begin = scores.quantile(1 - TAIL).clamp(min=LEAST)
     excess = scores[scores >= begin] - begin
     unit = torch.maximum(excess.mean() if len(excess) else begin, LEAST_UNIT * begin)
+    if honest and len(excess):
+        unit = torch.maximum(unit, excess.amax() / (1 / torch.arange(1, len(excess) + 1)).sum())
     return torch.stack([1 / unit, math.log(1 / TAIL) - offset - begin / unit])

@@ -8,25 +8,10 @@ import torch
 from torch import Tensor
 
 from anomalyvae.nets.described import Columns, cosines
+from anomalyvae.nets.ellipsoid import MOST_COLUMNS, PAD, ellipsoid, ellipsoid_parts, padded, shrunk_covariance
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
-from anomalyvae.nets.views import (
-    BLOCK,
-    LEAST,
-    LEAST_UNIT,
-    MOST_COLUMNS,
-    OFF,
-    PAD,
-    TAIL,
-    Views,
-    crowd_of,
-    ellipsoid,
-    ellipsoid_parts,
-    finite,
-    padded,
-    shrunk_covariance,
-    stored_rows,
-)
+from anomalyvae.nets.views import BLOCK, LEAST, LEAST_UNIT, OFF, TAIL, Views, crowd_of, finite, stored_rows
 
 _RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
 _WAVES = 1024  # windows whose samples are stored
@@ -201,12 +186,12 @@ class WindowViews(Views):
         usual[-1] = 0.0
         return usual
 
-    def distances(self, u: Tensor, own: Tensor | None = None) -> Tensor:
-        """The distances of windows ``(n, k)``, shape ``(n, 6)``; ``own`` as of `Views`."""
+    def distances(self, u: Tensor) -> Tensor:
+        """The distances of windows ``(n, k)``, shape ``(n, 6)``."""
         samples, unseen = self._samples_of(u)
         each = (
-            self.near_distance(u[:, : self.columns.near], own),
-            self.crowd_distance(u[:, : self.columns.crowd], own is not None),
+            self.near_distance(u[:, : self.columns.near]),
+            self.crowd_distance(u[:, : self.columns.crowd]),
             ellipsoid(samples, self.mean, self.whitening),
             self._from_nearest(samples).square().sum(1).sqrt(),
             _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,

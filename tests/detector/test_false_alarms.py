@@ -31,7 +31,8 @@ def test_repeats_keep_the_promise(n, share, criterion):
         least.append(expected[0])
         variance += expected[1] / 16
     assert np.mean(rates) < 0.05 + 2 * variance**0.5
-    assert np.mean(rates) > np.mean(least) - 2.5 * variance**0.5  # recall is not given away
+    if n * (1 - share) >= 3:  # two distinct rows and a third set no unit
+        assert np.mean(rates) > np.mean(least) - 2.5 * variance**0.5  # recall is not given away
 
 
 def test_a_row_that_recurs_is_never_the_most_anomalous():

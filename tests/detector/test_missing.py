@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomalyvae import VAEOutlierDetector
+from anomalyvae import Scorer, VAEOutlierDetector, export_onnx
 
 
 def riddled(x, share, seed=0):
@@ -51,6 +51,29 @@ def test_scores_stay_comparable_as_cells_go_missing(normal, fresh, strange, scor
     assert auroc(riddled(fresh, 0.2, 1), riddled(strange, 0.2, 2)) > auroc(fresh, strange) - 0.1
     missing = detector.predict(riddled(fresh, 0.2, 1)) == -1
     assert missing.mean() < 0.15  # 0.05 of complete rows
+
+
+def bills(n, seed):
+    """Skewed items and their total, as in an account."""
+    items = np.random.default_rng(seed).lognormal(sigma=0.8, size=(n, 4))
+    return pd.DataFrame(np.column_stack([items, items.sum(axis=1)]), columns=["rent", "food", "fuel", "rest", "total"])
+
+
+@pytest.mark.parametrize(("learned", "scored"), [(0.0, 0.0), (0.0, 0.2), (0.2, 0.2)])
+def test_a_total_that_does_not_add_up_is_found(learned, scored, tmp_path):
+    """Where all five are there; where one is missing, nothing is wrong. The exported file agrees."""
+    detector = VAEOutlierDetector(random_state=0).fit(riddled(bills(600, 0), learned))
+    kept, broken = bills(300, 1), bills(300, 1)
+    broken["total"] *= 0.97
+    x = riddled(pd.concat([kept, broken], ignore_index=True), scored, 1)
+    found, whole = detector.anomaly_score(x), x.notna().all(axis=1)
+    wrong = x.index >= len(kept)
+    assert roc_auc_score(wrong[whole], found[whole]) > 0.99
+    view = detector.reasons(x)["view"]
+    assert (view[wrong & whole] == "breaks a linear relation").mean() > 0.9
+    assert ((view == "breaks a linear relation") & (detector.predict(x) == -1))[~wrong].mean() < 0.03
+    scorer = Scorer(export_onnx(detector, tmp_path / "model.onnx"))
+    np.testing.assert_allclose(scorer.anomaly_score(x), found, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_missing_does_not_depend_on_what_stood_there(detector, fresh):

@@ -1,0 +1,134 @@
+"""The Mahalanobis distance, also of rows with missing cells, and the covariances that it needs."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MOST_COLUMNS = 1024  # its matrix has as many rows and columns
+PAD = 16
+LEAST_VARIANCE = 1e-8
+SHRINKAGE = [10 ** (power / 2) for power in range(-12, 1)]  # up to a sphere
+_ROUNDS = 4  # of filling the missing cells of the rows that are learned
+_ENOUGH = 2  # complete rows per column, from which the first round can start
+STEPS = 64  # of filling those of a row
+_ROUNDING = 1e-13  # of the square of a distance: changes of this size are rounding errors
+
+
+def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """The Mahalanobis distance of rows ``(n, k)``, shape ``(n,)``.
+
+    Of a row with missing cells, it is that of the others, plus what they lack: the distance of a Gaussian row of k
+    cells is Gaussian around ``sqrt(k)``, with a spread that does not depend on k (Fisher 1922, On the interpretation
+    of chi-square from contingency tables). So rows with many and few cells can be compared.
+    """
+    return (nearest_to_mean(u, mean, whitening) @ whitening).square().sum(1).sqrt() + _lacking(u)
+
+
+def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """The part of each cell in the square of the distance of the observed cells, at least 0, ``(n, k)``."""
+    centered = nearest_to_mean(u, mean, whitening)
+    return (centered * (centered @ whitening @ whitening.T)).clamp(min=0)
+
+
+def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Differences from the mean ``(n, k)``, with missing cells filled so that the Mahalanobis distance is the least.
+
+    It is that of the observed cells alone, then. Conjugate gradients (Hestenes & Stiefel 1952) stop at the least,
+    after about as many steps as it has missing cells, at most 64.
+    """
+    missing = u.isnan()
+    filled = (u - mean).masked_fill(missing, 0.0)
+    if not missing.any():
+        return filled
+    precision, least = precision_of(whitening), least_slope(whitening)
+    downhill, before = torch.zeros_like(filled), u.new_tensor(torch.inf)
+    for _ in range(STEPS):
+        slope = (filled @ precision)[:, : u.shape[1]]
+        uphill = slope * missing
+        steep = uphill.square().sum(1, keepdim=True)
+        moves = steep > least * (1 + (filled * slope).sum(1, keepdim=True))
+        if not moves.any():
+            break
+        downhill = steep / before * downhill - uphill
+        bend = (downhill * (downhill @ precision)[:, : u.shape[1]]).sum(1, keepdim=True)
+        filled = filled + torch.where(moves, steep / bend, 0.0) * downhill
+        before = torch.where(moves, steep, torch.inf)
+    return filled
+
+
+def precision_of(whitening: Tensor) -> Tensor:
+    """The inverse of the covariance, `padded`."""
+    return padded(whitening @ whitening.T)
+
+
+def least_slope(whitening: Tensor) -> float:
+    """The square of a slope of half the squared distance, per 1 + squared distance, that says no more than rounding."""
+    inverse = whitening.square().sum(0)  # of the variances of the axes; 0 for columns that pad it
+    return _ROUNDING * float(inverse.masked_fill(inverse == 0, torch.inf).amin()) if len(inverse) else 0.0
+
+
+def ellipsoid_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of rows ``(n, k)``, the matrix that whitens differences from it, and their distances from the others.
+
+    The covariance is ``(1 - a) S + a m I`` with the covariance S of the rows and its mean variance m. Of a = 1e-6 to 1,
+    the likeliest is taken: the rows are Gaussian, each with the mean and the covariance of the others (Hoffbeck &
+    Landgrebe 1996, Covariance matrix estimation and classification with limited training data, section 2.2; without the
+    row by Sherman & Morrison 1950). So a relation between columns that holds for all rows, and no other, is exact.
+
+    Missing cells are filled with the likeliest values, and what these lack of variance is added, in turns (Buck 1960, A
+    method of estimation of missing values in multivariate data; repeated as by Dempster, Laird & Rubin 1977).
+
+    The matrix has no columns if there are too many.
+    """
+    (n, width), missing = u.shape, u.isnan()
+    complete, filled = u[~missing.any(1)], torch.where(missing, u.nanmean(0).nan_to_num(), u)
+    if width > MOST_COLUMNS or n < 3:  # two rows show no spread but along the line between them
+        return filled.mean(0), u.new_zeros(width, 0), u.new_zeros(n)
+    start = complete if len(complete) >= _ENOUGH * width else filled
+    mean, whitening, distance = _likeliest(start, u.new_zeros(width))
+    for _ in range(_ROUNDS if missing.any() else 0):
+        filled = torch.where(missing, mean + nearest_to_mean(u, mean, whitening), u)
+        mean, whitening, distance = _likeliest(filled, missing.to(u).mean(0) / whitening.square().sum(1))
+    return mean, whitening, distance + _lacking(u)
+
+
+def _likeliest(u: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `ellipsoid_of`, for rows without missing cells, to whose variances those that are ``lacking`` are added."""
+    n, others, shrinkage = len(u), len(u) / (len(u) - 1), u.new_tensor(SHRINKAGE)
+    mean = u.mean(0)
+    centered = u - mean
+    size, direction = torch.linalg.eigh(centered.T @ centered / n + lacking.diag())
+    variance = ((1 - shrinkage) * others * size[:, None] + shrinkage * size.mean()).clamp(min=LEAST_VARIANCE)
+    squared = (centered @ direction).square() @ (1 / variance)  # (n, shrinkages)
+    left = (1 - (1 - shrinkage) * others / (n - 1) * squared).clamp(min=LEAST_VARIANCE)
+    squared = others**2 * squared / left
+    best = ((squared + left.log()).mean(0) + variance.log().sum(0)).argmin()
+    return mean, padded(direction / variance[:, best].sqrt()), squared[:, best].sqrt()
+
+
+def _lacking(u: Tensor) -> Tensor:
+    """By how much the distances of rows ``(n, k)`` are smaller for their missing cells, shape ``(n,)``."""
+    observed = (~u.isnan()).sum(1).to(u)
+    return math.sqrt(u.shape[1]) - observed.sqrt()
+
+
+def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
+    """``(1 - a) S + a m I``, and a: with the covariance S of rows, its mean variance m, and the best a.
+
+    a estimates the variance of S, as a share of the distance of S from m I (Ledoit & Wolf 2004, A well-conditioned
+    estimator for large-dimensional covariance matrices, lemmas 3.2 to 3.4).
+    """
+    n, k = centered.shape
+    covariance = centered.T @ centered / n
+    size = covariance.trace() / k
+    distance = covariance.square().sum() - k * size.square()
+    variance = (centered.square().sum(1).square().sum() / n - covariance.square().sum()) / n
+    share = (variance.clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
+    return (1 - share) * covariance + share * size * torch.eye(k).to(centered), float(share)
+
+
+def padded(matrix: Tensor) -> Tensor:
+    """With columns of zeros up to a multiple of 16, for which kernels give each row the same arithmetic."""
+    return functional.pad(matrix, (0, -matrix.shape[1] % PAD)).contiguous()
