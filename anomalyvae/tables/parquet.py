@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +26,35 @@ def parquet_file(path: Path, **options: Any) -> pq.ParquetFile:
     file = pq.ParquetFile(path, page_checksum_verification=True, **options)
     said = file.metadata
     groups = [said.row_group(number) for number in range(said.num_row_groups)]
+    columns = [file.schema.column(number).path for number in range(said.num_columns if groups else 0)]
     wrong = ""
     rows = sum(group.num_rows for group in groups)
     if rows != said.num_rows:
         wrong = f"it says that it has {said.num_rows:,} rows, and its row groups have {rows:,}"
-    for number in range(said.num_columns if groups else 0):
-        name = file.schema.column(number).path
-        other = {group.column(number).path_in_schema for group in groups} - {name}
-        if other:
-            wrong = f"its column {name!r} is {min(other)!r} in a row group"
+    elif not _names_each(_footer(path), columns, len(groups)):
+        for number, name in enumerate(columns):
+            other = {group.column(number).path_in_schema for group in groups} - {name}
+            if other:
+                wrong = f"its column {name!r} is {min(other)!r} in a row group"
     if wrong:
         file.close()
         raise pa.ArrowInvalid(wrong)
     return file
+
+
+def _footer(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        return file.read(length)
+
+
+def _names_each(footer: bytes, columns: list[str], groups: int) -> bool:
+    """Whether the bytes of a footer have the name of each column in each row group.
+
+    PyArrow knows for sure, but where a footer is damaged elsewhere, `RowGroupMetaData.column` ends the process. So it
+    is asked only if this is false, as it also is for nested columns and names of more than 127 bytes.
+    """
+    fields = {name: b"\x19\x18%c%b" % (len(name.encode()) & 127, name.encode()) for name in columns}  # a list of one
+    return all(footer.count(fields[name]) >= count * groups for name, count in Counter(columns).items())
