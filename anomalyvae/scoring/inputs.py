@@ -28,6 +28,7 @@ _CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
 UNKNOWN = "unknown"  # column of scores: the identifiers of a vehicle bus in a window that were not there in training
 _EMPTY = "It has no rows. Leave it out."
+_NO_CELL = "__HIVE_DEFAULT_PARTITION__"  # as Hive, Spark and Arrow write a missing cell in a path
 
 _PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".zip", ".7z", ".rar")
 # Kinds of files that often lie beside data and hold none.
@@ -238,8 +239,8 @@ def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: di
             for column in dict.fromkeys([*learned, *keep]):
                 if column in partition and column not in batch.schema.names:
                     text = kinds.get(column) is not None or column not in learned
-                    value = partition[column] if text else float(partition[column])
-                    batch = batch.append_column(column, pa.repeat(value, len(batch)))
+                    value = pa.scalar(partition[column], pa.string())
+                    batch = batch.append_column(column, pa.repeat(value if text else value.cast("double"), len(batch)))
             where = {"row": np.arange(first, first + len(batch)), **{name: batch[name] for name in keep}}
             yield Slab(where, batch.drop_columns([name for name in keep if name not in learned]))
             first += len(batch)
@@ -251,10 +252,10 @@ def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: di
         raise ValueError(_EMPTY)
 
 
-def _partition(path: Path) -> dict[str, str]:
-    """The columns that a path defines, as in ``vehicle=7/part.parquet``."""
+def _partition(path: Path) -> dict[str, str | None]:
+    """The columns that a path defines, as in ``vehicle=7/part.parquet``; None is a missing cell."""
     pairs = (part.partition("=") for part in path.parts[:-1])
-    return {key: unquote(value) for key, equals, value in pairs if equals}
+    return {key: None if value == _NO_CELL else unquote(value) for key, equals, value in pairs if equals}
 
 
 def _parquet_batches(

@@ -143,6 +143,12 @@ def test_missing_cells_text_and_partitions(normal, tmp_path):
     for scores in scores_in(tmp_path / "out").values():
         np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(table), rtol=1e-9)
 
+    missing = table.assign(road=None, day=np.nan)
+    missing.to_parquet(tmp_path / "missing", partition_cols=["day", "road"])
+    score_folder(model, tmp_path / "missing", tmp_path / "out of missing")
+    (scores,) = scores_in(tmp_path / "out of missing").values()
+    np.testing.assert_allclose(scores["anomaly_score"], detector.anomaly_score(missing), rtol=1e-9)
+
 
 def test_a_model_without_names_takes_columns_in_their_order(normal, fresh, tmp_path):
     detector = VAEOutlierDetector(random_state=0, max_epochs=3).fit(normal.to_numpy())
