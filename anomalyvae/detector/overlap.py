@@ -17,6 +17,7 @@ _LOOKED_AT, _COLUMNS = 128, 32  # rows and columns
 _FEWEST_ROWS, _FEWEST_MOVES = 32, 12  # fewer say too little, and so do fewer rows in which a column changes
 _FARTHEST = 512  # columns between a cell and the same one in the row before
 _MOST = 0.75
+_BITS = 20  # of a hash that are looked up before hashes are compared
 _EXACT = 1e-6  # relative, for rounding
 
 Floats = NDArray[np.float64]
@@ -34,21 +35,26 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
     ticks = np.ascontiguousarray(x.reshape(-1, signals, samples).transpose(0, 2, 1)).reshape(-1, signals)
     marks = fingerprint(ticks.view(np.uint64)).reshape(windows, samples) + np.uint64(_BASE)  # that of zeros is not 0
     powers = _powers(_BASE, samples)
-    sums = np.cumsum(marks * powers, axis=1, dtype=np.uint64)  # hashes of the first samples: they wrap around
+    sums = np.empty((samples, windows), dtype=np.uint64)  # hashes of the first samples: they wrap around
+    np.cumsum((marks * powers).T, axis=0, out=sums)
     inverse = _powers(pow(_BASE, -1, 2**64), samples)
 
     parent, step, followed = np.arange(windows), np.zeros(windows, dtype=np.int64), np.zeros(windows, dtype=bool)
-    _, known, content = np.unique(sums[:, -1], return_index=True, return_inverse=True)  # a window of each content
+    _, known, content = np.unique(sums[-1], return_index=True, return_inverse=True)  # a window of each content
     left = known
     for p in range(1, samples):
-        head, tail = sums[left, samples - p - 1], (sums[known, -1] - sums[known, p - 1]) * inverse[p]
+        head, tail = sums[samples - p - 1, left], (sums[-1, known] - sums[p - 1, known]) * inverse[p]
+        some, few = _may_be_in(head, tail), _may_be_in(tail, head)
+        late, early, head, tail = left[some], known[few], head[some], tail[few]
         order = np.argsort(tail, kind="stable")
         begin, end = (np.searchsorted(tail, head, side, order) for side in ("left", "right"))
-        place = known[order[begin.clip(max=len(known) - 1)]]
-        found = np.flatnonzero((end - begin == 1) & (place != left) & ~followed[place])
-        found = found[np.bincount(place[found], minlength=windows)[place[found]] == 1]
-        parent[left[found]], step[left[found]], followed[place[found]] = place[found], p, True
-        left = np.delete(left, found)
+        once = end - begin == 1
+        late, place = late[once], early[order[begin[once]]]
+        new = (place != late) & ~followed[place]
+        new &= np.bincount(place[new], minlength=windows)[place] == 1
+        late, place = late[new], place[new]
+        parent[late], step[late], followed[place] = place, p, True
+        left = left[step[left] == 0]
     _open_circles(parent, step)
     return _on_one_line(parent, step, samples)[known][content]
 
@@ -66,6 +72,13 @@ def stretches_of(starts: NDArray[np.int64], samples: int) -> NDArray[np.int64] |
     stretch = np.empty(len(starts), dtype=np.int64)
     stretch[order] = np.arange(len(starts)) * count // len(starts)
     return stretch
+
+
+def _may_be_in(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether hashes may be among others, by their first bits: most are not, which saves sorting them."""
+    there = np.zeros(1 << _BITS, dtype=bool)
+    there[others >> np.uint64(64 - _BITS)] = True
+    return there[some >> np.uint64(64 - _BITS)]
 
 
 def _powers(base: int, count: int) -> NDArray[np.uint64]:
