@@ -132,7 +132,8 @@ def load_with_card(folder: str | os.PathLike[str]) -> "tuple[VAEOutlierDetector 
     if PREPROCESSING not in card["parts"]:
         return detector, card
     before = preprocessing.loads(parts[PREPROCESSING])
-    if preprocessing.description(before) != card["preprocessing"]:
+    described = preprocessing.description(before) or {}
+    if any(described[name] != card["preprocessing"].get(name) for name in ("steps", "fingerprint")):
         raise inconsistent(folder, "its transformers are not those on its card")
     return preprocessing.join(before, detector), card
 

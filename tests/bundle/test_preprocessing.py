@@ -90,6 +90,18 @@ def hiding(step):
     return Pipeline([("step", step), ("detector", "passthrough")])
 
 
+def test_an_earlier_name_of_the_columns_is_no_damage(normal, tmp_path, monkeypatch):
+    """The card of a Pipeline that was fitted without names had those that its first step gives to the second."""
+    model = make_pipeline(pre.StandardScaler(), dec.PCA(2), detector()).set_output(transform="pandas")
+    model.fit(np.asarray(normal))
+    earlier = preprocessing.description(preprocessing.split(model)[0]) | {"columns": ["x0", "x1", "x2"]}
+    monkeypatch.setattr(preprocessing, "description", lambda before: earlier)
+    save(model, tmp_path / "model")
+    monkeypatch.undo()
+    scores = load(tmp_path / "model").score_samples(np.asarray(normal))
+    np.testing.assert_array_equal(scores, model.score_samples(np.asarray(normal)))
+
+
 def test_other_transformers_make_another_model(pipeline, rows):
     other = make_pipeline(steps(), "passthrough").fit(rows[:-1])
     own = preprocessing.split(pipeline)[0]
