@@ -202,7 +202,7 @@ def _refuse_nonsense(model: "VAEOutlierDetector", arrays: dict[str, Any]) -> Non
     rows = probes(model)
     if not np.isfinite(rows.select_dtypes("number")).all(axis=None):
         raise ValueError("its scaling has no inverse")
-    if not np.isfinite(model.score_samples(rows)).all():
+    if not np.isfinite(model.score_samples(rows if hasattr(model, "feature_names_in_") else rows.to_numpy())).all():
         raise ValueError("scores are not finite")
 
 

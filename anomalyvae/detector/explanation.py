@@ -89,8 +89,7 @@ class Explanation(Representation):
             )
         largest = self._apply(self.network_.strongest_view, x)
         shares = self._apply(self.network_.view_shares, x)[np.arange(len(x)), largest]
-        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         index = X.index if isinstance(X, pd.DataFrame) else None
-        table = pd.DataFrame(shares, columns=names, index=index)
+        table = pd.DataFrame(shares, columns=self._names(X), index=index)
         table.insert(0, "view", np.array(self.network_.memorised.words)[largest])
         return table

@@ -190,9 +190,13 @@ class Representation(TransformerMixin):
         given = as_pandas(X)
         if not isinstance(given, pd.DataFrame):
             return values
-        if columns is None:
-            columns = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        columns = self._names(given) if columns is None else columns
         return in_kind_of(X, pd.DataFrame(values, index=given.index, columns=columns))
+
+    def _names(self, X: Any) -> Any:
+        """The names of the columns of a table, which may be numbers; without one, those of training."""
+        names = getattr(as_pandas(X), "columns", ())
+        return names if len(names) else getattr(self, "feature_names_in_", range(self.n_features_in_))
 
     def _table(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
         """Rows in the units of ``X``, with categories decoded; always a DataFrame if there are any."""

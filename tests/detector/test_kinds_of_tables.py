@@ -234,6 +234,16 @@ def test_columns_without_names_of_text_keep_their_order(fit_names, numbers, tmp_
         VAEOutlierDetector().fit(table, outliers=table.iloc[:3, ::-1])
 
 
+def test_columns_that_are_numbered_in_another_order_come_back_as_they_came(numbers, tmp_path):
+    x, array = numbers
+    table = pd.DataFrame(x, columns=[2, 0, 1])
+    detector = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(table)
+    for model in (detector, load(save(detector, tmp_path / "model"))):
+        np.testing.assert_array_equal(model.anomaly_score(table), array.anomaly_score(x))
+        for found in (model.reconstruct(table), model.feature_scores(table), model.reasons(table).drop(columns="view")):
+            assert found.columns.tolist() == [2, 0, 1]  # their names were 0, 1 and 2
+
+
 @pytest.mark.parametrize("kind", ["pandas", "table", "batch"])
 def test_two_columns_of_one_name_are_refused(kind, numbers, scorers):
     x, array = numbers
