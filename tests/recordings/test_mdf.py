@@ -205,6 +205,20 @@ def test_samples_that_are_marked_invalid_are_nan(tmp_path):
     np.testing.assert_array_equal(log["y"].values, stamps)
 
 
+@pytest.mark.parametrize("bits", [None, np.zeros(5, dtype=bool)])
+def test_samples_of_a_channel_that_is_marked_invalid_are_nan(tmp_path, bits):
+    from asammdf import MDF, Signal
+
+    stamps = np.arange(5.0)
+    with MDF(version="4.10") as file:
+        file.append([Signal(stamps, stamps, name="x", invalidation_bits=bits), Signal(stamps, stamps, name="y")])
+        file.groups[0].channels[1].flags |= 1
+        path = file.save(tmp_path / "drive.mf4")
+    log = read_log(path)
+    assert np.isnan(log["x"].values).all()
+    np.testing.assert_array_equal(log["y"].values, stamps)
+
+
 def test_names_that_are_not_unique_get_their_group(tmp_path, database):
     from asammdf import MDF, Signal
 

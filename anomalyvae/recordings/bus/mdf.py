@@ -4,8 +4,8 @@ Rules:
 
 - **Measured channels** are signals, each with the stamps of its group. Conversions to units are applied; a conversion
   to text is not, the number stays. If only some numbers stand for a text, such as "not available", and others are
-  converted to a unit, the former are NaN. So is a sample with its invalidation bit set. Text, bytes, arrays, complex
-  numbers, and channels of a group without samples or stamps are left out.
+  converted to a unit, the former are NaN. So is a sample that is marked invalid, by itself or with its channel.
+  Text, bytes, arrays, complex numbers, and channels of a group without samples or stamps are left out.
 - **Recorded frames** (groups ``CAN_DataFrame``) are decoded by :mod:`anomalyvae.recordings.bus.decode`. Frames of LIN,
   FlexRay and other buses are left out, with a warning that counts them.
 - **Names.** A channel keeps its name if neither another channel nor a signal of the databases has it. Otherwise it is
@@ -39,6 +39,7 @@ from anomalyvae.recordings.shared_stamps import SharedStamps
 from anomalyvae.tables.names import PER_SECOND
 
 _TO_TEXT = {7, 8}  # types of conversions, in MDF 4: of values, of ranges
+_ALL_INVALID = 1  # flag of a channel
 _TIME = 1  # type of a group that is synchronised by time, not by angle or distance
 
 
@@ -219,6 +220,7 @@ def _table(file: MdfFile, group: _Group) -> Iterator[np.ndarray]:
     places = [place for place, _ in group.channels]
     channels = file.groups[group.number].channels
     mixed = [c for c, place in enumerate(places) if len(_gives(channels[place].conversion)) > 1]
+    invalid = [c for c, place in enumerate(places) if file.is_4 and channels[place].flags & _ALL_INVALID]
     for first, count in file.steps(group.number):
         found = file.select(group.number, places, first, count)
         rows = np.zeros(len(found[0].timestamps), dtype=kind)
@@ -232,6 +234,7 @@ def _table(file: MdfFile, group: _Group) -> Iterator[np.ndarray]:
             rows["values"][:, column] = signal.samples
             if signal.invalidation_bits is not None:
                 rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
+        rows["values"][:, invalid] = np.nan
         if mixed:
             in_text = file.select(group.number, [places[c] for c in mixed], first, count, in_numbers=False)
             for column, signal in zip(mixed, in_text, strict=True):
