@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from anomalyvae.tables.cells import (
     is_missing,
+    is_number,
     is_text,
     like_number,
     numbers_in_text,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 TABLES = (".parquet", ".csv", ".csv.gz")
 _BLOCK = 1 << 23  # bytes at a time
+_MOST_LEVELS = 20  # numbers as text; more are no levels
 AS_WRITTEN = "as written"
 _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
 
@@ -172,6 +174,7 @@ def read_rows(
                 _warn_of_nameless(file)
             else:
                 table = _other_frame(path, columns, exclude)
+                _warn_of_numbers_in_text(table.drop(columns=[*text], errors="ignore"), path)
         except (ValueError, OSError) as error:
             if len(files) == 1:
                 raise
@@ -198,6 +201,18 @@ def _warn_of_nameless(file: CsvFile) -> None:
             f"Column {', '.join(filled)} of {file.path} has no name and is left out. Name it in the header to use it.",
             stacklevel=3,
         )
+
+
+def _warn_of_numbers_in_text(table: pd.DataFrame, path: Path) -> None:
+    """Warn of text with the values of a measurement, as in a table that was exported as text."""
+    for name in table.columns:
+        values = list(table[name].dropna().unique()) if table[name].dtype == "str" else []
+        if len(values) > _MOST_LEVELS and all(map(is_number, values)):
+            warnings.warn(
+                f"Column {name!r} of {path} holds numbers as text, such as {values[0]!r}; its {len(values):,} values "
+                "are taken for categories. Convert it to numbers, if they are measurements.",
+                stacklevel=3,
+            )
 
 
 def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[str]) -> pd.DataFrame:

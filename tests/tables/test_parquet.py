@@ -92,6 +92,15 @@ def test_nested_columns_and_long_names_are_read(tmp_path):
         assert file.schema_arrow.names == names
 
 
+def test_numbers_as_text_are_named_unless_they_are_few(tmp_path):
+    path, speed = tmp_path / "rows.parquet", [f"{value:.3f}" for value in SPEED]
+    pq.write_table(pa.table({"speed": [*speed[:-1], None], "gear": ["1", "2"] * 150, "road": ["1a", *speed[1:]]}), path)
+    said = r"^Column 'speed' of \S*rows.parquet holds numbers as text, such as '0.000'; its \d+ values are taken"
+    with pytest.warns(UserWarning, match=said) as warned:
+        read_rows([path])
+    assert len(warned) == 1
+
+
 def test_columns_of_one_name_may_be_left_out(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table([SPEED, SPEED, SPEED], names=["a", "b", "a"]), path)
