@@ -55,7 +55,8 @@ class Representation(TransformerMixin):
             raise ValueError(
                 f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
             )
-        return self._table(Z, self._apply(network.decode_units, z))
+        rows = self._apply(network.decode_units, z)
+        return self._table(Z, rows, getattr(self, "feature_names_in_", range(self.n_features_in_)))
 
     def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
         """The reconstruction of each row, also of its missing cells, ``(n_samples, n_features)``, in units of ``X``."""
@@ -194,14 +195,15 @@ class Representation(TransformerMixin):
         return in_kind_of(X, pd.DataFrame(values, index=given.index, columns=columns))
 
     def _names(self, X: Any) -> Any:
-        """The names of the columns of a table, which may be numbers; without one, those of training."""
-        names = getattr(as_pandas(X), "columns", ())
-        return names if len(names) else getattr(self, "feature_names_in_", range(self.n_features_in_))
+        """The names of training; where columns had numbers there, those of the rows, or their places."""
+        places = range(self.n_features_in_)
+        given = getattr(as_pandas(X), "columns", places)
+        return getattr(self, "feature_names_in_", given if len(given) == len(places) else places)
 
-    def _table(self, X: Any, rows: Floats) -> Floats | pd.DataFrame:
+    def _table(self, X: Any, rows: Floats, columns: Any = None) -> Floats | pd.DataFrame:
         """Rows in the units of ``X``, with categories decoded; always a DataFrame if there are any."""
         if not self.categories_:
-            return self._like(X, rows)
+            return self._like(X, rows, columns)
         table = pd.DataFrame(rows, index=getattr(X, "index", None), columns=self.feature_names_in_)
         return in_kind_of(X, decode_categories(table, self.categories_, self.category_dtypes_))
 
