@@ -22,7 +22,7 @@ from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial
 from anomalyvae.nets.reconstruction import REACH, Reconstruction
 from anomalyvae.nets.scaling import LIMIT
-from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, VIEWS, Views
+from anomalyvae.nets.views import BANDWIDTH, COUNTED, LEAST, NEARER, SURER, VIEWS, Views
 from anomalyvae.nets.window_views import WindowViews
 
 
@@ -179,6 +179,10 @@ def _novelty(network: Reconstruction, cells: Cells) -> Value:
     stored = network.memorised
     assert isinstance(stored, Views)  # noqa: S101 - fit has seen to it
     first, *others = [_view(stored.names[number])(network, cells) for number in stored.switched_on]
+    if network.unbends:
+        crowd, *linear = others
+        together = [((first + line) * 0.5).op("Max", (first + crowd + line) / 3.0) for line in linear]
+        return first.op("Max", crowd - SURER, *together)
     if not isinstance(stored, WindowViews):
         return first.op("Max", *others)
     nats = concat([first, *others])

@@ -142,7 +142,7 @@ class Reconstruction(nn.Module):
     def unbends(self) -> bool:
         """Whether the linear view compares rows without compressed tails, as in models of this version."""
         stored = self.memorised
-        return isinstance(stored, Views) and self.described is None and len(stored.mean) != stored.rows.shape[1]
+        return isinstance(stored, Views) and self.described is None and not stored.is_earlier
 
     def _whole(self, s: Tensor) -> Tensor:
         """Rows with their missing cells imputed, ``(n, d)``."""

@@ -30,7 +30,9 @@ LEAST_UNIT = 0.05  # of the tail's beginning
 LEAST = 1e-4  # of distances, in standard deviations of a column
 _EQUAL = 1e-9  # of a row's square: by far more than rounding makes the squared distance of equal rows
 BLOCK = 256
+SURER = math.log(3)  # nats by which the crowd must be surer
 OFF = -1e6  # nats of a view that is switched off
+_EARLIER_OFFSETS = (0.0, math.log(3), math.log(10))  # within the lines of earlier versions
 
 
 class Views(nn.Module):
@@ -46,9 +48,9 @@ class Views(nn.Module):
 
     Each is put on one scale by the stored rows, every one compared with the others: ``log(10) + (s - q) / m``, with q
     their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
-    exponential tail; the linear view, whose tail is often heavier, has a larger unit then. The maximum is a weighted
-    Bonferroni test (Genovese, Roeder & Wasserman 2006): the crowd speaks where it is three times as sure as the
-    neighbours, the linear view where it is ten times as sure.
+    exponential tail; the linear view, whose tail is often heavier, has a larger unit then. The score is the largest of
+    what the neighbours say, the mean of neighbours and linear view, and the mean of all three; or the crowd, if it is
+    three times as sure (a weighted Bonferroni test: Genovese, Roeder & Wasserman 2006).
 
     Parameters
     ----------
@@ -67,7 +69,6 @@ class Views(nn.Module):
 
     names: ClassVar[tuple[str, ...]] = VIEWS
     words: ClassVar[tuple[str, ...]] = ("far from its neighbours", "far from the crowd", "breaks a linear relation")
-    offsets: ClassVar[tuple[float, ...]] = (0.0, math.log(3), math.log(10))  # nats by which a view must be surer
     same: ClassVar[float] = 1e-3  # of `usual`: rows nearer than this are equal up to rounding
     rows: Tensor
     weight: Tensor
@@ -113,7 +114,7 @@ class Views(nn.Module):
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
         for i, scores in enumerate((*among, linear[place[tested]])):
-            views.lines[i] = _line(scores, cls.offsets[i], honest=VIEWS[i] == "linear")
+            views.lines[i] = _line(scores, honest=VIEWS[i] == "linear")
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -140,8 +141,21 @@ class Views(nn.Module):
         return self.together(self.nats(u))
 
     def together(self, nats: Tensor) -> Tensor:
-        """The largest of the views ``(n, 3)``, shape ``(n,)``."""
-        return nats.amax(1)
+        """What the views ``(n, 3)`` say together, shape ``(n,)``."""
+        return self._counted(nats).amax(1)
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether an earlier version stored the rows: its linear view compares all columns, and each counts alone."""
+        return type(self) is Views and len(self.mean) == self.rows.shape[1]
+
+    def _counted(self, nats: Tensor) -> Tensor:
+        """What each view ``(n, 3)`` adds, of the same shape; the largest counts."""
+        if self.is_earlier:
+            return nats
+        near, crowd, linear = nats.unbind(1)
+        with_near = torch.maximum((near + linear) / 2, (near + crowd + linear) / 3)
+        return torch.stack([near, crowd - SURER, with_near], dim=1)
 
     @property
     def switched_on(self) -> list[int]:
@@ -167,8 +181,8 @@ class Views(nn.Module):
     def usual(self) -> Tensor:
         """The distance of each view that a tenth of the stored rows exceeds, ``(v,)``; 0 if it is switched off."""
         slope, start = self.lines.T
-        begin = math.log(1 / TAIL) - torch.tensor(self.offsets).to(self.lines) - start
-        return torch.where(slope > 0, begin / slope, 0.0)
+        offsets = torch.tensor(_EARLIER_OFFSETS).to(self.lines) if self.is_earlier else 0.0
+        return torch.where(slope > 0, (math.log(1 / TAIL) - offsets - start) / slope, 0.0)
 
     def nats(self, u: Tensor) -> Tensor:
         """Rows ``(n, k)`` -> their views, shape ``(n, 3)``."""
@@ -180,7 +194,7 @@ class Views(nn.Module):
 
     def strongest(self, u: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        return self.nats(u).argmax(1)
+        return self._counted(self.nats(u)).argmax(1)
 
     def parts(self, u: Tensor) -> Tensor:
         """The part of each column of ``rows`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
@@ -324,7 +338,7 @@ def finite(scores: Tensor) -> Tensor:
     return scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
 
 
-def _line(scores: Tensor, offset: float, honest: bool) -> Tensor:
+def _line(scores: Tensor, honest: bool) -> Tensor:
     """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``.
 
     An ``honest`` view does not claim that the highest of these scores is rarer than one of as many: its tail may be
@@ -336,4 +350,4 @@ def _line(scores: Tensor, offset: float, honest: bool) -> Tensor:
     unit = torch.maximum(excess.mean() if len(excess) else begin, LEAST_UNIT * begin)
     if honest and len(excess):
         unit = torch.maximum(unit, excess.amax() / (1 / torch.arange(1, len(excess) + 1)).sum())
-    return torch.stack([1 / unit, math.log(1 / TAIL) - offset - begin / unit])
+    return torch.stack([1 / unit, math.log(1 / TAIL) - begin / unit])

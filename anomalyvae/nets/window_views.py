@@ -62,7 +62,6 @@ class WindowViews(Views):
         "a short event",
         "a value never seen",
     )
-    offsets: ClassVar[tuple[float, ...]] = (0.0,) * len(names)
     same: ClassVar[float] = 0.1
     waves: Tensor
     short_mean: Tensor
