@@ -32,6 +32,7 @@ from anomalyvae.review.database import (
 )
 from anomalyvae.tables.dialect import encoding_of
 from anomalyvae.tables.names import refuse_repeated
+from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.untrusted import from_spreadsheet, spreadsheet_text
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ def load_export(path: Path, queue: "Queue") -> Loaded:
 
 
 def _parquet_rows(path: Path) -> list[Row]:
-    table = pq.read_table(path)
+    with parquet_file(path) as file:
+        table = file.read()
     _refuse_other(path, table.column_names)
     rows = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
     return [{name: _as_text(cell) for name, cell in row.items()} for row in rows]

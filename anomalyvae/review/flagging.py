@@ -3,9 +3,10 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of
@@ -198,7 +199,7 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     if alarms is not None:
         p_values = [read_scores_of(path, ["p_value"])["p_value"] for path in files.values()]
         cut = alarm_cut(pd.concat(p_values).to_numpy(dtype=float), alarms, rows_per_hour)
-    flagged: Any = [("is_outlier", "==", True)] if cut is None else [("p_value", "<=", cut)]
+    flagged = pc.field("is_outlier") if cut is None else pc.field("p_value") <= cut
     parts = []
     for name, path in files.items():
         windows = read_scores_of(path, [*_SPANS, TIME, *_SCORES], flagged, optional=TIME)

@@ -22,6 +22,7 @@ from anomalyvae.fleet import FEWEST, REASONS, Fleet, Tally, reasons, signal_nats
 from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE
 from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
+from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import read_rows
 from anomalyvae.untrusted import from_spreadsheet, listed
 
@@ -227,7 +228,8 @@ def _recording(scores: Path, file: str) -> dict[str, Any]:
         if note is not None:
             figures = np.array(note["figures"], dtype=np.float64)
             return {**note, "figures": figures, "file": file}
-        table = pd.read_parquet(scores)
+        with parquet_file(scores) as opened:
+            table = opened.read().to_pandas()
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{scores} cannot be read ({error}). Score its recording again.") from error
     if "recording" not in table:

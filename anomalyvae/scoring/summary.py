@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyvae.tables.parquet import parquet_table
 from anomalyvae.untrusted import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.compute as pc
 
 # Settings, written first; results, written last. Programs that read a folder as a data set pass over the underscore.
 RUN, SUMMARY = "_run.json", "_summary.json"
@@ -19,15 +21,16 @@ def side_file(folder: Path, name: str) -> Path:
     return earlier if earlier.exists() and not (folder / name).exists() else folder / name
 
 
-def read_scores_of(file: Path, columns: list[str], filters: Any = None, optional: str = "") -> "pd.DataFrame":
-    """Read columns of a file of scores; one that is ``optional`` may be missing.
+def read_scores_of(
+    file: Path, columns: list[str], where: "pc.Expression | None" = None, optional: str = ""
+) -> "pd.DataFrame":
+    """Read columns of a file of scores, in the rows ``where`` they fit; one that is ``optional`` may be missing.
 
     Raises
     ------
     ValueError
         If it is damaged, or lacks a column.
     """
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -37,7 +40,7 @@ def read_scores_of(file: Path, columns: list[str], filters: Any = None, optional
         lacking = [name for name in columns if name not in there]
         if lacking:
             raise ValueError(f"it has no column {', '.join(lacking)}")
-        return pd.read_parquet(file, columns=columns, filters=filters)
+        return parquet_table(file, columns, where).to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read ({error}). Score its recording again.") from error
 

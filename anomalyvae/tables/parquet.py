@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
 
@@ -40,6 +41,25 @@ def parquet_file(path: Path, **options: Any) -> pq.ParquetFile:
         file.close()
         raise pa.ArrowInvalid(wrong)
     return file
+
+
+def parquet_table(path: Path, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
+    """Read columns of a Parquet file, and of them the rows ``where`` an expression is true.
+
+    PyArrow's own filter, of `pyarrow.dataset` and of ``filters=``, waits for ever on some damaged footers: it compares
+    the figures that they have of each row group. So rows are left out after they are read.
+
+    Raises
+    ------
+    pyarrow.ArrowException, OSError
+        The file is damaged.
+    """
+    with parquet_file(path) as file:
+        parts = [file.schema_arrow.empty_table().select(columns)]
+        for batch in file.iter_batches(columns=columns):
+            part = pa.Table.from_batches([batch]).select(columns)
+            parts.append(part if where is None else part.filter(where))
+    return pa.concat_tables(parts)
 
 
 def _footer(path: Path) -> bytes:

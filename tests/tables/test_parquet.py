@@ -1,5 +1,8 @@
 """Parquet files whose footer or pages contradict themselves are refused wherever they are read."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,3 +108,21 @@ def test_columns_of_one_name_may_be_left_out(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table([SPEED, SPEED, SPEED], names=["a", "b", "a"]), path)
     assert read_rows([path], exclude=["a"]).columns.tolist() == ["b"]
+
+
+def test_a_damaged_file_of_scores_does_not_hang(tmp_path):
+    path = tmp_path / "scores.parquet"
+    table = pa.table({"p_value": np.arange(300) / 300, "is_outlier": np.arange(300) % 3 == 0})
+    pq.write_table(table, path, row_group_size=100, compression="none")
+    read = (
+        "import sys, pathlib, pyarrow.compute as pc; from anomalyvae.scoring.summary import read_scores_of as read;"
+        "print(len(read(pathlib.Path(sys.argv[1]), ['p_value', 'is_outlier'], pc.field('p_value') < 0.5)))"
+    )
+    command = [sys.executable, "-c", read, path]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=300).stdout.split() == ["150"]
+    data = path.read_bytes()
+    foot = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(miscounted(data, foot))
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
+    assert f"{path} cannot be read" in said
+    assert "Score its recording again" in said
