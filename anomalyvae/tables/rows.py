@@ -173,7 +173,7 @@ def read_rows(
                 table = _csv_frame(file, column_names(file, exclude), columns, text, faults)
                 _warn_of_nameless(file)
             else:
-                table = _other_frame(path, columns, exclude)
+                table = _other_frame(path, columns, exclude, text)
                 _warn_of_numbers_in_text(table.drop(columns=[*text], errors="ignore"), path)
         except (ValueError, OSError) as error:
             if len(files) == 1:
@@ -215,19 +215,35 @@ def _warn_of_numbers_in_text(table: pd.DataFrame, path: Path) -> None:
             )
 
 
-def _other_frame(path: Path, columns: Sequence[str] | None, exclude: Iterable[str]) -> pd.DataFrame:
+def _other_frame(
+    path: Path, columns: Sequence[str] | None, exclude: Iterable[str], text: Collection[str]
+) -> pd.DataFrame:
     import pandas as pd
 
     if suffix_of(path) not in TABLES:
         raise ValueError(f"{path} is not a {', '.join(TABLES[:-1])} or {TABLES[-1]} file. Unpack or convert it.")
     with _named_in_errors(path), parquet_file(path) as file:
-        present = file.schema_arrow.names
+        present, kinds = file.schema_arrow.names, file.schema_arrow.types
     kept = [name for name in present if name not in {*exclude}]
     refuse_repeated(kept, path, OR_EXCLUDE)
     with _named_in_errors(path):
         some = None if kept == present else kept
         table = pd.read_parquet(path, columns=some, page_checksum_verification=True)
+        for name, kind in zip(present, kinds, strict=True):
+            if name not in table:
+                continue
+            if name in text and not is_text(kind):
+                with parquet_file(path) as file:  # pandas makes decimals of whole numbers beside a missing one
+                    table[name] = _as_names(file.read([name])[name])
+            elif pa.types.is_decimal(kind):
+                table[name] = table[name].astype(float)
     return table if columns is None else table[_known(columns, list(map(str, table.columns)), path)]
+
+
+def _as_names(cells: pa.ChunkedArray) -> list[str | None]:
+    """Return cells as text, whole numbers without decimals."""
+    whole = (int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells.to_pylist())
+    return [None if cell is None or cell != cell else str(cell) for cell in whole]
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from anomalyvae.events import read_events
 from anomalyvae.recordings import read_log
 from anomalyvae.scoring.inputs import slabs_of
 from anomalyvae.tables.parquet import parquet_file
@@ -126,3 +128,27 @@ def test_a_damaged_file_of_scores_does_not_hang(tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, timeout=300).stderr
     assert f"{path} cannot be read" in said
     assert "Score its recording again" in said
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (pa.array([7, None]), ["7", None]),
+        (pa.array([2**60 + 1, None]), [str(2**60 + 1), None]),
+        (pa.array([7.0, 8.5]), ["7", "8.5"]),
+        (pa.array([7, None]).dictionary_encode(), ["7", None]),
+    ],
+)
+def test_names_in_a_column_of_numbers_have_no_decimals(tmp_path, cells, names):
+    pq.write_table(pa.table({"recording": cells, "kind": cells, "time_s": [1.0, 2.0]}), tmp_path / "events.parquet")
+    events = read_events(tmp_path / "events.parquet").astype(object)
+    for name in ("recording", "kind"):
+        assert events[name].where(events[name].notna(), None).tolist() == names
+
+
+def test_decimals_are_numbers(tmp_path):
+    decimals = pa.array([Decimal("1.10"), None], pa.decimal128(30, 2))
+    pq.write_table(pa.table({"price": decimals}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"price": [1.1, 2.0]}), tmp_path / "b.parquet")
+    table = read_rows([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    np.testing.assert_array_equal(table["price"], [1.1, np.nan, 1.1, 2.0])
