@@ -506,3 +506,28 @@ def test_frames_of_other_buses_are_counted(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"CAN_DataFrame", b"LIN_DataFrame"))
     with pytest.warns(UserWarning, match=r"drive.mf4 has 20 frames that are not read \(LIN_DataFrame 20\)"):
         read_log(path)
+
+
+def test_a_file_that_asammdf_does_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    from asammdf import MDF, Signal
+
+    samples = Signal(np.arange(50.0), np.arange(50) / 10, name="acc")
+    with MDF(version="3.30") as file:
+        file.append([samples])
+        old = Path(file.save(tmp_path / "old.mdf"))
+    with MDF(old) as file:
+        place = file.groups[0].channels[0].address
+    content = bytearray(old.read_bytes())
+    content[place + 188 : place + 190] = bytes(2)  # the bits of a time: none is stored
+    old.write_bytes(content)
+    with pytest.raises(ValueError, match=r"old.mdf has a virtual time channel.* Save it as MDF 4.11 with stored times"):
+        read_log(old)
+
+    for name in ("axes", "conversions", "units", "comments", "names", "sources"):
+        monkeypatch.setattr(Signal, name, None, raising=False)  # asammdf's writer of columns asks for them
+    with MDF(version="4.20") as file:
+        file._mdf._column_storage = True
+        file.append([samples])
+        new = file.save(tmp_path / "new.mf4")
+    with pytest.raises(ValueError, match=r"new.mf4 stores its data in columns.* Save it as MDF 4.11, in rows"):
+        read_log(new)

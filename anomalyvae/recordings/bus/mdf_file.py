@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import mmap
 import re
 import shutil
 import tempfile
@@ -24,6 +25,20 @@ from anomalyvae.tables.names import PER_SECOND, time_unit
 
 VARYING = {1, 7}  # types of channels with values of varying length
 _BUS_EVENT = 2  # flag of a group of events on a bus
+# What asammdf does not read, by its bytes, and what to do.
+_VIRTUAL = re.compile(rb"CN.\x00.{20}\x01\x00.{162}\x00\x00", re.DOTALL)  # of MDF 3: a channel of times without bits
+_UNREAD = {
+    "3": (
+        _VIRTUAL,
+        "has a virtual time channel, whose times are not stored",
+        "Save it as MDF 4.11 with stored times, by the logger's software.",
+    ),
+    "4": (
+        re.compile(b"##LD"),
+        "stores its data in columns, as MDF 4.20 can",
+        "Save it as MDF 4.11, in rows, by the logger's software.",
+    ),
+}
 _ROWS, _BYTES = 1 << 16, 1 << 23  # read at once
 
 
@@ -130,9 +145,16 @@ def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
     except Exception as error:  # asammdf raises errors of any type
         traceback.clear_frames(error.__traceback__)  # they hold files, as do cycles of asammdf's objects,
         gc.collect()  # and the folder of these files is about to be removed
-        raise _UnreadableError(
-            f"{path} cannot be read as MDF ({type(error).__name__}: {str(error)[:200]}). Repair the file with the "
-            f"logger's software, or copy it again."
-        ) from error
+        repair = "Repair the file with the logger's software, or copy it again."
+        what, remedy = _unread(path) or ("cannot be read as MDF", repair)
+        said = f"{path} {what} ({type(error).__name__}: {str(error)[:200]}). {remedy}"
+        raise _UnreadableError(said) from error
     finally:
         logger.disabled = disabled
+
+
+def _unread(path: Path) -> tuple[str, str] | None:
+    """What a file has that asammdf does not read, and what to do; None if it has no such thing, so it is damaged."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        pattern, what, remedy = _UNREAD["4" if content[8:9] == b"4" else "3"]
+        return (f"{what}; asammdf does not read this", remedy) if pattern.search(content) else None
