@@ -12,7 +12,8 @@ LEAST_VARIANCE = 1e-8
 SHRINKAGE = [10 ** (power / 2) for power in range(-12, 1)]  # up to a sphere
 _ROUNDS = 4  # of filling the missing cells of the rows that are learned
 _ENOUGH = 2  # complete rows per column, from which the first round can start
-STEPS = 64  # of filling those of a row
+_LEARNING_STEPS = 64  # of filling them, each time
+STEPS = 512  # of filling those of a row; fewer leave it to rounding what relations that are nearly exact say
 _ROUNDING = 1e-13  # of the square of a distance: changes of this size are rounding errors
 
 
@@ -32,11 +33,11 @@ def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     return (centered * (centered @ whitening @ whitening.T)).clamp(min=0)
 
 
-def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor, steps: int = STEPS) -> Tensor:
     """Differences from the mean ``(n, k)``, with missing cells filled so that the Mahalanobis distance is the least.
 
     It is that of the observed cells alone, then. Conjugate gradients (Hestenes & Stiefel 1952) stop at the least,
-    after about as many steps as it has missing cells, at most 64.
+    after about as many steps as it has missing cells, or a few times as many where relations are nearly exact.
     """
     missing = u.isnan()
     filled = (u - mean).masked_fill(missing, 0.0)
@@ -44,7 +45,7 @@ def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
         return filled
     precision, least = precision_of(whitening), least_slope(whitening)
     downhill, before = torch.zeros_like(filled), u.new_tensor(torch.inf)
-    for _ in range(STEPS):
+    for _ in range(steps):
         slope = (filled @ precision)[:, : u.shape[1]]
         uphill = slope * missing
         steep = uphill.square().sum(1, keepdim=True)
@@ -89,7 +90,7 @@ def ellipsoid_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     start = complete if len(complete) >= _ENOUGH * width else filled
     mean, whitening, distance = _likeliest(start, u.new_zeros(width))
     for _ in range(_ROUNDS if missing.any() else 0):
-        filled = torch.where(missing, mean + nearest_to_mean(u, mean, whitening), u)
+        filled = torch.where(missing, mean + nearest_to_mean(u, mean, whitening, _LEARNING_STEPS), u)
         mean, whitening, distance = _likeliest(filled, missing.to(u).mean(0) / whitening.square().sum(1))
     return mean, whitening, distance + _lacking(u)
 

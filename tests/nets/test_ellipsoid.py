@@ -72,6 +72,18 @@ def test_the_distance_of_a_row_with_missing_cells_is_that_of_the_others(columns)
         assert (parts[~there] <= 1e-6 * parts.sum()).all()
 
 
+def test_many_missing_cells_are_filled_exactly_where_relations_are_exact():
+    mixing = normal(90, 100, seed=1)
+    mean, whitening, _ = ellipsoid_of(normal(500, 90) @ mixing)
+    covariance = torch.linalg.inv(whitening @ whitening.T)
+    u = riddled(normal(20, 90, seed=2) @ mixing, 0.6)
+    for row, found in zip(u, ellipsoid(u, mean, whitening), strict=True):
+        there = ~row.isnan()
+        difference = (row - mean)[there]
+        expected = (difference @ torch.linalg.solve(covariance[there][:, there], difference)).sqrt()
+        torch.testing.assert_close(found - 10 + there.sum() ** 0.5, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("learned", "scored"), [(0.0, 0.3), (0.3, 0.0), (0.3, 0.3), (0.0, 0.0)])
 def test_rows_with_and_without_missing_cells_can_be_compared(learned, scored):
     """As many new rows as learned ones are beyond a line, however many cells are missing in either."""
