@@ -144,6 +144,14 @@ class TestFamily:
         torch.testing.assert_close(gradient(x[:1], torch.tensor([2.0])), 2 * once)
 
 
+@pytest.mark.parametrize("cells", [5, 9, 33])
+def test_a_row_has_the_same_code_in_any_order_of_any_width(cells):
+    encoder = BODIES["mlp"]((cells,), 2, hidden=(128, 64)).double()
+    x = rows(112, cells=cells).double()
+    with torch.no_grad():
+        assert torch.equal(encoder.encode(x.flip(0)).flip(0), encoder.encode(x))
+
+
 def test_the_best_epoch_is_restored():
     net, _ = network("elbo", "mlp")
     history, _ = fit(net, 40, learning_rate=0.3)  # so fast that it gets worse again
