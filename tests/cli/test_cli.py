@@ -11,6 +11,7 @@ import pytest
 from anomalyvae import WindowRecipe, __version__, cli, load
 from anomalyvae.bundle import read_card
 from anomalyvae.cli import main
+from anomalyvae.cli.console import WRITERS
 from anomalyvae.evaluate import leave_out as runs
 from anomalyvae.recordings import read_windows
 
@@ -104,6 +105,7 @@ def test_help_loads_nothing_heavy():
     script = f"""
 import sys
 from anomalyvae.cli import main
+from anomalyvae.cli.console import WRITERS
 try:
     main(["run", "--help"])
 except SystemExit:
@@ -493,11 +495,11 @@ def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, 
     assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
     out.write_text("old")
 
-    def full(self, path, **_):
+    def full(_, path):
         path.write_text("half")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    monkeypatch.setitem(WRITERS, ".csv", full)
     code, _, err = run(capsys, "score", table, out, "--model", model)
     assert code == 1
     assert "No space left on device" in err
