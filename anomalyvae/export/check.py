@@ -164,7 +164,7 @@ def _neighbours_may_swap(detector: "VAEOutlierDetector", prepared: Any) -> bool:
         return False
 
     def otherwise(x: torch.Tensor) -> torch.Tensor:
-        u = network.features(x)
+        u = network.compared(x)
         distances = views.distances(u)
         others = distances.clone()
         others[:, 0] = views.near_otherwise(u[:, : views.rows.shape[1]], _BY_ROUNDING * _EPS)

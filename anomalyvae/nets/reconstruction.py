@@ -275,13 +275,16 @@ class Reconstruction(nn.Module):
         return self.row_nll(s, self.encode(s))
 
     def features(self, x: Tensor) -> Tensor:
-        """What stored rows are compared with, of rows ``(n, d)`` in the user's units, shape ``(n, k)``.
+        """The `memory_features` of rows ``(n, d)`` in the user's units, shape ``(n, k)``."""
+        return self.memory_features(self.scaling(x))
 
-        Their `memory_features`; for the linear view, cells without compressed tails follow, NaN where one is missing.
+    def compared(self, x: Tensor) -> Tensor:
+        """What views compare of rows ``(n, d)`` in the user's units: their `features`, ``(n, k)``.
+
+        For the linear view, cells without compressed tails follow, NaN where one is missing.
         """
-        s = self.scaling(x)
-        u = self.memory_features(s)
-        return torch.cat([u, self.scaling.unbent(s)], dim=1) if self.unbends else u
+        u = self.features(x)
+        return torch.cat([u, self.scaling.unbent(self.scaling(x))], dim=1) if self.unbends else u
 
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""
@@ -296,15 +299,15 @@ class Reconstruction(nn.Module):
 
     def novelty(self, x: Tensor) -> Tensor:
         """The views of each row together, shape ``(n,)``; see `anomalyvae.nets.views`."""
-        return self.stored_views(self.features(x))
+        return self.stored_views(self.compared(x))
 
     def views(self, x: Tensor) -> Tensor:
         """How unlike the training rows each row is in each of its views, in nats, shape ``(n, v)``."""
-        return self.stored_views.nats(self.features(x))
+        return self.stored_views.nats(self.compared(x))
 
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
-        return self.stored_views.distances(self.features(x))
+        return self.stored_views.distances(self.compared(x))
 
     def score_of_distances(self, distances: Tensor) -> Tensor:
         """The anomaly score of rows at these distances in each view ``(n, v)``, shape ``(n,)``."""
@@ -313,7 +316,7 @@ class Reconstruction(nn.Module):
 
     def strongest_view(self, x: Tensor) -> Tensor:
         """The number of the view that is the surest, shape ``(n,)``."""
-        return self.stored_views.strongest(self.features(x))
+        return self.stored_views.strongest(self.compared(x))
 
     def view_shares(self, x: Tensor) -> Tensor:
         """The share of each column in each view, shape ``(n, v, d)``; shares of a row and view add up to 1.
@@ -321,7 +324,7 @@ class Reconstruction(nn.Module):
         A column has the parts of its cells and of its residual. The code belongs to all columns and is left out. The
         samples of a window share equally what their signal has of shape and movements.
         """
-        parts = self.stored_views.parts(self.features(x))
+        parts = self.stored_views.parts(self.compared(x))
         if self.described is not None:
             return _shares(self.described.spread(parts[:, :, self.latent_dim :]))
         cells, residuals = parts[:, :, : self.cells], parts[:, :, self.cells + self.latent_dim :]
