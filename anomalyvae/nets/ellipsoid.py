@@ -100,7 +100,9 @@ def _likeliest(u: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, others, shrinkage = len(u), len(u) / (len(u) - 1), u.new_tensor(SHRINKAGE)
     mean = u.mean(0)
     centered = u - mean
-    size, direction = torch.linalg.eigh(centered.T @ centered / n + lacking.diag())
+    covariance = centered.T @ centered / n + lacking.diag()
+    still = covariance.diagonal() < LEAST_VARIANCE  # constant columns: their unit says what is a large change
+    size, direction = torch.linalg.eigh(covariance + still.to(u).diag())
     variance = ((1 - shrinkage) * others * size[:, None] + shrinkage * size.mean()).clamp(min=LEAST_VARIANCE)
     squared = (centered @ direction).square() @ (1 / variance)  # (n, shrinkages)
     left = (1 - (1 - shrinkage) * others / (n - 1) * squared).clamp(min=LEAST_VARIANCE)

@@ -55,6 +55,18 @@ def test_a_total_is_exact_also_where_cells_are_missing(share):
     assert ellipsoid(broken, mean, whitening).min() > 2 * ellipsoid(kept, mean, whitening).max()
 
 
+def test_a_constant_column_is_judged_in_its_own_unit():
+    """Exact relations do not make every change of it an outlier."""
+    u = with_total(400)
+    u = torch.cat([u, torch.zeros(400, 1, dtype=u.dtype)], dim=1)
+    mean, whitening, left_out = ellipsoid_of(u)
+    moved = u[:2].clone()
+    moved[:, -1] = torch.tensor([0.1, 10.0])
+    small, large = ellipsoid(moved, mean, whitening)
+    assert small < left_out.quantile(0.99)
+    assert large > 2 * left_out.max()
+
+
 @pytest.mark.parametrize("columns", [5, 20])
 def test_the_distance_of_a_row_with_missing_cells_is_that_of_the_others(columns):
     u = normal(300, columns) @ normal(columns, columns, seed=1)
