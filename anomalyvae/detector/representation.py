@@ -56,7 +56,7 @@ class Representation(TransformerMixin):
                 f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
             )
         rows = self._apply(network.decode_units, z)
-        return self._table(Z, rows, getattr(self, "feature_names_in_", range(self.n_features_in_)))
+        return self._table(Z, rows, self._names(None))
 
     def reconstruct(self, X: ArrayLike) -> Floats | pd.DataFrame:
         """The reconstruction of each row, also of its missing cells, ``(n_samples, n_features)``, in units of ``X``."""

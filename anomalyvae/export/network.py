@@ -16,7 +16,7 @@ from anomalyvae.export.nodes import Value, cast, concat, double, working
 from anomalyvae.export.scaling import Cells, asinh
 from anomalyvae.nets.described import CODE, LOW, PEAKS, Described
 from anomalyvae.nets.elbo import Elbo
-from anomalyvae.nets.ellipsoid import STEPS, least_slope, precision_of
+from anomalyvae.nets.ellipsoid import STEPS, least_gradient, precision_of
 from anomalyvae.nets.likelihoods import LOG_2PI
 from anomalyvae.nets.memory import NEIGHBOURS, Memory
 from anomalyvae.nets.objectives import Adversarial
@@ -260,17 +260,19 @@ def _of_observed(cells: Cells, mean: Tensor, whitening: Tensor) -> Value:
     assert cells.precise is not None and cells.missing is not None  # noqa: S101, PT018 - unlike those of a code
     width, precision, missing = len(mean), precision_of(whitening), cast(cells.missing)
 
+    def times_precision(rows: Value) -> Value:
+        return (rows @ precision).split([width, precision.shape[1] - width])[0]
+
     def step(state: Value) -> tuple[Value, Value]:
-        filled, downhill, before = state.split([width, width, 1])
-        slope = (filled @ precision).split([width, precision.shape[1] - width])[0]
-        uphill = slope * missing
-        steep = (uphill * uphill).sum()
-        moves = steep.op("Greater", ((filled * slope).sum() + 1.0) * least_slope(whitening))
-        downhill = downhill * (steep / before) - uphill
-        bend = (downhill * (downhill @ precision).split([width, precision.shape[1] - width])[0]).sum()
-        length = moves.op("Where", steep / bend, 0.0)
+        filled, direction, before = state.split([width, width, 1])
+        product = times_precision(filled)
+        gradient = product * missing
+        squared = (gradient * gradient).sum()
+        moves = squared.op("Greater", ((filled * product).sum() + 1.0) * least_gradient(whitening))
+        direction = direction * (squared / before) - gradient
+        length = moves.op("Where", squared / (direction * times_precision(direction)).sum(), 0.0)
         goes_on = cast(moves).op("ReduceMax", [0, 1], keepdims=0).op("Greater", 0.0)
-        return concat([filled + downhill * length, downhill, moves.op("Where", steep, math.inf)]), goes_on
+        return concat([filled + direction * length, direction, moves.op("Where", squared, math.inf)]), goes_on
 
     centered = cells.missing.op("Where", 0.0, cells.precise - mean)
     start = concat([centered, centered * 0.0, missing.sum() * 0.0 + math.inf])

@@ -43,19 +43,19 @@ def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor, steps: int = STE
     filled = (u - mean).masked_fill(missing, 0.0)
     if not missing.any():
         return filled
-    precision, least = precision_of(whitening), least_slope(whitening)
-    downhill, before = torch.zeros_like(filled), u.new_tensor(torch.inf)
+    precision, least = precision_of(whitening), least_gradient(whitening)
+    direction, before = torch.zeros_like(filled), u.new_tensor(torch.inf)
     for _ in range(steps):
-        slope = (filled @ precision)[:, : u.shape[1]]
-        uphill = slope * missing
-        steep = uphill.square().sum(1, keepdim=True)
-        moves = steep > least * (1 + (filled * slope).sum(1, keepdim=True))
+        product = (filled @ precision)[:, : u.shape[1]]
+        gradient = product * missing
+        squared = gradient.square().sum(1, keepdim=True)
+        moves = squared > least * (1 + (filled * product).sum(1, keepdim=True))
         if not moves.any():
             break
-        downhill = steep / before * downhill - uphill
-        bend = (downhill * (downhill @ precision)[:, : u.shape[1]]).sum(1, keepdim=True)
-        filled = filled + torch.where(moves, steep / bend, 0.0) * downhill
-        before = torch.where(moves, steep, torch.inf)
+        direction = squared / before * direction - gradient
+        curvature = (direction * (direction @ precision)[:, : u.shape[1]]).sum(1, keepdim=True)
+        filled = filled + torch.where(moves, squared / curvature, 0.0) * direction
+        before = torch.where(moves, squared, torch.inf)
     return filled
 
 
@@ -64,8 +64,8 @@ def precision_of(whitening: Tensor) -> Tensor:
     return padded(whitening @ whitening.T)
 
 
-def least_slope(whitening: Tensor) -> float:
-    """The square of a slope of half the squared distance, per 1 + squared distance, that says no more than rounding."""
+def least_gradient(whitening: Tensor) -> float:
+    """The squared gradient, per 1 + squared distance, below which a step would change no more than rounding does."""
     inverse = whitening.square().sum(0)  # of the variances of the axes; 0 for columns that pad it
     return _ROUNDING * float(inverse.masked_fill(inverse == 0, torch.inf).amin()) if len(inverse) else 0.0
 
@@ -101,8 +101,8 @@ def _likeliest(u: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = u.mean(0)
     centered = u - mean
     covariance = centered.T @ centered / n + lacking.diag()
-    still = covariance.diagonal() < LEAST_VARIANCE  # constant columns: their unit says what is a large change
-    size, direction = torch.linalg.eigh(covariance + still.to(u).diag())
+    constant = covariance.diagonal() < LEAST_VARIANCE  # such columns get the variance of their unit, 1
+    size, direction = torch.linalg.eigh(covariance + constant.to(u).diag())
     variance = ((1 - shrinkage) * others * size[:, None] + shrinkage * size.mean()).clamp(min=LEAST_VARIANCE)
     squared = (centered @ direction).square() @ (1 / variance)  # (n, shrinkages)
     left = (1 - (1 - shrinkage) * others / (n - 1) * squared).clamp(min=LEAST_VARIANCE)

@@ -283,8 +283,9 @@ class Reconstruction(nn.Module):
 
         For the linear view, cells without compressed tails follow, NaN where one is missing.
         """
-        u = self.features(x)
-        return torch.cat([u, self.scaling.unbent(self.scaling(x))], dim=1) if self.unbends else u
+        s = self.scaling(x)
+        u = self.memory_features(s)
+        return torch.cat([u, self.scaling.unbent(s)], dim=1) if self.unbends else u
 
     def memory(self, x: Tensor) -> Tensor:
         """Distance of each row from the training rows in the memory, shape ``(n,)``."""

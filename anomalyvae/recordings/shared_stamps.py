@@ -24,7 +24,7 @@ class SharedStamps:
         """Return each stamp once, and the mean of the values there.
 
         ``stamps`` (n) are sorted; samples of one signal with one stamp come in one call. ``values`` (n, names) are NaN
-        where there is no sample.
+        where a signal has no sample.
 
         Examples
         --------

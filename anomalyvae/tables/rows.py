@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TABLES = (".parquet", ".csv", ".csv.gz")
 _BLOCK = 1 << 23  # bytes at a time
-_MOST_LEVELS = 20  # numbers as text; more are no levels
+_MOST_LEVELS = 20  # a text column with more distinct values, all numbers, is probably a measurement
 AS_WRITTEN = "as written"
 _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
 

@@ -154,7 +154,7 @@ def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 
 def _unread(path: Path) -> tuple[str, str] | None:
-    """What a file has that asammdf does not read, and what to do; None if it has no such thing, so it is damaged."""
+    """What in this file asammdf does not support, and the remedy; None if nothing such is found: it is damaged."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         pattern, what, remedy = _UNREAD["4" if content[8:9] == b"4" else "3"]
         return (f"{what}; asammdf does not read this", remedy) if pattern.search(content) else None
