@@ -21,6 +21,7 @@ _BRIEF = 3  # windows
 _SURER = np.array([0.0, math.log(3), math.log(3)])  # nats; the reasons after the first speak where they are surer
 _MOST_FIGURES = 500_000  # on a card
 _DIGITS = 8
+_SAME = 1e-3  # what an ONNX file gives may differ by a tenth of it
 _MANY = 1000  # recordings
 _STAKES = (0.1, 0.3, 0.6, 0.9)  # shares of a bet's capital
 
@@ -122,19 +123,27 @@ class Fleet:
         Those with scores of their own; may be empty.
     figures : ndarray, shape (m, 2 + 2 signals)
         Of `Tally`; NaN where a recording has no score of a signal.
+    own : ndarray of shape (m, 2), optional
+        ``brief`` and ``lasting`` by the model itself, which tell a recording from others of its name.
     """
 
     recordings: tuple[str, ...]
     windows: NDArray[np.int64]
     signals: tuple[str, ...]
     figures: Floats
+    own: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.recordings)
 
     @classmethod
-    def of(cls, tallies: Mapping[str, Tally], signals: tuple[str, ...]) -> Self | None:
-        """What was measured, by name; None for fewer than three recordings, which say nothing about new ones."""
+    def of(
+        cls, tallies: Mapping[str, Tally], signals: tuple[str, ...], own: Mapping[str, Tally] | None = None
+    ) -> Self | None:
+        """What was measured, by name; None for fewer than three recordings, which say nothing about new ones.
+
+        ``own`` are the tallies by the model itself.
+        """
         known = {name: tally for name, tally in tallies.items() if not np.isnan(tally.figures[:2]).any()}
         if len(known) < FEWEST:
             return None
@@ -142,7 +151,8 @@ class Fleet:
         if figures.size > _MOST_FIGURES:
             signals, figures = (), figures[:, :2]
         windows = np.array([tally.windows for tally in known.values()])
-        return cls(tuple(known), windows, signals, figures)
+        itself = None if own is None else np.stack([own[name].figures[:2] for name in known])
+        return cls(tuple(known), windows, signals, figures, itself)
 
     @classmethod
     def from_dict(cls, plain: Any) -> Self:
@@ -151,19 +161,22 @@ class Fleet:
             names, signals = tuple(plain["recordings"]), tuple(plain["signals"])
             windows = np.array(plain["windows"], dtype=np.int64)
             figures = np.array(plain["figures"], dtype=np.float64)  # null is NaN
+            own = None if "own" not in plain else np.array(plain["own"], dtype=np.float64)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"its training recordings cannot be read: {error}") from error
         texts = all(isinstance(name, str) for name in (*names, *signals))
         fits = windows.shape == (len(names),) and figures.shape == (len(names), 2 + 2 * len(signals))
+        fits = fits and (own is None or own.shape == (len(names), 2))
         if not (texts and fits and len(set(names)) == len(names) >= FEWEST and (windows > 0).all()):
             raise ValueError("its training recordings do not fit together")
         if np.isinf(figures).any() or np.isnan(figures[:, :2]).any():
             raise ValueError("its training recordings have figures that are no numbers")
-        return cls(names, windows, signals, figures)
+        return cls(names, windows, signals, figures, own)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
+        own = {} if self.own is None else {"own": [plain(row) for row in self.own]}
+        return own | {
             "recordings": list(self.recordings),
             "windows": self.windows.tolist(),
             "signals": list(self.signals),
@@ -175,11 +188,19 @@ class Fleet:
         """The windows that a recording needs to be compared: half of the shortest. The mean of fewer varies more."""
         return math.ceil(self.windows.min() / 2)
 
-    def place(self, recording: str, windows: int) -> int | None:
-        """Where a recording stands among those that were learned; None if it is not the one of this name."""
+    def place(self, recording: str, windows: int, figures: Floats) -> int | None:
+        """Where a recording stands among those that were learned; None if it is not the one of this name.
+
+        Loggers give the same names, and lengths, again and again. So the model's own ``figures`` of it must be those of
+        the learned one, as nearly as an ONNX file gives them.
+        """
         name = recording.rsplit("/", 1)[-1]
         place = self.recordings.index(name) if name in self.recordings else None
-        return place if place is not None and int(self.windows[place]) == windows else None
+        if place is None or int(self.windows[place]) != windows:
+            return None
+        if self.own is not None and not np.allclose(figures[:2], self.own[place], rtol=_SAME, atol=_SAME):
+            return None
+        return place
 
     def fitting(self, figures: Floats) -> Floats:
         """The figures of a recording, with as many signals as this fleet; unknown ones are NaN."""

@@ -252,8 +252,8 @@ class TrainingSet:
     def fleet(self, detector: "VAEOutlierDetector") -> Fleet | None:
         """How unlike each other the recordings are, each measured on its normal windows by a fit that left it out.
 
-        Three fits learn two thirds of the recordings each. None for fewer than three recordings, and if a fit was
-        interrupted.
+        Three fits learn two thirds of the recordings each. ``detector`` is the fitted model. None for fewer than three
+        recordings, and if a fit was interrupted.
         """
         from sklearn.base import clone
 
@@ -276,13 +276,15 @@ class TrainingSet:
                     if other.stop_reason_ == "interrupted":
                         return None
                     for name in left_out:
-                        tallies[name] = self._tally(other, normal & (self._recording == name).to_numpy())
+                        tallies[name] = self._tally(other, self.rows, normal & (self._recording == name).to_numpy())
         finally:
             epoch_callback.reset(previous)
-        return Fleet.of({name: tallies[name] for name in names}, self.recipe.signals)
+        rows = rows_of(self.recipe, self.samples)  # as they are scored: ranges count in training only
+        own = {name: self._tally(detector, rows, normal & (self._recording == name).to_numpy()) for name in names}
+        return Fleet.of({name: tallies[name] for name in names}, self.recipe.signals, own)
 
-    def _tally(self, model: "VAEOutlierDetector", chosen: NDArray[np.bool_]) -> Tally:
-        rows, tally = self.rows[chosen], Tally(len(self.recipe.signals))
+    def _tally(self, model: "VAEOutlierDetector", rows: pd.DataFrame, chosen: NDArray[np.bool_]) -> Tally:
+        rows, tally = rows[chosen], Tally(len(self.recipe.signals))
         scores = np.column_stack([model.anomaly_score(rows), signal_scores(model, rows, self.recipe)])
         tally.add(scores, np.zeros(len(rows)), self.samples.spans["start_s"][chosen])
         return tally

@@ -17,7 +17,7 @@ import pandas as pd
 from anomalyvae.fleet import FALSE_ALARMS, MEASURES, Fleet, Monitor, Tally, Watched
 from anomalyvae.folders import replacing_file
 from anomalyvae.recordings import Windows
-from anomalyvae.scoring.ranking import Floats, Scores, of_folder
+from anomalyvae.scoring.ranking import Floats, Scores, of_folder, places_of
 from anomalyvae.untrusted import read_json
 
 _SHOWN = 5  # signals
@@ -48,8 +48,7 @@ def drift(scores: Scores) -> pd.DataFrame:
     if fleet is None:
         raise ValueError(f"{scores.no_fleet} Without them, nothing can be said about drift.")
     known = scores.recordings
-    new = [fleet.place(*row) is None for row in zip(known["recording"], known["windows"], strict=True)]
-    known = known[new]
+    known = known[[place is None for place in places_of(known, fleet)]]
     by = ["recording"] if known["start"].isna().any() else ["start", "recording"]
     known = known.sort_values(by, kind="stable", ignore_index=True)
     counted = known["windows"] >= fleet.fewest
@@ -238,7 +237,7 @@ class LiveDrift:
     def _count(self) -> None:
         """Bet on a stretch that has ended."""
         name, tally, digest = str(self._name), self._tally, self._digest.hexdigest()[:_DIGEST]
-        learned = self._whole and self._fleet.place(name, tally.windows) is not None
+        learned = self._whole and self._fleet.place(name, tally.windows, tally.figures) is not None
         self._begin()
         if learned:
             return

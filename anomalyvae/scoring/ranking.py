@@ -77,7 +77,7 @@ def rank(scores: Scores) -> pd.DataFrame:
     figures = [fleet.fitting(row) for row in known["figures"]] if fleet else list(known["figures"])
     places: list[int | None] = [None] * len(known)
     if fleet:
-        places = [fleet.place(*row) for row in zip(known["recording"], known["windows"], strict=True)]
+        places = places_of(known, fleet)
         figures = [row if place is None else fleet.figures[place] for row, place in zip(figures, places, strict=True)]
     of = np.stack(figures)
     among = fleet.figures if fleet else of
@@ -105,6 +105,11 @@ def rank(scores: Scores) -> pd.DataFrame:
     table = table.sort_values(["unlike", "recording"], ascending=[False, True], kind="stable", ignore_index=True)
     table.insert(0, "place", np.arange(1, len(table) + 1))
     return table
+
+
+def places_of(known: pd.DataFrame, fleet: Fleet) -> list[int | None]:
+    """Where recordings stand among those that were learned; None for new ones."""
+    return [fleet.place(*row) for row in zip(known["recording"], known["windows"], known["figures"], strict=True)]
 
 
 # --- reading --------------------------------------------------------------------------------------------

@@ -87,6 +87,17 @@ def test_learned_drives_are_ranked_by_the_fit_that_left_them_out(home):
     assert found.loc["d00", "p_value"] == known.p_value(known.figures[0], 0)
 
 
+@pytest.mark.parametrize("target", ["scores", "scores.parquet", "scores.csv"])
+def test_a_new_drive_with_the_name_and_length_of_a_learned_one_is_new(home, tmp_path, target):
+    drive(tmp_path / "new", "d00", 201, burst)
+    shutil.copy(home / "learned" / "d01.parquet", tmp_path / "new")
+    paths = (tmp_path / "new", tmp_path / target, "--model", home / "model", "--quiet")
+    assert main(["score", *map(str, paths)]) == 0
+    found = rank(read_scores(tmp_path / target, home / "model")).set_index("recording")
+    assert found["learned"].to_dict() == {"d00": False, "d01": True}
+    assert found.loc["d00", "p_value"] == pytest.approx(1 / 13)
+
+
 def test_figures_of_a_file_of_scores_are_those_of_its_table(home):
     note = json.loads(pq.read_metadata(home / "scores" / "mild.parquet").metadata[b"anomalyvae"])["recording"]
     scores = pd.read_parquet(home / "scores" / "mild.parquet")["anomaly_score"].to_numpy()
