@@ -151,7 +151,7 @@ def load_export(path: Path, queue: "Queue") -> Loaded:
         raise ValueError(f"Got {path}, which cannot be read ({error}), expected an exported queue.") from error
     for row in events if whole else ():  # a spreadsheet may take an id for a number
         event_id = event_id_of(row["model_id"], row["recording"], row["start_s"], row["end_s"])
-        row["event_id"] = event_id if event_id in ids else row["event_id"]
+        row["event_id"] = event_id if event_id in ids and row["event_id"] not in ids else row["event_id"]
     entries = [{**entry, "event_id": row["event_id"]} for row in events for entry in row.get("history", [])]
     for entry in entries:
         known_verdict(entry["verdict"])

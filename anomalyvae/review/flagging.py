@@ -1,5 +1,6 @@
 """From a folder of scores to the review queue: picks events, explains them and adds them."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -115,12 +116,10 @@ def flag_folder(
         )
     events = _events(files, alarms, 3600 / reasons.recipe.stride_s)
     events = events.assign(source=root, model_id=reasons.model_id)
-    names = zip(events["recording"], events["start_s"], events["end_s"], strict=True)
-    events["event_id"] = [event_id_of(reasons.model_id, *name) for name in names]
-
     held = queue.events()
+    events["event_id"] = _ids_of(events, held)
     held = held[held["verdict"].notna() | ~held["event_id"].isin(events["event_id"])]
-    met = touches(events, held[held["source"] == root])
+    met = touches(events, held[held["source"] == root]) | events["event_id"].isin(held["event_id"]).to_numpy()
     new = events[~met]
     if drives is not None:
         order = rank(read_scores(scores, model))["file"]
@@ -214,6 +213,21 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     return events.sort_values(
         ["peak_score", "file", "start_s"], ascending=[False, True, True], kind="stable", ignore_index=True
     )
+
+
+def _ids_of(events: pd.DataFrame, held: pd.DataFrame) -> list[str]:
+    """The ids of events; in a recording that has the name of another one in the queue, those of its place as well.
+
+    Loggers give the same names in each folder. A recording that has moved keeps its scores, and so do its events.
+    """
+    peaks, ids = dict(zip(held["event_id"], held["peak_score"], strict=True)), []
+    for row in events.to_dict("records"):
+        span = row["start_s"], row["end_s"]
+        event_id = event_id_of(row["model_id"], row["recording"], *span)
+        if not math.isclose(peaks.get(event_id, row["peak_score"]), row["peak_score"], rel_tol=1e-6):
+            event_id = event_id_of(row["model_id"], f"{row['source']}/{row['recording']}", *span)
+        ids.append(event_id)
+    return ids
 
 
 def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], options: ReadOptions) -> pd.DataFrame:

@@ -473,6 +473,38 @@ def test_source_finds_moved_recordings(night, bundles, queue):
     assert flag(night, bundles, queue, source=night / "archive").added
 
 
+def test_events_of_recordings_of_one_name_in_two_folders_are_two(night, bundles, queue, tmp_path):
+    flag(night, bundles, queue)
+    before = queue.events()
+    [first] = touching(before, "c", 40).to_dict("records")
+    queue.give(first["event_id"], "fault", "ann")
+    other = tmp_path / "other"
+    other.mkdir()
+    drive(15, faults=[(40, 25.0)]).to_csv(other / "c.csv", index=False)
+    score_folder(bundles / "memory", other, tmp_path / "more")
+    for added in (True, False):
+        flagged = flag_folder(tmp_path / "more", bundles / "memory", queue, near=0.0)
+        assert (flagged.known, flagged.added > 0) == (0, added)
+    events = queue.events()
+    [second] = touching(events[events["source"] == str(other)], "c", 40).to_dict("records")
+    assert (second["start_s"], second["end_s"]) == (first["start_s"], first["end_s"])
+    assert second["event_id"] != first["event_id"]
+    assert second["verdict"] is None
+    queue.give(second["event_id"], "new_normal", "bob")
+    queue.export(tmp_path / "queue.csv")
+    assert queue.load(tmp_path / "queue.csv") == 0
+    assert {queue.event(event["event_id"])["verdict"] for event in (first, second)} == {"fault", "new_normal"}
+
+
+def test_a_reviewed_event_of_a_moved_recording_is_known(night, bundles, queue):
+    flag(night, bundles, queue)
+    queue.give(touching(queue.events(), "c", 40)["event_id"].iloc[0], "fault", "ann")
+    (night / "drives").rename(night / "archive")
+    moved = flag(night, bundles, queue, source=night / "archive", near=0.0)
+    assert moved.known == 1
+    assert touching(moved.picked, "c", 40).empty
+
+
 # --- Label Studio and the command line ------------------------------------------------------------------
 
 
