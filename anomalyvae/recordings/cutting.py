@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Unpack
@@ -16,7 +15,7 @@ from anomalyvae.options import ReadOptions
 from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
 from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.coverage import Coverage, Unknown
-from anomalyvae.recordings.log import Log
+from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.reading import name_of, read_log, read_pieces
 from anomalyvae.recordings.tabular import ROWS
 from anomalyvae.recordings.windows import WindowRecipe, Windows
@@ -153,20 +152,24 @@ def stream_windows(
     unknown = Unknown(recipe)
     needed = [*recipe.needed, *[MOST_FREQUENT] * unknown.asked]
     logs = unknown.watch(coverage.watch(read_pieces(path, needed, rows=rows, **options)))
-    head = list(islice(logs, 1))
-    units = {signal.name: signal.unit for log in head for signal in log.signals.values() if signal.unit}
-    pieces = (log.signals for log in chain(head, logs))
-    ticks = resample_pieces(pieces, recipe.needed, recipe.clock, rows)
-    start = head[0].start if head else None
-    starts = {} if start is None else {name: start}
+    units: dict[str, str] = {}
+    starts: dict[str, pd.Timestamp] = {}
+
+    def pieces() -> Iterator[Mapping[str, Signal]]:
+        for log in logs:  # a signal may begin in a later piece, and so may the samples of all
+            units.update({signal.name: signal.unit for signal in log.signals.values() if signal.unit})
+            starts.update({} if log.start is None else {name: log.start})
+            yield log.signals
+
+    ticks = resample_pieces(pieces(), recipe.needed, recipe.clock, rows)
     last: Windows | None = None
-    for windows in recipe.slabs(ticks, name, units, rows):
+    for windows in recipe.slabs(ticks, name, {}, rows):
         if last is not None:
             yield last
         without = {} if len(windows) else {name: coverage.reason()}
         named = unknown.of(*_edges(windows)) if unknown.asked else None
         coverage.cover(*_edges(windows))
-        last = replace(windows, without=without, starts=starts, unknown=named)
+        last = replace(windows, units=dict(units), without=without, starts=dict(starts), unknown=named)
     coverage.warn_of_infinite(name)
     if last is not None:
         why = coverage.sparse()

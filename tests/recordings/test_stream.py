@@ -235,6 +235,27 @@ def test_units_and_names_come_along(tmp_path):
         assert set(windows.spans["recording"]) == {"trip 7"}
 
 
+def test_the_start_and_units_may_come_with_a_later_piece(tmp_path, monkeypatch):
+    stamps = pd.date_range("2026-03-01", periods=300, freq="10ms", tz="UTC")  # all rows of a piece may still be late
+    path = tmp_path / "fast.parquet"
+    pd.DataFrame({"time": stamps, "x": np.arange(300.0)}).to_parquet(path)
+    recipe = WindowRecipe(("x",), rate_hz=100, length_s=0.5, stride_s=0.5, max_gap_s=0.1)
+    slabs = list(stream_windows(path, recipe, rows=50))
+    assert len(slabs) > 1
+    assert [slab.starts for slab in slabs] == [{"fast": stamps[0]}] * len(slabs)
+
+    time_s = np.arange(10.0)
+
+    def pieces(path, signals):
+        yield Log("late", None, {"x": Signal("x", time_s, time_s, "m")})
+        yield Log("late", None, {name: Signal(name, time_s + 10, time_s, "kN") for name in "xy"})
+
+    monkeypatch.setitem(READERS, ".bag", pieces)
+    (tmp_path / "late.bag").touch()
+    recipe = WindowRecipe(("y",), rate_hz=1, length_s=2, stride_s=2, max_gap_s=2)
+    assert joined(list(stream_windows(tmp_path / "late.bag", recipe))).units["y"] == "kN"
+
+
 def test_formats_that_come_in_pieces_are_not_read_whole(tmp_path, monkeypatch):
     fast, slow = np.arange(1000) / 100, np.arange(20) / 2
     rng = np.random.default_rng(0)
