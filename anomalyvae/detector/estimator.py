@@ -344,8 +344,8 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         -----
         Scores are compared with those of held-out rows (``calibration_``); with ``groups``, each group counts as one
         observation. `Calibration` states what is guaranteed. Nothing is guaranteed with outliers among the training
-        rows, or where no rows could be held out (fewer than 15 rows or 2 groups, ``validation_fraction=0``, an
-        interrupted fit): calibration rows are then learned rows.
+        rows, or where no rows could be held out (fewer than three distinct rows or two groups,
+        ``validation_fraction=0``, an interrupted fit): calibration rows are then learned rows.
         """
         scores = self.anomaly_score(X)  # first: it refuses an unfitted detector
         return self.calibration_.p_values(scores, tail)

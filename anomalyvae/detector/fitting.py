@@ -75,6 +75,15 @@ class Trainer:
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = rows.take(rows.is_reference)
+            if self.validation_fraction != 0 and not calibration.is_recurring.all():
+                groups = calibration.group
+                few = f"{len(calibration)} distinct rows" if groups is None else f"{len(np.unique(groups))} groups"
+                warnings.warn(
+                    f"Got {few}, too few to hold some out from training with validation_fraction="
+                    f"{self.validation_fraction!r}. So rows that were learned set the threshold, which is too low for "
+                    "new ones. Leave validation_fraction at 'auto', with at least three distinct rows, or two groups.",
+                    stacklevel=4,
+                )
         scores = _scores(network, calibration.x)
         if rows.group is not None and len(learned) < len(rows) and network.has_views:
             # What it did not learn is known, too.
@@ -144,12 +153,11 @@ class Trainer:
         Views turn distances into nats, in units that come from the stored rows. An unusual row widens them: without
         it, it would look more unusual than a new row does. So the first network turns distances into nats, as it does
         for new rows. Before, they are multiplied by the ratio of the usual distances in the first network and in those
-        of the folds, on average.
+        of the folds, on average. These are distances of rows that were not selected, as the rows in the folds.
         """
         first, folds = networks[0], networks[1:]
-        usual = torch.stack([network.stored_views.usual for network in folds]).mean(0)
-        ratio = torch.where(usual > 0, first.stored_views.usual / usual, 1.0)
-        ratio = ratio.clamp(max=1)  # more rows are never farther
+        usual = torch.stack([network.stored_views.usual_of_reference for network in folds]).mean(0)
+        ratio = torch.where(usual > 0, first.stored_views.usual_of_reference / usual, 1.0)
         scores = np.full(len(rows), np.nan)
         for held_out, network in enumerate(folds):
             own = fold == held_out

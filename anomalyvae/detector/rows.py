@@ -18,7 +18,8 @@ _MORE_FOLDS, _VERY_FEW_ROWS = 8, 150  # below, a network without a third of the 
 _FEW_ROWS, _FEW_GROUPS = 5000, 10  # below these, the threshold is cross-fitted
 _SHARE = 0.2  # held out by validation_fraction="auto", where it splits
 _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a threshold
-_FEWEST = _FOLDS * _MIN_HELD_OUT  # distinct rows; fewer are not enough for folds
+_FEWEST = 3  # distinct rows for folds: of two, a network without one would learn a single row
+_IN_COMMON = 15  # distinct rows; fewer have a common factor by chance
 _RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups) is expected in new rows
 _DOMINATING = 0.6  # a group with a larger share of the rows is divided: the others are too few to learn from
 
@@ -111,7 +112,7 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
     counts, whole = _as_counts(weight)
     merged = np.bincount(place, weights=counts).astype(np.float64)
-    factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _FEWEST else 1.0
+    factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _IN_COMMON else 1.0
     rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
     usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
     recurring = _recurring(rows, merged, usual)

@@ -198,7 +198,7 @@ class Reconstruction(nn.Module):
                 u, count, recurring, selected, start, generator, columns, moving, waveforms_recur
             )
         elif self.has_views:
-            self.memorised = Views.of(u, self.scaling.unbent(s[chosen[stored]]), count, recurring, generator)
+            self.memorised = Views.of(u, self.scaling.unbent(s[chosen[stored]]), count, recurring, selected, generator)
         else:
             self.memorised = Memory.of(u, count, recurring)
 

@@ -97,15 +97,19 @@ class Views(nn.Module):
         }
         for name, part in derived.items():
             self.register_buffer(name, part, persistent=False)
+        self.usual_of_reference = torch.zeros_like(lines[:, 0])  # as `usual`, of rows that were not selected; by `of`
 
     @classmethod
-    def of(cls, u: Tensor, unbent: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Self:
+    def of(
+        cls, u: Tensor, unbent: Tensor, count: Tensor, recurring: Tensor, selected: Tensor, generator: torch.Generator
+    ) -> Self:
         """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
 
         The linear view compares the same rows without compressed tails, ``unbent``, shape ``(m, j)``.
 
         A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
-        times, so that rows equal to it have nothing but its copies near.
+        times, so that rows equal to it have nothing but its copies near. Rows ``selected``, a mask, are more unusual
+        than new normal rows are.
         """
         recurring = most_copied(count, recurring)
         rows, weight, tested, place = stored_rows(u, count, recurring)
@@ -115,6 +119,7 @@ class Views(nn.Module):
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
         for i, scores in enumerate((*among, linear[place[tested]])):
             views.lines[i] = _line(scores, honest=VIEWS[i] == "linear")
+            views.usual_of_reference[i] = exceeded(scores, selected[place[tested]])
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -336,6 +341,11 @@ def _copies(count: Tensor, recurring: Tensor) -> Tensor:
 def finite(scores: Tensor) -> Tensor:
     """The finite distances of stored rows; zeros where there are none."""
     return scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+
+
+def exceeded(scores: Tensor, selected: Tensor) -> Tensor:
+    """The distance that a tenth of the stored rows exceeds, but for those ``selected``, unless all are."""
+    return finite(scores if selected.all() else scores[~selected]).quantile(1 - TAIL).clamp(min=LEAST)
 
 
 def _line(scores: Tensor, honest: bool) -> Tensor:

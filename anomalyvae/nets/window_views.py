@@ -11,7 +11,7 @@ from anomalyvae.nets.described import Columns, cosines
 from anomalyvae.nets.ellipsoid import MOST_COLUMNS, PAD, ellipsoid, ellipsoid_parts, padded, shrunk_covariance
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
-from anomalyvae.nets.views import BLOCK, LEAST, LEAST_UNIT, OFF, TAIL, Views, crowd_of, finite, stored_rows
+from anomalyvae.nets.views import BLOCK, LEAST, LEAST_UNIT, OFF, TAIL, Views, crowd_of, exceeded, finite, stored_rows
 
 _RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
 _WAVES = 1024  # windows whose samples are stored
@@ -146,8 +146,10 @@ class WindowViews(Views):
                 linear[own] = ellipsoid(some, *others[:2])
                 short[own] = _largest(some, pieces, *others[2:]).values
             lines[0] = _line(balanced(near, place[tested]))
+            views.usual_of_reference[0] = exceeded(near, selected[place[tested]])
             for i, scores in enumerate((crowded, linear, wave, short), start=1):
                 lines[i] = _line(balanced(scores, usual))
+                views.usual_of_reference[i] = exceeded(scores, selected[usual])
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
         off = [False, *(not (moving and part) for part in on), not columns.states]

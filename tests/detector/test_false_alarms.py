@@ -35,6 +35,44 @@ def test_repeats_keep_the_promise(n, share, criterion):
         assert np.mean(rates) > np.mean(least) - 2.5 * variance**0.5  # recall is not given away
 
 
+@pytest.mark.parametrize("n", [4, 8, 14])
+def test_few_rows_are_held_out_too(n):
+    """Their threshold is the highest score of a row that was held out: a new row exceeds it once in n + 1 times."""
+    rates, found = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        rows, new = rng.normal(size=(n, 3)), rng.normal(size=(1000, 3))
+        detector = quick(seed=seed).fit(rows)
+        rates.append((detector.predict(new) == -1).mean())
+        found.append((detector.predict(new + 30) == -1).mean())
+        assert len(detector.calibration_.scores) == n
+    assert np.mean(rates) < 1 / (n + 1) + (1 / (n + 1) / 12) ** 0.5  # one standard error and more
+    assert np.mean(found) > 0.99
+
+
+def test_a_threshold_from_learned_rows_is_named():
+    x = np.random.default_rng(0).normal(size=(10, 3))
+    with pytest.warns(UserWarning, match="Got 2 distinct rows, too few to hold some out.* too low for new ones"):
+        quick().fit(x[:2])
+    with pytest.warns(UserWarning, match="Got 10 distinct rows, too few to hold some out.*validation_fraction=0.4"):
+        quick().set_params(validation_fraction=0.4).fit(x)
+    with pytest.warns(UserWarning, match="Got 1 groups, too few"):
+        quick().fit(x, groups=np.zeros(10))
+
+
+def test_windows_keep_the_promise_beside_selected_ones():
+    """The networks of the folds learn fewer of the other windows, and as many selected ones."""
+    rates = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        level = rng.normal(size=(3000, 4))
+        level[:150] = 3.5 * level[:150]
+        x = (level[:, :, None] + 0.3 * rng.normal(size=(3000, 4, 12))).reshape(3000, -1)
+        detector = quick(seed=seed).set_params(input_shape=(4, 12)).fit(x[:600], selected=np.arange(600) < 150)
+        rates.append((detector.predict(x[600:]) == -1).mean())
+    assert np.mean(rates) < 0.07
+
+
 def test_a_row_that_recurs_is_never_the_most_anomalous():
     case = repeated(600, 0.9)(0)
     detector = quick().fit(case.rows)
