@@ -76,7 +76,9 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
     folder.add_argument("--workers", type=int, metavar="N", help="threads, or Dask processes (default: one per core)")
     folder.add_argument("--feature-scores", action="store_true", help="for flagged rows, score each column or signal")
     folder.add_argument("--strict", action="store_true", help="stop at the first file that fails")
-    folder.add_argument("--overwrite", action="store_true", help="delete scores of other models or settings in TARGET")
+    folder.add_argument(
+        "--overwrite", action="store_true", help="delete scores of other models, settings or folders in TARGET"
+    )
 
 
 def score(args: argparse.Namespace) -> int:
@@ -109,6 +111,11 @@ def _score_files(args: argparse.Namespace) -> int:
             f"{summary['rows']:,} rows, {summary['flagged']:,} flagged by model {summary['model_id']}: {args.target}"
         )
         _say_cautions(summary)
+        if summary["orphans"]:
+            tell(
+                f"{len(summary['orphans']):,} files of scores in {args.target} are of other inputs. They stay, but "
+                "rank, drift and flag leave them out."
+            )
     return code
 
 

@@ -24,7 +24,7 @@ from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES, Engine
 from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
-from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, output_of
+from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, other_source, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.scoring.summary import RUN, SUMMARY, settings_of, side_file
 
@@ -115,7 +115,8 @@ def score_folder(
     strict : bool, default=False
         Stop with the error of the first file that fails, instead of going on with the others.
     overwrite : bool, default=False
-        Delete scores of another model, or of other settings, from ``target``.
+        Delete scores of another model, or of other settings, from ``target``, and replace those of files with the same
+        names in another folder.
     workers : int, optional
         Threads, or processes of a local Dask cluster; one per core by default.
     progress : callable, optional
@@ -142,7 +143,7 @@ def score_folder(
     FileNotFoundError
         If there is no model, or nothing to score.
     FileExistsError
-        If the target has other files, or scores of another model.
+        If the target has other files, scores of another model, or of files with these names in another folder.
     BlockingIOError
         If another run is writing to the target.
     ValueError
@@ -190,7 +191,7 @@ def score_folder(
         raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
     with _locked(folder):
         _claim(folder, work, metadata["model_id"], overwrite)
-        outcomes = _score_files(work, names, ENGINES[engine], workers, scheduler, strict, progress, began)
+        outcomes = _score_files(work, names, ENGINES[engine], workers, scheduler, strict, progress, began, overwrite)
         outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
         summary = {
             "model_id": metadata["model_id"],
@@ -225,10 +226,19 @@ def _score_files(
     strict: bool,
     progress: Callable[[Progress], None],
     began: float,
+    overwrite: bool,
 ) -> list[Outcome]:
     """Score the files that have no scores yet; returns the outcome of each file, in order."""
     found = {name: outcome for name in names if (outcome := kept(work, name)) is not None}
     waiting = [name for name in names if name not in found]
+    others = {} if overwrite else {name: source for name in waiting if (source := other_source(work, name)) is not None}
+    if others:
+        name, source = next(iter(others.items()))
+        raise FileExistsError(
+            f"The target {work.target} has the scores of {len(others):,} other files with the names of new ones, such "
+            f"as {Path(source, name)} and {Path(work.source, name)}. Choose another folder, pass both sources, or "
+            "replace the old scores by overwrite=True (--overwrite)."
+        )
     if waiting:
         Path(work.target, SUMMARY).unlink(missing_ok=True)  # a folder without a summary is unfinished
     files_kept, rows = len(found), 0

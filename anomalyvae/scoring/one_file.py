@@ -140,13 +140,26 @@ def output_of(name: str) -> str:
 def kept(work: Work, name: str) -> Outcome | None:
     """The outcome of an earlier run, if its scores are complete and were made from this very file and model."""
     try:
-        note = json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
+        note = _note(work, name)
         if note["made_from"] == _made_from(work, name):
             sparse = (note.get("recording") or {}).get("sparse")
             return Outcome(name, "kept", note["rows"], note["flagged"], note.get("new_gaps", 0), sparse=sparse)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         pass
     return None
+
+
+def other_source(work: Work, name: str) -> str | None:
+    """The folder of the file whose scores have the place of this file's, if it is another one."""
+    try:
+        source = _note(work, name)["source"]
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):  # none, damaged or of an earlier version
+        return None
+    return source if isinstance(source, str) and source != work.source else None
+
+
+def _note(work: Work, name: str) -> Any:
+    return json.loads(pq.read_metadata(Path(work.target, output_of(name))).metadata[NOTE])
 
 
 def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
@@ -169,7 +182,8 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
                 yield Outcome(name, "reading", rows, flagged, gaps)
             if _made_from(work, name) != made_from:
                 raise ValueError("It changed while it was read. Score it again when it is complete.")
-            note = {"made_from": made_from, "rows": rows, "flagged": flagged, "new_gaps": gaps}
+            counts = {"rows": rows, "flagged": flagged, "new_gaps": gaps}
+            note = {"made_from": made_from, "source": work.source, **counts}
             if recording is not None:
                 note["recording"] = recording.to_dict()
             writer.add_key_value_metadata({NOTE: json.dumps(note).encode()})

@@ -17,6 +17,7 @@ import pytest
 from score_tables import scores_in, summary_of
 
 from anomalyvae import save, score_folder
+from anomalyvae.cli import main
 from anomalyvae.folders import is_scratch
 
 # Runs after runs
@@ -54,6 +55,24 @@ def test_scores_of_an_input_that_is_gone_stay_and_are_reported(bundle, drives, t
     assert summary["orphans"] == ["b.parquet"]
     assert summary["rows"] == 400 - 134
     assert (tmp_path / "out" / "b.parquet").exists()
+
+
+def test_scores_of_files_of_one_name_in_two_folders_are_not_mixed(bundle, drives, fresh, tmp_path, capsys):
+    target, other = tmp_path / "out", tmp_path / "night"
+    score_folder(bundle, drives, target)
+    before = scores_in(target)
+    other.mkdir()
+    fresh[:9].to_parquet(other / "b.parquet")
+    with pytest.raises(FileExistsError, match=f"of 1 other files .* {drives}/b.parquet and {other}/b.parquet. Choose"):
+        score_folder(bundle, other, target)
+    assert scores_in(target) == before
+    (other / "b.parquet").rename(other / "c.parquet")
+    assert main(["score", str(other), str(target), "--model", str(bundle)]) == 0
+    assert "3 files of scores in" in capsys.readouterr().err
+    drives.rename(tmp_path / "archive")  # the same files
+    assert score_folder(bundle, tmp_path / "archive", target)["kept"] == 3
+    (other / "c.parquet").rename(other / "b.parquet")
+    assert score_folder(bundle, other, target, overwrite=True)["rows"] == 9
 
 
 @pytest.mark.parametrize(
