@@ -237,8 +237,8 @@ def _causes(picked: pd.DataFrame, model: str | os.PathLike[str], options: ReadOp
         return pd.DataFrame(index=picked.index)
     parts = []
     for _, events in picked.groupby(["source", "file"], sort=False):
-        path = Path(events["source"].iloc[0], events["file"].iloc[0])
-        windows = sensors.windows(read_log(path, signals=sensors.recipe.needed, **options))
+        path, name = Path(events["source"].iloc[0], events["file"].iloc[0]), events["recording"].iloc[0]
+        windows = sensors.windows(read_log(path, signals=sensors.recipe.needed, recording=name, **options))
         causes = sensors.causes(windows, sensors.grade(windows))
         parts.append(event_causes(events, windows.spans, causes))
     return pd.concat(parts)

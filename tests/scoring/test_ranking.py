@@ -284,6 +284,21 @@ def test_flags_are_picked_from_the_most_unlike_drives_with_events(home, tmp_path
     assert again.picked["event_id"].tolist() == one.picked["event_id"].tolist()
 
 
+def test_a_bad_sensor_explains_an_event_also_in_a_folder_below(home, tmp_path):
+    def stuck(table):
+        table.loc[200:299, "x"] = 9.0
+        return table
+
+    drive(tmp_path / "new", "a", 104, stuck)
+    drive(tmp_path / "new" / "below", "a", 105, stuck)
+    score_folder(home / "model", tmp_path / "new", tmp_path / "scores")
+    with Queue(tmp_path / "queue.db") as queue:
+        picked = flag_folder(tmp_path / "scores", home / "model", queue, near=0.0).picked
+    found = picked[picked["sensors"].map(lambda names: names == ["x"])]
+    assert set(found["recording"]) == {"a", "below/a"}
+    assert set(found["cause"]) == {"sensor"}
+
+
 def test_watch_says_when_recordings_have_left_the_model(home, tmp_path, capsys):
     """Each drive is watched by itself; the file carries what is known from one to the next."""
     said = []
