@@ -329,11 +329,12 @@ def health_arguments(parser: argparse.ArgumentParser) -> None:
 def health(args: argparse.Namespace) -> int:
     import pandas as pd
 
+    from anomalyvae.bundle import read_card
     from anomalyvae.evaluate.whole_recordings import with_moments
     from anomalyvae.health import Sensors
     from anomalyvae.health.grades import stretches
     from anomalyvae.recordings import read_log
-    from anomalyvae.scoring.inputs import inputs_of
+    from anomalyvae.scoring.inputs import inputs_of, of_one_name, recording_of, refuse_units
 
     write = writer(args.out)
     ranges = dict(args.ranges)
@@ -341,15 +342,17 @@ def health(args: argparse.Namespace) -> int:
         if not (isinstance(limits, list) and [type(limit) in (int, float) for limit in limits] == [True, True]):
             raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
     root, files, _, unread = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
-    failed = dict(sorted(unread.items()))
+    failed = dict(sorted((unread | of_one_name(files)).items()))
     parts = []
     starts: dict[str, pd.Timestamp] = {}
     with local_model(args.model) as model:
-        sensors = Sensors.of(model, ranges)
-        for file in files:
+        sensors, card = Sensors.of(model, ranges), read_card(model)
+        for file in (file for file in files if file not in failed):
             try:
-                log = read_log(root / file, signals=sensors.recipe.needed, **reading_options(args))
+                path, name = root / file, recording_of(file)
+                log = read_log(path, signals=sensors.recipe.needed, recording=name, **reading_options(args))
                 windows = sensors.windows(log)
+                refuse_units(windows.units, card)
                 if windows.without:
                     raise ValueError(next(iter(windows.without.values())))
             except (OSError, ValueError) as error:

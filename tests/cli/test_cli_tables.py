@@ -152,6 +152,29 @@ def test_health_says_when_a_recording_with_a_date_was_bad(drives, road, tmp_path
     assert f"{row['start_s']:.1f} to {row['end_s']:.1f} s ({moment:%Y-%m-%d %H:%M:%S} UTC) rpm: dropout" in out
 
 
+def test_health_tells_recordings_of_one_name_apart_and_refuses_other_units(drives, road, tmp_path, capsys):
+    drive = pd.read_csv(drives / "d0.csv", sep=";", decimal=",")
+    seconds = drive["time"]
+    for day, bad in ((1, 20), (2, 40)):
+        (tmp_path / f"day{day}").mkdir()
+        drive["time"] = pd.Timestamp(f"2024-05-0{day}T10:00:00Z") + pd.to_timedelta(seconds, unit="s")
+        drive.assign(rpm=drive["rpm"].mask((seconds > bad / 10) & (seconds < bad / 10 + 2))).to_csv(
+            tmp_path / f"day{day}" / "0001.csv", index=False
+        )
+    command = ("health", tmp_path / "day1", tmp_path / "day2", "--model", road, "--bad")
+    assert run(capsys, *command, "--out", tmp_path / "out.parquet")[0] == 0
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert dict(zip(found["recording"], found["time"].dt.day, strict=True)) == {"day1/0001": 1, "day2/0001": 2}
+
+    model = tmp_path / "model"
+    drive.rename(columns={"speed": "speed [m/s]"}).to_csv(tmp_path / "ms.csv", index=False)
+    assert run(capsys, "fit", tmp_path / "ms.csv", "--model", model, *WINDOWS, *TINY)[0] == 0
+    drive.rename(columns={"speed": "speed [km/h]"}).to_csv(tmp_path / "kmh.csv", index=False)
+    code, _, err = run(capsys, "health", tmp_path / "kmh.csv", "--model", model)
+    assert code == 1
+    assert "kmh.csv: Signal 'speed' is in km/h, expected m/s, as in training" in err
+
+
 def test_all_recordings_that_cannot_be_learned_are_named_at_once(drives, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("time,speed\n0,1\n1,2\n")
     (tmp_path / "b.csv").write_text("time,speed,rpm\n" + "".join(f"{i * 100},1,2\n" for i in range(9)))
