@@ -25,6 +25,7 @@ _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches
 _WIDE = 128  # cells of a row, from which batches are half as large: a step then takes half the time
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
+_FEWEST_HALVED = 4  # stored rows: half of fewer is one row, which has no neighbour
 _ROUNDING = 1e-6  # of the largest score; the root of a rounded difference may be so large
 _TIE = 1e-9  # relative: scores this close differ by rounding alone
 
@@ -134,11 +135,12 @@ class Trainer:
         half of it, and e is the number of halvings between the memory of all rows and this one. (Distances between
         neighbours are a power of the number of rows: Levina & Bickel 2004.)
         """
-        scores, stored = _scores_of_folds(folds, rows, fold), 1
-        for held_out, network in enumerate(folds):
-            learned = rows.without(fold == held_out)
-            stored = min(len(learned), MEMORY_SIZE)
-            self._remember(network, learned, stored // 2)
+        scores, learned = _scores_of_folds(folds, rows, fold), [rows.without(fold == i) for i in range(len(folds))]
+        stored = min(len(learned[-1]), MEMORY_SIZE)
+        if stored < _FEWEST_HALVED:
+            return scores
+        for network, part in zip(folds, learned, strict=True):
+            self._remember(network, part, stored // 2)
         halved = _scores_of_folds(folds, rows, fold)
         usable = (halved > 0) & (scores > 0)
         if usable.any():

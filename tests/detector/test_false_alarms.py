@@ -35,14 +35,16 @@ def test_repeats_keep_the_promise(n, share, criterion):
         assert np.mean(rates) > np.mean(least) - 2.5 * variance**0.5  # recall is not given away
 
 
-@pytest.mark.parametrize("n", [4, 8, 14])
-def test_few_rows_are_held_out_too(n):
+@pytest.mark.parametrize(
+    ("n", "criterion"), [(4, "novelty"), (8, "novelty"), (14, "novelty"), (4, "memory"), (8, "elbo")]
+)
+def test_few_rows_are_held_out_too(n, criterion):
     """Their threshold is the highest score of a row that was held out: a new row exceeds it once in n + 1 times."""
     rates, found = [], []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         rows, new = rng.normal(size=(n, 3)), rng.normal(size=(1000, 3))
-        detector = quick(seed=seed).fit(rows)
+        detector = quick(criterion, seed).fit(rows)
         rates.append((detector.predict(new) == -1).mean())
         found.append((detector.predict(new + 30) == -1).mean())
         assert len(detector.calibration_.scores) == n
