@@ -62,7 +62,7 @@ def task(rows: Rows, digits: NDArray[np.int64], normal: int, seed: int) -> Task:
     return Task(rows[own[:half]], rows[scored], digits[scored] != normal)
 
 
-def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "gaussian", objective: str = "elbo") -> Score:
+def ours(learned: Rows, seed: int, body: str = "mlp", likelihood: str = "auto", objective: str = "elbo") -> Score:
     """Our detector: its default score, and the density score of its objective."""
     shape = SHAPE if body == "conv2d" else None
     detector = VAEOutlierDetector(
@@ -120,6 +120,7 @@ PEERS: dict[str, Callable[[Rows, int], Score]] = {
 METHODS: dict[str, Callable[[Rows, int], Score]] = {
     **PEERS,
     **{f"{name}, standardised": standardised(method) for name, method in PEERS.items()},
+    "anomalyvae": ours,
     **{
         f"anomalyvae, {body}, {likelihood}": partial(ours, body=body, likelihood=likelihood)
         for body in ("mlp", "conv2d")
