@@ -21,6 +21,7 @@ from anomalyvae.detector.validation import (
     read_training,
     refuse_unscaled,
     warn_of_few_groups,
+    warn_of_giants,
     weights_of,
 )
 from anomalyvae.nets.bodies import Body
@@ -252,6 +253,8 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         kind = scaling_of(self, architecture)
         if kind is None:
             refuse_unscaled(data, X)
+        elif kind in ("asinh", "standard"):
+            warn_of_giants(data, X)
 
         def new_network(rows: Rows) -> Reconstruction:
             scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)

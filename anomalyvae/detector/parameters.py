@@ -158,6 +158,7 @@ def _likelihood_of(detector: "VAEOutlierDetector", data: TrainingData) -> str:
     return "bernoulli" if (np.isnan(x) | (x == 0) | (x == 1)).all() else "continuous_bernoulli"
 
 
+@np.errstate(over="ignore")  # cells may be huge
 def _share_a_unit(x: NDArray[np.float64]) -> bool:
     """Whether cells are levels of one scale, such as pixels: steps of one size, and most columns span all of them.
 

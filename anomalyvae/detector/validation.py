@@ -27,12 +27,14 @@ from anomalyvae.detector.categories import (
 from anomalyvae.detector.overlap import slides, starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
+from anomalyvae.nets.views import LEAST
 from anomalyvae.tables.arrays import names_to_keep, refuse_other_names, unmasked, unreal
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
 _LOST = 1e-15  # of the largest weight: a smaller one does not change a sum in float64
 _HUGE = 1e100  # as a weight
+_LOOKED_AT = 1000  # rows, for cells that are far from the others
 
 Floats = NDArray[np.float64]
 
@@ -272,6 +274,30 @@ def refuse_unscaled(data: TrainingData, X: Any) -> None:
         raise ValueError(
             f"Got scaling=None and cells beyond {LIMIT:g} in {where}, expected standardised columns: larger numbers "
             "count as equal. Pass scaling='auto', or standardise the columns first."
+        )
+
+
+def warn_of_giants(data: TrainingData, X: Any) -> None:
+    """Name the columns with cells so large that the others count as equal beside them, such as 1e38 for no value."""
+    x, giants = data.rows.x, {}
+    for i in np.flatnonzero(np.array(data.cells or [0] * x.shape[1]) == 0):
+        values = np.unique(x[:: -(-len(x) // _LOOKED_AT), i])
+        values = values[~np.isnan(values)]
+        if len(values) < 2:
+            continue
+        middle = values[(len(values) - 1) // 2]
+        with np.errstate(over="ignore"):
+            farthest = np.nanmax(np.abs(x[:, i] - middle))  # at most sqrt(n) standard deviations
+            alike = np.abs(values - middle) < LEAST / np.sqrt(len(x)) * farthest
+        if 1 < alike.sum() >= len(values) / 2:
+            giants[i] = farthest
+    if giants:
+        columns = getattr(as_pandas(X), "columns", None)
+        where = listed(f"{_name(columns, i)} ({farthest:.3g})" for i, farthest in giants.items())
+        warnings.warn(
+            f"Got cells so far from the others that these count as equal, in {where}. Replace them by NaN if they mean "
+            "that a value is missing. Otherwise take a logarithm, or pass scaling='robust'.",
+            stacklevel=3,
         )
 
 

@@ -12,6 +12,8 @@ SCALINGS = ("asinh", "standard", "robust", "quantile")  # that can be chosen; se
 LIMIT = 1e6  # standardised units are clipped to this: squares and exponentials of larger ones would overflow
 _ROUNDING = 1e-13  # a smaller spread, as a share of |mean|, is the rounding error of sums in double
 _CONSTANT_UNIT = 1e-2  # the scale of such a column, as a share of |mean|
+_FAR = 1e150  # numbers whose squares are not exact any more
+_LEAST_UNIT = torch.finfo(torch.float64).tiny
 _NORMAL_RANGE = 6.0  # standard deviations that a normal column of a thousand rows spans
 _KNOTS = 33
 
@@ -207,17 +209,14 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
         assert not isinstance(numeric, Mixed)  # noqa: S101
         return Mixed(numeric, torch.tensor(cells, dtype=x.dtype))
     missing = x.isnan()
-    share = weight[:, None].masked_fill(missing, 0.0)  # (n, d)
-    share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
-    mean = (share * x.masked_fill(missing, 0.0)).sum(0)
-    raw = (share * (x - mean).masked_fill(missing, 0.0).square()).sum(0).sqrt()
+    share, mean, raw = _moments(x, weight)
     resolution = _resolution(x, missing, mean)
     std = _informative(raw, mean, resolution)
     if kind is None:
         return Affine(torch.zeros_like(mean), torch.ones_like(mean))
     if kind == "isotropic":
-        pooled = _informative(raw.square().mean().sqrt(), mean.abs().mean(), resolution.mean())
-        return Affine(mean, pooled.expand_as(mean).clone())
+        spread = _root_mean_square(raw, raw.new_tensor(1 / len(raw)))
+        return Affine(mean, _informative(spread, mean.abs().mean(), resolution.mean()).expand_as(mean).clone())
     if kind == "standard":
         return Affine(mean, std)
     if kind == "asinh":
@@ -237,22 +236,38 @@ def fit_scaling(kind: str | None, x: Tensor, weight: Tensor, cells: Sequence[int
 def jittering(x: Tensor) -> Tensor:
     """Columns of rows ``(n, d)`` that vary by rounding error alone, and so count as constant; bool, shape ``(d,)``."""
     missing = x.isnan()
-    mean = x.nanmean(0)
-    std = (x - mean).masked_fill(missing, 0.0).square().mean(0).sqrt()
+    _, mean, std = _moments(x, torch.ones_like(x[:, 0]))
     low, high = x.masked_fill(missing, torch.inf).amin(0), x.masked_fill(missing, -torch.inf).amax(0)
     return (low < high) & (std <= _resolution(x, missing, mean))
+
+
+def _moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The share of each observed cell in its column ``(n, d)``, and the mean and standard deviation of the columns."""
+    missing = x.isnan()
+    share = weight[:, None].masked_fill(missing, 0.0)
+    share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
+    mean = (share * x.masked_fill(missing, 0.0)).sum(0)
+    return share, mean, _root_mean_square((x - mean).masked_fill(missing, 0.0), share)
+
+
+def _root_mean_square(x: Tensor, share: Tensor) -> Tensor:
+    """The root of the mean square of each column; squares of huge numbers would overflow, those of tiny ones vanish."""
+    x = x.clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
+    largest = x.abs().amax(0)
+    unit = torch.where((largest > _FAR) | ((largest > 0) & (largest < 1 / _FAR)), largest, 1.0)
+    return (share * (x / unit).square()).sum(0).sqrt() * unit
 
 
 def _resolution(x: Tensor, missing: Tensor, mean: Tensor) -> Tensor:
     """The largest standard deviation of each column that may be rounding error, shape ``(d,)``."""
     single = ((x.float().double() == x) | missing).all(0) & ((x != x.round()) & ~missing).any(0)
-    return torch.where(single, torch.finfo(torch.float32).eps, _ROUNDING) * mean.abs()
+    return (torch.where(single, torch.finfo(torch.float32).eps, _ROUNDING) * mean.abs()).clamp(min=_LEAST_UNIT)
 
 
 def _informative(std: Tensor, mean: Tensor, resolution: Tensor) -> Tensor:
     """The spread of each column; of (nearly) constant columns 1 % of their mean."""
-    magnitude = mean.abs()
-    unit = torch.where(magnitude > 0, _CONSTANT_UNIT * magnitude, torch.ones_like(magnitude))
+    unit = _CONSTANT_UNIT * mean.abs()
+    unit = torch.where(unit > _LEAST_UNIT, unit, torch.ones_like(unit))
     return torch.where(std > resolution, std, unit)
 
 

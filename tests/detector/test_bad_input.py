@@ -1,6 +1,7 @@
 """What was got, what was expected, what to do: the message for every way in which input can be wrong."""
 
 import datetime
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -196,6 +197,23 @@ def test_columns_that_no_scaling_brings_into_reach_are_refused():
         ValueError, match=r"scaling=None and cells beyond 1e\+06 in time \(1\.7e\+09\).*Pass scaling='auto'"
     ):
         fit(stamps, scaling=None)
+
+
+@pytest.mark.parametrize("filling", [9.97e36, -1.79e308])
+@pytest.mark.parametrize("rows", [1, 15])
+def test_fillings_beside_which_a_column_is_blind_are_named(filling, rows):
+    with pytest.warns(UserWarning, match=r"count as equal, in accel \([\d.e+]+\), state .*Replace them by NaN"):
+        fit(spoiled("accel", filling, rows).assign(state=[filling, *[0, 1, 1] * 13]), max_epochs=1)
+
+
+def test_columns_that_see_their_values_are_not_named():
+    rng = np.random.default_rng(0)
+    tails = {"cauchy": rng.standard_cauchy(2000), "lognormal": np.exp(3 * rng.normal(size=2000))}
+    mostly_zero = np.where(rng.random(2000) < 0.96, 0.0, 1e9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(pd.DataFrame(tails | {"mostly_zero": mostly_zero, "constant": 1e-300}), max_epochs=1)
+        fit(spoiled("accel", 9.97e36, 2), max_epochs=1, scaling="robust")
 
 
 def test_divergence_is_reported_and_never_scored(monkeypatch):

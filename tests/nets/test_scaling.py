@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
-from anomalyvae.nets.scaling import LIMIT, fit_scaling
+from anomalyvae.nets.scaling import LIMIT, fit_scaling, jittering
 
 KINDS = ("asinh", "standard", "robust", "quantile", None)
 tables = arrays(float, st.tuples(st.integers(2, 50), st.integers(1, 3)), elements=st.floats(-1e6, 1e6, width=32))
@@ -70,3 +70,12 @@ def test_a_constant_column_is_measured_by_its_magnitude():
     for kind in ("asinh", "standard", "robust", "quantile"):
         moved = fitted(kind, x)(torch.tensor([[202.0, 1.0]], dtype=torch.float64))
         np.testing.assert_allclose(moved.numpy(), [[1.0, 1.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [*KINDS[:-1], "isotropic"])
+@pytest.mark.parametrize("unit", [1e306, 1e160, 1e-170, 1e-300])
+def test_the_unit_of_a_column_does_not_matter(kind, unit):
+    x = np.random.default_rng(0).normal(size=(200, 1))
+    expected = fitted(kind, x)(torch.from_numpy(x))
+    np.testing.assert_allclose(fitted(kind, x * unit)(torch.from_numpy(x * unit)), expected, rtol=1e-6, atol=1e-9)
+    assert not jittering(torch.from_numpy(x * unit)).any()
