@@ -131,7 +131,7 @@ def encode_categories(X: Any, categories: Categories) -> Any:
         if _kind(column) != expected and not column.isna().all():
             wrong.append(f"{name!r} as {_named(column)}, expected {_EXPECTED[expected]}")
         elif name in categories:
-            place = {level: code for code, level in enumerate(categories[name])}
+            place = read_as({level: code for code, level in enumerate(categories[name])})
             found, levels = pd.factorize(column)
             read = bool if expected == "bool" else str
             kept = [place.get(read(level), _other_level(level)) for level in levels]
@@ -144,6 +144,23 @@ def encode_categories(X: Any, categories: Categories) -> Any:
             "numbers by pandas.to_numeric), or fit again."
         )
     return encoded
+
+
+def read_as(known: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What belongs to each level, also to ``1.0`` where ``1`` is known, and the reverse.
+
+    A missing cell makes pandas' whole numbers decimals, and with them the levels of a category.
+    """
+    others: dict[Any, Any] = {}
+    for level, value in known.items():
+        try:
+            number = float(level)
+        except ValueError:
+            continue
+        spelled = {str(int(number)), str(number)} if number.is_integer() else set()
+        if level in spelled:
+            others |= dict.fromkeys(spelled, value)
+    return others | dict(known)
 
 
 def _other_level(level: Any) -> float:
@@ -217,7 +234,7 @@ def fill_cells(X: pd.DataFrame, values: pd.DataFrame, categories: Categories) ->
             continue
         dtype = column.dtype if column.dtype != object else new.dtype
         if isinstance(column.dtype, pd.CategoricalDtype):
-            level = {str(known): known for known in column.cat.categories}
+            level = read_as({str(known): known for known in column.cat.categories})
             new = new.astype(object).map(lambda value, level=level: level.get(value, value))
         whole = column.astype(object).where(~missing, new.astype(object))
         table.isetitem(i, whole.astype("category" if isinstance(dtype, pd.CategoricalDtype) else dtype).array)

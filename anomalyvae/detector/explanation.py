@@ -91,5 +91,5 @@ class Explanation(Representation):
         shares = self._apply(self.network_.view_shares, x)[np.arange(len(x)), largest]
         index = X.index if isinstance(X, pd.DataFrame) else None
         table = pd.DataFrame(shares, columns=self._names(X), index=index)
-        table.insert(0, "view", np.array(self.network_.memorised.words)[largest])
+        table.insert(0, "view", np.array(self.network_.memorised.words)[largest], allow_duplicates=True)
         return table

@@ -204,7 +204,8 @@ class Representation(TransformerMixin):
         """Rows in the units of ``X``, with categories decoded; always a DataFrame if there are any."""
         if not self.categories_:
             return self._like(X, rows, columns)
-        table = pd.DataFrame(rows, index=getattr(X, "index", None), columns=self.feature_names_in_)
+        index = X.index if isinstance(X, pd.DataFrame) else None  # a list has a method of that name
+        table = pd.DataFrame(rows, index=index, columns=self.feature_names_in_)
         return in_kind_of(X, decode_categories(table, self.categories_, self.category_dtypes_))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.detector.categories import read_as
 from anomalyvae.export.nodes import Value, concat
 from anomalyvae.scoring.columns import EMPTY, MISSING
 
@@ -107,7 +108,7 @@ def level_numbers(column: Column, levels: list[Any], missing: float, other: floa
     """The number of each cell's level in a column of text, shape ``(n, 1)``, of the type of ``other``.
 
     A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``. An empty
-    text that is no level is ``empty``, if that is given.
+    text that is no level is ``empty``, if that is given; then whole numbers are read as the detector does.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""
@@ -120,8 +121,8 @@ def level_numbers(column: Column, levels: list[Any], missing: float, other: floa
         column.origin.keeps_empty |= "" in column.origin.levels
     as_number = type(other)
     codes = {str(text): as_number(i) for i, text in enumerate(levels) if not pd.isna(text)}
-    if empty is not None and "" not in codes:
-        codes = {EMPTY: empty, "": empty} | codes
+    if empty is not None:  # the detector's own levels
+        codes = ({} if "" in codes else {EMPTY: empty, "": empty}) | read_as(codes)
     return lookup(column, codes | {MISSING: missing}, other)
 
 

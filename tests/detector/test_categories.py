@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anomalyvae import VAEOutlierDetector, load, save
-from anomalyvae.detector.categories import common_levels
+from anomalyvae.detector.categories import common_levels, read_as
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.nets.likelihoods import SURPRISE_FLOOR, Categorical
 from anomalyvae.nets.objectives import build
@@ -187,6 +187,12 @@ def test_samples_look_like_the_data(normal):
     for road, expected in normal["road"].value_counts(normalize=True).items():
         assert abs(share[road] - expected) < 0.06
     assert (sample.groupby("road")["speed"].mean() - pd.Series(ROADS)).abs().max() < 4
+
+
+def test_only_whole_numbers_are_written_in_two_ways():
+    assert read_as({"1": "a", "2.0": "b", "2": "c"}) == {"1": "a", "1.0": "a", "2": "c", "2.0": "b"}
+    for level in ("1.5", "007", "nan", "inf", "wet", "", True):
+        assert read_as({level: "a"}) == {level: "a"}
 
 
 def test_levels_that_occur_once_are_pooled_with_unseen_levels():

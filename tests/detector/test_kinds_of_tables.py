@@ -164,6 +164,15 @@ def test_rows_with_names_are_a_table(made_of, frame, detector, scorers):
     again = VAEOutlierDetector(max_epochs=3, hidden=[8], random_state=0, objective="elbo").fit(rows)
     np.testing.assert_array_equal(again.anomaly_score(rows), detector.anomaly_score(frame))
     np.testing.assert_array_equal(scorers[1].anomaly_score(rows), scorers[1].anomaly_score(frame))
+    pd.testing.assert_frame_equal(pd.DataFrame(detector.reconstruct(rows)), detector.reconstruct(frame))
+    codes = detector.embed(frame).to_numpy()
+    pd.testing.assert_frame_equal(detector.decode(codes.tolist()), detector.decode(codes))
+
+
+def test_a_column_may_have_the_name_of_a_reason(frame):
+    numbers = frame[["a", "n"]].rename(columns={"n": "view"})
+    reasons = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(numbers).reasons(numbers)
+    assert list(reasons.columns) == ["view", "a", "view"]
 
 
 def test_a_dict_that_lacks_a_cell_lacks_its_value(frame, detector, scorers):
@@ -197,6 +206,18 @@ def test_levels_that_are_numbers_are_text_in_a_file_too(frame, tmp_path):
     scorer = Scorer(save(VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(levels), tmp_path / "m"))
     table = pa.Table.from_pandas(levels, preserve_index=False)
     np.testing.assert_array_equal(scorer.anomaly_score(table), scorer.anomaly_score(levels))
+
+
+@pytest.mark.parametrize(("learned", "given"), [("int64", "float64"), ("float64", "Int64")])
+def test_levels_that_a_missing_cell_makes_decimals_stay_the_same(learned, given, frame, tmp_path):
+    cells = pd.Series(np.tile([1, 2, 3], 30))
+    rows, others = (frame.assign(t=cells.astype(kind).astype("category")) for kind in (learned, given))
+    model = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(rows)
+    np.testing.assert_array_equal(model.anomaly_score(others), model.anomaly_score(rows))
+    scorer = Scorer(save(model, tmp_path / "m"))
+    np.testing.assert_array_equal(scorer.anomaly_score(others), scorer.anomaly_score(rows))
+    holed = others.assign(t=others["t"].where(np.arange(90) % 9 > 0))
+    assert set(model.impute(holed)["t"]) == {1, 2, 3}
 
 
 def test_kept_identifiers_keep_their_digits(frame, scorers):
