@@ -21,6 +21,7 @@ from anomalyvae.review.picking import peaks_of, spread_of
 from anomalyvae.train import recipe_of
 
 _OUTSIDE = 0.01  # range widths; less is rounding, or depends on which training rows the model remembers
+_SAME = 1e-3  # what the ONNX file of a model gives may differ by a tenth of it
 _AROUND_S = 4.0  # seconds shown before and after a window
 
 Floats = NDArray[np.float64]
@@ -167,7 +168,7 @@ class Reasons:
         Parameters
         ----------
         events : DataFrame, n rows
-            ``source``, ``file``, ``recording`` and ``peak_start_s``.
+            ``source``, ``file``, ``recording``, ``peak_start_s``, ``peak_score`` and ``model_id``.
 
         Returns
         -------
@@ -176,13 +177,30 @@ class Reasons:
         Raises
         ------
         FileNotFoundError, ValueError
-            If a recording is missing, or has no such window because it has changed.
+            If a recording is missing, or has changed: it has no such window, or one with another score by this model.
         """
         rows = np.empty((len(events), len(self.recipe.columns)))
         for _, part in events.reset_index(drop=True).groupby(["source", "file"]):
             path = Path(part["source"].iloc[0], part["file"].iloc[0])
             rows[part.index] = self._read(path, part["peak_start_s"].to_numpy())
+            self._refuse_changed(path, part, rows[part.index])
         return rows
+
+    def _refuse_changed(self, path: Path, events: pd.DataFrame, rows: Floats) -> None:
+        own = (events["model_id"] == self.model_id).to_numpy()
+        if not own.any():  # another model has scored them
+            return
+        known, found = (
+            events["peak_score"].to_numpy(dtype=float)[own],
+            self._detector.anomaly_score(self._table(rows[own])),
+        )
+        wrong = np.flatnonzero(~np.isclose(found, known, rtol=_SAME, atol=_SAME))
+        if len(wrong):
+            raise ValueError(
+                f"{path} is not the recording that was scored: its window at "
+                f"{events['peak_start_s'].to_numpy()[own][wrong[0]]:g} s has the score {found[wrong[0]]:.4g}, expected "
+                f"{known[wrong[0]]:.4g}. Restore the old file, or score and review it again."
+            )
 
     def _read(self, path: Path, starts: Floats) -> Floats:
         rows = np.empty((len(starts), len(self.recipe.columns)))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pandas as pd
 
 from anomalyvae.bundle import read_card, read_manifest
-from anomalyvae.bundle.manifest import Paths, manifest_of, next_manifest
+from anomalyvae.bundle.manifest import ROLES, Paths, manifest_of, next_manifest
 from anomalyvae.options import ReadOptions
+from anomalyvae.review.reasons import Reasons
 from anomalyvae.train import TrainingSet, ranges_of, recipe_of, train, unfitted
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def retrain(
     recipe, card = recipe_of(champion), read_card(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
     new = next_manifest(old, events, source)
+    if "model_id" in events:
+        taught = events["verdict"].isin(list(ROLES)) & ~events["event_id"].isin(old["event_id"])
+        flagged = events[taught & (events["model_id"] == card["model_id"])]
+        if len(flagged):  # refuses those whose recordings have changed since
+            Reasons(champion, **options).windows(flagged if source is None else flagged.assign(source=str(source)))
     counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
     if _taught(new) == _taught(old):
         found = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()) or "no events"

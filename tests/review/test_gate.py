@@ -125,6 +125,14 @@ def test_retraining_without_a_verdict_is_refused(world, tmp_path):
     assert not (tmp_path / "same").exists()
 
 
+def test_a_recording_that_was_overwritten_since_its_review_is_not_learned(world, tmp_path):
+    first = world["folder"] / "first"
+    events = world["events"].assign(model_id=read_card(first)["model_id"], peak_score=-99.0)
+    with pytest.raises(ValueError, match=r"broken0.parquet is not the recording that was scored: its window at 40 s"):
+        retrain(events.assign(peak_start_s=events["start_s"]), first, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_verdicts_that_the_champion_has_learned_are_no_reason_to_retrain(world, challenger, tmp_path):
     with pytest.raises(ValueError, match="Got 60 new_normal, 9 fault, expected verdicts that change"):
         retrain(world["events"], challenger, tmp_path / "again")

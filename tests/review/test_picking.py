@@ -466,6 +466,13 @@ def test_a_damaged_file_of_scores_is_named(night, bundles, queue, change, why):
     assert queue.events().empty
 
 
+def test_a_recording_that_was_overwritten_by_another_is_not_explained(night, bundles, queue):
+    drive(16, faults=[(80, 9.0)]).to_csv(night / "drives" / "c.csv", index=False)  # as long as the old one
+    with pytest.raises(ValueError, match=r"c.csv is not the recording that was scored: its window at .* Restore the"):
+        flag(night, bundles, queue)
+    assert queue.events().empty
+
+
 def test_source_finds_moved_recordings(night, bundles, queue):
     (night / "drives").rename(night / "archive")
     with pytest.raises(FileNotFoundError):
