@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from anomalyvae.bundle import read_card
 from anomalyvae.fleet import FEWEST, REASONS, Fleet, Tally, reasons, signal_nats
 from anomalyvae.folders import confined
-from anomalyvae.scoring.one_file import NOTE
+from anomalyvae.scoring.one_file import NOTE, TIME
 from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import read_rows
@@ -250,13 +250,25 @@ def _tallied(name: str, table: pd.DataFrame) -> dict[str, Any]:
     tally.add(table[["anomaly_score"]].to_numpy(dtype=np.float64), flagged, table["start_s"])
     return {
         "recording": name,
-        "start": None,
+        "start": _start_of(table),
         "windows": tally.windows,
         "flagged": tally.flagged,
         "peak_s": tally.peak_s,
         "figures": tally.figures,
         "file": "",
     }
+
+
+def _start_of(table: pd.DataFrame) -> pd.Timestamp | None:
+    """When a recording began, by the moment of its first window; None if that is not known."""
+    if TIME not in table or table[TIME].isna().all():
+        return None
+    first = table.dropna(subset=[TIME]).iloc[0]
+    try:
+        moment = pd.to_datetime(first[TIME], utc=True)
+    except ValueError:
+        raise ValueError(f"Got {first[TIME]!r} in the column {TIME}, expected a date-time. Score again.") from None
+    return (moment - pd.to_timedelta(first["start_s"], unit="s")).round("us")
 
 
 def _signals(of: Floats, among: Floats, signals: tuple[str, ...]) -> list[str]:

@@ -193,6 +193,11 @@ def test_drift_is_said_in_the_order_of_time_and_only_for_new_drives(home, tmp_pa
     found = drift(read_scores(tmp_path / "scores"))
     assert found["recording"].tolist() == [f"z{99 - number}" for number in range(25)]
     assert found["start"].is_monotonic_increasing
+    table = pd.concat([pd.read_parquet(file) for file in sorted((tmp_path / "scores").glob("*.parquet"))])
+    for name in ("table.parquet", "table.csv"):
+        writer(str(tmp_path / name))(table)
+        same = drift(read_scores(tmp_path / name, home / "model"))
+        pd.testing.assert_frame_equal(same[["recording", "start"]], found[["recording", "start"]], check_dtype=False)
     at = int(found["alarm"].argmax())
     assert 2 <= at <= 20
     assert found["alarm"][at:].all()
