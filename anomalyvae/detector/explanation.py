@@ -74,7 +74,7 @@ class Explanation(Representation):
             ``view``: ``"far from its neighbours"``, ``"far from the crowd"`` or ``"breaks a linear relation"``; of
             windows also ``"samples unlike themselves"``, ``"a waveform never seen"``, ``"a short event"`` or ``"a value
             never seen"``. It is the surest; see `anomalyvae.nets.views` and `anomalyvae.nets.window_views`. Then the
-            shares of the features in the square of that distance, which add up to 1.
+            shares of the features in that distance, which add up to 1.
 
         Raises
         ------

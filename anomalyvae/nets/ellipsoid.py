@@ -28,9 +28,21 @@ def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 
 
 def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """The part of each cell in the square of the distance of the observed cells, at least 0, ``(n, k)``."""
+    """How much each cell accounts for the distance, at least 0, and 0 for a missing one, ``(n, k)``.
+
+    The matrix that whitens and is symmetric gives each column the axis that is most like it; the squares of these add
+    up to that of the distance (Garthwaite & Koch 2016, Evaluating the contributions of individual variables to a
+    quadratic form). So a broken relation is a part of all its columns, however close to their means they are. The less
+    is left of the distance without a cell, the more it counts: of these columns, one that is far from its mean.
+    """
+    size, direction = torch.linalg.eigh(whitening.T @ whitening)
+    inverse = torch.where(size > _ROUNDING * size.amax(), size.rsqrt(), 0.0) if len(size) else size
+    symmetric = whitening @ (direction * inverse) @ direction.T @ whitening.T
     centered = nearest_to_mean(u, mean, whitening)
-    return (centered * (centered @ whitening @ whitening.T)).clamp(min=0)
+    squared = (centered @ symmetric).square()
+    precision = whitening.square().sum(1).clamp(min=torch.finfo(u.dtype).tiny)
+    left = squared.sum(1, keepdim=True) - (centered @ whitening @ whitening.T).square() / precision
+    return (squared / (1 + left.clamp(min=0))).masked_fill(u.isnan(), 0.0)
 
 
 def nearest_to_mean(u: Tensor, mean: Tensor, whitening: Tensor, steps: int = STEPS) -> Tensor:

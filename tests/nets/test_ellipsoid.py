@@ -84,6 +84,25 @@ def test_the_distance_of_a_row_with_missing_cells_is_that_of_the_others(columns)
         assert (parts[~there] <= 1e-6 * parts.sum()).all()
 
 
+def test_the_columns_that_account_for_a_distance_are_named():
+    u = with_total(400)
+    u = torch.cat([u, u[:, :1] + 0.01 * normal(400, 1, seed=2), normal(400, 1, seed=3)], dim=1)
+    total, noise = 4, 6
+    twins = [0, 5]
+    mean, whitening, _ = ellipsoid_of(u)
+
+    def shares(columns, by):
+        moved = u[:50].clone()
+        moved[:, columns] += torch.tensor(by, dtype=u.dtype)
+        parts = ellipsoid_parts(moved, mean, whitening)
+        return parts / parts.sum(1, keepdim=True)
+
+    assert (shares([total], [1.0])[:, total] > 0.2).all()  # within its range: the causes may be wrong instead
+    assert (shares([1], [20.0])[:, 1] > 0.7).all()
+    assert (shares([*twins, total], [20.0, 20.0, 10.0])[:, twins] > 0.1).all()
+    assert (shares([noise, 1, total], [9.0, 9.0, 4.5])[:, [noise, 1]] > 0.1).all()
+
+
 def test_many_missing_cells_are_filled_exactly_where_relations_are_exact():
     mixing = normal(90, 100, seed=1)
     mean, whitening, _ = ellipsoid_of(normal(500, 90) @ mixing)
