@@ -14,7 +14,7 @@ from anomalyvae.detector.explanation import Explanation
 from anomalyvae.detector.fitting import FitResult, Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters, scaling_of
 from anomalyvae.detector.rows import Rows
-from anomalyvae.detector.state import TABLES, plain, table_of
+from anomalyvae.detector.state import TABLES, kept_on_failure, plain, table_of
 from anomalyvae.detector.validation import (
     TrainingData,
     new_gaps,
@@ -246,36 +246,37 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
            arXiv:1812.04606.
         """
         check_parameters(self)
-        data = read_training(self, X, sample_weight, groups, outliers, selected)
-        rng = check_random_state(self.random_state)
-        seed = int(rng.randint(2**31 - 1))
-        architecture = architecture_of(self, data)
-        kind = scaling_of(self, architecture)
-        if kind is None:
-            refuse_unscaled(data, X)
-        elif kind in ("asinh", "standard"):
-            warn_of_giants(data, X)
+        with kept_on_failure(self):
+            data = read_training(self, X, sample_weight, groups, outliers, selected)
+            rng = check_random_state(self.random_state)
+            seed = int(rng.randint(2**31 - 1))
+            architecture = architecture_of(self, data)
+            kind = scaling_of(self, architecture)
+            if kind is None:
+                refuse_unscaled(data, X)
+            elif kind in ("asinh", "standard"):
+                warn_of_giants(data, X)
 
-        def new_network(rows: Rows) -> Reconstruction:
-            scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
-            return build(architecture, scaling, seed).to(_device(self.device))
+            def new_network(rows: Rows) -> Reconstruction:
+                scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)
+                return build(architecture, scaling, seed).to(_device(self.device))
 
-        trainer = Trainer(
-            new_network, seed, self.max_epochs, self.validation_fraction, data.outliers, bool(self.verbose)
-        )
-        result = trainer.fit(data.rows, rng)
+            trainer = Trainer(
+                new_network, seed, self.max_epochs, self.validation_fraction, data.outliers, bool(self.verbose)
+            )
+            result = trainer.fit(data.rows, rng)
 
-        self.architecture_, self.network_ = architecture, result.network
-        self.categories_, self.category_dtypes_ = data.categories, data.dtypes
-        self.training_ = data.describe()
-        self.history_, self.stop_reason_ = pd.DataFrame(result.history), result.stop_reason
-        held_out = rounded_up(result.network, result.scores)
-        self.calibration_ = Calibration.from_rows(held_out, result.calibration.weight, result.calibration.group)
-        self.__dict__.pop("suspects_", None)  # of an earlier fit
-        if self.contamination == "auto":
-            self._set_threshold_of_normal_rows(data, result)
-        else:
-            self._set_threshold_by_share(X, data, float(self.contamination))
+            self.architecture_, self.network_ = architecture, result.network
+            self.categories_, self.category_dtypes_ = data.categories, data.dtypes
+            self.training_ = data.describe()
+            self.history_, self.stop_reason_ = pd.DataFrame(result.history), result.stop_reason
+            held_out = rounded_up(result.network, result.scores)
+            self.calibration_ = Calibration.from_rows(held_out, result.calibration.weight, result.calibration.group)
+            self.__dict__.pop("suspects_", None)  # of an earlier fit
+            if self.contamination == "auto":
+                self._set_threshold_of_normal_rows(data, result)
+            else:
+                self._set_threshold_by_share(X, data, float(self.contamination))
         return self
 
     def _set_threshold_of_normal_rows(self, data: TrainingData, result: FitResult) -> None:

@@ -1,10 +1,24 @@
-"""Tables among a detector's attributes as plain values: skops stores arrays and dicts, and no DataFrame."""
+"""A detector's attributes: kept where a fit fails, and tables as plain values, as skops stores no DataFrame."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 
 TABLES = ("history_", "suspects_")
+
+
+@contextmanager
+def kept_on_failure(detector: Any) -> Iterator[None]:
+    """Restore the attributes of a detector if its fit fails or is interrupted: those of two fits do not go together."""
+    before = dict(vars(detector))
+    try:
+        yield
+    except BaseException:
+        vars(detector).clear()
+        vars(detector).update(before)
+        raise
 
 
 def plain(table: pd.DataFrame) -> dict[str, Any]:

@@ -225,6 +225,28 @@ def test_divergence_is_reported_and_never_scored(monkeypatch):
         detector.score_samples(X)
 
 
+@pytest.mark.parametrize(
+    ("other", "interrupted"),
+    [
+        (spoiled("yaw", np.inf).rename(columns={"yaw": "roll"}), None),
+        (X.drop(columns="yaw"), "Trainer"),
+        (X.rename(columns={"yaw": "roll"}), "rounded_up"),
+    ],
+)
+def test_a_fit_that_fails_or_is_interrupted_leaves_the_old_model(other, interrupted, monkeypatch):
+    detector = fit(X)
+    before = detector.predict(X), detector.anomaly_score(X)
+
+    def ctrl_c(*args):
+        raise KeyboardInterrupt
+
+    if interrupted:
+        monkeypatch.setattr(f"anomalyvae.detector.estimator.{interrupted}", ctrl_c)
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        detector.fit(other)
+    np.testing.assert_array_equal((detector.predict(X), detector.anomaly_score(X)), before)
+
+
 def test_latent_codes_of_the_wrong_width_are_refused():
     with pytest.raises(ValueError, match=r"Got latent codes of shape \(1, 9\), expected \(n, 2\)"):
         fit(X).decode(np.zeros((1, 9)))
