@@ -109,7 +109,7 @@ class Evidence:
         }
 
     def timeline(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """The anomaly score over an event's whole recording, or None without scores.
+        """The anomaly score over an event's whole recording, or None without scores of it.
 
         ``time_s`` (the middle of each window), ``score``, ``step_s``, ``threshold`` and ``end_s``.
         """
@@ -119,7 +119,9 @@ class Evidence:
         if not path.is_file():
             return None
         table = read_scores_of(path, ["start_s", "end_s", "anomaly_score"]).sort_values("start_s")
-        if table.empty:
+        at_peak = (table["start_s"] == event["peak_start_s"]) & (table["end_s"] == event["peak_end_s"])
+        same = np.isclose(table.loc[at_peak, "anomaly_score"], event["peak_score"])
+        if table.empty or (event["model_id"] == self.model_id and not same.all()):  # a file of that name elsewhere
             return None
         time_s = table[["start_s", "end_s"]].mean(axis=1).to_numpy()
         step_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0

@@ -145,7 +145,8 @@ class Listing:
     def of_recording(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """The marks of the events of a recording: ``events``, at most 500, and their ``count``."""
         held = self._now()
-        own = np.flatnonzero(held.events["recording"] == event["recording"])
+        same = (held.events[name] == event[name] for name in ("source", "recording"))
+        own = np.flatnonzero(np.logical_and(*same))
         return {"events": marks(held.most(own, _IN_RECORDING, event["event_id"])), "count": len(own)}
 
     def _now(self) -> _Held:

@@ -118,10 +118,12 @@ def test_charts_get_the_current_event_and_reviewed_ones_first(queue, ids):
     assert list(listing.of_map()["event_id"]) == ids
     few = listing._now().most(np.arange(N), 4, ids[950])
     assert list(few["event_id"]) == [ids[0], ids[1], ids[900], ids[950]]
-    own = listing.of_recording({"recording": "Drive 0", "event_id": ids[900]})
+    source = queue.event(ids[900])["source"]
+    own = listing.of_recording({"source": source, "recording": "Drive 0", "event_id": ids[900]})
     assert own["count"] == N // 4
     assert {event["recording"] for event in own["events"]} == {"Drive 0"}
     assert next(event["verdict"] for event in own["events"] if event["event_id"] == ids[900]) == "fault"
+    assert listing.of_recording({"source": "elsewhere", "recording": "Drive 0", "event_id": ids[900]})["count"] == 0
     assert listing.mark(None) is None
     assert listing.mark("unknown") is None
     assert listing.mark(ids[3])["start_s"] == 6.0

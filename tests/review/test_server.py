@@ -209,6 +209,15 @@ def test_the_timeline_shows_the_scores_of_the_recording(files, serving):
     assert told["threshold"] == pytest.approx(-load(files / "model").offset_)
 
 
+def test_the_timeline_is_not_that_of_a_file_of_the_same_name_elsewhere(files, evidence):
+    scores = pd.read_parquet(files / "scores" / "plain.csv.parquet")
+    event = events_of(files, 1, model_id=evidence.model_id).to_dict("records")[0]
+    window = scores.iloc[3]
+    event |= {"peak_start_s": window["start_s"], "peak_end_s": window["end_s"]}
+    assert evidence.timeline(event | {"peak_score": window["anomaly_score"]}) is not None
+    assert evidence.timeline(event | {"peak_score": window["anomaly_score"] + 1}) is None
+
+
 def test_the_map_keeps_distances_in_a_latent_plane(files, serving):
     events = events_of(files)
     page = serving(events)
