@@ -27,6 +27,7 @@ from anomalyvae.events import SLACK_S, check_matches, event_spans, touches
 from anomalyvae.folders import read_whole, replacing_file
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
+from anomalyvae.recordings.cutting import stacked
 from anomalyvae.untrusted import read_json
 
 MANIFEST = "manifest.json"
@@ -172,26 +173,22 @@ def windows_by_role(
     FileNotFoundError, ValueError
         If a recording is gone or its file has changed.
     """
-    rows, spans = [np.empty((0, len(recipe.columns)))], [read_windows([], recipe).spans]
     units: dict[str, str] = {}
-    roles = [np.empty(0, dtype="<U8")]
+    parts, roles = [], [np.empty(0, dtype="<U8")]
     for digest, part in manifest.groupby("sha256", sort=False):
         path = _place(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
         for slab in stream_windows(path, recipe, recording=str(digest), **options):
             role = roles_of(slab.spans, part)
-            chosen = role != ""
-            rows.append(slab.rows.to_numpy()[chosen])
-            spans.append(slab.spans[chosen])
-            roles.append(role[chosen])
+            parts.append(slab.part(role != ""))
+            roles.append(role[role != ""])
             for signal, unit in slab.units.items():
                 if units.setdefault(signal, unit) != unit:
                     raise ValueError(
                         f"Signal {signal!r} is in {unit} in {path}, expected {units[signal]} as in the recordings "
                         "before. Convert it."
                     )
-    where = pd.concat(spans, ignore_index=True)
-    return Windows(pd.DataFrame(np.concatenate(rows), columns=recipe.columns), where, units), np.concatenate(roles)
+    return stacked(parts, recipe), np.concatenate(roles)
 
 
 def roles_of(spans: pd.DataFrame, part: pd.DataFrame) -> NDArray[np.str_]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from anomalyvae.recordings.bus.frames import digits_of
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN
+from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.windows import WindowRecipe
 from anomalyvae.untrusted import listed
@@ -125,8 +125,7 @@ def sparse_in_words(sparse: Mapping[str, str]) -> str:
 class Unknown:
     """Collects the unknown identifiers of a vehicle bus, while the pieces of a recording pass through `watch`."""
 
-    def __init__(self, recipe: WindowRecipe) -> None:
-        self.asked = UNKNOWN in recipe.needed
+    def __init__(self) -> None:
         self._time_s, self._keys = np.empty(0), np.empty(0, dtype=np.int64)
 
     def watch(self, pieces: Iterable[Log]) -> Iterator[Log]:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.options import ReadOptions
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
+from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN
 from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.coverage import Coverage, Unknown
 from anomalyvae.recordings.log import Log, Signal
-from anomalyvae.recordings.reading import name_of, read_log, read_pieces
+from anomalyvae.recordings.reading import name_of, read_pieces
 from anomalyvae.recordings.tabular import ROWS
 from anomalyvae.recordings.windows import WindowRecipe, Windows
 
@@ -54,15 +54,17 @@ def read_windows(
     units: dict[str, tuple[str, str]] = {}  # unit, and the first recording with it
     faults: list[Exception] = []
     for item in recordings:
+        name = item.recording if isinstance(item, Log) else name_of(Path(item))
         try:
-            log = item if isinstance(item, Log) else read_log(item, signals=recipe.needed, **options)
-            if log.recording in parts:
+            if name in parts:
                 raise ValueError(
-                    f"Two recordings are named {log.recording!r}; names must be distinct. Rename one of the files, or "
-                    f"name the recording in Python: read_log(path, recording=...)."
+                    f"Two recordings are named {name!r}; names must be distinct. Rename one of the files, or name the "
+                    f"recording in Python: read_log(path, recording=...)."
                 )
-            parts[log.recording] = windows_of(log, recipe)
-            _refuse_other_units(parts[log.recording].units, log.recording, units)
+            slabs = _of_log(item, recipe) if isinstance(item, Log) else stream_windows(item, recipe, **options)
+            found = stacked(slabs, recipe)
+            _refuse_other_units(found.units, name, units)
+            parts[name] = found
         except (ValueError, OSError) as error:
             faults.append(error)
     if len(faults) == 1:
@@ -70,29 +72,24 @@ def read_windows(
     if faults:
         listed = " ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
         raise ValueError(f"{len(faults)} recordings cannot be used: {listed}")
-    without = {name: reason for part in parts.values() for name, reason in part.without.items()}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    stacked = [recipe.no_windows(), *parts.values()]
-    rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in stacked]), columns=recipe.columns)
-    spans = pd.concat([part.spans for part in stacked], ignore_index=True)
-    starts = {name: start for part in parts.values() for name, start in part.starts.items()}
-    sparse = {name: why for part in parts.values() for name, why in part.sparse.items()}
-    named = {signal: unit for signal, (unit, _) in units.items()}
-    return Windows(rows, spans, named, without, starts, sparse=sparse)
+    return stacked(parts.values(), recipe)
 
 
 def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
     """Cut a recording in memory into windows; ``without`` says why, if it has none."""
-    windows, coverage = recipe.windows(log), Coverage(recipe)
-    list(coverage.watch([log]))
-    coverage.warn_of_infinite(log.recording)
-    if len(windows):
-        coverage.cover(*_edges(windows))
-        why = coverage.sparse()
-        starts = {} if log.start is None else {log.recording: log.start}
-        return replace(windows, starts=starts, sparse={} if why is None else {log.recording: why})
-    return replace(windows, without={log.recording: coverage.reason()})
+    return stacked(_of_log(log, recipe), recipe)
+
+
+def stacked(parts: Iterable[Windows], recipe: WindowRecipe) -> Windows:
+    """Put windows below each other: the slabs of a recording, or several recordings."""
+    every = [recipe.no_windows(), *parts]
+    rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in every]), columns=recipe.columns)
+    spans = pd.concat([part.spans for part in every], ignore_index=True)
+    units, without, starts, sparse = (
+        {key: value for part in every for key, value in getattr(part, name).items()}
+        for name in ("units", "without", "starts", "sparse")
+    )
+    return Windows(rows, spans, units, without, starts, sparse=sparse)
 
 
 def _refuse_other_units(found: dict[str, str], recording: str, units: dict[str, tuple[str, str]]) -> None:
@@ -148,34 +145,40 @@ def stream_windows(
     """
     if rows < 1:
         raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
-    name, coverage = recording or name_of(Path(path)), Coverage(recipe)
-    unknown = Unknown(recipe)
-    needed = [*recipe.needed, *[MOST_FREQUENT] * unknown.asked]
-    logs = unknown.watch(coverage.watch(read_pieces(path, needed, rows=rows, **options)))
+    needed = [*recipe.needed, *([MOST_FREQUENT] if UNKNOWN in recipe.needed else [])]
+    pieces = read_pieces(path, needed, rows=rows, **options)
+    yield from _slabs(pieces, recipe, recording or name_of(Path(path)), rows)
+
+
+def _of_log(log: Log, recipe: WindowRecipe) -> Iterator[Windows]:
+    needed = replace(log, signals={name: log[name] for name in recipe.needed})
+    return _slabs([needed], recipe, log.recording)
+
+
+def _slabs(pieces: Iterable[Log], recipe: WindowRecipe, name: str, rows: int = ROWS) -> Iterator[Windows]:
+    """Cut the pieces of a recording into windows; see `stream_windows`."""
+    coverage, unknown = Coverage(recipe), Unknown()
+    logs = unknown.watch(coverage.watch(pieces))
     units: dict[str, str] = {}
     starts: dict[str, pd.Timestamp] = {}
 
-    def pieces() -> Iterator[Mapping[str, Signal]]:
+    def samples() -> Iterator[Mapping[str, Signal]]:
         for log in logs:  # a signal may begin in a later piece, and so may the samples of all
             units.update({signal.name: signal.unit for signal in log.signals.values() if signal.unit})
             starts.update({} if log.start is None else {name: log.start})
             yield log.signals
 
-    ticks = resample_pieces(pieces(), recipe.needed, recipe.clock, rows)
+    ticks = resample_pieces(samples(), recipe.needed, recipe.clock, rows)
     last: Windows | None = None
     for windows in recipe.slabs(ticks, name, {}, rows):
         if last is not None:
             yield last
         without = {} if len(windows) else {name: coverage.reason()}
-        named = unknown.of(*_edges(windows)) if unknown.asked else None
-        coverage.cover(*_edges(windows))
+        start_s, end_s = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
+        named = unknown.of(start_s, end_s) if UNKNOWN in recipe.needed else None
+        coverage.cover(start_s, end_s)
         last = replace(windows, units=dict(units), without=without, starts=dict(starts), unknown=named)
     coverage.warn_of_infinite(name)
     if last is not None:
         why = coverage.sparse()
         yield last if why is None else replace(last, sparse={name: why})
-
-
-def _edges(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-    """When windows begin and end."""
-    return windows.spans["start_s"].to_numpy(), windows.spans["end_s"].to_numpy()
