@@ -6,7 +6,7 @@ The rules are in :mod:`anomalyvae.recordings.tabular`.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,14 +63,12 @@ class Timeline:
             return None  # a time of day, a clock that was never set, or days of an unknown epoch
         return moment(self._origin / per_second)
 
-    def add(
-        self, cells: pa.ChunkedArray, columns: list[np.ndarray], *, last: bool
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
+    def add(self, cells: pa.ChunkedArray, columns: list[np.ndarray], *, last: bool) -> tuple[np.ndarray, np.ndarray]:
         """Take the next rows, and return the samples that are complete.
 
         ``cells`` are the n stamps of the rows, ``columns`` arrays of n values, NaN for an empty cell. What is returned
-        has m samples: strictly increasing times in seconds, later than all before, and the columns. JumpBackError is
-        raised if the clock jumps back, ValueError if a stamp cannot be read or no row had one.
+        has m samples: strictly increasing times in seconds, later than all before, and the columns, (columns, m).
+        JumpBackError is raised if the clock jumps back, ValueError if a stamp cannot be read or no row had one.
         """
         count = len(cells)
         cells = self._scale.numbers(cells)
@@ -95,7 +93,7 @@ class Timeline:
                 f"{self._source} is empty; each row needs a time stamp. Repair the file, or name another column by "
                 f"time= (--time)."
             )
-        samples = _Samples(stamps, columns, np.zeros(len(stamps), dtype=bool))
+        samples = _Samples.of_rows(stamps, columns)
         samples = (samples if self._waiting is None else self._waiting.followed_by(samples)).in_order()
         complete = len(samples.stamps)
         if complete and not (last or self._prompt):
@@ -167,32 +165,27 @@ class Timeline:
         return np.round(time_s, 6) if stamps.dtype == np.float64 else time_s
 
 
-@dataclass(frozen=True, eq=False)
-class _Samples:
-    """Rows by stamp: for each column the sum of its cells, and how many cells (None: each stamp is one row).
+class _Samples(NamedTuple):
+    """Rows by stamp: of each column, the sum of the cells at a stamp, and how many they are.
 
     ``differ`` are the stamps at which rows have different values in a column.
     """
 
-    stamps: np.ndarray
-    sums: list[np.ndarray]
-    differ: np.ndarray
-    counts: list[np.ndarray] | None = None
+    stamps: np.ndarray  # (n,)
+    differ: np.ndarray  # (n,)
+    sums: np.ndarray  # (columns, n)
+    counts: np.ndarray  # (columns, n)
+
+    @classmethod
+    def of_rows(cls, stamps: np.ndarray, columns: list[np.ndarray]) -> _Samples:
+        cells = np.array(columns, dtype=np.float64).reshape(len(columns), len(stamps))
+        return cls(stamps, np.zeros(len(stamps), dtype=bool), cells, (~np.isnan(cells)).astype(np.float64))
 
     def part(self, rows: slice | np.ndarray) -> _Samples:
-        counts = None if self.counts is None else [count[rows] for count in self.counts]
-        return _Samples(self.stamps[rows], [values[rows] for values in self.sums], self.differ[rows], counts)
-
-    def counted(self) -> list[np.ndarray]:
-        return [(~np.isnan(values)).astype(float) for values in self.sums] if self.counts is None else self.counts
+        return _Samples(*(field[..., rows] for field in self))
 
     def followed_by(self, more: _Samples) -> _Samples:
-        sums = [np.concatenate(pair) for pair in zip(self.sums, more.sums, strict=True)]
-        counts = None
-        if self.counts is not None:
-            counts = [np.concatenate(pair) for pair in zip(self.counts, more.counted(), strict=True)]
-        stamps, differ = np.concatenate((self.stamps, more.stamps)), np.concatenate((self.differ, more.differ))
-        return _Samples(stamps, sums, differ, counts)
+        return _Samples(*(np.concatenate(pair, axis=-1) for pair in zip(self, more, strict=True)))
 
     def in_order(self) -> _Samples:
         """Sort by stamp, and add up rows with the same stamp."""
@@ -203,22 +196,16 @@ class _Samples:
             return self.part(np.argsort(stamps, kind="stable")).in_order()
         begins = np.concatenate(([True], stamps[1:] > stamps[:-1]))
         group, first = np.cumsum(begins) - 1, np.flatnonzero(begins)
-        sums, counts, differ = [], [], np.logical_or.reduceat(self.differ, first)
-        for values, count, mean in zip(self.sums, self.counted(), self.means(), strict=True):
-            counts.append(np.bincount(group, weights=count))
+        means, counts = self.means(), np.add.reduceat(self.counts, first, axis=1)
+        sums = np.full(counts.shape, -0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
             # One by one, from the neutral -0.0, so that sums do not depend on where pieces end.
-            total = np.full(len(counts[-1]), -0.0)
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.add.at(total, group, np.where(count > 0, values, -0.0))
-                low, high = np.fmin.reduceat(mean, first), np.fmax.reduceat(mean, first)
-                differ |= high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-            sums.append(total)
-        return _Samples(stamps[begins], sums, differ, counts)
+            np.add.at(sums.T, group, np.where(self.counts > 0, self.sums, -0.0).T)
+            low, high = np.fmin.reduceat(means, first, axis=1), np.fmax.reduceat(means, first, axis=1)
+            unlike = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
+        differ = np.logical_or.reduceat(self.differ, first) | unlike.any(axis=0)
+        return _Samples(stamps[begins], differ, sums, counts)
 
-    def means(self) -> list[np.ndarray]:
-        if self.counts is None:
-            return self.sums
-        return [
-            np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-            for total, count in zip(self.sums, self.counts, strict=True)
-        ]
+    def means(self) -> np.ndarray:
+        """The mean of each column at each stamp, (columns, n); NaN without a cell."""
+        return np.divide(self.sums, self.counts, out=np.full(self.sums.shape, np.nan), where=self.counts > 0)
