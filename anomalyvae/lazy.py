@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use, so that importing the package costs nothing (PEP 562)."""
+"""Imports on first use: names of a package (PEP 562), and the error for a package that is not installed."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -22,3 +22,8 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
         return getattr(importlib.import_module(homes[name]), name)
 
     return find, lambda: sorted(homes)
+
+
+def not_installed(error: ImportError, what: str, install: str) -> ImportError:
+    """The error for an optional package that is missing: ``what`` needs it, and what pip has to ``install``."""
+    return ImportError(f"{error.name} is not installed; {what} needs it. Install it with: pip install '{install}'.")

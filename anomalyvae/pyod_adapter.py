@@ -19,6 +19,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.lazy import not_installed
 
 if TYPE_CHECKING:
     from pyod.models.base import BaseDetector
@@ -150,9 +151,7 @@ def _import_pyod(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"pyod.models.{module}"), name)
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed; it comes with PyOD. Install it with: pip install 'anomalyvae[compare]'."
-        ) from error
+        raise not_installed(error, "a detector of PyOD", "anomalyvae[compare]") from error
 
 
 # --- PyOD's detectors -----------------------------------------------------------------------------------

@@ -74,12 +74,13 @@ def read_json(text: str | bytes, longest: int = _LONGEST) -> Any:
         raise ValueError(f"{len(text):,} bytes of JSON, expected at most {longest:,}")
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(decoded, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
+        return json.loads(decoded, object_pairs_hook=distinct, parse_constant=_constant, parse_float=_number)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values; ValueError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.events import event_spans, touches
 from anomalyvae.fleet import REASONS
+from anomalyvae.lazy import not_installed
 from anomalyvae.review.reasons import WindowView
 from anomalyvae.untrusted import printable
 
@@ -257,9 +258,7 @@ def figure_of(draw: Callable[["Figure"], None], width_in: float, height_in: floa
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            f"{error.name} is not installed. Install it with: pip install 'anomalyvae[report]'."
-        ) from error
+        raise not_installed(error, "drawing a chart", "anomalyvae[report]") from error
     with rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in), dpi=120)
         draw(figure)

@@ -12,11 +12,14 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from anomalyvae.lazy import not_installed
 from anomalyvae.recordings.redundancy import check_bag, check_files, wrong_in_summary
+from anomalyvae.untrusted import distinct
 
 if TYPE_CHECKING:
     from mcap.summary import Summary
@@ -51,9 +54,7 @@ def open_topics(path: Path) -> Source:
     try:
         return _Mcap(path) if path.suffix.lower() == ".mcap" else _Bag(path)
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed; it reads MCAP files and ROS bags. Run: pip install 'anomalyvae[logs]'."
-        ) from error
+        raise not_installed(error, "reading MCAP files and ROS bags", "anomalyvae[logs]") from error
     except Exception as error:  # the libraries raise errors of any type
         raise _broken(path, error) from error
 
@@ -284,23 +285,11 @@ def _unpacked(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-def _json(data: bytes) -> Any:
-    return json.loads(data, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key in found if sum(key == other for other, _ in pairs) > 1)
-        raise ValueError(f"a JSON message has the key {twice!r} twice")
-    return found
-
-
 def _decoder(encoding: str, schema: Any) -> Decode | str:
     """Return the decoder of the messages of an MCAP topic, or why there is no decoder."""
     described = schema.encoding if schema is not None else ""
     if encoding == "json":
-        return _json
+        return partial(json.loads, object_pairs_hook=distinct)
     if encoding == "protobuf" and described == "protobuf":
         from mcap_protobuf.decoder import DecoderFactory
 

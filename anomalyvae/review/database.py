@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from anomalyvae.lazy import not_installed
+
 try:
     import sqlalchemy as sa
 except ImportError as error:
-    raise ImportError(
-        f"{error.name} is not installed; a review queue needs it. Install it with: pip install 'anomalyvae[review]'."
-    ) from error
+    raise not_installed(error, "a review queue", "anomalyvae[review]") from error
 
 _TIMEOUT_S = 30.0  # for another process that is writing
 _WRITE_LOCK = 0x616E6F6D616C7976  # the advisory lock of PostgreSQL that writers take
@@ -86,10 +86,7 @@ def open_engine(url: str, create: bool) -> sa.Engine:
             "'postgresql://host/drives'. Correct the URL."
         ) from None
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed; a queue in PostgreSQL needs it. Install it with: pip install "
-            "'psycopg[binary]'."
-        ) from error
+        raise not_installed(error, "a queue in PostgreSQL", "psycopg[binary]") from error
     if where.database in (None, "", ":memory:"):
         raise ValueError(f"Got a queue at {url!r}, which is no file: it would be lost at once. Name a file (--queue).")
     file = Path(where.database)

@@ -25,6 +25,7 @@ from importlib.resources import files
 from typing import Any, Unpack
 from urllib.parse import urlsplit
 
+from anomalyvae.lazy import not_installed
 from anomalyvae.options import ReadOptions
 from anomalyvae.review.database import VERDICTS
 from anomalyvae.review.evidence import Evidence, plain
@@ -43,9 +44,7 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as error:
-    raise ImportError(
-        f"{error.name} is not installed; the review page needs it. Install it with: pip install 'anomalyvae[review]'."
-    ) from error
+    raise not_installed(error, "the review page", "anomalyvae[review]") from error
 
 _log = logging.getLogger("uvicorn.error")
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+from anomalyvae.lazy import not_installed
 from anomalyvae.scoring.one_file import Outcome, Work, score_file
 
 _RETRIES = 3
@@ -54,9 +55,7 @@ def dask(work: Work, names: list[str], workers: int, scheduler: str | None = Non
     try:
         from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"engine='dask' needs the package {error.name}. Install it with: pip install 'anomalyvae[dask]'."
-        ) from error
+        raise not_installed(error, "engine='dask'", "anomalyvae[dask]") from error
 
     cluster: Any = scheduler or LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
@@ -112,5 +111,4 @@ def score_whole(work: Work, name: str) -> Outcome:
     return outcome
 
 
-Engine = Callable[[Work, list[str], int, str | None], Iterator[Outcome]]
-ENGINES: dict[str, Engine] = {"local": local, "dask": dask}
+ENGINES: dict[str, Callable[..., Iterator[Outcome]]] = {"local": local, "dask": dask}

@@ -10,13 +10,14 @@ from typing import Any
 
 from anomalyvae.bundle.card import GRAPH, inconsistent, read_bundle
 from anomalyvae.fleet import Fleet
+from anomalyvae.lazy import not_installed
 from anomalyvae.scoring.columns import READ, quoted
 from anomalyvae.untrusted import read_json
 
 try:
     import onnxruntime
 except ModuleNotFoundError as error:
-    raise ImportError(f"Scoring needs the package {error.name}. Install it with: pip install onnxruntime.") from error
+    raise not_installed(error, "scoring", "onnxruntime") from error
 
 FORMAT = 3  # of the metadata; it rises when an older version of the package can no longer read the file
 METADATA = "anomalyvae"  # the key of the metadata in the file; they are JSON

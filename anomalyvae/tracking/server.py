@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from anomalyvae.lazy import not_installed
+
 _SETTINGS = {  # MLflow's own defaults are 120 s and seven retries per request
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -30,10 +32,7 @@ def import_mlflow() -> Any:
     try:
         import mlflow
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed; tracking models needs mlflow. Install it with: "
-            "pip install 'anomalyvae[mlflow]'."
-        ) from error
+        raise not_installed(error, "tracking models", "anomalyvae[mlflow]") from error
     if imported and silenced:
         mlflow.telemetry.set_telemetry_client()  # reads that setting again
     return mlflow

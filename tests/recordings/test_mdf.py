@@ -366,7 +366,7 @@ def test_other_files_are_refused(tmp_path, content, problem):
 def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch):
     path = measured(tmp_path / "drive.mf4")
     monkeypatch.setitem(sys.modules, "asammdf", None)
-    with pytest.raises(ImportError, match=r"Run: pip install 'anomalyvae\[logs\]'"):
+    with pytest.raises(ImportError, match=r"Install it with: pip install 'anomalyvae\[logs\]'"):
         read_log(path, timeout_s=math.inf)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from anomalyvae.lazy import not_installed
 from anomalyvae.recordings.bus.blocks import check_blocks
-from anomalyvae.recordings.bus.messages import missing_extra
 from anomalyvae.recordings.stamps import UNIX_FROM_S
 from anomalyvae.tables.names import PER_SECOND, time_unit
 
@@ -116,7 +116,7 @@ def open_mdf(path: Path) -> Iterator[MdfFile]:
     try:
         from asammdf import MDF
     except ImportError as error:
-        raise missing_extra(error) from error
+        raise not_installed(error, "reading measurement files", "anomalyvae[logs]") from error
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty, not a measurement file. Record it again.")
     check_blocks(path)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anomalyvae.lazy import not_installed
 from anomalyvae.options import Databases, database_files
 from anomalyvae.recordings.bus.frames import EXTENDED
 from anomalyvae.untrusted import listed
@@ -151,7 +152,7 @@ def _load(path: Path, changed_ns: int, size: int) -> tuple[tuple[Message, ...], 
     try:
         from cantools.database import can, load_file, load_string
     except ImportError as error:
-        raise missing_extra(error) from error
+        raise not_installed(error, "reading databases of a bus", "anomalyvae[logs]") from error
     try:
         with _remarks() as remarks:
             kind = path.suffix.lower()[1:]
@@ -199,11 +200,6 @@ def _remarks() -> Iterator[list[str]]:
         logger.removeHandler(listener)
         logger.setLevel(before)
         logger.propagate = propagate
-
-
-def missing_extra(error: ImportError) -> ImportError:
-    """Return the error that says how to install the readers of logs."""
-    return ImportError(f"{error.name} is not installed; it reads logs. Run: pip install 'anomalyvae[logs]'.")
 
 
 def _text_of(path: Path) -> str:
