@@ -71,6 +71,10 @@ class Tally:
         lasting = self._sum / np.maximum(self._count, 1)
         return np.where(nothing[:, None], np.nan, np.column_stack([brief, lasting])).ravel()
 
+    def to_dict(self) -> dict[str, Any]:
+        """``windows``, ``flagged``, ``peak_s`` and ``figures``."""
+        return {"windows": self.windows, "flagged": self.flagged, "peak_s": self.peak_s, "figures": self.figures}
+
 
 def _nats(of: Floats, among: Floats) -> Floats:
     """Figures ``(n, k)`` on one scale, set by others ``(m, k)``: an estimate of ``-log P(another has at least v)``.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from anomalyvae.fleet import FEWEST, Fleet, Tally
 from anomalyvae.scoring.drift import drift, summary_of
-from anomalyvae.scoring.ranking import Scores, rank
+from anomalyvae.scoring.ranking import Scores, in_order_of_time, in_table, rank
 
 
 def ranked(
@@ -32,20 +32,14 @@ def ranked(
         As `anomalyvae.scoring.drift.drift_of` gives it, and ``reference``, the number of earlier recordings. In the
         order of time or, if a recording does not say when it began, of names. None for fewer than six recordings.
     """
-    table = pd.DataFrame(
-        {
-            "recording": list(tallies),
-            "start": pd.to_datetime(pd.Series([starts.get(name) for name in tallies], dtype=object), utc=True),
-            "windows": [tally.windows for tally in tallies.values()],
-            "flagged": [tally.flagged for tally in tallies.values()],
-            "peak_s": [tally.peak_s for tally in tallies.values()],
-            "figures": [tally.figures for tally in tallies.values()],
-            "file": "",
-        }
+    table = in_table(
+        [
+            {"recording": name, "start": starts.get(name), **tally.to_dict(), "file": ""}
+            for name, tally in tallies.items()
+        ]
     )
     ranking = rank(Scores(table, Fleet.of(tallies, signals), ""))
-    by = ["recording"] if table["start"].isna().any() else ["start", "recording"]
-    table = table.sort_values(by, kind="stable", ignore_index=True)
+    table = in_order_of_time(table)
     half = len(table) // 2
     earlier = Fleet.of({name: tallies[name] for name in table["recording"][:half]}, signals) if half >= FEWEST else None
     found = None if earlier is None else summary_of(drift(Scores(table[half:].reset_index(drop=True), earlier, "")))

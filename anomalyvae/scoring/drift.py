@@ -17,7 +17,7 @@ import pandas as pd
 from anomalyvae.fleet import FALSE_ALARMS, MEASURES, Fleet, Monitor, Tally, Watched
 from anomalyvae.folders import replacing_file
 from anomalyvae.recordings import Windows
-from anomalyvae.scoring.ranking import Floats, Scores, of_folder, places_of
+from anomalyvae.scoring.ranking import Floats, Scores, in_order_of_time, of_folder, places_of
 from anomalyvae.untrusted import read_json
 
 _SHOWN = 5  # signals
@@ -48,9 +48,7 @@ def drift(scores: Scores) -> pd.DataFrame:
     if fleet is None:
         raise ValueError(f"{scores.no_fleet} Without them, nothing can be said about drift.")
     known = scores.recordings
-    known = known[[place is None for place in places_of(known, fleet)]]
-    by = ["recording"] if known["start"].isna().any() else ["start", "recording"]
-    known = known.sort_values(by, kind="stable", ignore_index=True)
+    known = in_order_of_time(known[[place is None for place in places_of(known, fleet)]])
     counted = known["windows"] >= fleet.fewest
     monitor, said = Monitor(fleet), list[Watched]()
     step = monitor.now

@@ -219,14 +219,11 @@ class Recording:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        tally = self._tally
         return {
             "recording": self._name,
             "start": None if self._start is None else self._start.isoformat(),
-            "windows": tally.windows,
-            "flagged": tally.flagged,
-            "peak_s": tally.peak_s,
-            "figures": plain(tally.figures),
+            **self._tally.to_dict(),
+            "figures": plain(self._tally.figures),
             "sparse": self.sparse,
         }
 

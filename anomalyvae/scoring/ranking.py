@@ -112,6 +112,12 @@ def places_of(known: pd.DataFrame, fleet: Fleet) -> list[int | None]:
     return [fleet.place(*row) for row in zip(known["recording"], known["windows"], known["figures"], strict=True)]
 
 
+def in_order_of_time(recordings: pd.DataFrame) -> pd.DataFrame:
+    """Recordings by their start or, if one does not say it, by name."""
+    by = ["recording"] if recordings["start"].isna().any() else ["start", "recording"]
+    return recordings.sort_values(by, kind="stable", ignore_index=True)
+
+
 # --- reading --------------------------------------------------------------------------------------------
 
 
@@ -163,7 +169,7 @@ def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Sco
     failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
     files = [file for file in summary["files"] if file["file"] not in failed]
     rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
-    return Scores(_in_table(rows), fleet, summary["model_id"], failed=failed | _without(rows))
+    return Scores(in_table(rows), fleet, summary["model_id"], failed=failed | _without(rows))
 
 
 def _of_table(path: Path) -> Scores:
@@ -185,7 +191,7 @@ def _of_table(path: Path) -> Scores:
         names = names.map(from_spreadsheet)
     rows = [_tallied(str(name), part) for name, part in table.assign(recording=names).groupby("recording", sort=False)]
     model = str(table["model_id"].iloc[0]) if "model_id" in table and len(table) else ""
-    return Scores(_in_table(rows), None, model, NO_MODEL, _without(rows))
+    return Scores(in_table(rows), None, model, NO_MODEL, _without(rows))
 
 
 def _refuse_unlike(table: pd.DataFrame, path: Path) -> None:
@@ -216,8 +222,8 @@ def _is_known(row: dict[str, Any]) -> bool:
     return bool(row["windows"]) and not np.isnan(row["figures"][:2]).any()
 
 
-def _in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Recordings with figures, as many of them as all have."""
+def in_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Recordings with figures, as many of them as all have, as `Scores` takes them."""
     rows = [row for row in rows if _is_known(row)]
     width = min((len(row["figures"]) for row in rows), default=0)
     table = pd.DataFrame(rows, columns=["recording", "start", "windows", "flagged", "peak_s", "figures", "file"])
@@ -248,15 +254,7 @@ def _tallied(name: str, table: pd.DataFrame) -> dict[str, Any]:
     tally = Tally()
     flagged = table["is_outlier"] if "is_outlier" in table else np.zeros(len(table))
     tally.add(table[["anomaly_score"]].to_numpy(dtype=np.float64), flagged, table["start_s"])
-    return {
-        "recording": name,
-        "start": _start_of(table),
-        "windows": tally.windows,
-        "flagged": tally.flagged,
-        "peak_s": tally.peak_s,
-        "figures": tally.figures,
-        "file": "",
-    }
+    return {"recording": name, "start": _start_of(table), **tally.to_dict(), "file": ""}
 
 
 def _start_of(table: pd.DataFrame) -> pd.Timestamp | None:
