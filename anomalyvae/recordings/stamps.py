@@ -6,6 +6,7 @@ The rules are in :mod:`anomalyvae.recordings.tabular`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -135,9 +136,7 @@ class Scale:
         self.absolute = True
         self.period_s = 0.0
         self._guess: int | None = None  # by magnitude, if no unit is given
-        self._days: float | None = None  # days that count from another epoch: 1970 in them
-        self._zero = 0  # 1970 as a stamp of another epoch
-        self._of_day = False  # written as hhmmss.ss
+        self._convert: Callable[[np.ndarray], np.ndarray] = lambda stamps: stamps  # of another epoch or form
         self._read: Read | None = None  # of text that holds date-times or times of day
         if is_text(first.type):
             _refuse_unpadded(first.to_pandas(), source)
@@ -154,8 +153,6 @@ class Scale:
             self.per_second, self.absolute = PER_SECOND[kind.unit], not pa.types.is_duration(kind)
             self.period_s = DAY_S if pa.types.is_time(kind) else 0.0
             self.meaning = str(kind)
-        elif pa.types.is_date(kind):
-            raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
             self._measure(first.to_numpy().astype(np.float64))
         else:
@@ -172,19 +169,19 @@ class Scale:
                 f"Give its unit by time= (--time) {self._named('ms')}."
             )
         if unit == _OF_DAY:
-            self._of_day, self.per_second, self.absolute, self.meaning = True, 1, False, "times of day (hhmmss)"
-            self.period_s = DAY_S
+            self._convert, self.per_second, self.meaning = _of_day, 1, "times of day (hhmmss)"
+            self.absolute, self.period_s = False, DAY_S
             return
         typical = float(np.median(first)) if len(first) else 0.0
         self._typical, days, step = typical, _epoch_of_days(typical), _usual_step(first)
         if not unit and days is not None and 0 < step < _QUICK_D:
             unit = "d"
         if not unit and _LABVIEW_FROM_S <= typical < FUTURE_S and 0 < step < 10:
-            self._zero, self.per_second, self.meaning = _LABVIEW_S, 1, "seconds since 1904"
+            self._convert, self.per_second, self.meaning = _since(_LABVIEW_S), 1, "seconds since 1904"
             return
         zero = next((zero for zero in _WINDOWS if not unit and 0 <= typical - zero < FUTURE_S * 1e7), 0)
         if zero:
-            self._zero, self.per_second, self.meaning = zero, 10**7, _WINDOWS[zero]
+            self._convert, self.per_second, self.meaning = _since(zero), 10**7, _WINDOWS[zero]
             return
         if unit:
             self.per_second = 1 / DAY_S if unit == "d" else PER_SECOND[unit]
@@ -194,7 +191,8 @@ class Scale:
             self._refuse_unlikely(first)
         self.absolute = typical / self.per_second >= UNIX_FROM_S
         if unit == "d" and days is not None:
-            self._days, self.per_second, self.absolute, self.meaning = days, 1, True, _DAYS[days]
+            self._convert = lambda stamps: np.round((stamps - days) * DAY_S, 6)
+            self.per_second, self.absolute, self.meaning = 1, True, _DAYS[days]
             return
         counted = next((word for n, word in _UNITS.items() if np.isclose(n, self.per_second, rtol=1e-9)), "")
         self.meaning = f"unix time in {counted}" if self.absolute else counted
@@ -213,11 +211,12 @@ class Scale:
         if typical_s < FUTURE_S and (step_s < longest or regular) and not days and not early:
             return
         likely = next((unit for unit in ("s", "ms", "us", "ns") if 0 < step / PER_SECOND[unit] < 10), "us")
+        likely = "d" if days else likely
         word = _UNITS[self._guess or 1]
         raise UnitError(
             f"{self._source} gives no unit of time. Its stamps are around {self._typical:.12g} with usual steps of "
             f"{step:g}, which as {'unix time in ' if unix else ''}{word} would be {step_s:g} s. Pass time= (--time) "
-            f"{self._named('d' if days else likely)} if they are {'days' if days else _spelled(likely)}, "
+            f"{self._named(likely)} if they are {'days' if days else _UNITS[int(PER_SECOND[likely])]}, "
             f"{self._named(_short(self._guess or 1))} if they are {word}."
         )
 
@@ -253,7 +252,7 @@ class Scale:
         kind = cells.type
         if self._read is not None:
             return self._stamps_of_text(cells.to_pandas())
-        if pa.types.is_floating(kind) or self._days is not None or self._of_day:
+        if pa.types.is_floating(kind):
             stamps = cells.cast(pa.float64()).to_numpy()
         else:
             stamps = (cells.cast(pa.int32()) if pa.types.is_time32(kind) else cells).cast(pa.int64()).to_numpy()
@@ -262,11 +261,7 @@ class Scale:
                 f"{self._source} begins with stamps around {self._typical:g} and goes on up to {stamps.max():g}, not "
                 f"in one unit. Give its unit by time= (--time) {self._named('ms')}."
             )
-        if self._of_day:
-            return _of_day(stamps)
-        if self._days is not None:
-            return np.round((stamps - self._days) * DAY_S, 6)
-        return stamps - self._zero if self._zero else stamps
+        return self._convert(stamps)
 
     def continued(self, stamps: np.ndarray, turns: Turns = _NO_TURNS) -> tuple[np.ndarray, Turns]:
         """Return stamps of a clock that begins again, as at midnight, as those of one that goes on.
@@ -327,8 +322,14 @@ def _refuse_unpadded(cells: pd.Series, source: str) -> None:
 
 
 def _of_day(stamps: np.ndarray) -> np.ndarray:
-    """Return times of day as seconds."""
+    """Return times of day, written as hhmmss.ss, in seconds."""
+    stamps = stamps.astype(np.float64)
     return np.round(stamps // 10_000 * 3600 + stamps // 100 % 100 * 60 + stamps % 100, 6)
+
+
+def _since(zero: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the conversion of stamps of another epoch, in which 1970 is ``zero``."""
+    return lambda stamps: stamps - zero
 
 
 def _epoch_of_days(typical: float) -> float | None:
@@ -341,10 +342,6 @@ def _usual_step(stamps: np.ndarray) -> float:
     steps = np.abs(np.diff(stamps))
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else 0.0
-
-
-def _spelled(unit: str) -> str:
-    return _UNITS[int(PER_SECOND[unit])]
 
 
 def _short(per_second: float) -> str:
