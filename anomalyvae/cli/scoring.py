@@ -278,7 +278,8 @@ def watch(args: argparse.Namespace) -> int:
         with suppress(KeyboardInterrupt):  # a normal end
             scores = watcher.pipe(sys.stdin.fileno()) if args.source == "-" else watcher.file(args.source)
             if args.json:
-                _print_json(scores)
+                for score in scores:
+                    say(json.dumps(score._asdict(), default=datetime.isoformat), flush=True)
             else:
                 _print_csv(scores, header=not watcher.goes_on)
     if not args.quiet:
@@ -303,11 +304,6 @@ def _print_csv(scores: "Iterator[WindowScore]", header: bool) -> None:
         cells = (*score[:-1], "; ".join(signals))
         lines.writerow([spreadsheet_text(printable(cell) if isinstance(cell, str) else cell) for cell in cells])
         sys.stdout.flush()
-
-
-def _print_json(scores: "Iterator[WindowScore]") -> None:
-    for score in scores:
-        say(json.dumps(score._asdict(), default=datetime.isoformat), flush=True)
 
 
 # --- health ---------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def answer_requests(scratch: str) -> None:
     for kind in (UserWarning, RuntimeWarning):
         warnings.simplefilter("always", kind)
     warnings.showwarning = lambda message, category, *_, **__: send(
-        answers, "warning", [_builtin_names(category)[0], str(message)]
+        answers, "warning", [_builtin_name(category), str(message)]
     )
     send(answers, "ready")
     while True:
@@ -148,8 +148,8 @@ def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
         send(answers, "end")
 
 
-def _builtin_names(kind: type) -> list[str]:
-    return [base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base]
+def _builtin_name(kind: type) -> str:
+    return next(base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base)
 
 
 def _with_tuples(value: Any) -> Any:

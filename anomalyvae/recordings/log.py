@@ -40,7 +40,8 @@ class Signal:
 
     def __repr__(self) -> str:
         unit = f" in {self.unit}" if self.unit else ""
-        return f"<Signal {self.name}{unit}: {len(self.values):,} samples{_span(self.time_s)}>"
+        span = f", {self.time_s[0]:g} to {self.time_s[-1]:g} s" if len(self.time_s) else ""
+        return f"<Signal {self.name}{unit}: {len(self.values):,} samples{span}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +92,6 @@ class Log:
         )
 
 
-def _span(time_s: np.ndarray) -> str:
-    return f", {time_s[0]:g} to {time_s[-1]:g} s" if len(time_s) else ""
-
-
 def joined(pieces: Iterable[Log], recording: str) -> Log:
     """Join consecutive pieces of a recording into one log.
 
@@ -118,14 +115,10 @@ def joined(pieces: Iterable[Log], recording: str) -> Log:
         some = [part for part in found if len(part.time_s)] or found[:1]
         key = tuple(id(part.time_s) for part in some)
         if key not in clocks:
-            clocks[key] = _concatenated([part.time_s for part in some])
-        values = _concatenated([part.values for part in some])
+            clocks[key] = np.concatenate([part.time_s for part in some])
+        values = np.concatenate([part.values for part in some])
         signals[name] = replace(found[0], time_s=clocks[key], values=values)
     return Log(recording, start, signals, left_out, clock)
-
-
-def _concatenated(arrays: list[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def moment(unix: float, unit: str = "s") -> pd.Timestamp | None:

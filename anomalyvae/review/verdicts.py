@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
+from scipy.stats import rankdata
 
 TRUST = 0.3  # of the first scores, before any verdict
 _TRUST_SPREAD = 0.2  # variance of that trust: verdicts teach how far the first scores may be believed
@@ -51,7 +52,7 @@ class VerdictScores:
             )
         rng = np.random.default_rng(random_state)
         self._prior = _in_nats(first)
-        self._ranks = np.column_stack([_ranks(column) for column in rows.T]) if rows.size else rows
+        self._ranks = _ranks(rows) if rows.size else rows
         self._unit = _unit(self._ranks[rng.permutation(len(rows))[:_REFERENCE]])
         self._leaf, self._depth = _leaves(rows, random_state)
         self._known: dict[int, Floats] = {}
@@ -160,14 +161,13 @@ def _in_nats(scores: Floats) -> Floats:
 
 
 def _ranks(values: Floats) -> Floats:
-    """The middle of the share of values below and up to each."""
-    order = np.sort(values)
-    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / (2 * len(order))
+    """The middle of the share of values, of each column, below and up to each."""
+    return np.asarray((2 * rankdata(values, axis=0) - 1) / (2 * len(values)))
 
 
 def _unit(rows: Floats) -> float:
     """The median city-block distance between rows; 1 if there is none."""
-    distances = cdist(rows, rows, "cityblock")[np.triu_indices(len(rows), 1)]
+    distances = pdist(rows, "cityblock")
     return float(np.median(distances)) or 1.0 if len(distances) else 1.0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 from uuid import uuid4
@@ -22,7 +23,7 @@ from anomalyvae.alarms import AlarmTarget
 from anomalyvae.bundle.card import sha256_of
 from anomalyvae.folders import is_scratch, replacing_file
 from anomalyvae.options import ReadOptions, given
-from anomalyvae.scoring.engines import ENGINES, Engine
+from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
 from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, other_source, output_of
 from anomalyvae.scoring.scorer import Scorer
@@ -191,7 +192,8 @@ def score_folder(
         raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
     with _locked(folder):
         _claim(folder, work, metadata["model_id"], overwrite)
-        outcomes = _score_files(work, names, ENGINES[engine], workers, scheduler, strict, progress, began, overwrite)
+        score = partial(ENGINES[engine], work, workers=workers or os.cpu_count() or 1, scheduler=scheduler)
+        outcomes = _score_files(work, names, score, strict, progress, began, overwrite)
         outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
         summary = {
             "model_id": metadata["model_id"],
@@ -220,9 +222,7 @@ def score_folder(
 def _score_files(
     work: Work,
     names: list[str],
-    score: Engine,
-    workers: int | None,
-    scheduler: str | None,
+    score: Callable[[list[str]], Iterator[Outcome]],
     strict: bool,
     progress: Callable[[Progress], None],
     began: float,
@@ -249,7 +249,7 @@ def _score_files(
 
     try:
         show()
-        for outcome in score(work, waiting, workers or os.cpu_count() or 1, scheduler):
+        for outcome in score(waiting):
             rows += outcome.rows - reading.pop(outcome.file, 0)
             if outcome.status == "reading":
                 reading[outcome.file] = outcome.rows
