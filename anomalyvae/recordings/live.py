@@ -245,7 +245,7 @@ class LiveWindows:
             raise not_numbers(name, self.recording, reason)
         time_s, samples = timeline.add(table[self._columns.stamp.raw], values, last=last)
         found = {column.name: Signal(column.name, time_s, x) for column, x in zip(signals, samples, strict=True)}
-        self.coverage.count(found, f"{self._columns.time.split(' of ')[0]} in {timeline.meaning}")
+        self.coverage.count(found, timeline.clock)
         return found
 
     def _refuse_coarse(self, table: pa.Table) -> None:

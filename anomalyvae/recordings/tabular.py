@@ -39,6 +39,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -50,7 +51,7 @@ from anomalyvae.recordings.long_form import Explain, one_column_per_signal
 from anomalyvae.recordings.stamps import FIRST_ROWS, Column, first_stamps, first_text
 from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, numbers_in_text
-from anomalyvae.tables.files import CsvFile
+from anomalyvae.tables.files import CsvFile, repair
 from anomalyvae.tables.names import place_of_time, split_unit
 from anomalyvae.tables.parquet import parquet_file
 
@@ -68,13 +69,10 @@ def csv_pieces(
     time: str | None = None,
     exclude: Iterable[str] = (),
     rows: int = ROWS,
-    sep: str | None = None,
-    decimal: str | None = None,
-    encoding: str | None = None,
-    na: Iterable[str] = (),
+    **dialect: Any,
 ) -> Iterator[Log]:
-    """Read a CSV file with a header line piece by piece."""
-    file = CsvFile(path, sep=sep, decimal=decimal, encoding=encoding, na=na)
+    """Read a CSV file with a header line piece by piece; ``dialect`` is as `CsvFile` takes it."""
+    file = CsvFile(path, **dialect)
     names = file.dialect.names
 
     def cells(wanted: list[str]) -> Iterator[pa.Table]:
@@ -212,7 +210,7 @@ def _logs(
     head, first = _head(tables, columns)
     timeline, end = Timeline(first, columns.stamp, columns.time), head[0][:0]
     refuse_coarse(head, columns)
-    clock = f"{columns.time.split(' of ')[0]} in {timeline.meaning}" if len(first) else ""
+    clock = timeline.clock if len(first) else ""
     for table in chain(head, tables, [end]):
         before = set(left_out)
         values = read_numbers(table, columns.signals, left_out)
@@ -238,10 +236,7 @@ def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str 
     text = first_text(cells, column.decimal)
     if not text or (wanted_by is None and not any(map(like_number, cells.drop_null()[:50].to_pylist()))):
         return
-    remedy = f"Repair the cell, or pass na= (--na) {text!r} if it says that a value is missing"
-    if "," in text and column.decimal != ",":
-        remedy += ", or decimal= (--decimal) ',' if the comma begins the decimals"
-    said = explain(column.raw)
+    said, remedy = explain(column.raw), repair(text, column.decimal)
     if wanted_by is not None:
         raise ValueError(
             f"Signal {column.name!r} of recording {wanted_by!r} holds text such as {text[:40]!r}, and a signal needs "

@@ -49,9 +49,9 @@ class Timeline:
         self._waiting: _Samples | None = None
 
     @property
-    def meaning(self) -> str:
-        """How stamps were read, in words."""
-        return self._scale.meaning
+    def clock(self) -> str:
+        """How stamps were read, in words: "column 'time' in milliseconds"."""
+        return f"{self._source.split(' of ')[0]} in {self._scale.meaning}"
 
     @property
     def start(self) -> pd.Timestamp | None:

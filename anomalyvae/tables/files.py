@@ -40,6 +40,12 @@ class Count(NamedTuple):
         return f"{self.numbers:,} of {self.filled:,} cells are numbers; line {self.line:,} holds {self.cell[:40]!r}"
 
 
+def repair(cell: str, decimal: str) -> str:
+    """What to do about a cell that is not a number, as the beginning of a sentence."""
+    comma = ", or decimal= (--decimal) ',' if the comma begins the decimals" if "," in cell and decimal != "," else ""
+    return f"Repair the cell, or pass na= (--na) {cell!r} if it says that a value is missing{comma}"
+
+
 class CsvFile:
     """A CSV file with a header line.
 

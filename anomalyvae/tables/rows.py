@@ -27,7 +27,7 @@ from anomalyvae.tables.cells import (
     truths_in_text,
     without_missing_text,
 )
-from anomalyvae.tables.files import CsvFile, NotNumbersError
+from anomalyvae.tables.files import CsvFile, NotNumbersError, repair
 from anomalyvae.tables.names import OR_EXCLUDE, nearest, refuse_repeated
 from anomalyvae.tables.packed import suffix_of
 from anomalyvae.tables.parquet import parquet_file
@@ -104,21 +104,12 @@ def _typed(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, kind: s
         return read
     raise ValueError(
         f"Column {name!r} of {file.path} holds text, expected {_KINDS[kind]} as in training: {count}. "
-        f"{_remedy(count.cell, file.dialect.decimal)}"
+        f"{repair(count.cell, file.dialect.decimal)}, or exclude= (--exclude) to leave the column out."
     )
 
 
 def _is_truth(cell: str) -> bool:
     return cell.strip().casefold() in ("true", "false", "1", "0")
-
-
-def _remedy(cell: str, decimal: str) -> str:
-    comma = "," in cell and decimal != ","
-    return (
-        f"Repair the cell, or pass na= (--na) {cell!r} if it says that a value is missing"
-        + (", or decimal= (--decimal) ',' if the comma begins the decimals" if comma else "")
-        + ", or exclude= (--exclude) to leave the column out."
-    )
 
 
 def read_rows(
@@ -333,7 +324,7 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
         count = file.count(place)
         faults.append(
             f"Column {name!r} of {file.path} is neither of numbers nor of text: {count}. "
-            f"{_remedy(count.cell, file.dialect.decimal)}"
+            f"{repair(count.cell, file.dialect.decimal)}, or exclude= (--exclude) to leave the column out."
         )
         return pa.chunked_array([pa.nulls(len(cells), pa.float64())])
     return cells
