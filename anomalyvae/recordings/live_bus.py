@@ -102,7 +102,7 @@ class LiveBus:
             self._zero_s = float(frames["time_s"][0]) if unix else 0.0
         if self._zero_s or self._parser.start_s:
             frames["time_s"] = np.round(frames["time_s"] - self._zero_s, 6)
-        self._decoder.bus_names = getattr(self._parser, "buses", None)
+        self._decoder.bus_names = self._parser.buses
         found = self._decoder.decode(frames)
         self.coverage.count(found)
         yield from self._cut(found)

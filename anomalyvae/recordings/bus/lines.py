@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -23,8 +23,19 @@ _LONGEST_LINE = 1 << 16
 _DECIMAL = re.compile(r"-?\d+(?:[.,]\d+)?", re.ASCII)
 
 Frame = tuple[float, int, bool, int, bytes]  # stamp, identifier, whether it has 29 bits, bus, data
-Parse = Callable[[str], Frame | str]  # a text says why a line is no frame: _SKIPPED, or what to count it as
 _SKIPPED = ""
+
+
+class Parser:
+    """Reads the lines of a log, one after the other."""
+
+    start_s = 0.0  # of unix time; 0 if the header gives none
+    number = 0  # of the last frame; 0 if frames are not numbered
+    buses: list[str] | None = None  # their names, if they have some
+
+    def frame(self, line: str) -> Frame | str:
+        """A frame, or why a line is none: ``_SKIPPED``, or what to count it as."""
+        raise NotImplementedError
 
 
 def text_frames(path: Path) -> tuple[float, list[str] | None, Generator[np.ndarray, None, None]]:
@@ -38,7 +49,7 @@ def text_frames(path: Path) -> tuple[float, list[str] | None, Generator[np.ndarr
         for number, line in lines:  # the header: up to the first frame
             if isinstance(_parsed(path, parser, number, line), tuple):
                 break
-    return parser.start_s, getattr(parser, "buses", None), _chunks(path, parser)
+    return parser.start_s, parser.buses, _chunks(path, parser)
 
 
 def _numbered(path: Path, file: Any) -> Iterator[tuple[int, str]]:
@@ -56,14 +67,14 @@ def _unreadable(path: Path, number: int, what: str) -> ValueError:
     )
 
 
-def _parsed(path: Path, parser: Any, number: int, line: str) -> Frame | str:
+def _parsed(path: Path, parser: Parser, number: int, line: str) -> Frame | str:
     try:
         return parser.frame(line)
     except ValueError as error:
         raise _unreadable(path, number, str(error)) from error
 
 
-def _chunks(path: Path, parser: Any) -> Generator[np.ndarray, None, None]:
+def _chunks(path: Path, parser: Parser) -> Generator[np.ndarray, None, None]:
     frames: list[Frame] = []
     odd = lost = last = 0
     first = (0, "")
@@ -173,13 +184,10 @@ _MONTHS = (
 )
 
 
-class _Asc:
+class _Asc(Parser):
     """Vector's text format; the header's lines may be missing."""
 
-    number = 0  # lines are not counted
-
-    def __init__(self) -> None:
-        self.start_s, self.base = 0.0, 16
+    base = 16
 
     def frame(self, line: str) -> Frame | str:
         if found := _ASC_FRAME.match(line):
@@ -258,14 +266,11 @@ _TRC_READ = ("1.0", "1.1", "1.2", "1.3", "2.0", "2.1")
 _TRC_NO_DATA = {"RR", "ST", "EC", "ER", "EV"}
 
 
-class _Trc:
+class _Trc(Parser):
     """PEAK's text format, which numbers the frames. In versions 1.x a line shows which columns it has."""
 
-    def __init__(self) -> None:
-        self.start_s = 0.0
-        self.number = 0  # of the last frame; 0 if it has none
-        self.version = ""
-        self.columns: list[str] = []
+    version = ""
+    columns: Sequence[str] = ()
 
     def frame(self, line: str) -> Frame | str:
         text = line.strip()
@@ -346,13 +351,10 @@ _CANDUMP_SHOWN = re.compile(
 _ERROR_FRAME = 0x20000000
 
 
-class _Candump:
+class _Candump(Parser):
     """Files of candump -L, and what candump shows with time stamps."""
 
-    number = 0  # lines are not counted
-
     def __init__(self) -> None:
-        self.start_s = 0.0
         self.buses: list[str] = []
 
     def frame(self, line: str) -> Frame | str:
@@ -392,4 +394,4 @@ class _Candump:
         return self.buses.index(name)
 
 
-PARSERS: dict[str, Callable[[], Any]] = {".log": _Candump, ".asc": _Asc, ".trc": _Trc}
+PARSERS: dict[str, type[Parser]] = {".log": _Candump, ".asc": _Asc, ".trc": _Trc}
