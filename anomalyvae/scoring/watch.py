@@ -129,6 +129,12 @@ class Watcher:
                 f"{os.fspath(model)} is a model of plain rows, expected one of windows. Score tables with it by "
                 "anomalyvae score."
             )
+        for name, state in (("drift", drift), ("resume", resume)):
+            if state is not None and newest_first:
+                raise ValueError(
+                    f"Got newest_first and a file for {name}, which needs the order of time. Leave one of them out "
+                    f"(--newest-first, --{name})."
+                )
         rate = None if alarms is None else flag_rate(alarms, scorer.metadata, tail)
         explains = "feature_scores" in scorer.outputs
         path = os.path.abspath(model)
@@ -137,7 +143,7 @@ class Watcher:
         self._recipe = WindowRecipe.from_dict(scorer.metadata["windowing"])
         self._of_a_bus = all(map(is_identifier_signal, self._recipe.needed))
         self.drift = self._drift(drift, newest_first, notify)
-        self._printed = self._resume(resume, newest_first)
+        self._printed = None if resume is None else Printed(Path(resume), scorer.metadata["model_id"])
         self._late, self._timeout_s, self._notify = late, timeout_s, notify
         self._newest_first = newest_first
         self._encoding = options.pop("encoding", None)
@@ -260,24 +266,11 @@ class Watcher:
     ) -> LiveDrift | None:
         metadata = self._session.metadata
         fleet = metadata.get("fleet")
-        if state is not None and newest_first:
-            raise ValueError(
-                "Got newest_first and a file for drift, but drift is told in the order of time. Leave one of them out "
-                "(--newest-first, --drift)."
-            )
         if state is not None and fleet is None:
             raise ValueError(f"{NO_FLEET} Without them, nothing can be said about drift (--drift).")
         if fleet is None or newest_first:
             return None
         return LiveDrift(Fleet.from_dict(fleet), metadata["model_id"], None if state is None else Path(state), notify)
-
-    def _resume(self, state: str | os.PathLike[str] | None, newest_first: bool) -> Printed | None:
-        if state is not None and newest_first:
-            raise ValueError(
-                "Got newest_first and a file to go on with, but that needs the order of time. Leave one of them out "
-                "(--newest-first, --resume)."
-            )
-        return None if state is None else Printed(Path(state), self._session.metadata["model_id"])
 
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
         scores = self._session.scores(Slab({}, windows.rows.to_numpy()))

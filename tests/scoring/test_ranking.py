@@ -322,7 +322,7 @@ def test_watch_says_when_recordings_have_left_the_model(home, tmp_path, capsys):
     found = drift(read_scores(tmp_path / "scores"))
     assert said == found.set_index("recording")["alarm"][[f"z{number}" for number in range(20)]].tolist()
     assert main([*arguments, "--drift", str(tmp_path / "drift.json"), "--newest-first"]) == 1
-    assert "drift is told in the order of time" in capsys.readouterr().err
+    assert "which needs the order of time" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("per_tick", [None, "offline", "causal"])

@@ -216,7 +216,7 @@ def test_a_restart_knows_another_file_of_that_name(model, finished, tmp_path):
 def test_what_cannot_go_on_is_refused(model, detector, finished, tmp_path):
     path, _ = finished
     keeps = tmp_path / "printed.json"
-    with pytest.raises(ValueError, match=r"that needs the order of time\. Leave one of them out"):
+    with pytest.raises(ValueError, match=r"which needs the order of time\. Leave one of them out"):
         Watcher(model, resume=keeps, newest_first=True)
     options = {"resume": keeps, "timeout_s": 0.05}
     with pytest.raises(ValueError, match="a pipe, which cannot be read again"):
