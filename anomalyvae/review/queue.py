@@ -6,7 +6,7 @@ an earlier one back. So no verdict is lost when several people write at the same
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +29,14 @@ from anomalyvae.review.database import (
 )
 from anomalyvae.review.exports import load_export, write_events
 
-_STATUSES = ("all", "open", "reviewed", "unconfirmed")
-
 Row = dict[str, Any]
+
+_STATUSES: dict[str, Callable[[Row], bool]] = {  # and which events have them
+    "all": lambda event: True,
+    "open": lambda event: event["verdict"] is None,
+    "reviewed": lambda event: event["verdict"] is not None,
+    "unconfirmed": lambda event: event["verdict"] == "new_normal" and len(event["agreeing"]) == 1,
+}
 
 
 class Queue:
@@ -133,13 +138,8 @@ class Queue:
         """
         if status not in _STATUSES:
             raise ValueError(f"Got status={status!r}, expected one of {', '.join(map(repr, _STATUSES))}. Pass one.")
-        rows = self._events(*(() if recording is None else (EVENTS.c.recording == recording,)))
-        if status == "open":
-            rows = [row for row in rows if row["verdict"] is None]
-        elif status != "all":
-            rows = [row for row in rows if row["verdict"] is not None]
-        if status == "unconfirmed":
-            rows = [row for row in rows if row["verdict"] == "new_normal" and len(row["agreeing"]) == 1]
+        where = () if recording is None else (EVENTS.c.recording == recording,)
+        rows = [row for row in self._events(*where) if _STATUSES[status](row)]
         if verdict is not None:
             rows = [row for row in rows if row["verdict"] == known_verdict(verdict)]
         return database.table_of(rows, (*EVENT_COLUMNS, *VERDICT_COLUMNS))
