@@ -103,7 +103,7 @@ class Listing:
     def part(self, wanted: Filter, current: str = "") -> dict[str, Any]:
         """The first events that pass a filter, and those around a current one, with what the page counts.
 
-        ``events`` are as `listed` gives them, with ``agreeing``; behind events that are left out, ``gap`` is their
+        ``events`` are as `row_of` gives them, with ``agreeing``; behind events that are left out, ``gap`` is their
         number. ``matching`` of ``total`` events pass.
         """
         held = self._now()
@@ -184,7 +184,7 @@ def _judged(held: _Held, current: Mapping[str, Mapping[str, Any]]) -> pd.DataFra
 
 
 def _row(event: Mapping[Any, Any]) -> dict[str, Any]:
-    return listed(event) | {"agreeing": list(event["agreeing"] or [])}
+    return row_of(event) | {"agreeing": list(event["agreeing"] or [])}
 
 
 def marks(events: pd.DataFrame) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def marks(events: pd.DataFrame) -> list[dict[str, Any]]:
     return [_named(row, _MARKED) for row in events.to_dict("records")]
 
 
-def listed(event: Mapping[Any, Any]) -> dict[str, Any]:
+def row_of(event: Mapping[Any, Any]) -> dict[str, Any]:
     """An event as the page lists it."""
     return _named(event, _LISTED)
 

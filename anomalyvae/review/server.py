@@ -29,7 +29,7 @@ from anomalyvae.lazy import not_installed
 from anomalyvae.options import ReadOptions
 from anomalyvae.review.database import VERDICTS
 from anomalyvae.review.evidence import Evidence, plain
-from anomalyvae.review.listing import STATUSES, Filter, Listing, listed, marks
+from anomalyvae.review.listing import STATUSES, Filter, Listing, marks, row_of
 from anomalyvae.review.queue import Queue
 from anomalyvae.untrusted import printable
 
@@ -204,14 +204,14 @@ def create_app(
         name = request.path_params["name"]
         await asyncio.to_thread(_event, queue, name)
         before = await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
-        current = listed(await asyncio.to_thread(_event, queue, name))
+        current = row_of(await asyncio.to_thread(_event, queue, name))
         return JSONResponse(current | {"overruled": _unseen(before, said)})
 
     async def undo(request: Request) -> Response:
         said = await _said(request)
         name = request.path_params["name"]
         await asyncio.to_thread(_undo, queue, name, said["reviewer"], said["reviewed_at"])
-        return JSONResponse(listed(await asyncio.to_thread(_event, queue, name)))
+        return JSONResponse(row_of(await asyncio.to_thread(_event, queue, name)))
 
     one = "/api/events/{name}"
     return Starlette(

@@ -71,8 +71,8 @@ def mdf_pieces(
     """
     decoder = Decoder(databases, wanted, str(path), identifiers=identifiers)
     with open_mdf(path) as file:
-        start = file.guarded(lambda: file.start)
-        groups, left_out = file.guarded(_groups, file, set(decoder.names))
+        start = file.call(lambda: file.start)
+        groups, left_out = file.call(_groups, file, set(decoder.names))
         names = [signal.name for group in groups for _, signal in group.channels]
         decoder.check([*names, *left_out])
         for name in wanted or ():
@@ -111,7 +111,7 @@ def mdf_counts(
     """
     decoder = Decoder(databases, wanted, str(path))
     with open_mdf(path) as file:
-        groups, _ = file.guarded(_groups, file, set(decoder.names))
+        groups, _ = file.call(_groups, file, set(decoder.names))
         if decoder.lists_identifiers:
             decoder.list_buses(all_frames(file))
         for group in groups:

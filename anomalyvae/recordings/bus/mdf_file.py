@@ -53,9 +53,9 @@ class MdfFile:
         self.path, self.mdf, self.groups = path, mdf, mdf.groups
         self.is_4 = mdf.version >= "4.00"
 
-    def guarded(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call what uses asammdf."""
-        return _guarded(self.path, call, *args)
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that uses asammdf."""
+        return _call(self.path, function, *args)
 
     @property
     def start(self) -> pd.Timestamp | None:
@@ -84,12 +84,12 @@ class MdfFile:
     ) -> list[Any]:
         """Return rows of channels of a group, as signals of asammdf; ``in_numbers``, no conversion gives text."""
         asked = [(None, number, place) for place in places]
-        found = self.guarded(self.mdf.select, asked, first, raw, False, in_numbers, count)
+        found = self.call(self.mdf.select, asked, first, raw, False, in_numbers, count)
         return list(found)
 
     def stamp_s(self, number: int, row: int) -> float:
         """Return the stamp of a row of a group."""
-        found = self.guarded(self.mdf.get_master, number, None, row, 1)
+        found = self.call(self.mdf.get_master, number, None, row, 1)
         if not len(found):
             raise ValueError(
                 f"Group {number} of {self.path} ends before row {row:,} of the "
@@ -126,20 +126,20 @@ def open_mdf(path: Path) -> Iterator[MdfFile]:
             if file.read(8) == b"UnFinMF ":  # asammdf completes it in place, so in a copy
                 source, mode = Path(shutil.copyfile(path, Path(folder) / path.name)), "r+b"
         with source.open(mode) as file:
-            mdf = _guarded(path, MDF, file, temporary_folder=folder, process_bus_logging=False, use_display_names=False)
+            mdf = _call(path, MDF, file, temporary_folder=folder, process_bus_logging=False, use_display_names=False)
             try:
                 yield MdfFile(path, mdf)
             finally:
-                _guarded(path, mdf.close)
+                _call(path, mdf.close)
 
 
-def _guarded(path: Path, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call(path: Path, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call asammdf without what it prints; turn any of its errors into one that names the file."""
     logger = logging.getLogger("asammdf")
     disabled, logger.disabled = logger.disabled, True
     try:
         with redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
-            return call(*args, **kwargs)
+            return function(*args, **kwargs)
     except _UnreadableError:
         raise
     except Exception as error:  # asammdf raises errors of any type

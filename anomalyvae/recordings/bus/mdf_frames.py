@@ -23,13 +23,13 @@ _MOST_BYTES = 64  # in a frame
 
 def frame_sources(file: MdfFile) -> list[Iterator[np.ndarray]]:
     """Return the recorded frames of each group, in order of time."""
-    groups = file.guarded(_groups, file)
+    groups = file.call(_groups, file)
     return [in_order(_frames(file, *group), f"group {group[0]} of {file.path}") for group in groups]
 
 
 def all_frames(file: MdfFile) -> Iterator[np.ndarray]:
     """Yield the recorded frames, group by group."""
-    for number, parts in file.guarded(_groups, file):
+    for number, parts in file.call(_groups, file):
         yield from _frames(file, number, parts)
 
 
@@ -74,8 +74,8 @@ def _frames(file: MdfFile, number: int, parts: dict[str, int]) -> Iterator[np.nd
         found = file.select(number, list(asked.values()), first, count, raw=True)
         columns = {name: signal.samples for name, signal in zip(asked, found, strict=True)}
         if varying:
-            columns |= file.guarded(_varying_bytes, file, number, parts["DataBytes"], first, count)
-        yield file.guarded(_as_frames, columns, file.seconds(number, found[0].timestamps))
+            columns |= file.call(_varying_bytes, file, number, parts["DataBytes"], first, count)
+        yield file.call(_as_frames, columns, file.seconds(number, found[0].timestamps))
 
 
 def _varying_bytes(file: MdfFile, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
