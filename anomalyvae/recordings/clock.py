@@ -187,20 +187,14 @@ def _followed_by(held: dict[str, Signal], piece: Mapping[str, Signal]) -> dict[s
 
 def _since(held: dict[str, Signal], time_s: float, clock: Clock) -> dict[str, Signal]:
     """Return the samples from a time on, and for a state the one before as well."""
-    clocks: dict[int, np.ndarray] = {}
+    clocks: dict[tuple[int, int], np.ndarray] = {}
     shorter = {}
     for name, signal in held.items():
-        stamps = signal.time_s
-        begin = int(np.searchsorted(stamps, time_s))
+        begin = int(np.searchsorted(signal.time_s, time_s))
         if name in clock.states:
             valid = np.flatnonzero(np.isfinite(signal.values[:begin]))
             begin = int(valid[-1]) if len(valid) else begin
-        elif id(stamps) in clocks:
-            shorter[name] = Signal(name, clocks[id(stamps)], signal.values[begin:])
-            continue
-        kept = stamps[begin:]
-        if name not in clock.states:
-            clocks[id(stamps)] = kept
+        kept = clocks.setdefault((id(signal.time_s), begin), signal.time_s[begin:])
         shorter[name] = Signal(name, kept, signal.values[begin:])
     return shorter
 
@@ -250,7 +244,7 @@ def _stretches(clocks: list[np.ndarray], max_gap_s: float) -> np.ndarray:
 
 
 def _tick_ranges(
-    stretches: np.ndarray, origin: float, rate_hz: float, following: int | None = None
+    stretches: np.ndarray, origin: float, rate_hz: float, following: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each stretch's first tick, and how many ticks it has; ``following`` continues the first."""
     first = np.ceil((stretches[:, 0] - origin - SAME_S) * rate_hz).astype(np.int64)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import combinations
-from os import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +129,7 @@ def _messages_of(path: Path) -> tuple[Message, ...]:
         raise ValueError(
             f"The database {path} has none of the suffixes {', '.join(_SUFFIXES)}. Export it as one of these."
         )
-    state = stat(path)
+    state = path.stat()
     messages, remarks = _load(path, state.st_mtime_ns, state.st_size)
     if not messages:
         raise ValueError(
