@@ -7,17 +7,14 @@ import zlib
 import can
 import numpy as np
 import pytest
+from bus_files import ASC_HEAD as HEAD
+from bus_files import HEAD as DBC_HEAD
 
 from anomalyvae.recordings import read_log
 
-ENGINE = """VERSION ""
-NS_ :
-BS_:
-BU_: ECU
-BO_ 256 Engine: 8 ECU
+ENGINE = f"""{DBC_HEAD}BO_ 256 Engine: 8 ECU
  SG_ RPM : 0|16@1+ (1,0) [0|65535] "rpm" ECU
 """
-HEAD = "date Thu May 16 06:16:50.884 pm 2024\nbase hex  timestamps absolute\ninternal events logged\n"
 
 
 @pytest.fixture

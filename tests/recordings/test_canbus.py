@@ -8,6 +8,7 @@ import can
 import numpy as np
 import pandas as pd
 import pytest
+from bus_files import HEAD, WRITERS, write
 
 from anomalyvae.recordings import list_signals, read_log
 from anomalyvae.recordings.bus import canbus
@@ -17,11 +18,7 @@ from anomalyvae.recordings.log import joined
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "can"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="real CAN logs are not at hand")
 START_S = 1_700_000_000.0
-DATABASE = """VERSION ""
-NS_ :
-BS_:
-BU_: ECU
-
+DATABASE = f"""{HEAD}
 BO_ 291 Wheels: 8 ECU
  SG_ speed : 7|16@0+ (0.01,0) [0|0] "km/h" ECU
  SG_ counter : 56|8@1+ (1,0) [0|0] "" ECU
@@ -29,12 +26,6 @@ BO_ 291 Wheels: 8 ECU
 BO_ 2566844672 Engine: 8 ECU
  SG_ torque : 0|16@1- (0.5,0) [0|0] "N m" ECU
 """
-WRITERS = {
-    ".blf": can.BLFWriter,
-    ".asc": can.ASCWriter,
-    ".trc": can.TRCWriter,
-    ".log": can.CanutilsLogWriter,
-}
 
 
 @pytest.fixture
@@ -55,13 +46,6 @@ def drive(n=200):
             yield message(k / 100, 0x18FEF100 & 0x1FFFFFFF, struct.pack("<h6x", 40 - k), channel=0)
         else:
             yield message(k / 100, 291, struct.pack(">H5xB", 10 * k, k % 256), channel=0)
-
-
-def write(path, messages):
-    with WRITERS[path.suffix](path) as writer:
-        for each in messages:
-            writer.on_message_received(each)
-    return path
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

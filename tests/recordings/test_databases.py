@@ -6,21 +6,17 @@ import warnings
 import cantools
 import numpy as np
 import pytest
+from bus_files import ASC_HEAD, HEAD
 
 from anomalyvae import read_log
 from anomalyvae.recordings.bus import canbus
 from anomalyvae.recordings.bus.frames import EXTENDED
 from anomalyvae.recordings.bus.messages import load_messages
 
-ENGINE = """VERSION ""
-NS_ :
-BS_:
-BU_: ECU
-BO_ 256 Engine: 8 ECU
+ENGINE = f"""{HEAD}BO_ 256 Engine: 8 ECU
  SG_ RPM : 0|16@1+ (1,0) [0|0] "rpm" ECU
  SG_ Temp : 16|8@1- (1,0) [0|0] "degC" ECU
 """
-ASC = "date Thu May 16 06:16:50.884 pm 2024\nbase hex  timestamps absolute\ninternal events logged\n"
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def engine(tmp_path):
     ("name", "text", "buses"),
     [
         ("two.log", "(0.1) can0 100#1000\n(0.2) can1 100#FF00\n(0.3) slcan0 100#0100\n", ("can0", "can1", "slcan0")),
-        ("two.asc", ASC + "0.1 1 100 Rx d 2 10 00\n0.1 2 100 Rx d 2 FF 00\n0.3 3 100 Rx d 1 1\n", ("1", "2", "3")),
+        ("two.asc", ASC_HEAD + "0.1 1 100 Rx d 2 10 00\n0.1 2 100 Rx d 2 FF 00\n0.3 3 100 Rx d 1 1\n", ("1", "2", "3")),
     ],
 )
 def test_frames_of_two_buses_are_never_joined(tmp_path, engine, name, text, buses):
@@ -57,7 +53,7 @@ def test_frames_of_two_buses_are_never_joined(tmp_path, engine, name, text, buse
 
 def database(tmp_path, text, encoding="utf-8"):
     path = tmp_path / "car.dbc"
-    path.write_bytes(('VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n' + text).encode(encoding))
+    path.write_bytes((HEAD + text).encode(encoding))
     return path
 
 

@@ -6,15 +6,14 @@ import warnings
 import cantools
 import numpy as np
 import pytest
+from bus_files import HEAD, frames
 from cantools.database.can import Message, Signal
 from cantools.database.conversion import BaseConversion
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings.bus.decode import Decoder
-from anomalyvae.recordings.bus.frames import FRAME
 
-HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'
 MULTIPLEXED = (
     HEAD
     + """
@@ -54,16 +53,6 @@ BA_ "VFrameFormat" BO_ 2364540158 3;
 BA_ "VFrameFormat" BO_ 2565800190 3;
 """
 )
-
-
-def frames(*rows, extended=False, bus=0):
-    """Frames of (seconds, identifier, bytes)."""
-    made = np.zeros(len(rows), dtype=FRAME)
-    for frame, (time_s, key, data) in zip(made, rows, strict=True):
-        frame["time_s"], frame["id"], frame["extended"], frame["bus"] = time_s, key, extended, bus
-        frame["length"] = len(data)
-        frame["data"][: len(data)] = list(data)
-    return made
 
 
 @pytest.fixture

@@ -6,21 +6,17 @@ from pathlib import Path
 import can
 import numpy as np
 import pytest
+from bus_files import frames as as_frames
+from bus_files import write as write_messages
 
 from anomalyvae.cli import main
 from anomalyvae.recordings import bus_recipe, list_signals, read_log, read_windows, stream_windows
 from anomalyvae.recordings.bus import canbus
-from anomalyvae.recordings.bus.frames import EXTENDED, FRAME
+from anomalyvae.recordings.bus.frames import EXTENDED
 from anomalyvae.recordings.bus.identifiers import UNKNOWN, IdentifierSignals, parts_of
 from anomalyvae.recordings.live_bus import LiveBus
 
 ENGINE, GEAR = 0x18FEDF00, 0x123
-WRITERS = {
-    ".blf": can.BLFWriter,
-    ".asc": can.ASCWriter,
-    ".trc": can.TRCWriter,
-    ".log": can.CanutilsLogWriter,
-}
 J1939 = Path(__file__).parents[3] / "shared" / "data" / "j1939" / "normal.log"
 
 
@@ -35,19 +31,12 @@ def bus(seconds=12.0, *, skip=(), begin_s=0.0):
     return [(begin_s + time_s, key, data) for time_s, key, data in found if key not in skip]
 
 
-def write(path, frames, channel=0):
-    with WRITERS[path.suffix](path) as writer:
-        for time_s, key, data in frames:
-            writer.on_message_received(
-                can.Message(
-                    timestamp=1_700_000_000 + time_s,
-                    arbitration_id=key,
-                    is_extended_id=key > 0x7FF,
-                    data=data,
-                    channel=channel,
-                )
-            )
-    return path
+def message(time_s, key, data):
+    return can.Message(1_700_000_000 + time_s, key, key > 0x7FF, data=data, channel=0)
+
+
+def write(path, frames):
+    return write_messages(path, (message(*frame) for frame in frames))
 
 
 def shown(path, frames, bus_of=lambda key: "can0"):
@@ -60,18 +49,10 @@ def shown(path, frames, bus_of=lambda key: "can0"):
     return path
 
 
-def as_frames(frames, extended=True):
-    rows = np.zeros(len(frames), dtype=FRAME)
-    for row, (time_s, key, data) in zip(rows, frames, strict=True):
-        row["time_s"], row["id"], row["extended"], row["length"] = time_s, key, key > 0x7FF, len(data)
-        row["data"][: len(data)] = list(data)
-    return rows
-
-
 def measured(path, frames):
     from asammdf import MDF, Signal, Source
 
-    rows = as_frames(frames)
+    rows = as_frames(*frames)
     parts = np.rec.fromarrays(
         [
             np.ones(len(rows), np.uint8), rows["id"], rows["extended"].astype(np.uint8), rows["length"],
@@ -222,7 +203,7 @@ def test_buses_are_never_joined(tmp_path):
 
 def test_identifiers_of_11_and_29_bits_and_names_are_told_apart():
     signals = IdentifierSignals(["0x123.frames", "0x00000123.frames"], "a log", lambda key: False)
-    rows = as_frames([(k / 10, 0x123, b"\1") for k in range(20)])
+    rows = as_frames(*((k / 10, 0x123, b"\1") for k in range(20)))
     rows["extended"][::2] = True
     found = signals.add(rows)
     np.testing.assert_array_equal(found["0x123.frames"].values, [10, 0] * 9)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings import WindowRecipe, log_from_frame
+from anomalyvae.recordings.cutting import stacked
 from anomalyvae.recordings.live import LiveWindows
-from anomalyvae.recordings.windows import Windows
 
 UNIX_S = 1_492_638_964
 
@@ -29,15 +29,8 @@ def live_windows(text, recipe, places=(), late=False):
     return [*slabs, *live.end()], live
 
 
-def joined(slabs, recipe):
-    if not slabs:
-        return recipe.windows(log_from_frame(pd.DataFrame(columns=["time_s", *recipe.needed], dtype=float), "drive"))
-    rows = pd.concat([slab.rows for slab in slabs], ignore_index=True)
-    return Windows(rows, pd.concat([slab.spans for slab in slabs], ignore_index=True), slabs[0].units)
-
-
 def assert_same(slabs, frame, recipe):
-    expected, windows = recipe.windows(log_from_frame(frame, "drive")), joined(slabs, recipe)
+    expected, windows = recipe.windows(log_from_frame(frame, "drive")), stacked(slabs, recipe)
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     assert windows.spans.to_numpy().tolist() == expected.spans.to_numpy().tolist()
     return windows
@@ -91,7 +84,14 @@ def test_what_a_cell_may_look_like():
     text = "\n".join(["\ufefftime_s,note,x [m]\r", *lines, ""]).encode()
     recipe = WindowRecipe(("x",), 10, 0.1, 0.1, 0.5)
     slabs, live = live_windows(text, recipe)
-    assert joined(slabs, recipe).rows["x@0"].tolist() == [1, 2, 3, 4, 5, 0]  # a missing one lies between its neighbours
+    assert stacked(slabs, recipe).rows["x@0"].tolist() == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        0,
+    ]  # a missing one lies between its neighbours
     assert (live.left_out, live.units) == (0, {"x": "m"})
 
 
@@ -130,7 +130,7 @@ def test_a_clock_that_jumps_back_begins_another_recording():
     text = pd.concat(parts).to_csv(index=False).encode()
     for places in ([], range(200), [29, 31, 60], [30, 70]):
         slabs, live = live_windows(text, recipe, places)
-        found = joined(slabs, recipe)
+        found = stacked(slabs, recipe)
         assert live.recordings == 3
         names = ["drive", "drive#2", "drive#3"]
         assert found.spans["recording"].unique().tolist() == names

@@ -12,6 +12,7 @@ import can
 import numpy as np
 import pandas as pd
 import pytest
+from bus_files import HEAD
 from can.io.mf4 import MF4Writer
 
 from anomalyvae.recordings import list_signals, read_log
@@ -21,11 +22,7 @@ from anomalyvae.recordings.log import joined
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not (DATA / "css_drive").exists(), reason="real MF4 files are not at hand")
-DATABASE = """VERSION ""
-NS_ :
-BS_:
-BU_: ECU
-
+DATABASE = f"""{HEAD}
 BO_ 291 Wheels: 8 ECU
  SG_ speed : 7|16@0+ (0.01,0) [0|0] "km/h" ECU
 

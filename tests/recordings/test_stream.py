@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalyvae.recordings import READERS, Log, Signal, WindowRecipe, clock, read_log, stream_windows, timeline
-from anomalyvae.recordings.windows import Windows
+from anomalyvae.recordings.cutting import stacked
 
 UNIX_S = 1_492_638_964
-
-
-def joined(slabs):
-    rows = pd.concat([slab.rows for slab in slabs], ignore_index=True)
-    return Windows(rows, pd.concat([slab.spans for slab in slabs], ignore_index=True), slabs[0].units)
 
 
 def whole(path, recipe):
@@ -26,7 +21,7 @@ def whole(path, recipe):
 def assert_same(path, recipe, rows):
     """Check that slabs and whole agree to the last bit, the sign of zero included; return the windows."""
     expected, slabs = whole(path, recipe), list(stream_windows(path, recipe, rows=rows))
-    windows = joined(slabs)
+    windows = stacked(slabs, recipe)
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     pd.testing.assert_frame_equal(windows.spans, expected.spans, check_exact=True)
     assert list(windows.rows) == list(expected.rows)
@@ -231,7 +226,7 @@ def test_units_and_names_come_along(tmp_path):
     for path in (tmp_path / "drive.parquet", tmp_path / "drive.csv"):
         recipe = WindowRecipe(("v",), 1, 2, 1, 1)
         assert assert_same(path, recipe, rows=4).units == {"v": "m/s"}
-        windows = joined(list(stream_windows(path, recipe, recording="trip 7")))
+        windows = stacked(stream_windows(path, recipe, recording="trip 7"), recipe)
         assert set(windows.spans["recording"]) == {"trip 7"}
 
 
@@ -253,7 +248,7 @@ def test_the_start_and_units_may_come_with_a_later_piece(tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, ".bag", pieces)
     (tmp_path / "late.bag").touch()
     recipe = WindowRecipe(("y",), rate_hz=1, length_s=2, stride_s=2, max_gap_s=2)
-    assert joined(list(stream_windows(tmp_path / "late.bag", recipe))).units["y"] == "kN"
+    assert stacked(stream_windows(tmp_path / "late.bag", recipe), recipe).units["y"] == "kN"
 
 
 def test_formats_that_come_in_pieces_are_not_read_whole(tmp_path, monkeypatch):
@@ -273,7 +268,7 @@ def test_formats_that_come_in_pieces_are_not_read_whole(tmp_path, monkeypatch):
     path.touch()
     recipe = WindowRecipe(("x", "y"), 10, 1, 0.1, 0.5)
     slabs = list(stream_windows(path, recipe, rows=7))
-    windows, expected = joined(slabs), recipe.windows(Log("drive", None, signals))
+    windows, expected = stacked(slabs, recipe), recipe.windows(Log("drive", None, signals))
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     pd.testing.assert_frame_equal(windows.spans, expected.spans, check_exact=True)
     assert (len(windows), windows.units, max(map(len, slabs))) == (87, {"x": "g"}, 7)

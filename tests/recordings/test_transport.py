@@ -7,6 +7,7 @@ import can
 import cantools
 import numpy as np
 import pytest
+from bus_files import HEAD, frames
 from cantools.database.can import Message, Signal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from anomalyvae.recordings.log import joined
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "mf4"
 GROUP, DIRECTED = 0xFEE3, 0xEF00
-HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'
 ATTRIBUTES = """
 BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";
 BA_DEF_DEF_ "VFrameFormat" "J1939PG";
@@ -55,11 +55,7 @@ def database(tmp_path_factory):
 
 
 def frame(time_s, key, data, bus=0):
-    made = np.zeros(1, dtype=FRAME)
-    made["time_s"], made["id"], made["extended"], made["bus"] = time_s, key, key > 0x7FF, bus
-    made["length"] = len(data)
-    made["data"][0, : len(data)] = list(data)
-    return made
+    return frames((time_s, key, data), bus=bus)
 
 
 def in_order(frames):

@@ -1,0 +1,32 @@
+"""Frames, logs and databases of vehicle buses, for tests."""
+
+import can
+import numpy as np
+
+from anomalyvae.recordings.bus.frames import FRAME
+
+HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\n'  # of a DBC file
+ASC_HEAD = "date Thu May 16 06:16:50.884 pm 2024\nbase hex  timestamps absolute\ninternal events logged\n"
+WRITERS = {
+    ".blf": can.BLFWriter,
+    ".asc": can.ASCWriter,
+    ".trc": can.TRCWriter,
+    ".log": can.CanutilsLogWriter,
+}
+
+
+def write(path, messages):
+    with WRITERS[path.suffix](path) as writer:
+        for message in messages:
+            writer.on_message_received(message)
+    return path
+
+
+def frames(*rows, extended=None, bus=0):
+    """Frames of (seconds, identifier, bytes); by default, identifiers of more than 11 bits have 29."""
+    made = np.zeros(len(rows), dtype=FRAME)
+    for frame, (time_s, key, data) in zip(made, rows, strict=True):
+        frame["time_s"], frame["id"], frame["bus"], frame["length"] = time_s, key, bus, len(data)
+        frame["extended"] = key > 0x7FF if extended is None else extended
+        frame["data"][: len(data)] = list(data)
+    return made
