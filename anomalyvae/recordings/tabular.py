@@ -228,7 +228,8 @@ def _logs(
             if column.name not in left_out
         }
         yield Log(recording, timeline.start or start, signals, dict(left_out), clock)
-    timeline.warn()
+    for text in timeline.remarks():
+        warnings.warn(text, stacklevel=4)
 
 
 def _report(column: Column, cells: pa.ChunkedArray, source: str, wanted_by: str | None, explain: Explain) -> None:

@@ -5,7 +5,7 @@ The rules are in :mod:`anomalyvae.recordings.tabular`.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -103,29 +103,25 @@ class Timeline:
         self._samples += complete
         return self._seconds(samples.stamps[:complete]), samples.part(slice(complete)).means()
 
-    def warn(self) -> None:
-        """Warn of rows that were left out or averaged, and of a clock that has begun again."""
+    def remarks(self) -> Iterator[str]:
+        """Yield what to warn of: rows that were left out or averaged, and a clock that has begun again."""
         if self.unstamped:
-            warnings.warn(
+            yield (
                 f"{self.unstamped:,} rows have values but no stamp in {self._source}, and are left out. Fill in their "
-                "stamps, or name another column by time= (--time).",
-                stacklevel=5,
+                "stamps, or name another column by time= (--time)."
             )
         if self.averaged:
-            warnings.warn(
+            yield (
                 f"{self.averaged:,} of {self._samples:,} stamps in {self._source} are shared by rows with different "
                 "values of a signal, and their mean is used. Export stamps with more digits, or name another column by "
-                "time= (--time).",
-                stacklevel=5,
+                "time= (--time)."
             )
-
         turns = self._turns.number
         if turns:
             times, whole = "time" if turns == 1 else "times", "day" if self._scale.period_s == DAY_S else "hour"
-            warnings.warn(
+            yield (
                 f"The clock in {self._source} begins again {turns:,} {times}; the rows after it count as of the next "
-                f"{whole}. If they are not, split the file there; otherwise write stamps with a date.",
-                stacklevel=5,
+                f"{whole}. If they are not, split the file there; otherwise write stamps with a date."
             )
 
     def _newer(self, stamps: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -277,15 +278,12 @@ class Decoder:
                 self._unknown[key] += packets
             elif self._wanted_of(message):
                 broken[key] += packets
-        self._warn_of_absent_buses(others)
-        self._warn_of_unknown(others)
-        self._warn_of_broken(broken)
-        self._warn_of_short()
-        self._warn_of_silent()
-        self._warn_of_senders()
+        remarks = (self._absent_buses(others), self._unread_frames(others), self._broken_messages(broken))
+        for text in chain(*remarks, self._short_frames(), self._silent_signals(), self._several_senders()):
+            warnings.warn(text, stacklevel=2)
         self._shared.warn(self._source)
 
-    def _warn_of_absent_buses(self, others: bool) -> None:
+    def _absent_buses(self, others: bool) -> Iterator[str]:
         absent = sorted(self._buses - self._met)
         if absent:
             present = ", ".join(map(self._name_of, sorted(self._numbers)))
@@ -295,35 +293,31 @@ class Decoder:
             )
             if not self._met and not others:
                 raise ValueError(text)
-            warnings.warn(text, stacklevel=3)
+            yield text
 
-    def _warn_of_short(self) -> None:
+    def _short_frames(self) -> Iterator[str]:
         if self._short:
             shown = ", ".join(f"{name} {count:,}" for name, count in self._short.most_common(5))
-            warnings.warn(
+            yield (
                 f"{self._short.total():,} of the {self._frames:,} frames of {self._source} end before signals of their "
-                f"message ({shown}), which have no sample there. {self._help}",
-                stacklevel=3,
+                f"message ({shown}), which have no sample there. {self._help}"
             )
 
-    def _warn_of_silent(self) -> None:
-        """Warn of wanted signals of the databases without a sample."""
+    def _silent_signals(self) -> Iterator[str]:
         silent = sorted(
             name
             for name in self._wanted or ()
             if name not in self._sampled and not is_identifier_signal(name) and self.empty(name) is not None
         )
         if silent:
-            warnings.warn(f"{self._source} has no sample of {listed(silent)}. {self._help}", stacklevel=3)
+            yield f"{self._source} has no sample of {listed(silent)}. {self._help}"
 
-    def _warn_of_senders(self) -> None:
+    def _several_senders(self) -> Iterator[str]:
         for (_, name), senders in self._senders.items():
             if len(senders) > 1:
                 shown = ", ".join(f"{digits_of(key)} on bus {self._name_of(bus)}" for key, bus in sorted(senders)[:5])
-                warnings.warn(
-                    f"Message {name} of {self._source} has {len(senders)} senders ({shown}). Their samples are joined.",
-                    stacklevel=3,
-                )
+                several = f"{len(senders)} senders ({shown})"
+                yield f"Message {name} of {self._source} has {several}. Their samples are joined."
 
     @property
     def _help(self) -> str:
@@ -331,7 +325,7 @@ class Decoder:
             return "Check that the database belongs to this vehicle and bus."
         return "Pass the vehicle's database: databases='car.dbc', or on the command line --dbc car.dbc."
 
-    def _warn_of_unknown(self, others: bool) -> None:
+    def _unread_frames(self, others: bool) -> Iterator[str]:
         if self._identifiers.sampled:
             return
         unread = self._unknown.total()
@@ -343,20 +337,18 @@ class Decoder:
             )
         if unread and (self._wanted is None or not self._read):
             share = f"{unread / self._frames:.1%}" if unread < self._frames else "All"
-            warnings.warn(
+            yield (
                 f"{share} of the {self._frames:,} frames of {self._source} are in no database; the most frequent "
-                f"identifiers are {most}. {self._help}",
-                stacklevel=3,
+                f"identifiers are {most}. {self._help}"
             )
 
-    def _warn_of_broken(self, broken: Counter[int]) -> None:
+    def _broken_messages(self, broken: Counter[int]) -> Iterator[str]:
         left_out = broken.total()
         packets = left_out + self._joined
         if left_out:
-            warnings.warn(
+            yield (
                 f"{left_out / packets:.1%} of the {packets:,} packets of longer messages in {self._source} belong to "
-                f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame.",
-                stacklevel=3,
+                f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame."
             )
 
     def check(self, others: dict[str, str] | list[str]) -> None:
