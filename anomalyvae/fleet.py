@@ -179,12 +179,12 @@ class Fleet:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        own = {} if self.own is None else {"own": [plain(row) for row in self.own]}
+        own = {} if self.own is None else {"own": [json_figures(row) for row in self.own]}
         return own | {
             "recordings": list(self.recordings),
             "windows": self.windows.tolist(),
             "signals": list(self.signals),
-            "figures": [plain(row) for row in self.figures],
+            "figures": [json_figures(row) for row in self.figures],
         }
 
     @property
@@ -235,7 +235,7 @@ class Fleet:
         return float(np.mean(found >= found[-1 if place is None else place]))
 
 
-def plain(figures: Floats) -> list[float | None]:
+def json_figures(figures: Floats) -> list[float | None]:
     """Figures for JSON: eight digits, None for NaN."""
     return [None if math.isnan(figure) else float(f"{figure:.{_DIGITS}g}") for figure in figures.tolist()]
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_calibration
-from anomalyvae.fleet import Tally, plain
+from anomalyvae.fleet import Tally, json_figures
 from anomalyvae.folders import put_file, refuse_irregular
 from anomalyvae.options import LIMITS, SUFFIXES
 from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
@@ -223,7 +223,7 @@ class Recording:
             "recording": self._name,
             "start": None if self._start is None else self._start.isoformat(),
             **self._tally.to_dict(),
-            "figures": plain(self._tally.figures),
+            "figures": json_figures(self._tally.figures),
             "sparse": self.sparse,
         }
 
