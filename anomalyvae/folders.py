@@ -67,6 +67,12 @@ def replacing_file(file: Path) -> Iterator[Path]:
         put_file(fresh, file)
 
 
+def write_text(file: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, as `replacing_file` does."""
+    with replacing_file(file) as fresh:
+        fresh.write_text(text, encoding="utf-8", errors=errors)
+
+
 def put_file(fresh: Path, file: Path) -> None:
     """Move a complete file to its place, on the same file system, in one step; then it is on the disk."""
     _sync(fresh)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.bundle.card import read_card, sha256_of
 from anomalyvae.events import SLACK_S, check_matches, event_spans, touches
-from anomalyvae.folders import read_whole, replacing_file
+from anomalyvae.folders import read_whole, write_text
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows, stream_windows
 from anomalyvae.recordings.cutting import stacked
@@ -243,8 +243,7 @@ def _refuse_changed(path: Path, expected: str) -> None:
 def write_manifest(manifest: pd.DataFrame, file: Paths) -> str:
     """Write a manifest as JSON; returns the sha256 of the file."""
     text = json.dumps({"format": _FORMAT, "intervals": manifest.to_dict("records")}, indent=1, allow_nan=False) + "\n"
-    with replacing_file(Path(file)) as fresh:
-        fresh.write_text(text, encoding="utf-8")
+    write_text(Path(file), text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ from anomalyvae.cli.console import (
     steps_shown,
     writer,
 )
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,14 +173,10 @@ def _write_audit(found: "Audit", out: Path, about: str) -> None:
 
     if out.suffix:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(as_html(found, about) if out.suffix == ".html" else as_markdown(found, about), out)
+        text = as_html(found, about) if out.suffix == ".html" else as_markdown(found, about)
+        write_text(out, text, errors="backslashreplace")
         return
     out.mkdir(parents=True, exist_ok=True)
     for name, table in found.tables().items():
         writer(str(out / f"{name}.csv"))(table)
-    _write_text(as_markdown(found, about), out / "report.md")
-
-
-def _write_text(text: str, file: Path) -> None:
-    with replacing_file(file) as fresh:
-        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(out / "report.md", as_markdown(found, about), errors="backslashreplace")

@@ -159,9 +159,7 @@ def read_pieces(
     if for_bus and reader not in _BUSES:
         what = "is a table" if reader in _TABLES else "describes its messages"
         raise ValueError(f"{path} {what}; databases are for vehicle buses. Leave them out.")
-    if (
-        "time" in for_table and reader not in _TABLES
-    ):  # how CSV files are written says nothing of the others beside them
+    if "time" in for_table and reader not in _TABLES:  # options of CSV files are passed over, beside such files
         raise ValueError(f"{path} has time stamps of its own; time={for_table['time']!r} is for tables. Leave it out.")
     if reader in _TABLES:
         return reader(path, wanted, rows=rows, **for_table)

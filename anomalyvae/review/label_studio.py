@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import write_text
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, stream_windows
 from anomalyvae.review.database import RENAMED, VERDICT_COLUMNS, VERDICTS, entry_id_of, storable, utc_text
@@ -221,12 +221,8 @@ def write_label_studio(
     for _, part in events.groupby(["source", "file"], sort=True):
         tasks |= zip(part.index, _tasks(part, samples, around_s, options), strict=True)
     interface = target.with_suffix(".xml")
-    for file, text in (
-        (target, json.dumps([tasks[index] for index in events.index], allow_nan=False)),
-        (interface, labelling_interface(recipe.signals, caution)),
-    ):
-        with replacing_file(file) as fresh:
-            fresh.write_text(text, encoding="utf-8")
+    write_text(target, json.dumps([tasks[index] for index in events.index], allow_nan=False))
+    write_text(interface, labelling_interface(recipe.signals, caution))
     return interface
 
 

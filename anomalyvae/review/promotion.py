@@ -12,7 +12,7 @@ import pandas as pd
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import Paths, write_manifest
-from anomalyvae.folders import is_scratch, read_whole, replacing, replacing_file
+from anomalyvae.folders import is_scratch, read_whole, replacing, write_text
 from anomalyvae.review.gate import Decision
 from anomalyvae.untrusted import read_json
 
@@ -57,8 +57,7 @@ def promote(
     if dry_run:
         return True
     text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
-    with replacing_file(Path(challenger) / GATE) as fresh:
-        fresh.write_text(text, encoding="utf-8")
+    write_text(Path(challenger) / GATE, text)
     rival = None if decision.champion is None else Path(champion)
     if decision.promoted:
         write_manifest(holdout, Path(challenger) / HOLDOUT)

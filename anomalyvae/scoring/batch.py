@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from anomalyvae.alarms import AlarmTarget
 from anomalyvae.bundle.card import sha256_of
-from anomalyvae.folders import is_scratch, replacing_file
+from anomalyvae.folders import is_scratch, write_text
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
@@ -214,8 +214,7 @@ def score_folder(
             from anomalyvae.scoring.drift import drift_of  # it needs pandas
 
             summary["drift"] = drift_of(folder, summary)
-        with replacing_file(folder / SUMMARY) as fresh:
-            fresh.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -359,8 +358,7 @@ def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:
         if (earlier := side_file(folder, name)).exists():
             earlier.replace(folder / name)
     Path(work.staging).mkdir(parents=True)
-    with replacing_file(folder / RUN) as fresh:
-        fresh.write_text(json.dumps(run) + "\n", encoding="utf-8")
+    write_text(folder / RUN, json.dumps(run) + "\n")
 
 
 def _orphans(folder: Path, outputs: set[Path]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.fleet import FALSE_ALARMS, MEASURES, Fleet, Monitor, Tally, Watched
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import write_text
 from anomalyvae.recordings import Windows
 from anomalyvae.scoring.ranking import Floats, Scores, in_order_of_time, of_folder, places_of
 from anomalyvae.untrusted import read_json
@@ -264,8 +264,7 @@ class LiveDrift:
             yield
             after = self._to_dict()
             if after != before and self._counted:
-                with replacing_file(self._path) as fresh:
-                    fresh.write_text(json.dumps(after, allow_nan=False) + "\n", encoding="utf-8")
+                write_text(self._path, json.dumps(after, allow_nan=False) + "\n")
 
     def _to_dict(self) -> dict[str, Any]:
         return {

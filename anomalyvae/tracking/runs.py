@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import write_text
 from anomalyvae.tracking import entries
 from anomalyvae.tracking.entries import Result
 from anomalyvae.tracking.server import mlflow_session, reason, run_with_timeout, where, without_password
@@ -268,8 +268,8 @@ class TrackedRun:
 
         uri = mlflow.get_tracking_uri()
         note = self._settings | {"uri": uri if uri == without_password(uri) else None}
-        with suppress(OSError), replacing_file(result.bundle / NOTE) as fresh:
-            fresh.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        with suppress(OSError):
+            write_text(result.bundle / NOTE, json.dumps(note, indent=2) + "\n")
 
 
 class MetricSender:
