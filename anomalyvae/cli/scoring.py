@@ -93,6 +93,7 @@ def _names_a_table(target: Path) -> bool:
 
 def _score_files(args: argparse.Namespace) -> int:
     from anomalyvae.scoring import score_folder
+    from anomalyvae.scoring.summary import failed_in
 
     with files_shown(args.quiet) as progress:
         summary = score_folder(
@@ -101,7 +102,7 @@ def _score_files(args: argparse.Namespace) -> int:
             overwrite=args.overwrite, per_tick=args.per_tick, keep=args.keep, progress=progress,
             **reading_options(args),
         )  # fmt: skip
-    code = tell_failed(_failed(summary))
+    code = tell_failed(failed_in(summary))
     if not args.quiet:
         kept = f", {summary['kept']:,} kept from before" if summary["kept"] else ""
         failed = f", {summary['failed']:,} failed" if summary["failed"] else ""
@@ -117,10 +118,6 @@ def _score_files(args: argparse.Namespace) -> int:
                 "rank, drift and flag leave them out."
             )
     return code
-
-
-def _failed(summary: dict[str, Any]) -> dict[str, str]:
-    return {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
 
 
 def _say_cautions(summary: dict[str, Any]) -> None:
@@ -153,6 +150,7 @@ def _score_table(args: argparse.Namespace) -> int:
     import pyarrow.parquet as pq
 
     from anomalyvae.scoring import score_folder
+    from anomalyvae.scoring.summary import failed_in
 
     write = writer(args.target)
     # Folding to time steps needs the flags of windows; otherwise rows are flagged when all are there.
@@ -165,7 +163,7 @@ def _score_table(args: argparse.Namespace) -> int:
             progress=progress, **folded, **reading_options(args),
         )  # fmt: skip
         files = [file for file in summary["files"] if file["error"] is None]
-        failed = _failed(summary)
+        failed = failed_in(summary)
         if not files:
             first = ": ".join(next(iter(failed.items())))
             raise ValueError(first if len(failed) == 1 else f"None of {len(failed)} files has scores. {first}")

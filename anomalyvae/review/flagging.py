@@ -22,7 +22,7 @@ from anomalyvae.review.queue import Queue, event_id_of
 from anomalyvae.review.reasons import Reasons
 from anomalyvae.scoring.one_file import TIME
 from anomalyvae.scoring.ranking import rank, read_scores
-from anomalyvae.scoring.summary import SUMMARY, read_scores_of, read_summary, refuse_ticks
+from anomalyvae.scoring.summary import SUMMARY, failed_in, read_scores_of, read_summary, refuse_ticks
 from anomalyvae.untrusted import printable
 
 _SPANS = ["recording", "start_s", "end_s"]
@@ -135,8 +135,8 @@ def flag_folder(
         if card.get("health") is not None:
             picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
-    failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
-    return Flagged(picked, len(events), int(met.sum()), added, failed, caution_of(card), len(judged(known)))
+    caution, verdicts = caution_of(card), len(judged(known))
+    return Flagged(picked, len(events), int(met.sum()), added, failed_in(summary), caution, verdicts)
 
 
 def export(

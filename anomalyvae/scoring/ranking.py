@@ -21,7 +21,7 @@ from anomalyvae.bundle import read_card
 from anomalyvae.fleet import FEWEST, REASONS, Fleet, Tally, reasons, signal_nats
 from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE, TIME
-from anomalyvae.scoring.summary import SUMMARY, read_summary, side_file
+from anomalyvae.scoring.summary import SUMMARY, failed_in, read_summary, side_file
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import read_rows
 from anomalyvae.untrusted import from_spreadsheet, listed
@@ -166,7 +166,7 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
 
 def of_folder(folder: Path, summary: dict[str, Any], fleet: Fleet | None) -> Scores:
     """The recordings of a finished folder of scores, by its summary."""
-    failed = {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
+    failed = failed_in(summary)
     files = [file for file in summary["files"] if file["file"] not in failed]
     rows = [_recording(confined(folder.resolve(), file["scores"]), file["file"]) for file in files]
     return Scores(in_table(rows), fleet, summary["model_id"], failed=failed | _without(rows))

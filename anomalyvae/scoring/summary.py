@@ -82,6 +82,11 @@ def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) ->
     return summary
 
 
+def failed_in(summary: dict[str, Any]) -> dict[str, str]:
+    """The files without scores, and why."""
+    return {file["file"]: file["error"] for file in summary["files"] if file["error"] is not None}
+
+
 def settings_of(folder: Path) -> dict[str, Any]:
     """The settings of the scores in a folder; empty if there are none, or they are damaged."""
     try:
