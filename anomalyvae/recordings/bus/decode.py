@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -351,7 +351,7 @@ class Decoder:
                 f"incomplete messages ({_most(broken)}), which are left out. Record with a logger that loses no frame."
             )
 
-    def check(self, others: dict[str, str] | list[str]) -> None:
+    def check(self, others: Collection[str]) -> None:
         """Refuse a wanted signal that is neither in the databases nor among the ``others`` of the recording."""
         for name in self._wanted or ():
             if name in others or self.empty(name) is not None:
@@ -363,7 +363,7 @@ class Decoder:
                 )
             raise ValueError(self._unknown_signal(name, others))
 
-    def _unknown_signal(self, name: str, others: dict[str, str] | list[str]) -> str:
+    def _unknown_signal(self, name: str, others: Collection[str]) -> str:
         known = [*others, *self.names]
         if known:
             where = " and ".join(["the databases"] * bool(self.names) + [self._source] * bool(others))
