@@ -314,7 +314,7 @@ class WindowRecipe:
 
     def no_windows(self, units: dict[str, str] | None = None) -> Windows:
         """Return windows of this recipe without a row."""
-        return Cutter(self, "", units).slab({}, np.empty(0, dtype=np.int64))
+        return Cutter(self, "", units or {}).slab({}, np.empty(0, dtype=np.int64))
 
 
 class Cutter:
@@ -324,11 +324,9 @@ class Cutter:
     recording many times, so only ``most`` of them are in memory at once, or those of 8 MB.
     """
 
-    def __init__(
-        self, recipe: WindowRecipe, recording: str, units: dict[str, str] | None = None, most: int | None = None
-    ) -> None:
+    def __init__(self, recipe: WindowRecipe, recording: str, units: dict[str, str], most: int | None = None) -> None:
         self._recipe, self._conditions = recipe, parse_where(recipe.where)
-        self._recording, self._units = recording, units or {}
+        self._recording, self._units = recording, units
         self._most = None if most is None else max(min(most, _SLAB_CELLS // len(recipe.columns)), 1)
         self._kept: Sampled = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
         self._gone = self._made = 0  # of the stretch that may go on: ticks before those kept, and windows
@@ -394,12 +392,7 @@ class Cutter:
             else:
                 values = np.column_stack([ticks[name][first:last] for name in recipe.signals])
                 rows = coefficients_at(values, starts - first, cosines(samples, recipe.coefficients))
-        spans = pd.DataFrame(
-            {
-                "recording": pd.Series(self._recording, index=range(len(starts)), dtype="str"),
-                "start_s": start_s,
-                "end_s": start_s + recipe.length_s,
-            }
-        )
+        spans = pd.DataFrame({"start_s": start_s, "end_s": start_s + recipe.length_s})
+        spans.insert(0, "recording", pd.Series(self._recording, index=spans.index, dtype="str"))
         table = pd.DataFrame(rows.reshape(len(starts), len(recipe.columns)), columns=recipe.columns, copy=False)
         return Windows(table, spans, self._units)
