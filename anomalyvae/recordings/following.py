@@ -154,7 +154,7 @@ class Following:
         newest_first: bool = True,
     ) -> None:
         self._newest_first = newest_first
-        self._feed, self._lines, self._notify = feed, _Lines(open_, encoding), notify
+        self._feed, self._lines, self._notify = feed, _Lines(self._opened, encoding), notify
         self._encoding = encoding
         self._open, self._timeout_s = open_, timeout_s
         self._read = 0  # bytes
@@ -164,6 +164,11 @@ class Following:
         self._left_out = self._recordings = self._averaged = 0  # as last reported
         self._infinite: str | None = None
         self.waiting, self.left_out, self.timed_out, self.change = 0, 0, False, ""
+
+    def _opened(self, head: bytes) -> LiveWindows | LiveBus:
+        live = self._open(head)
+        self._recordings = live.recordings  # so that one that begins in the same bytes is reported
+        return live
 
     @property
     def live(self) -> LiveWindows | LiveBus | None:
@@ -258,7 +263,7 @@ class Following:
         infinite = live.coverage.infinite()
         if infinite and not self._infinite:
             self._notify(f"{live.recording} {infinite}")
-        if live.recordings != self._recordings and self._recordings:
+        if live.recordings != self._recordings:
             self._notify(f"the clock jumped back: a new recording begins, {live.recording}")
         self._left_out, self._recordings, self._infinite = live.left_out, live.recordings, infinite
         self._averaged = live.averaged

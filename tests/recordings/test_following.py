@@ -94,6 +94,15 @@ def test_in_the_order_of_time_nothing_is_passed_over(path, monkeypatch):
     assert (said, watched.waiting) == ([], 0)
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_clock_that_jumps_back_is_reported_also_in_the_first_bytes(path, later):
+    append(path, lines_of(30, begin=50) + (b"" if later else lines_of(30)))
+    said = []
+    with GrowingFile(path) as file:
+        list(follow(Script(file, *[lambda: append(path, lines_of(30))] * later), notify=said.append))
+    assert said == ["the clock jumped back: a new recording begins, drive#2"]
+
+
 def test_what_comes_goes_before_what_was_passed_over(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
