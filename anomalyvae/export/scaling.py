@@ -56,6 +56,8 @@ def standardise(scaling: Any, x: Value, *, precise: bool, unbent: bool) -> Cells
 def _scale(scaling: Any, x: Value, working: Callable[[Value], Value] = working, bent: bool = True) -> Value:
     if isinstance(scaling, Quantile):
         knots, values = scaling.x, scaling.y
+        low, high = scaling.reach
+        x = x.op("Max", low).op("Min", high)
         slopes = torch.cat([scaling.slope[None], values.diff(dim=0) / knots.diff(dim=0), scaling.slope[None]])
         y = (x - knots[0]) * scaling.slope + values[0]
         for knot, bend in zip(knots, slopes.diff(dim=0), strict=True):

@@ -115,7 +115,14 @@ class Quantile(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Units of the user ``(n, d)`` -> standardised units."""
-        return _hinges(x, self.x, self.y, self.slope).clamp(-LIMIT, LIMIT)
+        low, high = self.reach
+        return _hinges(x.maximum(low).minimum(high), self.x, self.y, self.slope).clamp(-LIMIT, LIMIT)
+
+    @property
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """Values beyond which all are clipped: the hinges of huge ones would be infinite, and their sum no number."""
+        beyond = 2 * LIMIT / self.slope
+        return self.x[0] - beyond, self.x[-1] + beyond
 
     def inverse(self, y: Tensor) -> Tensor:
         """Standardised units ``(n, d)`` -> units of the user."""

@@ -79,3 +79,11 @@ def test_the_unit_of_a_column_does_not_matter(kind, unit):
     expected = fitted(kind, x)(torch.from_numpy(x))
     np.testing.assert_allclose(fitted(kind, x * unit)(torch.from_numpy(x * unit)), expected, rtol=1e-6, atol=1e-9)
     assert not jittering(torch.from_numpy(x * unit)).any()
+
+
+@pytest.mark.parametrize("kind", [*KINDS[:-1], "isotropic"])
+@pytest.mark.parametrize("huge", [1e300, 1.79e308])
+def test_no_value_is_too_far_to_be_far(kind, huge):
+    x = 1e-3 * np.random.default_rng(0).normal(size=(200, 1))
+    far = fitted(kind, x)(torch.tensor([[huge], [-huge]], dtype=torch.float64))
+    assert far.squeeze(1).tolist() == pytest.approx([LIMIT, -LIMIT], rel=1e-3)
