@@ -332,8 +332,9 @@ class Session:
         features = [(f"feature_score.{name}", pa.float64()) for name in self._written]
         gaps = [(GAPS, text)] if self._names_gaps else []
         schema = pa.schema([*where, *kept.items(), *_SCORES.items(), *features, *gaps, ("model_id", text)])
-        # Without Arrow's own schema, a reader finds plain text.
-        return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=False)
+        # Without Arrow's own schema, a reader finds plain text. Only that schema tells durations from whole numbers.
+        stored = any(pa.types.is_duration(kind) for kind in kept.values())
+        return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=stored)
 
     def score_table(self, slab: Slab) -> tuple[pa.Table, int, Floats]:
         """The table of a slab, its number of flagged rows, and its `scores`."""

@@ -362,6 +362,19 @@ def test_a_whole_number_is_carried_digit_by_digit_also_beside_a_missing_one(numb
     assert found["lot"].tolist()[:3] == ["9007199254740993", "", "2"]
 
 
+def test_a_duration_is_carried_with_its_unit(numbered, tmp_path, capsys):
+    folder, table = numbered
+    lots = pd.to_timedelta(np.arange(len(table)) * 1.5, unit="s")
+    table.assign(lot=lots).to_parquet(tmp_path / "rows.parquet")
+    options = ["--model", folder / "model", "--exclude", "part", "--keep", "lot"]
+    for out in ("scores.parquet", "scores.csv"):
+        assert run(capsys, "score", tmp_path / "rows.parquet", tmp_path / out, *options)[0] == 0
+    found = pd.read_parquet(tmp_path / "scores.parquet"), pd.read_csv(tmp_path / "scores.csv")
+    for each in found:
+        assert pd.to_timedelta(each["lot"]).tolist() == lots.tolist()
+    assert found[0]["lot"].dtype.kind == "m"
+
+
 def test_a_folder_of_scores_keeps_it_and_a_run_without_it_is_another(numbered, tmp_path, capsys):
     folder, table = numbered
     source, scores = tmp_path / "rows", tmp_path / "scores"
