@@ -260,15 +260,20 @@ def _changed(
         cells = {name: _cell(row.get(name)) for name in VERDICT_COLUMNS}
         cells["verdict"] = cells["verdict"].lower().replace(" ", "_")
         cells["verdict"] = RENAMED.get(cells["verdict"], cells["verdict"])
+        # Without its history, a row may be of an earlier verdict than the current one, with which it is compared.
+        exact = "history" not in event and not _says_the_same(cells, before)
+        stays = _time_stays(cells, before, 0 if exact else _SAME_S)
+        # Clocks differ, and a copy of a file may be dated wrongly: a change is no earlier than what it changes.
+        written = max(saved, _utc(before["reviewed_at"])) if event.get("history") and before["reviewed_at"] else saved
         try:
-            entry = _written_verdict(cells, before, saved)
+            entry = _written_verdict(cells, before, stays, written)
         except ValueError as error:
             left_out.setdefault(str(error), []).append(event_id)
             continue
         if entry is None:
             continue
-        timeless, now = cells["reviewed_at"] in ("", before["reviewed_at"]), current[event_id]
-        if timeless and all(entry[name] == _cell(now[name]) for name in ("verdict", "note", "reviewer")):
+        now = {name: _cell(current[event_id][name]) for name in VERDICT_COLUMNS}
+        if stays and _says_the_same(entry, now):
             repeated += 1  # it was loaded before, from a file that was saved at another time
         else:
             entry_id = entry_id_of(event_id, entry["reviewer"], entry["at"], entry["verdict"], entry["note"])
@@ -294,9 +299,24 @@ def _before(event: Row, current: Row) -> dict[str, str]:
     return {name: _cell(entry.get("at" if name == "reviewed_at" else name)) for name in VERDICT_COLUMNS}
 
 
-def _written_verdict(cells: dict[str, str], before: dict[str, str], saved: datetime) -> Row | None:
+def _says_the_same(cells: Row, before: Mapping[str, str]) -> bool:
+    return all(cells[name] == before[name] for name in ("verdict", "note", "reviewer"))
+
+
+def _time_stays(cells: dict[str, str], before: dict[str, str], within_s: float) -> bool:
+    """Whether a row has the time that it was written with, which a spreadsheet may write in another way."""
+    written, first = cells["reviewed_at"], before["reviewed_at"]
+    if written in ("", first):
+        return True
+    try:
+        return bool(first) and abs(_utc(written) - _utc(first)).total_seconds() < within_s
+    except ValueError:
+        return False
+
+
+def _written_verdict(cells: dict[str, str], before: dict[str, str], stays: bool, saved: datetime) -> Row | None:
     """The verdict that somebody wrote into a row; None if it is as before, ValueError if it is none."""
-    same = all(cells[name] == before[name] for name in ("verdict", "note", "reviewer"))
+    same = _says_the_same(cells, before)
     if not cells["verdict"]:
         if before["verdict"]:
             raise ValueError("its verdict was removed, which takes none back: undo it on the review page")
@@ -305,8 +325,10 @@ def _written_verdict(cells: dict[str, str], before: dict[str, str], saved: datet
         return None
     if cells["verdict"] not in VERDICTS:
         raise ValueError(f"the verdict {cells['verdict']!r}, expected one of {', '.join(VERDICTS)}")
+    if stays and same:
+        return None
     at = saved
-    if cells["reviewed_at"] not in ("", before["reviewed_at"]):
+    if not stays:
         try:
             at = _utc(cells["reviewed_at"])
         except ValueError:
@@ -314,10 +336,6 @@ def _written_verdict(cells: dict[str, str], before: dict[str, str], saved: datet
                 return None
             wanted = "expected one such as 2026-03-01T14:30+00:00"
             raise ValueError(f"the time {cells['reviewed_at']!r}, {wanted}") from None
-        if same and abs(at - _utc(before["reviewed_at"])).total_seconds() < _SAME_S:
-            return None
-    elif same:
-        return None
     if not cells["reviewer"]:
         raise ValueError("a verdict without a reviewer: fill in that column, too")
     return {

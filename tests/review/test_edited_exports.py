@@ -151,6 +151,19 @@ def test_times_that_were_cut_to_minutes_and_ids_that_became_numbers_change_nothi
     assert len(ids(queue)) == 4
 
 
+@pytest.mark.parametrize("cell", [lambda at: at[:16].replace("T", " "), lambda at: at[:19], lambda at: at])
+def test_a_change_is_no_earlier_than_the_verdict_it_changes(queue, edited, cell):
+    """A spreadsheet cuts times, and a copy of a file can be dated before the verdicts in it."""
+    first = ids(queue)[0]
+    at = queue.event(first)["reviewed_at"]
+    file = edited({first: {"verdict": "noise", "reviewed_at": cell(at)}})
+    assert counts(load_export(file, queue)) == (1, 1, {})
+    assert queue.event(first)["verdict"] == "noise"
+    assert counts(load_export(file, queue))[0] == 0
+    os.utime(file, (SAVED.timestamp() + 60, SAVED.timestamp() + 60))
+    assert counts(load_export(file, queue)) == (0, 2, {})
+
+
 def test_five_columns_are_enough_for_events_that_the_queue_has(queue, edited, tmp_path):
     first, second, *_ = ids(queue)
     columns = ["event_id", "verdict", "note", "reviewer", "reviewed_at"]
@@ -222,6 +235,18 @@ def test_a_column_that_comes_twice_is_refused(queue, edited, separator):
     file.write_text(f"{header.replace('note', 'verdict')}\n{rows}")
     with pytest.raises(ValueError, match=r"has 2 columns named 'verdict'; names must be distinct"):
         queue.load(file)
+
+
+def test_five_columns_of_an_earlier_verdict_do_not_bring_it_back(queue, edited):
+    first, second, *_ = ids(queue)
+    columns = ["event_id", "verdict", "note", "reviewer", "reviewed_at"]
+    file = edited({second: {"verdict": "noise", "reviewer": "bob"}}, columns=columns)
+    os.utime(file, (4e9, 4e9))
+    load_export(file, queue)
+    queue.give(first, "noise", "ann")
+    queue.give(second, "fault", "cem")
+    load_export(file, queue)
+    assert [queue.event(name)["verdict"] for name in (first, second)] == ["noise", "fault"]
 
 
 def test_the_command_line_says_what_it_took(queue, edited, tmp_path, capsys):
