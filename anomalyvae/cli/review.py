@@ -214,12 +214,25 @@ def promote(args: argparse.Namespace) -> int:
     if name is not None:
         quiet_mlflow()
     if args.rollback:
+        _refuse_unused(args, "--rollback restores a model")
         return _roll_back(args.champion, registered, name)
     if args.challenger is None and registered is None and name is not None:
+        _refuse_unused(args, "--register without CHALLENGER records a model")
         return _record(args.champion, name)
     if args.challenger is None or args.queue is None:
         raise ValueError("A promotion needs CHALLENGER and --queue. Pass both, or --rollback.")
+    if args.holdout is None and (args.events is not None or args.near_s):
+        raise ValueError("--events and --near-s are about the recordings of --holdout, which is missing. Pass it, too.")
     return _judge_and_promote(args, registered, name)
+
+
+def _refuse_unused(args: argparse.Namespace, what: str) -> None:
+    """Refuse what only a promotion uses: people would believe that it was taken into account."""
+    options = {"--queue": args.queue, "--holdout": args.holdout, "--events": args.events}
+    options |= {"--two-reviewers": args.two_reviewers, "--dry-run": args.dry_run, args.challenger: args.challenger}
+    unused = [name for name, given in options.items() if given]
+    if unused:
+        raise ValueError(f"Got {listed(unused)}, but {what} at once, without a decision. Leave it out.")
 
 
 def _record(champion: str, name: str) -> int:

@@ -80,7 +80,7 @@ def holdout(
     model : path
         A bundle, for its windowing recipe.
     files : iterable of path
-        The recordings, or one JSON file that `write_manifest` wrote.
+        The recordings, or one JSON file that `write_manifest` wrote, with their faults.
     events : path, optional
         CSV or Parquet with ``recording`` and ``time_s`` (or ``start_s``, ``end_s``).
     tolerance_s : float, default=0
@@ -90,6 +90,8 @@ def holdout(
     """
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix == ".json":
+        if events is not None or tolerance_s:
+            raise ValueError(f"{paths[0]} has its own faults. Leave out events= and tolerance_s= (--events, --near-s).")
         return read_manifest(paths[0])
     table = None if events is None else read_events(events)
     return manifest_of(paths, recipe_of(model, pipelines=True), table, tolerance_s, **options)
@@ -179,6 +181,10 @@ def judge(
     A few faults among many new normals can escape this test and all figures: the loss can be less than chance.
     ``two_reviewers`` protects against this, because a second person has to agree.
     """
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"Got tolerance={tolerance}, expected a share from 0 to 1, such as 0.05 for 5 %. Pass one.")
+    if refits < 0:
+        raise ValueError(f"Got refits={refits}, expected 0 or more. Pass how often to refit the champion.")
     old = read_card(champion)["model_id"] if (Path(champion) / CARD).is_file() else None
     new = read_card(challenger)["model_id"]
 

@@ -56,6 +56,8 @@ def promote(
     """
     if dry_run:
         return True
+    if decision.champion == decision.challenger:  # promoted before: its decision is how a rollback finds the former one
+        return register is None or bool(again) or record_champion(champion, register)  # a killed call did not record it
     text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
     write_text(Path(challenger) / GATE, text)
     rival = None if decision.champion is None else Path(champion)

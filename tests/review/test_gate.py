@@ -14,7 +14,7 @@ from killing import kills
 
 from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_card, read_manifest
-from anomalyvae.bundle.manifest import manifest_of, windows_by_role
+from anomalyvae.bundle.manifest import manifest_of, windows_by_role, write_manifest
 from anomalyvae.cli import main
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.review import Queue, gate, promotion, retrain
@@ -375,6 +375,13 @@ def test_the_hold_out_is_frozen_by_the_first_promotion(world, challenger, holdou
         promotion.frozen_holdout(tmp_path / "none", holdout.iloc[1:])
 
 
+def test_a_hold_out_in_a_file_has_its_own_faults(world, champion, holdout, tmp_path):
+    write_manifest(holdout, tmp_path / "holdout.json")
+    assert gate.holdout(champion, [tmp_path / "holdout.json"]).equals(holdout)
+    with pytest.raises(ValueError, match="has its own faults"):
+        gate.holdout(champion, [tmp_path / "holdout.json"], world["folder"] / "marks.csv")
+
+
 def counted(found, faults=10.0, **more):
     """Counts of 20 recordings of ten faults, of which so many are found in each."""
     parts = [f"r{n}" for n in range(20)]
@@ -496,7 +503,16 @@ def test_promote_from_the_command_line(world, challenger, champion, queue, tmp_p
     assert f"Promoted: {after} against {before}" in capsys.readouterr().out
     assert main(promote) == 4
     assert "It is the champion." in capsys.readouterr().out
-    assert main(["promote", "--rollback", "--champion", str(champion)]) == 0
+    rollback = ["promote", "--rollback", "--champion", str(champion)]
+    for unused in (["--dry-run"], queue, [str(challenger)]):
+        assert main([*rollback, *unused]) == 1
+        assert f"Got {unused[0]}, but --rollback restores a model at once" in capsys.readouterr().err
+    assert main([*promote[:6], "--events", str(world["folder"] / "marks.csv")]) == 1
+    assert "the recordings of --holdout, which is missing" in capsys.readouterr().err
+    assert main([*promote, "--tolerance", "5"]) == 1
+    assert "expected a share from 0 to 1" in capsys.readouterr().err
+    assert main(["promote", str(champion), *promote[2:]]) == 4  # the champion against itself: its past stays
+    assert main(rollback) == 0
     assert read_card(champion)["model_id"] == before
     assert main([*promote, "--two-reviewers"]) == 4
     assert main(["promote", "--champion", str(champion)]) == 1

@@ -137,6 +137,22 @@ def test_a_failing_registry_loses_no_promotion_and_catches_up_later(world, capsy
     assert len(mlflow.MlflowClient().search_model_versions("name = 'road'")) == 2
 
 
+def test_a_promotion_that_was_killed_before_the_registry_is_recorded_by_the_next(world):
+    shutil.copytree("first", "champion")
+    assert record_champion("champion", "road")
+    promote("second", "champion", decision("second", "champion", promoted=True), holdout())
+    assert promote("second", "champion", decision("second", "champion", promoted=False), holdout(), register="road")
+    assert (model_id("champion"), aliases()) == (identity("second"), {"champion"})
+    assert version("champion").tags["gate"] == "promoted"
+    assert roll_back("champion", register="road") == identity("first") == model_id("champion")
+
+
+def test_nothing_is_recorded_without_a_challenger_that_was_forgotten(world, capsys):
+    for unused in (["--dry-run"], ["--queue", "queue.db"]):
+        assert main(["promote", "--champion", "first", "--register", "road", *unused]) == 1
+        assert f"Got {unused[0]}, but --register without CHALLENGER" in capsys.readouterr().err
+
+
 def test_the_loop_with_a_champion_only_in_the_registry(world, capsys, monkeypatch):
     events = pd.DataFrame({"recording": ["held"], "start_s": [20.0], "end_s": [24.0]})
     events.to_csv("marks.csv", index=False)
