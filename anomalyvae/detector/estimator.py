@@ -223,7 +223,8 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         outliers : array-like or DataFrame of shape (n_outliers, n_features), default=None
             Known outliers, such as confirmed faults. Training pushes their loss above that of normal rows (outlier
             exposure [1]_), and new rows are not compared with similar rows of ``X``. They do not affect the
-            calibration.
+            calibration. scikit-learn's cross-validation splits arguments with as many rows as ``X``: pass it another
+            number of outliers.
         selected : array-like of bool, shape (n_samples,), default=None
             Rows of ``X`` that were chosen because they scored high, such as flags that a review found normal. They are
             learned but never held out: as a biased sample of normal rows they would raise the threshold.

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,14 +210,20 @@ def current_verdicts(entries: list[dict[str, Any]]) -> dict[str, tuple[dict[str,
     for entry in entries:
         if entry["verdict"] is not None and entry["entry_id"] not in taken_back:
             of_event = latest.setdefault(entry["event_id"], {})
-            of_event.pop(entry["reviewer"], None)  # so that the dictionary stays in order of time
-            of_event[entry["reviewer"]] = entry
+            person = person_of(entry["reviewer"])
+            of_event.pop(person, None)  # so that the dictionary stays in order of time
+            of_event[person] = entry
     current = {}
     for event_id, of_event in latest.items():
         *_, last = of_event.values()
-        agreeing = [reviewer for reviewer, entry in of_event.items() if entry["verdict"] == last["verdict"]]
+        agreeing = [entry["reviewer"] for entry in of_event.values() if entry["verdict"] == last["verdict"]]
         current[event_id] = last, agreeing
     return current
+
+
+def person_of(reviewer: str) -> str:
+    """A name without what differs by keyboard: nobody confirms an own verdict by writing the name in another way."""
+    return " ".join(unicodedata.normalize("NFKC", reviewer).casefold().split())
 
 
 def entries_of(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.review.database import VERDICT_COLUMNS, VERDICTS
+from anomalyvae.review.database import VERDICT_COLUMNS, VERDICTS, person_of
 from anomalyvae.review.evidence import plain
 from anomalyvae.review.queue import Queue
 from anomalyvae.review.verdicts import QueueOrder
@@ -68,7 +68,8 @@ class _Held:
         """New normals by one reviewer only, who is somebody else: repeating one's own verdict confirms nothing."""
         found = (self.events["verdict"] == "new_normal").to_numpy(copy=True)
         agreeing = self.events["agreeing"].to_numpy()
-        found[found] = [len(who) == 1 and who[0] != reviewer for who in agreeing[found]]
+        own = person_of(reviewer)
+        found[found] = [len(who) == 1 and person_of(who[0]) != own for who in agreeing[found]]
         return found
 
     def most(self, places: NDArray[np.intp], most: int, current: str) -> pd.DataFrame:

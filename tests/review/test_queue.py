@@ -154,6 +154,17 @@ def test_an_event_is_confirmed_by_the_latest_verdicts_of_two_reviewers(queue):
         queue.confirmed("new")
 
 
+@pytest.mark.parametrize("again", ["josé", "José ", "Jose\N{COMBINING ACUTE ACCENT}", "JOSÉ"])
+def test_nobody_confirms_an_own_verdict_by_another_spelling_of_the_name(queue, again):
+    queue.add(events(1))
+    [name] = ids(queue)
+    queue.give(name, "new_normal", "José")
+    queue.give(name, "new_normal", again)
+    assert queue.confirmed("new_normal") == set()
+    queue.give(name, "new_normal", "ann")
+    assert queue.confirmed("new_normal") == {name}
+
+
 def test_a_wrong_clock_does_not_restore_an_old_verdict(queue, monkeypatch):
     queue.add(events(1))
     [name] = ids(queue)
