@@ -22,6 +22,7 @@ _INTERRUPTED = "(Training|The fit) was interrupted"  # how the warnings of an in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    _open_closed_streams()
     parser = _parser()
     args = parser.parse_args(argv)
     if "run" not in args:
@@ -48,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 tell(f"error: {message_of(error)}")
             return FAILED
     return code
+
+
+def _open_closed_streams() -> None:
+    """Let a program without stdout or stderr (``>&-``) print to nowhere, and no file take the number of either."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _tell_warning(message: Warning | str, *_: Any, **__: Any) -> None:

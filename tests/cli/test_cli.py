@@ -514,6 +514,14 @@ def test_a_reader_that_stops_is_no_error():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    command = f"{sys.executable} -m anomalyvae data list {closed}; echo $?"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("0\n")
+    assert done.stderr == ""
+
+
 def test_the_jobs_of_simulations_are_recipes_as_well(drives, tmp_path, capsys):
     job = tmp_path / "job.toml"
     windows = "signals = ['a']\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 5"
