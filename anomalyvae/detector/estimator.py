@@ -20,7 +20,7 @@ from anomalyvae.detector.validation import (
     new_gaps,
     read_training,
     refuse_unscaled,
-    warn_of_few_groups,
+    warn_of_few,
     warn_of_giants,
     weights_of,
 )
@@ -282,7 +282,7 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
 
     def _set_threshold_of_normal_rows(self, data: TrainingData, result: FitResult) -> None:
         """Set the threshold that few new normal rows exceed, by the scores of held-out ones."""
-        warn_of_few_groups(self.training_, self.calibration_.evidence)
+        warn_of_few(self.training_, self.calibration_.evidence)
         # Each group counts alike, and all together as many rows as they have.
         weight = self.calibration_.weight * (result.calibration.weight.sum() / self.calibration_.evidence)
         self.offset_ = -auto_threshold(self.calibration_.scores, weight)

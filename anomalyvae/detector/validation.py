@@ -314,9 +314,9 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
         )
 
 
-def warn_of_few_groups(training: Mapping[str, Any], evidence: float) -> None:
-    """Warn if there are too few groups to guarantee the share of false alarms that the threshold allows."""
-    caution = few_calibrate(evidence, calibrated_by(training)) if training["groups"] else None
+def warn_of_few(training: Mapping[str, Any], evidence: float) -> None:
+    """Warn if too few rows, or groups, guarantee the share of false alarms that the threshold allows."""
+    caution = few_calibrate(evidence, calibrated_by(training))
     if caution is not None:
         warnings.warn(caution, stacklevel=4)
 
