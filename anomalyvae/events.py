@@ -6,6 +6,7 @@ Two tables are used throughout:
 - ``events``: one row per event, with ``recording`` and either ``time_s`` (a moment) or ``start_s``, ``end_s``.
 """
 
+import math
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -140,8 +141,15 @@ def touches(spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0)
     >>> touches(spans, pd.DataFrame({"recording": ["a"], "time_s": [4.4]}), tolerance_s=0.5)
     array([False,  True,  True])
     """
+    refuse_negative("tolerance_s", tolerance_s)
     (starts, ends), (event_starts, event_ends) = on_one_axis(spans, events)
     return overlap(starts, ends, event_starts - tolerance_s, event_ends + tolerance_s)
+
+
+def refuse_negative(name: str, value: float) -> None:
+    """Raise ValueError for a number of seconds, or a rate, that is negative, infinite or no number."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"Got {name}={value!r}, expected a finite number from 0 on. Correct it.")
 
 
 def covered_hours(spans: pd.DataFrame) -> float:

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from anomalyvae.datasets import get_dataset
-from anomalyvae.events import read_events
+from anomalyvae.events import read_events, refuse_negative
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.tables.names import nearest
@@ -73,6 +73,9 @@ class Data:
     kinds: Patterns | None = None
     tolerance_s: float = 0.5
 
+    def __post_init__(self) -> None:
+        refuse_negative("tolerance_s", self.tolerance_s)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -88,6 +91,9 @@ class Evaluation:
 
     leave_out: Patterns = "*"
     alarms_per_hour: float = 30.0
+
+    def __post_init__(self) -> None:
+        refuse_negative("alarms_per_hour", self.alarms_per_hour)
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,12 @@ def test_the_output_folder_has_a_default(job_file, tmp_path):
         ("stride_s", "stride", r"Key 'stride' in \[windows\] of .*Did you mean 'stride_s'\?"),
         ("max_epochs", "maxepochs", r"Key 'maxepochs' in \[detector\] of .*Did you mean 'max_epochs'\?"),
         ("hour = 60", 'hour = "60"', r"\[evaluation\] of .*bumps.toml has alarms_per_hour = '60'. .* valid number"),
+        (
+            "hour = 60",
+            "hour = -3",
+            r"In \[evaluation\] of .*: Got alarms_per_hour=-3.0, expected a finite number from 0",
+        ),
+        ("events =", "tolerance_s = nan\nevents =", r"In \[data\] of .*: Got tolerance_s=nan, expected a finite"),
         ("rate_hz = 5", "rate_hz = true", r"\[windows\] of .* has rate_hz = True. .* valid number. Correct it."),
         ('["bump", "sway"]', '["bump", 3]', r"\[windows\] of .* has signals = \['bump', 3\]. .* valid string"),
         ("[output]", "[health]\nrange.bump = [1]\n[output]", r"\[health\] of .* has range = {'bump': \[1\]}"),
