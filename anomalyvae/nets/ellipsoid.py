@@ -30,10 +30,10 @@ def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """How much each cell accounts for the distance, at least 0, and 0 for a missing one, ``(n, k)``.
 
-    The matrix that whitens and is symmetric gives each column the axis that is most like it; the squares of these add
-    up to that of the distance (Garthwaite & Koch 2016, Evaluating the contributions of individual variables to a
-    quadratic form). So a broken relation is a part of all its columns, however close to their means they are. The less
-    is left of the distance without a cell, the more it counts: of these columns, one that is far from its mean.
+    The symmetric matrix that whitens gives each column an axis, the one that is most like it. The squares along these
+    axes add up to that of the distance (Garthwaite & Koch 2016, Evaluating the contributions of individual variables to
+    a quadratic form). So all columns of a broken relation have a part, also those that are close to their means. Each
+    part is divided by 1 + the squared distance without its cell: the cell that breaks the relation counts most.
     """
     size, direction = torch.linalg.eigh(whitening.T @ whitening)
     inverse = torch.where(size > _ROUNDING * size.amax(), size.rsqrt(), 0.0) if len(size) else size

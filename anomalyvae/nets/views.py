@@ -97,7 +97,7 @@ class Views(nn.Module):
         }
         for name, part in derived.items():
             self.register_buffer(name, part, persistent=False)
-        self.usual_of_reference = torch.zeros_like(lines[:, 0])  # as `usual`, of rows that were not selected; by `of`
+        self.usual_of_reference = torch.zeros_like(lines[:, 0])  # set by `of`: as `usual`, without selected rows
 
     @classmethod
     def of(
