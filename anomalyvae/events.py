@@ -141,7 +141,6 @@ def touches(spans: pd.DataFrame, events: pd.DataFrame, tolerance_s: float = 0.0)
     >>> touches(spans, pd.DataFrame({"recording": ["a"], "time_s": [4.4]}), tolerance_s=0.5)
     array([False,  True,  True])
     """
-    refuse_negative("tolerance_s", tolerance_s)
     (starts, ends), (event_starts, event_ends) = on_one_axis(spans, events)
     return overlap(starts, ends, event_starts - tolerance_s, event_ends + tolerance_s)
 

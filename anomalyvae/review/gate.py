@@ -19,7 +19,7 @@ from anomalyvae import metrics
 from anomalyvae.bundle import read_card
 from anomalyvae.bundle.card import CARD
 from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manifest, reviewed_manifest, windows_by_role
-from anomalyvae.events import read_events, touches
+from anomalyvae.events import read_events, refuse_negative, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
@@ -88,6 +88,7 @@ def holdout(
     **options
         How files are read: see `anomalyvae.options.ReadOptions`.
     """
+    refuse_negative("tolerance_s", tolerance_s)
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix == ".json":
         if events is not None or tolerance_s:

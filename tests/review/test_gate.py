@@ -380,6 +380,8 @@ def test_a_hold_out_in_a_file_has_its_own_faults(world, champion, holdout, tmp_p
     assert gate.holdout(champion, [tmp_path / "holdout.json"]).equals(holdout)
     with pytest.raises(ValueError, match="has its own faults"):
         gate.holdout(champion, [tmp_path / "holdout.json"], world["folder"] / "marks.csv")
+    with pytest.raises(ValueError, match="Got tolerance_s=-1, expected a finite number from 0"):
+        gate.holdout(champion, [world["folder"] / "any.csv"], tolerance_s=-1)
 
 
 def counted(found, faults=10.0, **more):
