@@ -21,7 +21,7 @@ _BRIEF = 3  # windows
 _SURER = np.array([0.0, math.log(3), math.log(3)])  # nats; the reasons after the first speak where they are surer
 _MOST_FIGURES = 500_000  # on a card
 _DIGITS = 8
-_SAME = 1e-3  # what an ONNX file gives may differ by a tenth of it
+SAME = 1e-3  # scores this close are equal: those of an ONNX file may differ by a tenth of it
 _MANY = 1000  # recordings
 _STAKES = (0.1, 0.3, 0.6, 0.9)  # shares of a bet's capital
 
@@ -144,9 +144,9 @@ class Fleet:
     def of(
         cls, tallies: Mapping[str, Tally], signals: tuple[str, ...], own: Mapping[str, Tally] | None = None
     ) -> Self | None:
-        """What was measured, by name; None for fewer than three recordings, which say nothing about new ones.
+        """Keep the tallies of the training recordings, by name; None for fewer than three, too few to rank new ones.
 
-        ``own`` are the tallies by the model itself.
+        ``own`` are the tallies by the model itself, which has learned all of them.
         """
         known = {name: tally for name, tally in tallies.items() if not np.isnan(tally.figures[:2]).any()}
         if len(known) < FEWEST:
@@ -202,7 +202,7 @@ class Fleet:
         place = self.recordings.index(name) if name in self.recordings else None
         if place is None or int(self.windows[place]) != windows:
             return None
-        if self.own is not None and not np.allclose(figures[:2], self.own[place], rtol=_SAME, atol=_SAME):
+        if self.own is not None and not np.allclose(figures[:2], self.own[place], rtol=SAME, atol=SAME):
             return None
         return place
 

@@ -104,7 +104,7 @@ class Timeline:
         return self._seconds(samples.stamps[:complete]), samples.part(slice(complete)).means()
 
     def remarks(self) -> Iterator[str]:
-        """Yield what to warn of: rows that were left out or averaged, and a clock that has begun again."""
+        """Yield the text of each warning: rows left out, rows averaged, a clock that begins again."""
         if self.unstamped:
             yield (
                 f"{self.unstamped:,} rows have values but no stamp in {self._source}, and are left out. Fill in their "

@@ -263,7 +263,7 @@ def _changed(
         # Without its history, a row may be of an earlier verdict than the current one, with which it is compared.
         exact = "history" not in event and not _says_the_same(cells, before)
         stays = _time_stays(cells, before, 0 if exact else _SAME_S)
-        # Clocks differ, and a copy of a file may be dated wrongly: a change is no earlier than what it changes.
+        # A change counts as no earlier than the verdict that it replaces: the date of a file may be wrong.
         written = max(saved, _utc(before["reviewed_at"])) if event.get("history") and before["reviewed_at"] else saved
         try:
             entry = _written_verdict(cells, before, stays, written)

@@ -14,6 +14,7 @@ from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split, transformed
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.events import merge_alarms
+from anomalyvae.fleet import SAME
 from anomalyvae.health.sensors import signal_scores
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, stream_windows
@@ -21,7 +22,6 @@ from anomalyvae.review.picking import peaks_of, spread_of
 from anomalyvae.train import recipe_of
 
 _OUTSIDE = 0.01  # range widths; less is rounding, or depends on which training rows the model remembers
-_SAME = 1e-3  # what the ONNX file of a model gives may differ by a tenth of it
 _AROUND_S = 4.0  # seconds shown before and after a window
 
 Floats = NDArray[np.float64]
@@ -177,7 +177,8 @@ class Reasons:
         Raises
         ------
         FileNotFoundError, ValueError
-            If a recording is missing, or has changed: it has no such window, or one with another score by this model.
+            If a recording is missing, or has changed since this model scored it: the window is not there, or its score
+            differs.
         """
         rows = np.empty((len(events), len(self.recipe.columns)))
         for _, part in events.reset_index(drop=True).groupby(["source", "file"]):
@@ -190,11 +191,9 @@ class Reasons:
         own = (events["model_id"] == self.model_id).to_numpy()
         if not own.any():  # another model has scored them
             return
-        known, found = (
-            events["peak_score"].to_numpy(dtype=float)[own],
-            self._detector.anomaly_score(self._table(rows[own])),
-        )
-        wrong = np.flatnonzero(~np.isclose(found, known, rtol=_SAME, atol=_SAME))
+        known = events["peak_score"].to_numpy(dtype=float)[own]
+        found = self._detector.anomaly_score(self._table(rows[own]))
+        wrong = np.flatnonzero(~np.isclose(found, known, rtol=SAME, atol=SAME))
         if len(wrong):
             raise ValueError(
                 f"{path} is not the recording that was scored: its window at "

@@ -80,11 +80,7 @@ def retrain(
     recipe, card = recipe_of(champion), read_card(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
     new = next_manifest(old, events, source)
-    if "model_id" in events:
-        taught = events["verdict"].isin(list(ROLES)) & ~events["event_id"].isin(old["event_id"])
-        flagged = events[taught & (events["model_id"] == card["model_id"])]
-        if len(flagged):  # refuses those whose recordings have changed since
-            Reasons(champion, **options).windows(flagged if source is None else flagged.assign(source=str(source)))
+    _refuse_changed(champion, card["model_id"], events[~events["event_id"].isin(old["event_id"])], source, **options)
     counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
     if _taught(new) == _taught(old):
         found = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()) or "no events"
@@ -97,6 +93,17 @@ def retrain(
     train(data, recipe, unfitted(champion), out, drift=card["training"].get("drift", False))
     normal, faults = (int((data.role == role).sum()) for role in ("normal", "fault"))
     return Retrained(Path(out), read_card(out)["model_id"], normal, faults, counts)
+
+
+def _refuse_changed(
+    champion: Paths, model_id: str, events: pd.DataFrame, source: Paths | None, **options: Unpack[ReadOptions]
+) -> None:
+    """Refuse events to learn whose recordings have changed since the champion scored them."""
+    if "model_id" not in events:
+        return
+    flagged = events[events["verdict"].isin(list(ROLES)) & (events["model_id"] == model_id)]
+    if len(flagged):
+        Reasons(champion, **options).windows(flagged if source is None else flagged.assign(source=str(source)))
 
 
 def _taught(manifest: pd.DataFrame) -> set[tuple[Any, ...]]:
