@@ -244,21 +244,11 @@ def json_figures(figures: Floats) -> list[float | None]:
 
 
 class Watched(NamedTuple):
-    """What a `Monitor` says after a recording.
+    """What a `Monitor` says after a recording."""
 
-    Attributes
-    ----------
-    recordings : int
-        Seen so far.
-    evidence : float
-        Decimal logarithm of the capital: above `Monitor.alarm_at`, the recordings have left what the model knows.
-    by : dict of str to float
-        The same for each measure and signal alone, the largest first.
-    """
-
-    recordings: int
-    evidence: float
-    by: dict[str, float]
+    recordings: int  # seen so far
+    evidence: float  # decimal logarithm of the capital: above `Monitor.alarm_at`, they have left what the model knows
+    by: dict[str, float]  # the same for each measure and signal alone, the largest first
 
 
 class Monitor:

@@ -28,19 +28,10 @@ Read = TypeVar("Read")
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder, which replaces ``folder`` at the end of the ``with`` block.
+    """Yield a new, empty folder, which replaces ``folder`` at the end of the ``with`` block.
 
     An error or a kill leaves the old folder. If two processes replace it at the same time, each result is whole, and
     the later one stays. A link stays: the folder that it points to is replaced.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Yields
-    ------
-    Path
-        Empty, on the same file system.
     """
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -196,13 +187,7 @@ def _sync(path: str | os.PathLike[str]) -> None:
 
 
 def refuse_irregular(path: Path) -> os.stat_result:
-    """Return the state of a file; refuse a pipe, a socket or a device, which may block or never end.
-
-    Raises
-    ------
-    ValueError
-        If it is none that is stored on a disk.
-    """
+    """Return the state of a file; ValueError for a pipe, a socket or a device, which may block or never end."""
     state = path.stat()
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     kind = kinds.get(stat.S_IFMT(state.st_mode))

@@ -6,15 +6,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions ``__getattr__`` and ``__dir__`` of a package.
-
-    Parameters
-    ----------
-    package : str
-        Its ``__name__``.
-    homes : mapping of str to str
-        The module that defines each name.
-    """
+    """The functions ``__getattr__`` and ``__dir__`` of a package; ``homes`` has the module that defines each name."""
 
     def find(name: str) -> Any:
         if name not in homes:

@@ -74,11 +74,7 @@ def given(options: ReadOptions, names: Iterable[str] = ReadOptions.__annotations
     """The options with these names that have a value, in a form that can be hashed and sent to other processes.
 
     Databases are pairs of a bus ("" for any) and an absolute path; other options of several values are tuples.
-
-    Raises
-    ------
-    TypeError
-        For an option that does not exist.
+    Raises TypeError for an option that does not exist.
     """
     unknown = sorted(options.keys() - ReadOptions.__annotations__.keys())
     if unknown:

@@ -158,21 +158,9 @@ def _import_pyod(module: str, name: str) -> Any:
 
 
 def pyod_detector(name: str, seed: int = 0) -> "SeededPyOD":
-    """A detector of PyOD with its default settings.
+    """A detector of PyOD with its default settings; ValueError for a name that is none of `PYOD_DETECTORS`.
 
-    Parameters
-    ----------
-    name : str
-        One of `PYOD_DETECTORS`.
-    seed : int
-        For all random numbers, also if the constructor takes no seed.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name.
-    ImportError
-        If PyOD is not installed.
+    All of its random numbers come from ``seed``, also if its constructor takes no seed.
     """
     if name not in PYOD_DETECTORS:
         raise ValueError(f"{name!r} is not one of PyOD's detectors here. Choose from {', '.join(PYOD_DETECTORS)}.")
@@ -183,22 +171,11 @@ def pyod_detector(name: str, seed: int = 0) -> "SeededPyOD":
 
 
 class SeededPyOD:
-    """A detector of PyOD with its own random generators.
+    """A detector of PyOD with its own random generators; `fit` makes it, as ``detector_``.
 
     PyOD's networks seed the global generators of Python, numpy and torch, and use them to learn and, the VAE, to score.
     Here these have the detector's own states while it works, and are restored afterwards. So the same seed gives the
     same scores, and neither other detectors nor the caller are affected.
-
-    Parameters
-    ----------
-    construct : callable
-        Makes the PyOD detector.
-    seed : int
-
-    Attributes
-    ----------
-    detector_ : pyod.models.base.BaseDetector
-        After `fit`.
     """
 
     detector_: Any

@@ -64,11 +64,8 @@ def from_spreadsheet(cell: str) -> str:
 def read_json(text: str | bytes, longest: int = _LONGEST) -> Any:
     """Read JSON that means one thing only.
 
-    Raises
-    ------
-    ValueError
-        For text that is not UTF-8 or not JSON, longer than ``longest`` bytes (64 MB), or nested too deeply; for a key
-        that occurs twice, and for numbers that are not finite.
+    Raises ValueError for text that is not UTF-8 or not JSON, longer than ``longest`` bytes (64 MB), or nested too
+    deeply; for a key that occurs twice, and for numbers that are not finite.
     """
     if len(text) > longest:
         raise ValueError(f"{len(text):,} bytes of JSON, expected at most {longest:,}")

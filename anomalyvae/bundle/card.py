@@ -180,15 +180,8 @@ def describe(
 ) -> dict[str, Any]:
     """The card of a fitted detector, without the checksums of files.
 
-    Parameters
-    ----------
-    model : VAEOutlierDetector
-    arrays : bytes
-        The model's arrays as they are stored. They are part of ``model_id``, a hash of all that decides scores.
-    recipe, units, figures, health, fleet : dict, optional
-        As `anomalyvae.save` takes them.
-    preprocessing : dict, optional
-        As `anomalyvae.bundle.preprocessing.description` gives it.
+    ``arrays`` are the model's, as they are stored: they are part of ``model_id``, a hash of all that decides scores.
+    ``preprocessing`` is of `anomalyvae.bundle.preprocessing.description`, the others are those of `anomalyvae.save`.
     """
     parameters = model.get_params(deep=False)
     if not isinstance(parameters["random_state"], int):

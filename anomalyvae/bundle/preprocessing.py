@@ -29,13 +29,7 @@ _TRUSTED = [
 
 
 def split(model: Any) -> tuple[Pipeline | None, "VAEOutlierDetector"]:
-    """The transformers of a model (None for a bare detector), and its detector.
-
-    Raises
-    ------
-    TypeError
-        If the model does not end in a detector of this package.
-    """
+    """The transformers of a model (None for a bare detector), and its detector; TypeError if it does not end in one."""
     from anomalyvae.detector import VAEOutlierDetector
 
     if isinstance(model, VAEOutlierDetector):
@@ -107,13 +101,7 @@ def entry(steps: list[Any]) -> Any:
 
 
 def dumps(before: Pipeline) -> bytes:
-    """The transformers in the format of skops.
-
-    Raises
-    ------
-    TypeError
-        For a step with other types than the trusted ones.
-    """
+    """The transformers in the format of skops; TypeError for a step with types that are not trusted."""
     import skops.io as skops
 
     for name, step in before.steps:
@@ -131,12 +119,9 @@ def dumps(before: Pipeline) -> bytes:
 
 
 def loads(data: bytes) -> Pipeline:
-    """The transformers that `dumps` wrote. Nothing is constructed unless every type is trusted.
+    """The transformers that `dumps` wrote; ValueError for other bytes, and for types that are not trusted.
 
-    Raises
-    ------
-    ValueError
-        For other bytes, and for types that are not trusted.
+    Nothing is constructed unless every type is trusted.
     """
     import skops.io as skops
 

@@ -53,17 +53,8 @@ def timeline(
 ) -> str:
     """Draw the score of a recording over time, with its flags, and its known events below, as a data URI.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Windows of one recording: ``start_s``, ``end_s``, ``anomaly_score``.
-    flags : DataFrame
-        Its flags: ``recording``, ``start_s``, ``end_s``.
-    events : DataFrame
-        Its known events: ``recording`` and ``time_s``, or ``start_s`` and ``end_s``.
-    threshold : float
-    tolerance_s : float
-        An event counts as found if a flag is within this many seconds.
+    ``scores`` has a row per window, ``flags`` and ``events`` a row each, all of this recording. An event counts as
+    found if a flag lies within ``tolerance_s``.
     """
     known = event_spans(events)
     found = touches(known, flags, tolerance_s)
@@ -134,15 +125,10 @@ def fleet(ranking: pd.DataFrame) -> str:
 
 
 def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float]:
-    """How to draw a fleet, and the height of the picture in inches, for a width of 11.
+    """How to draw the result of `anomalyvae.scoring.ranking.rank`, and the height in inches for a width of 11.
 
     On the left, the most unlike recordings by name; on the right all of them, by how sure a short event and a long
     oddness are.
-
-    Parameters
-    ----------
-    ranking : DataFrame
-        Of `anomalyvae.scoring.ranking.rank`.
     """
     top = ranking.head(_NAMED)
     height = 1.1 + 0.21 * max(len(top), 8)

@@ -263,14 +263,9 @@ def _refuse_unknown(name: str, known: Iterable[str], what: str) -> None:
 
 
 def find_recordings(data: Data) -> tuple[list[Path], pd.DataFrame]:
-    """Find the recordings of a job and their known events.
+    """Find the recordings of a job, in order of name, and their known events.
 
-    Returns
-    -------
-    paths : list of Path
-        One file per recording, in order of name.
-    events : DataFrame
-        ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). Without known events, it has no rows.
+    Events have ``recording`` and ``time_s`` (or ``start_s``, ``end_s``). Without known events, the table has no rows.
     """
     patterns = _as_tuple(data.recordings)
     events_file = None if data.events is None else Path(data.events)

@@ -16,21 +16,11 @@ def ranked(
 ) -> tuple[pd.DataFrame, dict[str, Any] | None]:
     """Rank recordings among each other, and look for drift from the earlier half of them to the later one.
 
-    Parameters
-    ----------
-    tallies : mapping of str to Tally
-        The figures of each recording, scored by a model of the others.
-    starts : mapping of str to Timestamp
-        When recordings began, as far as they say it.
-    signals : tuple of str
-
-    Returns
-    -------
-    ranking : DataFrame
-        As `anomalyvae.scoring.ranking.rank` gives it. Without p-values for fewer than three recordings.
-    drift : dict or None
-        As `anomalyvae.scoring.drift.drift_of` gives it, and ``reference``, the number of earlier recordings. In the
-        order of time or, if a recording does not say when it began, of names. None for fewer than six recordings.
+    ``tallies`` are the figures of each recording, scored by a model of the others; ``starts`` says when recordings
+    began, as far as they say it. The ranking is that of `anomalyvae.scoring.ranking.rank`, without p-values for fewer
+    than three recordings. Drift is that of `anomalyvae.scoring.drift.drift_of`, and ``reference``, the number of
+    earlier recordings; None for fewer than six. They are in the order of time or, if a recording does not say when it
+    began, of names.
     """
     table = in_table(
         [

@@ -222,18 +222,9 @@ class Sensors:
 def event_causes(events: pd.DataFrame, spans: pd.DataFrame, causes: pd.DataFrame) -> pd.DataFrame:
     """Find out whether flagged events are novel, or bad sensors explain them.
 
-    Parameters
-    ----------
-    events : DataFrame
-        ``recording``, ``start_s``, ``end_s``.
-    spans, causes : DataFrame
-        The spans of windows of these recordings, and the result of `Sensors.causes` for them.
-
-    Returns
-    -------
-    DataFrame, with the index of ``events``
-        ``cause``: ``novel`` if a window of the event is (or if none is known), else ``unclear`` if one is, else
-        ``sensor``. ``sensors``: the signals that are bad in one of its windows.
+    ``spans`` are the windows of these recordings, ``causes`` the result of `Sensors.causes` for them. The table has the
+    index of ``events``. Its ``cause`` is ``novel`` if a window of the event is (or if none is known), else ``unclear``
+    if one is, else ``sensor``; ``sensors`` are the signals that are bad in one of its windows.
     """
     rows = []
     for event in events.to_dict("records"):

@@ -195,10 +195,7 @@ class Categorical(nn.Module):
     ``-log(eps / levels)``: 8 nats with two known levels and 9 with ten, as much as a number about four standard
     deviations off. That stands out, but one cell does not dominate a row.
 
-    Parameters
-    ----------
-    sizes : sequence of int
-        Cells of each category's one-hot block, the last for levels other than the known ones.
+    ``sizes`` are the cells of each category's one-hot block, the last for levels other than the known ones.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -252,12 +249,8 @@ def _one_hot(block: Tensor, cells: int) -> Tensor:
 class Mixture(nn.Module):
     """Numbers and categories side by side, independent given the code: `Gaussian` cells, then `Categorical` ones.
 
-    Parameters
-    ----------
-    numbers, categories : sequence of int
-        Columns of each in the user's row; in ``s`` numbers come first, then categories.
-    sizes : sequence of int
-        Cells of each category.
+    ``numbers`` and ``categories`` are their columns in the user's row; in ``s`` numbers come first, then categories, of
+    which each has as many cells as ``sizes`` says.
     """
 
     def __init__(self, numbers: Sequence[int], categories: Sequence[int], sizes: Sequence[int]) -> None:

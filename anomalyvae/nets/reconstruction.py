@@ -26,20 +26,18 @@ _PUSH = 0.1  # weight of the push: at 1, outliers that look like normal rows cos
 class Reconstruction(nn.Module):
     """An autoencoder with a learned precision per feature, trained with masked cells.
 
-    In training, half of the rows hide a random share of their cells from the encoder; the loss counts all cells
-    (masked autoencoding; for VAEs Ivanov et al. 2019, arXiv:1806.02382). So the network learns to predict a cell from
-    the others, and a missing cell alone is no anomaly.
+    In training, half of the rows hide a random share of their cells from the encoder; the loss counts all cells (masked
+    autoencoding; for VAEs Ivanov et al. 2019, arXiv:1806.02382). So the network learns to predict a cell from the
+    others, and a missing cell alone is no anomaly.
 
-    Parameters
-    ----------
-    architecture : mapping
-        - ``body`` (a name or a callable, see `anomalyvae.nets.bodies`), ``hidden``, ``input_shape``, ``latent_dim``;
-        - ``masking``: largest share of a row's cells that is hidden;
-        - ``trimming``: share of each batch, the rows with the largest losses, that is not learned;
-        - ``likelihood`` of numbers: a name in `LIKELIHOODS`. With categories, numbers are Gaussian;
-        - ``beta``: weight of the second term of a subclass;
-        - ``criterion``: the name of the anomaly score.
-    scaling : Scaling
+    ``architecture`` has
+
+    - ``body`` (a name or a callable, see `anomalyvae.nets.bodies`), ``hidden``, ``input_shape``, ``latent_dim``;
+    - ``masking``: largest share of a row's cells that is hidden;
+    - ``trimming``: share of each batch, the rows with the largest losses, that is not learned;
+    - ``likelihood`` of numbers: a name in `LIKELIHOODS`. With categories, numbers are Gaussian;
+    - ``beta``: weight of the second term of a subclass;
+    - ``criterion``: the name of the anomaly score.
     """
 
     scores: tuple[str, ...] = ("reconstruction", *COMPARING)

@@ -96,12 +96,8 @@ class Quantile(nn.Module):
     Outside the training range the slope is one standardised unit per standard deviation, so that a value far outside
     stays far. It is written as a sum of hinges, ``y = y_0 + sum_k slope_k relu(x - x_k)``, which every runtime has.
 
-    Parameters
-    ----------
-    x, y : Tensor of shape (knots, d)
-        Increasing values and their normal scores.
-    slope : Tensor of shape (d,)
-        The slope outside the knots.
+    ``x`` and ``y``, of shape (knots, d), are increasing values and their normal scores; ``slope`` (d) is that outside
+    the knots.
     """
 
     x: Tensor
@@ -136,15 +132,9 @@ class Quantile(nn.Module):
 class Mixed(nn.Module):
     """Scaled numbers, then one-hot cells of each category: one per known level, the last for any other level.
 
-    A missing category is NaN in all of its cells.
-
-    Parameters
-    ----------
-    numeric : Affine, Asinh or Quantile
-        Of the numeric columns.
-    cells : Tensor of shape (d,)
-        One-hot cells of each column: its known levels and one more; 0 for a numeric column. In a row, a category is the
-        number of its level, -1 for any other level.
+    A missing category is NaN in all of its cells. ``numeric`` scales the numeric columns. ``cells`` (d) are the one-hot
+    cells of each column: its known levels and one more; 0 for a numeric column. In a row, a category is the number of
+    its level, -1 for any other level.
     """
 
     cells: Tensor

@@ -28,22 +28,12 @@ _PAD = 16  # matrix kernels take rows in groups; full groups give every row the 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
-
-    Parameters
-    ----------
-    max_epochs : int
-    batch_size : int
-    learning_rate : float
-        Of Adam at the start; it falls along half a cosine over ``max_epochs``.
-    patience : int
-        Epochs without a better held-out loss before training stops.
-    """
+    """How long and how fast to train."""
 
     max_epochs: int
     batch_size: int
-    learning_rate: float
-    patience: int
+    learning_rate: float  # of Adam at the start; it falls along half a cosine over ``max_epochs``
+    patience: int  # epochs without a better held-out loss before training stops
 
 
 class TrainingRows(NamedTuple):

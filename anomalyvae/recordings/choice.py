@@ -121,10 +121,7 @@ def are_recordings(files: Sequence[str | PathLike[str]], **options: Unpack[ReadO
 
     A table with fewer than twenty rows is like the others.
 
-    Raises
-    ------
-    ValueError
-        Some are recordings and others are not, or those that have stamps cannot be read.
+    Raises ValueError if some are recordings and others are not, and if those that have stamps cannot be read.
     """
     faults: list[ValueError] = []
     regular = {Path(file): _is_regular(Path(file), options, faults) for file in files}

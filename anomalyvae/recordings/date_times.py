@@ -48,21 +48,13 @@ Read = Callable[[pd.Series], pd.Series]
 def reader_of(first: pd.Series, order: str, source: str) -> tuple[Read, float] | None:
     """Return the function that reads such text, and after how many seconds such a clock begins again.
 
-    Parameters
-    ----------
-    first : Series of str
-        The first cells; the most common form counts.
-    order : str
-        ``"dmy"`` or ``"mdy"`` if the caller knows the order of dates, ``"hh:mm"`` or ``"mm:ss"`` if it knows what short
-        times are, otherwise anything.
-    source : str
-        How errors name the column.
+    The function takes text and returns date-times (UTC) or durations, NaT for what it cannot read. The seconds are 0
+    for points in time, a day for times of day, an hour for minutes and seconds. None is returned if no cell can be
+    read.
 
-    Returns
-    -------
-    (read, period_s) or None
-        ``read`` takes text and returns date-times (UTC) or durations, NaT for what it cannot read. ``period_s`` is 0
-        for points in time, a day for times of day, an hour for minutes and seconds. None if no cell can be read.
+    The most common form of the ``first`` cells counts. ``order`` is ``"dmy"`` or ``"mdy"`` if the caller knows the
+    order of dates, ``"hh:mm"`` or ``"mm:ss"`` if it knows what short times are, otherwise anything. ``source`` names
+    the column in errors.
     """
     if _iso(first).notna().any():
         return _iso, 0.0

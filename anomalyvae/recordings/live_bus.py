@@ -23,18 +23,8 @@ _ROWS = 1 << 15  # windows at once
 class LiveBus:
     """Turns the lines of a text log into windows while they are written, as `LiveWindows` does with CSV.
 
-    Frames that come late are left out. If the clock jumps back by more than a second, another recording begins.
-
-    Parameters
-    ----------
-    head : bytes
-        The first lines.
-    recipe : WindowRecipe
-        Its signals need no database.
-    kind : {".log", ".asc", ".trc"}
-        How lines are written.
-    recording, source, before
-        As for `LiveWindows`.
+    ``kind``, a suffix in `GROWING`, says how lines are written. The signals of the recipe need no database. Frames that
+    come late are left out. If the clock jumps back by more than a second, another recording begins.
     """
 
     averaged = 0  # only rows of tables are counted

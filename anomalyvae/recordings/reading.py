@@ -172,10 +172,7 @@ def read_pieces(
 def check_databases(options: ReadOptions) -> None:
     """Read the databases once, within the limits: one that cannot be read must not stop every file anew.
 
-    Raises
-    ------
-    TimeoutError, ValueError
-        A database is damaged, or takes too long or too much memory.
+    Raises TimeoutError or ValueError for one that is damaged, or takes too long or too much memory.
     """
     databases, limits = given(options, BUS_OPTIONS).get("databases", ()), given(options, LIMITS)
     with _checking:

@@ -23,12 +23,9 @@ _FIELDS = {"topic": "topic", "msgtype": "type", "digest": "md5sum", "msgdef": "d
 
 
 def check_bag(reader: Reader, path: Path) -> None:
-    """Refuse a ROS 1 bag whose index contradicts itself; let its reader refuse the chunks that contradict the index.
+    """Refuse a ROS 1 bag whose index does not lead to each message once, or does not end with the file.
 
-    Raises
-    ------
-    ValueError
-        The index does not lead to each message once, or does not end with the file.
+    Its reader refuses the chunks that contradict the index.
     """
     entries: dict[int, list[_Entry]] = {info.pos: [] for info in reader.chunk_infos}
     for key, index in reader.indexes.items():
@@ -120,10 +117,7 @@ def _counts(connections: Iterable[Connection]) -> Counter[tuple[str, str]]:
 def check_files(storage: Any, path: Path) -> list[Any]:
     """Return the files of a ROS 2 bag; warn if its metadata.yaml does not fit them.
 
-    Raises
-    ------
-    ValueError
-        A file has other messages than its topics: its index is damaged, or it lacks a topic.
+    Raises ValueError if a file has other messages than its topics: its index is damaged, or it lacks a topic.
     """
     files: list[Any] = getattr(storage, "storages", [storage])
     counts = _counts(connection for file in files for connection in file.connections)

@@ -68,7 +68,7 @@ class Timeline:
 
         ``cells`` are the n stamps of the rows, ``columns`` arrays of n values, NaN for an empty cell. What is returned
         has m samples: strictly increasing times in seconds, later than all before, and the columns, (columns, m).
-        JumpBackError is raised if the clock jumps back, ValueError if a stamp cannot be read or no row had one.
+        Raises JumpBackError if the clock jumps back, ValueError if a stamp cannot be read or no row had one.
         """
         count = len(cells)
         cells = self._scale.numbers(cells)

@@ -278,7 +278,7 @@ class WindowRecipe:
     def windows(self, log: Log) -> Windows:
         """Cut a recording into windows; there are none if it is too short or the condition never holds.
 
-        ValueError is raised if the recording lacks a signal; the message suggests the nearest name.
+        Raises ValueError if the recording lacks a signal; the message suggests the nearest name.
         """
         units = {name: log[name].unit for name in self.needed if log[name].unit}
         return next(Cutter(self, log.recording, units).add(self.ticks(log)), self.no_windows(units))

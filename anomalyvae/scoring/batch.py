@@ -297,15 +297,7 @@ def _smallest(metadata: dict[str, Any], tail: str, per_tick: str | None = None) 
 
 
 def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) -> float:
-    """The p-value up to which each row is flagged, under an alarm target.
-
-    Parameters
-    ----------
-    alarms, tail
-        As for `score_folder`.
-    metadata : dict
-        Of the scorer.
-    """
+    """The p-value up to which each row is flagged, under an alarm target; ``metadata`` is that of the scorer."""
     windowing = metadata["windowing"]
     target = AlarmTarget.of(alarms)
     rate = target.row_rate(None if windowing is None else 3600 / windowing["stride_s"])

@@ -40,58 +40,30 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class Slab(NamedTuple):
-    """Consecutive rows of a file.
+    """Consecutive rows of a file."""
 
-    Attributes
-    ----------
-    where : dict of str to array
-        The origin of each row: ``row`` and the columns to keep, or ``recording``, ``start_s`` and ``end_s``; of a
-        vehicle bus ``unknown`` too.
-    rows : RecordBatch, or ndarray of shape (n, d)
-        As the scorer takes them.
-    start : datetime or None
-        The moment (UTC) from which the times of a recording count, where its file gives it.
-    sparse : str or None
-        Of the last windows of a recording: why they cover few of its seconds, if so.
-    """
-
-    where: dict[str, Any]
-    rows: Any
-    start: datetime | None = None
-    sparse: str | None = None
+    where: dict[str, Any]  # of each row: "row" and columns to keep, or recording, start_s, end_s and, of a bus, UNKNOWN
+    rows: Any  # a RecordBatch, or an array of shape (n, d)
+    start: datetime | None = None  # the moment (UTC) from which the times of a recording count, if its file gives it
+    sparse: str | None = None  # of the last windows of a recording: why they cover few of its seconds, if so
 
 
 class Inputs(NamedTuple):
-    """Files to read.
+    """Files to read."""
 
-    Attributes
-    ----------
-    root : Path
-        The folder that names are relative to: the source folder, the part of a pattern before its first wildcard, or
-        the common folder of several sources.
-    names : list of str
-        Files with a known suffix, sorted, without hidden ones and those that begin with an underscore.
-    passed_over : int
-        How many files have another suffix.
-    unread : dict of str to str
-        Names that cannot be read, and why: folders that are links or locked, links to nothing, pipes.
-    """
-
+    # The folder that names are relative to: the source folder, the part of a pattern before its first wildcard, or the
+    # common folder of several sources.
     root: Path
-    names: list[str]
-    passed_over: int
-    unread: dict[str, str]
+    names: list[str]  # files with a known suffix, sorted, without those that are hidden or begin with an underscore
+    passed_over: int  # how many files have another suffix
+    unread: dict[str, str]  # names that cannot be read, and why: links, locked folders, pipes
 
 
 def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
     """Find the files to read; ``target`` is where results go.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If ``target`` lies inside a folder of ``source``: the next run would score its scores.
+    Raises FileNotFoundError if there is none, and ValueError if ``target`` lies inside a folder of ``source``: the next
+    run would score its scores.
     """
     suffixes = set(TABLES)
     if recordings:
@@ -205,21 +177,10 @@ def slabs_of(
 ) -> Iterator[Slab]:
     """The rows of a table, or the windows of a recording, as a model takes them.
 
-    Parameters
-    ----------
-    root, name
-        Folder, and path of the file below it.
-    metadata : dict
-        Of the scorer.
-    keep : sequence of str
-        Columns of a table that are given back in `Slab.where`, beside ``row``.
-    **options
-        How files are read: see `anomalyvae.options.ReadOptions`.
+    The file ``name`` lies below the folder ``root``; ``metadata`` is that of the scorer. Columns of a table to ``keep``
+    are given back in `Slab.where`, beside ``row``.
 
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, lacks a column or signal, has one in another unit, or has no row.
+    Raises ValueError if the file cannot be read, lacks a column or signal, has one in another unit, or has no row.
     """
     path = root / name
     if metadata["windowing"] is not None:

@@ -47,44 +47,20 @@ Scored = TypeVar("Scored")
 
 @dataclass(frozen=True)
 class Work:
-    """What all files of a run share: plain values, so that it can be sent to other machines.
+    """What all files of a run share: plain values, so that it can be sent to other machines."""
 
-    Parameters
-    ----------
-    model : str
-        Bundle or ONNX file.
-    graph : str
-        The sha256 of the ONNX file, so that a change of the model is noticed.
-    source, target : str
-        Folders that names of files are relative to; empty where windows come from no folder.
-    staging : str
-        Folder of this run alone, for incomplete files. A worker that outlives its run writes only there.
-    rate : float or None
-        Rows with a p-value of at most this are flagged; None for the model's own threshold.
-    tail : {"conformal", "pareto"}
-    feature_scores : bool
-    options : tuple of (str, value)
-        How files are read: the items of `anomalyvae.options.ReadOptions`.
-    databases : tuple of str
-        The sha256 of each file that defines messages of a vehicle bus.
-    per_tick : {"offline", "causal"} or None
-        Scores per tick of the clock instead of per window, and how windows are folded.
-    keep : tuple of str
-        Columns of a table that are copied into its scores.
-    """
-
-    model: str
-    graph: str
-    source: str = ""
+    model: str  # bundle or ONNX file
+    graph: str  # the sha256 of the ONNX file, so that a change of the model is noticed
+    source: str = ""  # folders that names of files are relative to; empty where windows come from no folder
     target: str = ""
-    staging: str = ""
-    rate: float | None = None
+    staging: str = ""  # this run's folder of incomplete files; a worker that outlives its run writes only there
+    rate: float | None = None  # rows with a p-value of at most this are flagged; None: by the model's own threshold
     tail: str = "conformal"
     feature_scores: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
-    databases: tuple[str, ...] = ()
-    per_tick: str | None = None
-    keep: tuple[str, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()  # how files are read: items of `anomalyvae.options.ReadOptions`
+    databases: tuple[str, ...] = ()  # the sha256 of each file that defines messages of a vehicle bus
+    per_tick: str | None = None  # how windows are folded to ticks of the clock; None: they are not
+    keep: tuple[str, ...] = ()  # columns of a table that are copied into its scores
 
     def settings(self) -> dict[str, Any]:
         """What decides the scores of a file, apart from the file."""
@@ -99,29 +75,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a file so far.
+    """What has become of a file so far."""
 
-    Parameters
-    ----------
-    file : str
-        Relative to the source.
-    status : {"reading", "scored", "kept", "failed"}
-        ``"kept"``: its scores are those of an earlier run.
-    rows, flagged : int
-    new_gaps : int
-        Rows with a missing cell in a column that had none in training: their scores are not calibrated.
-    error : str or None
-    sparse : str or None
-        Why the windows cover few of the recording's seconds, if they do.
-    """
-
-    file: str
-    status: str
+    file: str  # relative to the source
+    status: str  # "reading", "scored", "failed", or "kept": its scores are those of an earlier run
     rows: int = 0
     flagged: int = 0
-    new_gaps: int = 0
+    new_gaps: int = 0  # rows with a missing cell in a column that had none in training: they are not calibrated
     error: str | None = None
-    sparse: str | None = None
+    sparse: str | None = None  # why the windows cover few of the recording's seconds, if they do
 
 
 def output_of(name: str) -> str:

@@ -49,10 +49,8 @@ class OnnxFile:
 def open_onnx(path: Path, providers: str | Sequence[str]) -> OnnxFile:
     """Open an ONNX file, or that of a bundle.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        For a path without a file, and for a file of another origin or a newer format, or one that was changed.
+    Raises FileNotFoundError for a path without a file, ValueError for a file of another origin or a newer format, or
+    one that was changed.
     """
     path, content, card = _read_file(path)
     session = _session(path, content, providers)

@@ -22,21 +22,13 @@ class _Last(NamedTuple):
 
 
 class Printed:
-    """Keep in a file which windows were printed, in the order of time.
+    """Keep in a file which windows of a model were printed, in the order of time.
 
     A window counts when the next one is asked for, so it was printed by then. A kill between the two repeats that one.
     The file is written for each window. It is not forced to the disk, nor are the printed lines.
 
-    Parameters
-    ----------
-    path : Path
-        The file that keeps them.
-    model_id : str
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the folder of the file does not exist; if the file is damaged, or belongs to another model.
+    Raises FileNotFoundError if the folder of the file does not exist, ValueError if it is damaged, or belongs to
+    another model.
     """
 
     def __init__(self, path: Path, model_id: str) -> None:
@@ -50,10 +42,7 @@ class Printed:
     def begin(self, file: GrowingFile, name: str) -> tuple[int, str]:
         """Begin with a file; return how many recordings came before it, and what to say about that.
 
-        Raises
-        ------
-        ValueError
-            If the windows are those of a file of another name.
+        Raises ValueError if the windows are those of a file of another name.
         """
         self._file, self._name, last = file, name, self.last
         if last is None:

@@ -124,17 +124,10 @@ def in_order_of_time(recordings: pd.DataFrame) -> pd.DataFrame:
 def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | None = None) -> Scores:
     """Read the figures of recordings from a folder that `score_folder` wrote, or from a table of scores.
 
-    Parameters
-    ----------
-    path : path
-        The folder, or a .parquet or .csv file with the columns ``recording``, ``start_s`` and ``anomaly_score``.
-    model : path, optional
-        The bundle that gave the scores. A folder of scores has what is needed of it; a table has not.
+    A table is a .parquet or .csv file with the columns ``recording``, ``start_s`` and ``anomaly_score``. It needs the
+    ``model``, the bundle that gave the scores; a folder has what is needed of it.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there are no scores, or they are of plain rows or of another model.
+    Raises FileNotFoundError or ValueError if there are no scores, or they are of plain rows or of another model.
     """
     place = Path(path)
     card = None if model is None else read_card(model)

@@ -26,10 +26,7 @@ def read_scores_of(
 ) -> "pd.DataFrame":
     """Read columns of a file of scores, in the rows ``where`` they fit; one that is ``optional`` may be missing.
 
-    Raises
-    ------
-    ValueError
-        If it is damaged, or lacks a column.
+    Raises ValueError if the file is damaged, or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,12 +45,7 @@ def read_scores_of(
 def read_summary(scores: str | os.PathLike[str], model_id: str | None = None) -> dict[str, Any]:
     """Read the `SUMMARY` of a finished folder of scores.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If it is damaged, or, with ``model_id``, of another model.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or, with ``model_id``, of another model.
     """
     folder = Path(scores)
     try:

@@ -66,29 +66,16 @@ _SECTIONS = re.compile(
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written.
-
-    Attributes
-    ----------
-    encoding, separator : str
-    decimal : str
-        ``"."``, ``","``, or empty if the first lines do not show it.
-    names, units : tuple of str
-        Of the columns, in the order of the cells in a row. Empty if there is none.
-    begin, line : int
-        The first row: how many bytes come before it, and the number of its line.
-    complete : bool
-        Whether a row of values has been seen; without one, later lines may change all of this.
-    """
+    """How a CSV file is written."""
 
     encoding: str
     separator: str
-    decimal: str
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    begin: int
-    line: int
-    complete: bool
+    decimal: str  # "." or ","; empty if the first lines do not show it
+    names: tuple[str, ...]  # of the columns, in the order of the cells in a row
+    units: tuple[str, ...]  # empty where there is none
+    begin: int  # how many bytes come before the first row
+    line: int  # the number of its line
+    complete: bool  # whether a row of values has been seen; without one, later lines may change all of this
 
 
 def find_dialect(
@@ -99,21 +86,10 @@ def find_dialect(
     decimal: str | None = None,
     encoding: str | None = None,
 ) -> Dialect:
-    """Find how a CSV file is written.
+    """Find how a CSV file is written, from its beginning, whole lines; ``source`` names it in errors.
 
-    Parameters
-    ----------
-    head : bytes
-        The beginning of the file, whole lines.
-    source : str
-        How errors name the file.
-    sep, decimal, encoding : str, optional
-        What is known already.
-
-    Raises
-    ------
-    ValueError
-        There is no header, or the lines leave something open; the message names the option that decides.
+    Raises ValueError if there is no header, or if the lines leave something open that is not given; the message names
+    the option that decides.
     """
     if sep is not None and len(sep) != 1:
         raise ValueError(f"Got the separator {sep!r}, expected one character such as ';'. Correct sep= (--sep).")

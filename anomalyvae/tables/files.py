@@ -49,18 +49,10 @@ def repair(cell: str, decimal: str) -> str:
 class CsvFile:
     """A CSV file with a header line.
 
-    Parameters
-    ----------
-    path : Path
-    sep, decimal, encoding : str, optional
-        How it is written, where its first lines leave that open.
-    na : iterable of str
-        Cells that say that a value is missing, beside those that always do.
+    ``sep``, ``decimal`` and ``encoding`` say how it is written, where its first lines leave that open. The cells ``na``
+    are missing values, beside those that always are.
 
-    Raises
-    ------
-    ValueError
-        If the first lines are no table; see :mod:`anomalyvae.tables.dialect`.
+    Raises ValueError if the first lines are no table; see :mod:`anomalyvae.tables.dialect`.
     """
 
     def __init__(
@@ -87,12 +79,8 @@ class CsvFile:
         The columns have their places as names. Lines that repeat the header, comments and empty lines are left out.
         Columns that are expected to be ``plain`` numbers come as such, which is faster.
 
-        Raises
-        ------
-        NotNumbersError
-            A column is not of plain numbers.
-        ValueError
-            A row has more or fewer cells than the header.
+        Raises NotNumbersError if a column is not of plain numbers, ValueError if a row has more or fewer cells than the
+        header.
         """
         from pyarrow import csv as arrow_csv
 

@@ -101,13 +101,7 @@ def place_of_time(names: list[str]) -> int | None:
 
 
 def refuse_repeated(names: Iterable[Hashable], source: object, remedy: str = "") -> None:
-    """Refuse names of columns if one comes twice; ``source`` is what has them, ``remedy`` goes on from "Rename them".
-
-    Raises
-    ------
-    ValueError
-        Two columns have the same name.
-    """
+    """Raise ValueError if a column name comes twice; ``source`` has them, ``remedy`` goes on from "Rename them"."""
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(

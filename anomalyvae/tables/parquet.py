@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 def parquet_file(path: Path, **options: Any) -> pq.ParquetFile:
     """Open a Parquet file to read its pages with their checksums, if it has any.
 
-    Raises
-    ------
-    pyarrow.ArrowInvalid
-        The row groups have other rows or names of columns than the file says.
+    pyarrow.ArrowInvalid is raised if the row groups have other rows or names of columns than the file says.
     """
     import pyarrow.parquet as pq
 
@@ -48,11 +45,6 @@ def parquet_table(path: Path, columns: list[str], where: pc.Expression | None = 
 
     PyArrow's own filter, of `pyarrow.dataset` and of ``filters=``, waits for ever on some damaged footers: it compares
     the figures that they have of each row group. So rows are left out after they are read.
-
-    Raises
-    ------
-    pyarrow.ArrowException, OSError
-        The file is damaged.
     """
     with parquet_file(path) as file:
         parts = [file.schema_arrow.empty_table().select(columns)]

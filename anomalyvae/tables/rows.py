@@ -43,13 +43,7 @@ _KINDS = {"number": "numbers", "bool": "true or false", "text": "text"}
 
 
 def column_names(file: CsvFile, exclude: Iterable[str] = ()) -> list[str]:
-    """Return the names of the columns of a file, without those to leave out.
-
-    Raises
-    ------
-    ValueError
-        Two columns have the same name.
-    """
+    """Return the names of the columns of a file, without those to leave out; ValueError if two have the same."""
     left_out = {"", *exclude}
     names = [name for name in file.dialect.names if name not in left_out]
     refuse_repeated(names, file.path, OR_EXCLUDE)
@@ -124,33 +118,13 @@ def read_rows(
     text: Collection[str] = (),
     allow_empty: bool = False,
 ) -> pd.DataFrame:
-    """Read tables, one below the other.
+    """Read tables, CSV or Parquet, one below the other.
 
-    Parameters
-    ----------
-    files : sequence of Path
-        CSV or Parquet files.
-    columns : sequence of str, optional
-        The columns to read; by default those of the first file, which all must have.
-    exclude : iterable of str
-        Columns to leave out.
-    sep, decimal, encoding, na
-        How CSV files are written; see :class:`anomalyvae.tables.files.CsvFile`.
-    text : collection of str
-        Columns of CSV files that are text, whatever they hold.
-    allow_empty : bool
-        Whether a file may have no rows.
+    By default, the columns are those of the first file, which all must have. Columns in ``text`` are text in CSV files,
+    whatever they hold. For ``sep``, ``decimal``, ``encoding`` and ``na`` see :class:`anomalyvae.tables.files.CsvFile`.
+    With ``allow_empty``, a file may have no rows.
 
-    Returns
-    -------
-    DataFrame
-
-    Raises
-    ------
-    ValueError
-        What is wrong with any of the files, all in one message.
-    OSError
-        The only file cannot be opened.
+    Raises ValueError with what is wrong with any of the files, OSError if the only file cannot be opened.
     """
     import pandas as pd
 

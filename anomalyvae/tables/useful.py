@@ -28,12 +28,7 @@ _CLOCK = r"\s*\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*"
 def useful_columns(table: pd.DataFrame, keep: Iterable[str] = ()) -> pd.DataFrame:
     """Return the columns of a table from which something can be learned; warn of the others, each with its reason.
 
-    Columns to ``keep`` stay, whatever they hold.
-
-    Raises
-    ------
-    ValueError
-        Nothing can be learned from any column.
+    Columns to ``keep`` stay, whatever they hold. Raises ValueError if nothing can be learned from any column.
     """
     kept = set(keep)
     useless = {str(name): reason for name in table.columns if name not in kept and (reason := _reason(table[name]))}

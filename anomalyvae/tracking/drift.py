@@ -21,23 +21,13 @@ def track_drift(
     run_name: str | None = None,
     uri: str | None = None,
 ) -> str | None:
-    """Send what is known of drift to a run of its own, tagged with the model's id.
+    """Send what is known of drift to a run of its own, tagged with the model's id; return where to see it.
 
-    The metric ``drift.evidence`` has a step per recording, at the time of the recording if it says it;
-    ``drift.alarm``, ``drift.recordings`` and ``drift.by.NAME``, of each measure and signal alone, have the last value.
+    The metric ``drift.evidence`` has a step per recording, at the time of the recording if it says it; ``drift.alarm``,
+    ``drift.recordings`` and ``drift.by.NAME``, of each measure and signal alone, have the last value.
 
-    Parameters
-    ----------
-    found, summary
-        Of `anomalyvae.scoring.drift.drift` and `anomalyvae.scoring.drift.summary_of`.
-    model_id : str
-    experiment, run_name, uri
-        See `tracked_run`.
-
-    Returns
-    -------
-    str or None
-        Where to see the run; None if it was not sent, and a warning said why.
+    ``found`` and ``summary`` are those of `anomalyvae.scoring.drift.drift` and `anomalyvae.scoring.drift.summary_of`;
+    for the rest see `tracked_run`. None is returned if the run was not sent, and a warning said why.
     """
     with tracked_run(experiment=experiment, run_name=run_name, uri=uri, tags={MODEL_ID: model_id}, listen=False) as run:
         missing = run.send({"the drift": partial(_send, found=found, summary=summary or {})})

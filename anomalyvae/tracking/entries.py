@@ -39,31 +39,16 @@ _WORKER = ("scoring", "bundle", "tables")
 
 @dataclass(frozen=True)
 class Result:
-    """A folder to track: a bundle, or the output of a job.
-
-    Parameters
-    ----------
-    folder, bundle : Path
-        Equal for a bundle.
-    card : dict
-    source : str or None
-        Where the rows came from.
-    """
+    """A folder to track: a bundle, or the output of a job."""
 
     folder: Path
-    bundle: Path
+    bundle: Path  # the folder itself, if it is a bundle
     card: dict[str, Any]
-    source: str | None = None
+    source: str | None = None  # where the rows came from
 
     @classmethod
     def read(cls, folder: Path, source: str | None = None) -> "Result":
-        """Read and check a folder.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If it has no bundle, or a damaged one.
-        """
+        """Read and check a folder; FileNotFoundError or ValueError if it has no bundle, or a damaged one."""
         bundle = folder / "model" if (folder / "model" / CARD).is_file() else folder
         return cls(folder, bundle, read_card(bundle), source)
 
@@ -158,16 +143,9 @@ def send_card(client: "MlflowClient", run_id: str, result: Result) -> None:
 
 
 def send_losses(client: "MlflowClient", run_id: str, records: list[dict[str, float]], start_ms: float) -> None:
-    """Send the losses of epochs, with their time stamps.
+    """Send the losses of epochs, as in ``history_``, with their time stamps.
 
-    Parameters
-    ----------
-    client : MlflowClient
-    run_id : str
-    records : list of dict
-        As in ``history_``: ``epoch``, ``seconds`` since training started, and the losses.
-    start_ms : float
-        The start of training, in milliseconds since 1970.
+    ``start_ms`` is the start of training, in milliseconds since 1970.
     """
     from mlflow.entities import Metric
 

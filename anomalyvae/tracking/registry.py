@@ -27,12 +27,9 @@ _DESCRIPTION = 5000  # characters of a version's description
 
 
 def roll_back(name: str) -> int:
-    """Make the previous champion the champion again; returns the number of its version.
+    """Make the previous champion the champion again; return the number of its version.
 
-    Raises
-    ------
-    LookupError
-        If there is no earlier champion.
+    Raises LookupError if there is no earlier champion.
     """
     client = import_mlflow().MlflowClient()
     present = _aliases(client, name).get(CHAMPION)
@@ -46,10 +43,7 @@ def roll_back(name: str) -> int:
 def champion_name(model: str | os.PathLike[str]) -> str | None:
     """The registered name in an address ``models:/NAME@champion``; None for a path.
 
-    Raises
-    ------
-    ValueError
-        For any other address of MLflow: promotion moves no other alias.
+    Raises ValueError for any other address of MLflow: promotion moves no other alias.
     """
     text = str(model)
     if not text.startswith(("models:", "runs:")):
@@ -70,34 +64,14 @@ def record(
     *,
     remedy: str,
 ) -> bool:
-    """Record in the registry what the gate decided about a bundle. A failing registry costs a warning and bounded time.
+    """Record in the registry what the gate decided about a bundle; return whether all was recorded.
 
-    A promoted bundle becomes the ``champion`` of the name, a refused one its ``challenger``. Reasons and figures become
-    the description of the version, and the outcome its tag ``gate``. A bundle that is not registered yet is tracked
-    first. Recording twice changes nothing.
+    A promoted bundle becomes the ``champion`` of the name, a refused one its ``challenger``; without a decision, it is
+    the new champion. Reasons and figures become the description of the version, and the outcome its tag ``gate``. A
+    bundle that is not registered yet is tracked first, and so is its ``rival``, the previous champion, so that it can
+    be rolled back to. Recording twice changes nothing.
 
-    Parameters
-    ----------
-    name : str
-        Of the registered model.
-    bundle : path
-        What the decision was about, or the new champion without one.
-    decision : mapping, optional
-        Of the gate: ``promoted``, ``reasons``, ``champion`` (a model id) and ``decided_at``.
-    rival : path, optional
-        The previous champion's bundle; registered as well, so that it can be rolled back to.
-    remedy : str
-        For the warning: what to do if this fails.
-
-    Returns
-    -------
-    bool
-        Whether all was recorded.
-
-    Warns
-    -----
-    UserWarning
-        If not: what, why, and the remedy.
+    A failing registry costs a bounded time and a warning, which ends with the ``remedy``.
     """
     with mlflow_session():
         work = partial(_record, name, Path(bundle), decision, None if rival is None else Path(rival))
@@ -174,22 +148,11 @@ def _make_champion(client: Any, name: str, number: str) -> None:
 
 @contextmanager
 def fetched(model: str | os.PathLike[str]) -> Iterator[Path]:
-    """The path of a model: itself, or a copy of the bundle behind an address such as ``models:/NAME@champion``.
+    """The path of a model: itself, or a copy of the bundle behind an address of MLflow, deleted after the block.
 
-    Parameters
-    ----------
-    model : path or str
-        A path, or an address of MLflow: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``runs:/RUN/model``.
+    Addresses are ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` and ``runs:/RUN/model``.
 
-    Yields
-    ------
-    Path
-        Of the bundle, or of the ONNX file; a copy is deleted at the end of the block.
-
-    Raises
-    ------
-    FileNotFoundError
-        If MLflow has no such model, does not answer, or has a model of another kind.
+    Raises FileNotFoundError if MLflow has no such model, does not answer, or has a model of another kind.
     """
     if not str(model).startswith(("models:", "runs:")):
         yield Path(model)

@@ -275,12 +275,8 @@ class TrackedRun:
 class MetricSender:
     """Called with the record of each epoch of a fit, sends the losses from a thread, in batches.
 
-    It does not delay the fit. After an error it sends no more: `TrackedRun.log` sends what is missing.
-
-    Parameters
-    ----------
-    run_id : str or None
-        None if no server has answered; then nothing is sent.
+    It does not delay the fit. After an error it sends no more: `TrackedRun.log` sends what is missing. Without a
+    ``run_id``, as if no server has answered, nothing is sent.
     """
 
     def __init__(self, run_id: str | None) -> None:

@@ -19,13 +19,7 @@ _SETTINGS = {  # MLflow's own defaults are 120 s and seven retries per request
 
 
 def import_mlflow() -> Any:
-    """MLflow, with telemetry only if the user has set ``MLFLOW_DISABLE_TELEMETRY`` to false.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
-    """
+    """MLflow, with telemetry only if the user has set ``MLFLOW_DISABLE_TELEMETRY`` to false."""
     imported = "mlflow" in sys.modules
     silenced = "MLFLOW_DISABLE_TELEMETRY" not in os.environ
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -40,13 +34,7 @@ def import_mlflow() -> Any:
 
 @contextmanager
 def mlflow_session(uri: str | None = None) -> Iterator[Any]:
-    """MLflow with short timeouts unless the user has set others; yields the module.
-
-    Parameters
-    ----------
-    uri : str, optional
-        A tracking server or store for this block, instead of the present one.
-    """
+    """MLflow with short timeouts unless the user has set others; ``uri`` replaces the server or store in this block."""
     mlflow = import_mlflow()
     ours = {name: text for name, text in _SETTINGS.items() if name not in os.environ}
     os.environ.update(ours)

@@ -52,7 +52,7 @@ class _DamageError(Exception):
 def blf_frames(path: Path) -> tuple[float, Generator[np.ndarray, None, None]]:
     """Return a BLF file's start in seconds of unix time, 0 if it has none, and its frames, container by container.
 
-    Stamps count from the start. ValueError is raised for a damaged file, where the damage is reached.
+    Stamps count from the start. Raises ValueError for a damaged file, where the damage is reached.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

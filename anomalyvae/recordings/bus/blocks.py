@@ -44,13 +44,7 @@ _INFLATED = 1032  # the largest factor by which deflate expands data
 
 
 def check_blocks(path: Path) -> None:
-    """Refuse a measurement file (MDF 2, 3 or 4) with broken blocks.
-
-    Raises
-    ------
-    ValueError
-        The file is cut or damaged; the message says near which byte.
-    """
+    """Refuse a measurement file (MDF 2, 3 or 4) that is cut or damaged: ValueError says near which byte."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         if not view[:8].startswith((b"MDF", b"UnFinMF")):
             raise ValueError(f"{path} begins with {view[:8]!r}; a measurement file begins with MDF. Export it as MF4.")

@@ -62,10 +62,7 @@ class _Transfer:
 class Transport:
     """Joins packets; messages may continue in the next piece of a recording.
 
-    Attributes
-    ----------
-    broken : collections.Counter
-        How many frames belong to messages that were left out, by identifier and first byte (empty if it is missing).
+    ``broken`` counts the frames of messages that were left out, by identifier and first byte (empty if it is missing).
     """
 
     def __init__(self) -> None:
