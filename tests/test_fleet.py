@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from anomalyvae.fleet import FALSE_ALARMS, Fleet, Monitor, Tally, reasons
 
@@ -140,8 +141,6 @@ def test_clean_recordings_hardly_ever_alarm(runs, hours, count):
 
 def test_bets_pay_by_what_a_finite_reference_allows():
     """Of many training fleets, at least 199 in 200 have limits that clean recordings pass no more often than paid."""
-    from scipy.stats import norm
-
     fair = []
     for seed in range(1000):
         monitor = Monitor(normal_fleet(np.random.default_rng(seed), 20))

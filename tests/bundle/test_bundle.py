@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
-from anomalyvae.nets.bodies import BODIES
+from anomalyvae.nets.bodies import BODIES, MLP
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,6 @@ def test_a_body_that_is_no_longer_offered_is_named(normal, tmp_path, monkeypatch
 
 
 def test_a_callable_body_is_refused(normal, tmp_path):
-    from anomalyvae.nets.bodies import MLP
-
     with pytest.raises(TypeError, match="a callable cannot be stored without pickling"):
         save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from anomalyvae import Scorer, load
+from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_calibration, read_card
 from anomalyvae.bundle.card import model_id_of, sha256_of, write_card
 from anomalyvae.health.profile import Profile
@@ -77,8 +77,6 @@ def bundle(detector_of_rows, tmp_path):
 @pytest.fixture(scope="module")
 def detector_of_rows(tmp_path_factory):
     """A bundle of the present version."""
-    from anomalyvae import VAEOutlierDetector, save
-
     table = pd.concat([rows()] * 12, ignore_index=True)
     table[["a", "b", "c"]] += np.random.default_rng(1).normal(size=(len(table), 3))
     detector = VAEOutlierDetector(hidden=(4,), latent_dim=2, max_epochs=2, random_state=0).fit(table)

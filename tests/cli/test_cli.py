@@ -3,16 +3,18 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from anomalyvae import WindowRecipe, __version__, cli, load
-from anomalyvae.bundle import read_card
+from anomalyvae import Scorer, WindowRecipe, __version__, cli, load
+from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.cli import main
 from anomalyvae.cli.console import WRITERS
 from anomalyvae.evaluate import leave_out as runs
+from anomalyvae.pyod_adapter import PYOD_DETECTORS
 from anomalyvae.recordings import read_windows
 
 TINY = ["--set", "max_epochs=3", "--set", "hidden=[8]", "--set", "random_state=0"]
@@ -193,8 +195,6 @@ def test_recordings_are_cut_into_windows_as_in_training(drives, tmp_path, capsys
     code, said, _ = run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)
     assert code == 0
     assert said.startswith("Learned 57 windows: model ")
-    from anomalyvae.bundle import read_manifest
-
     learned = read_manifest(model)
     assert learned["recording"].tolist() == ["drive0", "drive1", "drive2"]
     assert set(learned["role"]) == {"normal"}
@@ -304,8 +304,6 @@ def test_recordings_in_another_unit_are_refused(drives, tmp_path, capsys):
 
 
 def test_a_bundle_gives_an_onnx_file_of_the_same_model(table, tmp_path, capsys):
-    from anomalyvae import Scorer
-
     model, file = tmp_path / "model", tmp_path / "new" / "m.onnx"
     assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
     code, said, _ = run(capsys, "export", model, file, "--precision", "double", "--feature-scores")
@@ -368,8 +366,6 @@ def test_a_detector_without_figures_says_why_in_its_line(labelled, tmp_path, cap
 
 
 def test_help_names_every_detector_to_compare_with(capsys):
-    from anomalyvae.pyod_adapter import PYOD_DETECTORS
-
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
     assert f"some of {', '.join(PYOD_DETECTORS)} (" in " ".join(capsys.readouterr().out.split())
@@ -480,8 +476,6 @@ def test_an_interrupt_is_exit_code_130(job, monkeypatch, capsys):
 
 
 def test_a_warning_is_one_line(job, monkeypatch, capsys):
-    import warnings
-
     def warned(job, progress):
         warnings.warn("two\nlines", stacklevel=1)
         raise ValueError("end")

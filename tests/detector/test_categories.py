@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from anomalyvae import VAEOutlierDetector, load, save
+from anomalyvae.cli import main
 from anomalyvae.detector.categories import common_levels, read_as
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.nets.likelihoods import SURPRISE_FLOOR, Categorical
@@ -332,8 +333,6 @@ def test_a_failed_fit_leaves_the_old_levels(normal, fresh):
 
 
 def test_the_command_line_takes_text(tmp_path, normal, fresh, capsys):
-    from anomalyvae.cli import main
-
     rename = {"dry": "d1", "wet": "d2", "snow": "off"}
     normal.assign(road=normal["road"].map(rename)).to_csv(tmp_path / "rows.csv", index=False)
     digits = fresh[fresh["road"] != "snow"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.sparse
 
 from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.scoring import Scorer
@@ -132,8 +133,6 @@ def test_dates_and_durations_are_no_numbers(unit, frame, numbers, scorers):
 
 
 def test_sparse_columns_are_taken_and_a_sparse_matrix_is_named(frame, scorers):
-    import scipy.sparse
-
     dense = frame.assign(a=frame["a"].where(frame["a"] > 0, 0.0), t=frame["t"].astype(object))
     fill = {"a": pd.SparseDtype(float, 0.0), "n": pd.SparseDtype(int, 0), "t": pd.SparseDtype(object, "x")}
     expected = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0).fit(dense)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from onnx import helper
+from sklearn.exceptions import NotFittedError
 
 from anomalyvae import Scorer, VAEOutlierDetector, export_onnx, load, save
 from anomalyvae.bundle import read_card
@@ -16,6 +17,7 @@ from anomalyvae.calibration import Calibration
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.export import graph as graphs
 from anomalyvae.export.scaling import Cells
+from anomalyvae.nets.bodies import BODIES, MLP
 
 EVERY = [
     *({"criterion": score} for score in ("memory", "elbo", "reconstruction", "kl", "log_likelihood")),
@@ -331,8 +333,6 @@ def test_only_spoiled_rows_can_tell(file, detector, monkeypatch):
 
 
 def test_what_has_no_form_is_refused_by_name(normal, tmp_path):
-    from anomalyvae.nets.bodies import MLP
-
     def my_body(input_shape, latent_dim):
         return MLP(input_shape, latent_dim)
 
@@ -343,8 +343,6 @@ def test_what_has_no_form_is_refused_by_name(normal, tmp_path):
 
 @pytest.mark.parametrize("body", ["mlp", "conv2d"])
 def test_a_layer_without_a_form_is_refused_and_its_bundle_does_without(body, normal, fresh, tmp_path, monkeypatch):
-    from anomalyvae.nets.bodies import BODIES
-
     plain = BODIES[body]
 
     def bent(input_shape, latent_dim, hidden):
@@ -364,8 +362,6 @@ def test_a_layer_without_a_form_is_refused_and_its_bundle_does_without(body, nor
 
 
 def test_a_body_of_an_unknown_kind_is_refused_by_name(normal, tmp_path, monkeypatch):
-    from anomalyvae.nets.bodies import BODIES, MLP
-
     class Own(torch.nn.Module):
         def __init__(self, input_shape, latent_dim, hidden):
             super().__init__()
@@ -379,8 +375,6 @@ def test_a_body_of_an_unknown_kind_is_refused_by_name(normal, tmp_path, monkeypa
 
 
 def test_an_unfitted_detector_is_refused(tmp_path):
-    from sklearn.exceptions import NotFittedError
-
     with pytest.raises(NotFittedError):
         export_onnx(VAEOutlierDetector(), tmp_path / "m.onnx")
 

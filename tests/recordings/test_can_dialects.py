@@ -11,6 +11,7 @@ from bus_files import ASC_HEAD as HEAD
 from bus_files import HEAD as DBC_HEAD
 
 from anomalyvae.recordings import read_log
+from anomalyvae.recordings.bus.canbus import _opened
 
 ENGINE = f"""{DBC_HEAD}BO_ 256 Engine: 8 ECU
  SG_ RPM : 0|16@1+ (1,0) [0|65535] "rpm" ECU
@@ -242,8 +243,6 @@ def test_blf_that_cannot_be_read_whole_is_refused_or_counted(rpm):
     ],
 )
 def test_random_frames_are_those_that_python_can_reads(tmp_path, suffix, writer, reader):
-    from anomalyvae.recordings.bus.canbus import _opened
-
     rng = np.random.default_rng(3)
     path = tmp_path / f"drive{suffix}"
     with writer(path) as log:

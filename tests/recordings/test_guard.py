@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -80,8 +81,6 @@ def dies(path, wanted):
 
 
 def leaves_files(path, wanted):
-    import tempfile
-
     path.write_text(tempfile.mkdtemp())
     yield from hangs(path, wanted)
 

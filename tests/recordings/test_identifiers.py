@@ -5,7 +5,9 @@ from pathlib import Path
 
 import can
 import numpy as np
+import pandas as pd
 import pytest
+from asammdf import MDF, Signal, Source
 from bus_files import frames as as_frames
 from bus_files import write as write_messages
 
@@ -50,8 +52,6 @@ def shown(path, frames, bus_of=lambda key: "can0"):
 
 
 def measured(path, frames):
-    from asammdf import MDF, Signal, Source
-
     rows = as_frames(*frames)
     parts = np.rec.fromarrays(
         [
@@ -248,8 +248,6 @@ def test_a_model_is_fitted_and_scores_a_log_from_the_command_line(tmp_path, caps
     assert "watching 10 of the bus without a database" in capsys.readouterr().err
     assert main(["score", str(attack), str(tmp_path / "scores.csv"), "--model", str(model)]) == 0
     assert "0x124" in capsys.readouterr().err
-    import pandas as pd
-
     scores = pd.read_csv(tmp_path / "scores.csv")
     touched = (scores["start_s"] < 7) & (scores["end_s"] > 5.05)
     assert scores["unknown"].fillna("").tolist() == ["0x124" if each else "" for each in touched]

@@ -12,6 +12,8 @@ import can
 import numpy as np
 import pandas as pd
 import pytest
+from asammdf import MDF, Signal
+from asammdf.blocks.conversion_utils import from_dict
 from bus_files import HEAD
 from can.io.mf4 import MF4Writer
 
@@ -38,28 +40,29 @@ def database(tmp_path):
     return path
 
 
-def measured(path, version="4.10", compression=0):
-    """Two groups: 50 Hz with a converted channel, 5 Hz with an enumeration and text."""
-    from asammdf import MDF, Signal
-
-    fast, slow = np.arange(300) / 50, np.arange(30) / 5
-    on_off = {"val_0": 0, "text_0": b"off", "val_1": 1, "text_1": b"on"}
+def saved(path, *groups, version="4.10", **options):
+    """A measurement file with these groups of channels."""
     with MDF(version=version) as file:
         file.header.start_time = pd.Timestamp("2024-05-01T10:00:00+02:00").to_pydatetime()
-        file.append(
-            [
-                Signal(np.sin(fast), fast, name="acc", unit="m/s^2"),
-                Signal((np.arange(300) % 9).astype("u1"), fast, name="level", conversion={"a": 0.5, "b": 1.0}),
-            ]
-        )
-        file.append(
-            [
-                Signal((np.arange(30) % 2).astype("u1"), slow, name="switch", conversion=on_off),
-                Signal(np.array([b"on", b"off"] * 15), slow, name="words", encoding="utf-8"),
-                Signal(np.arange(30, dtype="i2"), slow, name="ramp"),
-            ]
-        )
-        return Path(file.save(path, overwrite=True, compression=compression))
+        for channels in groups:
+            file.append(channels)
+        return Path(file.save(path, overwrite=True, **options))
+
+
+def measured(path, version="4.10", compression=0):
+    """Two groups: 50 Hz with a converted channel, 5 Hz with an enumeration and text."""
+    fast, slow = np.arange(300) / 50, np.arange(30) / 5
+    on_off = {"val_0": 0, "text_0": b"off", "val_1": 1, "text_1": b"on"}
+    quick = [
+        Signal(np.sin(fast), fast, name="acc", unit="m/s^2"),
+        Signal((np.arange(300) % 9).astype("u1"), fast, name="level", conversion={"a": 0.5, "b": 1.0}),
+    ]
+    others = [
+        Signal((np.arange(30) % 2).astype("u1"), slow, name="switch", conversion=on_off),
+        Signal(np.array([b"on", b"off"] * 15), slow, name="words", encoding="utf-8"),
+        Signal(np.arange(30, dtype="i2"), slow, name="ramp"),
+    ]
+    return saved(path, quick, others, version=version, compression=compression)
 
 
 def recorded(path, n=300):
@@ -107,8 +110,6 @@ def test_measured_channels_are_listed_without_reading_them(tmp_path, monkeypatch
 
 
 def test_channels_and_frames_of_one_file_are_listed_together(tmp_path, database):
-    from asammdf import MDF, Signal
-
     with MDF(recorded(tmp_path / "frames.mf4")) as file:
         file.append([Signal(np.arange(50.0), np.arange(50) / 10, name="acc", unit="m/s^2")])
         file.append([Signal(np.array([1.0]), np.array([3.0]), name="once")])
@@ -125,8 +126,6 @@ def test_the_start_is_a_moment_in_utc(tmp_path):
 
 def patched(path, **units):
     """Give channels another unit by name; ``stamps`` is that of the time channels."""
-    from asammdf import MDF
-
     with MDF(path) as file:
         for number, group in enumerate(file.groups):
             for place, channel in enumerate(group.channels):
@@ -163,8 +162,6 @@ def test_stamps_with_a_unit_that_is_none_of_time_leave_the_group_out(tmp_path, v
 
 @pytest.mark.parametrize("unit", ["km", "<CNunit><TX>km</TX></CNunit>"])
 def test_the_unit_of_a_channel_goes_before_that_of_its_conversion(tmp_path, unit):
-    from asammdf import MDF
-
     path = patched(measured(tmp_path / "drive.mf4"), level=unit)
     with MDF(path) as file:
         file.groups[0].channels[2].conversion.unit = "mi"
@@ -174,8 +171,6 @@ def test_the_unit_of_a_channel_goes_before_that_of_its_conversion(tmp_path, unit
 
 @pytest.mark.parametrize("version", ["3.30", "4.10"])
 def test_what_is_left_out_says_what_it_holds(tmp_path, version):
-    from asammdf import MDF, Signal
-
     empty = np.empty(0)
     with MDF(measured(tmp_path / "drive.mf4", version)) as file:
         file.append([Signal(empty, empty, name="none"), Signal(empty.astype("u1"), empty, name="neither")])
@@ -188,24 +183,16 @@ def test_what_is_left_out_says_what_it_holds(tmp_path, version):
 
 
 def test_samples_that_are_marked_invalid_are_nan(tmp_path):
-    from asammdf import MDF, Signal
-
     stamps = np.arange(5.0)
     invalid = np.array([False, True, False, False, True])
-    with MDF(version="4.10") as file:
-        file.append(
-            [Signal(np.arange(5.0), stamps, name="x", invalidation_bits=invalid), Signal(stamps, stamps, name="y")]
-        )
-        path = file.save(tmp_path / "drive.mf4")
-    log = read_log(path)
+    x = Signal(np.arange(5.0), stamps, name="x", invalidation_bits=invalid)
+    log = read_log(saved(tmp_path / "drive.mf4", [x, Signal(stamps, stamps, name="y")]))
     np.testing.assert_array_equal(log["x"].values, [0, np.nan, 2, 3, np.nan])
     np.testing.assert_array_equal(log["y"].values, stamps)
 
 
 @pytest.mark.parametrize("bits", [None, np.zeros(5, dtype=bool)])
 def test_samples_of_a_channel_that_is_marked_invalid_are_nan(tmp_path, bits):
-    from asammdf import MDF, Signal
-
     stamps = np.arange(5.0)
     with MDF(version="4.10") as file:
         file.append([Signal(stamps, stamps, name="x", invalidation_bits=bits), Signal(stamps, stamps, name="y")])
@@ -217,8 +204,6 @@ def test_samples_of_a_channel_that_is_marked_invalid_are_nan(tmp_path, bits):
 
 
 def test_names_that_are_not_unique_get_their_group(tmp_path, database):
-    from asammdf import MDF, Signal
-
     stamps = np.arange(3.0)
     with MDF(version="4.10") as file:
         for name in ("engine", "brake", "brake"):
@@ -232,12 +217,8 @@ def test_names_that_are_not_unique_get_their_group(tmp_path, database):
 
 
 def test_channels_of_one_name_in_one_group_are_kept(tmp_path):
-    from asammdf import MDF, Signal
-
     stamps = np.arange(5) / 10
-    with MDF(version="4.10") as file:
-        file.append([Signal(factor * stamps, stamps, name="a") for factor in (1, 2)])
-        path = file.save(tmp_path / "drive.mf4")
+    path = saved(tmp_path / "drive.mf4", [Signal(factor * stamps, stamps, name="a") for factor in (1, 2)])
     log = read_log(path)
     assert list(log.signals) == ["group 0.channel 1.a", "group 0.channel 2.a"]  # one of them was lost
     np.testing.assert_allclose(log["group 0.channel 2.a"].values, 2 * stamps)
@@ -249,28 +230,19 @@ def test_channels_of_one_name_in_one_group_are_kept(tmp_path):
     "texts", [{"val_0": 255, "text_0": b"not available"}, {"lower_0": 250, "upper_0": 255, "text_0": b"not available"}]
 )
 def test_a_number_that_stands_for_a_text_is_no_measurement(tmp_path, texts, raw, monkeypatch):
-    from asammdf import MDF, Signal
-    from asammdf.blocks.conversion_utils import from_dict
-
     monkeypatch.setattr(mdf_file, "_ROWS", 2)
     raw, stamps = np.array(raw, dtype="u1"), np.arange(5) / 10
     conversion = {**texts, "default_addr": from_dict({"a": 0.5, "b": -40.0})}
-    with MDF(version="4.10") as file:
-        file.append([Signal(raw, stamps, name="a"), Signal(raw, stamps, name="t", unit="C", conversion=conversion)])
-        path = file.save(tmp_path / "drive.mf4")
-    log = read_log(path, timeout_s=math.inf)
+    channels = [Signal(raw, stamps, name="a"), Signal(raw, stamps, name="t", unit="C", conversion=conversion)]
+    log = read_log(saved(tmp_path / "drive.mf4", channels), timeout_s=math.inf)
     np.testing.assert_array_equal(log["a"].values, raw)
     np.testing.assert_array_equal(log["t"].values, np.where(raw == 255, np.nan, raw * 0.5 - 40))
 
 
 def test_duplicated_stamps_become_one_sample_and_a_jump_back_is_refused(tmp_path):
-    from asammdf import MDF, Signal
-
     def save(stamps):
-        with MDF(version="4.10") as file:
-            x = Signal(np.arange(len(stamps), dtype=float), np.array(stamps), name="x")
-            file.append([x, Signal(np.ones(len(stamps)), np.array(stamps), name="same")])
-            return file.save(tmp_path / "drive.mf4", overwrite=True)
+        x = Signal(np.arange(len(stamps), dtype=float), np.array(stamps), name="x")
+        return saved(tmp_path / "drive.mf4", [x, Signal(np.ones(len(stamps)), np.array(stamps), name="same")])
 
     said = r"^1 samples in .*drive.mf4 are means of different values of one signal with one stamp: x 1\. Record"
     with pytest.warns(UserWarning, match=said):
@@ -506,12 +478,8 @@ def test_frames_of_other_buses_are_counted(tmp_path):
 
 
 def test_a_file_that_asammdf_does_not_read_is_not_called_damaged(tmp_path, monkeypatch):
-    from asammdf import MDF, Signal
-
     samples = Signal(np.arange(50.0), np.arange(50) / 10, name="acc")
-    with MDF(version="3.30") as file:
-        file.append([samples])
-        old = Path(file.save(tmp_path / "old.mdf"))
+    old = saved(tmp_path / "old.mdf", [samples], version="3.30")
     with MDF(old) as file:
         place = file.groups[0].channels[0].address
     content = bytearray(old.read_bytes())

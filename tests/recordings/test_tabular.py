@@ -227,9 +227,6 @@ def test_paths_that_are_no_recording(tmp_path):
 
 def test_a_damaged_page_of_a_parquet_file_is_refused_by_name(tmp_path):
     """One bit of a value: the checksum that its writer may add is compared."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path, speed = tmp_path / "drive.parquet", np.sin(np.arange(50.0))
     table = pa.table({"time_s": np.arange(50) / 10, "speed": speed})
     pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)

@@ -5,6 +5,7 @@ import math
 import re
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
+
+import sqlite3
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from mcap.writer import CompressionType, IndexType, Writer
@@ -84,24 +87,23 @@ def write_bag(path, frame, stamps, compression=None):
     store, bag = ROS["bag"], Bag1Writer(path)
     if compression:
         bag.set_compression(Bag1Writer.CompressionFormat[compression])
-    with bag:
-        connections = {}
-        for topic, kind, log_ns, message in ros_messages(store, frame, stamps):
-            if topic not in connections:
-                connections[topic] = bag.add_connection(topic, kind, typestore=store)
-            bag.write(connections[topic], log_ns, store.serialize_ros1(message, kind))
+    fill(bag, store, store.serialize_ros1, frame, stamps)
 
 
 def write_folder(path, frame, stamps, storage=StoragePlugin.SQLITE3, compression=None):
     store, bag = ROS["ros2"], Bag2Writer(path, version=9, storage_plugin=storage)
     if compression:
         bag.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
+    fill(bag, store, store.serialize_cdr, frame, stamps)
+
+
+def fill(bag, store, serialize, frame, stamps):
     with bag:
         connections = {}
         for topic, kind, log_ns, message in ros_messages(store, frame, stamps):
             if topic not in connections:
                 connections[topic] = bag.add_connection(topic, kind, typestore=store)
-            bag.write(connections[topic], log_ns, store.serialize_cdr(message, kind))
+            bag.write(connections[topic], log_ns, serialize(message, kind))
 
 
 def write_split(path, frame, stamps):
@@ -116,33 +118,38 @@ def write_split(path, frame, stamps):
     (path / "metadata.yaml").write_text(text)
 
 
+@contextmanager
+def mcap(path, **options):
+    """The writer of an MCAP file, which is complete after the block."""
+    with path.open("wb") as file:
+        writer = Writer(file, **options)
+        writer.start()
+        yield writer
+        writer.finish()
+
+
 def write_ros_mcap(path, frame, stamps, ros1=False):
     store = ROS["bag" if ros1 else "ros2"]
     serialize, words = (
         (store.serialize_ros1, ("ros1msg", "ros1")) if ros1 else (store.serialize_cdr, ("ros2msg", "cdr"))
     )
-    with path.open("wb") as file:
-        writer, channels = Writer(file, chunk_size=4096), {}
-        writer.start()
+    channels = {}
+    with mcap(path, chunk_size=4096) as writer:
         for topic, kind, log_ns, message in ros_messages(store, frame, stamps):
             if topic not in channels:
                 text, _ = store.generate_msgdef(kind, ros_version=1 if ros1 else 2)
                 schema = writer.register_schema(kind, words[0], text.encode())
                 channels[topic] = writer.register_channel(topic, words[1], schema)
             writer.add_message(channels[topic], log_ns, bytes(serialize(message, kind)), log_ns)
-        writer.finish()
 
 
 def write_json(path, frame, stamps, **options):
-    with path.open("wb") as file:
-        writer = Writer(file, **{"chunk_size": 4096, **options})
-        writer.start()
+    with mcap(path, **{"chunk_size": 4096, **options}) as writer:
         schema = writer.register_schema("Imu", "jsonschema", b'{"type": "object"}')
         channels = {"/imu": writer.register_channel("/imu", "json", schema)}
         channels["/speed"] = writer.register_channel("/speed", "json", 0)  # without a schema
         for topic, log_ns, message in plain_messages(frame, stamps):
             writer.add_message(channels[topic], log_ns, json.dumps(message).encode(), log_ns)
-        writer.finish()
 
 
 def protobuf_kinds():
@@ -284,14 +291,13 @@ def test_signals_are_listed(files):
     assert table.loc["/imu.linear_acceleration.x", "rate_hz"] == pytest.approx(10, rel=0.01)
 
 
-def write_messages(path, messages):
-    with path.open("wb") as file:
-        writer = Writer(file, chunk_size=100)
-        writer.start()
+def write_messages(path, messages, **options):
+    """Write messages, each a topic, its log time, and an object or bytes of JSON."""
+    with mcap(path, chunk_size=100, **options) as writer:
         channel = {topic: writer.register_channel(topic, "json", 0) for topic, _, _ in messages}
         for topic, log_ns, message in messages:
-            writer.add_message(channel[topic], log_ns, json.dumps(message).encode(), log_ns)
-        writer.finish()
+            data = message if isinstance(message, bytes) else json.dumps(message).encode()
+            writer.add_message(channel[topic], log_ns, data, log_ns)
     return path
 
 
@@ -340,13 +346,10 @@ def test_what_json_may_hold(tmp_path):
 
 def test_a_topic_in_an_unknown_encoding_is_left_out(tmp_path):
     path = tmp_path / "drive.mcap"
-    with path.open("wb") as file:
-        writer = Writer(file)
-        writer.start()
+    with mcap(path) as writer:
         schema = writer.register_schema("Scan", "flatbuffer", b"")
         writer.add_message(writer.register_channel("/scan", "flatbuffer", schema), 1, b"??", 1)
         writer.add_message(writer.register_channel("/a", "json", 0), 1, b'{"x": 1}', 1)
-        writer.finish()
     log = read_log(path)
     assert (list(log.signals), log.left_out) == (
         ["/a.x"],
@@ -364,8 +367,6 @@ def test_a_bag_without_definitions_is_read_with_those_of_ros(tmp_path, drive):
         own = bag.add_connection("/own", "own_msgs/msg/Own", typestore=store)
         bag.write(known, 5, store.serialize_cdr(store.types["std_msgs/msg/Float64"](2.5), "std_msgs/msg/Float64"))
         bag.write(own, 5, store.serialize_cdr(store.types["own_msgs/msg/Own"](2.5), "own_msgs/msg/Own"))
-    import sqlite3
-
     with sqlite3.connect(tmp_path / "bag" / "bag.db3") as base:
         base.execute("DELETE FROM message_definitions")
     base.close()
@@ -376,14 +377,11 @@ def test_a_bag_without_definitions_is_read_with_those_of_ros(tmp_path, drive):
 
 def test_mcap_messages_without_a_definition_are_read_with_those_of_ros(tmp_path):
     store = get_typestore(Stores.LATEST)
-    with (tmp_path / "drive.mcap").open("wb") as file:
-        writer = Writer(file)
-        writer.start()
+    with mcap(tmp_path / "drive.mcap") as writer:
         for topic, kind in [("/speed", "std_msgs/msg/Float64"), ("/own", "own_msgs/msg/Own")]:
             channel = writer.register_channel(topic, "cdr", writer.register_schema(kind, "", b""))
             data = bytes(store.serialize_cdr(store.types["std_msgs/msg/Float64"](2.5), "std_msgs/msg/Float64"))
             writer.add_message(channel, 5, data, 5)
-        writer.finish()
     log = read_log(tmp_path / "drive.mcap")
     assert log["/speed.data"].values.tolist() == [2.5]
     assert log.left_out == {"/own": "messages in 'cdr', described in ''"}
@@ -455,14 +453,9 @@ def test_unpacked_files_are_removed(tmp_path, monkeypatch, drive):
 
 def test_log_times_that_jump_back_are_refused_where_no_index_sorts_them(tmp_path):
     path = tmp_path / "drive.mcap"
+    messages = [("/a", second * 10**9, {"x": second}) for second in (100, 101, 102, 80, 103)]
     for chunked in (True, False):
-        with path.open("wb") as file:
-            writer = Writer(file, use_chunking=chunked)
-            writer.start()
-            channel = writer.register_channel("/a", "json", 0)
-            for second in (100, 101, 102, 80, 103):
-                writer.add_message(channel, second * 10**9, b'{"x": %d}' % second, 0)
-            writer.finish()
+        write_messages(path, messages, use_chunking=chunked)
         if chunked:
             assert read_log(path)["/a.x"].values.tolist() == [80, 100, 101, 102, 103]
         else:
@@ -523,15 +516,7 @@ def test_the_suffixes_are_known():
 
 def write_objects(path, *messages):
     """Write messages, each a topic and an object or bytes of JSON, every 0.1 s."""
-    with path.open("wb") as file:
-        writer = Writer(file)
-        writer.start()
-        channels = {topic: writer.register_channel(topic, "json", 0) for topic, _ in messages}
-        for place, (topic, message) in enumerate(messages):
-            data = message if isinstance(message, bytes) else json.dumps(message).encode()
-            writer.add_message(channels[topic], place * 10**8, data, place * 10**8)
-        writer.finish()
-    return path
+    return write_messages(path, [(topic, place * 10**8, message) for place, (topic, message) in enumerate(messages)])
 
 
 @pytest.mark.parametrize(

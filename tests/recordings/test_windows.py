@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dct, idct
 
+from anomalyvae import VAEOutlierDetector, save, score_folder
 from anomalyvae.recordings import Log, Signal, WindowRecipe, Windows, log_from_frame, read_windows, resample
+from anomalyvae.review.reasons import Reasons, window_view
 
 RECIPE = WindowRecipe(("x", "y"), rate_hz=10, length_s=0.5, stride_s=0.2, max_gap_s=0.3)
 
@@ -344,9 +346,6 @@ def test_a_recipe_of_before_coefficients_has_none():
 
 
 def test_a_model_of_coefficients_scores_files_and_gives_reasons(tmp_path):
-    from anomalyvae import VAEOutlierDetector, save, score_folder
-    from anomalyvae.review.reasons import Reasons, window_view
-
     windows = SHAPE.windows(noisy_log(400, seed=1))
     model = VAEOutlierDetector(max_epochs=5, random_state=0).fit(windows.rows)
     save(model, tmp_path / "model", recipe=SHAPE.to_dict())

@@ -139,8 +139,6 @@ def test_verdicts_that_the_champion_has_learned_are_no_reason_to_retrain(world, 
 
 
 def test_a_champion_without_a_manifest_needs_learned(world, tmp_path):
-    from anomalyvae import save
-
     plain = save(load(world["folder"] / "first"), tmp_path / "plain", recipe=RECIPE.to_dict())
     with pytest.raises(FileNotFoundError, match="--learned"):
         retrain(world["events"], plain, tmp_path / "out")

@@ -20,7 +20,9 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
-from anomalyvae.recordings import log_from_frame, read_windows
+from anomalyvae.cli import main
+from anomalyvae.recordings import READERS, Log, log_from_frame, read_windows
+from anomalyvae.recordings.guard import guarded
 from anomalyvae.scoring import engines
 from anomalyvae.scoring import inputs as sources
 from anomalyvae.scoring.one_file import Outcome, output_of
@@ -456,8 +458,6 @@ def test_a_worker_needs_neither_torch_nor_pandas(bundle, drives, tmp_path):
 
 
 def test_logs_of_a_vehicle_bus_are_scored_with_their_database(tmp_path):
-    from anomalyvae.cli import main
-
     drives = Path(__file__).parents[3] / "shared" / "data" / "css_drive"
     if not drives.is_dir():
         pytest.skip("needs ../shared/data/css_drive")
@@ -482,8 +482,6 @@ def test_logs_of_a_vehicle_bus_are_scored_with_their_database(tmp_path):
 
 
 def test_no_two_inputs_share_a_file_of_scores():
-    from anomalyvae.recordings import READERS
-
     names = [f"{stem}{suffix}" for stem in ("a", "a.csv", "a.parquet", "a.2026") for suffix in READERS]
     names += [f"{name}.parquet" for name in names]
     long = ["d/" + "ü" * 120 + end for end in (".parquet", "x.csv", "y.csv", "x.parquet", "\udcff.csv", "xxxxx.csv")]
@@ -495,16 +493,12 @@ def test_no_two_inputs_share_a_file_of_scores():
 
 
 def never_ends(path, wanted):
-    from anomalyvae.recordings import Log
-
     yield Log(path.stem, None, {})
     while True:
         pass
 
 
 def test_a_stopped_run_does_not_wait_for_its_readers(tmp_path, monkeypatch):
-    from anomalyvae.recordings.guard import guarded
-
     path = tmp_path / "drive.blf"
     path.touch()
     ended = []

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow.parquet
 import pyarrow.parquet as pq
 import pytest
 from score_tables import scores_in, summary_of
@@ -19,6 +20,9 @@ from score_tables import scores_in, summary_of
 from anomalyvae import save, score_folder
 from anomalyvae.cli import main
 from anomalyvae.folders import is_scratch
+from anomalyvae.scoring import batch
+from anomalyvae.scoring import one_file as parts
+from anomalyvae.scoring.one_file import Work, score_file
 
 # Runs after runs
 
@@ -107,8 +111,6 @@ def test_models_are_never_mixed(bundle, drives, autoencoder, tmp_path):
 
 
 def test_a_model_that_changes_on_the_way_is_noticed(bundle, drives, autoencoder, tmp_path):
-    from anomalyvae.scoring.one_file import Work, score_file
-
     model = shutil.copytree(bundle, tmp_path / "model")
     work = Work(str(model), "0" * 64, str(drives), str(tmp_path), str(tmp_path))
     [outcome] = score_file(work, "b.parquet", None)
@@ -203,11 +205,6 @@ def test_a_lost_dask_worker_costs_nothing_but_time(bundle, many, undisturbed, tm
 
 def test_what_outlives_its_run_writes_nothing(bundle, drives, autoencoder, tmp_path):
     """A worker that goes on after its run was killed, and is done when the next one, with another model, has begun."""
-    import pyarrow.parquet
-
-    from anomalyvae.scoring import batch
-    from anomalyvae.scoring import one_file as parts
-
     target, other = tmp_path / "out", save(autoencoder, tmp_path / "other")
     score_folder(bundle, drives, target)
     late = []
