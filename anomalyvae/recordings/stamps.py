@@ -122,45 +122,53 @@ def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
     return next(some, next((str(cell) for cell in filled[:1]), ""))
 
 
+class Reading(NamedTuple):
+    """What the stamps of a clock mean."""
+
+    meaning: str  # in words
+    per_second: float  # how many of their units are a second
+    absolute: bool = True  # whether they are points in time; otherwise they count from the recording's start
+    period_s: float = 0.0  # after which a clock without dates begins again; 0 for others
+    convert: Callable[[np.ndarray], np.ndarray] = lambda stamps: stamps  # from another epoch or form
+
+
 class Scale:
     """What the cells of a time column mean, judged by its first stamps; ``source`` names the column in errors.
 
-    Stamps become numbers, ``per_second`` in a second. They are points in time if ``absolute``; otherwise they count
-    from the recording's start. A row may be late by ``late_s``. ``meaning`` says all that in words. A clock that has no
-    date begins again after ``period_s``, which is 0 for others.
+    See `Reading` for ``meaning``, ``per_second``, ``absolute`` and ``period_s``. A row may be late by ``late_s``.
     """
 
     def __init__(self, first: pa.ChunkedArray, column: Column, source: str) -> None:
         self._column, self._source = column, source
-        self.per_second: float = PER_SECOND["ns"]
-        self.absolute = True
-        self.period_s = 0.0
-        self._guess: int | None = None  # by magnitude, if no unit is given
-        self._convert: Callable[[np.ndarray], np.ndarray] = lambda stamps: stamps  # of another epoch or form
+        self._guess: int | None = None  # ``per_second`` by magnitude, if no unit is given
         self._read: Read | None = None  # of text that holds date-times or times of day
         if is_text(first.type):
             _refuse_unpadded(first.to_pandas(), source)
         first = first_stamps(self._as_numbers(first)) if is_text(first.type) else first
-        kind = first.type
-        if is_text(kind):
-            found = reader_of(first.to_pandas(), column.unit, source)
-            if found is None:
-                self._refuse_text(first_text(first, column.decimal))
-            self._read, self.period_s = found
-            self.absolute = not self.period_s
-            self.meaning = "date-times" if self.absolute else "times of day"
-        elif pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_duration(kind):
-            self.per_second, self.absolute = PER_SECOND[kind.unit], not pa.types.is_duration(kind)
-            self.period_s = DAY_S if pa.types.is_time(kind) else 0.0
-            self.meaning = str(kind)
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
-            self._measure(first.to_numpy().astype(np.float64))
-        else:
-            raise ValueError(f"{source} holds {kind}; a time column needs seconds or date-times. Convert it.")
+        found = self._of_cells(first)
+        self.meaning, self.per_second, self.absolute, self.period_s, self._convert = found
         step = np.abs(np.diff(self.continued(self.stamps(first))[0])) / self.per_second
         self.late_s = max(LATE_S, _LATE_STEPS * float(np.median(step)) if len(step) else 0.0)
 
-    def _measure(self, first: np.ndarray) -> None:
+    def _of_cells(self, first: pa.ChunkedArray) -> Reading:
+        kind = first.type
+        if is_text(kind):
+            found = reader_of(first.to_pandas(), self._column.unit, self._source)
+            if found is None:
+                self._refuse_text(first_text(first, self._column.decimal))
+            self._read, period_s = found
+            return Reading("times of day" if period_s else "date-times", PER_SECOND["ns"], not period_s, period_s)
+        if pa.types.is_timestamp(kind):
+            return Reading(str(kind), PER_SECOND[kind.unit])
+        if pa.types.is_time(kind):
+            return Reading(str(kind), PER_SECOND[kind.unit], period_s=DAY_S)
+        if pa.types.is_duration(kind):
+            return Reading(str(kind), PER_SECOND[kind.unit], absolute=False)
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+            return self._of_numbers(first.to_numpy().astype(np.float64))
+        raise ValueError(f"{self._source} holds {kind}; a time column needs seconds or date-times. Convert it.")
+
+    def _of_numbers(self, first: np.ndarray) -> Reading:
         suffix = re.search(r"_(s|ms|us|ns)$", self._column.name.casefold())
         unit = time_unit(self._column.unit) or (suffix[1] if suffix else "")
         if unit not in ("", "d", _OF_DAY, *PER_SECOND):
@@ -169,40 +177,32 @@ class Scale:
                 f"Give its unit by time= (--time) {self._named('ms')}."
             )
         if unit == _OF_DAY:
-            self._convert, self.per_second, self.meaning = _of_day, 1, "times of day (hhmmss)"
-            self.absolute, self.period_s = False, DAY_S
-            return
-        typical = float(np.median(first)) if len(first) else 0.0
-        self._typical, days, step = typical, _epoch_of_days(typical), _usual_step(first)
+            return Reading("times of day (hhmmss)", 1, False, DAY_S, _of_day)
+        self._typical = typical = float(np.median(first)) if len(first) else 0.0
+        days, step = _epoch_of_days(typical), _usual_step(first)
         if not unit and days is not None and 0 < step < _QUICK_D:
             unit = "d"
+        if unit == "d" and days is not None:
+            return Reading(_DAYS[days], 1, convert=lambda stamps: np.round((stamps - days) * DAY_S, 6))
         if not unit and _LABVIEW_FROM_S <= typical < FUTURE_S and 0 < step < 10:
-            self._convert, self.per_second, self.meaning = _since(_LABVIEW_S), 1, "seconds since 1904"
-            return
-        zero = next((zero for zero in _WINDOWS if not unit and 0 <= typical - zero < FUTURE_S * 1e7), 0)
-        if zero:
-            self._convert, self.per_second, self.meaning = _since(zero), 10**7, _WINDOWS[zero]
-            return
+            return Reading("seconds since 1904", 1, convert=_since(_LABVIEW_S))
+        for zero, ticks in _WINDOWS.items():
+            if not unit and 0 <= typical - zero < FUTURE_S * 1e7:
+                return Reading(ticks, 10**7, convert=_since(zero))
         if unit:
-            self.per_second = 1 / DAY_S if unit == "d" else PER_SECOND[unit]
+            per_second = 1 / DAY_S if unit == "d" else PER_SECOND[unit]
         else:
             self._guess = _magnitude(typical)
-            self.per_second = self._guess or 1
-            self._refuse_unlikely(first)
-        self.absolute = typical / self.per_second >= UNIX_FROM_S
-        if unit == "d" and days is not None:
-            self._convert = lambda stamps: np.round((stamps - days) * DAY_S, 6)
-            self.per_second, self.absolute, self.meaning = 1, True, _DAYS[days]
-            return
-        counted = next((word for n, word in _UNITS.items() if np.isclose(n, self.per_second, rtol=1e-9)), "")
-        self.meaning = f"unix time in {counted}" if self.absolute else counted
+            per_second = self._guess or 1
+            self._refuse_unlikely(first, step, per_second)
+        counted = next((word for n, word in _UNITS.items() if np.isclose(n, per_second, rtol=1e-9)), "")
+        absolute = typical / per_second >= UNIX_FROM_S
+        return Reading(f"unix time in {counted}" if absolute else counted, per_second, absolute)
 
-    def _refuse_unlikely(self, first: np.ndarray) -> None:
+    def _refuse_unlikely(self, first: np.ndarray, step: float, per_second: float) -> None:
         """Refuse stamps without a unit if their size and their usual step tell of another unit."""
-        step = _usual_step(first)
-        step_s = step / self.per_second
         self._refuse_of_day(first)
-        typical_s = self._typical / self.per_second
+        typical_s, step_s = self._typical / per_second, step / per_second
         unix = typical_s >= UNIX_FROM_S
         longest = 10.0 if not unix else 60.0 if typical_s >= _RECENT_S else 2.0
         regular = step_s % 60 == 0 and (DAY_S % step_s == 0 if 0 < step_s < DAY_S else step_s % DAY_S == 0)
@@ -212,12 +212,12 @@ class Scale:
             return
         likely = next((unit for unit in ("s", "ms", "us", "ns") if 0 < step / PER_SECOND[unit] < 10), "us")
         likely = "d" if days else likely
-        word = _UNITS[self._guess or 1]
+        word = _UNITS[per_second]
         raise UnitError(
             f"{self._source} gives no unit of time. Its stamps are around {self._typical:.12g} with usual steps of "
             f"{step:g}, which as {'unix time in ' if unix else ''}{word} would be {step_s:g} s. Pass time= (--time) "
             f"{self._named(likely)} if they are {'days' if days else _UNITS[int(PER_SECOND[likely])]}, "
-            f"{self._named(_short(self._guess or 1))} if they are {word}."
+            f"{self._named(_short(per_second))} if they are {word}."
         )
 
     def _refuse_of_day(self, first: np.ndarray) -> None:
