@@ -12,7 +12,8 @@ from typing import Unpack
 import numpy as np
 
 from anomalyvae.options import LIMITS, ReadOptions, given
-from anomalyvae.recordings.bus.identifiers import PER_S, UNKNOWN
+from anomalyvae.recordings.bus.identifier_names import UNKNOWN
+from anomalyvae.recordings.bus.identifiers import PER_S
 from anomalyvae.recordings.guard import guarded
 from anomalyvae.recordings.reading import bus_reader
 from anomalyvae.recordings.windows import WindowRecipe

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from anomalyvae.recordings.bus.frames import digits_of
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT
+from anomalyvae.recordings.bus.identifier_names import MOST_FREQUENT
 from anomalyvae.recordings.log import Log, Signal
 from anomalyvae.recordings.windows import WindowRecipe
 from anomalyvae.untrusted import listed

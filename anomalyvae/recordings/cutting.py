@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from anomalyvae.options import ReadOptions
-from anomalyvae.recordings.bus.identifiers import MOST_FREQUENT, UNKNOWN
+from anomalyvae.recordings.bus.identifier_names import MOST_FREQUENT, UNKNOWN
 from anomalyvae.recordings.clock import resample_pieces
 from anomalyvae.recordings.coverage import Coverage, Unknown
 from anomalyvae.recordings.log import Log, Signal

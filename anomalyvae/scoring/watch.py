@@ -16,7 +16,7 @@ from anomalyvae.fleet import Fleet
 from anomalyvae.folders import refuse_irregular
 from anomalyvae.options import TableOptions
 from anomalyvae.recordings import WindowRecipe, Windows
-from anomalyvae.recordings.bus.identifiers import is_identifier_signal
+from anomalyvae.recordings.bus.identifier_names import is_identifier_signal
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.recordings.live_bus import GROWING, LiveBus

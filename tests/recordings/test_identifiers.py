@@ -15,7 +15,8 @@ from anomalyvae.cli import main
 from anomalyvae.recordings import bus_recipe, list_signals, read_log, read_windows, stream_windows
 from anomalyvae.recordings.bus import canbus
 from anomalyvae.recordings.bus.frames import EXTENDED
-from anomalyvae.recordings.bus.identifiers import UNKNOWN, IdentifierSignals, parts_of
+from anomalyvae.recordings.bus.identifier_names import UNKNOWN, parse_name
+from anomalyvae.recordings.bus.identifiers import IdentifierSignals
 from anomalyvae.recordings.live_bus import LiveBus
 
 ENGINE, GEAR = 0x18FEDF00, 0x123
@@ -208,9 +209,9 @@ def test_identifiers_of_11_and_29_bits_and_names_are_told_apart():
     found = signals.add(rows)
     np.testing.assert_array_equal(found["0x123.frames"].values, [10, 0] * 9)
     np.testing.assert_array_equal(found["0x00000123.frames"].values, [0, 10] * 9)
-    assert parts_of("0x00000123.frames").key == 0x123 | EXTENDED
+    assert parse_name("0x00000123.frames").key == 0x123 | EXTENDED
     for name in ("0x18fedf00.period", "0x1234.period", "0x123.byte64", "0x123.other", "speed"):
-        assert parts_of(name) is None
+        assert parse_name(name) is None
 
 
 def test_signals_of_identifiers_can_be_named_beside_a_database(tmp_path):

@@ -37,7 +37,8 @@ import numpy as np
 from anomalyvae.options import Databases
 from anomalyvae.recordings.bus import obd
 from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, digits_of
-from anomalyvae.recordings.bus.identifiers import IdentifierSignals, is_identifier_signal
+from anomalyvae.recordings.bus.identifier_names import is_identifier_signal
+from anomalyvae.recordings.bus.identifiers import IdentifierSignals
 from anomalyvae.recordings.bus.messages import Field, Message, load_messages
 from anomalyvae.recordings.bus.samples import samples_of
 from anomalyvae.recordings.bus.transport import JoinedMessage, Transport, are_segments, each_frame, is_packet

@@ -28,89 +28,21 @@ Rules:
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from anomalyvae.recordings.bus.frames import EXTENDED, by_identifier, digits_of
+from anomalyvae.recordings.bus.frames import by_identifier, digits_of
+from anomalyvae.recordings.bus.identifier_names import MOST_FREQUENT, UNKNOWN, SignalName, parse_name, unit_of
 from anomalyvae.recordings.log import Log, Signal, joined
 from anomalyvae.untrusted import listed
 
 PER_S = 10  # samples a second
-UNKNOWN = "unknown.identifiers"
-MOST_FREQUENT = "unknown.most_frequent"
 _EACH_UNKNOWN = 50.0  # percent
 _PAUSE_S = 10.0
 _PATIENCE_S = 5.0  # for the first frames of an identifier
 _LISTED = 10  # identifiers in a warning
-_NUMBER = r"[\d.]+(?:e[+-]\d+)?"
-_NAME = re.compile(
-    r"(?:(?P<bus>.+)\.)?0x(?P<digits>[01][0-9A-F]{7}|[0-7][0-9A-F]{2})"
-    r"\.(?P<what>period|jitter|frames|length|changes|byte(?:[0-5]?\d|6[0-3])"
-    rf"(?:\.change|\.change_above\({_NUMBER}\)|_outside\({_NUMBER}-{_NUMBER}\))?"
-    rf"|gap_outside\({_NUMBER}-{_NUMBER}\)"
-    r"|unlike\((?:[0-9A-F]{2}|\?\?){0,64}\+?\))"
-)
-_UNITS = {"period": "s", "jitter": "%", "frames": "1/s", UNKNOWN: "%"}
-
-
-class Parts(NamedTuple):
-    """The parts of a signal's name."""
-
-    bus: str  # empty for the only one
-    key: int  # the identifier, with EXTENDED
-    what: str  # such as "byte3.change"
-
-    @property
-    def name(self) -> str:
-        """The name."""
-        return f"{self.bus}{'.' if self.bus else ''}{digits_of(self.key)}.{self.what}"
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The limits in the name."""
-        found = re.search(rf"\((?:({_NUMBER})-)?({_NUMBER})\)", self.what)
-        assert found is not None  # noqa: S101
-        return float(found[1] or 0), float(found[2])
-
-    @property
-    def pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of ``unlike``: the bytes, which of them are given, and whether a frame may have each length."""
-        text = self.what[len("unlike(") : -1]
-        each = re.findall("..", text.removesuffix("+"))
-        given = np.array([byte != "??" for byte in each], dtype=bool)
-        fits = np.zeros(65, dtype=bool)
-        fits[len(each) : None if "+" in text else len(each) + 1] = True
-        return np.array([0 if byte == "??" else int(byte, 16) for byte in each], dtype=np.uint8), given, fits
-
-    @property
-    def of_byte(self) -> int | None:
-        """The number of the byte that it is of."""
-        found = re.match(r"byte(\d+)", self.what)
-        return int(found[1]) if found else None
-
-
-def parts_of(name: str) -> Parts | None:
-    """The parts of the name of an identifier's signal; None for another name.
-
-    Examples
-    --------
-    >>> parts_of("can1.0x123.byte3.change")
-    Parts(bus='can1', key=291, what='byte3.change')
-    """
-    found = _NAME.fullmatch(name)
-    if not found:
-        return None
-    key = int(found["digits"], 16) | (EXTENDED if len(found["digits"]) == 8 else 0)
-    return Parts(found["bus"] or "", key, found["what"])
-
-
-def is_identifier_signal(name: str) -> bool:
-    """Whether a signal is one that needs no database."""
-    return name in (UNKNOWN, MOST_FREQUENT) or parts_of(name) is not None
 
 
 class IdentifierSignals:
@@ -145,10 +77,10 @@ class IdentifierSignals:
         self._source, self._skipped, self._all, self._learning = source, skipped, wanted is None, learning
         self.bus_names: Sequence[str] | None = None
         self.several = self.sampled = False
-        self._wanted: dict[tuple[str, int], list[Parts]] = {}
-        for parts in map(parts_of, wanted or ()):
-            if parts is not None:
-                self._wanted.setdefault((parts.bus, parts.key), []).append(parts)
+        self._wanted: dict[tuple[str, int], list[SignalName]] = {}
+        for name in map(parse_name, wanted or ()):
+            if name is not None:
+                self._wanted.setdefault((name.bus, name.key), []).append(name)
         self._counts_unknown = not {UNKNOWN, MOST_FREQUENT}.isdisjoint(wanted or ())
         self._bus_of: dict[int, int] = {}  # the bus of identifiers that are wanted without a bus
         self._unseen = set(self._wanted)
@@ -238,10 +170,11 @@ class IdentifierSignals:
             return None
         self._unseen.discard(place)
         if not place[0] and self._bus_of.setdefault(key, bus) != bus:
-            names = [self.name_of(self._bus_of[key]), name]
+            other = self.name_of(self._bus_of[key])
+            example = str(SignalName(other, key, "period"))
             raise ValueError(
-                f"The identifier {digits_of(key)} of {self._source} is on 2 buses, {names[0]} and {names[1]}; their "
-                f"frames are never joined. Name the bus in its signals, as in {Parts(names[0], key, 'period').name!r}."
+                f"The identifier {digits_of(key)} of {self._source} is on 2 buses, {other} and {name}; their frames "
+                f"are never joined. Name the bus in its signals, as in {example!r}."
             )
         return place
 
@@ -270,14 +203,12 @@ class IdentifierSignals:
 
 
 class _Identifier:
-    """An identifier on a bus: what it sent last, and its samples."""
+    """An identifier on a bus: what it sent last, and its samples. All of its signals are wanted if none is named."""
 
-    def __init__(self, begin_s: float, wanted: list[Parts], learning: bool = False) -> None:
-        self._begin_s, self._learning = begin_s, learning
-        self._all = not wanted
-        self._wanted = wanted
-        self._limited = [parts for parts in wanted if parts.what.endswith(")")]
-        self._bytes = sorted({byte for parts in self._wanted if (byte := parts.of_byte) is not None})
+    def __init__(self, begin_s: float, wanted: list[SignalName], learning: bool) -> None:
+        self._begin_s, self._wanted, self._learning = begin_s, wanted, learning
+        self._limited = [name for name in wanted if name.kind.endswith(")")]
+        self._bytes = sorted({name.byte for name in wanted if name.byte is not None})
         self._last_s = self._gap_s = np.nan
         self._data, self._length = np.zeros(64, dtype=np.uint8), 0
         self._held: dict[str, float] = {}  # the last sample of each kind
@@ -289,80 +220,89 @@ class _Identifier:
         first = np.flatnonzero(np.diff(tenths, prepend=-1))  # the first frame of each tenth that has frames
         which = np.searchsorted(tenths[first], numbers, side="right")  # how many of them are not later
         found = {}
-        for what, values in self._kinds(frames, first):
-            held = np.concatenate(([self._held.get(what, np.nan)], values))[which]
-            self._held[what] = float(held[-1])
-            found[what] = held
+        for kind, values in self._kinds(frames, first):
+            held = np.concatenate(([self._held.get(kind, np.nan)], values))[which]
+            self._held[kind] = float(held[-1])
+            found[kind] = held
         ends_s = np.append(self._last_s, frames["time_s"][np.append(first[1:], len(frames))[: len(first)] - 1])
         since_s = numbers / PER_S - np.where(np.isnan(ends_s), self._begin_s, ends_s)[which]
         early = np.isnan(found["period"]) & (since_s < _PATIENCE_S)
         found["period"] = np.where(early, np.nan, _rounded(np.fmax(found["period"], since_s)))
         found["frames"] = np.bincount(tenths - numbers[0], minlength=len(numbers)) * float(PER_S)
-        for parts in self._limited:
-            late = parts.what.startswith("gap_outside") and since_s > parts.limits[1]
-            found[parts.what] = np.where(late, 100.0, np.nan_to_num(found[parts.what]))
+        for name in self._limited:
+            late = name.kind.startswith("gap_outside") and since_s > name.limits[1]
+            found[name.kind] = np.where(late, 100.0, np.nan_to_num(found[name.kind]))
         if len(frames):
             self._gap_s = float(np.diff(frames["time_s"], prepend=self._last_s)[-1])
             self._last_s, self._length = float(frames["time_s"][-1]), int(frames["length"][-1])
             self._data = frames["data"][-1].copy()
-        every = [Parts(*place, what) for what in found] if self._all else self._wanted
-        return {parts.name: found[parts.what] for parts in every}
+        every = self._wanted or [SignalName(*place, kind) for kind in found]
+        return {str(name): found[name.kind] for name in every}
 
     def _kinds(self, frames: np.ndarray, first: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each kind of signal, and a value for each tenth that has frames."""
-        gap_s = np.diff(frames["time_s"], prepend=self._last_s)
+        length, data = frames["length"].astype(np.float64), frames["data"]
+        before = np.concatenate((self._data[None], data[:-1]))[: len(frames)]
+        both = np.minimum(length, np.append(self._length, length[:-1])[: len(length)])  # as long as the frame before
+        most = int(max(length.max(initial=0), self._length))
+        yield from self._of_gaps(np.diff(frames["time_s"], prepend=self._last_s), first)
+        yield "length", -_largest(-length, first)
+        differ = ((data != before)[:, :most] & (np.arange(most) < both[:, None])).sum(axis=1)
+        yield "changes", _largest(np.where(both > 0, differ, np.nan), first)
+        if self._learning:
+            yield "longest_length", _largest(length, first)
+        for name in self._limited:
+            if name.kind.startswith("unlike"):
+                expected, given, fits = name.pattern
+                bits = np.bitwise_count(data[:, : len(expected)] ^ expected)[:, given].sum(axis=1)
+                other = bits / max(8 * int(given.sum()), 1)
+                yield name.kind, 100 * _largest(np.where(fits[frames["length"]], other, 1.0), first)
+        if not self._wanted:
+            self._bytes = list(range(max(most, len(self._bytes))))
+        for byte in self._bytes:
+            step = data[:, byte] - before[:, byte]  # modulo 256
+            change = np.where(both > byte, np.minimum(step, -step), np.nan)
+            yield from self._of_byte(byte, np.where(length > byte, data[:, byte], np.nan), change, first)
+
+    def _of_gaps(self, gap_s: np.ndarray, first: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what the times between frames show."""
         yield "period", _means(gap_s, first)
         before_s = np.append(self._gap_s, gap_s[:-1])[: len(gap_s)]
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = np.abs(gap_s - before_s) / np.maximum(gap_s, before_s)
         yield "jitter", np.round(100 * _largest(shift, first))
-        length = frames["length"].astype(np.float64)
-        yield "length", -_largest(-length, first)
-        before, data = np.concatenate((self._data[None], frames["data"][:-1]))[: len(frames)], frames["data"]
-        both = np.minimum(length, np.append(self._length, length[:-1])[: len(length)])
-        most = int(max(length.max(initial=0), self._length))
-        differ = ((data != before)[:, :most] & (np.arange(most) < both[:, None])).sum(axis=1)
-        yield "changes", _largest(np.where(both > 0, differ, np.nan), first)
-        if self._all:
-            self._bytes = list(range(max(most, len(self._bytes))))
         if self._learning:
             yield "shortest", -_largest(-gap_s, first)
             yield "longest", _largest(gap_s, first)
-            yield "longest_length", _largest(length, first)
-        for byte in self._bytes:
-            sent = np.where(length > byte, data[:, byte], np.nan)
-            step = data[:, byte] - before[:, byte]  # modulo 256
-            change = np.where(both > byte, np.minimum(step, -step), np.nan)
-            yield f"byte{byte}", _means(sent, first)
-            yield f"byte{byte}.change", _largest(change, first)
-            if self._learning and len(first):
-                yield f"all{byte}", np.bitwise_and.reduceat(np.where(length > byte, data[:, byte], 255), first)
-                yield f"any{byte}", np.bitwise_or.reduceat(np.where(length > byte, data[:, byte], 0), first)
-                yield f"least{byte}", -_largest(-sent, first)
-                yield f"largest{byte}", _largest(sent, first)
-            for parts in self._limited:
-                if parts.of_byte == byte:
-                    low, high = parts.limits
-                    values = change if ".change" in parts.what else sent
-                    beyond = np.maximum(np.maximum(low - values, values - high), 0)
-                    yield parts.what, 100 / 255 * _largest(beyond, first)
-        for parts in self._limited:
-            if parts.what.startswith("gap_outside"):
-                low, high = parts.limits
-                yield parts.what, 100 * _largest(((gap_s < low) | (gap_s > high)) * 1.0, first)
-            elif parts.what.startswith("unlike"):
-                expected, given, fits = parts.pattern
-                bits = np.bitwise_count(data[:, : len(expected)] ^ expected)[:, given].sum(axis=1)
-                other = bits / max(8 * int(given.sum()), 1)
-                yield parts.what, 100 * _largest(np.where(fits[frames["length"]], other, 1.0), first)
+        for name in self._limited:
+            if name.kind.startswith("gap_outside"):
+                low, high = name.limits
+                yield name.kind, 100 * _largest(((gap_s < low) | (gap_s > high)) * 1.0, first)
+
+    def _of_byte(
+        self, byte: int, sent: np.ndarray, change: np.ndarray, first: np.ndarray
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what a byte shows, from its value in each frame and its change; both are NaN where it is missing."""
+        yield f"byte{byte}", _means(sent, first)
+        yield f"byte{byte}.change", _largest(change, first)
+        if self._learning and len(first):
+            missing = np.isnan(sent)
+            yield f"all{byte}", np.bitwise_and.reduceat(np.where(missing, 255, sent).astype(np.uint8), first)
+            yield f"any{byte}", np.bitwise_or.reduceat(np.where(missing, 0, sent).astype(np.uint8), first)
+            yield f"least{byte}", -_largest(-sent, first)
+            yield f"largest{byte}", _largest(sent, first)
+        for name in self._limited:
+            if name.byte == byte:
+                low, high = name.limits
+                values = change if ".change" in name.kind else sent
+                beyond = np.maximum(np.maximum(low - values, values - high), 0)
+                yield name.kind, 100 / 255 * _largest(beyond, first)
 
 
 def _signal(name: str, time_s: np.ndarray, values: np.ndarray) -> Signal:
-    parts = parts_of(name)
-    what = name if parts is None else parts.what
-    source = "" if parts is None else parts.name.removesuffix(f".{what}")
-    unit = "%" if what.endswith(")") else _UNITS.get(what, "")
-    return Signal(name, time_s, values, unit, source)
+    parsed = parse_name(name)
+    source = "" if parsed is None else name.removesuffix(f".{parsed.kind}")
+    return Signal(name, time_s, values, unit_of(name if parsed is None else parsed.kind), source)
 
 
 def _tenths(time_s: np.ndarray | float) -> np.ndarray:
