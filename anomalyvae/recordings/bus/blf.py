@@ -64,8 +64,8 @@ def blf_frames(path: Path) -> tuple[float, Generator[np.ndarray, None, None]]:
     return _moment(head[40:56]), _chunks(path, *struct.unpack_from("<L24xL", head, 4))
 
 
-def _damaged(path: Path, place: int) -> ValueError:
-    return ValueError(f"{path} is a BLF file that is cut or damaged near byte {place:,}. Copy it again.")
+def _damaged(path: Path, offset: int) -> ValueError:
+    return ValueError(f"{path} is a BLF file that is cut or damaged near byte {offset:,}. Copy it again.")
 
 
 def _newer(path: Path, version: int) -> ValueError:
@@ -83,28 +83,28 @@ def _moment(fields: bytes) -> float:
         return 0.0
 
 
-def _chunks(path: Path, place: int, promised: int) -> Generator[np.ndarray, None, None]:
+def _chunks(path: Path, offset: int, promised: int) -> Generator[np.ndarray, None, None]:
     kinds: Counter[int] = Counter()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         rest = b""  # of an object that continues in the next container
-        while place + _BASE.size <= len(view):
-            signature, _, _, length, kind = _BASE.unpack_from(view, place)
-            if signature != b"LOBJ" or length < _BASE.size or place + length > len(view):
-                raise _damaged(path, place)
-            end = place + length
-            data = _inflated(view, place, length) if kind == _CONTAINER else view[place:end]
+        while offset + _BASE.size <= len(view):
+            signature, _, _, length, kind = _BASE.unpack_from(view, offset)
+            if signature != b"LOBJ" or length < _BASE.size or offset + length > len(view):
+                raise _damaged(path, offset)
+            end = offset + length
+            data = _inflated(view, offset, length) if kind == _CONTAINER else view[offset:end]
             if data is None or (rest and kind != _CONTAINER):
-                raise _damaged(path, place)
+                raise _damaged(path, offset)
             try:
                 frames, rest = _frames(rest + data, kinds)
             except _DamageError as error:
-                raise _newer(path, *error.args) if error.args else _damaged(path, place) from None
+                raise _newer(path, *error.args) if error.args else _damaged(path, offset) from None
             yield frames
-            place = end
-            while place < min(end + 4, len(view)) and view[place : place + 1] != b"L":  # objects are padded
-                place += 1
-        if place < len(view) or rest.strip(b"\0"):
-            raise _damaged(path, place)
+            offset = end
+            while offset < min(end + 4, len(view)) and view[offset : offset + 1] != b"L":  # objects are padded
+                offset += 1
+        if offset < len(view) or rest.strip(b"\0"):
+            raise _damaged(path, offset)
     count, unknown = kinds.total(), sum(count for kind, count in kinds.items() if kind not in _KNOWN)
     if unknown or count < promised or 0 < promised < count - kinds[_UNCOUNTED]:
         said = f"{'fewer' if count < promised else 'more'} than the header says"
@@ -116,12 +116,12 @@ def _chunks(path: Path, place: int, promised: int) -> Generator[np.ndarray, None
         )
 
 
-def _inflated(view: mmap.mmap, place: int, length: int) -> bytes | None:
+def _inflated(view: mmap.mmap, offset: int, length: int) -> bytes | None:
     """Return the content of a container; None if it is damaged."""
     if length < 32:
         return None
-    method, size = struct.unpack_from("<H6xL", view, place + 16)
-    packed = view[place + 32 : place + length]
+    method, size = struct.unpack_from("<H6xL", view, offset + 16)
+    packed = view[offset + 32 : offset + length]
     if method == _STORED:
         return packed
     inflate = zlib.decompressobj()
@@ -134,18 +134,18 @@ def _inflated(view: mmap.mmap, place: int, length: int) -> bytes | None:
 
 def _frames(data: bytes, kinds: Counter[int]) -> tuple[np.ndarray, bytes]:
     """Return the frames of the objects in ``data``, and the rest: an object that is not complete."""
-    found: dict[int, list[tuple[int, int, int]]] = {kind: [] for kind in _FRAMES}  # places, sizes of header and object
-    place, end = 0, len(data)
-    while place + _BASE.size <= end:
-        signature, header, version, length, kind = _BASE.unpack_from(data, place)
+    found: dict[int, list[tuple[int, int, int]]] = {kind: [] for kind in _FRAMES}  # offsets, sizes of header and object
+    offset, end = 0, len(data)
+    while offset + _BASE.size <= end:
+        signature, header, version, length, kind = _BASE.unpack_from(data, offset)
         if signature != b"LOBJ":
-            place, before = data.find(b"LOBJ", place, place + 8), place
-            if place < 0 or data[before:place].strip(b"\0"):
+            offset, before = data.find(b"LOBJ", offset, offset + 8), offset
+            if offset < 0 or data[before:offset].strip(b"\0"):
                 raise _DamageError
             continue
         if length < _BASE.size or kind == _CONTAINER:
             raise _DamageError
-        if place + length > end:
+        if offset + length > end:
             break
         kinds[kind] += 1
         if kind in _FRAMES:
@@ -154,30 +154,30 @@ def _frames(data: bytes, kinds: Counter[int]) -> tuple[np.ndarray, bytes]:
             least = _FRAMES[kind].itemsize - (64 if kind == 100 else 0)
             if not _TOP <= header <= length - least:
                 raise _DamageError
-            found[kind].append((place, header, length))
-        place += length
+            found[kind].append((offset, header, length))
+        offset += length
     padded = np.frombuffer(data + bytes(128), dtype=np.uint8)
     parts = [_parsed(padded, kind, np.array(objects)) for kind, objects in found.items() if objects]
     if not parts:
-        return np.zeros(0, dtype=FRAME), data[place:]
+        return np.zeros(0, dtype=FRAME), data[offset:]
     frames = np.concatenate([frames for frames, _ in parts])
-    return frames[np.argsort(np.concatenate([places for _, places in parts]))], data[place:]
+    return frames[np.argsort(np.concatenate([offsets for _, offsets in parts]))], data[offset:]
 
 
 def _parsed(data: np.ndarray, kind: int, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames of objects of one kind, and their places; remote frames, which have no data, are left out."""
+    """Return the frames of objects of one kind, and their offsets; remote frames, which have no data, are left out."""
 
-    def taken(places: np.ndarray, layout: np.dtype) -> np.ndarray:
-        return data[places[:, None] + np.arange(layout.itemsize)].view(layout)[:, 0]
+    def taken(offsets: np.ndarray, layout: np.dtype) -> np.ndarray:
+        return data[offsets[:, None] + np.arange(layout.itemsize)].view(layout)[:, 0]
 
-    places, headers, lengths = objects.T
-    top, fields = taken(places, _TOP_FIELDS), taken(places + headers, _FRAMES[kind])
+    offsets, headers, lengths = objects.T
+    top, fields = taken(offsets, _TOP_FIELDS), taken(offsets + headers, _FRAMES[kind])
     frames = np.zeros(len(objects), dtype=FRAME)
     frames["time_s"] = top["stamp"] / np.where(top["unit"] == 1, 1e5, 1e9)
     frames["id"], frames["extended"] = fields["id"] & 0x1FFFFFFF, fields["id"] >> 31
     frames["bus"] = fields["channel"]
     if kind == 101:
-        after = places + headers + _FD64.itemsize
+        after = offsets + headers + _FD64.itemsize
         held = np.where(fields["more"] > 0, np.minimum(fields["more"], lengths), lengths) - headers - _FD64.itemsize
         held = np.clip(held, 0, 64)  # bytes that are not stored are zero, as for Vector's software
         bytes_ = data[after[:, None] + np.arange(64)]
@@ -191,4 +191,4 @@ def _parsed(data: np.ndarray, kind: int, objects: np.ndarray) -> tuple[np.ndarra
         remote = fields["flags"] & _REMOTE
     valid = fields["valid"] if kind in (100, 101) else np.minimum(FD_LENGTHS[fields["code"] & 15], 8)
     frames["length"] = np.minimum(valid, 64)
-    return frames[remote == 0], places[remote == 0]
+    return frames[remote == 0], offsets[remote == 0]

@@ -51,12 +51,12 @@ def check_blocks(path: Path) -> None:
         more = 0
         if view[8:9] == b"4":
             walk = _Walk(view, finalized=view[:8] == _FINALIZED)
-            place, more = walk.damage(), walk.more
+            offset, more = walk.damage(), walk.more
         else:
-            place = _damage_of_version_3(view)
-    if place is not None:
+            offset = _damage_of_version_3(view)
+    if offset is not None:
         raise ValueError(
-            f"{path} is an MDF file that is cut or damaged near byte {place:,}. Copy it again, or repair it with the "
+            f"{path} is an MDF file that is cut or damaged near byte {offset:,}. Copy it again, or repair it with the "
             f"logger's software."
         )
     if more:
@@ -75,21 +75,21 @@ class _Walk:
         self.more = 0  # bytes of records that no group counts
 
     def damage(self) -> int | None:
-        """Return the place of a broken block; None if there is none."""
+        """Return the offset of a broken block; None if there is none."""
         todo: list[tuple[int, tuple[bytes, ...] | None]] = [(64, (b"##HD",))]
         seen: set[int] = set()
         while todo:
-            place, kinds = todo.pop()
-            kind, links = self._block(place)
+            offset, kinds = todo.pop()
+            kind, links = self._block(offset)
             if not kind or (kinds is not None and kind not in kinds):
-                return place
-            if place in seen:
+                return offset
+            if offset in seen:
                 if kind in _ONCE and kinds is not None:
-                    return place
+                    return offset
                 continue
-            seen.add(place)
-            if not self._fits(place, kind, links):
-                return place
+            seen.add(offset)
+            if not self._fits(offset, kind, links):
+                return offset
             first, others = _LINKS.get(kind, ([], None))
             for position, link in enumerate(links):
                 expected = first[position] if position < len(first) else others
@@ -99,26 +99,26 @@ class _Walk:
                     todo.append((link, expected))
         return None
 
-    def _block(self, place: int) -> tuple[bytes, tuple[int, ...]]:
+    def _block(self, offset: int) -> tuple[bytes, tuple[int, ...]]:
         """Return a block's kind and links; an empty kind if the block is not complete."""
         size = len(self._view)
-        if place + 24 > size:
+        if offset + 24 > size:
             return b"", ()
-        kind, length, count = _HEADER.unpack_from(self._view, place)
+        kind, length, count = _HEADER.unpack_from(self._view, offset)
         open_ended = kind == b"##DT" and not self._finalized  # the last block was being written
-        if not open_ended and (length < 24 or place + length > size):
+        if not open_ended and (length < 24 or offset + length > size):
             return b"", ()
-        if 24 + 8 * count > (size - place if open_ended else length):
+        if 24 + 8 * count > (size - offset if open_ended else length):
             return b"", ()
-        return kind, struct.unpack_from(f"<{count}Q", self._view, place + 24) if kind in _LINKS else ()
+        return kind, struct.unpack_from(f"<{count}Q", self._view, offset + 24) if kind in _LINKS else ()
 
-    def _fits(self, place: int, kind: bytes, links: tuple[int, ...]) -> bool:
+    def _fits(self, offset: int, kind: bytes, links: tuple[int, ...]) -> bool:
         """Return whether the counts of a block fit the file."""
-        body = place + 24 + 8 * len(links)
+        body = offset + 24 + 8 * len(links)
         try:
             if kind == b"##DZ":
-                original, packed = struct.unpack_from("<QQ", self._view, place + 32)
-                length = _HEADER.unpack_from(self._view, place)[1]
+                original, packed = struct.unpack_from("<QQ", self._view, offset + 32)
+                length = _HEADER.unpack_from(self._view, offset)[1]
                 return packed <= length - 48 and original <= _INFLATED * max(packed, 1)
             if kind == b"##DG" and len(links) >= 4:
                 return self._records_fit(body, links)
@@ -152,71 +152,71 @@ class _Walk:
         """Return whether the channels of a list, and their parts, lie within a record."""
         if depth > _DEEPEST:
             return False
-        for place, links in self._list(first, b"##CN"):
-            kind, _, _, bit, byte, bits = struct.unpack_from("<BBBBLL", self._view, place + 24 + 8 * len(links))
+        for offset, links in self._list(first, b"##CN"):
+            kind, _, _, bit, byte, bits = struct.unpack_from("<BBBBLL", self._view, offset + 24 + 8 * len(links))
             if kind not in _NO_VALUE and (bit > 7 or byte + (bit + bits + 7) // 8 > size):
                 return False
             if not self._channels_fit(links[1], size, depth + 1):
                 return False
         return True
 
-    def _list(self, place: int, wanted: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+    def _list(self, offset: int, wanted: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Yield the blocks of a list, up to the first that is broken or repeated, which the walk refuses."""
         seen: set[int] = set()
-        while place and place not in seen:
-            seen.add(place)
-            kind, links = self._block(place)
+        while offset and offset not in seen:
+            seen.add(offset)
+            kind, links = self._block(offset)
             if kind != wanted or len(links) < 4:
                 return
-            yield place, links
-            place = links[0]
+            yield offset, links
+            offset = links[0]
 
-    def _bytes_of(self, place: int) -> int:
+    def _bytes_of(self, offset: int) -> int:
         """Return the bytes of records in a data block, or in a list of them."""
-        todo, seen, total = [place], set(), 0
+        todo, seen, total = [offset], set(), 0
         while todo:
-            place = todo.pop()
-            if not place or place in seen:
+            offset = todo.pop()
+            if not offset or offset in seen:
                 continue
-            seen.add(place)
-            kind, links = self._block(place)
+            seen.add(offset)
+            kind, links = self._block(offset)
             if kind == b"##DZ":
-                total += struct.unpack_from("<Q", self._view, place + 32)[0]
+                total += struct.unpack_from("<Q", self._view, offset + 32)[0]
             elif kind in (b"##DT", b"##DV", b"##DI"):
-                total += _HEADER.unpack_from(self._view, place)[1] - 24
+                total += _HEADER.unpack_from(self._view, offset)[1] - 24
             else:
                 todo += links
         return total
 
 
 class _Damage(Exception):  # noqa: N818
-    """A block is broken; the argument is its place."""
+    """A block is broken; the argument is its offset."""
 
 
 def _damage_of_version_3(view: mmap.mmap) -> int | None:
-    """Return the place of a broken block of an MDF 2 or 3 file; None if there is none."""
+    """Return the offset of a broken block of an MDF 2 or 3 file; None if there is none."""
     order = ">" if any(view[24:26]) else "<"
     seen: set[int] = set()
 
-    def listed(kind: bytes, place: int, form: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-        while place:
-            complete = place + 4 + struct.calcsize(order + form) <= len(view)
-            if place in seen or not complete or view[place : place + 2] != kind:
-                raise _Damage(place)
-            seen.add(place)
-            values = struct.unpack_from(order + form, view, place + 4)
-            yield place, values
-            place = values[0]
+    def listed(kind: bytes, offset: int, form: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+        while offset:
+            complete = offset + 4 + struct.calcsize(order + form) <= len(view)
+            if offset in seen or not complete or view[offset : offset + 2] != kind:
+                raise _Damage(offset)
+            seen.add(offset)
+            values = struct.unpack_from(order + form, view, offset + 4)
+            yield offset, values
+            offset = values[0]
 
     try:
         if len(view) < 72 or view[64:66] != b"HD":
             return 64
         for _, (_, groups, _, data, _, id_size) in listed(b"DG", struct.unpack_from(order + "I", view, 68)[0], "4I2H"):
             needed = 0
-            for place, (_, channels, _, _, _, size, cycles) in listed(b"CG", groups, "3I3HI"):
+            for offset, (_, channels, _, _, _, size, cycles) in listed(b"CG", groups, "3I3HI"):
                 needed += cycles * (size + id_size)
                 if data + needed > len(view):
-                    return place
+                    return offset
                 for channel, (*_, bit, bits) in listed(b"CN", channels, "5IH160x2H"):
                     byte = 0
                     if struct.unpack_from(order + "H", view, channel + 2)[0] >= 228:  # not in MDF 2
