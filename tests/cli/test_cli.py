@@ -21,12 +21,23 @@ TINY = ["--set", "max_epochs=3", "--set", "hidden=[8]", "--set", "random_state=0
 WINDOWS = ["--signals", "a,b", "--rate-hz", "5", "--length-s", "2", "--stride-s", "1", "--max-gap-s", "1"]
 
 
+ROWS = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+
+
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "rows.csv"
-    values = np.random.default_rng(0).normal(size=(60, 2))
-    pd.DataFrame(values, columns=["a", "b"]).to_csv(path, index=False)
+    ROWS.to_csv(path, index=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of such a table."""
+    folder = tmp_path_factory.mktemp("rows")
+    ROWS.to_csv(folder / "rows.csv", index=False)
+    assert main(["fit", str(folder / "rows.csv"), "--model", str(folder / "model"), *TINY]) == 0
+    return folder / "model"
 
 
 @pytest.fixture
@@ -121,9 +132,8 @@ except SystemExit:
 # Tables
 
 
-def test_a_table_is_fitted_and_scored_row_by_row(table, tmp_path, capsys):
-    model, out = tmp_path / "model", tmp_path / "scores.parquet"
-    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+def test_a_table_is_fitted_and_scored_row_by_row(model, table, tmp_path, capsys):
+    out = tmp_path / "scores.parquet"
     code, said, _ = run(capsys, "score", table, out, "--model", model)
     assert code == 0
     scores, detector = pd.read_parquet(out), load(model)
@@ -139,9 +149,8 @@ def test_a_table_is_fitted_and_scored_row_by_row(table, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("target", ["alpha=0.2", "fdr=0.5"])
-def test_rows_are_flagged_by_a_false_alarm_target(table, tmp_path, capsys, target):
-    model, out = tmp_path / "model", tmp_path / "scores.parquet"
-    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+def test_rows_are_flagged_by_a_false_alarm_target(model, table, tmp_path, capsys, target):
+    out = tmp_path / "scores.parquet"
     assert run(capsys, "score", table, out, "--model", model, "--alarms", target, "--tail", "pareto")[0] == 0
     name, rate = target.split("=")
     expected = load(model).alarms(pd.read_csv(table), tail="pareto", **{name: float(rate)})
@@ -303,9 +312,8 @@ def test_recordings_in_another_unit_are_refused(drives, tmp_path, capsys):
 # Export
 
 
-def test_a_bundle_gives_an_onnx_file_of_the_same_model(table, tmp_path, capsys):
-    model, file = tmp_path / "model", tmp_path / "new" / "m.onnx"
-    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+def test_a_bundle_gives_an_onnx_file_of_the_same_model(model, table, tmp_path, capsys):
+    file = tmp_path / "new" / "m.onnx"
     code, said, _ = run(capsys, "export", model, file, "--precision", "double", "--feature-scores")
     assert code == 0
     identity = read_card(model)["model_id"]
@@ -439,10 +447,9 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_1(command, said, table, ca
     assert err.count("\n") == 1
 
 
-def test_a_table_without_the_model_s_columns_is_refused(table, tmp_path, capsys):
-    assert run(capsys, "fit", table, "--model", tmp_path / "model", *TINY)[0] == 0
+def test_a_table_without_the_model_s_columns_is_refused(model, table, tmp_path, capsys):
     pd.read_csv(table).rename(columns={"b": "bee"}).to_csv(table, index=False)
-    code, _, err = run(capsys, "score", table, tmp_path / "s.csv", "--model", tmp_path / "model")
+    code, _, err = run(capsys, "score", table, tmp_path / "s.csv", "--model", model)
     assert code == 1
     assert "rows.csv: It lacks the columns 'b' of the model. Rename or add them. b: Use one of 'a', 'bee'." in err
     assert not list(tmp_path.glob("*s.csv*.*[0-9]"))
@@ -484,9 +491,8 @@ def test_a_warning_is_one_line(job, monkeypatch, capsys):
     assert "anomalyvae: warning: two lines\n" in run(capsys, "run", job)[2]
 
 
-def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, monkeypatch, capsys):
-    model, out = tmp_path / "model", tmp_path / "scores.csv"
-    assert run(capsys, "fit", table, "--model", model, *TINY)[0] == 0
+def test_a_failed_write_leaves_the_old_scores_and_nothing_else(model, table, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "scores.csv"
     out.write_text("old")
 
     def full(_, path):
@@ -498,7 +504,7 @@ def test_a_failed_write_leaves_the_old_scores_and_nothing_else(table, tmp_path, 
     assert code == 1
     assert "No space left on device" in err
     assert out.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows.csv", "scores.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "scores.csv"]
 
 
 def test_a_reader_that_stops_is_no_error():

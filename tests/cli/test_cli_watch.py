@@ -64,9 +64,8 @@ def test_a_line_goes_out_for_each_that_comes_in(model):
     assert err.splitlines()[-1].startswith("anomalyvae: 36 windows scored, ")
 
 
-def test_its_lines_are_those_of_score(model, tmp_path, capsys):
-    drive = tmp_path / "drive.csv"
-    drive.write_text("time_s,a,b\n" + "".join(lines(60)))
+def test_its_lines_are_those_of_score(model, tmp_path, capsys, write):
+    drive = write("time_s,a,b\n" + "".join(lines(60)), "drive.csv")
     promise = ["--alarms", "per_hour=18000", "--tail", "pareto"]
     assert main(["score", str(drive), str(tmp_path / "scores.csv"), "--model", str(model), *promise, "--quiet"]) == 0
     assert main(["watch", str(drive), "--model", str(model), *promise, "--timeout", "0.05"]) == 5
@@ -81,9 +80,8 @@ def test_its_lines_are_those_of_score(model, tmp_path, capsys):
     assert err == f"anomalyvae: 51 windows scored, {watched['is_outlier'].sum()} flagged, stopped by --timeout\n"
 
 
-def test_ctrl_c_is_a_normal_end(model, tmp_path):
-    drive = tmp_path / "drive.csv"
-    drive.write_text("time_s,a,b\n" + "".join(lines(30)))
+def test_ctrl_c_is_a_normal_end(model, write):
+    drive = write("time_s,a,b\n" + "".join(lines(30)), "drive.csv")
     with watch(model, str(drive), env=os.environ | {"PYTHONUNBUFFERED": ""}) as process:
         for _ in range(22):  # a header, and 21 windows
             assert process.stdout.readline()
@@ -105,9 +103,8 @@ def test_errors_say_what_is_wrong(model, tmp_path, capsys):
     assert "is a Parquet file, which cannot grow" in capsys.readouterr().err
 
 
-def test_no_window_is_no_success_and_the_reason_is_said(model, tmp_path, capsys):
-    slow = tmp_path / "slow.csv"
-    slow.write_text("time_s,a,b\n" + "".join(f"{5 * i},1,2\n" for i in range(30)))
+def test_no_window_is_no_success_and_the_reason_is_said(model, tmp_path, capsys, write):
+    slow = write("time_s,a,b\n" + "".join(f"{5 * i},1,2\n" for i in range(30)), "slow.csv")
     said = "failed: {}: It has no window: samples of 'a' are usually 5 s apart (column 'time_s' in seconds), more than"
     assert main(["watch", str(slow), "--model", str(model), "--timeout", "0.05", "--quiet"]) == 5
     assert said.format("slow") in capsys.readouterr().err

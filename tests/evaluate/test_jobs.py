@@ -76,10 +76,8 @@ def drives(tmp_path_factory):
 
 
 @pytest.fixture
-def job_file(drives, tmp_path):
-    path = tmp_path / "bumps.toml"
-    path.write_text(JOB.format(folder=drives).replace(f"{drives}/out", f"{tmp_path}/out"))
-    return path
+def job_file(drives, tmp_path, write):
+    return write(JOB.format(folder=drives).replace(f"{drives}/out", f"{tmp_path}/out"), "bumps.toml")
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +148,8 @@ def test_the_project_s_own_jobs_are_in_order(path):
     assert read_job(path).output.folder == f"runs/{path.stem}"
 
 
-def test_a_job_needs_windows(tmp_path):
-    path = tmp_path / "job.toml"
-    path.write_text('[data]\nname = "potholes"\n')
+def test_a_job_needs_windows(write):
+    path = write('[data]\nname = "potholes"\n', "job.toml")
     with pytest.raises(ValueError, match=r"\[windows\] of .*job.toml has no signals, rate_hz"):
         read_job(path)
     path.write_text('data = "potholes"\n')
@@ -171,13 +168,12 @@ def test_recordings_are_found_by_pattern(drives):
     assert events.empty
 
 
-def test_what_cannot_be_found_is_named(drives, tmp_path):
+def test_what_cannot_be_found_is_named(drives, write):
     with pytest.raises(ValueError, match=r"No file matches recordings = .*lorry"):
         find_recordings(Data(recordings=f"{drives}/lorry*.csv"))
     with pytest.raises(ValueError, match=r"\[data\] has neither name nor recordings"):
         find_recordings(Data())
-    bare = tmp_path / "events.csv"
-    bare.write_text("drive,when\na,1\n")
+    bare = write("drive,when\na,1\n", "events.csv")
     with pytest.raises(ValueError, match=r"events.csv has the columns drive, when; .* needs recording and time_s"):
         find_recordings(Data(recordings=f"{drives}/drive0.csv", events=str(bare)))
 

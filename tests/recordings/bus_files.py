@@ -30,3 +30,19 @@ def frames(*rows, extended=None, bus=0):
         frame["extended"] = key > 0x7FF if extended is None else extended
         frame["data"][: len(data)] = list(data)
     return made
+
+
+def assert_same_signals(found, expected):
+    """Assert that a log has the samples of another, bit for bit."""
+    for name, signal in expected.signals.items():
+        np.testing.assert_array_equal(found[name].time_s, signal.time_s)
+        np.testing.assert_array_equal(found[name].values, signal.values)
+
+
+def assert_in_order(pieces):
+    """Assert that no sample of a piece is as old as one of an earlier piece."""
+    newest = -1.0
+    for piece in pieces:
+        stamps = np.concatenate([signal.time_s for signal in piece.signals.values()])
+        assert not len(stamps) or stamps.min() > newest
+        newest = max(newest, stamps.max(initial=newest))

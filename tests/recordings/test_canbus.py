@@ -8,7 +8,7 @@ import can
 import numpy as np
 import pandas as pd
 import pytest
-from bus_files import HEAD, WRITERS, write
+from bus_files import HEAD, WRITERS, assert_in_order, assert_same_signals, write
 
 from anomalyvae.recordings import list_signals, read_log
 from anomalyvae.recordings.bus import canbus
@@ -112,16 +112,10 @@ def test_pieces_joined_are_the_whole(tmp_path, database, suffix, monkeypatch):
     pieces = list(can_pieces(path, ["torque", "speed"], databases=database))
     assert len(pieces) > 8
     assert all(set(piece.signals) == {"torque", "speed"} for piece in pieces)
-    newest = -1.0
-    for piece in pieces:
-        stamps = np.concatenate([signal.time_s for signal in piece.signals.values()])
-        assert not len(stamps) or stamps.min() > newest
-        newest = max(newest, stamps.max(initial=newest))
+    assert_in_order(pieces)
     again = joined(pieces, "drive")
-    for name in ("torque", "speed"):
-        np.testing.assert_array_equal(again[name].time_s, whole[name].time_s)
-        np.testing.assert_array_equal(again[name].values, whole[name].values)
-        assert (np.diff(again[name].time_s) > 0).all()
+    assert_same_signals(whole, again)
+    assert all((np.diff(signal.time_s) > 0).all() for signal in again.signals.values())
 
 
 def test_rows_up_to_a_second_late_are_sorted_in_and_a_jump_back_is_refused():

@@ -20,10 +20,8 @@ ENGINE = f"""{HEAD}BO_ 256 Engine: 8 ECU
 
 
 @pytest.fixture
-def engine(tmp_path):
-    path = tmp_path / "engine.dbc"
-    path.write_text(ENGINE)
-    return path
+def engine(write):
+    return write(ENGINE, "engine.dbc")
 
 
 @pytest.mark.parametrize(
@@ -93,9 +91,8 @@ def test_small_negative_numbers_of_j1939_are_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
-def test_units_of_a_database_are_read_in_its_encoding(tmp_path, encoding):
-    path = tmp_path / "a.log"
-    path.write_text("(0.0) can0 100#05\n")
+def test_units_of_a_database_are_read_in_its_encoding(tmp_path, encoding, write):
+    path = write("(0.0) can0 100#05\n", "a.log")
     text = 'BO_ 256 M: 8 ECU\n SG_ Temp : 0|8@1+ (1,0) [0|0] "°C" ECU\n'
     assert read_log(path, databases=database(tmp_path, text, encoding))["Temp"].unit == "°C"
 
@@ -145,14 +142,13 @@ def test_messages_that_others_hide_are_named(tmp_path):
         ("0|1@1+ (1,0)", "0|0", []),
     ],
 )
-def test_the_values_of_j1939_that_are_not_available(tmp_path, layout, range_, missing):
+def test_the_values_of_j1939_that_are_not_available(tmp_path, layout, range_, missing, write):
     text = f'BO_ 2566834709 M: 8 ECU\n SG_ x : {layout} [{range_}] "" ECU\n' + (
         'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
         'BA_DEF_DEF_ "VFrameFormat" "J1939PG";\nBA_ "VFrameFormat" BO_ 2566834709 3;\n'
     )
     bits = int(layout.partition("|")[2].partition("@")[0])
-    path = tmp_path / "a.log"
-    path.write_text("".join(f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{k:02X}\n" for k in range(1 << bits)))
+    path = write("".join(f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{k:02X}\n" for k in range(1 << bits)), "a.log")
     signal = read_log(path, databases=database(tmp_path, text))["x"]
     assert sorted(set(range(1 << bits)) - set(signal.time_s.astype(int).tolist())) == missing
 
@@ -188,11 +184,10 @@ def random_database(rng):
 
 
 @pytest.mark.parametrize("seed", [*range(15), *(pytest.param(s, marks=pytest.mark.slow) for s in range(15, 300))])
-def test_random_databases_mean_what_cantools_says(tmp_path, seed):
+def test_random_databases_mean_what_cantools_says(tmp_path, seed, write):
     rng = np.random.default_rng(seed)
     text, keys = random_database(rng)
-    path = tmp_path / "car.dbc"
-    path.write_text(text)
+    path = write(text, "car.dbc")
     messages = {
         m.frame_id | m.is_extended_frame << 31: m for m in cantools.database.load_file(path, strict=False).messages
     }

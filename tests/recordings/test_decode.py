@@ -56,13 +56,8 @@ BA_ "VFrameFormat" BO_ 2565800190 3;
 
 
 @pytest.fixture
-def database(tmp_path):
-    def write(text, name="car.dbc"):
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
+def database(write):
+    return lambda text, name="car.dbc": write(text, name)
 
 
 def samples(found, name):

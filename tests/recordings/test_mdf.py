@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from asammdf import MDF, Signal
 from asammdf.blocks.conversion_utils import from_dict
-from bus_files import HEAD
+from bus_files import HEAD, assert_in_order, assert_same_signals
 from can.io.mf4 import MF4Writer
 
 from anomalyvae.recordings import list_signals, read_log
@@ -34,10 +34,8 @@ BO_ 85 Wide: 32 ECU
 
 
 @pytest.fixture
-def database(tmp_path):
-    path = tmp_path / "car.dbc"
-    path.write_text(DATABASE)
-    return path
+def database(write):
+    return write(DATABASE, "car.dbc")
 
 
 def saved(path, *groups, version="4.10", **options):
@@ -270,16 +268,9 @@ def test_pieces_joined_are_the_whole_and_follow_each_other(tmp_path, database, m
     monkeypatch.setattr(mdf_file, "_ROWS", 7)
     pieces = list(mdf_pieces(path, list(whole.signals), databases=database))
     assert len(pieces) > 20
-    newest = -1.0
-    for piece in pieces:
-        assert set(piece.signals) == set(whole.signals)
-        stamps = np.concatenate([signal.time_s for signal in piece.signals.values()])
-        assert not len(stamps) or stamps.min() > newest
-        newest = max(newest, stamps.max(initial=newest))
-    again = joined(pieces, "drive")
-    for name, signal in whole.signals.items():
-        np.testing.assert_array_equal(again[name].time_s, signal.time_s)
-        np.testing.assert_array_equal(again[name].values, signal.values)
+    assert all(set(piece.signals) == set(whole.signals) for piece in pieces)
+    assert_in_order(pieces)
+    assert_same_signals(joined(pieces, "drive"), whole)
 
 
 def test_sources_advance_together():

@@ -7,7 +7,7 @@ import can
 import cantools
 import numpy as np
 import pytest
-from bus_files import HEAD, frames
+from bus_files import HEAD, assert_same_signals, frames
 from cantools.database.can import Message, Signal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,9 +278,7 @@ def test_pieces_give_what_the_whole_gives(database, tmp_path, monkeypatch, rows)
     monkeypatch.setattr(canbus, "_ROWS", rows)
     with pytest.warns(UserWarning, match="2 senders"):
         again = joined(can_pieces(path, list(whole.signals), databases=database), "drive")
-    for name, signal in whole.signals.items():
-        np.testing.assert_array_equal(again[name].time_s, signal.time_s)
-        np.testing.assert_array_equal(again[name].values, signal.values)
+    assert_same_signals(again, whole)
 
 
 @pytest.mark.parametrize(

@@ -204,11 +204,10 @@ def test_categories_that_are_refused(mixed_scorer, change, message):
 # The file
 
 
-def test_what_is_no_file_of_ours(file, tmp_path):
+def test_what_is_no_file_of_ours(file, tmp_path, write):
     with pytest.raises(FileNotFoundError, match=r"does not exist\. Pass the folder of a fitted model"):
         Scorer(tmp_path / "none.onnx")
-    text = tmp_path / "text.onnx"
-    text.write_text("scores")
+    text = write("scores", "text.onnx")
     with pytest.raises(ValueError, match=r"onnxruntime cannot read .*text\.onnx\. Export the model again"):
         Scorer(text)
     cut = tmp_path / "cut.onnx"
