@@ -103,7 +103,7 @@ def read_numbers(table: pa.Table, columns: list[Column], left_out: dict[str, str
     return found
 
 
-def _why_not_numbers(cells: pa.ChunkedArray, decimal: str = "") -> str:
+def _why_not_numbers(cells: pa.ChunkedArray, decimal: str) -> str:
     """Return what a column holds in place of numbers; empty if it holds numbers."""
     kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
     if is_text(kind):

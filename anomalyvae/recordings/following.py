@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from anomalyvae.recordings.live import LiveWindows
-from anomalyvae.recordings.live_bus import LiveBus
+from anomalyvae.recordings.live_bus import Live
 from anomalyvae.recordings.stamps import NoTimeColumnError
 from anomalyvae.recordings.windows import Windows
 from anomalyvae.tables.dialect import encoding_of, find_dialect
@@ -146,7 +145,7 @@ class Following:
     def __init__(
         self,
         feed: Feed,
-        open_: Callable[[bytes], LiveWindows | LiveBus],
+        open_: Callable[[bytes], Live],
         *,
         timeout_s: float | None = None,
         notify: Callable[[str], None] = lambda _: None,
@@ -165,13 +164,13 @@ class Following:
         self._infinite: str | None = None
         self.waiting, self.left_out, self.timed_out, self.change = 0, 0, False, ""
 
-    def _opened(self, head: bytes) -> LiveWindows | LiveBus:
+    def _opened(self, head: bytes) -> Live:
         live = self._open(head)
         self._recordings = live.recordings  # so that one that begins in the same bytes is reported
         return live
 
     @property
-    def live(self) -> LiveWindows | LiveBus | None:
+    def live(self) -> Live | None:
         """The source of the windows; None before the header has come."""
         return self._lines.live
 
@@ -272,12 +271,12 @@ class Following:
 class _Lines:
     """Splits bytes into complete lines; the first show how they are written, the others become windows."""
 
-    def __init__(self, open_: Callable[[bytes], LiveWindows | LiveBus], encoding: str | None = None) -> None:
+    def __init__(self, open_: Callable[[bytes], Live], encoding: str | None) -> None:
         self._open, self._encoding = open_, encoding
         self._rest = self._head = self._first = b""
         self._torn = False  # the last byte was CR, and LF may follow
         self._decoder: codecs.IncrementalDecoder | None = None
-        self.live: LiveWindows | LiveBus | None = None
+        self.live: Live | None = None
 
     @property
     def is_within(self) -> bool:

@@ -12,6 +12,7 @@ from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.lines import PARSERS, Frame, as_array
 from anomalyvae.recordings.clock import Resampler
 from anomalyvae.recordings.coverage import Coverage
+from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.recordings.log import Signal, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
@@ -103,3 +104,6 @@ class LiveBus:
                 start_s = self._parser.start_s or self._zero_s
                 start = moment(start_s) if start_s else None
                 yield replace(windows, starts={} if start is None else {self.recording: start})
+
+
+Live = LiveWindows | LiveBus  # a source of windows

@@ -20,7 +20,7 @@ Explain = Callable[[str], str]  # from a column's name in the table to a sentenc
 Tables = Callable[[list[str]], Iterator[pa.Table]]  # columns by name, piece by piece
 
 
-def long_places(schema: pa.Schema, time: str | None = None, exclude: Iterable[str] = ()) -> list[int] | None:
+def long_places(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> list[int] | None:
     """Return the places of time, names, values and, if there are any, units; None if rows have several values."""
     places, others = _places(schema, time, exclude)
     return None if others else places

@@ -115,7 +115,7 @@ def first_stamps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return (cells if mask is None else cells.filter(mask))[:FIRST_ROWS]
 
 
-def first_text(cells: pa.ChunkedArray, decimal: str = "") -> str:
+def first_text(cells: pa.ChunkedArray, decimal: str) -> str:
     """Return the first cell that is not a number, else the first cell; empty if all cells are empty."""
     filled = cells.drop_null()
     some = (str(cell) for cell in filled if not is_number(str(cell), decimal))

@@ -19,7 +19,7 @@ from anomalyvae.recordings import WindowRecipe, Windows
 from anomalyvae.recordings.bus.identifier_names import is_identifier_signal
 from anomalyvae.recordings.following import Feed, Following, GrowingFile
 from anomalyvae.recordings.live import LiveWindows
-from anomalyvae.recordings.live_bus import GROWING, LiveBus
+from anomalyvae.recordings.live_bus import GROWING, Live, LiveBus
 from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.drift import LiveDrift
 from anomalyvae.scoring.inputs import Slab, refuse_units
@@ -152,7 +152,7 @@ class Watcher:
         self._recordings = self._left_out = 0  # of files that were cut, overwritten or replaced
         self.windows = self.flagged = 0
         self.timed_out = False
-        self._live: LiveWindows | LiveBus | None = None  # the last one
+        self._live: Live | None = None  # the last one
 
     def file(self, path: str | os.PathLike[str]) -> Iterator[WindowScore]:
         """Score the windows of a growing file, until nothing new has come for ``timeout_s``.
@@ -232,7 +232,7 @@ class Watcher:
     def _follow(self, feed: Feed, recording: str, source: str, kind: str) -> Iterator[WindowScore]:
         before = self._recordings
 
-        def begin(header: bytes) -> LiveWindows | LiveBus:
+        def begin(header: bytes) -> Live:
             if kind:
                 self._live = LiveBus(
                     header, self._recipe, kind=kind, recording=recording, source=source, before=before

@@ -116,7 +116,7 @@ def _cast(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
         return numbers
 
 
-def truths_in_text(cells: pa.ChunkedArray, *, missing: Iterable[str] = ()) -> pa.ChunkedArray:
+def truths_in_text(cells: pa.ChunkedArray, *, missing: Iterable[str]) -> pa.ChunkedArray:
     """Return text as booleans if every cell is true, false, 1, 0 or missing, else as it is."""
     text = marked_missing(cells, missing)
     try:
@@ -130,14 +130,14 @@ def _markers() -> pa.Array:
     return pa.array(sorted(MISSING))  # imports pandas
 
 
-def marked_missing(cells: pa.ChunkedArray, missing: Iterable[str] = ()) -> pa.ChunkedArray:
+def marked_missing(cells: pa.ChunkedArray, missing: Iterable[str]) -> pa.ChunkedArray:
     """Return text in which the cells are missing that would be in a column of numbers."""
     text = pc.utf8_trim_whitespace(cells)
     skip = pc.or_(pc.is_in(pc.utf8_lower(text), _markers()), pc.is_in(text, pa.array([*missing, ""])))
     return pc.if_else(skip, None, cells)
 
 
-def without_missing_text(cells: pa.ChunkedArray, missing: Iterable[str] = ()) -> pa.ChunkedArray:
+def without_missing_text(cells: pa.ChunkedArray, missing: Iterable[str]) -> pa.ChunkedArray:
     """Return text in which the cells that say so are missing."""
     return pc.if_else(pc.is_in(cells, pa.array([*MISSING_TEXT, *missing])), None, cells)
 
