@@ -113,22 +113,6 @@ def test_wrong_usage_is_exit_code_2(wrong, capsys):
     assert wrong or "pick the flagged events" in err  # without a verb, all are listed
 
 
-def test_help_loads_nothing_heavy():
-    heavy = ["torch", "sklearn", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "rich"]
-    script = f"""
-import sys
-from anomalyvae.cli import main
-from anomalyvae.cli.console import WRITERS
-try:
-    main(["run", "--help"])
-except SystemExit:
-    loaded = [name for name in {heavy} if name in sys.modules]
-    sys.exit(f"loaded {{loaded}}" if loaded else 0)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 # Tables
 
 

@@ -65,6 +65,14 @@ def starts(windows):
     return [start_s for slab in windows for start_s in slab.spans["start_s"]]
 
 
+def followed(path, *steps, **options):
+    """Follow a file, to which the steps append; return when windows start, what followed it, and what it said."""
+    said = []
+    with GrowingFile(path) as file:
+        watched = follow(Script(file, *steps), notify=said.append, **options)
+        return starts(watched), watched, said
+
+
 def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
@@ -85,11 +93,8 @@ def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
 def test_in_the_order_of_time_nothing_is_passed_over(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     append(path, lines_of(400))
-    said = []
     more = [lambda: append(path, lines_of(1, begin=400)), lambda: append(path, lines_of(200, begin=401))]
-    with GrowingFile(path) as file:
-        watched = follow(Script(file, *more), notify=said.append, newest_first=False)
-        found = starts(watched)
+    found, watched, said = followed(path, *more, newest_first=False)
     assert found == pytest.approx(starts_of(601))
     assert (said, watched.waiting) == ([], 0)
 
@@ -97,9 +102,7 @@ def test_in_the_order_of_time_nothing_is_passed_over(path, monkeypatch):
 @pytest.mark.parametrize("later", [False, True])
 def test_a_clock_that_jumps_back_is_reported_also_in_the_first_bytes(path, later):
     append(path, lines_of(30, begin=50) + (b"" if later else lines_of(30)))
-    said = []
-    with GrowingFile(path) as file:
-        list(follow(Script(file, *[lambda: append(path, lines_of(30))] * later), notify=said.append))
+    _, _, said = followed(path, *[lambda: append(path, lines_of(30))] * later)
     assert said == ["the clock jumped back: a new recording begins, drive#2"]
 
 
@@ -120,8 +123,7 @@ def test_what_comes_goes_before_what_was_passed_over(path, monkeypatch):
 def test_it_may_fall_behind_later_too(path, monkeypatch):
     monkeypatch.setattr(following, "CHUNK", 500)
     more = [lambda: append(path, lines_of(30)), lambda: append(path, lines_of(300, begin=30))]
-    with GrowingFile(path) as file:
-        found = starts(follow(Script(file, *more)))
+    found, _, _ = followed(path, *more)
     assert sorted(found) == pytest.approx(starts_of(330))
     assert found[0] == pytest.approx(2.0)  # of the first 30 rows at once, the newest
     assert found[21] == pytest.approx(32.0)
@@ -130,44 +132,40 @@ def test_it_may_fall_behind_later_too(path, monkeypatch):
 def test_a_line_waits_for_its_end(path):
     whole = lines_of(40)
     steps = [lambda at=at: append(path, whole[at : at + 7]) for at in range(0, len(whole), 7)]
-    with GrowingFile(path) as file:
-        found = starts(follow(Script(file, *steps)))
+    found, _, _ = followed(path, *steps)
     assert sorted(found) == pytest.approx(starts_of(40))
     assert sorted(found[8:]) == found[8:]  # after those that waited for the 16 ticks of a beginning
 
 
 def test_a_line_that_is_no_csv_is_left_out_and_counted(path):
     append(path, lines_of(15) + b'1.44,"1"\r2\n' + b'1.45,"' + b"1" * 200_000 + b'"\n' + lines_of(15, begin=15))
-    said = []
-    with GrowingFile(path) as file:
-        watched = follow(Script(file), notify=said.append)
-        assert sorted(starts(watched)) == pytest.approx(starts_of(30))
+    found, watched, said = followed(path)
+    assert sorted(found) == pytest.approx(starts_of(30))
     assert watched.live.left_out == 2
     assert said[0].startswith("a row was left out, and so will be others like it")
 
 
 def test_a_header_alone_has_no_window(path):
-    with GrowingFile(path) as file:
-        assert starts(follow(Script(file))) == []
+    assert followed(path)[0] == []
     path.write_bytes(b"")
-    with GrowingFile(path) as file:
-        assert starts(follow(Script(file))) == []
+    assert followed(path)[0] == []
 
 
-def test_infinite_samples_are_reported_once(path):
-    append(path, b"0.0,1\n0.1,inf\n0.2,2\n" + lines_of(30, begin=3))
-    said = []
-    with GrowingFile(path) as file:
-        starts(follow(Script(file, lambda: append(path, b"3.3,-inf\n")), notify=said.append))
-    assert said == ["drive has samples that are infinite, which count as missing: x (1)"]
-
-
-def test_different_rows_with_one_stamp_are_reported_once(path):
-    append(path, b"0.0,1\n0.1,3\n0.1,4\n0.2,2\n" + lines_of(30, begin=3))
-    said = []
-    with GrowingFile(path) as file:
-        starts(follow(Script(file, lambda: append(path, b"3.3,1\n3.3,2\n")), notify=said.append, late=True))
-    assert said == ["rows with the same stamp and different values become their mean: drive"]
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        (b"0.1,inf\n", b"3.3,-inf\n", "drive has samples that are infinite, which count as missing: x (1)"),
+        (
+            b"0.1,3\n0.1,4\n",
+            b"3.3,1\n3.3,2\n",
+            "rows with the same stamp and different values become their mean: drive",
+        ),
+    ],
+)
+def test_odd_samples_are_reported_once(path, first, then, expected):
+    append(path, b"0.0,1\n" + first + b"0.2,2\n" + lines_of(30, begin=3))
+    _, _, said = followed(path, lambda: append(path, then), late=True)
+    assert said == [expected]
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])
@@ -175,8 +173,7 @@ def test_different_rows_with_one_stamp_are_reported_once(path):
 def test_any_end_of_a_line_ends_it(path, monkeypatch, size, end):
     monkeypatch.setattr(following, "CHUNK", size)
     path.write_bytes((b"time_s,x\n" + lines_of(30)).replace(b"\n", end))
-    with GrowingFile(path) as file:
-        assert sorted(starts(follow(Script(file)))) == pytest.approx(starts_of(30))
+    assert sorted(followed(path)[0]) == pytest.approx(starts_of(30))
 
 
 def test_a_file_that_is_cut_is_reported(path, monkeypatch):
@@ -201,9 +198,8 @@ def test_of_a_file_that_is_replaced_nothing_is_missed(path):
         os.rename(path, path.with_suffix(".1"))
         path.write_bytes(b"time_s,x\n")
 
-    with GrowingFile(path) as file:
-        watched = follow(Script(file, replace, lambda: None))
-        assert sorted(starts(watched)) == pytest.approx(starts_of(35))
+    found, watched, _ = followed(path, replace, lambda: None)
+    assert sorted(found) == pytest.approx(starts_of(35))
     assert watched.change == "replaced"
 
 
