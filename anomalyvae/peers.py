@@ -93,8 +93,10 @@ def compare(
     """
     if seeds < 1:
         raise ValueError(f"seeds={seeds} is below 1. Pass the number of repetitions.")
+    if not isinstance(detector, VAEOutlierDetector | None):
+        raise ValueError(f"Got a {type(detector).__name__}, expected a VAEOutlierDetector. Pass one, or leave it out.")
     table = as_pandas(rows)
-    table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(np.asarray(table))
+    table = table if isinstance(table, pd.DataFrame) else as_pandas(pd.DataFrame(np.asarray(table)))
     table, outlier = _split_off_label(table, label, positive)
     names = [OURS, *dict.fromkeys(against)]
     for name in names[1:]:
@@ -146,6 +148,9 @@ def _train_test(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.i
 
 def _standardised(table: pd.DataFrame, train: NDArray[Any], test: NDArray[Any]) -> tuple[Floats, Floats]:
     x = _encoded(table, train)
+    x = x / np.maximum(
+        np.abs(x[train]).max(axis=0), np.finfo(np.float64).tiny
+    )  # squares of huge numbers would overflow
     center, scale = x[train].mean(axis=0), x[train].std(axis=0)
     x = (x - center) / np.where(scale > 0, scale, 1)
     return x[train], x[test]
@@ -216,13 +221,17 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
             raise ValueError(f"positive={positive!r} is a value of the label, and no label was given. Pass label, too.")
         return table, None
     if isinstance(label, str):
-        if label not in table:
+        if label not in [*table.columns]:
             raise ValueError(f"label={label!r} is not one of the columns {listed(table.columns)}. Correct the name.")
         column, table = table[label], table.drop(columns=label)
     else:
-        column = pd.Series(np.asarray(unmasked(label)))
-        if len(column) != len(table):
-            raise ValueError(f"Got {len(column)} labels for {len(table)} rows, expected one each. Pass equal lengths.")
+        cells = np.asarray(unmasked(label))
+        if cells.shape != (len(table),):
+            raise ValueError(
+                f"Got a label of shape {cells.shape} for {len(table)} rows, expected a value per row, or the name of a "
+                "column, which is text. Pass one of them."
+            )
+        column = pd.Series(cells)
     values = sorted(column.unique().tolist(), key=str)
     positive = 1 if positive is None else positive
     matching = [value for value in values if value == positive or str(value) == str(positive)]

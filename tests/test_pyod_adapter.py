@@ -420,13 +420,29 @@ def test_a_label_may_be_written_in_several_ways(rows, values, positive):
         ([0] * 87 + [np.nan], None, r"the values 0\.0, nan; it needs two.* drop rows without a label"),
         ([0] * 88, None, r"the values 0; it needs two"),
         ([0] * 3 + [1] * 85, None, r"Got 3 normal rows, expected at least 4"),
-        ([0, 1], None, r"Got 2 labels for 88 rows, expected one each"),
+        ([0, 1], None, r"Got a label of shape \(2,\) for 88 rows, expected a value per row, or the name of a column"),
+        (3, None, r"Got a label of shape \(\) for 88 rows, expected a value per row, or the name of a column"),
         (None, "x", r"positive='x' is a value of the label, and no label was given"),
     ],
 )
 def test_an_unusable_label_is_refused(rows, label, positive, message):
     with pytest.raises(ValueError, match=message):
         compare(rows, label, ["knn"], positive=positive, detector=quick())
+
+
+@pytest.mark.parametrize("unit", [2.0**600, 2.0**-600])
+def test_rows_of_any_size_are_standardised_for_pyod(rows, unit):
+    """The squares of such numbers are beyond the range of floats, so that all columns counted as constant."""
+    table = compare(
+        rows.assign(**{name: rows[name] * unit for name in "ab"}), "fault", ["knn"], detector=quick(), seeds=1
+    )
+    plain = compare(rows, "fault", ["knn"], detector=quick(), seeds=1)
+    assert table.loc["knn", "auroc"] == plain.loc["knn", "auroc"]
+
+
+def test_other_detectors_are_not_compared(rows):
+    with pytest.raises(ValueError, match=r"Got a KNN, expected a VAEOutlierDetector\. Pass one, or leave it out"):
+        compare(rows, "fault", ["knn"], detector=KNN())
 
 
 def test_unknown_names_and_no_seeds_are_refused(rows):

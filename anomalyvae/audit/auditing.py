@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.utils.validation import check_consistent_length
 
 from anomalyvae.audit.duplicates import MAX_ROWS, Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess
@@ -22,6 +21,7 @@ from anomalyvae.audit.regions import (
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import as_pandas
 from anomalyvae.tables.arrays import unmasked
+from anomalyvae.untrusted import listed
 
 Column = str | ArrayLike | None
 
@@ -77,10 +77,11 @@ class Audit:
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables by name, with the index as columns."""
         rows = pd.DataFrame({"weight": self.weights, "density": self.density, "region": self.region})
+        rows.insert(0, "row", rows.index.to_flat_index())
         found = {
             "regions": self.regions.reset_index(),
             "columns": self.columns,
-            "rows": rows.rename_axis("row").reset_index(),
+            "rows": rows.reset_index(drop=True),
             "duplicates": self.duplicates,
             "leaks": self.leaks,
             "shared_recordings": self.shared_recordings,
@@ -135,7 +136,8 @@ def audit(
     Raises
     ------
     ValueError
-        For an unknown column, labels other than 0 and 1, a single group, or ``reweighted`` without groups.
+        For an unknown column, labels other than 0 and 1, a single group, ``reweighted`` without groups, or another
+        detector, such as a Pipeline.
 
     Notes
     -----
@@ -154,8 +156,16 @@ def audit(
     >>> bool(found.weights[500:].mean() > 2 * found.weights[:500].mean())
     True
     """
+    if not isinstance(detector, VAEOutlierDetector | None):
+        raise ValueError(
+            f"Got a {type(detector).__name__}, expected a VAEOutlierDetector (--model). Of a Pipeline, take the last "
+            "step, and rows that the steps before it have transformed."
+        )
+    if regions is not None and not (isinstance(regions, int) and regions >= 1):
+        raise ValueError(f"Got regions={regions!r}, expected an integer of at least 1. Leave it out for the default.")
+    inverse_density_weights([1.0], bound=bound)  # refuses a bound before the work begins
     X = as_pandas(X)
-    table = X.copy() if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X)).rename(columns=str)
+    table = X.copy() if isinstance(X, pd.DataFrame) else as_pandas(pd.DataFrame(np.asarray(X)).rename(columns=str))
     given = {"group": group, "split": split, "y": y, "recording": recording}
     known = {name: _values(table, value, name) for name, value in given.items() if value is not None}
     table = table.drop(columns=[value for value in given.values() if isinstance(value, str)])
@@ -182,15 +192,15 @@ def audit(
         for name, used in [("groups", None), ("reweighted", weight)][: 1 + reweighted]:
             excess = held_out_excess(rows, model, weight=used, **shared)
             found[name] = group_figures(excess, known["group"], **shared)
-    index = table.index
+    index, names = table.index, table.index.to_flat_index()
     return Audit(
-        regions=described.assign(medoid=index[described["medoid"]]),
+        regions=described.assign(medoid=names[described["medoid"]]),
         columns=columns,
         region=pd.Series(region, index=index, name="region"),
         density=pd.Series(density, index=index, name="density"),
         weights=pd.Series(weight, index=index, name="sample_weight"),
-        duplicates=_named(duplicates.within(), index),
-        leaks=_named(duplicates.across(known["split"]), index) if "split" in known else None,
+        duplicates=_named(duplicates.within(), names),
+        leaks=_named(duplicates.across(known["split"]), names) if "split" in known else None,
         shared_recordings=_shared_recordings(known.get("split"), known.get("recording")),
         groups=found["groups"],
         reweighted=found["reweighted"],
@@ -201,14 +211,19 @@ def audit(
 def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
     """A value per row, from a column name or an array; missing values become a level of their own."""
     if isinstance(value, str):
-        if value not in table:
+        if value not in [*table.columns]:
             raise ValueError(
                 f"{name}={value!r} is no column of X, which has {', '.join(map(str, table.columns))}. Correct the name."
             )
         series = table[value]
     else:
-        series = pd.Series(np.asarray(unmasked(value)))
-        check_consistent_length(table, series)
+        cells = np.asarray(unmasked(value))
+        if cells.shape != (len(table),):
+            raise ValueError(
+                f"Got {name} of shape {cells.shape} for {len(table)} rows, expected a value per row, or the name of a "
+                "column, which is text. Pass one of them."
+            )
+        series = pd.Series(cells)
     series = series.reset_index(drop=True)
     return series if name == "y" else series.astype("str").where(series.notna(), "(missing)")
 
@@ -216,10 +231,13 @@ def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
 def _labels(y: pd.Series) -> NDArray[np.bool_]:
     if not y.isin([0, 1]).all():
         raise ValueError(
-            f"The labels are {', '.join(sorted(map(str, y.unique()))[:5])}, expected 0 and 1 (or False and "
+            f"The labels are {listed(sorted(map(repr, y.unique().tolist())))}, expected 0 and 1 (or False and "
             "True). Pass labels == VALUE (--positive VALUE), with the value that marks outliers."
         )
-    return y.astype(bool).to_numpy()
+    outlier = y.astype(bool).to_numpy()
+    if (~outlier).sum() < 2:
+        raise ValueError(f"The labels leave {(~outlier).sum()} normal rows to learn, expected at least 2. Correct y.")
+    return outlier
 
 
 def _fitted(detector: VAEOutlierDetector, rows: Any, outlier: NDArray[np.bool_] | None) -> VAEOutlierDetector:

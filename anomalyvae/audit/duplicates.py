@@ -30,20 +30,22 @@ def standardised(table: pd.DataFrame) -> pd.DataFrame:
         Columns are named as in ``table``, ``column = level`` and ``column missing``; each has mean 0 and standard
         deviation 1, or is all zeros.
     """
-    parts: dict[str, pd.Series] = {}
+    parts: list[pd.Series] = []
     for name in table:
         column = table[name]
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            parts[str(name)] = column.astype(np.float64)
+            parts.append(column.astype(np.float64).rename(str(name)))
             if column.isna().any():
-                parts[f"{name} missing"] = column.isna().astype(np.float64)
+                parts.append(column.isna().astype(np.float64).rename(f"{name} missing"))
         else:
             text = column.astype("str").where(column.notna(), "(missing)")
             for level in text.value_counts().index[:_LEVELS]:
-                parts[f"{name} = {level}"] = (text == level).astype(np.float64)
-    cells = pd.DataFrame(parts, index=table.index)
+                parts.append((text == level).astype(np.float64).rename(f"{name} = {level}"))
+    cells = pd.concat(parts, axis=1)
+    largest = cells.abs().max()
+    cells /= largest.where(largest > 0, 1.0)  # squares of huge numbers would overflow
     spread = cells.std(ddof=0)
-    constant = ~(spread > 1e-9 * cells.abs().max())  # no more than rounding errors
+    constant = ~(spread > 1e-9)  # no more than rounding errors
     return ((cells - cells.mean()) / spread.mask(constant, 1.0)).mask(cells.isna(), 0.0).mul(~constant, axis=1)
 
 

@@ -218,7 +218,7 @@ def distinguishing_columns(region: NDArray[np.int64], cells: pd.DataFrame) -> pd
         if inside.all():
             continue
         difference = cells[inside].mean() - cells[~inside].mean()
-        largest = difference[difference.abs().sort_values(ascending=False, kind="stable").index[:_COLUMNS]]
+        largest = difference.iloc[np.argsort(-difference.abs().to_numpy(), kind="stable")[:_COLUMNS]]
         direction = np.where(largest > 0, "higher", "lower")
         table = {"region": number, "column": largest.index, "direction": direction, "difference": largest.to_numpy()}
         found.append(pd.DataFrame(table))

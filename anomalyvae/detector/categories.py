@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
+from anomalyvae.tables.arrays import floats, is_records, refuse_cells, refuse_unread, unmasked, unreal
 from anomalyvae.tables.names import refuse_repeated
 
 _KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
 _BOOLEANS = [False, True]
+_FOREIGN = (pd.SparseDtype, pd.ArrowDtype)
 _NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal"}  # pandas' names for numeric objects
 
 
@@ -33,21 +34,41 @@ def as_pandas(X: Any) -> Any:
         index = (table.schema.pandas_metadata or {}).get("index_columns", ())
         # The metadata also have the types of the DataFrame that it once was; its columns may have changed since.
         X = table.drop_columns([name for name in index if isinstance(name, str)]).to_pandas(ignore_metadata=True)
-    if is_records(X) or (isinstance(X, dict) and not hasattr(X, "toarray")):  # some sparse matrices are dicts
+    if isinstance(X, dict) and not hasattr(X, "toarray"):  # some sparse matrices are dicts
+        refuse_cells(X, nested=False)
+        X = pd.DataFrame(X)
+    elif is_records(X):
         X = pd.DataFrame(X)
     if not isinstance(X, pd.DataFrame):
         return _numbers(unmasked(X))
     refuse_repeated(X.columns, "The table")
-    sparse = [i for i, dtype in enumerate(X.dtypes) if isinstance(dtype, pd.SparseDtype)]
-    dense = X.copy(deep=False) if sparse else X
-    for i in sparse:
-        dense.isetitem(i, np.asarray(X.iloc[:, i]))
-    return dense
+    odd = [i for i, dtype in enumerate(X.dtypes) if isinstance(dtype, _FOREIGN) or dtype in (object, np.longdouble)]
+    plain = {i: cells for i in odd if (cells := _plain(X.iloc[:, i])) is not None}
+    table = X.copy(deep=False) if plain else X
+    for i, cells in plain.items():
+        table.isetitem(i, cells)
+    return table
+
+
+def _plain(column: "pd.Series[Any]") -> Any:
+    """The cells of a column in a type that pandas computes with; None if they are in one, or no numbers or levels."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.SparseDtype):
+        return np.asarray(column)
+    if isinstance(dtype, pd.ArrowDtype) and str(dtype).startswith("dictionary"):
+        return pd.Categorical(column.astype(object))
+    if pd.api.types.is_object_dtype(dtype) or str(dtype).startswith("decimal"):
+        kind = pd.api.types.infer_dtype(column, skipna=True)
+        return floats(column.astype(object).where(column.notna(), np.nan).to_numpy()) if kind in _NUMBERS else None
+    return floats(column.to_numpy()) if dtype == np.longdouble and dtype != np.float64 else None
 
 
 def _numbers(X: Any) -> Any:
     """An array, or a list of rows, in which pandas.NA is missing, without dates and complex numbers."""
-    array = np.asarray(X) if isinstance(X, list | tuple) else X
+    try:
+        array = np.asarray(X) if isinstance(X, list | tuple) else X
+    except ValueError as error:
+        raise ValueError(f"Got rows of different lengths, expected a cell per column in each. ({error})") from error
     kind = unreal(array)
     if kind.startswith("complex"):  # in scikit-learn's words
         raise ValueError(
@@ -56,9 +77,13 @@ def _numbers(X: Any) -> Any:
         )
     if kind:
         raise ValueError(f"Got rows of dtype {kind}, expected numbers. Convert them, into seconds for example.")
-    if isinstance(array, np.ndarray) and array.dtype == object:
-        return np.where(pd.isna(array), np.nan, array)
-    return X
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "OSU":
+        return array
+    cells = np.where(pd.isna(array), np.nan, array) if array.dtype == object else array
+    try:
+        return floats(cells)
+    except ValueError:
+        return cells  # text, which `_validated` refuses
 
 
 def in_kind_of(X: Any, table: pd.DataFrame) -> Any:

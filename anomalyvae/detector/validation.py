@@ -161,9 +161,18 @@ def _gaps(detector: Any, X: Any, x: Floats) -> tuple[NDArray[np.bool_], list[str
 def _validated(
     detector: Any, X: Any, categories: Categories, names: Sequence[str] | None = None, reset: bool = False
 ) -> Floats:
+    rows = encode_categories(X, categories)
+    if isinstance(rows, pd.DataFrame) and not len(rows.columns):
+        raise ValueError(f"Got a table of {len(rows)} rows without columns, expected at least one. Pass its columns.")
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in ("O", "S", "U"):
+        text = next((cell for cell in rows.flat if isinstance(cell, str | bytes)), rows.dtype)
+        raise ValueError(
+            f"Got an array with text, such as {text!r}, expected numbers. Pass a DataFrame: its columns of text are "
+            "categories."
+        )
     x = validate_data(
         detector,
-        encode_categories(X, categories),
+        rows,
         dtype=np.float64,
         order="C",
         reset=reset,
@@ -336,7 +345,7 @@ def _warn_of_lost_digits(X: Any, x: Floats, columns: Any, categories: Categories
     huge = [
         i
         for i, kind in zip(numeric, kinds, strict=True)
-        if getattr(kind, "kind", "") in "iu" and np.nanmax(np.abs(x[:, i])) > _EXACT_INTEGERS
+        if getattr(kind, "kind", "") in ("i", "u") and np.nanmax(np.abs(x[:, i])) > _EXACT_INTEGERS
     ]
     if huge:
         warnings.warn(

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyvae.tables.arrays import is_records, refuse_unread, unmasked, unreal
+from anomalyvae.tables.arrays import floats, is_records, refuse_cells, refuse_unread, unmasked, unreal
 from anomalyvae.tables.names import refuse_repeated
 from anomalyvae.untrusted import listed
 
@@ -32,6 +32,7 @@ def _table_of(rows: Any) -> tuple[list[Any], int, Cut] | None:
     if is_records(rows):
         rows = _columns_of(rows)
     if isinstance(rows, dict):
+        refuse_cells(rows, nested=True)
         lengths = {name: len(column) for name, column in rows.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The columns have different lengths: {lengths}. Pass columns of equal length.")
@@ -113,7 +114,7 @@ def from_objects(cells: NDArray[Any]) -> NDArray[Any]:
     missing = ("NAType", "NaTType")  # of pandas
     plain = np.array([np.nan if type(cell).__name__ in missing else cell for cell in cells.flat], dtype=object)
     try:
-        return plain.astype(np.float64).reshape(cells.shape)
+        return floats(plain).reshape(cells.shape)
     except (TypeError, ValueError):
         return cells
 
@@ -122,11 +123,11 @@ def number(name: Any, column: Any) -> Floats:
     """A column of numbers, NaN where a cell is missing."""
     values, missing = _values(column)
     if missing is None:
-        return values.astype(np.float64, copy=False)
+        return floats(values)
     if not all(isinstance(cell, Number) and not isinstance(cell, _NO_REALS) for cell in values[~missing]):
         _refuse_kind(name, column, "numbers")
     try:
-        return np.where(missing, np.nan, values).astype(np.float64)
+        return floats(np.where(missing, np.nan, values))
     except (TypeError, ValueError):
         _refuse_kind(name, column, "numbers")
 

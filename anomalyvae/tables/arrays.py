@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
 
-_UNREAL = (complex, np.complexfloating, np.datetime64, np.timedelta64)
+_UNREAL = (complex, np.complexfloating, np.datetime64, np.timedelta64, date, time, timedelta)
 _SHOWN = 5  # names of columns in a message
 _READS = ("collect", "read_all", "to_table")  # what gives the rows of a LazyFrame, a reader or a data set
 
@@ -37,8 +38,38 @@ def unreal(cells: Any) -> str:
     dtype = getattr(cells, "dtype", None)
     if isinstance(cells, np.ndarray) and cells.dtype == object:
         found = next((cell for cell in cells.flat if isinstance(cell, _UNREAL)), None)
-        return "" if found is None else str(np.asarray(found).dtype)
+        if found is None:
+            return ""
+        kind = np.asarray(found).dtype
+        return type(found).__name__ if kind.kind == "O" else str(kind)
     return str(dtype) if getattr(dtype, "kind", "") in ("c", "m", "M") else ""
+
+
+def floats(cells: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return numbers as float64, infinite where they are beyond its range, also whole ones, which NumPy refuses."""
+    with np.errstate(over="ignore"):
+        try:
+            return cells.astype(np.float64, copy=False)
+        except OverflowError:
+            return np.array([_float(cell) for cell in cells.flat]).reshape(cells.shape)
+
+
+def _float(cell: Any) -> float:
+    try:
+        return float(cell)
+    except OverflowError:
+        return np.inf if cell > 0 else -np.inf
+
+
+def refuse_cells(columns: Mapping[Any, Any], nested: bool) -> None:
+    """Refuse a dict that has a cell, or with ``nested`` a dict of cells, where a column is expected."""
+    single = (str, bytes, Mapping) if nested else (str, bytes)
+    for name, cells in columns.items():
+        if isinstance(cells, single) or not hasattr(cells, "__len__"):
+            raise ValueError(
+                f"Got a dict with a {type(cells).__name__} for {name!r}, expected a column for each name. Pass columns "
+                "of cells; or rows, as a list of dicts."
+            )
 
 
 def names_to_keep(columns: Iterable[Any] | None) -> list[str] | None:

@@ -1,16 +1,25 @@
 """The audit of a data set: sparse regions get larger weights, duplicates and leaks are found, groups compared."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.pipeline import make_pipeline
 
 from anomalyvae import VAEOutlierDetector, metrics, save
 from anomalyvae.audit import as_html, as_markdown, as_text, audit
 from anomalyvae.audit.duplicates import Duplicates, standardised
 from anomalyvae.audit.groups import group_figures, held_out_excess, wilson
-from anomalyvae.audit.regions import describe_regions, effective_rows, inverse_density_weights, neighbour_density
+from anomalyvae.audit.regions import (
+    describe_regions,
+    distinguishing_columns,
+    effective_rows,
+    inverse_density_weights,
+    neighbour_density,
+)
 from anomalyvae.audit.report import _groups
 from anomalyvae.cli import main
 from anomalyvae.nets.memory import sample_by_weight
@@ -47,6 +56,40 @@ def test_rows_of_any_kind_are_audited_alike(lopsided):
     masked = np.ma.array(np.nan_to_num(array, nan=9.0), mask=np.isnan(array))
     model = VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)).fit(array)
     pd.testing.assert_series_equal(audit(masked, model).density, audit(array, model).density)
+
+
+@pytest.mark.parametrize("made_of", [lambda x: x.map(Decimal), lambda x: x.to_numpy(object), lambda x: x * 2.0**600])
+def test_numbers_of_any_type_and_size_are_audited_as_numbers(made_of, lopsided):
+    """Decimals were levels of a category, and rows of huge numbers counted as duplicates of each other."""
+    few = lopsided[NAMES][-60:].reset_index(drop=True).set_axis([*"0123"], axis=1)
+    model = VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,))
+    plain, other = audit(few, model), audit(made_of(few), model)
+    pd.testing.assert_frame_equal(other.columns, plain.columns)
+    pd.testing.assert_frame_equal(other.duplicates, plain.duplicates)
+
+
+def test_rows_of_long_doubles_are_searched_for_duplicates():
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype(np.longdouble)
+    x[9] = x[4]
+    found = audit(x, VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)))
+    assert found.duplicates[["row", "duplicate_of", "kind"]].to_numpy().tolist() == [[9, 4, "exact"]]
+
+
+def test_rows_keep_names_of_several_levels():
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 2)), columns=["a", "b"])
+    x.iloc[9] = x.iloc[4]
+    x.index = pd.MultiIndex.from_product([["mon", "tue"], range(20)])
+    tables = audit(x, VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,))).tables()
+    assert tables["rows"]["row"].tolist() == x.index.tolist()
+    assert tables["duplicates"].iloc[0][["row", "duplicate_of"]].tolist() == [("mon", 9), ("mon", 4)]
+
+
+def test_a_column_may_have_the_name_of_missing_cells():
+    table = pd.DataFrame({"a": [1.0, np.nan, 2.0, 3.0], "a missing": [5.0, 6.0, 7.0, 9.0], "b": [1.0, 2.0, 3.0, 4.0]})
+    cells = standardised(table)
+    assert list(cells) == ["a", "a missing", "a missing", "b"]
+    assert set(np.sign(cells.iloc[:, 1])) == {-1.0, 1.0}
+    assert distinguishing_columns(np.array([1, 1, 2, 2]), cells).shape == (6, 4)
 
 
 @pytest.fixture(scope="module")
@@ -260,12 +303,18 @@ def test_rows_are_scored_by_detectors_fitted_without_them(lopsided, monkeypatch)
             {"group": "place", "recording": np.arange(520) // 260},
             r"Got 2 recordings; .* needs at least 3. Leave group out, or pass more.",
         ),
-        ({"split": np.zeros(3)}, "inconsistent numbers of samples"),
+        ({"split": np.zeros(3)}, r"Got split of shape \(3,\) for 520 rows, expected a value per row, or the name"),
+        ({"group": 3}, r"Got group of shape \(\) for 520 rows, expected a value per row, or the name of a column"),
+        ({"y": ["0", "1"] * 260}, r"The labels are '0', '1', expected 0 and 1"),
+        ({"y": np.ones(520)}, r"The labels leave 0 normal rows to learn, expected at least 2. Correct y."),
+        ({"regions": 0}, r"Got regions=0, expected an integer of at least 1. Leave it out"),
+        ({"bound": 0.5}, r"bound=0.5 is below 1"),
+        ({"detector": make_pipeline(RECIPE)}, r"Got a Pipeline, expected a VAEOutlierDetector.*take the last step"),
     ],
 )
 def test_errors_say_what_to_do(lopsided, arguments, said):
     with pytest.raises(ValueError, match=said):
-        audit(lopsided if "y" not in arguments else lopsided.drop(columns="place"), RECIPE, **arguments)
+        audit(lopsided if "y" not in arguments else lopsided.drop(columns="place"), **{"detector": RECIPE} | arguments)
 
 
 # The report

@@ -34,7 +34,10 @@ def spoiled(column, value, rows=1):
         (X.assign(when=pd.Timestamp(0)), r"neither numeric nor categories: 'when' \(datetime64.*Convert them"),
         (X.assign(when=datetime.date(2026, 1, 1)), r"neither numeric nor categories: 'when' \(object, date\)"),
         (X.assign(both=["a", 1] * 20), r"neither numeric nor categories: 'both' \(object, mixed-integer\)"),
-        (np.array([["a", "b"]] * 5), r"could not convert string to float|dtype='numeric' is not compatible"),
+        (np.array([["a", "b"]] * 5), r"Got an array with text, such as .*'a'.*, expected numbers. Pass a DataFrame"),
+        ([[1.0, "b"]] * 5, r"Got an array with text, such as .*, expected numbers. Pass a DataFrame"),
+        ([[1.0, 2.0], [3.0]], r"Got rows of different lengths, expected a cell per column in each"),
+        (pd.DataFrame(index=range(9)), r"Got a table of 9 rows without columns, expected at least one"),
         (X[:0], r"0 sample\(s\).*minimum of 2 is required"),
         (X[:1], r"1 sample\(s\).*minimum of 2 is required"),
         (X["speed"].to_numpy(), r"Expected 2D array, got 1D array instead"),
@@ -197,6 +200,15 @@ def test_columns_that_no_scaling_brings_into_reach_are_refused():
         ValueError, match=r"scaling=None and cells beyond 1e\+06 in time \(1\.7e\+09\).*Pass scaling='auto'"
     ):
         fit(stamps, scaling=None)
+
+
+def test_only_whole_numbers_lose_digits():
+    rows = [[float(i), 1e17 + 1e15 * i] for i in range(20)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(rows)
+    with pytest.warns(UserWarning, match=r"^column 1 has integers beyond 2\^53, which lose their last digits"):
+        fit([[i, 10**17 + 10**15 * i] for i in range(20)])
 
 
 @pytest.mark.parametrize("filling", [9.97e36, -1.79e308])

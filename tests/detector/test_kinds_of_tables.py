@@ -1,6 +1,8 @@
 """Tables of Arrow and polars give the scores of a DataFrame, and tables of their own kind come back."""
 
 import importlib.util
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -112,6 +114,60 @@ def test_masked_cells_are_missing(made_of, numbers, scorers):
     np.testing.assert_array_equal(scorers[0].anomaly_score(dict(enumerate(columns))), scorers[0].anomaly_score(x))
 
 
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param(lambda x: x.astype(np.longdouble), id="long doubles"),
+        pytest.param(lambda x: x.map(lambda cell: Decimal(cell)), id="decimals"),
+        pytest.param(lambda x: x.astype("double[pyarrow]"), id="floats of Arrow"),
+        pytest.param(
+            lambda x: pa.Table.from_pandas(x.map(lambda cell: None if np.isnan(cell) else Decimal(cell))).to_pandas(
+                types_mapper=pd.ArrowDtype
+            ),
+            id="decimals of Arrow",
+        ),
+    ],
+)
+def test_numbers_of_any_type_are_the_same_numbers(made_of, numbers, scorers):
+    x, model = pd.DataFrame(np.round(4 * numbers[0]) / 4), numbers[1]
+    given = made_of(x)
+    np.testing.assert_array_equal(model.anomaly_score(given), model.anomaly_score(x))
+    np.testing.assert_array_equal(model.impute(given).astype(float), model.impute(x))
+    again = VAEOutlierDetector(max_epochs=2, hidden=[8], random_state=0)
+    assert again.fit(given).training_ == again.fit(x).training_
+    np.testing.assert_array_equal(scorers[0].anomaly_score(given), scorers[0].anomaly_score(x))
+
+
+def test_a_dictionary_of_arrow_is_a_category(frame, detector, scorers):
+    given = frame.assign(t=frame["t"].astype(pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))))
+    np.testing.assert_array_equal(detector.anomaly_score(given), detector.anomaly_score(frame))
+    np.testing.assert_array_equal(scorers[1].anomaly_score(given), scorers[1].anomaly_score(frame))
+    again = VAEOutlierDetector(max_epochs=3, hidden=[8], random_state=0).fit(given)
+    assert again.categories_ == detector.categories_
+    assert again.impute(given)["t"].tolist() == frame["t"].tolist()
+
+
+@pytest.mark.parametrize("whole", [10**400, -(10**400)], ids=["above", "below"])
+def test_whole_numbers_beyond_the_range_of_floats_are_infinite(whole, frame, numbers, detector, scorers):
+    spoiled = frame.assign(a=[whole, *frame["a"][1:]])
+    with pytest.raises(ValueError, match=r"Got 1 cells that are infinity in X: a \(1\).*Replace them"):
+        detector.anomaly_score(spoiled)
+    with pytest.raises(ValueError, match=r"infinite cells in 'a'\. Replace them"):
+        scorers[1].score(spoiled)
+    for model, found in zip((numbers[1], scorers[0]), ("infinity in X: column 1", "infinite cells in 1"), strict=True):
+        with pytest.raises(ValueError, match=found):
+            model.anomaly_score([[1.0, whole, 2.0]])
+
+
+def test_one_row_as_a_dict_of_cells_is_refused(frame, detector, scorers):
+    for model in (detector, scorers[1]):
+        with pytest.raises(ValueError, match=r"dict with a float for 'a', expected a column for each .*list of dicts"):
+            model.anomaly_score(frame.iloc[0].to_dict())
+        assert model.anomaly_score([frame.iloc[0].to_dict()]).shape == (1,)
+    with pytest.raises(ValueError, match=r"dict with a dict for 'a', expected a column for each name"):
+        scorers[1].anomaly_score(frame.to_dict())
+
+
 def test_a_masked_text_or_boolean_is_missing(frame, scorers):
     mask = np.arange(90) % 4 == 0
     masked = {name: np.ma.array(frame[name].to_numpy(), mask=mask) for name in frame}
@@ -127,6 +183,8 @@ def test_dates_and_durations_are_no_numbers(unit, frame, numbers, scorers):
             take(np.repeat(times[:, None], 3, axis=1))
         with pytest.raises(ValueError, match=r"Got rows of dtype (datetime|timedelta)64\[s\], expected numbers"):
             take(np.array([[1.0, 2.0, time] for time in times], dtype=object))
+        with pytest.raises(ValueError, match=r"Got rows of dtype (datetime|timedelta), expected numbers"):
+            take([[1.0, 2.0, datetime(2026, 1, 1) if "M" in unit else timedelta(1)]] * 9)
     for made_of in (dict, pd.DataFrame, pa.table):
         with pytest.raises(ValueError, match=r"Column 'a' is of type .*, expected numbers"):
             scorers[1].score(made_of(dict(frame.assign(a=times))))
