@@ -84,12 +84,6 @@ def test_rows_that_come_late_are_sorted_in(write):
     assert log["x"].values.tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_a_clock_that_jumps_back_is_refused_with_the_place(write):
-    rows = "".join(f"{t},1\n" for t in [*range(10), *range(5)])
-    with pytest.raises(ValueError, match=r"column 'time_s' of .*drive.csv jumps back by 9 s after 10 rows"):
-        read_log(write("time_s,x\n" + rows))
-
-
 def test_rows_with_one_stamp_become_their_mean_signal_by_signal(write):
     log = read_log(write("time_s,x,y\n0,1,\n1,2,5\n1,4,\n1,,9\n2,7,8\n"))
     assert times(log) == [0.0, 1.0, 2.0]
@@ -179,7 +173,10 @@ BROKEN = [
     ("time_s,x\ntrue,1\n", r"column 'time_s' of .*drive\.csv holds the text 'true'"),
     ("time_s,x\n0,1\n1,P\n2,1\n", r"'x' of recording 'drive' holds text such as 'P'"),
     ("time_s,x\n0,2017-04-19\n", r"'x' of recording 'drive' holds text such as '2017-04-19'"),
-    ("t,x\n" + "".join(f"{t},1\n" for t in [*range(10), *range(5)]), r"drive\.csv jumps back by 9 s after 10 rows"),
+    (
+        "t,x\n" + "".join(f"{t},1\n" for t in [*range(10), *range(5)]),
+        r"'t' of .*drive\.csv jumps back by 9 s after 10 rows",
+    ),
     ("t,x\n" + "".join(f"{-t},1\n" for t in range(10)), r"drive\.csv jumps back by 4 s after 4 rows"),
     ("t,x\n" + "".join(f"{t},1\n" for t in [*range(1200), 2e12]), r"stamps around 499.5 and goes on up to 2e\+12"),
 ]
@@ -205,9 +202,8 @@ def test_a_column_that_turns_into_text_is_left_out_and_not_listed(write):
     assert read_log(path, na="off")["y"].values[[0, -1]].tolist() == pytest.approx([2.0, np.nan], nan_ok=True)
 
 
-def test_text_in_an_old_code_page_is_left_out(tmp_path):
-    (tmp_path / "drive.csv").write_bytes("time_s,x,note\n0,1,heiß\n1,2,\n".encode("latin-1"))
-    log = read_log(tmp_path / "drive.csv")
+def test_text_in_an_old_code_page_is_left_out(write):
+    log = read_log(write("time_s,x,note\n0,1,heiß\n1,2,\n", encoding="latin-1"))
     assert (log["x"].values.tolist(), log.left_out) == ([1.0, 2.0], {"note": "text such as 'heiß'"})
 
 

@@ -3,6 +3,9 @@
 A cut or damaged file can send a reader in circles or make it reserve any amount of memory. Here every link must lead to
 a complete block of the right kind, no block of a list may come twice, and counts must fit the size of the file (ASAM
 MDF 4.1, chapter "Block structure"; MDF 3.3 for older files).
+
+In MDF 4, a block is a header (its kind, its length, the number of its links), the links, which are offsets of other
+blocks, or 0, and the body.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-_HEADER = struct.Struct("<4s4xQQ")  # of every block: its kind, its length, and the number of links
+_HEADER = struct.Struct("<4s4xQQ")  # of a block
 _FINALIZED = b"MDF     "
 _DATA = (b"##DT", b"##DV", b"##DZ", b"##DL", b"##HL", b"##LD", b"##SD", b"##RD", b"##DI", b"##RV", b"##RI")
 _TEXT = (b"##TX", b"##MD")
@@ -38,6 +41,7 @@ _LINKS: dict[bytes, tuple[list[tuple[bytes, ...] | None], tuple[bytes, ...] | No
 # Members of lists, and blocks that begin a list: only one link may lead to them.
 _ONCE = {b"##DG", b"##CG", b"##CN", b"##CA", b"##DL", b"##LD", b"##HL", b"##FH", b"##AT", b"##EV", b"##CH", b"##SR"}
 _VALUES = 5  # the link of a channel to its values of varying length
+_FEWEST_LINKS = 4  # of the blocks whose bodies are read here
 _NO_VALUE = {3, 6}  # types of channels that number the records: nothing is stored
 _DEEPEST = 20  # levels of channels composed of others
 _INFLATED = 1032  # the largest factor by which deflate expands data
@@ -102,40 +106,38 @@ class _Walk:
     def _block(self, offset: int) -> tuple[bytes, tuple[int, ...]]:
         """Return a block's kind and links; an empty kind if the block is not complete."""
         size = len(self._view)
-        if offset + 24 > size:
+        if offset + _HEADER.size > size:
             return b"", ()
         kind, length, count = _HEADER.unpack_from(self._view, offset)
         open_ended = kind == b"##DT" and not self._finalized  # the last block was being written
-        if not open_ended and (length < 24 or offset + length > size):
+        if not open_ended and (length < _HEADER.size or offset + length > size):
             return b"", ()
-        if 24 + 8 * count > (size - offset if open_ended else length):
+        if _HEADER.size + 8 * count > (size - offset if open_ended else length):
             return b"", ()
-        return kind, struct.unpack_from(f"<{count}Q", self._view, offset + 24) if kind in _LINKS else ()
+        return kind, struct.unpack_from(f"<{count}Q", self._view, offset + _HEADER.size) if kind in _LINKS else ()
 
     def _fits(self, offset: int, kind: bytes, links: tuple[int, ...]) -> bool:
         """Return whether the counts of a block fit the file."""
-        body = offset + 24 + 8 * len(links)
+        if kind in (b"##HD", b"##DG", b"##CG", b"##CN") and len(links) < _FEWEST_LINKS:
+            return False
         try:
             if kind == b"##DZ":
                 original, packed = struct.unpack_from("<QQ", self._view, offset + 32)
                 length = _HEADER.unpack_from(self._view, offset)[1]
                 return packed <= length - 48 and original <= _INFLATED * max(packed, 1)
-            if kind == b"##DG" and len(links) >= 4:
-                return self._records_fit(body, links)
+            return kind != b"##DG" or self._records_fit(_body(offset, links), links)
         except struct.error:
             return False
-        return kind not in (b"##HD", b"##DG", b"##CG", b"##CN") or len(links) >= 4
 
     def _records_fit(self, body: int, links: tuple[int, ...]) -> bool:
+        """Return whether a data group (DG) stores the records that its channel groups (CG) count."""
         id_size = self._view[body]
         if id_size not in (0, 1, 2, 4, 8):
             return False
         needed, varying = 0, False
         for group, group_links in self._list(links[1], b"##CG"):
             # cycles, flags (1: values of varying length) and sizes of a record and of its invalidation bits
-            cycles, flags, size, invalidation = struct.unpack_from(
-                "<8xQH6xLL", self._view, group + 24 + 8 * len(group_links)
-            )
+            cycles, flags, size, invalidation = struct.unpack_from("<8xQH6xLL", self._view, _body(group, group_links))
             if flags & 1:
                 varying = True
                 continue
@@ -153,7 +155,7 @@ class _Walk:
         if depth > _DEEPEST:
             return False
         for offset, links in self._list(first, b"##CN"):
-            kind, _, _, bit, byte, bits = struct.unpack_from("<BBBBLL", self._view, offset + 24 + 8 * len(links))
+            kind, _, _, bit, byte, bits = struct.unpack_from("<BBBBLL", self._view, _body(offset, links))
             if kind not in _NO_VALUE and (bit > 7 or byte + (bit + bits + 7) // 8 > size):
                 return False
             if not self._channels_fit(links[1], size, depth + 1):
@@ -166,7 +168,7 @@ class _Walk:
         while offset and offset not in seen:
             seen.add(offset)
             kind, links = self._block(offset)
-            if kind != wanted or len(links) < 4:
+            if kind != wanted or len(links) < _FEWEST_LINKS:
                 return
             yield offset, links
             offset = links[0]
@@ -183,10 +185,15 @@ class _Walk:
             if kind == b"##DZ":
                 total += struct.unpack_from("<Q", self._view, offset + 32)[0]
             elif kind in (b"##DT", b"##DV", b"##DI"):
-                total += _HEADER.unpack_from(self._view, offset)[1] - 24
+                total += _HEADER.unpack_from(self._view, offset)[1] - _HEADER.size
             else:
                 todo += links
         return total
+
+
+def _body(offset: int, links: tuple[int, ...]) -> int:
+    """Return where the body of a block begins."""
+    return offset + _HEADER.size + 8 * len(links)
 
 
 class _Damage(Exception):  # noqa: N818
