@@ -71,6 +71,26 @@ def put_file(fresh: Path, file: Path) -> None:
     _sync(file.parent)
 
 
+@contextmanager
+def locked(folder: Path, busy: str = "") -> Iterator[None]:
+    """Lock a folder against other processes of this machine; the lock of a killed process is gone.
+
+    Where another process has the lock, wait for it; with ``busy``, raise BlockingIOError with this message instead.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise BlockingIOError(busy) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_scratch(path: Path) -> bool:
     """Whether a path is what `replacing` or `replacing_file` works in, or what a kill left of it."""
     return path.name.startswith(".") and path.name.endswith(_SUFFIX)

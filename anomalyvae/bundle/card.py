@@ -220,6 +220,24 @@ def refuse_foreign(folder: Path) -> None:
         raise FileExistsError(f"{folder} has other files than a bundle. Choose another folder.")
 
 
+def model_in(folder: str | os.PathLike[str]) -> str | None:
+    """The ``model_id`` of the bundle in a folder; None if there is no bundle."""
+    return read_card(folder)["model_id"] if (Path(folder) / CARD).is_file() else None
+
+
+def refuse_replaced(folder: str | os.PathLike[str], *model_ids: str | None, name: str = "") -> None:
+    """Refuse a bundle that another process has replaced since its model was read, None if there was none.
+
+    Any of ``model_ids`` may be there; ``name`` is what users call the folder.
+    """
+    present = model_in(folder)
+    if present not in model_ids:
+        raise ValueError(
+            f"{name or os.fspath(folder)} has the model {present} now, expected {model_ids[0]}: another process has "
+            "replaced it meanwhile. Run the same command again."
+        )
+
+
 def sha256_of(path: Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -80,7 +80,8 @@ def begin_manifest(
         whole = reach.loc[[file.stem]].assign(role="normal")
         part = pd.concat([whole, known.loc[known["recording"] == file.stem, list(whole)]], ignore_index=True)
         digest = sha256_of(file)
-        parts.append(part.assign(source=str(file.parent), file=file.name, recording=file.stem, sha256=digest))
+        source = os.path.abspath(file.parent)  # for commands that run in other folders
+        parts.append(part.assign(source=source, file=file.name, recording=file.stem, sha256=digest))
     return _in_form(pd.concat(parts) if parts else pd.DataFrame())
 
 
@@ -96,7 +97,7 @@ def manifest_of(
     return begin_manifest(files, read_windows(files, recipe, **options).spans, events, tolerance_s)
 
 
-def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
+def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None, *known: pd.DataFrame) -> pd.DataFrame:
     """The intervals that reviewers have judged, as a manifest.
 
     Parameters
@@ -105,6 +106,9 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.D
         Of a queue: ``event_id``, ``source``, ``file``, ``recording``, ``start_s``, ``end_s`` and ``verdict``.
     source : path, optional
         The folder of the recordings, if they have moved.
+    *known : DataFrame
+        Manifests. The events in them keep the checksum of the recording that was learned, so that a recording which has
+        been overwritten since is refused when it is read.
 
     Raises
     ------
@@ -112,10 +116,14 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None) -> pd.D
         If a recording is gone.
     """
     judged = events[events["verdict"].isin(list(ROLES))]
+    learned = {
+        event: digest for table in known for event, digest in table[["event_id", "sha256"]].itertuples(index=False)
+    }
     paths = [_place(row, source) for row in judged.to_dict("records")]
-    known = {path: sha256_of(path) for path in dict.fromkeys(paths)}
-    roles = judged["verdict"].map(ROLES)
-    return _in_form(judged.assign(role=roles, sha256=[known[path] for path in paths]))
+    new = dict.fromkeys(path for path, event in zip(paths, judged["event_id"], strict=True) if event not in learned)
+    digests = {path: sha256_of(path) for path in new}
+    sha256 = [learned.get(event) or digests[path] for path, event in zip(paths, judged["event_id"], strict=True)]
+    return _in_form(judged.assign(role=judged["verdict"].map(ROLES), sha256=sha256))
 
 
 def next_manifest(old: pd.DataFrame, events: pd.DataFrame, source: Paths | None = None) -> pd.DataFrame:
@@ -132,7 +140,7 @@ def next_manifest(old: pd.DataFrame, events: pd.DataFrame, source: Paths | None 
     source : path, optional
     """
     kept = old[~old["event_id"].isin(events["event_id"])]
-    return _in_form(pd.concat([kept, reviewed_manifest(events, source)]))
+    return _in_form(pd.concat([kept, reviewed_manifest(events, source, old)]))
 
 
 def _in_form(table: pd.DataFrame) -> pd.DataFrame:
@@ -233,7 +241,7 @@ def _refuse_changed(path: Path, expected: str) -> None:
     if found != expected:
         raise ValueError(
             f"{path} has changed since it was learned or reviewed: its sha256 is {found[:12]}, expected "
-            f"{expected[:12]}. Restore the old file, or review its events again."
+            f"{expected[:12]}. Restore the old file, or undo the verdicts on its events."
         )
 
 

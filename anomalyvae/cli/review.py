@@ -246,6 +246,7 @@ def _record(champion: str, name: str) -> int:
 
 def _judge_and_promote(args: argparse.Namespace, registered: str | None, name: str | None) -> int:
     with local_model(args.challenger) as challenger, local_model(args.champion) as champion:
+        from anomalyvae.bundle.card import refuse_replaced
         from anomalyvae.review import Queue, gate, promotion
 
         given = None
@@ -259,11 +260,14 @@ def _judge_and_promote(args: argparse.Namespace, registered: str | None, name: s
             source=args.source, **reading_options(args), confirmed=confirmed,
             two_reviewers=args.two_reviewers, refits=args.refits,
         )  # fmt: skip
-        say(decision)
+        if registered is not None and decision.promoted:
+            with local_model(args.champion) as now:
+                refuse_replaced(now, decision.champion, decision.challenger, name=args.champion)
         registry_updated = promotion.promote(
             challenger, champion, decision, holdout, dry_run=args.dry_run, register=name,
             again="" if registered is None else "Run the same command again later.",
         )  # fmt: skip
+        say(decision)
     if registered is not None and not registry_updated:
         return FAILED  # the champion is in the registry alone
     return DONE if decision.promoted else REFUSED

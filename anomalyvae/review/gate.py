@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anomalyvae import metrics
 from anomalyvae.bundle import read_card
-from anomalyvae.bundle.card import CARD
+from anomalyvae.bundle.card import model_in, refuse_replaced
 from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manifest, reviewed_manifest, windows_by_role
 from anomalyvae.events import read_events, refuse_negative, touches
 from anomalyvae.options import ReadOptions
@@ -155,7 +155,7 @@ def judge(
     Raises
     ------
     FileNotFoundError, ValueError
-        If a recording is missing or has changed, or a bundle has no windowing recipe.
+        If a recording is missing or has changed, a bundle has no windowing recipe, or one was replaced meanwhile.
 
     Notes
     -----
@@ -186,12 +186,14 @@ def judge(
         raise ValueError(f"Got tolerance={tolerance}, expected a share from 0 to 1, such as 0.05 for 5 %. Pass one.")
     if refits < 0:
         raise ValueError(f"Got refits={refits}, expected 0 or more. Pass how often to refit the champion.")
-    old = read_card(champion)["model_id"] if (Path(champion) / CARD).is_file() else None
+    old = model_in(champion)
     new = read_card(challenger)["model_id"]
 
     def decided(
         promoted: bool, reasons: Sequence[str], figures: tuple[Figure, ...] = (), doubtful: Sequence[str] = ()
     ) -> Decision:
+        refuse_replaced(challenger, new)
+        refuse_replaced(champion, old)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return Decision(promoted, tuple(reasons), old, new, figures, alarms_per_hour, tolerance, at, tuple(doubtful))
 
@@ -202,7 +204,8 @@ def judge(
     leaks = [line for folder in traced for line in _leak(folder, holdout)]
     if leaks or old == new:
         return decided(False, leaks or ["It is the champion."])
-    work = _Work(holdout, reviewed_manifest(events, source), alarms_per_hour, source, options)
+    reviewed = reviewed_manifest(events, source, *map(read_manifest, traced))
+    work = _Work(holdout, reviewed, alarms_per_hour, source, options)
     counts = [work.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)]
     figures = tuple(compare(name, counts[0], counts[1], tolerance, seed) for name in FIGURES)
     if _decide(figures)[0] and refits and champion in traced:

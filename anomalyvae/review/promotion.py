@@ -1,19 +1,22 @@
 """Promotion: a challenger replaces the champion as a whole, and a rollback restores it."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from anomalyvae.bundle import read_card, read_manifest
-from anomalyvae.bundle.card import CARD
+from anomalyvae.bundle.card import CARD, model_in, refuse_replaced
 from anomalyvae.bundle.manifest import Paths, write_manifest
-from anomalyvae.folders import is_scratch, read_whole, replacing, write_text
+from anomalyvae.folders import is_scratch, locked, read_whole, replacing, write_text
 from anomalyvae.review.gate import Decision
+from anomalyvae.review.retraining import formers
 from anomalyvae.untrusted import read_json
 
 GATE, HOLDOUT = "gate.json", "holdout.json"
@@ -53,21 +56,30 @@ def promote(
     -------
     bool
         False if the registry could not be updated.
+
+    Raises
+    ------
+    ValueError
+        If the champion or the challenger is another model than that of the decision: another process has replaced it.
     """
     if dry_run:
         return True
     if decision.champion == decision.challenger:  # promoted before: its decision is how a rollback finds the former one
         return register is None or bool(again) or record_champion(champion, register)  # a killed call did not record it
-    text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
-    write_text(Path(challenger) / GATE, text)
     rival = None if decision.champion is None else Path(champion)
-    if decision.promoted:
-        write_manifest(holdout, Path(challenger) / HOLDOUT)
-        if decision.champion is not None:
-            rival = _former(champion, decision.champion)
-            if read_card(champion)["model_id"] == decision.champion:  # else a killed call has promoted it already
-                _copy(Path(champion), rival)
-        _copy(Path(challenger), Path(champion))
+    with _alone(champion):
+        refuse_replaced(challenger, decision.challenger)
+        if decision.promoted:  # a killed call may have done so already
+            refuse_replaced(champion, decision.champion, decision.challenger)
+        text = json.dumps(decision.to_dict(), indent=2, allow_nan=False) + "\n"
+        write_text(Path(challenger) / GATE, text)
+        if decision.promoted:
+            write_manifest(holdout, Path(challenger) / HOLDOUT)
+            if decision.champion is not None:
+                rival = _former(champion, decision.champion)
+                if model_in(champion) == decision.champion:
+                    _copy(Path(champion), rival)
+            _copy(Path(challenger), Path(champion))
     if register is None:
         return True
     from anomalyvae.tracking.registry import record
@@ -98,14 +110,16 @@ def roll_back(champion: Paths, *, register: str | None = None) -> str:
     MLflow is named, its alias ``champion`` moves back as well; see `record_champion`. FileNotFoundError or ValueError
     if there is no champion, or no previous one.
     """
-    present = read_card(champion)["model_id"]
-    former = _replaced(_decision(champion))
-    if former is None:
-        raise ValueError(f"{champion} has no earlier champion to roll back to.")
-    if read_card(_former(champion, former))["model_id"] != former:
-        raise ValueError(f"{_former(champion, former)} is not the model {former}. Promote a bundle instead.")
-    _copy(Path(champion), _former(champion, present))
-    _copy(_former(champion, former), Path(champion))
+    read_card(champion)
+    with _alone(champion):
+        present = read_card(champion)["model_id"]
+        former = _replaced(_decision(champion))
+        if former is None:
+            raise ValueError(f"{champion} has no earlier champion to roll back to.")
+        if read_card(_former(champion, former))["model_id"] != former:
+            raise ValueError(f"{_former(champion, former)} is not the model {former}. Promote a bundle instead.")
+        _copy(Path(champion), _former(champion, present))
+        _copy(_former(champion, former), Path(champion))
     if register is not None:
         record_champion(champion, register)
     return former
@@ -136,9 +150,13 @@ def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     return first.equals(second)
 
 
+def _alone(champion: Paths) -> AbstractContextManager[None]:
+    """Let no other process replace a champion meanwhile."""
+    return locked(Path(os.path.realpath(champion)).parent)
+
+
 def _former(champion: Paths, model_id: str) -> Path:
-    folder = Path(champion)
-    return folder.with_name(f"{folder.name}-former") / model_id
+    return formers(champion) / model_id
 
 
 def _kept(bundle: Path | None) -> Path | None:

@@ -1,5 +1,6 @@
 """Retrains a model from verdicts: only reviewed events are added to what it learned."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pandas as pd
 
 from anomalyvae.bundle import read_card, read_manifest
+from anomalyvae.bundle.card import refuse_foreign, refuse_replaced
 from anomalyvae.bundle.manifest import ROLES, Paths, manifest_of, next_manifest
 from anomalyvae.options import ReadOptions
 from anomalyvae.review.reasons import Reasons
@@ -77,10 +79,12 @@ def retrain(
     """
     if Path(out).resolve() == Path(champion).resolve():
         raise ValueError(f"Got {out} as champion and as out, expected two folders: only promotion replaces a champion.")
-    recipe, card = recipe_of(champion), read_card(champion)
+    refuse_foreign(Path(out))
+    recipe, card, ranges, detector = recipe_of(champion), read_card(champion), ranges_of(champion), unfitted(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
     new = next_manifest(old, events, source)
     _refuse_changed(champion, card["model_id"], events[~events["event_id"].isin(old["event_id"])], source, **options)
+    refuse_replaced(champion, card["model_id"])
     counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
     if _taught(new) == _taught(old):
         found = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()) or "no events"
@@ -88,9 +92,9 @@ def retrain(
             f"Got {found}, expected verdicts that change what {champion} has learned: without them, the challenger "
             "would be the champion again. Review events first (anomalyvae review)."
         )
-    data = TrainingSet.of_manifest(new, recipe, ranges=ranges_of(champion), source=source, **options)
+    data = TrainingSet.of_manifest(new, recipe, ranges=ranges, source=source, **options)
     data = replace(data, samples=replace(data.samples, units=card["units"] | data.samples.units))
-    train(data, recipe, unfitted(champion), out, drift=card["training"].get("drift", False))
+    train(data, recipe, detector, out, drift=card["training"].get("drift", False))
     normal, faults = (int((data.role == role).sum()) for role in ("normal", "fault"))
     return Retrained(Path(out), read_card(out)["model_id"], normal, faults, counts)
 
@@ -98,12 +102,20 @@ def retrain(
 def _refuse_changed(
     champion: Paths, model_id: str, events: pd.DataFrame, source: Paths | None, **options: Unpack[ReadOptions]
 ) -> None:
-    """Refuse events to learn whose recordings have changed since the champion scored them."""
+    """Refuse events to learn whose recordings have changed since the champion, or a former one, scored them."""
     if "model_id" not in events:
         return
-    flagged = events[events["verdict"].isin(list(ROLES)) & (events["model_id"] == model_id)]
-    if len(flagged):
-        Reasons(champion, **options).windows(flagged if source is None else flagged.assign(source=str(source)))
+    bundles = {path.name: path for path in formers(champion).glob("*")} | {model_id: Path(champion)}
+    for scored_by, flagged in events[events["verdict"].isin(list(ROLES))].groupby("model_id"):
+        bundle = bundles.get(str(scored_by))
+        if bundle is not None:
+            Reasons(bundle, **options).windows(flagged if source is None else flagged.assign(source=str(source)))
+
+
+def formers(champion: Paths) -> Path:
+    """The folder of the champions before this one, each by its model id."""
+    folder = Path(os.path.abspath(champion))  # "." has no name
+    return folder.with_name(f"{folder.name}-former")
 
 
 def _taught(manifest: pd.DataFrame) -> set[tuple[Any, ...]]:

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +20,7 @@ from uuid import uuid4
 
 from anomalyvae.alarms import AlarmTarget
 from anomalyvae.bundle.card import sha256_of
-from anomalyvae.folders import is_scratch, write_text
+from anomalyvae.folders import is_scratch, locked, write_text
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
 from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
@@ -190,7 +189,7 @@ def score_folder(
     )
     if strict and unread:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in sorted(unread.items())))
-    with _locked(folder):
+    with locked(folder, busy=f"Another run is writing to the target {folder}. Wait until it ends."):
         _claim(folder, work, metadata["model_id"], overwrite)
         score = partial(ENGINES[engine], work, workers=workers or os.cpu_count() or 1, scheduler=scheduler)
         outcomes = _score_files(work, names, score, strict, progress, began, overwrite)
@@ -309,23 +308,6 @@ def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) 
             stacklevel=3,
         )
     return rate
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other runs; the lock of a killed process is gone."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"Another run is writing to the target {folder}. Wait until it ends.") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _claim(folder: Path, work: Work, model_id: str, overwrite: bool) -> None:

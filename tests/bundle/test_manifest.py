@@ -109,6 +109,13 @@ def test_a_recording_that_is_named_in_two_ways_is_read_once(folder, monkeypatch)
     assert starts(pd.concat([old, other], ignore_index=True), "normal") == [*range(19)]
 
 
+def test_recordings_are_found_from_any_folder(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(folder)
+    manifest = manifest_of(["old.parquet"], RECIPE)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert len(windows_by_role(manifest, RECIPE)[0]) == 19
+
+
 def test_recordings_may_move(folder, tmp_path_factory):
     manifest = manifest_of([folder / "old.parquet"], RECIPE)
     elsewhere = tmp_path_factory.mktemp("elsewhere")

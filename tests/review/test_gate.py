@@ -16,10 +16,12 @@ from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.manifest import manifest_of, windows_by_role, write_manifest
 from anomalyvae.cli import main
+from anomalyvae.folders import locked
 from anomalyvae.recordings import WindowRecipe
-from anomalyvae.review import Queue, gate, promotion, retrain
+from anomalyvae.review import Queue, gate, promotion, retrain, retraining
 from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
 from anomalyvae.review.queue import EVENT_COLUMNS
+from anomalyvae.review.retraining import formers
 from anomalyvae.train import train
 
 RECIPE = WindowRecipe(signals=("a", "b"), rate_hz=5, length_s=2, stride_s=1, max_gap_s=1)
@@ -131,6 +133,47 @@ def test_a_recording_that_was_overwritten_since_its_review_is_not_learned(world,
     with pytest.raises(ValueError, match=r"broken0.parquet is not the recording that was scored: its window at 40 s"):
         retrain(events.assign(peak_start_s=events["start_s"]), first, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_overwritten_since_it_was_learned_is_not_learned_again(world, tmp_path):
+    """Not by retraining from the champion that learned it, and the gate does not judge on it."""
+    first, folder = world["folder"] / "first", shutil.copytree(world["folder"], tmp_path / "world")
+    events = world["events"].assign(source=str(folder))
+    second = retrain(events[-1:], first, tmp_path / "second").folder
+    drive(folder / "broken2.parquet", 99)
+    with pytest.raises(ValueError, match=r"broken2.parquet has changed since .*or undo the verdicts on its events\."):
+        retrain(events, second, tmp_path / "third")
+    with pytest.raises(ValueError, match=r"broken2.parquet has changed since it was learned"):
+        gate.judge(second, first, events, gate.holdout(first, world["held"]), refits=0)
+    undone = events.assign(verdict=["fault", *[None] * (len(events) - 1)])
+    assert retrain(undone, second, tmp_path / "third").verdicts == {"open": len(events) - 1, "fault": 1}
+
+
+def test_events_of_a_former_champion_are_checked_by_it(world, champion, tmp_path):
+    known = {"model_id": read_card(champion)["model_id"], "peak_score": -99.0, "peak_start_s": 0.0}
+    now = retrain(world["events"][:1], champion, tmp_path / "now").folder
+    promotion._copy(champion, formers(now) / known["model_id"])
+    with pytest.raises(ValueError, match=r"broken2.parquet is not the recording that was scored"):
+        retrain(world["events"][-1:].assign(**known), now, tmp_path / "out")
+
+
+def test_a_folder_with_other_files_is_refused_before_anything_is_read(world, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="other files than a bundle"):
+        retrain(world["events"].assign(source="gone"), world["folder"] / "first", tmp_path)
+
+
+def test_a_champion_replaced_while_it_is_read_teaches_nothing(world, challenger, champion, tmp_path, monkeypatch):
+    whole = retraining.read_manifest
+
+    def replaced(folder):
+        manifest = whole(folder)
+        promotion._copy(challenger, champion)
+        return manifest
+
+    monkeypatch.setattr(retraining, "read_manifest", replaced)
+    with pytest.raises(ValueError, match=r"has replaced it meanwhile\. Run the same command again"):
+        retrain(world["events"][-1:], champion, tmp_path / "out")
 
 
 def test_verdicts_that_the_champion_has_learned_are_no_reason_to_retrain(world, challenger, tmp_path):
@@ -257,6 +300,53 @@ def test_a_promotion_that_fails_keeps_the_champion(challenger, champion, decisio
         promotion.promote(challenger, champion, decision, holdout)
     assert read_card(champion)["model_id"] == before
     assert sorted(path.name for path in champion.parent.iterdir()) == ["champion", "champion-former"]
+
+
+def test_only_what_was_compared_is_exchanged(world, challenger, champion, decision, holdout, tmp_path):
+    """Two promotions at once: the second was compared with a champion that is gone, and would overwrite the first."""
+    other, next_ = shutil.copytree(world["folder"] / "first", tmp_path / "other"), tmp_path / "next"
+    retrain(world["events"][-1:], world["folder"] / "first", other)
+    shutil.copytree(challenger, next_, ignore=shutil.ignore_patterns("gate.json"))
+    promotion.promote(other, champion, replace(decision, challenger=read_card(other)["model_id"]), holdout)
+    first = read_card(champion)["model_id"]
+    with pytest.raises(ValueError, match=f"champion has the model {first} now, expected {decision.champion}: another"):
+        promotion.promote(next_, champion, decision, holdout)
+    assert read_card(champion)["model_id"] == first
+    assert not (next_ / "gate.json").exists()
+    with pytest.raises(ValueError, match=r"expected None: another process has replaced it meanwhile\. Run the same"):
+        promotion.promote(next_, champion, replace(decision, champion=None), holdout)
+    promotion.roll_back(champion)
+    promotion._copy(other, next_)  # another retraining has put its challenger there
+    with pytest.raises(ValueError, match=f"next has the model {first} now, expected {decision.challenger}"):
+        promotion.promote(next_, champion, decision, holdout)
+    assert read_card(champion)["model_id"] == decision.champion
+
+
+def test_a_model_replaced_while_it_is_judged_gets_no_decision(world, challenger, champion, holdout, monkeypatch):
+    def compared(*given):
+        promotion._copy(challenger, champion)
+        return compare(*given)
+
+    monkeypatch.setattr(gate, "compare", compared)
+    with pytest.raises(ValueError, match=r"champion has the model \w+ now, expected \w+: another process"):
+        judged(challenger, champion, world, holdout)
+
+
+def test_two_promotions_at_once_wait_for_each_other(challenger, champion, decision, holdout):
+    with locked(champion.parent):
+        thread = threading.Thread(target=promotion.promote, args=[challenger, champion, decision, holdout])
+        thread.start()
+        thread.join(0.3)
+        assert read_card(champion)["model_id"] == decision.champion
+    thread.join()
+    assert read_card(champion)["model_id"] == decision.challenger
+
+
+def test_a_champion_is_named_from_its_own_folder(challenger, champion, decision, holdout, monkeypatch):
+    monkeypatch.chdir(champion)
+    promotion.promote(challenger, ".", decision, holdout)
+    assert read_card(champion)["model_id"] == decision.challenger
+    assert promotion.roll_back(champion) == decision.champion
 
 
 @pytest.mark.parametrize("former", [None, "../first", "..", "", 7])
@@ -491,7 +581,7 @@ def queue(world, tmp_path):
     return ["--queue", str(tmp_path / "queue.db")]
 
 
-def test_promote_from_the_command_line(world, challenger, champion, queue, tmp_path, capsys):
+def test_promote_from_the_command_line(world, challenger, champion, queue, tmp_path, capsys, monkeypatch):
     before, after = read_card(champion)["model_id"], read_card(challenger)["model_id"]
     promote = [
         "promote", str(challenger), "--champion", str(champion), *queue, "--holdout", *map(str, world["held"]),
@@ -499,6 +589,11 @@ def test_promote_from_the_command_line(world, challenger, champion, queue, tmp_p
     ]  # fmt: skip
     assert main([*promote, "--dry-run"]) == 0
     assert read_card(champion)["model_id"] == before
+    assert "Promoted" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "_copy", lambda *given: (champion / "none").read_bytes())
+        assert main(promote) == 1
+        assert "Promoted" not in capsys.readouterr().out
     assert main(promote) == 0
     assert f"Promoted: {after} against {before}" in capsys.readouterr().out
     assert main(promote) == 4

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
@@ -174,6 +175,12 @@ def test_the_loop_with_a_champion_only_in_the_registry(world, capsys, monkeypatc
     assert main(["promote", "--rollback", "--champion", champion]) == 1
     assert "has no earlier champion" in capsys.readouterr().err
 
+    late = replace(decision("second", "first", promoted=True), champion="0" * 12)  # the alias has moved meanwhile
+    monkeypatch.setattr(gate, "judge", lambda *_, **__: late)
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert f"{champion} has the model {identity('first')} now, expected 000000000000: another process" in said.err
+    assert "Promoted" not in said.out
     monkeypatch.setattr(gate, "judge", lambda *_, **__: decision("second", "first", promoted=True))
     assert main([*command, "--dry-run"]) == 0
     assert model_id("champion") == identity("first")
