@@ -27,6 +27,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def old(folder):
+    """The manifest of a model that learned one recording."""
+    return manifest_of([folder / "old.parquet"], RECIPE)
+
+
 def event(folder, event_id, verdict, start_s, end_s, recording="new"):
     place = {"source": str(folder), "file": f"{recording}.parquet", "recording": recording}
     return {"event_id": event_id, **place, "start_s": start_s, "end_s": end_s, "verdict": verdict}
@@ -41,8 +47,7 @@ def starts(manifest, role):
     return windows.spans["start_s"][roles == role].tolist()
 
 
-def test_novel_events_are_learned_and_faults_noise_and_what_nobody_judged_are_not(folder):
-    old = manifest_of([folder / "old.parquet"], RECIPE)
+def test_novel_events_are_learned_and_faults_noise_and_what_nobody_judged_are_not(folder, old):
     assert starts(old, "normal") == [*range(19)]
     said = events(
         folder, ("n", "new_normal", 2, 6), ("f", "fault", 10, 13), ("x", "noise", 15, 17), ("u", "unsure", 0, 2),
@@ -55,8 +60,7 @@ def test_novel_events_are_learned_and_faults_noise_and_what_nobody_judged_are_no
     assert learned["recording"].nunique() == 2
 
 
-def test_a_fault_is_taken_out_of_what_was_learned_with_all_windows_that_touch_it(folder):
-    old = manifest_of([folder / "old.parquet"], RECIPE)
+def test_a_fault_is_taken_out_of_what_was_learned_with_all_windows_that_touch_it(folder, old):
     new = next_manifest(old, events(folder, ("f", "fault", 8, 10, "old")))
     assert starts(new, "normal") == [*range(6), *range(11, 19)]
     assert starts(new, "fault") == [8]
@@ -64,23 +68,21 @@ def test_a_fault_is_taken_out_of_what_was_learned_with_all_windows_that_touch_it
 
 
 @pytest.mark.parametrize("later", ["fault", "noise", "unsure", None])
-def test_a_later_verdict_takes_the_place_of_an_earlier_one(folder, later):
-    old = manifest_of([folder / "old.parquet"], RECIPE)
+def test_a_later_verdict_takes_the_place_of_an_earlier_one(folder, later, old):
     first = next_manifest(old, events(folder, ("e", "new_normal", 2, 6)))
     second = next_manifest(first, events(folder, ("e", later, 2, 6)))
     assert starts(second, "normal") == starts(old, "normal")
 
 
-def test_what_came_from_another_queue_is_kept_and_the_same_queue_adds_nothing_twice(folder):
-    old = manifest_of([folder / "old.parquet"], RECIPE)
+def test_what_came_from_another_queue_is_kept_and_the_same_queue_adds_nothing_twice(folder, old):
     said = events(folder, ("e", "new_normal", 2, 6))
     first = next_manifest(old, said)
     pd.testing.assert_frame_equal(next_manifest(first, said), first)
     assert starts(next_manifest(first, events(folder, ("other", "fault", 12, 14))), "normal") == [*range(19), 2, 3, 4]
 
 
-def test_a_manifest_of_an_earlier_version_is_read_with_the_new_name_of_its_verdicts(folder, tmp_path):
-    new = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "new_normal", 2, 6)))
+def test_a_manifest_of_an_earlier_version_is_read_with_the_new_name_of_its_verdicts(folder, tmp_path, old):
+    new = next_manifest(old, events(folder, ("e", "new_normal", 2, 6)))
     write_manifest(new.replace("new_normal", "novel"), tmp_path / "old.json")
     pd.testing.assert_frame_equal(read_manifest(tmp_path / "old.json"), new)
 
@@ -92,8 +94,8 @@ def test_known_events_are_no_normal_windows(folder):
     assert starts(wide, "normal") == [*range(6), *range(12, 19)]
 
 
-def test_a_recording_that_changed_or_went_is_refused(folder):
-    manifest = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "new_normal", 2, 6)))
+def test_a_recording_that_changed_or_went_is_refused(folder, old):
+    manifest = next_manifest(old, events(folder, ("e", "new_normal", 2, 6)))
     pd.read_parquet(folder / "new.parquet").assign(a=0.0).to_parquet(folder / "new.parquet")
     with pytest.raises(ValueError, match="has changed since it was learned or reviewed"):
         windows_by_role(manifest, RECIPE)
@@ -102,8 +104,7 @@ def test_a_recording_that_changed_or_went_is_refused(folder):
         windows_by_role(manifest, RECIPE)
 
 
-def test_a_recording_that_is_named_in_two_ways_is_read_once(folder, monkeypatch):
-    old = manifest_of([folder / "old.parquet"], RECIPE)
+def test_a_recording_that_is_named_in_two_ways_is_read_once(folder, monkeypatch, old):
     monkeypatch.chdir(folder)
     other = old.assign(source=".", event_id="e", verdict="new_normal")
     assert starts(pd.concat([old, other], ignore_index=True), "normal") == [*range(19)]
@@ -116,16 +117,15 @@ def test_recordings_are_found_from_any_folder(folder, monkeypatch, tmp_path_fact
     assert len(windows_by_role(manifest, RECIPE)[0]) == 19
 
 
-def test_recordings_may_move(folder, tmp_path_factory):
-    manifest = manifest_of([folder / "old.parquet"], RECIPE)
+def test_recordings_may_move(folder, tmp_path_factory, old):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (folder / "old.parquet").rename(elsewhere / "old.parquet")
-    windows, _ = windows_by_role(manifest, RECIPE, elsewhere)
+    windows, _ = windows_by_role(old, RECIPE, elsewhere)
     assert len(windows) == 19
 
 
-def test_a_manifest_is_read_as_it_was_written(folder):
-    manifest = next_manifest(manifest_of([folder / "old.parquet"], RECIPE), events(folder, ("e", "fault", 2, 6)))
+def test_a_manifest_is_read_as_it_was_written(folder, old):
+    manifest = next_manifest(old, events(folder, ("e", "fault", 2, 6)))
     write_manifest(manifest, folder / "m.json")
     pd.testing.assert_frame_equal(read_manifest(folder / "m.json"), manifest)
     (folder / "m.json").write_text('{"format": 1, "intervals": 3}')

@@ -18,6 +18,16 @@ ENGINE = f"""{HEAD}BO_ 256 Engine: 8 ECU
  SG_ Temp : 16|8@1- (1,0) [0|0] "degC" ECU
 """
 
+J1939 = """BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";
+BA_DEF_DEF_ "VFrameFormat" "J1939PG";
+BA_ "VFrameFormat" BO_ 2566834709 3;
+"""
+LAMP = """BO_ 800 Lamp: 8 ECU
+ SG_ Page M : 0|8@1+ (1,0) [0|3] "" ECU
+ SG_ Level m0 : 8|8@1+ (1,0) [0|0] "%" ECU
+ SG_ Level m1 : 16|8@1+ (0.5,0) [0|0] "%" ECU
+"""  # a signal on two pages of a multiplexer
+
 
 @pytest.fixture
 def engine(write):
@@ -59,13 +69,9 @@ def test_a_signal_on_two_pages_of_a_multiplexer_is_one_signal(tmp_path):
     path = tmp_path / "lamp.log"
     frames = [(k % 2, 3 * k % 250, 5 * k % 250) for k in range(40)]
     path.write_text("".join(f"({k / 10:.1f}) can0 320#{p:02X}{a:02X}{b:02X}\n" for k, (p, a, b) in enumerate(frames)))
-    pages = (
-        'BO_ 800 Lamp: 8 ECU\n SG_ Page M : 0|8@1+ (1,0) [0|3] "" ECU\n SG_ Level m0 : 8|8@1+ (1,0) [0|0] "%" ECU\n'
-        ' SG_ Level m1 : 16|8@1+ (0.5,0) [0|0] "{unit}" ECU\n'
-    )
-    level = read_log(path, databases=database(tmp_path, pages.format(unit="%")))["Level"]
+    level = read_log(path, databases=database(tmp_path, LAMP))["Level"]
     assert level.values.tolist() == [b / 2 if page else a for page, a, b in frames]
-    apart = read_log(path, databases=database(tmp_path, pages.format(unit="V")))
+    apart = read_log(path, databases=database(tmp_path, LAMP.replace('(0.5,0) [0|0] "%"', '(0.5,0) [0|0] "V"')))
     assert apart["Level@byte1.bit0"].values.tolist() == [a for page, a, _ in frames if not page]
     assert apart["Level@byte2.bit0"].unit == "V"
 
@@ -73,9 +79,7 @@ def test_a_signal_on_two_pages_of_a_multiplexer_is_one_signal(tmp_path):
 def test_small_negative_numbers_of_j1939_are_numbers(tmp_path):
     text = (
         'BO_ 2566834709 Steer: 8 ECU\n SG_ Angle : 0|16@1- (0.1,0) [0|0] "deg" ECU\n'
-        ' SG_ Level : 16|8@1+ (1,0) [0|0] "" ECU'
-        '\nBA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
-        'BA_DEF_DEF_ "VFrameFormat" "J1939PG";\nBA_ "VFrameFormat" BO_ 2566834709 3;\n'
+        ' SG_ Level : 16|8@1+ (1,0) [0|0] "" ECU\n'
     )
     sent = list(range(-520, 10, 13))
     path = tmp_path / "steer.log"
@@ -86,29 +90,26 @@ def test_small_negative_numbers_of_j1939_are_numbers(tmp_path):
         )
     )
     with pytest.warns(UserWarning, match="no sample of Level"):
-        log = read_log(path, databases=database(tmp_path, text), signals=["Angle", "Level"])
+        log = read_log(path, databases=database(tmp_path, text + J1939), signals=["Angle", "Level"])
     np.testing.assert_allclose(log["Angle"].values, np.array(sent) / 10)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
 def test_units_of_a_database_are_read_in_its_encoding(tmp_path, encoding, write):
     path = write("(0.0) can0 100#05\n", "a.log")
     text = 'BO_ 256 M: 8 ECU\n SG_ Temp : 0|8@1+ (1,0) [0|0] "°C" ECU\n'
     assert read_log(path, databases=database(tmp_path, text, encoding))["Temp"].unit == "°C"
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_other_encodings_and_mixtures_are_read(tmp_path, encoding):
-    (tmp_path / "a.log").write_text("(0.0) can0 100#05\n")
-    path = database(tmp_path, 'BO_ 256 M: 8 ECU\n SG_ T : 0|8@1+ (1,0) [0|0] "°C" ECU\n', encoding)
-    assert read_log(tmp_path / "a.log", databases=path)["T"].unit == "°C"
+def test_a_database_in_two_encodings_is_read(tmp_path):
+    path = tmp_path / "car.dbc"
     path.write_bytes(
         b'VERSION ""\nNS_ :\nBS_:\nBU_: ECU\nBO_ 256 M: 8 ECU\n SG_ T : 0|8@1+ (1,0) [0|0] "\xc2\xb0C" ECU\n'
         b' SG_ U : 8|8@1+ (1,0) [0|0] "\xb5V" ECU\nCM_ SG_ 256 T "K\xfchler" ;\n'
     )
-    assert {signal.unit for signal in read_log(tmp_path / "a.log", databases=path).signals.values()} == {"°C"}
     (tmp_path / "a.log").write_text("(0.0) can0 100#0505\n")
-    assert read_log(tmp_path / "a.log", databases=path)["U"].unit == "µV"
+    log = read_log(tmp_path / "a.log", databases=path)
+    assert (log["T"].unit, log["U"].unit) == ("°C", "µV")
 
 
 def test_messages_that_others_hide_are_named(tmp_path):
@@ -143,10 +144,7 @@ def test_messages_that_others_hide_are_named(tmp_path):
     ],
 )
 def test_the_values_of_j1939_that_are_not_available(tmp_path, layout, range_, missing, write):
-    text = f'BO_ 2566834709 M: 8 ECU\n SG_ x : {layout} [{range_}] "" ECU\n' + (
-        'BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";\n'
-        'BA_DEF_DEF_ "VFrameFormat" "J1939PG";\nBA_ "VFrameFormat" BO_ 2566834709 3;\n'
-    )
+    text = f'BO_ 2566834709 M: 8 ECU\n SG_ x : {layout} [{range_}] "" ECU\n{J1939}'
     bits = int(layout.partition("|")[2].partition("@")[0])
     path = write("".join(f"({k}.0) can0 {2566834709 & 0x1FFFFFFF:08X}#{k:02X}\n" for k in range(1 << bits)), "a.log")
     signal = read_log(path, databases=database(tmp_path, text))["x"]
@@ -224,12 +222,8 @@ def test_pages_of_a_multiplexer_are_merged_in_pieces_of_any_size(tmp_path, monke
     path.write_text(
         "".join(f"({k / 1000:.3f}) can0 320#{k // 9 % 2:02X}{k % 250:02X}{k % 99:02X}\n" for k in range(500))
     )
-    pages = (
-        'BO_ 800 Lamp: 8 ECU\n SG_ Page M : 0|8@1+ (1,0) [0|3] "" ECU\n SG_ Level m0 : 8|8@1+ (1,0) [0|0] "%" ECU\n'
-        ' SG_ Level m1 : 16|8@1+ (0.5,0) [0|0] "%" ECU\n'
-    )
     monkeypatch.setattr(canbus, "_ROWS", rows)
-    level = read_log(path, databases=database(tmp_path, pages))["Level"]
+    level = read_log(path, databases=database(tmp_path, LAMP))["Level"]
     assert level.values.tolist() == [k % 99 / 2 if k // 9 % 2 else k % 250 for k in range(500)]
     assert level.time_s.tolist() == [k / 1000 for k in range(500)]
 
