@@ -28,8 +28,8 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
 
     A window follows another if all its samples but the last p are the last samples of that one; the smallest p counts,
     and one window at most follows another. So two windows overlap if their starts differ by less than ``samples``.
-    Windows that overlap with no other have places of their own. Where several could follow, as when a signal stands
-    still, none does. Equal windows begin at once. The places depend on the order of the windows.
+    Windows that overlap with no other are apart from all others. Where several could follow, as when a signal stands
+    still, none does. Equal windows begin at once. The starts depend on the order of the windows.
     """
     windows, (signals, samples) = len(x), input_shape
     ticks = np.ascontiguousarray(x.reshape(-1, signals, samples).transpose(0, 2, 1)).reshape(-1, signals)
@@ -49,11 +49,11 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
         order = np.argsort(tail, kind="stable")
         begin, end = (np.searchsorted(tail, head, side, order) for side in ("left", "right"))
         once = end - begin == 1
-        late, place = late[once], early[order[begin[once]]]
-        new = (place != late) & ~followed[place]
-        new &= np.bincount(place[new], minlength=windows)[place] == 1
-        late, place = late[new], place[new]
-        parent[late], step[late], followed[place] = place, p, True
+        late, before = late[once], early[order[begin[once]]]
+        new = (before != late) & ~followed[before]
+        new &= np.bincount(before[new], minlength=windows)[before] == 1
+        late, before = late[new], before[new]
+        parent[late], step[late], followed[before] = before, p, True
         left = left[step[left] == 0]
     _open_circles(parent, step)
     return _on_one_line(parent, step, samples)[known][content]
@@ -124,9 +124,9 @@ def slides(x: Floats) -> bool:
     """
     if len(x) < _FEWEST_ROWS:
         return False
-    place = np.unique(np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int))
-    some = x[place]
-    before, after = some - x[place + 1], x[place + 1] - x[place + 2]
+    index = np.unique(np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int))
+    some = x[index]
+    before, after = some - x[index + 1], x[index + 1] - x[index + 2]
     between = ((some > np.fmin.reduce(some)) & (some < np.fmax.reduce(some))).any(axis=0)
     telling = between & ((after != 0).sum(axis=0) >= _FEWEST_MOVES)
     for shift in range(1, min(x.shape[1], _FARTHEST + 1)):

@@ -78,9 +78,9 @@ class Rows:
 
     def by_content(self) -> Self:
         """Distinct rows whatever their group; one is selected if any of those equal to it is."""
-        first, place = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
-        weight = np.bincount(place, self.weight).astype(np.float64)
-        selected = np.bincount(place, ~self.is_reference) > 0
+        first, inverse = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
+        weight = np.bincount(inverse, self.weight).astype(np.float64)
+        selected = np.bincount(inverse, ~self.is_reference) > 0
         return replace(self.take(first), weight=weight, group=None, selected=selected)
 
     def sha256(self) -> str:
@@ -109,9 +109,9 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
-    first, place = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
+    first, inverse = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
     counts, whole = _as_counts(weight)
-    merged = np.bincount(place, weights=counts).astype(np.float64)
+    merged = np.bincount(inverse, weights=counts).astype(np.float64)
     factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _IN_COMMON else 1.0
     rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
     usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
@@ -130,26 +130,26 @@ def _as_counts(weight: Floats) -> tuple[Floats, bool]:
 
 def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:
     """Which rows have a content that eight rows of the usual count have or, with groups, three groups."""
-    first, place = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
+    first, inverse = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
     if rows.group is None:
-        often = np.bincount(place, weights=counts) >= _RECURRING_ROWS * usual * (1 - 1e-9)
+        often = np.bincount(inverse, weights=counts) >= _RECURRING_ROWS * usual * (1 - 1e-9)
     else:
-        pairs = np.unique(np.column_stack([place, rows.group]), axis=0)
+        pairs = np.unique(np.column_stack([inverse, rows.group]), axis=0)
         often = np.bincount(pairs[:, 0], minlength=len(first)) >= _RECURRING_GROUPS
-    return np.asarray(often[place])
+    return np.asarray(often[inverse])
 
 
 def _equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The index of the first of each set of equal rows, ordered by content, and the place of each row among them."""
+    """As `numpy.unique` of rows: the index of the first of each set of equal rows, and the set of each row."""
     mark = fingerprint(keyed)
     order = np.argsort(mark, kind="stable")
     keyed, mark = keyed[order], mark[order]
     new = np.empty(len(order), dtype=bool)
     new[:1] = True
     new[1:] = (mark[1:] != mark[:-1]) | (keyed[1:] != keyed[:-1]).any(axis=1)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.cumsum(new) - 1
-    return order[new], place
+    inverse = np.empty(len(order), dtype=np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return order[new], inverse
 
 
 def fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -207,21 +207,21 @@ def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | N
     Returns None where one split is enough, or where there are too few rows for folds.
     """
     may = rows.may_be_held_out
-    names, place = np.unique(_blocks(rows)[may], return_inverse=True)
-    few = len(place) < _FEW_ROWS or (rows.group is not None and len(np.unique(rows.group[may])) < _FEW_GROUPS)
-    enough = len(place) >= _FEWEST or rows.is_recurring.any()
+    names, inverse = np.unique(_blocks(rows)[may], return_inverse=True)
+    few = len(inverse) < _FEW_ROWS or (rows.group is not None and len(np.unique(rows.group[may])) < _FEW_GROUPS)
+    enough = len(inverse) >= _FEWEST or rows.is_recurring.any()
     if not few or len(names) < 2 or not enough:
         return None
-    folds = min(_FOLDS if len(place) >= _VERY_FEW_ROWS else _MORE_FOLDS, len(names))
+    folds = min(_FOLDS if len(inverse) >= _VERY_FEW_ROWS else _MORE_FOLDS, len(names))
     dealt = rng.permutation(np.arange(len(names)) % folds)
-    size = np.bincount(place)
+    size = np.bincount(inverse)
     if (size != size[0]).any():  # the largest first, each to the smallest fold
         filled = np.zeros(folds, dtype=np.int64)
         for name in np.lexsort((dealt, -size)):
             dealt[name] = filled.argmin()
             filled[dealt[name]] += size[name]
     fold = np.full(len(rows), -1, dtype=np.int64)
-    fold[may] = dealt[place]
+    fold[may] = dealt[inverse]
     return fold
 
 

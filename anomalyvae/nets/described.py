@@ -242,15 +242,15 @@ def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[T
     moving = bool(judged)
     judged, states = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
     values, width = s.new_zeros(len(states), samples, _MOST_VALUES), s.new_zeros(len(states), samples)
-    for place, number in enumerate(states):
+    for index, number in enumerate(states):
         if number in spans:
-            values[place] = spans[number][[0] + [1] * (_MOST_VALUES - 1)]
-            width[place] = (spans[number][1] - spans[number][0]).clamp(min=_ROUNDED)
+            values[index] = spans[number][[0] + [1] * (_MOST_VALUES - 1)]
+            width[index] = (spans[number][1] - spans[number][0]).clamp(min=_ROUNDED)
             continue
         rows = levels[number][:, None, None].expand(-1, signals, samples).flatten(1)
         scaled = scaling(rows).view(-1, signals, samples)[:, number].T
-        values[place] = scaled[:, [min(i, scaled.shape[1] - 1) for i in range(_MOST_VALUES)]]
-        width[place] = scaled.diff().amin(1) / 2
+        values[index] = scaled[:, [min(i, scaled.shape[1] - 1) for i in range(_MOST_VALUES)]]
+        width[index] = scaled.diff().amin(1) / 2
     role = s.new_full((signals,), _NO_PART)
     role[judged], role[states] = _JUDGED, _STATE
     return role, values, width, moving
@@ -307,8 +307,8 @@ def _edges(samples: int) -> list[int]:
 
 def cosines(samples: int) -> Tensor:
     """The basis of the orthonormal cosine transform, a column each, from the slowest on, ``(samples, samples)``."""
-    order, place = torch.arange(samples, dtype=torch.float64), torch.arange(samples, dtype=torch.float64) + 0.5
-    waves = torch.cos(math.pi / samples * place[:, None] * order) * math.sqrt(2 / samples)
+    order, position = torch.arange(samples, dtype=torch.float64), torch.arange(samples, dtype=torch.float64) + 0.5
+    waves = torch.cos(math.pi / samples * position[:, None] * order) * math.sqrt(2 / samples)
     waves[:, 0] = math.sqrt(1 / samples)
     return waves
 

@@ -112,14 +112,14 @@ class Views(nn.Module):
         than new normal rows are.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested, place = stored_rows(u, count, recurring)
+        rows, weight, tested, origin = stored_rows(u, count, recurring)
         crowd = crowd_of(u, count, recurring, generator)
         mean, whitening, linear = ellipsoid_of(unbent)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
-        for i, scores in enumerate((*among, linear[place[tested]])):
+        for i, scores in enumerate((*among, linear[origin[tested]])):
             views.lines[i] = _line(scores, honest=VIEWS[i] == "linear")
-            views.usual_of_reference[i] = exceeded(scores, selected[place[tested]])
+            views.usual_of_reference[i] = exceeded(scores, selected[origin[tested]])
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -210,8 +210,8 @@ class Views(nn.Module):
 
     def near_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance from the mean of neighbours, ``(n, k)``."""
-        place = self._squared(u).topk(self.neighbours, largest=False).indices
-        return (u - self._expected(u, place)[0]).square()
+        nearest = self._squared(u).topk(self.neighbours, largest=False).indices
+        return (u - self._expected(u, nearest)[0]).square()
 
     def crowd_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance to the crowd, ``(n, k)``."""
@@ -225,7 +225,7 @@ class Views(nn.Module):
         return torch.stack(each, dim=1)
 
     def _among_others(self, tested: Tensor) -> Tensor:
-        """The first two distances of the stored rows at these places, each compared with all others, ``(2, n)``."""
+        """The first two distances of the ``tested`` stored rows, each compared with all others, ``(2, n)``."""
         parts = tested.split(BLOCK)
         near = [self.near_distance(self.rows[part], part) for part in parts]
         crowd = [self.crowd_distance(self.rows[part], others=True) for part in parts]
@@ -250,22 +250,22 @@ class Views(nn.Module):
 
         ``rounding`` is that of the numbers of a row and of their differences, relative to them.
         """
-        squared, place = self._squared(u).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
+        squared, nearest = self._squared(u).topk(min(2 * self.neighbours, len(self.rows)), largest=False)
         last = squared[:, self.neighbours - 1, None]
-        size = last + (last * self.weight[place] * (u - self.center).square().sum(1, keepdim=True)).sqrt()
+        size = last + (last * self.weight[nearest] * (u - self.center).square().sum(1, keepdim=True)).sqrt()
         ties = (squared - last).abs() <= rounding * size
-        rank = torch.arange(place.shape[1], device=u.device).expand_as(place)
-        after, count = (rank >= self.neighbours).long(), place.shape[1]
+        rank = torch.arange(nearest.shape[1], device=u.device).expand_as(nearest)
+        after, count = (rank >= self.neighbours).long(), nearest.shape[1]
         order = torch.where(ties, count - rank, 2 * count * after).argsort(dim=1, stable=True)  # ties last to first
-        return self._near(u, place.gather(1, order[:, : self.neighbours]))
+        return self._near(u, nearest.gather(1, order[:, : self.neighbours]))
 
     def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
         """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""
         squared = self._squared_in_crowd(u)
         if others:
-            row, place = (squared <= _EQUAL * (u - self.crowd_center).square().sum(1, keepdim=True)).nonzero().T
-            equal = (u[row] == self.crowd[place]).all(1)
-            squared[row[equal], place[equal]] = torch.inf
+            row, other = (squared <= _EQUAL * (u - self.crowd_center).square().sum(1, keepdim=True)).nonzero().T
+            equal = (u[row] == self.crowd[other]).all(1)
+            squared[row[equal], other[equal]] = torch.inf
         nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
         away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
         return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
@@ -280,41 +280,42 @@ class Views(nn.Module):
     def _squared_in_crowd(self, u: Tensor) -> Tensor:
         return weighted_distances(u - self.crowd_center, self.crowd_keys)
 
-    def _near(self, u: Tensor, place: Tensor) -> Tensor:
-        """Geometric mean of both distances, given the places ``(n, neighbours)`` of the nearest rows."""
-        expected, scale, squared = self._expected(u, place)
+    def _near(self, u: Tensor, nearest: Tensor) -> Tensor:
+        """Geometric mean of both distances, given the indices ``(n, neighbours)`` of the nearest rows."""
+        expected, scale, squared = self._expected(u, nearest)
         missed = (u - expected).square().sum(1).sqrt() * scale
         distance = squared.sort(1).values[:, :COUNTED].sqrt()
         nearer = distance + NEARER * distance.mean(1, keepdim=True)
         return (missed * nearer.log().mean(1).exp()).sqrt()
 
-    def _expected(self, u: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _expected(self, u: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted mean of neighbours, the scale of distances there, and the scaled squared distances from them."""
-        weight = self.weight[place]
-        squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in place.T], dim=1)
+        weight = self.weight[nearest]
+        squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in nearest.T], dim=1)
         share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).exp()
         share = share - share.amin(1, keepdim=True) + LEAST  # the last, which may tie with others, does not count
         share = share / share.sum(1, keepdim=True)
-        expected = torch.stack([part[:, None] * self.rows[i] for part, i in zip(share.T, place.T, strict=True)]).sum(0)
+        each = zip(share.T, nearest.T, strict=True)
+        expected = torch.stack([part[:, None] * self.rows[index] for part, index in each]).sum(0)
         return expected, (share * weight.sqrt()).sum(1), squared
 
 
 def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Store each of the rows ``(m, k)`` as often as it counts.
 
-    Returns the stored rows, the weights of distances from them, the places of the tested rows among them, and which of
-    the given rows each is. Tested rows are compared with the others to set the unit of a view. Recurring rows are not
-    tested, unless all are.
+    Returns the stored rows, the weights of distances from them, the indices of the tested rows among them, and of the
+    given row that each is a copy of. Tested rows are compared with the others to set the unit of a view. Recurring rows
+    are not tested, unless all are.
     """
     copies = _copies(count, recurring)
-    place = torch.arange(len(u), device=u.device).repeat_interleave(copies)
+    origin = torch.arange(len(u), device=u.device).repeat_interleave(copies)
     left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
-    rows = u[place]
-    weight = local_weight(squared_distances(rows, rows), left[place], torch.zeros_like(recurring)[place], LEAST)
+    rows = u[origin]
+    weight = local_weight(squared_distances(rows, rows), left[origin], torch.zeros_like(recurring)[origin], LEAST)
     weight = weight * (1 + _APART * (torch.arange(len(rows)).to(rows) * _GOLDEN).frac())
-    tested = (~recurring[place]).nonzero()[:, 0]
-    return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), place
+    tested = (~recurring[origin]).nonzero()[:, 0]
+    return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), origin
 
 
 def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
@@ -323,11 +324,11 @@ def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Gener
     dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSE * len(u))), largest=False).indices
     chosen = recurring.clone()
     chosen[dense] = True
-    places = chosen.nonzero()[:, 0]
-    places = places[torch.randperm(len(places), generator=generator).to(places.device)]
-    share = count[places].to(u).cumsum(0)
-    size = min(_CROWD_ROWS, len(places))
-    return u[places[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
+    indices = chosen.nonzero()[:, 0]
+    indices = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
+    share = count[indices].to(u).cumsum(0)
+    size = min(_CROWD_ROWS, len(indices))
+    return u[indices[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
 
 
 def _copies(count: Tensor, recurring: Tensor) -> Tensor:

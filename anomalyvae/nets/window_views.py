@@ -112,13 +112,13 @@ class WindowViews(Views):
         only the nearest windows count.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested, place = stored_rows(u[:, : columns.near], count, recurring)
+        rows, weight, tested, origin = stored_rows(u[:, : columns.near], count, recurring)
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         among = u[:, : columns.crowd]
         crowd = crowd_of(among, count, recurring, generator)
         samples = u[:, columns.crowd : columns.total - columns.states]
         pieces = _pieces(columns).to(u.device)
-        usual = place[tested].unique()
+        usual = origin[tested].unique()
         mark = selected[usual]
         usual = usual[torch.where(mark, mark.cumsum(0), (~mark).cumsum(0)).argsort(stable=True)]  # in turn from both
 
@@ -136,7 +136,7 @@ class WindowViews(Views):
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
-            stored_start = start[place]
+            stored_start = start[origin]
             near = torch.cat([views._near_others(stored_start, part) for part in tested.split(BLOCK)])
             crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
             linear, short = u.new_zeros(2, len(usual))
@@ -145,8 +145,8 @@ class WindowViews(Views):
                 some, others = samples[usual[own]], fitted(usual[~own])
                 linear[own] = ellipsoid(some, *others[:2])
                 short[own] = _largest(some, pieces, *others[2:]).values
-            lines[0] = _line(balanced(near, place[tested]))
-            views.usual_of_reference[0] = exceeded(near, selected[place[tested]])
+            lines[0] = _line(balanced(near, origin[tested]))
+            views.usual_of_reference[0] = exceeded(near, selected[origin[tested]])
             for i, scores in enumerate((crowded, linear, wave, short), start=1):
                 lines[i] = _line(balanced(scores, usual))
                 views.usual_of_reference[i] = exceeded(scores, selected[usual])
@@ -229,9 +229,9 @@ class WindowViews(Views):
         parts[:, 1, :first] = self.crowd_parts(u[:, :first])
         parts[:, 2, first:last] = ellipsoid_parts(samples, self.mean, self.whitening)
         parts[:, 3, first:last] = self._from_nearest(samples).square()
-        place = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
-        short = ellipsoid_parts(samples.gather(1, place), self.short_mean, self.short_whitening)
-        parts[:, 4, first:last] = torch.zeros_like(samples).scatter(1, place, short)
+        index = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
+        short = ellipsoid_parts(samples.gather(1, index), self.short_mean, self.short_whitening)
+        parts[:, 4, first:last] = torch.zeros_like(samples).scatter(1, index, short)
         parts[:, 5, last:] = unseen
         return parts
 
@@ -248,11 +248,11 @@ def _largest(samples: Tensor, pieces: Tensor, mean: Tensor, whitening: Tensor) -
 
 
 def _pieces(columns: Columns) -> Tensor:
-    """The places of the samples of each piece, ``(pieces, signals * length)``; a piece covers half of the next."""
+    """The indices of the samples of each piece, ``(pieces, signals * length)``; a piece covers half of the next."""
     length = max(1, columns.short)
     starts = [*range(0, columns.samples - length, max(1, length // 2)), columns.samples - length]
-    place = torch.arange(columns.signals)[:, None] * columns.samples + torch.arange(length)
-    return torch.stack([(place + start).flatten() for start in starts])
+    index = torch.arange(columns.signals)[:, None] * columns.samples + torch.arange(length)
+    return torch.stack([(index + start).flatten() for start in starts])
 
 
 def _waves(samples: Tensor, columns: Columns) -> Tensor:
@@ -271,8 +271,8 @@ def _recurring_waves(waves: Tensor, waveforms_recur: bool | None) -> tuple[Tenso
     if len(stored) < 2 or not variance:
         return none
     keys = keys_of(stored, torch.ones_like(stored[:, 0]))
-    places = torch.arange(len(waves), device=waves.device)
-    missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in places.split(BLOCK)]
+    indices = torch.arange(len(waves), device=waves.device)
+    missed = [_from_nearest(waves[part], stored, keys, part).square().sum(1) for part in indices.split(BLOCK)]
     squared = torch.cat(missed)
     if waveforms_recur is None:
         waveforms_recur = bool(squared.mean() <= (1 - _RECUR) * variance)
@@ -280,7 +280,7 @@ def _recurring_waves(waves: Tensor, waveforms_recur: bool | None) -> tuple[Tenso
 
 
 def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:
-    """The differences of waveforms ``(n, k)`` from the nearest stored ones, but for those at their ``own`` places."""
+    """The differences of waveforms ``(n, k)`` from the nearest stored ones; not from those at their ``own`` indices."""
     squared = weighted_distances(waves, keys)
     if own is not None:
         among = own < len(stored)
