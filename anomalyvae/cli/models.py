@@ -25,6 +25,8 @@ from anomalyvae.cli.console import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from anomalyvae.evaluate.job import Health
     from anomalyvae.recordings import WindowRecipe
     from anomalyvae.tracking import TrackedRun
@@ -36,6 +38,10 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", required=True, metavar="FOLDER", help="folder for the fitted model")
     option(parser, "--columns")
+    parser.add_argument(
+        "--groups", metavar="COLUMN",
+        help="column of a table that says which recording, person or day each row is of; it is not learned",
+    )  # fmt: skip
     option(parser, "--set")
     option(parser, "--quiet")
     windows = parser.add_argument_group(
@@ -74,10 +80,15 @@ def fit(args: argparse.Namespace) -> int:
     given = {name: value for name in options if (value := getattr(args, name, None)) is not None}
     detector: dict[str, Any] = {}
     recipe = health = None
-    files = files_of(args.files, recordings=args.kind != "rows")
+    files = files_of(args.files, recordings=args.kind != "rows" and args.groups is None)
     if args.kind == "rows" and (given or args.recipe is not None):
         raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
-    chosen = {} if args.recipe is not None or args.kind == "rows" else _chosen(args, files, given)
+    if args.groups is not None and (given or args.recipe is not None or args.kind == "recordings"):
+        raise ValueError(
+            "Got --groups with options for recordings, each of which is a group. Leave out one of the two."
+        )
+    are_rows = args.kind == "rows" or args.groups is not None
+    chosen = {} if args.recipe is not None or are_rows else _chosen(args, files, given)
     if args.recipe is not None:
         job = read_job(args.recipe, skip=("simulation", "faults"))
         given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
@@ -148,8 +159,8 @@ def _fit_and_save(
 
     unfitted = VAEOutlierDetector(**{"verbose": sys.stderr.isatty() and not args.quiet, **detector})
     if recipe is None:
-        rows = read_tables(files, args.columns, reading_options(args))
-        model = unfitted.fit(rows)
+        rows = read_tables(files, args.columns, reading_options(args), keep=[args.groups] if args.groups else [])
+        model = unfitted.fit(rows, groups=None if args.groups is None else _popped(rows, args.groups))
         save(model, args.model)
     else:
         ranges, drift = (None, False) if health is None else (health.range, health.drift)
@@ -172,6 +183,12 @@ def _fit_and_save(
         if run.log(args.model, source=source) and not args.quiet:
             say(f"Tracked: {run.url}")
     return code
+
+
+def _popped(table: "pd.DataFrame", name: str) -> "pd.Series[Any]":
+    if name not in table:
+        raise ValueError(f"Got --groups {name}, expected one of the columns {', '.join(map(str, table))}.")
+    return table.pop(name)
 
 
 def _tracking_arguments(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:

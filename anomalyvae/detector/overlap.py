@@ -13,12 +13,7 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _STRETCH = 5  # windows beside each other that fit into a stretch of a long time; only those at its ends overlap others
 _FEWEST, _MOST_STRETCHES = 3, 100
 _OFTEN = 1.1  # windows that cover a moment, on average; below, hardly any overlap
-_LOOKED_AT, _COLUMNS = 128, 32  # rows and columns
-_FEWEST_ROWS, _FEWEST_MOVES = 32, 12  # fewer say too little, and so do fewer rows in which a column changes
-_FARTHEST = 512  # columns between a cell and the same one in the row before
-_MOST = 0.75
 _BITS = 20  # of a hash that are looked up before hashes are compared
-_EXACT = 1e-6  # relative, for rounding
 
 Floats = NDArray[np.float64]
 
@@ -112,39 +107,3 @@ def _on_one_line(parent: NDArray[np.int64], step: NDArray[np.int64], samples: in
     length = np.zeros(chain.max() + 1, dtype=np.int64)
     np.maximum.at(length, chain, start + 2 * samples)
     return start + (np.cumsum(length) - length)[chain]
-
-
-@np.errstate(all="ignore")  # cells may be huge, and differences 0
-def slides(x: Floats) -> bool:
-    """Whether successive rows ``(n, d)`` look like windows that overlap: cells come again in a column before.
-
-    A step that changes each column by itself, such as `StandardScaler`, leaves them proportional. So do their
-    differences from one row to the next, which say nothing of two columns that rise and fall together, such as trends.
-    Columns of two values, such as one-hot columns, do not tell.
-    """
-    if len(x) < _FEWEST_ROWS:
-        return False
-    index = np.unique(np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int))
-    some = x[index]
-    before, after = some - x[index + 1], x[index + 1] - x[index + 2]
-    between = ((some > np.fmin.reduce(some)) & (some < np.fmax.reduce(some))).any(axis=0)
-    telling = between & ((after != 0).sum(axis=0) >= _FEWEST_MOVES)
-    for shift in range(1, min(x.shape[1], _FARTHEST + 1)):
-        columns = np.flatnonzero(telling[:-shift])
-        columns = columns[:: -(-len(columns) // _COLUMNS) or 1]
-        again = _proportional(after[:, columns], before[:, columns + shift])
-        if again.sum() <= _MOST / 2 * len(columns):
-            continue
-        again &= ~_proportional(before[:, columns], before[:, columns + shift])
-        if again.sum() > _MOST / 2 * len(columns):
-            return True
-    return False
-
-
-def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """For which columns ``a`` is one multiple of ``b`` in most of the rows in which either is not 0."""
-    moved = ((a != 0) | (b != 0)) & np.isfinite(a + b)
-    count = moved.sum(axis=0)
-    ratio = np.where(moved, a / b, np.nan)
-    usual = np.take_along_axis(np.sort(ratio, axis=0), count[None] // 2, axis=0)  # NaN are the last
-    return (np.abs(ratio / usual - 1) < _EXACT).sum(axis=0) > _MOST * count

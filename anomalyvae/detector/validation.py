@@ -24,7 +24,8 @@ from anomalyvae.detector.categories import (
     find_categories,
     one_hot_cells,
 )
-from anomalyvae.detector.overlap import slides, starts_of, stretches_of
+from anomalyvae.detector.order import alike_beside, slides
+from anomalyvae.detector.overlap import starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
 from anomalyvae.nets.views import LEAST
@@ -87,13 +88,8 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     _warn_of_lost_digits(X, x, columns, categories)
     given = distinct_rows(x, weight, groups, selected)
     rows = _in_time(given, tuple(detector.input_shape or ()))
-    if rows.group is None and slides(x):
-        warnings.warn(
-            "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "
-            "Pass groups=, the recording (or a stretch of it) of each row, or windows that no step before has changed, "
-            "with input_shape=(signals, samples).",
-            stacklevel=3,
-        )
+    if rows.group is None:
+        _warn_of_order(x)
     if not rows.is_reference.any():
         raise ValueError(
             f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave out selected."
@@ -105,6 +101,25 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     stretches = rows.group is not given.group
     cells = one_hot_cells(columns, categories)
     return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names)
+
+
+def _warn_of_order(x: Floats) -> None:
+    """Warn where rows that are held out resemble learned ones more than new rows do."""
+    if slides(x):
+        warnings.warn(
+            "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "
+            "Pass groups=, the recording (or a stretch of it) of each row, or windows that no step before has changed, "
+            "with input_shape=(signals, samples).",
+            stacklevel=4,
+        )
+    elif alike_beside(x):
+        warnings.warn(
+            "Rows beside each other are alike, so rows held out from training resemble learned ones, and more new "
+            "normal rows will be flagged than promised. Pass groups= (--groups on the command line), the recording, "
+            "person or day of each row; for rows in order of time, groups=np.arange(len(X)) * 20 // len(X). Shuffle "
+            "the rows if their order means nothing.",
+            stacklevel=4,
+        )
 
 
 def _in_time(rows: Rows, shape: tuple[int, ...]) -> Rows:

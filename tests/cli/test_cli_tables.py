@@ -63,6 +63,21 @@ def test_a_german_table_is_learned_and_scored_as_an_english_one(rows, tmp_path, 
     np.testing.assert_array_equal(*scores)
 
 
+def test_a_column_names_the_groups_of_rows_and_is_not_learned(rows, tmp_path, capsys):
+    table, model = tmp_path / "table.csv", tmp_path / "model"
+    rows.assign(day=np.arange(60) // 3).to_csv(table, index=False)
+    assert run(capsys, "fit", table, "--groups", "day", "--model", model, *TINY)[0] == 0
+    assert read_card(model)["columns"] == ["a", "b", "machine"]
+    assert read_card(model)["training"]["groups"] == 20
+    for wrong, said in {
+        ("--groups", "week"): "Got --groups week, expected one of the columns a, b, machine, day.",
+        ("--groups", "day", "--length-s", "1"): "Got --groups with options for recordings",
+    }.items():
+        code, _, err = run(capsys, "fit", table, *wrong, "--model", tmp_path / "other")
+        assert code == 1
+        assert said in err
+
+
 def test_one_other_cell_is_refused_by_line_in_fit_score_audit_and_compare(rows, tmp_path, capsys):
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     rows.to_csv(good, index=False)

@@ -4,11 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.preprocessing import StandardScaler
 
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.calibration import CAUTION
-from anomalyvae.detector.overlap import slides, starts_of, stretches_of
+from anomalyvae.detector.overlap import starts_of, stretches_of
 
 SIGNALS, SAMPLES = 2, 20
 
@@ -164,66 +163,3 @@ def test_windows_beside_each_other_given_twice_do_not_overlap():
 def test_the_caution_speaks_of_stretches():
     with pytest.warns(UserWarning, match="10 stretches of time can show no p-value below 0.091"):
         VAEOutlierDetector(input_shape=(SIGNALS, SAMPLES), random_state=0).fit(windows(slow_noise(1019, 0)))
-
-
-@pytest.mark.parametrize("by_sample", [True, False])
-@pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("stride", [1, 5, 10])
-def test_rows_that_slide_over_signals_are_named(by_sample, scaled, stride):
-    x = windows(slow_noise(400, 0), stride)
-    if by_sample:
-        x = x.reshape(-1, SIGNALS, SAMPLES).transpose(0, 2, 1).reshape(len(x), -1)
-    x = StandardScaler().fit_transform(x) if scaled else x
-    with pytest.warns(UserWarning, match="look like windows that overlap.*Pass groups="):
-        VAEOutlierDetector(random_state=0, max_epochs=1).fit(x)
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        np.round(slow_noise(2000, 0) / 2),
-        np.where((np.arange(2000) // 100 % 3 == 0)[:, None], slow_noise(2000, 0), 0),
-        np.where(np.random.default_rng(0).random((2000, SIGNALS)) < 0.1, np.nan, slow_noise(2000, 0)),
-    ],
-    ids=["few levels", "still at times", "missing cells"],
-)
-def test_rows_that_slide_over_hard_signals_are_found(samples):
-    assert slides(windows(samples, 5))
-
-
-DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        np.column_stack([ROWS, np.arange(500) % 24, DAYS % 7, np.random.default_rng(0).normal(size=500)]),
-        np.column_stack([ROWS, 1000 * ROWS + 17]),
-        np.outer(ROWS, [1.0, 2, 3, 4]),
-        np.exp(np.outer(ROWS, np.ones(4)) / 100),
-        np.eye(7)[np.arange(500) % 7],
-        np.random.default_rng(0).choice([-1.7e308, 0, 1, 1.7e308], (500, 6)),
-        windows(slow_noise(2000, 0), SAMPLES),
-        np.random.default_rng(0).integers(0, 3, (500, 10)).astype(float),
-        np.cumsum(np.random.default_rng(0).normal(size=(500, 6)), axis=0),
-        np.repeat(np.arange(500.0)[:, None], 3, axis=1) * [1, 0, 0] + np.random.default_rng(0).normal(size=(500, 3)),
-        slow_noise(500, 0)[:, [0, 1, 0, 1, 0]],
-    ],
-    ids=[
-        "calendar",
-        "clocks",
-        "trends",
-        "growth",
-        "one-hot",
-        "huge",
-        "beside each other",
-        "levels",
-        "walks",
-        "a trend",
-        "copied columns",
-    ],
-)
-def test_other_rows_do_not_slide(x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not slides(x)

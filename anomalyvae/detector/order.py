@@ -1,0 +1,85 @@
+"""What the order of rows says: whether rows beside each other are windows that overlap, or have something in common.
+
+Rows held out from training are then like learned ones, as new rows are not.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_LOOKED_AT, _COLUMNS = 128, 32  # rows and columns
+_FEWEST_ROWS, _FEWEST_MOVES = 32, 12  # fewer say too little, and so do fewer rows in which a column changes
+_FARTHEST = 512  # columns between a cell and the same one in the row before
+_MOST = 0.75
+_EXACT = 1e-6  # relative, for rounding
+_COMPARED, _TRIED = 4096, 512  # rows; as many as a detector stores, and those whose nearest is looked for
+_FEWEST_COMPARED = 64
+_BESIDE = 0.01  # of the rows: so many places before or after count as beside, from 2 to 10
+_LEAST_BESIDE, _MOST_BESIDE = 2, 10
+_ALIKE = 0.2  # of the rows whose nearest is beside; 0.02 in random order
+_SORTED = 0.8  # of the steps of a column that rise, or fall, if rows are sorted by it
+
+Floats = NDArray[np.float64]
+
+
+@np.errstate(all="ignore")  # cells may be huge, and differences 0
+def slides(x: Floats) -> bool:
+    """Whether successive rows ``(n, d)`` look like windows that overlap: cells come again in a column before.
+
+    A step that changes each column by itself, such as `StandardScaler`, leaves them proportional. So do their
+    differences from one row to the next, which say nothing of two columns that rise and fall together, such as trends.
+    Columns of two values, such as one-hot columns, do not tell.
+    """
+    if len(x) < _FEWEST_ROWS:
+        return False
+    index = np.unique(np.linspace(0, len(x) - 3, _LOOKED_AT).astype(int))
+    some = x[index]
+    before, after = some - x[index + 1], x[index + 1] - x[index + 2]
+    between = ((some > np.fmin.reduce(some)) & (some < np.fmax.reduce(some))).any(axis=0)
+    telling = between & ((after != 0).sum(axis=0) >= _FEWEST_MOVES)
+    for shift in range(1, min(x.shape[1], _FARTHEST + 1)):
+        columns = np.flatnonzero(telling[:-shift])
+        columns = columns[:: -(-len(columns) // _COLUMNS) or 1]
+        again = _proportional(after[:, columns], before[:, columns + shift])
+        if again.sum() <= _MOST / 2 * len(columns):
+            continue
+        again &= ~_proportional(before[:, columns], before[:, columns + shift])
+        if again.sum() > _MOST / 2 * len(columns):
+            return True
+    return False
+
+
+def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
+    """For which columns ``a`` is one multiple of ``b`` in most of the rows in which either is not 0."""
+    moved = ((a != 0) | (b != 0)) & np.isfinite(a + b)
+    count = moved.sum(axis=0)
+    ratio = np.where(moved, a / b, np.nan)
+    usual = np.take_along_axis(np.sort(ratio, axis=0), count[None] // 2, axis=0)  # NaN are the last
+    return (np.abs(ratio / usual - 1) < _EXACT).sum(axis=0) > _MOST * count
+
+
+@np.errstate(all="ignore")
+def alike_beside(x: Floats) -> bool:
+    """Whether rows beside each other ``(n, d)`` are alike, as those of one recording, person or day are.
+
+    That is, the nearest of all rows is beside a row more often than in random order, by the ranks of its cells. Columns
+    by which rows are sorted do not count. Nor do rows that are equal, which are merged before any is held out.
+    """
+    if len(x) < _FEWEST_COMPARED:
+        return False
+    table = pd.DataFrame(x[_spread(len(x), _COMPARED)])
+    rising, falling = (table.diff() > 0).sum(), (table.diff() < 0).sum()
+    is_sorted = np.maximum(rising, falling) >= _SORTED * (rising + falling)
+    ranks = table.loc[:, ~is_sorted].rank(pct=True).fillna(0.5).to_numpy()
+    tried = _spread(len(ranks), _TRIED)
+    squared = (ranks[tried] ** 2).sum(axis=1)[:, None] - 2 * ranks[tried] @ ranks.T + (ranks**2).sum(axis=1)
+    squared[squared < 1e-9] = np.inf
+    distinct = np.isfinite(squared).any(axis=1)
+    reach = np.clip(_BESIDE * len(ranks), _LEAST_BESIDE, _MOST_BESIDE)
+    beside = np.abs(squared.argmin(axis=1) - tried) <= reach
+    return bool(beside[distinct].sum() > _ALIKE * max(1, distinct.sum()))
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n indices, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
