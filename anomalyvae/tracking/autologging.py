@@ -210,7 +210,9 @@ def _result(model: Any, folder: Path) -> Result:
             return Result.read(models.save(model, folder))
     before, detector = preprocessing.split(model)
     card = describe(detector, arrays_of(detector), preprocessing=preprocessing.description(before))
-    return Result(folder, folder, json.loads(json.dumps(card | {"parts": {}})))  # lists, as in a file
+    # Lists, as in a file; a body of the user's own by its name.
+    text = json.dumps(card | {"parts": {}}, default=lambda part: getattr(part, "__qualname__", type(part).__name__))
+    return Result(folder, folder, json.loads(text))
 
 
 def _send_search(client: Any, run_id: str, search: Any) -> None:

@@ -357,9 +357,10 @@ def track(
         missing = run.send(run.steps(result), timeout_s=None)
         run.close(None if active is not None else "FAILED" if missing else "FINISHED", warn=False)
         if run.failure is not None:
+            run._write_note(result)  # so that the same command goes on in this run
             raise ConnectionError(
-                f"MLflow at {where()} did not take {_listed(missing)} of {folder} ({reason(run.failure)}). Run the "
-                "same command again once it answers, or choose another server with --uri."
+                f"MLflow at {where()} did not take {_listed(missing)} of {folder} ({reason(run.failure)}). Correct "
+                "what it names, or wait until it answers, and run the same command again; --uri names another server."
             ) from run.failure
         (result.bundle / NOTE).unlink(missing_ok=True)
         return run.url

@@ -73,6 +73,8 @@ def run_with_timeout(work: Callable[[], None], seconds: float | None) -> Excepti
 def reason(error: BaseException) -> str:
     """The first cause of an error, in a few words."""
     while (deeper := error.__cause__ or error.__context__) is not None:
+        if isinstance(deeper, LookupError):  # it names a key only
+            break
         error = deeper
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200] or type(error).__name__

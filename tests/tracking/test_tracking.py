@@ -24,6 +24,7 @@ from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from anomalyvae import Scorer, VAEOutlierDetector, autolog, load, save, track, tracked_run
 from anomalyvae.cli import main
+from anomalyvae.nets.bodies import BODIES
 from anomalyvae.tracking import entries
 from anomalyvae.tracking import runs as tracking_runs
 from anomalyvae.tracking.drift import track_drift
@@ -582,6 +583,30 @@ def test_settings_and_tags_are_sent_as_written(automatic, rows, runs, log_models
     assert (run.data.params["hidden"], run.data.params["verbose"]) == ("[8]", "False")
     found = {name: run.data.tags[name] for name in ("wet", "gear", "rpm", "pump", "plant")}
     assert found == {"wet": "True", "gear": "1", "rpm": "1.0", "pump": "None", "plant": "007"}
+
+
+def test_a_body_of_the_users_own_is_tracked_by_its_name(automatic, rows, runs):
+    def narrow(shape, latent):
+        return BODIES["mlp"](shape, latent, hidden=(4,))
+
+    automatic()
+    detector = a_detector(body=narrow).fit(rows[["speed", "rpm"]])
+    [run] = runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["body"].endswith("narrow")
+    assert history_of(run.info.run_id) == losses_of(detector)
+
+
+def test_the_same_command_goes_on_in_the_run_that_failed(store, own, runs, capsys):
+    assert main(["track", str(own), "--register", "pumps/first"]) == 1
+    assert "did not take the registered version" in (said := capsys.readouterr().err)
+    assert "Correct what it names, or wait until it answers, and run the same command again" in said
+    assert main(["track", str(own), "--register", "pump"]) == 0
+    [run] = runs()
+    assert run.info.status == "FINISHED"
+    assert mlflow.MlflowClient().get_model_version_by_alias("pump", "champion").run_id == run.info.run_id
+    with pytest.raises(ConnectionError, match=r"of .*pump \(.*'?foo'?.*schemes"):
+        track(own, uri="foo://bar")
 
 
 def test_a_search_is_one_run_with_a_table_of_candidates(automatic, rows, runs):
