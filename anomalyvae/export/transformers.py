@@ -274,6 +274,12 @@ def _code(column: Column, levels: list[Any]) -> Value:
     count, missing = len(levels), [i for i, level in enumerate(levels) if pd.isna(level)]
     if len(missing) > 1:
         raise ValueError("A column has None and NaN as levels; only one can mark a missing cell. Replace the other.")
+    if missing and MISSING in column.read_as:
+        name, cell = column.origin.name if column.origin is not None else "", levels[missing[0]]
+        raise ValueError(
+            f"Column {name!r} has {cell} where a cell is missing. SimpleImputer did not replace it, and a graph cannot "
+            f"tell None from NaN. Fit with SimpleImputer(missing_values={cell})."
+        )
     if column.is_text:
         return level_numbers(column, levels, missing[0] if missing else count, count)
     x = numbers([column])
