@@ -267,6 +267,8 @@ class Calibration:
                 f"Got {target} with rows_per_hour={rows_per_hour}, expected per_hour and rows_per_hour together or "
                 "neither. Pass rows_per_hour = 3600 / (step between rows in seconds) with per_hour alone."
             )
+        if rows_per_hour is not None and not rows_per_hour > 0:
+            raise ValueError(f"Got rows_per_hour={rows_per_hour}, expected a number above 0. Pass 3600 / (step in s).")
         if storey and fdr is None:
             raise ValueError(f"Got storey=True with {target}, expected it with fdr. Pass fdr, or storey=False.")
         p, smallest = self.p_values(scores, tail), float(self.p_values(np.inf, tail))

@@ -245,7 +245,7 @@ def fill_cells(X: pd.DataFrame, values: pd.DataFrame, categories: Categories) ->
     """Replace the missing cells of a table by ``values``, of the same columns, from `decode_categories`.
 
     Columns without a missing cell are those of ``X``. In the others, numbers are float64; categories have the dtype of
-    ``X`` or, if that is object, of ``values``.
+    ``X`` or, if that is object or of another kind without a value, of ``values``.
     """
     table = X.copy()
     for i, name in enumerate(X.columns):
@@ -257,7 +257,8 @@ def fill_cells(X: pd.DataFrame, values: pd.DataFrame, categories: Categories) ->
             numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
             table.isetitem(i, np.where(missing, new, numbers))
             continue
-        dtype = column.dtype if column.dtype != object else new.dtype
+        kind = "bool" if list(categories[name]) == _BOOLEANS else "text"
+        dtype = column.dtype if column.dtype != object and _kind(column) == kind else new.dtype
         if isinstance(column.dtype, pd.CategoricalDtype):
             level = read_as({str(known): known for known in column.cat.categories})
             new = new.astype(object).map(lambda value, level=level: level.get(value, value))

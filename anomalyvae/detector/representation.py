@@ -1,6 +1,7 @@
 """Latent codes, reconstructions, densities and samples of a fitted detector."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ class Representation(TransformerMixin):
         if z.ndim != 2 or z.shape[1] != network.latent_dim:
             raise ValueError(
                 f"Got latent codes of shape {z.shape}, expected (n, {network.latent_dim}). Pass what embed returns."
+            )
+        if not np.isfinite(z).all():
+            raise ValueError(
+                "Got latent codes that are missing or infinite, expected numbers. Pass what embed returns."
             )
         rows = self._apply(network.decode_units, z)
         return self._table(Z, rows, self._names(None))
@@ -118,6 +123,8 @@ class Representation(TransformerMixin):
             In the units of ``X``; a DataFrame if the detector was fitted to one.
         """
         network = self._fitted()
+        if not isinstance(n, Integral) or n < 0:
+            raise ValueError(f"Got n={n!r}, expected a number of rows. Pass an integer of at least 0.")
         if not network.generative:
             raise ValueError(
                 "Got objective='reconstruction', expected a model with a prior to sample from. Use objective='elbo'."

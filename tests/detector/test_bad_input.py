@@ -259,8 +259,21 @@ def test_a_fit_that_fails_or_is_interrupted_leaves_the_old_model(other, interrup
     np.testing.assert_array_equal((detector.predict(X), detector.anomaly_score(X)), before)
 
 
+@pytest.mark.parametrize("n", [-1, 2.5, "many"])
+def test_samples_are_a_whole_number_of_rows(n):
+    with pytest.raises(ValueError, match=r"Got n=.*, expected a number of rows. Pass an integer of at least 0"):
+        fit(X).sample(n)
+
+
+def test_alarms_per_hour_need_rows_in_an_hour():
+    with pytest.raises(ValueError, match=r"Got rows_per_hour=0, expected a number above 0"):
+        fit(X).alarms(X, per_hour=6, rows_per_hour=0)
+
+
 def test_latent_codes_of_the_wrong_width_are_refused():
     with pytest.raises(ValueError, match=r"Got latent codes of shape \(1, 9\), expected \(n, 2\)"):
         fit(X).decode(np.zeros((1, 9)))
     with pytest.raises(ValueError, match=r"Got latent codes of dtype complex128, expected numbers"):
         fit(X).decode(np.zeros((1, 2)) * 1j)
+    with pytest.raises(ValueError, match=r"Got latent codes that are missing or infinite, expected numbers"):
+        fit(X).decode([[0.0, np.nan]])

@@ -147,6 +147,14 @@ def test_a_dictionary_of_arrow_is_a_category(frame, detector, scorers):
     assert again.impute(given)["t"].tolist() == frame["t"].tolist()
 
 
+@pytest.mark.parametrize("cells", [None, np.nan, pd.array([None] * 90, dtype=pd.ArrowDtype(pa.null()))])
+@pytest.mark.parametrize("name", ["t", "b"])
+def test_a_category_without_a_value_is_filled_in_by_its_levels(name, cells, frame, detector):
+    filled = detector.impute(frame.assign(**{name: cells}))
+    assert filled[name].dtype == frame[name].dtype
+    assert filled[name].isin(detector.categories_[name]).all()
+
+
 @pytest.mark.parametrize("whole", [10**400, -(10**400)], ids=["above", "below"])
 def test_whole_numbers_beyond_the_range_of_floats_are_infinite(whole, frame, numbers, detector, scorers):
     spoiled = frame.assign(a=[whole, *frame["a"][1:]])
