@@ -22,6 +22,22 @@ _ABANDONED_S = 3600  # a scratch folder older than this belongs to a process tha
 _LONGEST = 200  # bytes of a name; a longer one is shortened for the scratch folder, whose name has a limit, too
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 _TRIES, _PAUSE_S = 100, 0.01
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # only writing fails so
+_REMEDIES = {
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path.",
+    errno.EISDIR: "Name a file.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EACCES: "Change its permissions, or choose another place.",
+    errno.EPERM: "Change its permissions, or choose another place.",
+    errno.EROFS: "Choose another place.",
+    errno.ENOSPC: "Make room on this disk, and try again.",
+    errno.EDQUOT: "Make room, or raise the quota, and try again.",
+    errno.EFBIG: "Choose another disk, or raise the limit (ulimit -f).",
+    errno.EIO: "Check the disk, and try again.",
+    errno.ESTALE: "Check the network drive, and try again.",
+    errno.EMFILE: "Raise the limit (ulimit -n), and try again.",
+}
 
 Read = TypeVar("Read")
 
@@ -69,6 +85,36 @@ def put_file(fresh: Path, file: Path) -> None:
     _sync(fresh)
     os.replace(fresh, file)
     _sync(file.parent)
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Let an error of the disk name what is written, and not the scratch file that it is written to, or nothing."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename if error.filename2 is None else error.filename2
+        parts = Path(os.fsdecode(place)).parts if isinstance(place, str | bytes | os.PathLike) else ()
+        if (error.errno in _FULL and not parts) or any(is_scratch(Path(part)) for part in parts):
+            error.filename, error.filename2, error.strerror = str(target), None, os.strerror(error.errno or 0)
+        raise
+
+
+def in_words(error: OSError) -> str:
+    """An error of the system in words: what, where, and what to do."""
+    if error.errno is None or not error.strerror:
+        return str(error)
+    place = error.filename if error.filename2 is None else error.filename2
+    said = error.strerror if place is None else f"{place}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno)
+    return said if remedy is None else f"{said}. {remedy}"
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Refuse, before any work, a result that could not be written: PermissionError."""
+    place = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{target} cannot be written: {place} is read-only. {_REMEDIES[errno.EACCES]}")
 
 
 @contextmanager
@@ -136,12 +182,13 @@ def _scratch(target: Path) -> Iterator[Path]:
         with suppress(OSError):  # another process has just removed it
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent))
-    try:
-        yield scratch
-    finally:
-        _restore(target)
-        shutil.rmtree(scratch, ignore_errors=True)
+    with naming(target):
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_SUFFIX, dir=target.parent))
+        try:
+            yield scratch
+        finally:
+            _restore(target)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _put(new: Path, folder: Path, scratch: Path) -> None:

@@ -95,6 +95,8 @@ def train(
     FileNotFoundError, ValueError
         If a recording is missing or has changed, or no normal window is left to learn from.
     """
+    if out is not None:
+        refuse_foreign(Path(out))
     if isinstance(recordings, TrainingSet):
         data = recordings
     else:

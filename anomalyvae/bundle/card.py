@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from anomalyvae.folders import read_whole
+from anomalyvae.folders import read_whole, refuse_unwritable
 from anomalyvae.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def describe(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse to replace a folder that is not a bundle."""
+    """Refuse, before any work, to replace a folder that is not a bundle, or where nothing can be written."""
+    refuse_unwritable(folder)
     if folder.exists() and not (folder / CARD).exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} has other files than a bundle. Choose another folder.")
 

@@ -17,7 +17,7 @@ from anomalyvae.cli.console import (
     steps_shown,
     writer,
 )
-from anomalyvae.folders import write_text
+from anomalyvae.folders import refuse_unwritable, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,8 @@ def audit(args: argparse.Namespace) -> int:
     out = None if args.out is None else Path(args.out)
     if out is not None and out.suffix not in ("", ".html", ".md"):
         raise ValueError(f"--out {out} is neither a folder nor an .html or .md file. Rename it.")
+    if out is not None:
+        refuse_unwritable(out)
     if args.positive is not None and args.label is None:
         raise ValueError("--positive is given without --label. Name the column of labels, too.")
     found = _audit(args)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from anomalyvae.folders import replacing_file
+from anomalyvae.folders import in_words, refuse_unwritable, replacing_file
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions, TableOptions, given
 from anomalyvae.untrusted import printable, spreadsheet_text
 
@@ -211,9 +211,7 @@ def one_line(text: str) -> str:
 
 
 def message_of(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = one_line(str(error)) or type(error).__name__
+    text = one_line(in_words(error) if isinstance(error, OSError) else str(error)) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and text.startswith("No module named") and error.name:
         name = error.name.partition(".")[0]
         return (
@@ -330,6 +328,7 @@ def writer(out: str | None) -> "Callable[[pd.DataFrame | pa.Table], None]":
         raise ValueError(f"{path} is not a {' or '.join(WRITERS)} file. Rename it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: its folder does not exist. Create the folder.")
+    refuse_unwritable(path)
 
     def write(table: "pd.DataFrame | pa.Table") -> None:
         with replacing_file(path) as fresh:

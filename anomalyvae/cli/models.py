@@ -72,10 +72,12 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 def fit(args: argparse.Namespace) -> int:
     from dataclasses import fields
 
+    from anomalyvae.bundle.card import refuse_foreign
     from anomalyvae.evaluate import read_job
     from anomalyvae.evaluate.job import detector_arguments
     from anomalyvae.recordings import WindowRecipe
 
+    refuse_foreign(Path(args.model))
     options = [each.name for each in fields(WindowRecipe)]
     given = {name: value for name in options if (value := getattr(args, name, None)) is not None}
     detector: dict[str, Any] = {}

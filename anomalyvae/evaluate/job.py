@@ -28,6 +28,7 @@ from pydantic_core import to_json
 
 from anomalyvae.datasets import get_dataset
 from anomalyvae.events import read_events, refuse_negative
+from anomalyvae.folders import refuse_unwritable
 from anomalyvae.options import TABLE_OPTIONS, ReadOptions
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.tables.names import nearest
@@ -326,6 +327,7 @@ def matches(name: str, patterns: str | Iterable[str]) -> bool:
 
 def refuse_foreign(folder: Path, results: Iterable[str]) -> None:
     """Refuse, before any work, to replace a folder that holds anything else than results (patterns of names)."""
+    refuse_unwritable(folder)
     entries = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     foreign = sorted(name for name in entries if not matches(name, results))
     if foreign:

@@ -128,7 +128,10 @@ def _say_sqlite(context: sa.engine.ExceptionContext) -> None:
         if part in text:
             raise kind(what.format(file=file)) from None
     if isinstance(context.sqlalchemy_exception, sa.exc.DatabaseError):
-        raise OSError(f"The review queue {file} cannot be used ({text}). Check the file and its folder.") from None
+        raise OSError(
+            f"The review queue {file} cannot be used ({text}). Check that its folder can be written to, "
+            "and that its disk has room."
+        ) from None
 
 
 _SQLITE: tuple[tuple[str, type[Exception], str], ...] = (

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from anomalyvae.bundle import read_calibration
 from anomalyvae.fleet import Tally, json_figures
-from anomalyvae.folders import put_file, refuse_irregular
+from anomalyvae.folders import in_words, naming, put_file, refuse_irregular
 from anomalyvae.options import LIMITS, SUFFIXES
 from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
 from anomalyvae.scoring.scorer import Floats, Scorer
@@ -135,7 +135,8 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         first = next(slabs, None)
         kept = {} if first is None else {column: first.where[column].type for column in work.keep}
         recording = session.recording()
-        with session.writer(fresh, kept) as writer:
+        output = Path(work.target, output_of(name))
+        with naming(output), session.writer(fresh, kept) as writer:
             for table, outliers in _tables(work, session, pool, chain(filter(None, [first]), slabs), recording):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
@@ -149,14 +150,14 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
             if recording is not None:
                 note["recording"] = recording.to_dict()
             writer.add_key_value_metadata({NOTE: json.dumps(note).encode()})
-        output = Path(work.target, output_of(name))
         output.parent.mkdir(parents=True, exist_ok=True)
         put_file(fresh, output)
         sparse = None if recording is None else recording.sparse
         yield Outcome(name, "scored", rows, flagged, gaps, sparse=sparse)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        yield Outcome(name, "failed", error=kind + " ".join(str(error).split()))
+        text = in_words(error) if isinstance(error, OSError) else str(error)
+        yield Outcome(name, "failed", error=kind + " ".join(text.split()))
     finally:
         fresh.unlink(missing_ok=True)
 

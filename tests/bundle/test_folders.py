@@ -2,12 +2,13 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from killing import killed_at, kills
 
 from anomalyvae import folders
-from anomalyvae.folders import is_scratch, put_file, read_whole, replacing, replacing_file
+from anomalyvae.folders import in_words, is_scratch, naming, put_file, read_whole, replacing, replacing_file
 
 
 @pytest.fixture(params=["exchanged", "renamed twice"])
@@ -206,6 +207,44 @@ def test_a_file_does_not_take_the_place_of_a_folder(folder):
         replacing_file(folder),
     ):
         pass
+
+
+def test_a_full_disk_is_named_by_what_is_written(tmp_path, monkeypatch):
+    file = tmp_path / "table.csv"
+    with pytest.raises(OSError, match="No space") as raised, replacing_file(file):
+        Path("/dev/full").write_bytes(b"row")
+    assert in_words(raised.value) == f"{file}: No space left on device. Make room on this disk, and try again."
+    with pytest.raises(OSError, match="space") as raised, naming(file):
+        raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")  # as Arrow says it
+    assert in_words(raised.value).startswith(f"{file}: No space left on device. Make")
+
+    def refused(prefix, suffix, **options):
+        raise OSError(30, "Read-only file system", f"{options['dir']}/{prefix}x{suffix}")
+
+    monkeypatch.setattr(folders.tempfile, "mkdtemp", refused)
+    with pytest.raises(OSError, match="Read-only") as raised, replacing_file(file):
+        pass
+    assert in_words(raised.value) == f"{file}: Read-only file system. Choose another place."
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, replacing_file(tmp_path / "table.csv"):
+        (tmp_path / "none").read_bytes()
+    assert in_words(raised.value) == f"{tmp_path / 'none'}: No such file or directory. Check the path."
+    with (
+        pytest.raises(ConnectionError, match=r"^the server is gone$") as raised,
+        replacing_file(tmp_path / "table.csv"),
+    ):
+        raise ConnectionError("the server is gone")
+    assert in_words(raised.value) == "the server is gone"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    folders.refuse_unwritable(tmp_path / "new" / "folder" / "model")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match=rf"model cannot be written: {tmp_path} is read-only\. Change its perm"):
+        folders.refuse_unwritable(tmp_path / "new" / "model")
 
 
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):

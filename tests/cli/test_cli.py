@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import os
 import re
 import subprocess
 import sys
@@ -400,11 +401,28 @@ def test_data_sets_are_listed_and_prepared(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "nowhere.csv", "--model", "out.csv"],
+        ["audit", "nowhere.csv", "--out", "out.html"],
+        ["compare", "nowhere.csv", "--label", "a", "--out", "out.csv"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_read_only_place_is_refused_before_anything_is_read(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert main(command) == 1
+    said = f"{command[-1]} cannot be written: {tmp_path} is read-only. Change its permissions, or choose another place."
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         (["run", "nowhere.toml"], "There is no job file nowhere.toml."),
         (["data", "get", "pothole"], "Did you mean 'potholes'?"),
-        (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory"),
+        (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory. Check the path."),
         (["fit", "image.png", "--model", "m"], "image.png is not a .parquet, .csv or .csv.gz file. Unpack or convert"),
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "rows.csv has no column bb. "),

@@ -16,7 +16,7 @@ from anomalyvae import Scorer, VAEOutlierDetector, load, save
 from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.bundle.manifest import manifest_of, windows_by_role, write_manifest
 from anomalyvae.cli import main
-from anomalyvae.folders import locked
+from anomalyvae.folders import in_words, locked
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.review import Queue, gate, promotion, retrain, retraining
 from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
@@ -287,17 +287,18 @@ def test_figures_outside_the_hold_out_promote_nobody():
 
 def test_a_promotion_that_fails_keeps_the_champion(challenger, champion, decision, holdout, monkeypatch):
     before = read_card(champion)["model_id"]
-    whole = promotion.shutil.copytree
+    whole = promotion.shutil.copy2
 
-    def until_the_disk_is_full(source, target, **options):
-        whole(source, target, **options)
-        if source == challenger:
-            (target / "model.safetensors").write_bytes(b"")
-            raise OSError(28, "No space left on device")
+    def until_the_disk_is_full(source, target):
+        whole(source, target)
+        if source == challenger / "model.safetensors":
+            target.write_bytes(b"")
+            raise OSError(28, "No space left on device", source, None, target)
 
-    monkeypatch.setattr(promotion.shutil, "copytree", until_the_disk_is_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(promotion.shutil, "copy2", until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space") as raised:
         promotion.promote(challenger, champion, decision, holdout)
+    assert in_words(raised.value) == f"{champion}: No space left on device. Make room on this disk, and try again."
     assert read_card(champion)["model_id"] == before
     assert sorted(path.name for path in champion.parent.iterdir()) == ["champion", "champion-former"]
 

@@ -398,7 +398,7 @@ def test_a_full_disk(bundle, drives, fresh, tmp_path):
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "large.parquet" in said
-    assert "File too large" in said
+    assert f"{target / 'large.parquet'}: File too large. Choose another disk, or raise the limit" in said
     assert list(scores_in(target)) == ["b.parquet", "day=1/a b.csv.parquet", "day=1/ü.parquet"]
     assert score_folder(bundle, drives, target)["scored"] == 1  # once there is room
 
