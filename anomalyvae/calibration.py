@@ -126,12 +126,12 @@ class Calibration:
         rows = cls(s, w)
         if group is None:
             return rows
-        place = np.unique(np.asarray(group), return_inverse=True)[1]
-        if place.shape != s.shape:
+        inverse = np.unique(np.asarray(group), return_inverse=True)[1]
+        if inverse.shape != s.shape:
             raise ValueError(
-                f"Got groups of shape {place.shape} for {s.size} scores, expected one per score. Pass matching rows."
+                f"Got groups of shape {inverse.shape} for {s.size} scores, expected one per score. Pass matching rows."
             )
-        return cls(s, w / np.bincount(place, weights=w)[place])
+        return cls(s, w / np.bincount(inverse, weights=w)[inverse])
 
     @property
     def evidence(self) -> float:
@@ -339,12 +339,12 @@ def contamination_threshold(scores: Floats, weight: Floats, contamination: float
     Scores up to ``ties[i]`` are equal to ``scores[i]`` but for rounding; equal rows are flagged together. The threshold
     lies half-way between the lowest flagged score and the next below it, so that rounding does not change the flags.
     """
-    value, first, place = np.unique(scores, return_index=True, return_inverse=True)
+    value, first, inverse = np.unique(scores, return_index=True, return_inverse=True)
     limit = value if ties is None else ties[first]
     begins = np.append(True, value[1:] > limit[:-1])  # of values that tie, the lowest
     ends = np.append(begins[1:], True)
     group = np.cumsum(begins) - 1
-    reached = np.cumsum(np.bincount(group[place], weights=weight)[::-1])  # weight of the rows at or above each group
+    reached = np.cumsum(np.bincount(group[inverse], weights=weight)[::-1])  # weight of the rows at or above each group
     flagged = int(np.searchsorted(reached, contamination * reached[-1] * (1 + 1e-12), side="right"))
     if flagged == 0:
         return float(limit[-1])

@@ -130,8 +130,8 @@ class Profile:
             rests = values.get("rests") or {name: [[value, value]] for name, value in values["rest"].items()}
             rest = np.full((len(signals), max([1, *map(len, rests.values())]), 2), np.nan)
             for i, signal in enumerate(signals):
-                for place, ends in enumerate(rests.get(signal, ())):
-                    rest[i, place] = np.array(ends, dtype=np.float64).reshape(2)
+                for index, ends in enumerate(rests.get(signal, ())):
+                    rest[i, index] = np.array(ends, dtype=np.float64).reshape(2)
             return cls(signals, levels, rest, float(values["suspect_rate"]), int(values["windows"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"Got a health profile that cannot be read ({error}). Learn it again.") from error
@@ -147,11 +147,11 @@ class Profile:
         _refuse_ranges(self.signals, ranges)
         levels = {check: values.copy() for check, values in self.levels.items()}
         for signal, (low, high) in ranges.items():
-            place = self.signals.index(signal)
+            index = self.signals.index(signal)
             for check, limit in (("above", high), ("below", -low)):
-                own = levels[check][place]
+                own = levels[check][index]
                 own[:] = min(own[0], limit), limit, limit
-                levels[f"often {check}"][place] = np.inf
+                levels[f"often {check}"][index] = np.inf
         return replace(self, levels=levels)
 
 
@@ -279,8 +279,8 @@ def _folds(spans: pd.DataFrame) -> NDArray[np.intp]:
     number, names = pd.factorize(spans["recording"])
     if len(names) > 2:
         return np.asarray(number % _FOLDS)
-    place = spans.groupby("recording").cumcount().to_numpy() / np.bincount(number)[number]
-    return np.asarray(number * _FOLDS + (place * _FOLDS // 1).astype(np.intp))
+    share = spans.groupby("recording").cumcount().to_numpy() / np.bincount(number)[number]
+    return np.asarray(number * _FOLDS + (share * _FOLDS // 1).astype(np.intp))
 
 
 def _constant(windows: Windows, stuck_s: Floats) -> NDArray[np.bool_]:

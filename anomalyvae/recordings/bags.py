@@ -176,18 +176,18 @@ class _Mcap:
         from mcap.records import Chunk, Message
         from mcap.stream_reader import breakup_chunk
 
-        queue: list[tuple[int, int, int, Any]] = []  # chunks and messages: time, place, number in the chunk, message
+        queue: list[tuple[int, int, int, Any]] = []  # chunks and messages: time, offset, number in the chunk, message
         for index in self._chunks:
             keys = index.message_index_offsets
             if not keys or any(wanted(self._get("Channel", key).topic) for key in keys):
                 queue.append((index.message_start_time, index.chunk_start_offset, -1, None))
         heapify(queue)
         while queue:
-            _, place, _, message = heappop(queue)
+            _, offset, _, message = heappop(queue)
             if message is not None:
                 yield message
                 continue
-            self._file.seek(place + 9)
+            self._file.seek(offset + 9)
             chunk = Chunk.read(ReadDataStream(self._file))
             records = breakup_chunk(chunk, validate_crc=True)
             times = [record.log_time for record in records if isinstance(record, Message)]
@@ -197,7 +197,7 @@ class _Mcap:
                 if not isinstance(record, Message):
                     self._learn(record)
                 elif wanted(self._get("Channel", record.channel_id).topic):
-                    heappush(queue, (record.log_time, place, number, record))
+                    heappush(queue, (record.log_time, offset, number, record))
 
     def _records(self) -> Iterator[Any]:
         from mcap.records import Channel, Message, Schema

@@ -50,12 +50,12 @@ def received(pipe: IO[bytes]) -> tuple[str, Any, list[np.ndarray]]:
 
 def _exactly(pipe: IO[bytes], array: np.ndarray) -> np.ndarray:
     """Fill an array from a pipe."""
-    view, place = array.data.cast("B") if len(array) else memoryview(b""), 0
-    while place < len(view):
-        count = pipe.readinto(view[place:])  # type: ignore[attr-defined]
+    view, filled = array.data.cast("B") if len(array) else memoryview(b""), 0
+    while filled < len(view):
+        count = pipe.readinto(view[filled:])  # type: ignore[attr-defined]
         if not count:
             raise EOFError
-        place += count
+        filled += count
     return array
 
 
@@ -68,8 +68,8 @@ def _packed(piece: Any) -> tuple[Any, list[np.ndarray]]:
             "counts": [float(count) for count in counts],
         }, []
     clocks = {id(signal_.time_s): signal_.time_s for signal_ in piece.signals.values()}
-    place = {key: number for number, key in enumerate(clocks)}
-    signals = [[s.name, s.unit, s.source, place[id(s.time_s)]] for s in piece.signals.values()]
+    number_of = {key: number for number, key in enumerate(clocks)}
+    signals = [[s.name, s.unit, s.source, number_of[id(s.time_s)]] for s in piece.signals.values()]
     rest = {f.name: getattr(piece, f.name) for f in dataclasses.fields(piece) if f.name not in ("start", "signals")}
     start = None if piece.start is None else piece.start.isoformat()
     values = [signal_.values for signal_ in piece.signals.values()]

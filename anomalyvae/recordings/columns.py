@@ -75,7 +75,7 @@ def choose_columns(
 def with_numbers(table: pa.Table, columns: Columns) -> pa.Table:
     """Turn text into numbers, column by column, if all cells of the column are numbers, truth values or missing."""
     by_raw = {column.raw: column for column in (columns.stamp, *columns.signals)}
-    for place, name in enumerate(table.column_names):
+    for index, name in enumerate(table.column_names):
         cells, column = table[name], by_raw[name]
         if not is_text(cells.type):
             continue
@@ -83,7 +83,7 @@ def with_numbers(table: pa.Table, columns: Columns) -> pa.Table:
             cells = marked_missing(cells, column.missing)
         else:
             cells = numbers_in_text(cells, decimal=column.decimal, missing=column.missing, words=True)
-        table = table.set_column(place, name, cells)
+        table = table.set_column(index, name, cells)
     return table
 
 

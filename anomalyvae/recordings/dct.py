@@ -14,9 +14,9 @@ import numpy as np
 
 def cosines(samples: int, coefficients: int) -> np.ndarray:
     """Return the lowest cosines over a window, shape ``(coefficients, samples)``; the rows are orthonormal."""
-    order, place = np.arange(coefficients)[:, None], np.arange(samples) + 0.5
+    order, position = np.arange(coefficients)[:, None], np.arange(samples) + 0.5
     weight = np.where(order == 0, np.sqrt(1 / samples), np.sqrt(2 / samples))
-    return np.asarray(weight * np.cos(np.pi / samples * order * place))
+    return np.asarray(weight * np.cos(np.pi / samples * order * position))
 
 
 def coefficients_at(values: np.ndarray, starts: np.ndarray, basis: np.ndarray) -> np.ndarray:

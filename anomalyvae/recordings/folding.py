@@ -164,10 +164,10 @@ class Folding:
         ticks = int(squeezed[-1]) + samples
         folded = fold(values, squeezed, samples, ticks, mode=self._mode, stride=self._stride)
         first, end = _covering(squeezed, samples, ticks)
-        place = np.flatnonzero(end > first)
-        number = place + (starts - squeezed)[np.searchsorted(squeezed, place, side="right") - 1]
+        index = np.flatnonzero(end > first)
+        number = index + (starts - squeezed)[np.searchsorted(squeezed, index, side="right") - 1]
         new = (number >= self._next) & (number < stop)
-        return number[new], folded[place[new]]
+        return number[new], folded[index[new]]
 
 
 def fold_windows(

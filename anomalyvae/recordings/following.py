@@ -44,7 +44,7 @@ class Feed:
         return os.read(self._descriptor, CHUNK) or None
 
     def read_again(self, begin: int, size: int) -> bytes:
-        """Return bytes by their place; none of a pipe, which is read once."""
+        """Return bytes by their offset; none of a pipe, which is read once."""
         return b""
 
     def is_behind(self) -> bool:
@@ -79,31 +79,31 @@ class GrowingFile(Feed):
 
     def _begin(self) -> None:
         super().__init__(self._files[0].fileno())
-        self._place, self._last, self._changed = 0, b"", ""
+        self._offset, self._last, self._changed = 0, b"", ""
 
     def read(self) -> bytes | None:
         """Return the new bytes, at most ``CHUNK``; they never end."""
-        data = self.read_again(self._place, CHUNK)
-        self._place, self._last = self._place + len(data), (self._last + data)[-_KNOWN:]
+        data = self.read_again(self._offset, CHUNK)
+        self._offset, self._last = self._offset + len(data), (self._last + data)[-_KNOWN:]
         return data
 
     def read_again(self, begin: int, size: int) -> bytes:
-        """Return bytes by their place."""
+        """Return bytes by their offset."""
         return os.pread(self._descriptor, size, begin)
 
     def read_so_far(self) -> tuple[int, str]:
         """Return how many bytes were read, and a digest of the last of them, by which `has` knows the file."""
-        return self._place, hashlib.sha256(self._last).hexdigest()
+        return self._offset, hashlib.sha256(self._last).hexdigest()
 
-    def has(self, place: int, digest: str) -> bool:
-        """Return whether the bytes before a place have a digest, so that this is the file that was read until there."""
-        begin = max(place - _KNOWN, 0)
-        known = self.read_again(begin, place - begin)
-        return len(known) == place - begin and hashlib.sha256(known).hexdigest() == digest
+    def has(self, offset: int, digest: str) -> bool:
+        """Return whether the bytes before an offset have a digest: then this is the file that was read until there."""
+        begin = max(offset - _KNOWN, 0)
+        known = self.read_again(begin, offset - begin)
+        return len(known) == offset - begin and hashlib.sha256(known).hexdigest() == digest
 
     def is_behind(self) -> bool:
         """Return whether more than ``CHUNK`` bytes wait."""
-        return os.fstat(self._descriptor).st_size - self._place > CHUNK
+        return os.fstat(self._descriptor).st_size - self._offset > CHUNK
 
     def change(self) -> str:
         """Return ``cut`` if the file has become shorter, ``replaced`` if another has its name.
@@ -114,9 +114,9 @@ class GrowingFile(Feed):
         with suppress(FileNotFoundError):  # moved away, and the next one is not there yet
             if not os.path.samestat(os.fstat(self._files[-1].fileno()), os.stat(self._path)):
                 self._files.append(self._path.open("rb", buffering=0))
-        if os.fstat(self._descriptor).st_size < self._place:
+        if os.fstat(self._descriptor).st_size < self._offset:
             self._changed = "cut"
-        elif self.read_again(self._place - len(self._last), len(self._last)) != self._last:
+        elif self.read_again(self._offset - len(self._last), len(self._last)) != self._last:
             self._changed = "overwritten"
         elif len(self._files) > 1:
             self._changed = "replaced"

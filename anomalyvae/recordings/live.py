@@ -15,7 +15,7 @@ from anomalyvae.recordings.clock import Resampler
 from anomalyvae.recordings.columns import choose_columns, read_numbers, refuse_coarse, with_numbers
 from anomalyvae.recordings.coverage import Coverage
 from anomalyvae.recordings.log import UNIT_KEY, Signal, not_numbers
-from anomalyvae.recordings.long_form import long_places
+from anomalyvae.recordings.long_form import long_columns
 from anomalyvae.recordings.stamps import UnitError, first_stamps
 from anomalyvae.recordings.tabular import ROWS
 from anomalyvae.recordings.timeline import JumpBackError, Timeline
@@ -97,7 +97,7 @@ class LiveWindows:
         self._dialect = dialect = find_dialect(self._lines, self._source, **options)
         fields = zip(dialect.names, dialect.units, strict=True)
         schema = pa.schema([pa.field(name, pa.string(), metadata={UNIT_KEY: unit}) for name, unit in fields])
-        if long_places(schema, time, exclude or ()) and not set(self._recipe.needed) <= set(dialect.names):
+        if long_columns(schema, time, exclude or ()) and not set(self._recipe.needed) <= set(dialect.names):
             raise ValueError(
                 f"{self._source} has one value per row ({', '.join(dialect.names)}), which cannot be followed line by "
                 "line. Write a column for each signal, or score the whole file (anomalyvae score)."
@@ -105,7 +105,7 @@ class LiveWindows:
         self._columns = choose_columns(
             schema, self._source, time, self._recipe.needed, exclude or (), dialect.decimal, tuple(na or ())
         )
-        self._places = [dialect.names.index(name) for name in self._columns.raw]
+        self._indices = [dialect.names.index(name) for name in self._columns.raw]
         self.units: dict[str, str] = {column.name: column.unit for column in self._columns.signals if column.unit}
         if dialect.complete:
             self._lines = self._lines[dialect.begin :]
@@ -197,7 +197,7 @@ class LiveWindows:
         self._left_out += len(rows) - len(complete)
         if not self._dialect.decimal:
             self._find_decimal(complete)
-        columns = [[None if row[at] in MISSING_TEXT else row[at] for row in complete] for at in self._places]
+        columns = [[None if row[at] in MISSING_TEXT else row[at] for row in complete] for at in self._indices]
         return pa.table([pa.array(cells, pa.string()) for cells in columns], self._columns.raw)
 
     def _find_decimal(self, rows: list[list[str]]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from anomalyvae.recordings.log import UNIT_KEY
 from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
-from anomalyvae.tables.names import place_of_time, split_unit
+from anomalyvae.tables.names import index_of_time, split_unit
 
 _NUMBERED = {"pid", "channel"}  # they may have a number in place of a name
 _NAMES = _NUMBERED | {"signal", "parameter", "sensor", "name", "variable", "metric", "tag", "signal name"}
@@ -20,30 +20,30 @@ Explain = Callable[[str], str]  # from a column's name in the table to a sentenc
 Tables = Callable[[list[str]], Iterator[pa.Table]]  # columns by name, piece by piece
 
 
-def long_places(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> list[int] | None:
-    """Return the places of time, names, values and, if there are any, units; None if rows have several values."""
-    places, others = _places(schema, time, exclude)
-    return None if others else places
+def long_columns(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> list[int] | None:
+    """Return the columns of time, names, values and, if there are any, units; None if rows have several values."""
+    indices, others = _split_columns(schema, time, exclude)
+    return None if others else indices
 
 
-def _places(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> tuple[list[int] | None, list[int]]:
-    """Return `long_places`, and those of other columns."""
+def _split_columns(schema: pa.Schema, time: str | None, exclude: Iterable[str]) -> tuple[list[int] | None, list[int]]:
+    """Return `long_columns`, and the other columns, by index."""
     folded = [name.strip().casefold().replace("_", " ") for name in schema.names]
-    kept = [place for place, name in enumerate(schema.names) if not {name, name.strip()} & set(exclude)]
-    found = [next((place for place in kept if folded[place] in known), None) for known in _LONG]
-    others = [place for place in kept if place not in found]
-    clock = next((place for place in others if _is_clock(schema.field(place), time)), None)
+    kept = [index for index, name in enumerate(schema.names) if not {name, name.strip()} & set(exclude)]
+    found = [next((index for index in kept if folded[index] in known), None) for known in _LONG]
+    others = [index for index in kept if index not in found]
+    clock = next((index for index in others if _is_clock(schema.field(index), time)), None)
     if None in found[:2] or clock is None:
         return None, []
     others.remove(clock)
-    return [clock, *(place for place in found if place is not None)], others
+    return [clock, *(index for index in found if index is not None)], others
 
 
 def _is_clock(field: pa.Field, time: str | None) -> bool:
     name = split_unit(field.name)[0]
     if time is not None:
         return bool({time.strip(), split_unit(time)[0]} & {field.name.strip(), name})
-    return place_of_time([name]) is not None or pa.types.is_timestamp(field.type)
+    return index_of_time([name]) is not None or pa.types.is_timestamp(field.type)
 
 
 class Table(NamedTuple):
@@ -63,12 +63,12 @@ def one_column_per_signal(
     In long form, a first pass finds the signals. A table in long form with other columns of text is refused: they may
     tell recordings apart.
     """
-    places, others = _places(schema, time, exclude)
-    if places is not None and others:
-        _refuse_long([schema.names[place] for place in (*places[1:3], *others)], tables, source)
-    if places is None or others:
+    indices, others = _split_columns(schema, time, exclude)
+    if indices is not None and others:
+        _refuse_long([schema.names[index] for index in (*indices[1:3], *others)], tables, source)
+    if indices is None or others:
         return Table(schema, tables, time)
-    stamp, name, value, *unit = (schema.names[place] for place in places)
+    stamp, name, value, *unit = (schema.names[index] for index in indices)
     units: dict[str, str] = {}
     nameless = 0
     for table in tables([name, *unit]):

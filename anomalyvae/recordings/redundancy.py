@@ -32,9 +32,9 @@ def check_bag(reader: Reader, path: Path) -> None:
         for entry in index:
             entries[entry.chunk_pos].append((entry.offset, key, entry.time))
     promised = sum(sum(info.connection_counts.values()) for info in reader.chunk_infos)
-    places = sum(len({offset for offset, _, _ in found}) for found in entries.values())
-    if not promised == places == sum(map(len, entries.values())):
-        raise ValueError(f"its index leads to {places:,} of its {promised:,} messages")
+    led_to = sum(len({offset for offset, _, _ in found}) for found in entries.values())
+    if not promised == led_to == sum(map(len, entries.values())):
+        raise ValueError(f"its index leads to {led_to:,} of its {promised:,} messages")
     if not _index_ends_the_file(path):
         raise ValueError("its index has other records than its header says")
     odd = 0
@@ -68,9 +68,9 @@ def _index_ends_the_file(path: Path) -> bool:
 
 
 def _checked(
-    reader: Reader, place: int, entries: list[_Entry], unpack: Callable[[bytes], bytes], packed: bytes
+    reader: Reader, chunk_offset: int, entries: list[_Entry], unpack: Callable[[bytes], bytes], packed: bytes
 ) -> bytes:
-    """Return the records of the chunk at a place; ValueError if the index says otherwise."""
+    """Return the records of the chunk at an offset; ValueError if the index says otherwise."""
     from rosbags.rosbag1.reader import Header, RecordType, read_uint32
 
     data = unpack(packed)
@@ -94,7 +94,7 @@ def _checked(
             file.seek(read_uint32(file), os.SEEK_CUR)
     if sorted((leads_to.get(offset, -1), key, time) for offset, key, time in entries) != messages:
         raise ValueError("a chunk has other messages than its index says")
-    reader.chunks[place] = reader.chunks[place]._replace(decompressor=unpack)  # once is enough
+    reader.chunks[chunk_offset] = reader.chunks[chunk_offset]._replace(decompressor=unpack)  # once is enough
     return data
 
 
@@ -147,18 +147,18 @@ def wrong_in_summary(file: BinaryIO, summary: Summary) -> str:
     """Return how the summary of an MCAP file contradicts itself or the records before it; empty if it does not."""
     from mcap.opcode import Opcode
 
-    chunks: list[tuple[int, int, int, int, dict[int, int]]] = []  # place, length, first and last time, indexes
-    place, head = file.seek(len(b"\x89MCAP0\r\n")), struct.Struct("<BQ")
+    chunks: list[tuple[int, int, int, int, dict[int, int]]] = []  # offset, length, first and last time, indexes
+    offset, head = file.seek(len(b"\x89MCAP0\r\n")), struct.Struct("<BQ")
     code = 0
     while code != Opcode.DATA_END:
         code, length = head.unpack(file.read(head.size))
         if code == Opcode.CHUNK:
-            chunks.append((place, head.size + length, *struct.unpack("<QQ", file.read(16)), {}))
+            chunks.append((offset, head.size + length, *struct.unpack("<QQ", file.read(16)), {}))
         elif code == Opcode.MESSAGE_INDEX and chunks:
-            chunks[-1][-1][struct.unpack("<H", file.read(2))[0]] = place
+            chunks[-1][-1][struct.unpack("<H", file.read(2))[0]] = offset
         elif code == Opcode.MESSAGE:
             return "it lacks messages outside of chunks"
-        place = file.seek(place + head.size + length)
+        offset = file.seek(offset + head.size + length)
     fields = ("chunk_start_offset", "chunk_length", "message_start_time", "message_end_time", "message_index_offsets")
     if sorted(map(attrgetter(*fields), summary.chunk_indexes), key=itemgetter(0)) != chunks:
         return "it lists other chunks"

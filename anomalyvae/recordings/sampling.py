@@ -85,7 +85,7 @@ def averaging_begins(stamps: np.ndarray, clock: Clock) -> float | None:
 
 
 def runs(stamps: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places at which runs of samples without a gap begin and end."""
+    """Return the indices at which runs of samples without a gap begin and end."""
     gaps = np.flatnonzero(np.diff(stamps) > max_gap_s + SAME_S)
     if not len(stamps):
         return gaps, gaps

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from anomalyvae.recordings.date_times import DAY_S, Read, reader_of
 from anomalyvae.tables.cells import is_number, is_text, numbers_in_text
-from anomalyvae.tables.names import PER_SECOND, TIME_NAMES, nearest, place_of_time, split_unit, time_unit
+from anomalyvae.tables.names import PER_SECOND, TIME_NAMES, index_of_time, nearest, split_unit, time_unit
 
 UNIX_FROM_S = 1e8  # March 1973: no recording is that long or that old
 _RECENT_S, FUTURE_S = 9.46e8, 4.1e9  # 2000 and 2100: unix times of recordings
@@ -89,9 +89,9 @@ def find_time_column(columns: list[Column], time: str | None, source: str) -> Co
         raise ValueError(
             f"{source} has no column {time!r} for the time (--time). {nearest(time, [c.raw for c in columns])}"
         )
-    place = place_of_time([column.name for column in columns])
-    if place is not None:
-        return columns[place]
+    index = index_of_time([column.name for column in columns])
+    if index is not None:
+        return columns[index]
     stamps = [column for column in columns if pa.types.is_timestamp(column.type)]
     if len(stamps) == 1:
         return stamps[0]

@@ -52,7 +52,7 @@ from anomalyvae.recordings.stamps import FIRST_ROWS, Column, first_stamps, first
 from anomalyvae.recordings.timeline import Timeline
 from anomalyvae.tables.cells import is_text, like_number, numbers_in_text
 from anomalyvae.tables.files import CsvFile, repair
-from anomalyvae.tables.names import place_of_time, split_unit
+from anomalyvae.tables.names import index_of_time, split_unit
 from anomalyvae.tables.parquet import parquet_file
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
@@ -97,14 +97,14 @@ def _schema(file: CsvFile, time: str | None) -> pa.Schema:
     """Return the columns of a CSV file; if none has the name of a time column, those of date-times have their type."""
     names, units = file.dialect.names, file.dialect.units
     kinds: list[pa.DataType] = [pa.string()] * len(names)
-    if time is None and place_of_time([split_unit(name)[0] for name in names]) is None:
+    if time is None and index_of_time([split_unit(name)[0] for name in names]) is None:
         first = next(file.tables(range(len(names))), None)
-        for place, cells in enumerate(first.columns if first is not None else ()):
+        for index, cells in enumerate(first.columns if first is not None else ()):
             some = cells.drop_null()[:20]
             if is_text(some.type) and len(some) and is_text(numbers_in_text(some).type):
                 with suppress(ValueError):  # times of day that may be two things
                     found = reader_of(some.to_pandas(), "dmy", "")
-                    kinds[place] = pa.timestamp("ns") if found and not found[1] else kinds[place]
+                    kinds[index] = pa.timestamp("ns") if found and not found[1] else kinds[index]
     fields = zip(names, kinds, units, strict=True)
     return pa.schema([pa.field(name, kind, metadata={UNIT_KEY: unit} if unit else None) for name, kind, unit in fields])
 

@@ -108,9 +108,9 @@ def _first_messages(path: Path) -> tuple[list[str], dict[str, str]]:
 def _prefixes(name: str) -> Iterator[str]:
     """Yield a name and the names of what it is a part of, the topic included."""
     yield name
-    for place, letter in enumerate(name):
+    for index, letter in enumerate(name):
         if letter in ".[":
-            yield name[:place]
+            yield name[:index]
 
 
 def _refuse_unknown(name: str, path: Path) -> None:
@@ -224,8 +224,8 @@ class _Reading:
         elif len(value) > _LONGEST:
             self._leave_out(name, f"lists of more than {_LONGEST} values")
         elif all(isinstance(inner, _Number) for inner in value):
-            for place, inner in enumerate(value):
-                self._collect(inner, (*path, f"\0[{place}]"), found, skipped)
+            for index, inner in enumerate(value):
+                self._collect(inner, (*path, f"\0[{index}]"), found, skipped)
         else:
             self._leave_out(name, "lists of something other than numbers")
 

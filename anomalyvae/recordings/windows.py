@@ -212,7 +212,7 @@ class WindowRecipe:
     def columns(self) -> list[str]:
         """Names of a row's columns, signal by signal: ``signal@sample``, or ``signal~coefficient``."""
         mark, (_, width) = "@" if self.coefficients is None else "~", self.input_shape
-        return [f"{signal}{mark}{place}" for signal in self.signals for place in range(width)]
+        return [f"{signal}{mark}{index}" for signal in self.signals for index in range(width)]
 
     @property
     def needed(self) -> list[str]:
@@ -342,7 +342,7 @@ class Cutter:
             yield self.slab(ticks, starts[begin : begin + most])
 
     def _starts(self, ticks: Sampled) -> np.ndarray:
-        """Return the place in the ticks at which each new window begins, and keep the ticks that may go on."""
+        """Return the index of the tick at which each new window begins, and keep the ticks that may go on."""
         time_s, recipe = ticks["time_s"], self._recipe
         lacking = np.zeros(len(time_s), dtype=np.int64)  # missing signals at each tick
         for name in recipe.signals:

@@ -311,8 +311,8 @@ class Scorer:
         if not finite and np.isinf(x).any():
             refuse_infinite([(self._columns or range(self._width))[i] for i in np.flatnonzero(np.isinf(x).any(axis=0))])
         if not finite and self._required:
-            places = [name if self._columns is None else self._columns.index(name) for name in self._required]
-            refuse_missing([name for i, name in zip(places, self._required, strict=True) if np.isnan(x[:, i]).any()])
+            indices = [name if self._columns is None else self._columns.index(name) for name in self._required]
+            refuse_missing([name for i, name in zip(indices, self._required, strict=True) if np.isnan(x[:, i]).any()])
         if self.metadata["inputs"] == "matrix":
             return {MATRIX: x}
         return {name: np.ascontiguousarray(x[:, [i]]) for i, name in enumerate(self._columns or [])}

@@ -102,7 +102,7 @@ def refuse_other_names(columns: Iterable[Any] | None, kept: Sequence[str] | None
 
 
 def _numbers_of(names: Sized) -> list[str]:
-    return [str(place) for place in range(len(names))]
+    return [str(index) for index in range(len(names))]
 
 
 def refuse_unread(rows: Any) -> None:

@@ -27,7 +27,7 @@ from anomalyvae.tables.layout import (
     Record,
     best_table,
     no_table,
-    numeric_places,
+    numeric_columns,
     readable,
     records_of,
     refuse_joined,
@@ -215,9 +215,9 @@ def _decimal_of(rows: list[Record], separator: str, source: str) -> str:
     """Return the decimal mark that cells show; empty if none does."""
     sure: dict[str, tuple[Record, str]] = {}
     open_: dict[str, tuple[Record, str]] = {}
-    places = numeric_places(rows, len(rows[0].cells)) if rows else []
+    numeric = numeric_columns(rows, len(rows[0].cells)) if rows else []
     for row in rows:
-        for cell in (row.cells[place] for place in places):
+        for cell in (row.cells[index] for index in numeric):
             if match := _DECIMALS.match(cell):
                 (open_ if _THOUSANDS.match(cell) else sure).setdefault(match[1], (row, cell))
     if len(sure) == 2:

@@ -72,11 +72,11 @@ class CsvFile:
         self.dialect = find_dialect(head, str(path), sep=sep, decimal=decimal, encoding=encoding)
 
     def tables(
-        self, places: Sequence[int], *, plain: Collection[int] = (), block: int = _BLOCK, as_written: bool = False
+        self, indices: Sequence[int], *, plain: Collection[int] = (), block: int = _BLOCK, as_written: bool = False
     ) -> Iterator[pa.Table]:
         """Yield the cells of some columns as text, piece by piece; missing text is null, but not ``as_written``.
 
-        The columns have their places as names. Lines that repeat the header, comments and empty lines are left out.
+        The columns have their indices as names. Lines that repeat the header, comments and empty lines are left out.
         Columns that are expected to be ``plain`` numbers come as such, which is faster.
 
         Raises NotNumbersError if a column is not of plain numbers, ValueError if a row has more or fewer cells than the
@@ -84,11 +84,11 @@ class CsvFile:
         """
         from pyarrow import csv as arrow_csv
 
-        dialect, every = self.dialect, [str(place) for place in range(len(self.dialect.names))]
-        chosen = [every[place] for place in places]
+        dialect, every = self.dialect, [str(index) for index in range(len(self.dialect.names))]
+        chosen = [every[index] for index in indices]
         convert = arrow_csv.ConvertOptions(
             # Bytes: text that is not UTF-8 is no reason to refuse a file.
-            column_types={every[place]: pa.float64() if place in plain else pa.binary() for place in places},
+            column_types={every[index]: pa.float64() if index in plain else pa.binary() for index in indices},
             include_columns=chosen,
             null_values=MISSING_TEXT,
             strings_can_be_null=not as_written,
@@ -132,7 +132,7 @@ class CsvFile:
 
     def _rows(self, table: pa.Table, in_bytes: bool) -> pa.Table:
         """Return the cells as text, without lines that repeat the header."""
-        names = [self.dialect.names[int(place)] for place in table.column_names]
+        names = [self.dialect.names[int(index)] for index in table.column_names]
         columns = [encoded(cells) if in_bytes else cells for cells in table.columns]
         table = pa.table([decoded(cells) for cells in columns], table.column_names)
         if not names or not len(table) or not is_text(table[0].type):
@@ -148,7 +148,7 @@ class CsvFile:
     def _is(cells: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cells), name), not name)
 
-    def count(self, place: int, fits: Callable[[str], bool] | None = None) -> Count:
+    def count(self, index: int, fits: Callable[[str], bool] | None = None) -> Count:
         """Count the cells of a column that are numbers (or that ``fits``), and find the first that is none."""
         is_fit = fits or (lambda cell: is_number(cell, self.dialect.decimal))
         filled = numbers = 0
@@ -157,7 +157,7 @@ class CsvFile:
         for line, cells in self._lines():
             if len(cells) != len(names) or is_no_row(cells, names):
                 continue
-            cell = text_of(cells[place].encode("utf-8", "surrogateescape"))
+            cell = text_of(cells[index].encode("utf-8", "surrogateescape"))
             if is_missing(cell, self.missing):
                 continue
             filled += 1

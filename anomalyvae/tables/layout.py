@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anomalyvae.tables.cells import is_missing, text_of
-from anomalyvae.tables.names import is_unit, place_of_time
+from anomalyvae.tables.names import index_of_time, is_unit
 
 _RECORDS = 250  # that show it
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -36,7 +36,7 @@ class Record:
     """A record of CSV: its cells, and where it is."""
 
     cells: list[str]
-    end: int  # its place in the text
+    end: int  # its offset in the text
     line: int  # its first line, from 1
 
     @property
@@ -76,18 +76,18 @@ def readable(text: str) -> str:
 
 def records_of(text: str, separator: str, lines: int) -> Iterator[Record]:
     """Yield the first records of a text; ``lines`` come before it."""
-    place, line = 0, 1
+    offset, line = 0, 1
 
     def physical() -> Iterator[str]:
-        nonlocal place
+        nonlocal offset
         for match in re.finditer(r"[^\r\n]*(\r\n|\n|\r)|[^\r\n]+\Z", text):
-            place = match.end()
+            offset = match.end()
             yield match[0]
 
     reader = csv.reader(physical(), delimiter=separator)
     try:
         for count, cells in enumerate(reader):
-            yield Record(cells, place, lines + line)
+            yield Record(cells, offset, lines + line)
             line = reader.line_num + 1
             if count == _RECORDS:
                 return
@@ -103,18 +103,18 @@ def table_of(separator: str, records: list[Record]) -> Table | None:
         return None
     width = _width(used)
     begin = next((i for i, record in enumerate(used) if abs(len(record.cells) - width) <= 1), 0)
-    numeric = numeric_places(used[begin + 1 :], width)
+    numeric = numeric_columns(used[begin + 1 :], width)
     start = next((i for i in range(begin, len(used)) if _is_row(used[i], width, numeric)), len(used))
     if (start == begin and not _counts(used[begin]) and numeric) or (begin and width == 1):
         return None
-    place = _header_place(records, used, begin, start, numeric) if numeric else begin
-    header = used[place]
-    if place and 2 * sum(is_value(cell) for cell in header.cells) >= len(header.cells):
+    index = _header_index(records, used, begin, start, numeric) if numeric else begin
+    header = used[index]
+    if index and 2 * sum(is_value(cell) for cell in header.cells) >= len(header.cells):
         return None
-    names = _names(header, width, used[place + 1 :])
+    names = _names(header, width, used[index + 1 :])
     if names is None:
         return None
-    rows = used[place + 1 :]
+    rows = used[index + 1 :]
     units, last = [""] * len(names), header
     if rows and _is_units(rows[0], numeric):
         units = [cell.strip().strip("[]()") for cell in (*rows[0].cells, *units)][: len(names)]
@@ -135,23 +135,23 @@ def _width(used: list[Record]) -> int:
     return Counter(len(record.cells) for record in used[len(used) // 2 :]).most_common(1)[0][0]
 
 
-def numeric_places(records: list[Record], width: int) -> list[int]:
+def numeric_columns(records: list[Record], width: int) -> list[int]:
     """Return the columns in which half of the last cells that are not missing are values, or more."""
     tail = [record.cells for record in records if len(record.cells) == width]
     tail = tail[len(tail) // 2 :]
-    places = []
-    for place in range(width):
-        filled = [cells[place] for cells in tail if not is_missing(cells[place])]
+    indices = []
+    for index in range(width):
+        filled = [cells[index] for cells in tail if not is_missing(cells[index])]
         if filled and sum(is_value(cell) for cell in filled) * 2 >= len(filled):
-            places.append(place)
-    return places
+            indices.append(index)
+    return indices
 
 
 def _is_row(record: Record, width: int, numeric: list[int]) -> bool:
     """Return whether most columns of values hold values, or all of them nothing."""
     if len(record.cells) != width or not numeric:
         return False
-    cells = [record.cells[place] for place in numeric if not is_missing(record.cells[place])]
+    cells = [record.cells[index] for index in numeric if not is_missing(record.cells[index])]
     return not cells or 2 * sum(is_value(cell) for cell in cells) > len(cells)
 
 
@@ -163,14 +163,14 @@ def _counts(record: Record) -> bool:
     )
 
 
-def _header_place(records: list[Record], used: list[Record], begin: int, start: int, numeric: list[int]) -> int:
-    """Return the place of the header in the lines of text above the first row."""
+def _header_index(records: list[Record], used: list[Record], begin: int, start: int, numeric: list[int]) -> int:
+    """Return the index of the header in the lines of text above the first row."""
     if start == begin:  # a header of numbers
         return begin
     blank = [record.line for record in records if record.is_blank and record.line < used[start - 1].line]
     after = [i for i in range(begin, start) if not blank or used[i].line > blank[-1]]
     named = [i for i in after if all(map(str.strip, used[i].cells)) and not _is_units(used[i], numeric)]
-    timed = [i for i in after if place_of_time([_bare(cell) for cell in used[i].cells]) is not None]
+    timed = [i for i in after if index_of_time([_bare(cell) for cell in used[i].cells]) is not None]
     if timed:
         return timed[-1]
     return after[0] if after[0] in named or not named else named[-1]
@@ -194,7 +194,7 @@ def _names(header: Record, width: int, rows: list[Record]) -> list[str] | None:
 
 def _is_units(record: Record, numeric: list[int]) -> bool:
     """Return whether a line below the header holds units."""
-    cells = [record.cells[place] for place in numeric if place < len(record.cells)]
+    cells = [record.cells[index] for index in numeric if index < len(record.cells)]
     filled = [cell for cell in cells if cell.strip()]
     if not filled or any(is_value(cell) and cell.strip() != "1" for cell in filled):
         return False
@@ -229,7 +229,7 @@ def no_table(records: dict[str, list[Record]], source: str) -> ValueError:
     separator = max(records, key=lambda sep: sum(len(record.cells) for record in records[sep]))
     used = [record for record in records[separator] if not record.is_blank and not record.is_comment]
     width = _width(used)
-    if _is_row(used[0], width, numeric_places(used, width)):
+    if _is_row(used[0], width, numeric_columns(used, width)):
         return ValueError(
             f"{source} has no header line: line {used[0].line} holds values ({_shown(used[0])}) where the names of the "
             f"columns are expected. Add a line with their names."

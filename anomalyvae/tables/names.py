@@ -51,7 +51,7 @@ def split_unit(header: str) -> tuple[str, str]:
     if match := re.fullmatch(r"(.*\S)\s+\[([^\[\]]*[^\[\]\d\s][^\[\]]*)\]\s*", header):
         return match[1].strip(), match[2].strip()
     match = re.fullmatch(r"(.*\S)\s*\(([^()]+)\)\s*", header)
-    if match and is_unit(match[2]) and (match[2] != "min" or place_of_time([match[1]]) is not None):
+    if match and is_unit(match[2]) and (match[2] != "min" or index_of_time([match[1]]) is not None):
         return match[1].strip(), match[2].strip()
     match = re.fullmatch(r"(.*\S)\s+in\s+(\w+)\s*", header)
     if match and time_unit(match[2]) in PER_SECOND and match[2].casefold() != "h":
@@ -88,14 +88,14 @@ def time_unit(text: str) -> str:
     return _SPELLED.get(plain.casefold(), plain)
 
 
-def place_of_time(names: list[str]) -> int | None:
-    """Return the place of the column whose name, without its unit, is that of a time column; None if there is none."""
+def index_of_time(names: list[str]) -> int | None:
+    """Return the index of the column whose name, without its unit, is that of a time column; None if there is none."""
     folded = [name.strip().casefold() for name in names]
     short = [re.sub(r"_(s|ms|us|ns)$", "", name) for name in folded]
     for wanted in TIME_NAMES:
-        for place, name in enumerate(folded):
-            if wanted in (name, short[place]):
-                return place
+        for index, name in enumerate(folded):
+            if wanted in (name, short[index]):
+                return index
     spaced = [re.sub(r"[\s_]+", " ", name) for name in short]
     return next((spaced.index(wanted) for wanted in _LOGGERS if wanted in spaced), None)
 

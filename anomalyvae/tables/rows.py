@@ -56,32 +56,32 @@ def typed_tables(file: CsvFile, columns: Sequence[str], kinds: Mapping[str, str]
     ``kinds`` are ``"text"``, ``"bool"`` and `AS_WRITTEN`; columns that are not in it are numbers. A cell of another
     kind is an error that names its line.
     """
-    places = [file.dialect.names.index(name) for name in columns]
+    indices = [file.dialect.names.index(name) for name in columns]
     as_written, done = AS_WRITTEN in kinds.values(), 0
 
     def typed(table: pa.Table) -> pa.Table:
-        named = enumerate(zip(columns, places, strict=True))
+        named = enumerate(zip(columns, indices, strict=True))
         return pa.table(
-            [_typed(file, name, place, table[i], kinds.get(name, "number")) for i, (name, place) in named],
+            [_typed(file, name, index, table[i], kinds.get(name, "number")) for i, (name, index) in named],
             list(columns),
         )
 
     if file.dialect.decimal != "," and not file.missing:
-        plain = {place for name, place in zip(columns, places, strict=True) if kinds.get(name, "number") == "number"}
+        plain = {index for name, index in zip(columns, indices, strict=True) if kinds.get(name, "number") == "number"}
         try:
-            for table in file.tables(places, plain=plain, block=_BLOCK, as_written=as_written):
+            for table in file.tables(indices, plain=plain, block=_BLOCK, as_written=as_written):
                 yield typed(table)
                 done += len(table)
             return
         except NotNumbersError:  # a cell that Arrow does not take for a number
             pass
-    for table in file.tables(places, block=_BLOCK, as_written=as_written):
+    for table in file.tables(indices, block=_BLOCK, as_written=as_written):
         if len(table) > done:
             yield typed(table[done:])
         done = max(done - len(table), 0)
 
 
-def _typed(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
+def _typed(file: CsvFile, name: str, index: int, cells: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
     if not is_text(cells.type) or kind == AS_WRITTEN:
         return cells
     cells = without_missing_text(cells, file.missing if kind == "text" else ())
@@ -89,10 +89,10 @@ def _typed(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, kind: s
         return cells
     if kind == "bool":
         read = truths_in_text(cells, missing=file.missing)
-        count = file.count(place, _is_truth) if is_text(read.type) else None
+        count = file.count(index, _is_truth) if is_text(read.type) else None
     else:
         read = numbers_in_text(cells, decimal=file.dialect.decimal, missing=file.missing)
-        count = file.count(place) if is_text(read.type) else None
+        count = file.count(index) if is_text(read.type) else None
         read = read if is_text(read.type) else read.cast(pa.float64(), safe=False)
     if count is None:
         return read
@@ -158,9 +158,9 @@ def read_rows(
 
 
 def _warn_of_nameless(file: CsvFile) -> None:
-    places = [place for place, name in enumerate(file.dialect.names) if not name]
-    first = next(file.tables(places), None) if places else None
-    filled = [str(place + 1) for place in places if first is not None and first[str(place)].null_count < len(first)]
+    indices = [index for index, name in enumerate(file.dialect.names) if not name]
+    first = next(file.tables(indices), None) if indices else None
+    filled = [str(index + 1) for index in indices if first is not None and first[str(index)].null_count < len(first)]
     if filled:
         warnings.warn(
             f"Column {', '.join(filled)} of {file.path} has no name and is left out. Name it in the header to use it.",
@@ -259,33 +259,33 @@ def _csv_frame(
 ) -> pd.DataFrame:
     """Return a CSV file as a table; columns that are neither numbers nor text are added to ``faults``."""
     names = names if columns is None else _known(columns, names, file.path)
-    places = [file.dialect.names.index(name) for name in names]
+    indices = [file.dialect.names.index(name) for name in names]
     parts: dict[int, list[pa.Array]] = {
-        place: [] for name, place in zip(names, places, strict=True) if name not in text
+        index: [] for name, index in zip(names, indices, strict=True) if name not in text
     }
-    for table in file.tables(places, block=_BLOCK):  # first as numbers, which take less memory than text
-        for i, place in enumerate(places):
-            if place not in parts:
+    for table in file.tables(indices, block=_BLOCK):  # first as numbers, which take less memory than text
+        for i, index in enumerate(indices):
+            if index not in parts:
                 continue
             cells = numbers_in_text(table[i], decimal=file.dialect.decimal, missing=file.missing)
             if is_text(cells.type):
-                del parts[place]
+                del parts[index]
             else:
-                parts[place] += cells.cast(pa.float64(), safe=False).chunks
-    others = [place for place in places if place not in parts]
+                parts[index] += cells.cast(pa.float64(), safe=False).chunks
+    others = [index for index in indices if index not in parts]
     cells_of = pa.concat_tables(list(file.tables(others, block=_BLOCK))) if others else None
     found: dict[str, Any] = {}
-    for name, place in zip(names, places, strict=True):
-        if place in parts:
-            found[name] = pa.chunked_array(parts[place], pa.float64())
+    for name, index in zip(names, indices, strict=True):
+        if index in parts:
+            found[name] = pa.chunked_array(parts[index], pa.float64())
         elif cells_of is not None and name in text:
-            found[name] = without_missing_text(cells_of[str(place)], file.missing)
+            found[name] = without_missing_text(cells_of[str(index)], file.missing)
         elif cells_of is not None:
-            found[name] = _category(file, name, place, cells_of[str(place)], faults)
+            found[name] = _category(file, name, index, cells_of[str(index)], faults)
     return pa.table(found).to_pandas()
 
 
-def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faults: list[str]) -> pa.ChunkedArray:
+def _category(file: CsvFile, name: str, index: int, cells: pa.ChunkedArray, faults: list[str]) -> pa.ChunkedArray:
     """Return text, or truth values; a fault if half of the cells are numbers."""
     truths = truths_in_text(cells, missing=file.missing)
     if not is_text(truths.type):
@@ -295,7 +295,7 @@ def _category(file: CsvFile, name: str, place: int, cells: pa.ChunkedArray, faul
     filled = sum(count for cell, count in counts.items() if not is_missing(cell))
     numbers = sum(count for cell, count in counts.items() if not is_missing(cell) and like_number(cell))
     if numbers * 2 >= filled and numbers:
-        count = file.count(place)
+        count = file.count(index)
         faults.append(
             f"Column {name!r} of {file.path} is neither of numbers nor of text: {count}. "
             f"{repair(count.cell, file.dialect.decimal)}, or exclude= (--exclude) to leave the column out."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalyvae.tables.names import place_of_time
+from anomalyvae.tables.names import index_of_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,4 +73,4 @@ def _reason_of_numbers(name: str, filled: pd.Series, distinct: int) -> str:
     goes_on = falls <= _FALLS
     if _ID.fullmatch(name) and (filled % 1 == 0).all():
         return "an identifier" if distinct == len(filled) or (goes_on and rises >= 1 - _FALLS) else ""
-    return "a time stamp" if goes_on and rises > 0.5 and place_of_time([name]) is not None else ""
+    return "a time stamp" if goes_on and rises > 0.5 and index_of_time([name]) is not None else ""

@@ -53,7 +53,7 @@ class _Batch(NamedTuple):
 
     message: Message
     fields: list[Field]
-    rows: list[np.ndarray]  # places of frames
+    rows: list[np.ndarray]  # indices of frames
     joined: list[JoinedMessage]  # joined from packets, or split from longer replies
 
 
@@ -210,10 +210,10 @@ class Decoder:
 
     def _batch_of(self, message: Message) -> _Batch | None:
         """Return the batch of a message; None if none of its signals is wanted."""
-        place = message.bus, message.key
-        if place not in self._batches and (fields := self._wanted_of(message)):
-            self._batches[place] = _Batch(message, fields, [], [])
-        return self._batches.get(place)
+        key = message.bus, message.key
+        if key not in self._batches and (fields := self._wanted_of(message)):
+            self._batches[key] = _Batch(message, fields, [], [])
+        return self._batches.get(key)
 
     def _take_frames(self, message: Message, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         self._read += len(rows)

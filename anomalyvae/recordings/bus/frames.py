@@ -14,13 +14,13 @@ EXTENDED = 1 << 31  # set in identifiers of 29 bits: 0x100 may be of 11 bits or 
 
 
 def by_identifier(frames: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield the buses and identifiers (with EXTENDED) of frames, and the places of their frames."""
+    """Yield the buses and identifiers (with EXTENDED) of frames, and the indices of their frames."""
     keys = frames["id"] | np.where(frames["extended"], np.uint32(EXTENDED), np.uint32(0)).astype(np.uint64)
     keys = keys | frames["bus"].astype(np.uint64) << np.uint64(32)
-    distinct, place = np.unique(keys, return_inverse=True)
+    distinct, inverse = np.unique(keys, return_inverse=True)
     # With 16 bits numpy uses a counting sort.
-    order = np.argsort(place.astype(np.uint16) if len(distinct) < 1 << 16 else place, kind="stable")
-    bounds = np.cumsum(np.bincount(place, minlength=len(distinct)))[:-1]
+    order = np.argsort(inverse.astype(np.uint16) if len(distinct) < 1 << 16 else inverse, kind="stable")
+    bounds = np.cumsum(np.bincount(inverse, minlength=len(distinct)))[:-1]
     for key, rows in zip(distinct.tolist(), np.split(order, bounds), strict=True):
         yield key >> 32, key & 0xFFFFFFFF, rows
 

@@ -48,7 +48,7 @@ class _Channel(NamedTuple):
 
     group: int
     label: str  # of the group
-    place: int  # in the group
+    channel: int  # its index in the group
     name: str
     unit: str
     reason: str  # why it is not a signal; empty if it is one
@@ -59,7 +59,7 @@ class _Group(NamedTuple):
 
     number: int  # in the file
     rows: int
-    channels: list[tuple[int, Signal]]  # the place in the group, and a signal without samples
+    channels: list[tuple[int, Signal]]  # the index in the group, and the signal without samples
 
 
 def mdf_pieces(
@@ -133,14 +133,14 @@ def in_step(sources: list[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
     held = [next(source) for source in sources]
     running = set(range(len(sources)))
     while True:
-        for place in sorted(running):
-            while not len(held[place]) and place in running:
-                rows = next(sources[place], None)
+        for index in sorted(running):
+            while not len(held[index]) and index in running:
+                rows = next(sources[index], None)
                 if rows is None:
-                    running.discard(place)
+                    running.discard(index)
                 else:
-                    held[place] = rows
-        until = min((held[place]["time_s"][-1] for place in running), default=np.inf)
+                    held[index] = rows
+        until = min((held[index]["time_s"][-1] for index in running), default=np.inf)
         counts = [int(np.searchsorted(rows["time_s"], until, side="right")) for rows in held]
         yield [rows[:count] for rows, count in zip(held, counts, strict=True)]
         held = [rows[count:] for rows, count in zip(held, counts, strict=True)]
@@ -156,16 +156,16 @@ def _groups(file: MdfFile, taken: set[str]) -> tuple[list[_Group], dict[str, str
     own = Counter((channel.group, channel.name) for channel in channels)
     groups: dict[int, _Group] = {}
     left_out: dict[str, str] = {}
-    for number, label, place, name, unit, reason in channels:
+    for number, label, index, name, unit, reason in channels:
         if short[name] > 1 or name in taken:
-            prefix = f"group {number}" if own[number, name] == 1 else f"group {number}.channel {place}"
+            prefix = f"group {number}" if own[number, name] == 1 else f"group {number}.channel {index}"
             name = f"{label if long[label, name] == 1 else prefix}.{name}"
         if reason:
             left_out[name] = reason
             continue
         rows = _Group(number, file.groups[number].channel_group.cycles_nr, [])
         signal = Signal(name, np.empty(0), np.empty(0), unit, label)
-        groups.setdefault(number, rows).channels.append((place, signal))
+        groups.setdefault(number, rows).channels.append((index, signal))
     return list(groups.values()), left_out
 
 
@@ -175,15 +175,15 @@ def _channels(file: MdfFile) -> Iterator[_Channel]:
         if file.has_bus_events(number) or any(channel.name == FRAMES for channel in group.channels):
             continue
         master = file.mdf.masters_db.get(number)
-        places = [place for place in range(len(group.channels)) if place != master]
-        varying = {p for p in places if file.is_4 and group.channels[p].channel_type in VARYING}
+        indices = [index for index in range(len(group.channels)) if index != master]
+        varying = {p for p in indices if file.is_4 and group.channels[p].channel_type in VARYING}
         reason = _without_stamps(file, number, master)
-        asked = [] if reason else [place for place in places if place not in varying]
+        asked = [] if reason else [index for index in indices if index not in varying]
         probes = dict(zip(asked, file.select(number, asked, 0, 1), strict=True))
         label = str(getattr(group.channel_group, "acq_name", None) or f"group {number}")
-        for place in places:
-            why = reason or ("text or bytes of varying length" if place in varying else _why_not(probes[place]))
-            yield _Channel(number, label, place, group.channels[place].name, file.unit(number, place), why)
+        for index in indices:
+            why = reason or ("text or bytes of varying length" if index in varying else _why_not(probes[index]))
+            yield _Channel(number, label, index, group.channels[index].name, file.unit(number, index), why)
 
 
 def _without_stamps(file: MdfFile, number: int, master: int | None) -> str:
@@ -217,12 +217,12 @@ def _gives(conversion: Any) -> set[str]:
 def _table(file: MdfFile, group: _Group) -> Iterator[np.ndarray]:
     """Yield the rows of measured channels: ``time_s`` and ``values``."""
     kind = np.dtype([("time_s", "f8"), ("values", "f8", (len(group.channels),))])
-    places = [place for place, _ in group.channels]
+    indices = [index for index, _ in group.channels]
     channels = file.groups[group.number].channels
-    mixed = [c for c, place in enumerate(places) if len(_gives(channels[place].conversion)) > 1]
-    invalid = [c for c, place in enumerate(places) if file.is_4 and channels[place].flags & _ALL_INVALID]
+    mixed = [c for c, index in enumerate(indices) if len(_gives(channels[index].conversion)) > 1]
+    invalid = [c for c, index in enumerate(indices) if file.is_4 and channels[index].flags & _ALL_INVALID]
     for first, count in file.steps(group.number):
-        found = file.select(group.number, places, first, count)
+        found = file.select(group.number, indices, first, count)
         rows = np.zeros(len(found[0].timestamps), dtype=kind)
         rows["time_s"] = file.seconds(group.number, found[0].timestamps)
         for column, signal in enumerate(found):
@@ -236,7 +236,7 @@ def _table(file: MdfFile, group: _Group) -> Iterator[np.ndarray]:
                 rows["values"][np.asarray(signal.invalidation_bits, dtype=bool), column] = np.nan
         rows["values"][:, invalid] = np.nan
         if mixed:
-            in_text = file.select(group.number, [places[c] for c in mixed], first, count, in_numbers=False)
+            in_text = file.select(group.number, [indices[c] for c in mixed], first, count, in_numbers=False)
             for column, signal in zip(mixed, in_text, strict=True):
                 # Samples that stand for a text are NaN here; if all do, the channel is one of text.
                 is_text = slice(None) if _why_not(signal) else np.isnan(signal.samples)

@@ -64,9 +64,9 @@ class MdfFile:
         start = start.tz_localize("UTC") if start.tzinfo is None else start.tz_convert("UTC")
         return start.round("us") if start.timestamp() >= UNIX_FROM_S else None
 
-    def unit(self, number: int, place: int | None) -> str:
+    def unit(self, number: int, index: int | None) -> str:
         """Return the unit of a channel. It goes before that of the conversion, which channels may share."""
-        channel = None if place is None else self.groups[number].channels[place]
+        channel = None if index is None else self.groups[number].channels[index]
         unit = getattr(channel, "unit", "") or getattr(getattr(channel, "conversion", None), "unit", "") or ""
         in_xml = re.search(r"<TX[^>]*>([^<]*)", unit)
         return in_xml[1].strip() if in_xml else str(unit)
@@ -80,10 +80,10 @@ class MdfFile:
         return stamps / PER_SECOND[self.unit_of_stamps(number)]
 
     def select(
-        self, number: int, places: list[int], first: int, count: int, *, raw: bool = False, in_numbers: bool = True
+        self, number: int, indices: list[int], first: int, count: int, *, raw: bool = False, in_numbers: bool = True
     ) -> list[Any]:
         """Return rows of channels of a group, as signals of asammdf; ``in_numbers``, no conversion gives text."""
-        asked = [(None, number, place) for place in places]
+        asked = [(None, number, index) for index in indices]
         found = self.call(self.mdf.select, asked, first, raw, False, in_numbers, count)
         return list(found)
 

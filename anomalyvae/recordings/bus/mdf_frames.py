@@ -34,12 +34,12 @@ def all_frames(file: MdfFile) -> Iterator[np.ndarray]:
 
 
 def _groups(file: MdfFile) -> list[tuple[int, dict[str, int]]]:
-    """Return the groups of recorded CAN frames: the number, and the places of the channels of a frame."""
+    """Return the groups of recorded CAN frames: the number, and the indices of the channels of a frame."""
     found = []
     for number, group in enumerate(file.groups):
         parts = {
-            channel.name.rpartition(".")[2]: place
-            for place, channel in enumerate(group.channels)
+            channel.name.rpartition(".")[2]: index
+            for index, channel in enumerate(group.channels)
             if channel.name.startswith(f"{FRAMES}.") and file.unit_of_stamps(number) in PER_SECOND
         }
         if {"ID", "DataBytes"} <= set(parts) and {"DataLength", "DLC"} & set(parts) and group.channel_group.cycles_nr:
@@ -69,7 +69,7 @@ def warn_of_other_frames(file: MdfFile) -> None:
 def _frames(file: MdfFile, number: int, parts: dict[str, int]) -> Iterator[np.ndarray]:
     """Yield recorded frames as ``FRAME``."""
     varying = file.groups[number].channels[parts["DataBytes"]].channel_type in VARYING
-    asked = {name: place for name, place in parts.items() if name != "DataBytes" or not varying}
+    asked = {name: index for name, index in parts.items() if name != "DataBytes" or not varying}
     for first, count in file.steps(number):
         found = file.select(number, list(asked.values()), first, count, raw=True)
         columns = {name: signal.samples for name, signal in zip(asked, found, strict=True)}
@@ -78,22 +78,22 @@ def _frames(file: MdfFile, number: int, parts: dict[str, int]) -> Iterator[np.nd
         yield file.call(_as_frames, columns, file.seconds(number, found[0].timestamps))
 
 
-def _varying_bytes(file: MdfFile, number: int, place: int, first: int, count: int) -> dict[str, np.ndarray]:
+def _varying_bytes(file: MdfFile, number: int, index: int, first: int, count: int) -> dict[str, np.ndarray]:
     """Return the bytes of frames that are stored outside of their records, and their lengths.
 
-    asammdf trusts lengths and offsets, so a damaged file crashes the process. Here a frame without bytes at its place
+    asammdf trusts lengths and offsets, so a damaged file crashes the process. Here a frame without bytes at its offset
     has length 0.
     """
     group, store = file.groups[number], file.mdf._mdf
     size = group.channel_group.samples_byte_nr + group.channel_group.invalidation_bytes_nr
-    at = group.channels[place].byte_offset
+    at = group.channels[index].byte_offset
     records = [
         np.frombuffer(fragment.data, dtype=np.uint8).reshape(-1, size)[:, at : at + 8].copy()
         for fragment in store._load_data(group, record_offset=first, record_count=count)
     ]
     offsets = np.concatenate(records).view("<u8")[:, 0]
     least = offsets.min()
-    stored = store._load_signal_data(group, place, (int(least), int(offsets.max())))
+    stored = store._load_signal_data(group, index, (int(least), int(offsets.max())))
     length_at = np.minimum(offsets - least, np.uint64(len(stored))).astype(np.int64)
     padded = np.frombuffer(bytes(stored) + bytes(_MOST_BYTES + 4), dtype=np.uint8)
     lengths = np.ascontiguousarray(padded[length_at[:, None] + np.arange(4)]).view("<u4")[:, 0].astype(np.int64)

@@ -130,11 +130,11 @@ def parameters(reply: bytes) -> list[bytes]:
     """
     if not is_reply(reply):
         return []
-    parts, place = [], 1
-    while place < len(reply) and (size := _SIZES.get(reply[place], 0)) and place + 1 + size <= len(reply):
-        parts.append(bytes([2 + size]) + reply[:1] + reply[place : place + 1 + size])
-        place += 1 + size
-    return parts if place == len(reply) else parts[:1]
+    parts, offset = [], 1
+    while offset < len(reply) and (size := _SIZES.get(reply[offset], 0)) and offset + 1 + size <= len(reply):
+        parts.append(bytes([2 + size]) + reply[:1] + reply[offset : offset + 1 + size])
+        offset += 1 + size
+    return parts if offset == len(reply) else parts[:1]
 
 
 @cache

@@ -56,9 +56,9 @@ def _stacked(
     data[: len(rows), :held] = frames["data"][:, :held][rows]
     if not joined:
         return frames["time_s"][rows], frames["length"][rows], data
-    for place, message in enumerate(joined, len(rows)):
+    for row, message in enumerate(joined, len(rows)):
         first = message.data[:width]
-        data[place, : len(first)] = np.frombuffer(first, dtype=np.uint8)
+        data[row, : len(first)] = np.frombuffer(first, dtype=np.uint8)
     time_s = np.concatenate([frames["time_s"][rows], [message.time_s for message in joined]])
     length = np.concatenate([frames["length"][rows], [len(message.data) for message in joined]])
     order = np.argsort(time_s, kind="stable")

@@ -191,8 +191,8 @@ def each_frame(frames: np.ndarray) -> Iterator[tuple[float, int, int, bytes]]:
     """Yield the time in seconds, the identifier, the bus and the sent bytes of each ``FRAME``."""
     data = np.ascontiguousarray(frames["data"]).tobytes()
     columns = (frames[name].tolist() for name in ("time_s", "id", "bus", "length"))
-    for place, (time_s, identifier, bus, length) in enumerate(zip(*columns, strict=True)):
-        yield time_s, identifier, bus, data[64 * place : 64 * place + length]
+    for row, (time_s, identifier, bus, length) in enumerate(zip(*columns, strict=True)):
+        yield time_s, identifier, bus, data[64 * row : 64 * row + length]
 
 
 def _carried(group: int, destination: int, source: int) -> int:
