@@ -1,6 +1,7 @@
-"""What the order of rows says: whether rows beside each other are windows that overlap, or have something in common.
+"""What the order of rows says about new rows, which are not between the learned ones.
 
-Rows held out from training are then like learned ones, as new rows are not.
+Rows that are held out resemble learned ones if rows beside each other are windows that overlap, or have something in
+common. A column that counts rows goes on to values that no learned row has.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ _FARTHEST = 512  # columns between a cell and the same one in the row before
 _MOST = 0.75
 _EXACT = 1e-6  # relative, for rounding
 _COMPARED, _TRIED = 4096, 512  # rows; as many as a detector stores, and those whose nearest is looked for
-_FEWEST_COMPARED = 64
+_FEWEST_COMPARED = 64  # rows; in fewer, an order may be chance
 _BESIDE = 0.01  # of the rows: so many places before or after count as beside, from 2 to 10
 _LEAST_BESIDE, _MOST_BESIDE = 2, 10
 _ALIKE = 0.2  # of the rows whose nearest is beside; 0.02 in random order
@@ -78,6 +79,15 @@ def alike_beside(x: Floats) -> bool:
     reach = np.clip(_BESIDE * len(ranks), _LEAST_BESIDE, _MOST_BESIDE)
     beside = np.abs(squared.argmin(axis=1) - tried) <= reach
     return bool(beside[distinct].sum() > _ALIKE * max(1, distinct.sum()))
+
+
+def counting(x: Floats) -> NDArray[np.int64]:
+    """The columns of rows ``(n, d)`` that only rise, or only fall, as times and numbers of rows do."""
+    if len(x) < _FEWEST_COMPARED:
+        return np.empty(0, dtype=np.int64)
+    rising, falling = (x[1:] > x[:-1]).sum(axis=0), (x[1:] < x[:-1]).sum(axis=0)
+    one_way = np.minimum(rising, falling) == 0
+    return np.flatnonzero(one_way & (np.maximum(rising, falling) > len(x) / 2))
 
 
 def _spread(n: int, most: int) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from anomalyvae.detector.categories import (
     find_categories,
     one_hot_cells,
 )
-from anomalyvae.detector.order import alike_beside, slides
+from anomalyvae.detector.order import alike_beside, counting, slides
 from anomalyvae.detector.overlap import starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
@@ -88,8 +88,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     _warn_of_lost_digits(X, x, columns, categories)
     given = distinct_rows(x, weight, groups, selected)
     rows = _in_time(given, tuple(detector.input_shape or ()))
-    if rows.group is None:
-        _warn_of_order(x)
+    _warn_of_order(x, columns, rows.group is not None)
     if not rows.is_reference.any():
         raise ValueError(
             f"Got {len(x)} rows that are all selected, expected others that set the threshold. Leave out selected."
@@ -103,8 +102,17 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names)
 
 
-def _warn_of_order(x: Floats) -> None:
-    """Warn where rows that are held out resemble learned ones more than new rows do."""
+def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
+    """Warn where new rows will differ more from learned ones than held-out rows do."""
+    if len(counts := counting(x)):
+        warnings.warn(
+            f"From row to row, these columns only rise or only fall: {listed(_name(columns, i) for i in counts)}. If "
+            "they count rows or time, new rows lie beyond and will be flagged: leave them out. If the rows are sorted "
+            "by them, shuffle the rows.",
+            stacklevel=4,
+        )
+    if grouped:
+        return
     if slides(x):
         warnings.warn(
             "Successive rows look like windows that overlap, so more new normal rows will be flagged than promised. "

@@ -3,12 +3,13 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.preprocessing import StandardScaler
 from test_overlap import SAMPLES, SIGNALS, slow_noise, windows
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.detector.order import alike_beside, slides
+from anomalyvae.detector.order import alike_beside, counting, slides
 
 
 @pytest.mark.parametrize("by_sample", [True, False])
@@ -117,3 +118,14 @@ def test_rows_in_an_order_that_says_nothing_of_others_are_not_alike(rows):
         "one kind": np.ones((rows, 2)),
     }
     assert not [name for name, each in orders.items() if alike_beside(each)]
+
+
+@pytest.mark.parametrize("counter", [np.arange(200.0), -np.cumsum(np.random.default_rng(0).random(200) * 9)])
+def test_a_column_that_counts_rows_is_named(counter):
+    """New rows go on counting, and are flagged for it."""
+    table = pd.DataFrame({"count": counter, "a": np.random.default_rng(1).normal(size=200)})
+    with pytest.warns(UserWarning, match="only rise or only fall: count. If .*leave them out"):
+        detector = VAEOutlierDetector(random_state=0).fit(table[:100])
+    assert (detector.predict(table[100:]) == -1).mean() > 0.5
+    assert not len(counting(table.sample(frac=1, random_state=0).to_numpy()))
+    assert not len(counting(table[["a"]].to_numpy()))
