@@ -118,6 +118,7 @@ def flag_folder(
     events = events.assign(source=root, model_id=reasons.model_id)
     held = queue.events()
     events["event_id"] = _ids_of(events, held)
+    there = held["event_id"]
     held = held[held["verdict"].notna() | ~held["event_id"].isin(events["event_id"])]
     met = touches(events, held[held["source"] == root]) | events["event_id"].isin(held["event_id"]).to_numpy()
     new = events[~met]
@@ -135,6 +136,9 @@ def flag_folder(
         if card.get("health") is not None:
             picked = picked.join(_causes(picked, model, options))
     added = queue.add(picked) if len(picked) else 0
+    if added < (~picked["event_id"].isin(there)).sum():  # another process has added events of these ids meanwhile
+        picked = picked.assign(event_id=_ids_of(picked, queue.events()))
+        added += queue.add(picked)
     caution, verdicts = caution_of(card), len(judged(known))
     return Flagged(picked, len(events), int(met.sum()), added, failed_in(summary), caution, verdicts)
 

@@ -21,7 +21,7 @@ from anomalyvae.bundle import read_card
 from anomalyvae.fleet import FEWEST, REASONS, Fleet, Tally, reasons, signal_nats
 from anomalyvae.folders import confined
 from anomalyvae.scoring.one_file import NOTE, TIME
-from anomalyvae.scoring.summary import SUMMARY, failed_in, read_summary, side_file
+from anomalyvae.scoring.summary import SUMMARY, failed_in, read_summary, settings_of, side_file
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import read_rows
 from anomalyvae.untrusted import from_spreadsheet, listed
@@ -132,7 +132,7 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
     place = Path(path)
     card = None if model is None else read_card(model)
     if place.is_dir():
-        summary = read_summary(place)
+        summary, settings = read_summary(place), settings_of(place)
         plain, where = summary.get("fleet"), side_file(place, SUMMARY)
         try:
             scores = of_folder(place, summary, None if plain is None else Fleet.from_dict(plain))
@@ -140,6 +140,8 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
             if "training recordings" not in str(error):
                 raise
             raise ValueError(f"{where} is damaged: {error}. Score again.") from error
+        if settings_of(place) != settings:
+            raise ValueError(f"{place} was scored by another model meanwhile. Try again when that run has ended.")
     elif place.is_file():
         scores = _of_table(place)
     else:

@@ -503,6 +503,24 @@ def test_events_of_recordings_of_one_name_in_two_folders_are_two(night, bundles,
     assert {queue.event(event["event_id"])["verdict"] for event in (first, second)} == {"fault", "new_normal"}
 
 
+def test_two_flags_at_once_lose_no_event_of_recordings_of_one_name(night, bundles, queue, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    drive(15, faults=[(40, 25.0)]).to_csv(tmp_path / "other" / "c.csv", index=False)
+    score_folder(bundles / "memory", tmp_path / "other", tmp_path / "more")
+    add = queue.add
+
+    def late(events):
+        monkeypatch.undo()
+        assert flag(night, bundles, queue).added
+        return add(events)
+
+    monkeypatch.setattr(queue, "add", late)
+    flagged = flag_folder(tmp_path / "more", bundles / "memory", queue, near=0.0)
+    assert flagged.added == len(flagged.picked)
+    assert len(touching(queue.events(), "c", 40)) == 2
+    assert flag_folder(tmp_path / "more", bundles / "memory", queue, near=0.0).added == 0
+
+
 def test_a_reviewed_event_of_a_moved_recording_is_known(night, bundles, queue):
     flag(night, bundles, queue)
     queue.give(touching(queue.events(), "c", 40)["event_id"].iloc[0], "fault", "ann")

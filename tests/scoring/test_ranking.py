@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.base import clone
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, save, score_folder
 from anomalyvae.bundle import read_card
@@ -17,7 +18,7 @@ from anomalyvae.fleet import Fleet
 from anomalyvae.models import load
 from anomalyvae.review import Queue, flag_folder
 from anomalyvae.review.flagging import in_words
-from anomalyvae.scoring import Scorer
+from anomalyvae.scoring import Scorer, ranking
 from anomalyvae.scoring.drift import drift, drift_in_words
 from anomalyvae.scoring.ranking import rank, read_scores
 from anomalyvae.train import train
@@ -224,6 +225,22 @@ def test_scores_of_plain_rows_and_of_another_model_are_refused(home, tmp_path):
         read_scores(tmp_path / "rows.csv")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_scores(tmp_path / "nothing")
+
+
+def test_scores_of_two_models_are_not_ranked_together(home, tmp_path, monkeypatch):
+    """Another run replaces the scores while they are read."""
+    score_folder(home / "model", home / "new", tmp_path / "scores")
+    other = clone(DETECTOR).set_params(random_state=1, max_epochs=1)
+    train(sorted((home / "learned").glob("*.parquet"))[:2], RECIPE, other, tmp_path / "other")
+    figures = ranking.of_folder
+
+    def replaced(folder, *given):
+        score_folder(tmp_path / "other", home / "new", tmp_path / "scores", overwrite=True)
+        return figures(folder, *given)
+
+    monkeypatch.setattr(ranking, "of_folder", replaced)
+    with pytest.raises(ValueError, match=r"was scored by another model meanwhile\. Try again when that run has ended"):
+        read_scores(tmp_path / "scores")
 
 
 def test_recordings_without_scores_are_named(home, tmp_path, capsys):
