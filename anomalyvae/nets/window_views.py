@@ -116,40 +116,29 @@ class WindowViews(Views):
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         among = u[:, : columns.crowd]
         crowd = crowd_of(among, count, recurring, generator)
-        samples = u[:, columns.crowd : columns.total - columns.states]
-        pieces = _pieces(columns).to(u.device)
-        usual = origin[tested].unique()
-        mark = selected[usual]
-        usual = usual[torch.where(mark, mark.cumsum(0), (~mark).cumsum(0)).argsort(stable=True)]  # in turn from both
-
-        def balanced(x: Tensor, index: Tensor) -> Tensor:
-            more = x[selected[index]]
-            return torch.cat([x, more.repeat(max(0, len(x) // max(1, len(more)) - 2), *[1] * (x.dim() - 1))])
-
-        def fitted(index: Tensor) -> tuple[Tensor, ...]:
-            some = balanced(samples[index], index)
-            whole, short = some.view(len(some), columns.signals, -1), some[:, pieces].flatten(0, 1)
-            return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
-
-        waves, wave = _recurring_waves(_waves(samples[usual], columns), waveforms_recur if moving else False)
-        mean, whitening, short_mean, short_whitening = fitted(usual)
+        windows = origin[tested].unique()
+        chosen = selected[windows]
+        in_turn = torch.where(chosen, chosen.cumsum(0), (~chosen).cumsum(0)).argsort(stable=True)  # one of each
+        windows, chosen = windows[in_turn], chosen[in_turn]
+        samples = u[:, columns.crowd : columns.total - columns.states][windows]
+        waves, wave = _recurring_waves(_waves(samples, columns), waveforms_recur if moving else False)
+        mean, whitening, short_mean, short_whitening = _whitenings(samples, chosen, columns)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
             stored_start = start[origin]
             near = torch.cat([views._near_others(stored_start, part) for part in tested.split(BLOCK)])
-            crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in usual.split(BLOCK)])
-            linear, short = u.new_zeros(2, len(usual))
-            fold = torch.arange(len(usual), device=u.device) % min(_FOLDS, len(usual))
+            crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in windows.split(BLOCK)])
+            linear, short = u.new_zeros(2, len(windows))
+            fold = torch.arange(len(windows), device=u.device) % min(_FOLDS, len(windows))
             for own in (fold == i for i in fold.unique()):
-                some, others = samples[usual[own]], fitted(usual[~own])
-                linear[own] = ellipsoid(some, *others[:2])
-                short[own] = _largest(some, pieces, *others[2:]).values
-            lines[0] = _line(balanced(near, origin[tested]))
-            views.usual_of_reference[0] = exceeded(near, selected[origin[tested]])
-            for i, scores in enumerate((crowded, linear, wave, short), start=1):
-                lines[i] = _line(balanced(scores, usual))
-                views.usual_of_reference[i] = exceeded(scores, selected[usual])
+                others = _whitenings(samples[~own], chosen[~own], columns)
+                linear[own] = ellipsoid(samples[own], *others[:2])
+                short[own] = _largest(samples[own], views.pieces, *others[2:]).values
+            of_windows = ((scores, chosen) for scores in (crowded, linear, wave, short))
+            for i, (scores, mark) in enumerate([(near, selected[origin[tested]]), *of_windows]):
+                lines[i] = _line(_balanced(scores, mark))
+                views.usual_of_reference[i] = exceeded(scores, mark)
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
         off = [False, *(not (moving and part) for part in on), not columns.states]
@@ -286,6 +275,20 @@ def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | Non
         among = own < len(stored)
         squared[among, own[among]] = torch.inf
     return waves - stored[squared.argmin(1)]
+
+
+def _balanced(x: Tensor, selected: Tensor) -> Tensor:
+    """Repeat the ``selected``, a mask of shape ``(n,)``, so that they weigh as much as the others."""
+    more = x[selected]
+    return torch.cat([x, more.repeat(max(0, len(x) // max(1, len(more)) - 2), *[1] * (x.dim() - 1))])
+
+
+def _whitenings(samples: Tensor, selected: Tensor, columns: Columns) -> tuple[Tensor, ...]:
+    """`_whitening` of windows ``(n, signals * samples)``, and of their pieces."""
+    some = _balanced(samples, selected)
+    short = some[:, _pieces(columns).to(some.device)].flatten(0, 1)
+    whole = some.view(len(some), columns.signals, -1)
+    return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
 
 def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
