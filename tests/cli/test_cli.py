@@ -260,6 +260,14 @@ def test_fit_uses_the_windows_and_the_detector_of_a_job(drives, job, tmp_path, c
     assert (card["parameters"]["max_epochs"], card["parameters"]["beta"]) == (3, 2)
 
 
+def test_the_jobs_of_simulations_are_recipes_as_well(drives, tmp_path, capsys):
+    job = tmp_path / "job.toml"
+    windows = "signals = ['a']\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 5"
+    job.write_text(f"[windows]\n{windows}\n[detector]\nmax_epochs = 1\n[simulation]\nlearn = ['a']\n")
+    code, said, _ = run(capsys, "fit", *drives, "--recipe", job, "--model", tmp_path / "model")
+    assert (code, "windows" in said) == (0, True)
+
+
 def test_a_folder_of_recordings_gives_a_folder_of_scores(drives, tmp_path, capsys):
     model, source, target = tmp_path / "model", tmp_path / "in", tmp_path / "scores"
     assert run(capsys, "fit", *drives, "--model", model, *WINDOWS, *TINY)[0] == 0
@@ -522,14 +530,6 @@ def test_a_closed_stream_is_no_error(closed):
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("0\n")
     assert done.stderr == ""
-
-
-def test_the_jobs_of_simulations_are_recipes_as_well(drives, tmp_path, capsys):
-    job = tmp_path / "job.toml"
-    windows = "signals = ['a']\nrate_hz = 5\nlength_s = 2\nstride_s = 1\nmax_gap_s = 5"
-    job.write_text(f"[windows]\n{windows}\n[detector]\nmax_epochs = 1\n[simulation]\nlearn = ['a']\n")
-    code, said, _ = run(capsys, "fit", *drives, "--recipe", job, "--model", tmp_path / "model")
-    assert (code, "windows" in said) == (0, True)
 
 
 def test_watch_and_flag_tell_what_they_could_not_read(drives, tmp_path, capsys):

@@ -267,9 +267,6 @@ def test_a_verb_that_needs_more_than_a_worker_has_says_what_to_install(rows, tmp
     assert install in done.stderr
 
 
-# A column that is kept
-
-
 def test_lines_that_end_with_cr_alone_are_lines(drives, road, tmp_path, capsys):
     folder = tmp_path / "cr"
     folder.mkdir()
@@ -331,6 +328,9 @@ def test_files_of_other_kinds_are_counted_by_suffix(drives, road, tmp_path, caps
         FileNotFoundError, match=r"has 1 files \(1 \.xlsx\), but none to read .*\. Unpack or convert them"
     ):
         score_folder(road, tmp_path / "sheets", tmp_path / "none")
+
+
+# A column that is kept
 
 
 @pytest.fixture(scope="module")
