@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.base import clone
 
 from anomalyvae.detector import VAEOutlierDetector
-from anomalyvae.detector.categories import as_pandas, common_levels, encode_categories, find_categories
+from anomalyvae.detector.categories import as_pandas, common_levels, encode_categories, find_categories, read_as
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.pyod_adapter import OURS, pyod_detector
 from anomalyvae.tables.arrays import unmasked
@@ -234,7 +234,7 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
         column = pd.Series(cells)
     values = sorted(column.unique().tolist(), key=str)
     positive = 1 if positive is None else positive
-    matching = [value for value in values if value == positive or str(value) == str(positive)]
+    matching = [value for value in values if value == positive or str(positive) in read_as({str(value): None})]
     if len(values) != 2 or len(matching) != 1 or column.isna().any():
         raise ValueError(
             f"The label has the values {listed(values)}; it needs two, one of them {positive!r} for outliers. Name "

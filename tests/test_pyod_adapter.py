@@ -395,7 +395,14 @@ def test_without_a_label_it_measures_agreement_and_speed_only(rows):
 
 @pytest.mark.parametrize(
     ("values", "positive"),
-    [([False, True], None), ([0.0, 1.0], None), (["ok", "broken"], "broken"), ([1, 0], "0"), ([7, 3], 3)],
+    [
+        ([False, True], None),
+        ([0.0, 1.0], None),
+        (["ok", "broken"], "broken"),
+        ([1, 0], "0"),
+        ([7, 3], 3),
+        ([1.0, 2.0], "2"),
+    ],
 )
 def test_a_label_may_be_written_in_several_ways(rows, values, positive):
     label = np.repeat(values, [80, 8])

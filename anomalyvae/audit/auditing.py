@@ -225,7 +225,11 @@ def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
             )
         series = pd.Series(cells)
     series = series.reset_index(drop=True)
-    return series if name == "y" else series.astype("str").where(series.notna(), "(missing)")
+    if name == "y":
+        return series
+    return (
+        series.convert_dtypes().astype("str").where(series.notna(), "(missing)")
+    )  # 1, where a missing cell made it 1.0
 
 
 def _labels(y: pd.Series) -> NDArray[np.bool_]:

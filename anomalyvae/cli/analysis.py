@@ -162,11 +162,16 @@ def _audit_table(args: argparse.Namespace, columns: Any) -> "tuple[pd.DataFrame,
     label = roles.pop("label")
     roles["y"] = label
     if args.positive is not None:
+        from anomalyvae.detector.categories import read_as
+
         values = table.pop(label).astype("str")
-        if args.positive not in set(values):
-            known = ", ".join(sorted(set(values))[:9])
-            raise ValueError(f"Column {label} has no value {args.positive} (--positive). Use one of {known}.")
-        roles["y"] = (values == args.positive).to_numpy()
+        known = sorted(set(values))
+        positive = read_as({value: value for value in known}).get(args.positive)  # a file may have 1 as 1.0
+        if positive is None:
+            raise ValueError(
+                f"Column {label} has no value {args.positive} (--positive). Use one of {', '.join(known[:9])}."
+            )
+        roles["y"] = (values == positive).to_numpy()
     return table, roles
 
 

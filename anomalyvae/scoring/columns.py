@@ -165,7 +165,10 @@ def _of_kind(kind: Any, expected: str, name: Any, column: Any) -> tuple[NDArray[
 
 def _refuse_kind(name: Any, column: Any, expected: str) -> NoReturn:
     kind = getattr(column, "dtype", getattr(column, "type", type(column).__name__))
-    raise ValueError(f"Column {name!r} is of type {kind}, expected {expected}. Convert it to its type in training.")
+    remedy = "Convert it to its type in training."
+    if expected == "numbers" and "bool" in str(kind).casefold():
+        remedy += " A Pipeline that learned booleans takes them if it is exported with sample=, some rows as they are."
+    raise ValueError(f"Column {name!r} is of type {kind}, expected {expected}. {remedy}")
 
 
 def refuse_infinite(columns: list[Any]) -> NoReturn:

@@ -298,7 +298,7 @@ def test_rows_are_scored_by_detectors_fitted_without_them(lopsided, monkeypatch)
         ({"group": "town"}, r"group='town' is no column of X, which has speed, .*place. Correct the name."),
         ({"y": "speed"}, r"The labels are .*, expected 0 and 1 \(or False and True\). Pass labels == VALUE"),
         ({"reweighted": True}, r"reweighted=True compares groups, and no group was given. Pass group."),
-        ({"group": np.zeros(520)}, r"All rows are in one group, '0.0'. Leave group out"),
+        ({"group": np.zeros(520)}, r"All rows are in one group, '0'. Leave group out"),
         (
             {"group": "place", "recording": np.arange(520) // 260},
             r"Got 2 recordings; .* needs at least 3. Leave group out, or pass more.",
@@ -371,6 +371,17 @@ def test_the_command_uses_a_model(rows_csv, lopsided, tmp_path, capsys):
     assert "LEAKS" in said
     assert "noise" not in said  # which the model has not learned
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_whole_numbers_of_a_file_are_named_as_they_are_written(lopsided, tmp_path, capsys):
+    """They are read as 0.0 and 2.0."""
+    table = lopsided[NAMES].assign(fault=np.where(np.arange(520) % 40, 0, 2), site=np.arange(520) % 2 + 7)
+    table.loc[5:20, "site"] = np.nan
+    table.to_csv(tmp_path / "rows.csv", index=False, float_format="%g")
+    options = ["--label", "fault", "--positive", "2", "--group", "site"]
+    code, said, _ = run(capsys, tmp_path / "rows.csv", *options, *SETTINGS)
+    assert code == 0
+    assert {line.split()[0] for line in said.splitlines() if " recall " in line} == {"(missing)", "7", "8"}
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,9 @@ def test_a_sample_says_what_is_boolean_and_is_used_for_the_check(tmp_path):
     np.testing.assert_allclose(scorer.anomaly_score(rows), -pipeline.score_samples(rows), rtol=1e-4)
     with pytest.raises(ValueError, match=r"sample has 50 rows and lacks the columns \['braking'\]\. Pass some"):
         export_onnx(pipeline, tmp_path / "m.onnx", sample=rows[:50][["speed"]])
+    without = Scorer(export_onnx(pipeline, tmp_path / "without.onnx"))
+    with pytest.raises(ValueError, match=r"'braking' is of type bool, expected numbers.*takes them if .*with sample="):
+        without.score(rows)
 
 
 def test_tables_of_polars_within_and_as_sample(tmp_path):
