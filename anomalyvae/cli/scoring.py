@@ -18,6 +18,7 @@ from anomalyvae.cli.console import (
     WRITERS,
     files_shown,
     local_model,
+    message_of,
     names,
     option,
     reading_arguments,
@@ -350,7 +351,7 @@ def health(args: argparse.Namespace) -> int:
                 if windows.without:
                     raise ValueError(next(iter(windows.without.values())))
             except (OSError, ValueError) as error:
-                failed[file] = str(error)
+                failed[file] = message_of(error)
                 continue
             parts.append(stretches(sensors.grade(windows)))
             starts |= windows.starts

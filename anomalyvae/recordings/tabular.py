@@ -34,6 +34,8 @@ No rule needs the whole file: files are read piece by piece.
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -57,6 +59,7 @@ from anomalyvae.tables.parquet import parquet_file
 
 START_KEY = b"start_unix_s"  # Parquet metadata of a file: the moment at which time_s is zero
 ROWS = 65536  # of a piece, at most
+_UNREAD = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO, errno.ESTALE, errno.EMFILE)  # no fault of the content
 
 
 # --- readers --------------------------------------------------------------------------------------------
@@ -153,7 +156,9 @@ def parquet_pieces(
     return _logs(table.tables(columns.raw), columns, path.stem, signals, start)
 
 
-def _broken_parquet(path: Path, error: Exception) -> ValueError:
+def _broken_parquet(path: Path, error: Exception) -> ValueError | OSError:
+    if isinstance(error, OSError) and error.errno in _UNREAD:
+        return OSError(error.errno, os.strerror(error.errno), str(path))
     return ValueError(f"{path} cannot be read as Parquet ({error}). Repair the file, or export it again.")
 
 

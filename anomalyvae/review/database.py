@@ -147,7 +147,12 @@ _SQLITE: tuple[tuple[str, type[Exception], str], ...] = (
         BlockingIOError,
         "Another process keeps the review queue {file} locked (database is locked). Try again.",
     ),
-    ("readonly", PermissionError, "The review queue {file} is read-only. Allow writing to it and to its folder."),
+    (
+        "readonly",
+        PermissionError,
+        "The review queue {file} is read-only. Allow writing to it, to its folder, and to {file}-shm and {file}-wal if "
+        "they are there.",
+    ),
     ("is full", OSError, "The disk of the review queue {file} is full. Nothing was saved. Make room, and try again."),
 )
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyvae.recordings import WindowRecipe, list_signals, log_from_frame, read_log, stream_windows
+from anomalyvae.recordings import WindowRecipe, list_signals, log_from_frame, read_log, stream_windows, tabular
 from anomalyvae.recordings.reading import read_pieces
 
 
@@ -231,6 +231,16 @@ def test_a_damaged_page_of_a_parquet_file_is_refused_by_name(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"drive\.parquet cannot be read as Parquet .*CRC"):
         read_log(path)
+
+
+def test_a_parquet_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refused(path, **options):
+        raise PermissionError(13, "Failed to open local file")  # as Arrow says it, without a name
+
+    (tmp_path / "drive.parquet").touch()
+    monkeypatch.setattr(tabular, "parquet_file", refused)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*drive\.parquet'$"):
+        read_log(tmp_path / "drive.parquet")
 
 
 def test_a_damaged_parquet_file_is_refused_by_name(tmp_path):

@@ -315,7 +315,7 @@ def test_a_read_only_queue_and_a_full_disk_are_named(tmp_path, monkeypatch):
     with Queue(file) as queue:
         with queue._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA query_only = 1")
-        with pytest.raises(PermissionError, match=r"queue\.db is read-only"):
+        with pytest.raises(PermissionError, match=r"queue\.db is read-only\. Allow writing to it, .*queue\.db-shm"):
             queue.add(events(1, recording="new"))
 
 
