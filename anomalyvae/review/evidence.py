@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae import models as bundle
-from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split, transformed
 from anomalyvae.calibration import caution_of
 from anomalyvae.detector.representation import rows_like_training
@@ -48,12 +47,12 @@ class Evidence:
         scores: str | os.PathLike[str] | None = None,
         **options: Unpack[ReadOptions],
     ) -> None:
-        card = read_card(model)
+        loaded, card = bundle.load_with_card(model)
         self.model_id: str = card["model_id"]
         self.caution = caution_of(card)
         self.threshold = -float(card["offset"])
         self.recipe = recipe_of(model, pipelines=True)
-        self._before, self._detector = split(bundle.load(model))
+        self._before, self._detector = split(loaded)
         self._sources = [Path(source).resolve() for source in sources]
         self._scores = None if scores is None else Path(scores).resolve()
         self._options = tuple(given(options).items())

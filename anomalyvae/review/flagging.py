@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from anomalyvae.bundle import read_card
+from anomalyvae.bundle.card import refuse_replaced
 from anomalyvae.calibration import caution_of
 from anomalyvae.events import touches
 from anomalyvae.folders import confined
@@ -135,6 +136,7 @@ def flag_folder(
         picked = picked.join(reasons.explain(reasons.windows(picked)))
         if card.get("health") is not None:
             picked = picked.join(_causes(picked, model, options))
+        refuse_replaced(model, reasons.model_id)
     added = queue.add(picked) if len(picked) else 0
     if added < (~picked["event_id"].isin(there)).sum():  # another process has added events of these ids meanwhile
         picked = picked.assign(event_id=_ids_of(picked, queue.events()))

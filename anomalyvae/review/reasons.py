@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyvae import models as bundle
-from anomalyvae.bundle import read_card
 from anomalyvae.bundle.preprocessing import split, transformed
 from anomalyvae.detector.representation import rows_like_training
 from anomalyvae.events import merge_alarms
@@ -111,9 +110,10 @@ class Reasons:
 
     def __init__(self, model: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> None:
         self.recipe = recipe_of(model, pipelines=True)
-        self.model_id: str = read_card(model)["model_id"]
+        loaded, card = bundle.load_with_card(model)
+        self.model_id: str = card["model_id"]
         self._options = options
-        self._before, self._detector = split(bundle.load(model))
+        self._before, self._detector = split(loaded)
         if self._detector.n_features_in_ != len(self.recipe.columns):
             raise ValueError(
                 f"The transformers of the model {os.fspath(model)} turn {len(self.recipe.columns)} columns into "

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from xml.etree.ElementTree import XML
 
 import numpy as np
@@ -11,13 +12,14 @@ import pytest
 
 from anomalyvae import VAEOutlierDetector, WindowRecipe, load, save, score_folder
 from anomalyvae.alarms import false_discovery
+from anomalyvae.bundle import read_card
 from anomalyvae.calibration import few_calibrate
 from anomalyvae.cli import main
 from anomalyvae.detector.fitting import MEMORY_SIZE
 from anomalyvae.events import merge_alarms
 from anomalyvae.health.sensors import signal_scores
 from anomalyvae.recordings import log_from_frame, read_log, read_windows
-from anomalyvae.review import Queue, flag_folder
+from anomalyvae.review import Queue, flag_folder, flagging
 from anomalyvae.review.flagging import in_words
 from anomalyvae.review.label_studio import labelling_interface, write_label_studio
 from anomalyvae.review.picking import NEAR, alarm_cut, flagged_events, pick_events, spread_of
@@ -519,6 +521,19 @@ def test_two_flags_at_once_lose_no_event_of_recordings_of_one_name(night, bundle
     assert flagged.added == len(flagged.picked)
     assert len(touching(queue.events(), "c", 40)) == 2
     assert flag_folder(tmp_path / "more", bundles / "memory", queue, near=0.0).added == 0
+
+
+def test_a_model_that_is_replaced_meanwhile_flags_nothing(night, bundles, queue, tmp_path, monkeypatch):
+    model = shutil.copytree(bundles / "memory", tmp_path / "model")
+
+    def replaced(folder):
+        shutil.copytree(bundles / "elbo", model, dirs_exist_ok=True)
+        return read_card(folder)
+
+    monkeypatch.setattr(flagging, "read_card", replaced)
+    with pytest.raises(ValueError, match=r"model has the model \w+ now, expected \w+: another process has replaced it"):
+        flag_folder(night / "scores", model, queue)
+    assert queue.events().empty
 
 
 def test_a_reviewed_event_of_a_moved_recording_is_known(night, bundles, queue):
