@@ -107,9 +107,10 @@ def local_weight(squared: Tensor, count: Tensor, recurring: Tensor, least: float
 
 def most_copied(count: Tensor, recurring: Tensor) -> Tensor:
     """The recurring rows that are stored several times, as a mask of shape ``(m,)``: at most 256, by ``count``."""
-    if recurring.sum() <= _MOST_COPIED:
-        return recurring
-    return recurring & (count >= count[recurring].topk(_MOST_COPIED).values[-1])
+    copied = torch.zeros_like(recurring)
+    often = count.where(recurring, -1.0).argsort(descending=True, stable=True)  # of rows that count alike, the first
+    copied[often[:_MOST_COPIED]] = True
+    return copied & recurring
 
 
 def sample_by_weight(weight: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from anomalyvae.nets.memory import (
     Memory,
     cleanest,
     dimension,
+    most_copied,
     sample_by_weight,
     squared_distances,
     worth_learning,
@@ -101,3 +102,13 @@ def test_most_rows_at_the_ends_of_an_arc_are_kept_and_scattered_rows_are_not():
     ends = torch.cat([torch.arange(25), torch.arange(230, 255)])
     assert torch.isin(ends, kept).double().mean() > 0.5
     assert (kept >= 255).sum() <= 2
+
+
+def test_few_rows_are_stored_several_times_though_many_recur_alike():
+    """Copies of all that recur took 18 GB of 57,000 rows of whole numbers."""
+    count = torch.ones(1000, dtype=torch.float64)
+    assert len(Memory.of(rows(1000, 0), count, torch.ones(1000, dtype=torch.bool)).rows) < 3000
+    count[500:] = 9
+    copied = most_copied(count, torch.arange(1000) % 2 == 0)
+    assert copied.sum() == 256
+    assert copied[500::2].all()
