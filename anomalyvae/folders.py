@@ -111,8 +111,20 @@ def in_words(error: OSError) -> str:
 
 
 def refuse_unwritable(target: Path) -> None:
-    """Refuse, before any work, a result that could not be written: PermissionError."""
+    """Refuse, before any work, a file or folder that could not be put in its place.
+
+    Raises
+    ------
+    PermissionError
+        If it cannot be written there, or is a mounted disk, which is not replaced as a whole.
+    NotADirectoryError
+        If a file has the name of a folder on its path.
+    """
+    if os.path.ismount(target):
+        raise PermissionError(f"{target} is a mounted disk, expected a folder that can be replaced. Name one in it.")
     place = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(f"{target} cannot be written: {place} is read-only. {_REMEDIES[errno.EACCES]}")
 

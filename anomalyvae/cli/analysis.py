@@ -114,7 +114,7 @@ def audit(args: argparse.Namespace) -> int:
     if out is not None and out.suffix not in ("", ".html", ".md"):
         raise ValueError(f"--out {out} is neither a folder nor an .html or .md file. Rename it.")
     if out is not None:
-        refuse_unwritable(out)
+        refuse_unwritable(out if out.suffix else out / "report.md")
     if args.positive is not None and args.label is None:
         raise ValueError("--positive is given without --label. Name the column of labels, too.")
     found = _audit(args)

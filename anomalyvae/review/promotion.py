@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from anomalyvae.bundle import read_card, read_manifest
-from anomalyvae.bundle.card import CARD, model_in, refuse_replaced
+from anomalyvae.bundle.card import CARD, model_in, refuse_foreign, refuse_replaced
 from anomalyvae.bundle.manifest import Paths, write_manifest
 from anomalyvae.folders import is_scratch, locked, read_whole, replacing, write_text
 from anomalyvae.review.gate import Decision
@@ -188,8 +188,7 @@ def _command(champion: Paths, register: str) -> str:
 
 
 def _copy(bundle: Path, folder: Path) -> None:
-    if folder.exists() and not (folder / CARD).exists():
-        raise FileExistsError(f"{folder} contains other files than a bundle. Choose another folder.")
+    refuse_foreign(folder)
 
     def copy(source: Path) -> None:
         shutil.rmtree(fresh)

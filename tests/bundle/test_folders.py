@@ -242,6 +242,11 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
     folders.refuse_unwritable(tmp_path / "new" / "folder" / "model")
     assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"file'$"):
+        folders.refuse_unwritable(tmp_path / "file" / "model")
+    with pytest.raises(PermissionError, match=r"^/proc is a mounted disk, expected a folder .*Name one in it\.$"):
+        folders.refuse_unwritable(Path("/proc"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=rf"model cannot be written: {tmp_path} is read-only\. Change its perm"):
         folders.refuse_unwritable(tmp_path / "new" / "model")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -423,6 +424,13 @@ def test_a_read_only_place_is_refused_before_anything_is_read(command, tmp_path,
     assert main(command) == 1
     said = f"{command[-1]} cannot be written: {tmp_path} is read-only. Change its permissions, or choose another place."
     assert said in capsys.readouterr().err
+
+
+def test_a_folder_of_tables_may_lie_in_a_read_only_place(tmp_path, capsys, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path / "out")
+    assert main(["audit", str(tmp_path / "nowhere.csv"), "--out", str(tmp_path / "out")]) == 1
+    assert "nowhere.csv: No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
