@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomalyvae.calibration import STRETCHES, calibrated_by, few_calibrate
@@ -29,7 +28,7 @@ from anomalyvae.detector.overlap import starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
 from anomalyvae.nets.views import LEAST
-from anomalyvae.tables.arrays import names_to_keep, refuse_other_names, unmasked, unreal
+from anomalyvae.tables.arrays import floats, names_to_keep, refuse_other_names, unmasked, unreal
 from anomalyvae.untrusted import listed
 
 _EXACT_INTEGERS = 2**53
@@ -83,8 +82,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     weight = weights_of(sample_weight, len(x))
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
-    check_consistent_length(x, groups, selected)
-    groups, selected = _groups_of(groups), _selected_of(selected)
+    groups, selected = _groups_of(groups, len(x)), _selected_of(selected, len(x))
     _warn_of_lost_digits(X, x, columns, categories)
     given = distinct_rows(x, weight, groups, selected)
     rows = _in_time(given, tuple(detector.input_shape or ()))
@@ -97,6 +95,8 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     if outliers is not None:
         known = _validated(detector, outliers, categories, names)
         known = np.array(known[~np.isnan(known).all(axis=1)])
+        if not len(known):
+            raise ValueError("Got outliers in which every cell is missing, expected values. Leave out such outliers.")
     stretches = rows.group is not given.group
     cells = one_hot_cells(columns, categories)
     return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names)
@@ -214,9 +214,13 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
     if sample_weight is None:
         return np.ones(n)
     given = np.asarray(unmasked(sample_weight))
-    if kind := unreal(given):
+    kind = unreal(given)
+    try:
+        weight = floats(given) if not kind else given
+    except (TypeError, ValueError):  # text, for example
+        kind = str(given.dtype)
+    if kind:
         raise ValueError(f"Got sample_weight of dtype {kind}, expected numbers. Convert it by .astype(float).")
-    weight = given.astype(np.float64)
     weight = np.full(n, weight) if weight.ndim == 0 else weight
     if weight.shape != (n,):
         raise ValueError(f"Got sample_weight of shape {weight.shape}, expected ({n},). Pass one weight per row of X.")
@@ -244,21 +248,16 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
     return weight
 
 
-def _groups_of(groups: Any) -> Any:
+def _groups_of(groups: Any, n: int) -> Any:
     """The group of each row; a missing one is refused, as the row may belong to any."""
-    if groups is None:
-        return None
-    cells = _one_per_row(groups, "groups", "a group")
-    if cells.ndim != 1:
-        raise ValueError(f"Got groups of shape {cells.shape}, expected one dimension. Pass one group per row of X.")
-    return cells
+    return None if groups is None else _one_per_row(groups, n, "groups", "a group")
 
 
-def _selected_of(selected: Any) -> Any:
+def _selected_of(selected: Any, n: int) -> Any:
     """Which rows were selected, as booleans."""
     if selected is None:
         return None
-    cells = _one_per_row(selected, "selected", "True or False")
+    cells = _one_per_row(selected, n, "selected", "True or False")
     wrong = np.flatnonzero(~np.isin(cells, (0, 1)))
     if len(wrong):
         raise ValueError(
@@ -268,11 +267,15 @@ def _selected_of(selected: Any) -> Any:
     return cells.astype(bool)
 
 
-def _one_per_row(values: Any, name: str, expected: str) -> NDArray[Any]:
-    """Values as an array, none of them missing."""
+def _one_per_row(values: Any, n: int, name: str, expected: str) -> NDArray[Any]:
+    """Values as an array of shape ``(n,)``, none of them missing."""
     values = unmasked(values)
     cells = pd.Series(values).to_numpy() if isinstance(values, list | tuple) else np.asarray(values)
-    missing = np.flatnonzero(pd.isna(cells).reshape(len(cells), -1).any(axis=1))
+    if cells.shape != (n,):
+        raise ValueError(
+            f"Got {name} of shape {cells.shape}, expected ({n},), {expected} for each row. Pass one value per row of X."
+        )
+    missing = np.flatnonzero(pd.isna(cells))
     if len(missing):
         raise ValueError(
             f"Got {name} in which {len(missing)} of {len(cells)} values are missing, the first in row {missing[0]}, "

@@ -119,8 +119,16 @@ def test_negative_and_misshapen_weights_are_refused():
         fit(X, sample_weight=-np.ones(len(X)))
     with pytest.raises(ValueError, match=r"Got sample_weight of shape \(3,\), expected \(40,\)"):
         fit(X, sample_weight=np.ones(3))
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        fit(X, groups=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape"), [(np.zeros(3), r"\(3,\)"), (np.arange(40)[:, None], r"\(40, 1\)"), ("machine", r"\(\)")]
+)
+def test_groups_of_another_shape_are_refused(groups, shape):
+    with pytest.raises(
+        ValueError, match=rf"Got groups of shape {shape}, expected \(40,\), a group for each row\. Pass"
+    ):
+        fit(X, groups=groups)
 
 
 GAPS = [
@@ -140,11 +148,6 @@ def test_a_row_without_a_group_is_refused(values):
         fit(X, groups=values)
 
 
-def test_groups_of_two_dimensions_are_refused():
-    with pytest.raises(ValueError, match=r"Got groups of shape \(40, 1\), expected one dimension"):
-        fit(X, groups=np.arange(40)[:, None])
-
-
 @pytest.mark.parametrize(
     ("selected", "message"),
     [
@@ -152,6 +155,7 @@ def test_groups_of_two_dimensions_are_refused():
         (np.ma.array(np.zeros(40, bool), mask=np.arange(40) == 3), r"1 of 40 values are missing, the first in row 3"),
         (np.arange(40), r"Got selected with .*2.* for row 2, expected True or False.*not their numbers"),
         (["False"] * 40, r"Got selected with 'False' for row 0"),
+        ([3, 5], r"Got selected of shape \(2,\), expected \(40,\), True or False for each row"),
     ],
 )
 def test_a_selection_without_an_answer_is_refused(selected, message):
@@ -166,6 +170,9 @@ def test_a_selection_without_an_answer_is_refused(selected, message):
         (pd.Series([1] * 39 + [None], dtype="Int64"), r"Got 1 sample_weight such as nan in row 39"),
         (np.ones(40, "m8[s]"), r"Got sample_weight of dtype timedelta64\[s\], expected numbers"),
         (np.ones(40) * 1j, r"Got sample_weight of dtype complex128, expected numbers"),
+        (["a"] * 40, r"Got sample_weight of dtype <U1, expected numbers"),
+        (np.array(["a", 1.0] * 20, dtype=object), r"Got sample_weight of dtype object, expected numbers"),
+        ([10**400] * 40, r"Got 40 sample_weight such as inf in row 0, expected finite numbers"),
         (np.array([np.complex128(1j)] * 40, dtype=object), r"Got sample_weight of dtype complex128, expected numbers"),
         (np.array([np.timedelta64(1, "s")] * 40, dtype=object), r"Got sample_weight of dtype timedelta64\[s\]"),
     ],
@@ -257,6 +264,11 @@ def test_a_fit_that_fails_or_is_interrupted_leaves_the_old_model(other, interrup
     with pytest.raises((ValueError, KeyboardInterrupt)):
         detector.fit(other)
     np.testing.assert_array_equal((detector.predict(X), detector.anomaly_score(X)), before)
+
+
+def test_outliers_without_a_value_are_refused():
+    with pytest.raises(ValueError, match=r"Got outliers in which every cell is missing, expected values"):
+        VAEOutlierDetector().fit(X, outliers=X[:3] * np.nan)
 
 
 @pytest.mark.parametrize("n", [-1, 2.5, "many"])
