@@ -86,10 +86,12 @@ def save(
     """
     from sklearn.utils.validation import check_is_fitted
 
+    from anomalyvae.detector import check_parameters
     from anomalyvae.export import write_onnx
 
     before, detector = preprocessing.split(model)
     check_is_fitted(detector, "network_")
+    check_parameters(detector)  # they may have been set after the fit, and `load` refuses them
     if not isinstance(detector.body, str):
         raise TypeError(
             f"The detector's body is {detector.body!r}, expected the name of a body: a callable cannot be stored "

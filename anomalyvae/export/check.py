@@ -132,7 +132,7 @@ def _metadata(
         "required": rows.required,
         # Of a pipeline, only what it passes to the detector is known.
         "complete": card["training"].get("complete", []) if before is None else [],
-        "objective": detector.objective,
+        "objective": detector.architecture_["objective"],
         "criterion": detector.architecture_["criterion"],
         "preprocessing": "inside",
         "pipeline": before is not None,

@@ -97,6 +97,15 @@ def test_a_body_that_is_no_longer_offered_is_named(normal, tmp_path, monkeypatch
     assert Scorer(tmp_path / "old").score(normal)["anomaly_score"].shape == (len(normal),)
 
 
+def test_parameters_set_after_the_fit_are_checked_and_describe_no_other_model(normal, fresh, tmp_path):
+    model = VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)).fit(normal)
+    save(model.set_params(objective="reconstruction", criterion="near"), tmp_path / "m")
+    assert [Scorer(tmp_path / "m").metadata[name] for name in ("objective", "criterion")] == ["elbo", "novelty"]
+    np.testing.assert_array_equal(load(tmp_path / "m").anomaly_score(fresh), model.anomaly_score(fresh))
+    with pytest.raises(ValueError, match=r"Got max_epochs=0, expected 'auto' or an integer of at least 1"):
+        save(model.set_params(max_epochs=0), tmp_path / "m")
+
+
 def test_a_callable_body_is_refused(normal, tmp_path):
     with pytest.raises(TypeError, match="a callable cannot be stored without pickling"):
         save(VAEOutlierDetector(body=MLP, max_epochs=1).fit(normal), tmp_path / "bundle")
