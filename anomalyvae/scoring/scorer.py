@@ -31,6 +31,7 @@ from anomalyvae.scoring.columns import (
 )
 from anomalyvae.scoring.onnx_file import CUDA, MATRIX, open_onnx
 from anomalyvae.tables.arrays import refuse_other_names, unmasked, unreal
+from anomalyvae.tables.names import nearest
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
 _SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
@@ -112,14 +113,14 @@ class Scorer:
         return f"Scorer(model_id={model!r}, {width} columns, criterion={self.metadata['criterion']!r}, {where})"
 
     def score(
-        self, rows: Any, outputs: Sequence[str] | None = None, *, keep: Sequence[str] = ()
+        self, rows: Any, outputs: str | Sequence[str] | None = None, *, keep: Sequence[str] = ()
     ) -> dict[str, NDArray[Any]]:
         """All scores of the file, by name.
 
         Parameters
         ----------
         rows : array-like of shape (n, d), DataFrame, Arrow table or dict of columns
-        outputs : sequence of str, optional
+        outputs : str or sequence of str, optional
             Some of `outputs`; all by default. ``"new_gaps"`` may be among them; see `new_gaps`.
         keep : sequence of str, optional
             Columns of a table, such as an identifier, that are returned beside its scores. The model need not know
@@ -134,14 +135,19 @@ class Scorer:
         Raises
         ------
         ValueError
-            For other columns than the model's, and for cells that are infinite or of another type.
+            For other columns than the model's, for cells that are infinite or of another type, and for an output that
+            the file lacks.
 
         Warns
         -----
         UserWarning
             If rows have new gaps, and ``outputs`` does not ask for them.
         """
-        outputs = self.outputs if outputs is None else list(outputs)
+        outputs = self.outputs if outputs is None else [outputs] if isinstance(outputs, str) else list(outputs)
+        known = [*self.outputs, "new_gaps"]
+        for name in outputs:
+            if name not in known:
+                raise ValueError(f"Got {name!r} among the outputs, which the file lacks. {nearest(name, known)}")
         if not keep:
             return self._run(outputs, rows)
         kept, others = taken_from(rows, [keep] if isinstance(keep, str) else keep, self._columns)

@@ -263,6 +263,14 @@ def test_a_bundle_without_a_graph_says_how_to_score(detector, tmp_path, monkeypa
         Scorer(folder)
 
 
+def test_outputs_are_chosen_by_name(scorer, fresh):
+    assert list(scorer.score(fresh, "p_value")) == ["p_value"]
+    with pytest.raises(
+        ValueError, match=r"Got 'p_valu' among the outputs, which the file lacks\. Did you mean 'p_value'"
+    ):
+        scorer.score(fresh, ["p_valu"])
+
+
 def test_feature_scores_that_were_not_exported(mixed_scorer):
     with pytest.raises(ValueError, match=r"has no feature scores\. .*feature_scores=True \(--feature-scores\)"):
         mixed_scorer.feature_scores(mixed(3, 0))
