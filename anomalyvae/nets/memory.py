@@ -196,7 +196,8 @@ def unlike_outliers(u: Tensor, outliers: Tensor) -> Tensor:
     The distance to other rows is the mean over five neighbours (after the edited nearest neighbours of Wilson 1972,
     for a memory of one class).
     """
-    return squared_distances(u, outliers).amin(1).sqrt() > _mean_distance(squared_distances(u, u))
+    nearest = torch.stack([squared_distances(u, part).amin(1) for part in outliers.split(_SAMPLE)]).amin(0)
+    return nearest.sqrt() > _mean_distance(squared_distances(u, u))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
