@@ -216,10 +216,10 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight two equals two such rows; a row of weight zero is left out.
         groups : array-like of shape (n_samples,), default=None
-            The recording (drive, machine, patient, ...) of each row. Whole groups are held out: neighbouring windows of
-            a recording overlap, which would make the threshold too low. By default, windows (``input_shape`` of two
-            numbers) that overlap are held out in stretches of time; their samples tell, if no step before has
-            changed them.
+            The recording (drive, machine, patient, ...) of each row. Whole groups are held out: rows of one recording
+            are alike, which would make the threshold too low. By default, windows (``input_shape`` of two numbers) that
+            overlap are held out in stretches of time; their samples tell, if no step before has changed them. Other
+            rows are held out at random, with a warning if rows beside each other are alike.
         outliers : array-like or DataFrame of shape (n_outliers, n_features), default=None
             Known outliers, such as confirmed faults. Training pushes their loss above that of normal rows (outlier
             exposure [1]_), and new rows are not compared with similar rows of ``X``. They do not affect the
