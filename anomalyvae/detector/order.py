@@ -18,6 +18,7 @@ _FEWEST_COMPARED = 64  # rows; in fewer, an order may be chance
 _BESIDE = 0.01  # of the rows: so many places before or after count as beside, from 2 to 10
 _LEAST_BESIDE, _MOST_BESIDE = 2, 10
 _ALIKE = 0.2  # of the rows whose nearest is beside; 0.02 in random order
+_EQUAL = 1e-9  # squared distance of rows that are equal up to rounding, and of a row from itself
 _SORTED = 0.8  # of the steps of a column that rise, or fall, if rows are sorted by it
 
 Floats = NDArray[np.float64]
@@ -74,7 +75,7 @@ def alike_beside(x: Floats) -> bool:
     ranks = table.loc[:, ~is_sorted].rank(pct=True).fillna(0.5).to_numpy()
     tried = _spread(len(ranks), _TRIED)
     squared = (ranks[tried] ** 2).sum(axis=1)[:, None] - 2 * ranks[tried] @ ranks.T + (ranks**2).sum(axis=1)
-    squared[squared < 1e-9] = np.inf
+    squared[squared < _EQUAL] = np.inf
     distinct = np.isfinite(squared).any(axis=1)
     reach = np.clip(_BESIDE * len(ranks), _LEAST_BESIDE, _MOST_BESIDE)
     beside = np.abs(squared.argmin(axis=1) - tried) <= reach
