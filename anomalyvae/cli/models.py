@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from anomalyvae.evaluate.job import Health
+    from anomalyvae.options import ReadOptions
     from anomalyvae.recordings import WindowRecipe
     from anomalyvae.tracking import TrackedRun
 
@@ -122,10 +123,11 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
     tables = all(is_table(Path(file)) for file in files)
     undecided = args.kind is None and not given
     unreadable = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
-    if undecided and (unreadable or (tables and len(files) < 2)):
+    if undecided and unreadable:
         return {}
-    if undecided and tables and not are_recordings(files, **options):
-        if not args.quiet:
+    one = tables and len(files) < 2  # whatever its clock, its rows may be what is meant
+    if undecided and tables and (one or not are_recordings(files, **options)):
+        if not args.quiet and (not one or _has_clock(files, options)):
             tell("each row is learned by itself (--as recordings learns windows)")
         return {}
     if {"signals", "rate_hz", "length_s", "stride_s", "max_gap_s"} <= set(given):
@@ -144,6 +146,15 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
         if left_out:
             tell("left out: " + ", ".join(f"{name} ({reason})" for name, reason in left_out.items()))
     return chosen
+
+
+def _has_clock(files: list[str], options: "ReadOptions") -> bool:
+    from anomalyvae.recordings.choice import are_recordings
+
+    try:
+        return are_recordings(files, **options)
+    except ValueError:  # a recording would be refused
+        return False
 
 
 def _fit_and_save(

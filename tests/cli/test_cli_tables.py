@@ -63,6 +63,14 @@ def test_a_german_table_is_learned_and_scored_as_an_english_one(rows, tmp_path, 
     np.testing.assert_array_equal(*scores)
 
 
+def test_a_table_with_a_clock_may_be_meant_as_a_recording(rows, drives, tmp_path, capsys):
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    for table, is_said in ((drives / "d0.csv", True), (tmp_path / "rows.csv", False)):
+        code, _, err = run(capsys, "fit", table, "--model", tmp_path / "model", *TINY)
+        assert code == 0
+        assert ("each row is learned by itself (--as recordings learns windows)" in err) == is_said
+
+
 def test_a_column_names_the_groups_of_rows_and_is_not_learned(rows, tmp_path, capsys):
     table, model = tmp_path / "table.csv", tmp_path / "model"
     rows.assign(day=np.arange(60) // 3).to_csv(table, index=False)
