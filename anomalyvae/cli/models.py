@@ -153,7 +153,7 @@ def _has_clock(files: list[str], options: "ReadOptions") -> bool:
 
     try:
         return are_recordings(files, **options)
-    except ValueError:  # a recording would be refused
+    except (ValueError, OSError):  # refused where the table is read, or where a recording would be
         return False
 
 
