@@ -16,7 +16,7 @@ from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import as_pandas, common_levels, encode_categories, find_categories, read_as
 from anomalyvae.metrics import auroc, average_precision
 from anomalyvae.pyod_adapter import OURS, pyod_detector
-from anomalyvae.tables.arrays import unmasked
+from anomalyvae.tables.arrays import one_per_row
 from anomalyvae.untrusted import listed
 
 Floats = NDArray[np.float64]
@@ -225,13 +225,7 @@ def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd
             raise ValueError(f"label={label!r} is not one of the columns {listed(table.columns)}. Correct the name.")
         column, table = table[label], table.drop(columns=label)
     else:
-        cells = np.asarray(unmasked(label))
-        if cells.shape != (len(table),):
-            raise ValueError(
-                f"Got a label of shape {cells.shape} for {len(table)} rows, expected a value per row, or the name of a "
-                "column, which is text. Pass one of them."
-            )
-        column = pd.Series(cells)
+        column = pd.Series(one_per_row(label, len(table), "a label"))
     values = sorted(column.unique().tolist(), key=str)
     positive = 1 if positive is None else positive
     matching = [value for value in values if value == positive or str(positive) in read_as({str(value): None})]

@@ -20,7 +20,7 @@ from anomalyvae.audit.regions import (
 )
 from anomalyvae.detector import VAEOutlierDetector
 from anomalyvae.detector.categories import as_pandas
-from anomalyvae.tables.arrays import unmasked
+from anomalyvae.tables.arrays import one_per_row
 from anomalyvae.untrusted import listed
 
 Column = str | ArrayLike | None
@@ -217,19 +217,12 @@ def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
             )
         series = table[value]
     else:
-        cells = np.asarray(unmasked(value))
-        if cells.shape != (len(table),):
-            raise ValueError(
-                f"Got {name} of shape {cells.shape} for {len(table)} rows, expected a value per row, or the name of a "
-                "column, which is text. Pass one of them."
-            )
-        series = pd.Series(cells)
+        series = pd.Series(one_per_row(value, len(table), name))
     series = series.reset_index(drop=True)
     if name == "y":
         return series
-    return (
-        series.convert_dtypes().astype("str").where(series.notna(), "(missing)")
-    )  # 1, where a missing cell made it 1.0
+    texts = series.convert_dtypes().astype("str")  # 1, where a missing cell made it 1.0
+    return texts.where(series.notna(), "(missing)")
 
 
 def _labels(y: pd.Series) -> NDArray[np.bool_]:

@@ -26,6 +26,17 @@ def unmasked(values: Any) -> Any:
     return cells
 
 
+def one_per_row(values: Any, rows: int, what: str) -> np.ndarray[Any, Any]:
+    """Return an array of a value per row; ``what`` they are names them in the error for another shape."""
+    cells = np.asarray(unmasked(values))
+    if cells.shape != (rows,):
+        raise ValueError(
+            f"Got {what} of shape {cells.shape} for {rows} rows, expected a value per row, or the name of a column, "
+            "which is text. Pass one of them."
+        )
+    return cells
+
+
 def is_records(rows: Any) -> bool:
     """Return whether rows name their cells: a structured array, or a list of dicts."""
     if isinstance(rows, np.ndarray):
