@@ -89,7 +89,7 @@ def put_file(fresh: Path, file: Path) -> None:
 
 @contextmanager
 def naming(target: Path) -> Iterator[None]:
-    """Let an error of the disk name what is written, and not the scratch file that it is written to, or nothing."""
+    """Let an error of the disk name ``target``, where it names its scratch file, or no file."""
     try:
         yield
     except OSError as error:

@@ -125,9 +125,8 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
     unreadable = any(kind_of(Path(file)) not in READERS for file in files)  # refused where tables are read
     if undecided and unreadable:
         return {}
-    one = tables and len(files) < 2  # whatever its clock, its rows may be what is meant
-    if undecided and tables and (one or not are_recordings(files, **options)):
-        if not args.quiet and (not one or _has_clock(files, options)):
+    if undecided and tables and (len(files) == 1 or not are_recordings(files, **options)):
+        if not args.quiet and (len(files) > 1 or _has_clock(files, options)):
             tell("each row is learned by itself (--as recordings learns windows)")
         return {}
     if {"signals", "rate_hz", "length_s", "stride_s", "max_gap_s"} <= set(given):

@@ -23,8 +23,8 @@ def starts_of(x: Floats, input_shape: tuple[int, ...]) -> NDArray[np.int64]:
 
     A window follows another if all its samples but the last p are the last samples of that one; the smallest p counts,
     and one window at most follows another. So two windows overlap if their starts differ by less than ``samples``.
-    Windows that overlap with no other are apart from all others. Where several could follow, as when a signal stands
-    still, none does. Equal windows begin at once. The starts depend on the order of the windows.
+    A window that overlaps with no other begins far from all others. Where several could follow, as when a signal
+    stands still, none does. Equal windows begin at once. The starts depend on the order of the windows.
     """
     windows, (signals, samples) = len(x), input_shape
     ticks = np.ascontiguousarray(x.reshape(-1, signals, samples).transpose(0, 2, 1)).reshape(-1, signals)

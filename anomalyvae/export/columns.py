@@ -107,9 +107,8 @@ def kind_of(cells: Any) -> str:
 def level_numbers(column: Column, levels: list[Any], missing: float, other: float, empty: float | None = None) -> Value:
     """The number of each cell's level in a column of text, shape ``(n, 1)``, of the type of ``other``.
 
-    A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``. The detector
-    passes ``empty`` for its own columns, the number of an empty text that is no level. In these columns, ``1`` and
-    ``1.0`` are one level.
+    A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``. Columns of
+    the detector have ``empty``, the number of an empty text that is no level; in them, ``1`` and ``1.0`` are one level.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""

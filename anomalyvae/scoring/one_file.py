@@ -75,7 +75,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a file so far."""
+    """The state of a file in a run, and the figures of its scores."""
 
     file: str  # relative to the source
     status: str  # "reading", "scored", "failed", or "kept": its scores are those of an earlier run

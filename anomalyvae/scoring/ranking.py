@@ -125,9 +125,10 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
     """Read the figures of recordings from a folder that `score_folder` wrote, or from a table of scores.
 
     A table is a .parquet or .csv file with the columns ``recording``, ``start_s`` and ``anomaly_score``. It needs the
-    ``model``, the bundle that gave the scores; a folder has what is needed of it.
+    ``model``, the bundle that gave the scores; a folder of scores does not.
 
-    Raises FileNotFoundError or ValueError if there are no scores, or they are of plain rows or of another model.
+    Raises FileNotFoundError or ValueError if there are no scores, or if they are of plain rows, which have no time, or
+    of another model.
     """
     place = Path(path)
     card = None if model is None else read_card(model)

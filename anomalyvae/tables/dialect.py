@@ -88,8 +88,8 @@ def find_dialect(
 ) -> Dialect:
     """Find how a CSV file is written, from its beginning, whole lines; ``source`` names it in errors.
 
-    Raises ValueError if there is no header, or if the lines leave something open that is not given; the message names
-    the option that decides.
+    Raises ValueError if there is no header, or if the lines can be read in two ways; the message names the option that
+    decides.
     """
     if sep is not None and len(sep) != 1:
         raise ValueError(f"Got the separator {sep!r}, expected one character such as ';'. Correct sep= (--sep).")

@@ -52,7 +52,7 @@ class CsvFile:
     ``sep``, ``decimal`` and ``encoding`` say how it is written, where its first lines leave that open. The cells ``na``
     are missing values, beside those that always are.
 
-    Raises ValueError if the first lines are no table; see :mod:`anomalyvae.tables.dialect`.
+    Raises ValueError if the first lines are not those of a table; see :mod:`anomalyvae.tables.dialect`.
     """
 
     def __init__(
