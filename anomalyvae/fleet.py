@@ -192,19 +192,19 @@ class Fleet:
         """The windows that a recording needs to be compared: half of the shortest. The mean of fewer varies more."""
         return math.ceil(self.windows.min() / 2)
 
-    def place(self, recording: str, windows: int, figures: Floats) -> int | None:
-        """Where a recording stands among those that were learned; None if it is not the one of this name.
+    def index_of(self, recording: str, windows: int, figures: Floats) -> int | None:
+        """The index of a recording among the learned ones; None if it is not the one of this name.
 
         Loggers give the same names, and lengths, again and again. So the model's own ``figures`` of it must be those of
         the learned one, as nearly as an ONNX file gives them.
         """
         name = recording.rsplit("/", 1)[-1]
-        place = self.recordings.index(name) if name in self.recordings else None
-        if place is None or int(self.windows[place]) != windows:
+        index = self.recordings.index(name) if name in self.recordings else None
+        if index is None or int(self.windows[index]) != windows:
             return None
-        if self.own is not None and not np.allclose(figures[:2], self.own[place], rtol=SAME, atol=SAME):
+        if self.own is not None and not np.allclose(figures[:2], self.own[index], rtol=SAME, atol=SAME):
             return None
-        return place
+        return index
 
     def fitting(self, figures: Floats) -> Floats:
         """The figures of a recording, with as many signals as this fleet; unknown ones are NaN."""
@@ -214,14 +214,14 @@ class Fleet:
         known[:2] = figures[:2]
         return known
 
-    def p_value(self, figures: Floats, place: int | None = None) -> float:
+    def p_value(self, figures: Floats, index: int | None = None) -> float:
         """The chance that a recording like the training ones is at least as unlike the others, in (0, 1].
 
         Parameters
         ----------
         figures : ndarray of shape (k,)
             Of a new recording.
-        place : int, optional
+        index : int, optional
             Of a learned recording, which is compared with the others.
 
         Notes
@@ -230,9 +230,9 @@ class Fleet:
         p-value is valid however few they are (V. Vovk, A. Gammerman, G. Shafer 2005, Algorithmic Learning in a Random
         World).
         """
-        among = np.vstack([self.figures, figures]) if place is None else self.figures
+        among = np.vstack([self.figures, figures]) if index is None else self.figures
         found = reasons(among, among).max(axis=1)
-        return float(np.mean(found >= found[-1 if place is None else place]))
+        return float(np.mean(found >= found[-1 if index is None else index]))
 
 
 def json_figures(figures: Floats) -> list[float | None]:

@@ -93,8 +93,8 @@ def naming(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename if error.filename2 is None else error.filename2
-        parts = Path(os.fsdecode(place)).parts if isinstance(place, str | bytes | os.PathLike) else ()
+        path = error.filename if error.filename2 is None else error.filename2
+        parts = Path(os.fsdecode(path)).parts if isinstance(path, str | bytes | os.PathLike) else ()
         if (error.errno in _FULL and not parts) or any(is_scratch(Path(part)) for part in parts):
             error.filename, error.filename2, error.strerror = str(target), None, os.strerror(error.errno or 0)
         raise
@@ -104,8 +104,8 @@ def in_words(error: OSError) -> str:
     """An error of the system in words: what, where, and what to do."""
     if error.errno is None or not error.strerror:
         return str(error)
-    place = error.filename if error.filename2 is None else error.filename2
-    said = error.strerror if place is None else f"{place}: {error.strerror}"
+    path = error.filename if error.filename2 is None else error.filename2
+    said = error.strerror if path is None else f"{path}: {error.strerror}"
     remedy = _REMEDIES.get(error.errno)
     return said if remedy is None else f"{said}. {remedy}"
 
@@ -122,11 +122,11 @@ def refuse_unwritable(target: Path) -> None:
     """
     if os.path.ismount(target):
         raise PermissionError(f"{target} is a mounted disk, expected a folder that can be replaced. Name one in it.")
-    place = next(parent for parent in Path(os.path.realpath(target)).parents if parent.exists())
-    if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(f"{target} cannot be written: {place} is read-only. {_REMEDIES[errno.EACCES]}")
+    parent = next(folder for folder in Path(os.path.realpath(target)).parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{target} cannot be written: {parent} is read-only. {_REMEDIES[errno.EACCES]}")
 
 
 @contextmanager

@@ -387,7 +387,7 @@ def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
     if _are_alike(sizes):
         return np.asarray(pd.factorize(recording, sort=True)[0], dtype=np.int64)
     parts = max(_STRETCHES, len(sizes))
-    place = np.arange(len(recording))
-    middle = spans.assign(place=place).groupby("recording")["place"].transform("mean").to_numpy()
+    position = np.arange(len(recording))
+    middle = spans.assign(position=position).groupby("recording")["position"].transform("mean").to_numpy()
     long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
-    return np.floor(np.where(long, place, middle) * parts / len(recording)).astype(np.int64)
+    return np.floor(np.where(long, position, middle) * parts / len(recording)).astype(np.int64)

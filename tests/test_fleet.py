@@ -80,19 +80,19 @@ def test_p_values_of_few_recordings_are_valid():
 def test_a_learned_recording_is_known_by_its_name_and_windows():
     figures = np.arange(8.0).reshape(4, 2)
     known = fleet(figures)
-    assert known.place("d2", 10, figures[0]) == 2  # of an earlier version, which kept no figures of its own
-    assert known.place("day/d2", 10, figures[2]) == 2
-    assert known.place("d2", 11, figures[2]) is None
-    assert known.place("d9", 10, figures[2]) is None
+    assert known.index_of("d2", 10, figures[0]) == 2  # of an earlier version, which kept no figures of its own
+    assert known.index_of("day/d2", 10, figures[2]) == 2
+    assert known.index_of("d2", 11, figures[2]) is None
+    assert known.index_of("d9", 10, figures[2]) is None
 
 
 def test_another_recording_with_the_name_and_length_of_a_learned_one_is_new():
     known = replace(fleet(np.arange(8.0).reshape(4, 2)), own=np.arange(10.0, 18.0).reshape(4, 2))
     known = Fleet.from_dict(json.loads(json.dumps(known.to_dict())))
-    assert known.place("night/d2", 10, np.array([14.0001, 15.0, 3.0])) == 2
-    assert known.place("night/d2", 10, np.array([14.1, 15.0, 3.0])) is None
-    assert known.place("night/d2", 10, np.array([14.0, 15.1, 3.0])) is None
-    assert known.place("night/d2", 10, np.array([math.nan, 15.0, 3.0])) is None
+    assert known.index_of("night/d2", 10, np.array([14.0001, 15.0, 3.0])) == 2
+    assert known.index_of("night/d2", 10, np.array([14.1, 15.0, 3.0])) is None
+    assert known.index_of("night/d2", 10, np.array([14.0, 15.1, 3.0])) is None
+    assert known.index_of("night/d2", 10, np.array([math.nan, 15.0, 3.0])) is None
 
 
 def test_a_fleet_survives_json_and_refuses_what_it_did_not_write():

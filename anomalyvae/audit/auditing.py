@@ -255,10 +255,10 @@ def _regions(
     seed: int,
 ) -> tuple[NDArray[np.int64], pd.DataFrame, pd.DataFrame]:
     """The region of each row, numbered from the sparsest; their description; and their distinguishing columns."""
-    place = find_regions(points, number, seed)
-    described = describe_regions(place, points, density, weight, group)
+    found = find_regions(points, number, seed)
+    described = describe_regions(found, points, density, weight, group)
     number_of = pd.Series(range(1, len(described) + 1), index=described.index)
-    region = np.asarray(number_of[place], dtype=np.int64)
+    region = np.asarray(number_of[found], dtype=np.int64)
     return region, described.set_axis(number_of, axis=0).rename_axis("region"), distinguishing_columns(region, cells)
 
 

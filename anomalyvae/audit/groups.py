@@ -210,9 +210,9 @@ def _bootstrap(
 def _resamples(unit: NDArray[Any], seed: int) -> Iterator[NDArray[np.int64]]:
     """Rows of bootstrap samples of units."""
     rng = np.random.default_rng(seed)
-    place = pd.factorize(unit)[0]
-    order = np.argsort(place, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(place))[:-1])
+    number = pd.factorize(unit)[0]
+    order = np.argsort(number, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(number))[:-1])
     for _ in range(_RESAMPLES):
         yield np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
 

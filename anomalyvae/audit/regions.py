@@ -59,7 +59,7 @@ def neighbour_density(
     True
     """
     x = np.asarray(points, dtype=np.float64)
-    distinct, place, count = np.unique(x, axis=0, return_inverse=True, return_counts=True)
+    distinct, inverse, count = np.unique(x, axis=0, return_inverse=True, return_counts=True)
     if len(distinct) < 3:
         return np.ones(len(x))
     chosen = check_random_state(random_state).permutation(len(distinct))[:_REFERENCE_ROWS]
@@ -70,7 +70,7 @@ def neighbour_density(
     spread = np.log(distance[:, -1:] / distance[:, :-1])
     dimension = 1 / max(float(spread.mean()), 1 / x.shape[1]) if spread.size else 1.0
     logs = np.log(count[chosen][index].sum(axis=1)) - dimension * np.log(distance[:, -1])
-    smooth = np.median(logs[chosen][index], axis=1)[place.ravel()]
+    smooth = np.median(logs[chosen][index], axis=1)[inverse.ravel()]
     return np.exp(np.clip(smooth - np.median(smooth), -700, 700))
 
 

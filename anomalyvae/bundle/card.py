@@ -69,7 +69,7 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_bundle(folder: str | os.PathLike[str], *names: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read the card of a bundle, and the content of some of its files, all of one model; errors as for `read_card`."""
-    return read_whole(Path(folder), lambda place: _read(place, names))
+    return read_whole(Path(folder), lambda path: _read(path, names))
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, bytes]]:

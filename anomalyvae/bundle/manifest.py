@@ -119,7 +119,7 @@ def reviewed_manifest(events: pd.DataFrame, source: Paths | None = None, *known:
     learned = {
         event: digest for table in known for event, digest in table[["event_id", "sha256"]].itertuples(index=False)
     }
-    paths = [_place(row, source) for row in judged.to_dict("records")]
+    paths = [_path_of(row, source) for row in judged.to_dict("records")]
     new = dict.fromkeys(path for path, event in zip(paths, judged["event_id"], strict=True) if event not in learned)
     digests = {path: sha256_of(path) for path in new}
     sha256 = [learned.get(event) or digests[path] for path, event in zip(paths, judged["event_id"], strict=True)]
@@ -184,7 +184,7 @@ def windows_by_role(
     units: dict[str, str] = {}
     parts, roles = [], [np.empty(0, dtype="<U8")]
     for digest, part in manifest.groupby("sha256", sort=False):
-        path = _place(part.iloc[0].to_dict(), source)
+        path = _path_of(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
         for slab in stream_windows(path, recipe, recording=str(digest), **options):
             role = roles_of(slab.spans, part)
@@ -226,7 +226,7 @@ def _inside(spans: pd.DataFrame, intervals: pd.DataFrame) -> NDArray[np.bool_]:
     return np.asarray(reach[begun] >= spans["end_s"].to_numpy() - SLACK_S)
 
 
-def _place(row: dict[Any, Any], source: Paths | None) -> Path:
+def _path_of(row: dict[Any, Any], source: Paths | None) -> Path:
     path = Path(row["source"] if source is None else source, row["file"])
     if not path.is_file():
         raise FileNotFoundError(

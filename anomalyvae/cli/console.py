@@ -227,12 +227,12 @@ def message_of(error: Exception) -> str:
 
 
 @contextmanager
-def local_model(place: str | os.PathLike[str]) -> Iterator[Path]:
+def local_model(source: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the path of a model; one in MLflow's registry (models:/NAME@champion) is downloaded first."""
     quiet_mlflow()
     from anomalyvae.tracking.registry import fetched
 
-    with fetched(place) as path:
+    with fetched(source) as path:
         yield path
 
 

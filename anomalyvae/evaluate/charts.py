@@ -137,15 +137,15 @@ def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float
     def draw(figure: "Figure") -> None:
         low, high = 0.5 / height, 1 - 0.3 / height
         names = figure.add_axes((0.27, low, 0.29, high - low))
-        place = range(len(top))
-        names.barh(place, top["unlike"], color=colors[: len(top)], height=0.62)
-        for y, row in zip(place, top.to_dict("records"), strict=True):
+        rows = range(len(top))
+        names.barh(rows, top["unlike"], color=colors[: len(top)], height=0.62)
+        for y, row in zip(rows, top.to_dict("records"), strict=True):
             p = "" if np.isnan(row["p_value"]) else f"p {row['p_value']:.3f}  "
             names.annotate(
                 f"{p}{row['share_flagged']:.0%} flagged", (max(row["unlike"], 0), y), xytext=(5, 0),
                 textcoords="offset points", va="center", color=MUTED,
             )  # fmt: skip
-        names.set_yticks(place, [_short(name, 36) for name in top["recording"]])
+        names.set_yticks(rows, [_short(name, 36) for name in top["recording"]])
         names.set_ylim(len(top) - 0.4, -0.6)
         names.set_xlim(min(0.0, float(top["unlike"].min())), 1.45 * max(float(top["unlike"].max()), 0.1))
         names.tick_params(axis="y", length=0)

@@ -185,8 +185,8 @@ def _crossed(rows: torch.Tensor) -> torch.Tensor:
     rng, n = np.random.default_rng(0), len(rows)
     if not n:
         return rows
-    place = np.where(rng.random((_CROSSED, rows.shape[1])) < 1 / 3, *rng.integers(0, n, (2, _CROSSED, 1)))
-    return rows.gather(0, torch.from_numpy(place).to(rows.device))
+    source = np.where(rng.random((_CROSSED, rows.shape[1])) < 1 / 3, *rng.integers(0, n, (2, _CROSSED, 1)))
+    return rows.gather(0, torch.from_numpy(source).to(rows.device))
 
 
 def _store(proto: "onnx.ModelProto", metadata: dict[str, Any], file: Path) -> None:

@@ -42,8 +42,8 @@ class Input:
 class Column:
     """A column inside the graph; text stays as it came in, and ``read_as`` says which text replaces which."""
 
-    source: Value  # (n, width): a matrix that has the column at ``place``
-    place: int
+    source: Value  # (n, width): a matrix that has the column at ``index``
+    index: int
     width: int
     origin: Input | None = None  # the input whose cells these still are; None for computed numbers
     read_as: Mapping[str, str] = field(default_factory=dict)  # such as an imputer's filling for missing cells
@@ -63,7 +63,7 @@ class Column:
 
 def columns_of(value: Value, width: int) -> list[Column]:
     """The columns of a matrix of computed numbers."""
-    return [Column(value, place, width) for place in range(width)]
+    return [Column(value, index, width) for index in range(width)]
 
 
 def numbers(columns: list[Column]) -> Value:
@@ -85,8 +85,8 @@ def joined(columns: list[Column]) -> Value:
 
 
 def _selected(run: list[Column]) -> Value:
-    places = [column.place for column in run]
-    return run[0].source if places == list(range(run[0].width)) else run[0].source.op("Gather", places, axis=1)
+    indices = [column.index for column in run]
+    return run[0].source if indices == list(range(run[0].width)) else run[0].source.op("Gather", indices, axis=1)
 
 
 def kind_of(cells: Any) -> str:

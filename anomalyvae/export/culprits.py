@@ -81,8 +81,8 @@ def _steps(step: Any, rows: Any, others: Any, path: str) -> Iterator[tuple[str, 
                 rows, others = part.transform(rows), part.transform(others)
         return
     if type(step) is ColumnTransformer:
-        places = step._transformer_to_input_indices
-        branches = [(name, part, places[name]) for name, part, _ in step.transformers_]
+        indices = step._transformer_to_input_indices
+        branches = [(name, part, indices[name]) for name, part, _ in step.transformers_]
     elif type(step) is FeatureUnion:
         branches = [(name, part, slice(None)) for name, part in step.transformer_list]
     else:

@@ -94,7 +94,7 @@ def _gaps(metadata: dict[str, Any], name: str | None) -> str:
     """What is said of missing cells in columns that had none in training."""
     complete = metadata["complete"]
     if name is not None:
-        complete = [place for place in complete if metadata["columns"][place] == name]
+        complete = [index for index in complete if metadata["columns"][index] == name]
     if not complete:
         return ""
     where = "here" if name is not None or len(complete) == metadata["n_features"] else f"in {len(complete)} columns"

@@ -123,13 +123,13 @@ def _branch(value: Value, limits: Floats) -> Value:
     counts: list[int] = []
 
     def grow(first: int, last: int) -> int:
-        place = len(nodes)
+        node = len(nodes)
         nodes.append((-1, 0, 0))
         counts.append(first)
         if first < last:
             middle = (first + last) // 2
-            nodes[place] = (middle, grow(first, middle), grow(middle + 1, last))
-        return place
+            nodes[node] = (middle, grow(first, middle), grow(middle + 1, last))
+        return node
 
     grow(0, len(limits))
     leaves = [i for i, (limit, _, _) in enumerate(nodes) if limit < 0]

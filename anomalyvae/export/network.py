@@ -141,10 +141,10 @@ def _memory(network: Reconstruction, cells: Cells) -> Value:
     keys = network.memorised.keys
     nearest = min(NEIGHBOURS + 1, keys.shape[1])
     if u.single:  # differences of large squares are exact enough to find the nearest rows, not their distances
-        places = _nearest(u, keys, nearest)
-        difference = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", places)
+        nearest_rows = _nearest(u, keys, nearest)
+        difference = u.op("Unsqueeze", [1]) - u.graph.value(network.memorised.rows, True).op("Gather", nearest_rows)
         square = (difference * difference).op("ReduceSum", [2], keepdims=0)
-        squared = square * u.graph.value(keys[-2], True).op("Gather", places)
+        squared = square * u.graph.value(keys[-2], True).op("Gather", nearest_rows)
     else:
         squared = _weighted_distances(u, keys)
     distances = _smallest(squared, nearest)[0].op("Max", 0.0).op("Sqrt")
@@ -208,16 +208,16 @@ def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
 def _wave(views: WindowViews, samples: Value) -> Value:
     cells = samples.op("Reshape", [-1, views.columns.signals, views.columns.samples])
     waves = (cells - cells.op("ReduceMean", [2], keepdims=1)).op("Reshape", [-1, views.waves.shape[1]])
-    places = _nearest(waves, views.wave_keys, 1)
-    difference = waves.op("Unsqueeze", [1]) - waves.graph.value(views.waves, waves.single).op("Gather", places)
+    nearest_rows = _nearest(waves, views.wave_keys, 1)
+    difference = waves.op("Unsqueeze", [1]) - waves.graph.value(views.waves, waves.single).op("Gather", nearest_rows)
     square = (difference * difference).op("ReduceSum", [2], keepdims=0)
     return square.op("ReduceMin", [1], keepdims=1).op("Sqrt")
 
 
 def _near(views: Views, u: Value) -> Value:
-    places = _nearest(u - views.center, views.keys, views.neighbours)
-    difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", places)
-    weight = u.graph.value(views.weight, u.single).op("Gather", places)
+    nearest_rows = _nearest(u - views.center, views.keys, views.neighbours)
+    difference = u.op("Unsqueeze", [1]) - u.graph.value(views.rows, u.single).op("Gather", nearest_rows)
+    weight = u.graph.value(views.weight, u.single).op("Gather", nearest_rows)
     squared = (difference * difference).op("ReduceSum", [2], keepdims=0) * weight
     smallest, columns = _smallest(squared, views.neighbours)
     last = smallest.split([views.neighbours - 1, 1])[-1] if views.neighbours > 1 else smallest

@@ -93,23 +93,23 @@ def bins(t: Any, x: Value) -> Value:
     if not x.exact:
         x.graph.undecided.add("KBinsDiscretizer")
     passed = x.op("Unsqueeze", [2]).op("GreaterOrEqual", table)  # (n, d, edges)
-    place = cast(passed, TensorProto.INT64).op("ReduceSum", [2], keepdims=0)
+    bin_ = cast(passed, TensorProto.INT64).op("ReduceSum", [2], keepdims=0)
     if t.encode == "ordinal":
-        return cast(place)
+        return cast(bin_)
     source = np.repeat(np.arange(len(t.n_bins_)), t.n_bins_)
     numbers = np.concatenate([np.arange(count) for count in t.n_bins_])
-    return cast(place.op("Gather", source, axis=1).op("Equal", numbers))
+    return cast(bin_.op("Gather", source, axis=1).op("Equal", numbers))
 
 
 def polynomial(t: Any, x: Value) -> Value:
     """`PolynomialFeatures`."""
     factors = [np.repeat(np.arange(len(row)), row) for row in t.powers_]
-    degree, one = max(1, *map(len, factors)), t.powers_.shape[1]  # ``one``: the place of a column of ones
-    places = np.array([[*factor, *[one] * (degree - len(factor))] for factor in factors])
+    degree, one = max(1, *map(len, factors)), t.powers_.shape[1]  # ``one``: the index of a column of ones
+    indices = np.array([[*factor, *[one] * (degree - len(factor))] for factor in factors])
     cells = concat([x, x.op("Gather", [0], axis=1).op("IsNaN").op("Where", 1.0, 1.0)])
-    product = cells.op("Gather", places[:, 0], axis=1)
-    for place in places.T[1:]:
-        product = product * cells.op("Gather", place, axis=1)
+    product = cells.op("Gather", indices[:, 0], axis=1)
+    for index in indices.T[1:]:
+        product = product * cells.op("Gather", index, axis=1)
     return Value(product.graph, product.name, exact=product.exact and degree < 3)  # more factors have an order
 
 

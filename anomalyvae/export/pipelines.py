@@ -155,8 +155,8 @@ def converted(step: Any, columns: list[Column], path: str = "") -> list[Column]:
     if type(step) is FeatureUnion:
         branches = [(name, part, columns) for name, part in step.transformer_list]
     elif type(step) is ColumnTransformer:
-        places = step._transformer_to_input_indices
-        branches = [(name, part, [columns[i] for i in places[name]]) for name, part, _ in step.transformers_]
+        indices = step._transformer_to_input_indices
+        branches = [(name, part, [columns[i] for i in indices[name]]) for name, part, _ in step.transformers_]
     else:
         instead = remedy(step)
         if instead is not None:

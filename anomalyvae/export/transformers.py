@@ -161,13 +161,13 @@ def inverse_columns(step: Any, made: list[Any], width: int) -> list[Any]:
         return made
     if type(step) is ColumnTransformer:
         found: list[Any] = [None] * width
-        for name, places in step._transformer_to_input_indices.items():
+        for name, indices in step._transformer_to_input_indices.items():
             part = step.named_transformers_.get(name, "drop")
             if isinstance(part, str) and part == "drop":
                 continue
-            new = inverse_columns(part, made[step.output_indices_[name]], len(places))
-            for place, column in zip(places, new, strict=True):
-                found[place] = column if found[place] is None else found[place]
+            new = inverse_columns(part, made[step.output_indices_[name]], len(indices))
+            for index, column in zip(indices, new, strict=True):
+                found[index] = column if found[index] is None else found[index]
         return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about cells without an inverse
@@ -263,8 +263,8 @@ def _encoded(t: Any, columns: list[Column]) -> list[Column]:
         if isinstance(t, OrdinalEncoder):
             made += columns_of(code.graph.value(table[:, 0]).op("Gather", code), 1)
         elif width:
-            place = np.where(table.any(axis=1), table.argmax(axis=1), -1)
-            hot = code.graph.value(place).op("Gather", code).op("Equal", np.arange(width))
+            column_of = np.where(table.any(axis=1), table.argmax(axis=1), -1)
+            hot = code.graph.value(column_of).op("Gather", code).op("Equal", np.arange(width))
             made += columns_of(cast(hot), width)
     return made
 

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 _FLOOR_S, _DRIFT_S = 10.0, 30.0  # how long noise and drift must last
 _OFTEN_S, _OFTEN = 30.0, 1 / 3  # values are repeated if a third of the windows within 30 s reach them
-_NEAR = 1 / 40  # of a signal's range: as near to a place as this counts as there
+_NEAR = 1 / 40  # of a signal's range: as near to where it rests as this counts as there
 _SAME = 1e-9  # of the largest value; means of equal numbers differ in the last bits
 _DIGITS = 9
 
@@ -45,8 +45,8 @@ def measure(windows: Windows, rest: Floats, residuals: Floats | None = None) -> 
     stuck_s, held = _held(windows, cells, run)
     slack = _SAME * np.maximum(np.abs(rest), 1.0)
     with np.errstate(invalid="ignore"):
-        places = (held[:, :, None] >= rest[..., 0] - slack[..., 0]) & (held[:, :, None] <= rest[..., 1] + slack[..., 1])
-    resting = places.any(axis=2)
+        near = (held[:, :, None] >= rest[..., 0] - slack[..., 0]) & (held[:, :, None] <= rest[..., 1] + slack[..., 1])
+    resting = near.any(axis=2)
     missing = np.isnan(cells)
     noise = np.log10(np.maximum(_noise(cells), 1e-300))
     residual = np.full(noise.shape, np.nan) if residuals is None else residuals
@@ -92,10 +92,10 @@ def rest_of(windows: Windows) -> Floats:
     known = np.where(np.isnan(cells), np.inf, cells)
     low, high = known.min(axis=(0, 2)), np.where(np.isnan(cells), -np.inf, cells).max(axis=(0, 2))
     wide = np.where(low < high, _NEAR * (high - low), 0.0)
-    places = np.array([[usual - wide, usual + wide], [low, low + wide], [high - wide, high]])
+    rests = np.array([[usual - wide, usual + wide], [low, low + wide], [high - wide, high]])
     with np.errstate(invalid="ignore"):
-        there = np.asarray(((held >= places[:, None, 0]) & (held <= places[:, None, 1])).any(axis=1))
-    return np.where(there[:, None], places, np.nan).transpose(2, 0, 1)
+        there = np.asarray(((held >= rests[:, None, 0]) & (held <= rests[:, None, 1])).any(axis=1))
+    return np.where(there[:, None], rests, np.nan).transpose(2, 0, 1)
 
 
 def runs_of(spans: pd.DataFrame) -> NDArray[np.intp]:

@@ -176,9 +176,9 @@ class AggregatePosterior(nn.Module):
             )
         return cls(*parts)
 
-    def codes(self, place: Tensor, noise: Tensor) -> Tensor:
-        """Codes ``(n, latent_dim)`` from uniform ``place``, shape ``(n,)``, and standard normal ``noise``."""
-        row = torch.searchsorted(self.share.cumsum(0), place).clamp(max=len(self.share) - 1)
+    def codes(self, uniform: Tensor, noise: Tensor) -> Tensor:
+        """Codes ``(n, latent_dim)`` from ``uniform`` numbers, shape ``(n,)``, and standard normal ``noise``."""
+        row = torch.searchsorted(self.share.cumsum(0), uniform).clamp(max=len(self.share) - 1)
         return self.mean[row] + self.std[row] * noise
 
 

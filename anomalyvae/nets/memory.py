@@ -47,7 +47,7 @@ class Memory(nn.Module):
 
         With c times as many rows, distances and spacing shrink by the factor ``c ** (-1 / dimension)``, and the score
         by its square root. The copies of a ``recurring`` row, a mask of shape ``(m,)``, do not fill space like this:
-        all its neighbours are at its place. It is stored six times, so that a row equal to it scores 0.
+        all its neighbours are equal to it. It is stored six times, so that a row equal to it scores 0.
         """
         count = torch.ones(len(u), device=u.device) if count is None else count
         again = torch.zeros_like(count, dtype=torch.bool) if recurring is None else most_copied(count, recurring)

@@ -43,7 +43,7 @@ class Doubts:
         return self.p_value <= _CHANCE
 
     def doubtful(self) -> NDArray[np.intp]:
-        """The places of the new normals that look more like a fault, the clearest first."""
+        """The indices of the new normals that look more like a fault, the clearest first."""
         order = np.argsort(-self.like_fault, kind="stable")
         return order[self.like_fault[order] > 0]
 
@@ -99,17 +99,17 @@ def doubts_about(new: Floats, known: Floats, fault: Mask, part: NDArray[np.str_]
 
 
 def peaks_in(spans: pd.DataFrame, scores: Floats, intervals: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The most anomalous window that overlaps each interval, and the places of the intervals that have one."""
-    windows, places = [], []
+    """The most anomalous window that overlaps each interval, and the indices of the intervals that have one."""
+    windows, indices = [], []
     own = {name: np.asarray(rows) for name, rows in spans.groupby("recording").indices.items()}
     starts, ends = spans["start_s"].to_numpy(), spans["end_s"].to_numpy()
-    for place, (name, start, end) in enumerate(intervals[["recording", "start_s", "end_s"]].itertuples(index=False)):
+    for index, (name, start, end) in enumerate(intervals[["recording", "start_s", "end_s"]].itertuples(index=False)):
         rows = own.get(name, np.empty(0, dtype=np.intp))
         rows = rows[(starts[rows] < end) & (ends[rows] > start)]
         if len(rows):
             windows.append(rows[np.argmax(scores[rows])])
-            places.append(place)
-    return np.array(windows, dtype=np.intp), np.array(places, dtype=np.intp)
+            indices.append(index)
+    return np.array(windows, dtype=np.intp), np.array(indices, dtype=np.intp)
 
 
 def flagged_peaks(spans: pd.DataFrame, scores: Floats, flagged: Mask, length_s: float) -> NDArray[np.intp]:

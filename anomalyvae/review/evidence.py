@@ -183,10 +183,10 @@ class Evidence:
         total, count = np.zeros((n_signals, length + 2 * samples)), np.zeros(length + 2 * samples)
         if len(rows) and (self._before is None or hasattr(self._before, "inverse_transform")):
             rebuilt = self.recipe.over_time(self._reconstruct(rows))
-            places = starts[:, None] - shown.start + samples + np.arange(samples)
-            np.add.at(count, places, 1)
+            covered = starts[:, None] - shown.start + samples + np.arange(samples)
+            np.add.at(count, covered, 1)
             for signal in range(n_signals):
-                np.add.at(total[signal], places, rebuilt[:, signal])
+                np.add.at(total[signal], covered, rebuilt[:, signal])
         inner = slice(samples, samples + length)
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)[:, inner]
 
@@ -200,15 +200,15 @@ class Evidence:
     def _windows(self, ticks: pd.DataFrame, shown: slice) -> tuple[pd.DataFrame, NDArray[np.intp]]:
         """The scored windows that touch the ticks shown, and the first tick of each."""
         time_s, samples = ticks["time_s"].to_numpy(), self.recipe.samples
-        parts, places = [], []
+        parts, firsts = [], []
         for slab in self.recipe.slabs([ticks], "", {}, 65536):
             starts = np.searchsorted(time_s, slab.spans["start_s"].to_numpy() - 0.5 / self.recipe.rate_hz)
             near = (starts + samples > shown.start) & (starts < shown.stop)
             parts.append(slab.rows[near])
-            places.append(starts[near])
+            firsts.append(starts[near])
             if len(starts) and starts[-1] >= shown.stop:
                 break
-        rows, first = pd.concat(parts, ignore_index=True), np.concatenate(places)
+        rows, first = pd.concat(parts, ignore_index=True), np.concatenate(firsts)
         every = max(math.ceil(len(rows) / _WINDOWS), 1)
         return rows[::every], first[::every]
 

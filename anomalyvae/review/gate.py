@@ -302,8 +302,8 @@ class _Work:
             return None, learned
         scorer, recipe = Scorer(champion), recipe_of(champion, pipelines=True)
         new, _ = windows_by_role(learned, recipe, self.source, **self.options)
-        peaks, places = peaks_in(new.spans, scorer.anomaly_score(new.rows), _events_in(learned, "normal"))
-        of_events = learned.iloc[places]
+        peaks, indices = peaks_in(new.spans, scorer.anomaly_score(new.rows), _events_in(learned, "normal"))
+        of_events = learned.iloc[indices]
         held, role = self._windows("holdout", recipe, None)
         found = scorer.score(held.rows)
         faults, quiet = _events_in(self.holdout, "fault"), np.flatnonzero(role == "normal")

@@ -257,10 +257,10 @@ def _tasks(events: pd.DataFrame, recipe: WindowRecipe, around_s: float, options:
     path = Path(events["source"].iloc[0], events["file"].iloc[0])
     for slab in stream_windows(path, recipe, **options):
         time_s, samples = slab.spans["start_s"].to_numpy(), slab.rows.to_numpy()
-        for place, (first, last) in enumerate(spans):
+        for index, (first, last) in enumerate(spans):
             inside = (time_s >= first) & (time_s <= last)
-            times[place].append(time_s[inside])
-            values[place].append(samples[inside].T)
+            times[index].append(time_s[inside])
+            values[index].append(samples[inside].T)
     return [
         _task(event, np.concatenate(time_s), np.concatenate(of_signals, axis=1), _columns(recipe.signals))
         for event, time_s, of_signals in zip(events.to_dict("records"), times, values, strict=True)

@@ -39,16 +39,16 @@ class Filter:
 
 @dataclass(frozen=True)
 class _Held:
-    """All events in the queue's order: their places by id, the words that are searched, and the order by verdicts."""
+    """All events in the queue's order: their positions by id, the words that are searched, the order by verdicts."""
 
     events: pd.DataFrame
-    place: Mapping[str, int]
+    position: Mapping[str, int]
     words: Sequence[str]
     order: NDArray[np.intp]
     counted: int
 
     def passing(self, wanted: Filter) -> NDArray[np.intp]:
-        """The places of the events that pass a filter, in their order."""
+        """The positions of the events that pass a filter, in their order."""
         verdicts, text = self.events["verdict"], wanted.text.strip().lower()
         passes = np.ones(len(self.events), dtype=bool)
         if wanted.status == "second":
@@ -72,11 +72,11 @@ class _Held:
         found[found] = [len(who) == 1 and person_of(who[0]) != own for who in agreeing[found]]
         return found
 
-    def most(self, places: NDArray[np.intp], most: int, current: str) -> pd.DataFrame:
-        """Some of the events at these places: the current one first, then reviewed ones, then the most anomalous."""
-        waiting = self.events["verdict"].isna().to_numpy()[places]
-        others = places != self.place.get(current, -1)
-        return self.events.iloc[np.sort(places[np.lexsort((places, waiting, others))[:most]])]
+    def most(self, positions: NDArray[np.intp], most: int, current: str) -> pd.DataFrame:
+        """Some of the events at these positions: the current one first, then reviewed ones, then the most anomalous."""
+        waiting = self.events["verdict"].isna().to_numpy()[positions]
+        others = positions != self.position.get(current, -1)
+        return self.events.iloc[np.sort(positions[np.lexsort((positions, waiting, others))[:most]])]
 
     def _said(self, text: str) -> NDArray[np.bool_]:
         """Which events have a verdict, a note or a reviewer with this text."""
@@ -109,7 +109,7 @@ class Listing:
         """
         held = self._now()
         passing = held.passing(wanted)
-        here = np.flatnonzero(passing == held.place.get(current, -1))
+        here = np.flatnonzero(passing == held.position.get(current, -1))
         begin = max(min(int(here[0]) - _AROUND // 2, len(passing) - _AROUND), 0) if len(here) else 0
         sent = np.arange(len(passing)) < _TOP
         sent[begin : begin + _AROUND] = True
@@ -120,7 +120,7 @@ class Listing:
         said = held.events["verdict"].value_counts()
         return {
             "events": rows,
-            "current": _row(held.events.iloc[held.place[current]].to_dict()) if current in held.place else None,
+            "current": _row(held.events.iloc[held.position[current]].to_dict()) if current in held.position else None,
             "matching": len(passing),
             "total": len(held.events),
             "counts": {verdict: int(said.get(verdict, 0)) for verdict in VERDICTS},
@@ -135,8 +135,8 @@ class Listing:
     def mark(self, name: str | None) -> dict[str, Any] | None:
         """What a chart says of an event; None if the queue does not have it."""
         held = self._now()
-        place = None if name is None else held.place.get(name)
-        return None if place is None else _named(held.events.iloc[place].to_dict(), _MARKED)
+        position = None if name is None else held.position.get(name)
+        return None if position is None else _named(held.events.iloc[position].to_dict(), _MARKED)
 
     def of_map(self, current: str = "") -> pd.DataFrame:
         """The events of the latent map, at most 1,500."""
@@ -169,18 +169,18 @@ def _read(queue: Queue) -> _Held:
     events = queue.events()
     named = zip(events["recording"], events["signals"], strict=True)
     words = ["\n".join([recording, *signals[:3]]).lower() for recording, signals in named]
-    place = {name: place for place, name in enumerate(events["event_id"])}
-    return _Held(events, place, words, np.arange(len(events)), 0)
+    position = {name: position for position, name in enumerate(events["event_id"])}
+    return _Held(events, position, words, np.arange(len(events)), 0)
 
 
 def _judged(held: _Held, current: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The events with their current verdicts."""
     columns = {name: np.full(len(held.events), None, dtype=object) for name in (*VERDICT_COLUMNS, "agreeing")}
     for event_id, said in current.items():
-        place = held.place.get(event_id)
-        if place is not None:  # and not an event that was added in between
+        position = held.position.get(event_id)
+        if position is not None:  # and not an event that was added in between
             for name, column in columns.items():
-                column[place] = said[name]
+                column[position] = said[name]
     return held.events.assign(**columns)
 
 

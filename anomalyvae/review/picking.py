@@ -186,8 +186,8 @@ def _after_verdicts(events: pd.DataFrame, codes: Floats, said: pd.DataFrame) -> 
     both = pd.concat([events[["p_value", "peak_score"]], said[["p_value", "peak_score"]]], ignore_index=True)
     order = both.sort_values(["p_value", "peak_score"], ascending=[False, True], kind="stable", na_position="first")
     scores = VerdictScores(order.index.argsort(), np.vstack([codes, _codes(said)]))
-    places = np.arange(len(events), len(both))
-    return np.argsort(-scores(places, said["verdict"].map(ANOMALOUS))[: len(events)], kind="stable")
+    known = np.arange(len(events), len(both))
+    return np.argsort(-scores(known, said["verdict"].map(ANOMALOUS))[: len(events)], kind="stable")
 
 
 def _candidates(
@@ -201,13 +201,13 @@ def _candidates(
     while start < len(events) and len(found) < most:
         part = events.iloc[start : start + size]
         allowed = np.array([counts[name] < per_recording for name in part["recording"]])
-        places, part = np.arange(start, start + len(part))[allowed], part[allowed]
+        positions, part = np.arange(start, start + len(part))[allowed], part[allowed]
         own = np.asarray(codes_of(part), dtype=np.float64) if len(part) else centres[:0]
         for i in np.flatnonzero(_distance(own, centres) > near):
             name = part["recording"].iloc[i]
             similar = codes and cdist(own[[i]], codes).min() <= near
             if len(found) < most and counts[name] < per_recording and not similar:
-                found.append(places[i])
+                found.append(positions[i])
                 codes.append(own[i])
                 counts[name] += 1
         start, size = start + size, min(2 * size, _BATCH)

@@ -192,13 +192,13 @@ def _copy(bundle: Path, folder: Path) -> None:
 
     def copy(source: Path) -> None:
         shutil.rmtree(fresh)
-        for place, folders, names in os.walk(source, followlinks=True):
+        for parent, folders, names in os.walk(source, followlinks=True):
             folders[:] = (name for name in folders if not is_scratch(Path(name)))
-            inner = fresh / os.path.relpath(place, source)
+            inner = fresh / os.path.relpath(parent, source)
             inner.mkdir(exist_ok=True)
             for name in names:
                 if not is_scratch(Path(name)):
-                    shutil.copy2(Path(place, name), inner / name)
+                    shutil.copy2(Path(parent, name), inner / name)
         read_card(fresh)  # fails if the copy is incomplete, or of two models
 
     with replacing(folder) as fresh:

@@ -62,30 +62,30 @@ class VerdictScores:
 
         Without verdicts, they have the order of the first scores. From 1 (like confirmed anomalies) to -1, roughly.
         """
-        places, said = np.asarray(rows, dtype=np.intp), np.asarray(anomalous, dtype=bool)
-        if places.shape != said.shape or places.ndim != 1:
+        indices, said = np.asarray(rows, dtype=np.intp), np.asarray(anomalous, dtype=bool)
+        if indices.shape != said.shape or indices.ndim != 1:
             raise ValueError(
-                f"Got {places.size} rows and {said.size} verdicts, expected a verdict per row. Pass both in one order."
+                f"Got {indices.size} rows and {said.size} verdicts, expected a verdict per row. Pass both in one order."
             )
-        if not len(places):
+        if not len(indices):
             return TRUST * self._prior
-        new = np.array([place for place in dict.fromkeys(places.tolist()) if place not in self._known], dtype=np.intp)
+        new = np.array([index for index in dict.fromkeys(indices.tolist()) if index not in self._known], dtype=np.intp)
         self._known.update(zip(new.tolist(), self._alike(new).T, strict=True))
-        columns, first = [self._known[place] for place in places.tolist()], self._prior[places]
+        columns, first = [self._known[index] for index in indices.tolist()], self._prior[indices]
         shared = _TRUST_SPREAD * np.outer(first, first) + _RATE_SPREAD  # what all rows have in common
-        factor = cho_factor(np.array([column[places] for column in columns]) + shared + _NOISE * np.eye(len(places)))
+        factor = cho_factor(np.array([column[indices] for column in columns]) + shared + _NOISE * np.eye(len(indices)))
         weights = cho_solve(factor, np.where(said, 1.0, -1.0) - TRUST * first)
         scores = max(TRUST + _TRUST_SPREAD * float(first @ weights), _LEAST_TRUST) * self._prior
         for column, weight in zip(columns, weights, strict=True):
             scores += weight * column
         return scores
 
-    def _alike(self, places: NDArray[np.intp]) -> Floats:
+    def _alike(self, indices: NDArray[np.intp]) -> Floats:
         """How alike all rows and some are, ``(n, m)``."""
-        alike = _RANKS * np.exp(-cdist(self._ranks, self._ranks[places], "cityblock") / self._unit)
-        for number, place in enumerate(places):
-            shared = self._leaf == self._leaf[place]
-            alike[:, number] += _LEAVES * np.where(shared, self._depth, 0.0) @ self._depth[place]
+        alike = _RANKS * np.exp(-cdist(self._ranks, self._ranks[indices], "cityblock") / self._unit)
+        for column, index in enumerate(indices):
+            shared = self._leaf == self._leaf[index]
+            alike[:, column] += _LEAVES * np.where(shared, self._depth, 0.0) @ self._depth[index]
         return alike
 
 
@@ -109,15 +109,15 @@ class QueueOrder:
         said = events["verdict"].map(ANOMALOUS).to_numpy(dtype=object)
         judged, waiting = ~pd.isna(said), events["verdict"].isna().to_numpy()
         for model_id in events["model_id"].unique():
-            places = np.flatnonzero(events["model_id"] == model_id)
-            own, free = places[judged[places]], places[waiting[places]]
-            if not len(own) or len(free) < 2:
+            own = np.flatnonzero(events["model_id"] == model_id)
+            reviewed, free = own[judged[own]], own[waiting[own]]
+            if not len(reviewed) or len(free) < 2:
                 continue
-            ranking = self._of(model_id, events.iloc[places])
+            ranking = self._of(model_id, events.iloc[own])
             if ranking is not None:
-                scores = ranking(np.searchsorted(places, own), said[own].astype(bool))
-                order[free] = free[np.argsort(-scores[np.searchsorted(places, free)], kind="stable")]
-                counted += len(own)
+                scores = ranking(np.searchsorted(own, reviewed), said[reviewed].astype(bool))
+                order[free] = free[np.argsort(-scores[np.searchsorted(own, free)], kind="stable")]
+                counted += len(reviewed)
         return order, counted
 
     def prepare(self, events: pd.DataFrame) -> None:
@@ -145,10 +145,10 @@ def _features(events: pd.DataFrame) -> Floats | None:
     codes = [np.asarray(code, dtype=np.float64) for code in events["latent"]]
     if len({code.shape for code in codes}) > 1 or not np.isfinite(codes).all():
         return None
-    place = {name: i for i, name in enumerate(sorted({name for names in events["signals"] for name in names}))}
-    shares = np.zeros((len(events), len(place)))
+    column_of = {name: i for i, name in enumerate(sorted({name for names in events["signals"] for name in names}))}
+    shares = np.zeros((len(events), len(column_of)))
     for row, names, parts in zip(shares, events["signals"], events["shares"], strict=True):
-        row[[place[name] for name in names[: len(parts)]]] = parts[: len(names)]
+        row[[column_of[name] for name in names[: len(parts)]]] = parts[: len(names)]
     return np.column_stack([np.array(codes), shares])
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from anomalyvae.fleet import FALSE_ALARMS, MEASURES, Fleet, Monitor, Tally, Watched
 from anomalyvae.folders import write_text
 from anomalyvae.recordings import Windows
-from anomalyvae.scoring.ranking import Floats, Scores, in_order_of_time, of_folder, places_of
+from anomalyvae.scoring.ranking import Floats, Scores, in_order_of_time, indices_of, of_folder
 from anomalyvae.untrusted import read_json
 
 _SHOWN = 5  # signals
@@ -48,7 +48,7 @@ def drift(scores: Scores) -> pd.DataFrame:
     if fleet is None:
         raise ValueError(f"{scores.no_fleet} Without them, nothing can be said about drift.")
     known = scores.recordings
-    known = in_order_of_time(known[[place is None for place in places_of(known, fleet)]])
+    known = in_order_of_time(known[[index is None for index in indices_of(known, fleet)]])
     counted = known["windows"] >= fleet.fewest
     monitor, said = Monitor(fleet), list[Watched]()
     step = monitor.now
@@ -235,7 +235,7 @@ class LiveDrift:
     def _count(self) -> None:
         """Bet on a stretch that has ended."""
         name, tally, digest = str(self._name), self._tally, self._digest.hexdigest()[:_DIGEST]
-        learned = self._whole and self._fleet.place(name, tally.windows, tally.figures) is not None
+        learned = self._whole and self._fleet.index_of(name, tally.windows, tally.figures) is not None
         self._begin()
         if learned:
             return

@@ -89,7 +89,7 @@ def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
             faults[top / name] = "It is a link to a file that does not exist. Remove or repair the link."
         elif not (top / name).is_file() and not (top / name).is_dir():
             faults[top / name] = "It is a pipe or a device, not a file. Move it elsewhere."
-    unread = {place.relative_to(top).as_posix(): why for place, why in faults.items() if place.is_relative_to(top)}
+    unread = {path.relative_to(top).as_posix(): why for path, why in faults.items() if path.is_relative_to(top)}
     read = [name for name in known if name not in unread]
     kinds = _kinds(sorted({*names} - {*known}))
     if not read:
@@ -157,10 +157,10 @@ def _below(folder: Path, faults: dict[Path, str]) -> list[Path]:
         faults[Path(error.filename).resolve()] = f"The folder cannot be read ({error.strerror}). Check its permissions."
 
     found = []
-    for place, folders, files in os.walk(folder, onerror=note):
-        found += [Path(place, name) for name in files]
+    for parent, folders, files in os.walk(folder, onerror=note):
+        found += [Path(parent, name) for name in files]
         for name in folders:
-            inner = Path(place, name)
+            inner = Path(parent, name)
             if inner.is_symlink() and not _hidden(inner.relative_to(folder)):
                 faults[inner.parent.resolve() / name] = (
                     "It is a link to a folder, which is not followed. Pass that folder as another source."

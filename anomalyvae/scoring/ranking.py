@@ -75,24 +75,24 @@ def rank(scores: Scores) -> pd.DataFrame:
     """
     known, fleet = scores.recordings, scores.fleet
     figures = [fleet.fitting(row) for row in known["figures"]] if fleet else list(known["figures"])
-    places: list[int | None] = [None] * len(known)
+    indices: list[int | None] = [None] * len(known)
     if fleet:
-        places = places_of(known, fleet)
-        figures = [row if place is None else fleet.figures[place] for row, place in zip(figures, places, strict=True)]
+        indices = indices_of(known, fleet)
+        figures = [row if index is None else fleet.figures[index] for row, index in zip(figures, indices, strict=True)]
     of = np.stack(figures)
     among = fleet.figures if fleet else of
     why = reasons(of, among)
     share = (known["flagged"] / known["windows"]).to_numpy()
     named = why.copy()
     named[share > _SHORT, 0] = -math.inf  # a long oddness raises the highest scores as well
-    own = [fleet.p_value(row, place) if fleet else math.nan for row, place in zip(of, places, strict=True)]
+    own = [fleet.p_value(row, index) if fleet else math.nan for row, index in zip(of, indices, strict=True)]
     table = pd.DataFrame(
         {
             "recording": known["recording"],
             "start": known["start"],
             "unlike": why.max(axis=1),
             "p_value": own,
-            "learned": [place is not None for place in places],
+            "learned": [index is not None for index in indices],
             "reason": np.array(REASONS)[named.argmax(axis=1)],
             **dict(zip(("brief", "lasting", "signal"), np.where(np.isfinite(why), why, math.nan).T, strict=True)),
             "signals": _signals(of, among, fleet.signals if fleet else ()),
@@ -107,9 +107,9 @@ def rank(scores: Scores) -> pd.DataFrame:
     return table
 
 
-def places_of(known: pd.DataFrame, fleet: Fleet) -> list[int | None]:
-    """Where recordings stand among those that were learned; None for new ones."""
-    return [fleet.place(*row) for row in zip(known["recording"], known["windows"], known["figures"], strict=True)]
+def indices_of(known: pd.DataFrame, fleet: Fleet) -> list[int | None]:
+    """The indices of recordings among the learned ones; None for new ones."""
+    return [fleet.index_of(*row) for row in zip(known["recording"], known["windows"], known["figures"], strict=True)]
 
 
 def in_order_of_time(recordings: pd.DataFrame) -> pd.DataFrame:
@@ -130,23 +130,23 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
     Raises FileNotFoundError or ValueError if there are no scores, or if they are of plain rows, which have no time, or
     of another model.
     """
-    place = Path(path)
+    path = Path(path)
     card = None if model is None else read_card(model)
-    if place.is_dir():
-        summary, settings = read_summary(place), settings_of(place)
-        plain, where = summary.get("fleet"), side_file(place, SUMMARY)
+    if path.is_dir():
+        summary, settings = read_summary(path), settings_of(path)
+        plain, where = summary.get("fleet"), side_file(path, SUMMARY)
         try:
-            scores = of_folder(place, summary, None if plain is None else Fleet.from_dict(plain))
+            scores = of_folder(path, summary, None if plain is None else Fleet.from_dict(plain))
         except ValueError as error:
             if "training recordings" not in str(error):
                 raise
             raise ValueError(f"{where} is damaged: {error}. Score again.") from error
-        if settings_of(place) != settings:
-            raise ValueError(f"{place} was scored by another model meanwhile. Try again when that run has ended.")
-    elif place.is_file():
-        scores = _of_table(place)
+        if settings_of(path) != settings:
+            raise ValueError(f"{path} was scored by another model meanwhile. Try again when that run has ended.")
+    elif path.is_file():
+        scores = _of_table(path)
     else:
-        raise FileNotFoundError(f"{place} does not exist. Pass a folder or a table of scores.")
+        raise FileNotFoundError(f"{path} does not exist. Pass a folder or a table of scores.")
     if card is not None:
         if scores.model_id and card["model_id"] != scores.model_id:
             raise ValueError(
@@ -156,7 +156,7 @@ def read_scores(path: str | os.PathLike[str], model: str | os.PathLike[str] | No
         known = card.get("fleet")
         scores = scores._replace(fleet=None if known is None else Fleet.from_dict(known), no_fleet=NO_FLEET)
     if not len(scores.recordings):
-        raise ValueError(f"No recording in {place} has scores. Score again, and see the errors.")
+        raise ValueError(f"No recording in {path} has scores. Score again, and see the errors.")
     return scores
 
 

@@ -181,8 +181,8 @@ def encoding_of(head: bytes, given: str | None, source: str) -> tuple[str, int]:
     if marks:
         return marks[0]
     some = head[:4096]
-    for codec, places in (("utf-16-le", some[1::2]), ("utf-16-be", some[::2])):
-        if len(some) > 3 and places.count(0) > 0.6 * len(places) and some.count(0) < 1.3 * places.count(0):
+    for codec, halves in (("utf-16-le", some[1::2]), ("utf-16-be", some[::2])):
+        if len(some) > 3 and halves.count(0) > 0.6 * len(halves) and some.count(0) < 1.3 * halves.count(0):
             return codec, 0
     return "utf-8", 0
 

@@ -94,7 +94,8 @@ class IdentifierSignals:
         self._begins = True  # the first tenth may have begun before
         self._waiting: list[np.ndarray] = []  # frames after the last sample
         self._known = {
-            place: _Identifier(self._begin_s, wanted, self._learning) for place, wanted in self._wanted.items()
+            identifier: _Identifier(self._begin_s, wanted, self._learning)
+            for identifier, wanted in self._wanted.items()
         }
 
     def empty(self, name: str) -> Signal:
@@ -135,15 +136,15 @@ class IdentifierSignals:
         most, named = np.zeros(len(numbers)), np.full(len(numbers), np.nan)  # of unknown identifiers
         met = set()
         for bus, key, rows in by_identifier(frames):
-            place = self._place(bus, key, frames["time_s"][rows])
-            if place is None:
+            identifier = self._identifier(bus, key, frames["time_s"][rows])
+            if identifier is None:
                 came = np.bincount(tenths[rows] - numbers[0], minlength=len(numbers))
                 most, named = np.maximum(most, came), np.where(came > most, key, named)
             else:
-                met.add(place)
-                found |= self._known[place].samples(place, frames[rows], tenths[rows], numbers)
-        for place in self._known.keys() - met:
-            found |= self._known[place].samples(place, frames[:0], tenths[:0], numbers)
+                met.add(identifier)
+                found |= self._known[identifier].samples(identifier, frames[rows], tenths[rows], numbers)
+        for identifier in self._known.keys() - met:
+            found |= self._known[identifier].samples(identifier, frames[:0], tenths[:0], numbers)
         if self._counts_unknown:
             found |= {UNKNOWN: np.minimum(_EACH_UNKNOWN * most, 100.0), MOST_FREQUENT: named}
         stamps, begin = (numbers - 1) / PER_S, int(self._begins)
@@ -152,31 +153,31 @@ class IdentifierSignals:
             return {}
         return {name: _signal(name, stamps[begin:], values[begin:]) for name, values in found.items()}
 
-    def _place(self, bus: int, key: int, time_s: np.ndarray) -> tuple[str, int] | None:
+    def _identifier(self, bus: int, key: int, time_s: np.ndarray) -> tuple[str, int] | None:
         """The name of the bus ("" for the only one) and identifier by which frames are known; None if they are not."""
         name = self.name_of(bus)
         if self._all:
-            place = (name if self.several else "", key)
+            identifier = (name if self.several else "", key)
             if self._skipped(key):
                 return None
-            if place not in self._known:
-                self._wanted[place] = []
-                self._known[place] = _Identifier(self._begin_s, [], self._learning)
-            return place
-        place = (name, key) if (name, key) in self._wanted else ("", key)
-        if place not in self._wanted:
+            if identifier not in self._known:
+                self._wanted[identifier] = []
+                self._known[identifier] = _Identifier(self._begin_s, [], self._learning)
+            return identifier
+        identifier = (name, key) if (name, key) in self._wanted else ("", key)
+        if identifier not in self._wanted:
             seen = self._unknown.setdefault((bus, key), [0, float(time_s[0]), 0.0])
             seen[0], seen[2] = seen[0] + len(time_s), float(time_s[-1])
             return None
-        self._unseen.discard(place)
-        if not place[0] and self._bus_of.setdefault(key, bus) != bus:
+        self._unseen.discard(identifier)
+        if not identifier[0] and self._bus_of.setdefault(key, bus) != bus:
             other = self.name_of(self._bus_of[key])
             example = str(SignalName(other, key, "period"))
             raise ValueError(
                 f"The identifier {digits_of(key)} of {self._source} is on 2 buses, {other} and {name}; their frames "
                 f"are never joined. Name the bus in its signals, as in {example!r}."
             )
-        return place
+        return identifier
 
     def name_of(self, bus: int) -> str:
         """The name of a bus by its number."""
@@ -214,7 +215,7 @@ class _Identifier:
         self._held: dict[str, float] = {}  # the last sample of each kind
 
     def samples(
-        self, place: tuple[str, int], frames: np.ndarray, tenths: np.ndarray, numbers: np.ndarray
+        self, identifier: tuple[str, int], frames: np.ndarray, tenths: np.ndarray, numbers: np.ndarray
     ) -> dict[str, np.ndarray]:
         """The samples with these numbers, by name, from frames that belong to the samples ``tenths``."""
         first = np.flatnonzero(np.diff(tenths, prepend=-1))  # the first frame of each tenth that has frames
@@ -236,7 +237,7 @@ class _Identifier:
             self._gap_s = float(np.diff(frames["time_s"], prepend=self._last_s)[-1])
             self._last_s, self._length = float(frames["time_s"][-1]), int(frames["length"][-1])
             self._data = frames["data"][-1].copy()
-        every = self._wanted or [SignalName(*place, kind) for kind in found]
+        every = self._wanted or [SignalName(*identifier, kind) for kind in found]
         return {str(name): found[name.kind] for name in every}
 
     def _kinds(self, frames: np.ndarray, first: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -326,12 +327,12 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The largest value of each group that begins at a place of ``first``; NaN if it has none."""
+    """The largest value of each group that begins at an index of ``first``; NaN if it has none."""
     return np.fmax.reduceat(values, first) if len(first) else np.empty(0)
 
 
 def _means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The mean of each group that begins at a place of ``first``; NaN if it has no value."""
+    """The mean of each group that begins at an index of ``first``; NaN if it has no value."""
     if not len(first):
         return np.empty(0)
     there = ~np.isnan(values)

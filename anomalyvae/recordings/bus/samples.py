@@ -20,7 +20,7 @@ def samples_of(
 ) -> dict[str, Signal]:
     """Decode the fields, at least one, of the message ``source``; only signals with a sample are returned, by name.
 
-    Its frames are at the places ``parts`` in ``frames``, which are sorted by time; others were joined from packets.
+    Its frames are at the indices ``parts`` in ``frames``, which are sorted by time; others were joined from packets.
     """
     asked = [bits for field in fields for bits in (field.bits, *(bits for bits, _ in field.conditions))]
     time_s, length, data = _stacked(frames, parts, joined, max(bits.end for bits in asked))
