@@ -186,11 +186,11 @@ def windows_by_role(
     for digest, part in manifest.groupby("sha256", sort=False):
         path = _path_of(part.iloc[0].to_dict(), source)
         _refuse_changed(path, str(digest))
-        for slab in stream_windows(path, recipe, recording=str(digest), **options):
-            role = roles_of(slab.spans, part)
-            parts.append(slab.part(role != ""))
+        for batch in stream_windows(path, recipe, recording=str(digest), **options):
+            role = roles_of(batch.spans, part)
+            parts.append(batch.part(role != ""))
             roles.append(role[role != ""])
-            for signal, unit in slab.units.items():
+            for signal, unit in batch.units.items():
                 if units.setdefault(signal, unit) != unit:
                     raise ValueError(
                         f"Signal {signal!r} is in {unit} in {path}, expected {units[signal]} as in the recordings "

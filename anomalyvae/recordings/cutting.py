@@ -61,8 +61,8 @@ def read_windows(
                     f"Two recordings are named {name!r}; names must be distinct. Rename one of the files, or name the "
                     f"recording in Python: read_log(path, recording=...)."
                 )
-            slabs = _of_log(item, recipe) if isinstance(item, Log) else stream_windows(item, recipe, **options)
-            found = stacked(slabs, recipe)
+            batches = _of_log(item, recipe) if isinstance(item, Log) else stream_windows(item, recipe, **options)
+            found = stacked(batches, recipe)
             _refuse_other_units(found.units, name, units)
             parts[name] = found
         except (ValueError, OSError) as error:
@@ -81,7 +81,7 @@ def windows_of(log: Log, recipe: WindowRecipe) -> Windows:
 
 
 def stacked(parts: Iterable[Windows], recipe: WindowRecipe) -> Windows:
-    """Put windows below each other: the slabs of a recording, or several recordings."""
+    """Put windows below each other: the batches of a recording, or several recordings."""
     every = [recipe.no_windows(), *parts]
     rows = pd.DataFrame(np.concatenate([part.rows.to_numpy() for part in every]), columns=recipe.columns)
     spans = pd.concat([part.spans for part in every], ignore_index=True)
@@ -115,9 +115,9 @@ def stream_windows(
 ) -> Iterator[Windows]:
     """Cut a recording into windows without holding all of it.
 
-    Joined, the slabs are bit for bit ``recipe.windows(read_log(path, signals=recipe.needed))``. Memory does not grow
+    Joined, the batches are bit for bit ``recipe.windows(read_log(path, signals=recipe.needed))``. Memory does not grow
     with the file: each step holds a piece of the file and what later rows can still change, which is a second of
-    samples, those of two gaps, and a window. A slab takes 8 MB at most.
+    samples, those of two gaps, and a window. A batch takes 8 MB at most.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def stream_windows(
     Yields
     ------
     Windows
-        A slab of windows, in order of time; its index begins at 0. If the recording has no window, one slab without
+        A batch of windows, in order of time; its index begins at 0. If the recording has no window, one batch without
         rows, whose ``without`` says why.
 
     Raises
@@ -147,15 +147,15 @@ def stream_windows(
         raise ValueError(f"rows={rows!r} must be 1 or more. Leave it out for a good default.")
     needed = [*recipe.needed, *([MOST_FREQUENT] if UNKNOWN in recipe.needed else [])]
     pieces = read_pieces(path, needed, rows=rows, **options)
-    yield from _slabs(pieces, recipe, recording or name_of(Path(path)), rows)
+    yield from _batches(pieces, recipe, recording or name_of(Path(path)), rows)
 
 
 def _of_log(log: Log, recipe: WindowRecipe) -> Iterator[Windows]:
     needed = replace(log, signals={name: log[name] for name in recipe.needed})
-    return _slabs([needed], recipe, log.recording)
+    return _batches([needed], recipe, log.recording)
 
 
-def _slabs(pieces: Iterable[Log], recipe: WindowRecipe, name: str, rows: int = ROWS) -> Iterator[Windows]:
+def _batches(pieces: Iterable[Log], recipe: WindowRecipe, name: str, rows: int = ROWS) -> Iterator[Windows]:
     """Cut the pieces of a recording into windows; see `stream_windows`."""
     coverage, unknown = Coverage(recipe), Unknown()
     logs = unknown.watch(coverage.watch(pieces))
@@ -170,7 +170,7 @@ def _slabs(pieces: Iterable[Log], recipe: WindowRecipe, name: str, rows: int = R
 
     ticks = resample_pieces(samples(), recipe.needed, recipe.clock, rows)
     last: Windows | None = None
-    for windows in recipe.slabs(ticks, name, {}, rows):
+    for windows in recipe.batches(ticks, name, {}, rows):
         if last is not None:
             yield last
         without = {} if len(windows) else {name: coverage.reason()}

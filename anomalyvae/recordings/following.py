@@ -204,15 +204,15 @@ class Following:
 
     def _new(self, data: bytes, behind: bool) -> Iterator[Windows]:
         """Yield the windows of new bytes, the newest first; while more bytes wait, only hold the newest."""
-        slabs = list(self._lines.add(data))
+        batches = list(self._lines.add(data))
         self._read += len(data)
-        self._made += sum(map(len, slabs))
+        self._made += sum(map(len, batches))
         self._report()
         if not self._newest_first:
             self._done = self._made
-            yield from slabs
+            yield from batches
             return
-        self._held += slabs
+        self._held += batches
         if behind or not self._held:
             self._held = self._held[-1:]
             return
@@ -222,7 +222,7 @@ class Following:
             before, last = [], last.part(slice(-1, None))
             self._postpone(self._made - held, self._made - 1)
         yield last.part(slice(-1, None))
-        yield from (slab for slab in (*before, last.part(slice(-1))) if len(slab))
+        yield from (batch for batch in (*before, last.part(slice(-1))) if len(batch))
 
     def _postpone(self, first: int, end: int) -> None:
         """Add windows, by their numbers, to the backlog."""
@@ -233,20 +233,20 @@ class Following:
 
     def _old(self) -> Iterator[Windows]:
         """Yield some windows of the backlog."""
-        slab = next(self._backlog[0], None)
-        if slab is None:
+        batch = next(self._backlog[0], None)
+        if batch is None:
             self._backlog.pop(0)
-        elif len(slab):
-            self.waiting -= len(slab)
-            yield slab
+        elif len(batch):
+            self.waiting -= len(batch)
+            yield batch
 
     def _again(self, first: int, end: int, size: int) -> Iterator[Windows]:
-        """Yield the windows with these numbers from the bytes read so far, and an empty slab for each of the others."""
+        """Yield the windows with these numbers from the bytes read so far, and an empty batch for each other."""
         lines, made = _Lines(self._open, self._encoding), 0
         for begin in range(0, size, CHUNK):
-            for slab in lines.add(self._feed.read_again(begin, min(CHUNK, size - begin))):
-                yield slab.part(slice(max(first - made, 0), max(end - made, 0)))
-                made += len(slab)
+            for batch in lines.add(self._feed.read_again(begin, min(CHUNK, size - begin))):
+                yield batch.part(slice(max(first - made, 0), max(end - made, 0)))
+                made += len(batch)
             if made >= end:
                 return
 

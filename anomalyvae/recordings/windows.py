@@ -23,7 +23,7 @@ from anomalyvae.recordings.sampling import Clock, Sampled
 from anomalyvae.recordings.where import parse_where
 from anomalyvae.tables.names import nearest
 
-_SLAB_CELLS = 1 << 20  # 8 MB
+_BATCH_CELLS = 1 << 20  # 8 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Windows:
         The unknown identifiers of a vehicle bus in each window, if the recipe has ``unknown.identifiers`` and the
         windows come from `stream_windows`.
     sparse : dict of str to str
-        Recordings whose windows cover few of their seconds, and why; of a stream, the last slab says so.
+        Recordings whose windows cover few of their seconds, and why; of a stream, the last batch says so.
     """
 
     rows: pd.DataFrame
@@ -283,10 +283,10 @@ class WindowRecipe:
         units = {name: log[name].unit for name in self.needed if log[name].unit}
         return next(Cutter(self, log.recording, units).add(self.ticks(log)), self.no_windows(units))
 
-    def slabs(
+    def batches(
         self, pieces: Iterable[Sampled | pd.DataFrame], recording: str, units: dict[str, str], most: int
     ) -> Iterator[Windows]:
-        """Cut the ticks of a recording, which come piece by piece, into slabs of windows.
+        """Cut the ticks of a recording, which come piece by piece, into batches of windows.
 
         Parameters
         ----------
@@ -297,28 +297,28 @@ class WindowRecipe:
         units : dict of str to str
             Units of its signals.
         most : int
-            The most windows in a slab; fewer if they are wide, so that a slab takes 8 MB at most.
+            The most windows in a batch; fewer if they are wide, so that a batch takes 8 MB at most.
 
         Yields
         ------
         Windows
-            In order, together those of the whole recording. If it has none, one slab without rows.
+            In order, together those of the whole recording. If it has none, one batch without rows.
         """
         cutter, empty = Cutter(self, recording, units, most), True
         for piece in pieces:
-            for slab in cutter.add(piece):
+            for batch in cutter.add(piece):
                 empty = False
-                yield slab
+                yield batch
         if empty:
             yield self.no_windows(units)
 
     def no_windows(self, units: dict[str, str] | None = None) -> Windows:
         """Return windows of this recipe without a row."""
-        return Cutter(self, "", units or {}).slab({}, np.empty(0, dtype=np.int64))
+        return Cutter(self, "", units or {}).batch({}, np.empty(0, dtype=np.int64))
 
 
 class Cutter:
-    """Cuts the ticks of a recording, which come piece by piece, into windows; see `WindowRecipe.slabs`.
+    """Cuts the ticks of a recording, which come piece by piece, into windows; see `WindowRecipe.batches`.
 
     Of a stretch that may go on in the next piece, it keeps as many ticks as a window has. Overlapping windows hold a
     recording many times, so only ``most`` of them are in memory at once, or those of 8 MB.
@@ -327,19 +327,19 @@ class Cutter:
     def __init__(self, recipe: WindowRecipe, recording: str, units: dict[str, str], most: int | None = None) -> None:
         self._recipe, self._conditions = recipe, parse_where(recipe.where)
         self._recording, self._units = recording, units
-        self._most = None if most is None else max(min(most, _SLAB_CELLS // len(recipe.columns)), 1)
+        self._most = None if most is None else max(min(most, _BATCH_CELLS // len(recipe.columns)), 1)
         self._kept: Sampled = {name: np.empty(0) for name in ("time_s", *recipe.needed)}
         self._gone = self._made = 0  # of the stretch that may go on: ticks before those kept, and windows
 
     def add(self, piece: Sampled | pd.DataFrame) -> Iterator[Windows]:
-        """Yield the windows that end in a piece, a slab at a time."""
+        """Yield the windows that end in a piece, a batch at a time."""
         ticks = {name: np.concatenate((old, np.asarray(piece[name]))) for name, old in self._kept.items()}
         if not len(ticks["time_s"]):
             return
         starts = self._starts(ticks)
         most = self._most or max(len(starts), 1)
         for begin in range(0, len(starts), most):
-            yield self.slab(ticks, starts[begin : begin + most])
+            yield self.batch(ticks, starts[begin : begin + most])
 
     def _starts(self, ticks: Sampled) -> np.ndarray:
         """Return the index of the tick at which each new window begins, and keep the ticks that may go on."""
@@ -380,7 +380,7 @@ class Cutter:
         before = np.concatenate(([0], np.cumsum(values)))
         return before[starts + self._recipe.samples] - before[starts]
 
-    def slab(self, ticks: Sampled, starts: np.ndarray) -> Windows:
+    def batch(self, ticks: Sampled, starts: np.ndarray) -> Windows:
         """Return the windows that begin at these ticks, in order."""
         recipe, samples = self._recipe, self._recipe.samples
         start_s, rows = np.empty(0), np.empty((len(starts), *recipe.input_shape))

@@ -201,10 +201,10 @@ class Evidence:
         """The scored windows that touch the ticks shown, and the first tick of each."""
         time_s, samples = ticks["time_s"].to_numpy(), self.recipe.samples
         parts, firsts = [], []
-        for slab in self.recipe.slabs([ticks], "", {}, 65536):
-            starts = np.searchsorted(time_s, slab.spans["start_s"].to_numpy() - 0.5 / self.recipe.rate_hz)
+        for batch in self.recipe.batches([ticks], "", {}, 65536):
+            starts = np.searchsorted(time_s, batch.spans["start_s"].to_numpy() - 0.5 / self.recipe.rate_hz)
             near = (starts + samples > shown.start) & (starts < shown.stop)
-            parts.append(slab.rows[near])
+            parts.append(batch.rows[near])
             firsts.append(starts[near])
             if len(starts) and starts[-1] >= shown.stop:
                 break

@@ -255,8 +255,8 @@ def _tasks(events: pd.DataFrame, recipe: WindowRecipe, around_s: float, options:
     times: list[list[NDArray[np.float64]]] = [[] for _ in spans]
     values: list[list[NDArray[np.float64]]] = [[] for _ in spans]
     path = Path(events["source"].iloc[0], events["file"].iloc[0])
-    for slab in stream_windows(path, recipe, **options):
-        time_s, samples = slab.spans["start_s"].to_numpy(), slab.rows.to_numpy()
+    for batch in stream_windows(path, recipe, **options):
+        time_s, samples = batch.spans["start_s"].to_numpy(), batch.rows.to_numpy()
         for index, (first, last) in enumerate(spans):
             inside = (time_s >= first) & (time_s <= last)
             times[index].append(time_s[inside])

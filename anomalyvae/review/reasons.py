@@ -204,10 +204,10 @@ class Reasons:
     def _read(self, path: Path, starts: Floats) -> Floats:
         rows = np.empty((len(starts), len(self.recipe.columns)))
         waiting = np.ones(len(starts), dtype=bool)
-        for slab in stream_windows(path, self.recipe, **self._options):
-            at = slab.spans["start_s"].to_numpy()
+        for batch in stream_windows(path, self.recipe, **self._options):
+            at = batch.spans["start_s"].to_numpy()
             for i in np.flatnonzero(waiting & np.isin(starts, at)):
-                rows[i] = slab.rows.iloc[np.flatnonzero(at == starts[i])[0]]
+                rows[i] = batch.rows.iloc[np.flatnonzero(at == starts[i])[0]]
                 waiting[i] = False
             if not waiting.any():
                 return rows

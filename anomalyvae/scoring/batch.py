@@ -120,7 +120,7 @@ def score_folder(
     workers : int, optional
         Threads, or processes of a local Dask cluster; one per core by default.
     progress : callable, optional
-        Called with a `Progress` after every slab of rows.
+        Called with a `Progress` after every batch of rows.
     verbose : bool, default=False
         Print the progress to stderr, a line every five seconds and at the end.
     **options

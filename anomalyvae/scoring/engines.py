@@ -17,7 +17,7 @@ _DEADLY = "Every worker that took it died, as one does that is out of memory ({}
 
 
 def local(work: Work, names: list[str], workers: int, scheduler: str | None = None) -> Iterator[Outcome]:
-    """Score files with threads of this process, several at a time; yields an outcome after every slab."""
+    """Score files with threads of this process, several at a time; yields an outcome after every batch."""
     if scheduler is not None:
         raise ValueError(
             f"Got scheduler={scheduler!r} with engine='local'; it needs engine='dask' (--engine). Pass that."

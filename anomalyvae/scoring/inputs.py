@@ -1,4 +1,4 @@
-"""Files to score: finding them, and reading their rows in slabs, so that memory is bounded for files of any length."""
+"""Files to score: finding them, and reading their rows in batches, so that memory is bounded for any length."""
 
 import io
 import os
@@ -24,7 +24,7 @@ from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import AS_WRITTEN, TABLES, column_names, typed_tables
 from anomalyvae.untrusted import listed
 
-_CELLS, _LEAST = 2**20, 1024  # of a slab: 8 MB of doubles, but at least so many rows
+_CELLS, _LEAST = 2**20, 1024  # of a batch: 8 MB of doubles, but at least so many rows
 _BUFFER = 2**20  # bytes of a column at a time; by default pyarrow reads a whole row group, however large
 UNKNOWN = "unknown"  # column of scores: the identifiers of a vehicle bus in a window that were not there in training
 _EMPTY = "It has no rows. Leave it out."
@@ -39,7 +39,7 @@ _NOTES = ("readme", "license", "licence", "changelog", "thumbs.db")  # their nam
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class Slab(NamedTuple):
+class Batch(NamedTuple):
     """Consecutive rows of a file."""
 
     where: dict[str, Any]  # of each row: "row" and columns to keep, or recording, start_s, end_s and, of a bus, UNKNOWN
@@ -172,13 +172,13 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
 
 
-def slabs_of(
+def batches_of(
     root: Path, name: str, metadata: dict[str, Any], keep: Sequence[str] = (), **options: Unpack[ReadOptions]
-) -> Iterator[Slab]:
+) -> Iterator[Batch]:
     """The rows of a table, or the windows of a recording, as a model takes them.
 
     The file ``name`` lies below the folder ``root``; ``metadata`` is that of the scorer. Columns of a table to ``keep``
-    are given back in `Slab.where`, beside ``row``.
+    are given back in `Batch.where`, beside ``row``.
 
     Raises ValueError if the file cannot be read, lacks a column or signal, has one in another unit, or has no row.
     """
@@ -191,20 +191,20 @@ def slabs_of(
 # Tables
 
 
-def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]) -> Iterator[Slab]:
+def _rows(path: Path, metadata: dict[str, Any], keep: Sequence[str], options: dict[str, Any]) -> Iterator[Batch]:
     first, kinds, partition = 0, metadata["kinds"], _partition(path)
-    batches = _parquet_batches if path.suffix.lower() == ".parquet" else _csv_batches
+    read = _parquet_batches if path.suffix.lower() == ".parquet" else _csv_batches
     try:
-        for batch in batches(path, metadata, keep, options):
+        for table in read(path, metadata, keep, options):
             learned = metadata["columns"] or ()
             for column in dict.fromkeys([*learned, *keep]):
-                if column in partition and column not in batch.schema.names:
+                if column in partition and column not in table.schema.names:
                     text = kinds.get(column) is not None or column not in learned
                     value = pa.scalar(partition[column], pa.string())
-                    batch = batch.append_column(column, pa.repeat(value if text else value.cast("double"), len(batch)))
-            where = {"row": np.arange(first, first + len(batch)), **{name: batch[name] for name in keep}}
-            yield Slab(where, batch.drop_columns([name for name in keep if name not in learned]))
-            first += len(batch)
+                    table = table.append_column(column, pa.repeat(value if text else value.cast("double"), len(table)))
+            where = {"row": np.arange(first, first + len(table)), **{name: table[name] for name in keep}}
+            yield Batch(where, table.drop_columns([name for name in keep if name not in learned]))
+            first += len(table)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own have no number
             raise
@@ -269,7 +269,7 @@ def _present(metadata: dict[str, Any], names: list[str], path: Path, keep: Seque
 # Recordings
 
 
-def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptions) -> Iterator[Slab]:
+def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptions) -> Iterator[Batch]:
     from anomalyvae.recordings import WindowRecipe, stream_windows
 
     recipe = WindowRecipe.from_dict(metadata["windowing"])
@@ -283,7 +283,7 @@ def _windows(path: Path, name: str, metadata: dict[str, Any], options: ReadOptio
         where: dict[str, Any] = {str(name): span for name, span in windows.spans.items()}
         if windows.unknown is not None:
             where[UNKNOWN] = windows.unknown
-        yield Slab(where, windows.rows.to_numpy(), start, windows.sparse.get(recording))
+        yield Batch(where, windows.rows.to_numpy(), start, windows.sparse.get(recording))
 
 
 def refuse_units(units: dict[str, str], metadata: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Score one file: the scores are written under a temporary name, which is replaced when they are complete.
 
-Reading, scoring and writing overlap: the threads of a pool score some slabs of rows while the next are read and earlier
-ones are written.
+Reading, scoring and writing overlap: the threads of a pool score some batches of rows while the next are read and
+earlier ones are written.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from anomalyvae.bundle import read_calibration
 from anomalyvae.fleet import Tally, json_figures
 from anomalyvae.folders import in_words, naming, put_file, refuse_irregular
 from anomalyvae.options import LIMITS, SUFFIXES
-from anomalyvae.scoring.inputs import UNKNOWN, Slab, slabs_of
+from anomalyvae.scoring.inputs import UNKNOWN, Batch, batches_of
 from anomalyvae.scoring.scorer import Floats, Scorer
 from anomalyvae.tables.packed import suffix_of
 
@@ -38,7 +38,7 @@ GAPS = "new_gaps"  # a row's missing cells in columns that had none in training,
 _MOMENT = pa.timestamp("us", tz="UTC")
 _SCORES = {"anomaly_score": pa.float64(), "p_value": pa.float64(), "is_outlier": pa.bool_()}
 SCORES = ("file", "row", *_SCORES, GAPS, "model_id")  # columns of scores of rows
-_AHEAD = 4  # slabs of a file that are read before they are scored
+_AHEAD = 4  # batches of a file that are read before they are scored
 _LONGEST = 255  # bytes of a file's name
 _ENDS = 65536  # bytes at either end of an input that identify it
 
@@ -131,13 +131,13 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
     try:
         session = open_session(work)
         made_from = _made_from(work, name)
-        slabs = slabs_of(Path(work.source), name, session.metadata, work.keep, **dict(work.options))
-        first = next(slabs, None)
+        batches = batches_of(Path(work.source), name, session.metadata, work.keep, **dict(work.options))
+        first = next(batches, None)
         kept = {} if first is None else {column: first.where[column].type for column in work.keep}
         recording = session.recording()
         output = Path(work.target, output_of(name))
         with naming(output), session.writer(fresh, kept) as writer:
-            for table, outliers in _tables(work, session, pool, chain(filter(None, [first]), slabs), recording):
+            for table, outliers in _tables(work, session, pool, chain(filter(None, [first]), batches), recording):
                 writer.write_table(table)
                 rows, flagged = rows + len(table), flagged + outliers
                 if GAPS in table.column_names:
@@ -172,13 +172,13 @@ class Recording:
         self._start: datetime | None = None
         self.sparse: str | None = None
 
-    def add(self, slab: Slab, scores: Floats) -> None:
+    def add(self, batch: Batch, scores: Floats) -> None:
         """Take the `Session.scores` of windows."""
         if len(scores):
-            self._name, self._start = str(slab.where["recording"].iloc[0]), slab.start
-            self.sparse = slab.sparse
+            self._name, self._start = str(batch.where["recording"].iloc[0]), batch.start
+            self.sparse = batch.sparse
             all_and_each = scores[:, [0, *range(3, 3 + self._signals)]]
-            self._tally.add(all_and_each, scores[:, 2] > 0, slab.where["start_s"])
+            self._tally.add(all_and_each, scores[:, 2] > 0, batch.where["start_s"])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -192,21 +192,21 @@ class Recording:
 
 
 def _tables(
-    work: Work, session: "Session", pool: Executor, slabs: Iterable[Slab], recording: Recording | None
+    work: Work, session: "Session", pool: Executor, batches: Iterable[Batch], recording: Recording | None
 ) -> Iterator[tuple[pa.Table, int]]:
     """Tables of scores, each with its number of flagged rows; windows are added to their recording."""
     if work.per_tick is None:
-        for slab, (table, flagged, scores) in _in_order(pool, session.score_table, slabs):
+        for batch, (table, flagged, scores) in _in_order(pool, session.score_table, batches):
             if recording is not None:
-                recording.add(slab, scores)
+                recording.add(batch, scores)
             yield table, flagged
         return
     from anomalyvae.recordings import WindowRecipe
     from anomalyvae.recordings.folding import Folding
 
     folding = Folding(WindowRecipe.from_dict(session.metadata["windowing"]), work.per_tick)
-    newest: Slab | None = None
-    for newest, scores in _in_order(pool, session.scores, slabs):
+    newest: Batch | None = None
+    for newest, scores in _in_order(pool, session.scores, batches):
         if recording is not None:
             recording.add(newest, scores)
         yield session.ticks(newest, *folding.add(newest.where["start_s"], scores))
@@ -214,17 +214,19 @@ def _tables(
         yield session.ticks(newest, *folding.add([], scores[:0], last=True))
 
 
-def _in_order(pool: Executor, score: Callable[[Slab], Scored], slabs: Iterable[Slab]) -> Iterator[tuple[Slab, Scored]]:
-    """Score slabs in a pool, a few at a time, and yield them in their order."""
-    waiting: deque[tuple[Slab, Future[Scored]]] = deque()
+def _in_order(
+    pool: Executor, score: Callable[[Batch], Scored], batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, Scored]]:
+    """Score batches in a pool, a few at a time, and yield them in their order."""
+    waiting: deque[tuple[Batch, Future[Scored]]] = deque()
     try:
-        for slab in slabs:
-            waiting.append((slab, pool.submit(score, slab)))
+        for batch in batches:
+            waiting.append((batch, pool.submit(score, batch)))
             if len(waiting) == _AHEAD:
                 first, future = waiting.popleft()
                 yield first, future.result()
-        for slab, future in waiting:
-            yield slab, future.result()
+        for batch, future in waiting:
+            yield batch, future.result()
     finally:
         for _, future in waiting:
             future.cancel()
@@ -257,7 +259,7 @@ _opening = threading.Lock()
 
 
 class Session:
-    """An opened model, which turns slabs of rows into tables of scores."""
+    """An opened model, which turns batches of rows into tables of scores."""
 
     def __init__(self, work: Work) -> None:
         self.scorer = Scorer(work.model, threads=1)
@@ -299,15 +301,15 @@ class Session:
         stored = any(pa.types.is_duration(kind) for kind in kept.values())
         return pq.ParquetWriter(path, schema, use_dictionary=["recording", "p_value", "model_id"], store_schema=stored)
 
-    def score_table(self, slab: Slab) -> tuple[pa.Table, int, Floats]:
-        """The table of a slab, its number of flagged rows, and its `scores`."""
-        found = self.scorer.score(slab.rows, [*self._outputs, GAPS])
+    def score_table(self, batch: Batch) -> tuple[pa.Table, int, Floats]:
+        """The table of a batch, its number of flagged rows, and its `scores`."""
+        found = self.scorer.score(batch.rows, [*self._outputs, GAPS])
         scores = self._scores_of(found)
-        return *self._table(slab, scores, found[GAPS]), scores
+        return *self._table(batch, scores, found[GAPS]), scores
 
-    def scores(self, slab: Slab) -> Floats:
+    def scores(self, batch: Batch) -> Floats:
         """Anomaly score, p-value, 1 if flagged and, where they are of use, a score per feature, of each row."""
-        return self._scores_of(self.scorer.score(slab.rows, self._outputs))
+        return self._scores_of(self.scorer.score(batch.rows, self._outputs))
 
     def _scores_of(self, found: dict[str, Any]) -> Floats:
         score, p_value = found["anomaly_score"], found["p_value"]
@@ -319,7 +321,7 @@ class Session:
             columns += list(found["feature_scores"].reshape(len(score), len(self._features), -1).sum(axis=2).T)
         return np.column_stack(columns)
 
-    def ticks(self, slab: Slab, time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
+    def ticks(self, batch: Batch, time_s: Floats, folded: Floats) -> tuple[pa.Table, int]:
         """The scores of ticks, folded from the `scores` of windows, and how many are flagged.
 
         Twice the mean of p-values is a p-value, however they depend on each other: V. Vovk and R. Wang, Combining
@@ -329,17 +331,17 @@ class Session:
             score, p_value, flagged = folded.T[:3]  # views
             np.minimum(2 * p_value, 1, out=p_value)
             flagged[:] = score > -self.metadata["offset"] if self._rate is None else p_value <= self._rate
-        where = {name: values for name, values in slab.where.items() if name != UNKNOWN}
+        where = {name: values for name, values in batch.where.items() if name != UNKNOWN}
         spans = {"start_s": time_s, "end_s": time_s + 1 / self.metadata["windowing"]["rate_hz"]}
-        return self._table(slab._replace(where=where | spans), folded)
+        return self._table(batch._replace(where=where | spans), folded)
 
-    def _table(self, slab: Slab, scores: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
+    def _table(self, batch: Batch, scores: Floats, gaps: Any = None) -> tuple[pa.Table, int]:
         score, p_value, flag, *features = scores.T
         flagged = flag > 0
-        columns: dict[str, Any] = dict(slab.where)
+        columns: dict[str, Any] = dict(batch.where)
         if "recording" in columns:
             columns["recording"] = _repeated(columns["recording"].iloc[0], len(score))
-            columns[TIME] = moments(slab.start, columns["start_s"])
+            columns[TIME] = moments(batch.start, columns["start_s"])
         if UNKNOWN in columns:
             columns[UNKNOWN] = pa.array(columns[UNKNOWN], pa.string()).dictionary_encode()
         columns |= {"anomaly_score": score, "p_value": p_value, "is_outlier": flagged}

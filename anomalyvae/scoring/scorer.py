@@ -34,7 +34,7 @@ from anomalyvae.tables.arrays import refuse_other_names, unmasked, unreal
 from anomalyvae.tables.names import nearest
 
 _BLOCK, _COMPARING_BLOCK, _CUDA_BLOCK = 1024, 256, 65536  # rows at a time, so that on a CPU they stay in its cache
-_SLAB = 16384  # rows of a table that a thread converts at once, so that memory is bounded
+_BATCH = 16384  # rows of a table that a thread converts at once, so that memory is bounded
 _COMPARING = ("memory", "near", "crowd", "linear", "novelty")  # criteria that compare with stored rows
 _OUTPUTS_OF_2 = {
     "anomaly_score": "anomaly_score", "p_value": "p_value", "is_outlier": "label", "feature_scores": "feature_scores"
@@ -195,15 +195,15 @@ class Scorer:
         return self._run([output], rows)[output]
 
     def _run(self, outputs: list[str], rows: Any) -> dict[str, NDArray[Any]]:
-        """Some outputs for rows, which threads score slab by slab."""
+        """Some outputs for rows, which threads score batch by batch."""
         count, part = self._parts(rows)
         share = -(-count // (2 * self._threads * self._block)) * self._block  # in whole blocks, for all threads
-        step = min(max(share, self._block), max(_SLAB, self._block))
+        step = min(max(share, self._block), max(_BATCH, self._block))
         starts = range(0, max(count, 1), step)
         named = [name for name in outputs if name != "new_gaps"]
         sources = [self._source[name] for name in named]
 
-        def slab(start: int) -> tuple[list[list[NDArray[Any]]], NDArray[np.object_] | None]:
+        def score(start: int) -> tuple[list[list[NDArray[Any]]], NDArray[np.object_] | None]:
             feeds, size = part(start, min(start + step, count)), min(step, count - start)
             blocks = [
                 self._run_block(sources, {name: cells[i : i + self._block] for name, cells in feeds.items()})
@@ -212,27 +212,25 @@ class Scorer:
             return blocks, self._gaps(feeds)
 
         if self._threads == 1 or len(starts) == 1:
-            slabs = list(map(slab, starts))
+            batches = list(map(score, starts))
         else:
             with ThreadPoolExecutor(self._threads) as pool:
-                slabs = list(pool.map(slab, starts))
-        blocks = [block for of_slab, _ in slabs for block in of_slab]
+                batches = list(pool.map(score, starts))
+        blocks = [block for scored, _ in batches for block in scored]
         found = {name: np.concatenate(parts) for name, parts in zip(named, zip(*blocks, strict=True), strict=False)}
         if self._source.get("is_outlier") == "label" and "is_outlier" in found:
             found["is_outlier"] = found["is_outlier"] < 0
-        having_gaps = [
-            (start, of_slab) for start, (_, of_slab) in zip(starts, slabs, strict=True) if of_slab is not None
-        ]
+        new_gaps = [(start, texts) for start, (_, texts) in zip(starts, batches, strict=True) if texts is not None]
         if "new_gaps" in outputs:
             found["new_gaps"] = np.full(count, None, dtype=object)
-            for start, of_slab in having_gaps:
-                found["new_gaps"][start : start + len(of_slab)] = of_slab
-        elif having_gaps:
-            _warn_of_gaps([text for _, of_slab in having_gaps for text in of_slab if text is not None], count)
+            for start, texts in new_gaps:
+                found["new_gaps"][start : start + len(texts)] = texts
+        elif new_gaps:
+            _warn_of_gaps([text for _, texts in new_gaps for text in texts if text is not None], count)
         return found
 
     def _gaps(self, feeds: Feeds) -> NDArray[np.object_] | None:
-        """`new_gaps` of a slab; None if no row has one."""
+        """`new_gaps` of a batch; None if no row has one."""
         if not self._complete:
             return None
         if self.metadata["inputs"] == "matrix":

@@ -22,7 +22,7 @@ from anomalyvae.recordings.live import LiveWindows
 from anomalyvae.recordings.live_bus import GROWING, Live, LiveBus
 from anomalyvae.scoring.batch import flag_rate
 from anomalyvae.scoring.drift import LiveDrift
-from anomalyvae.scoring.inputs import Slab, refuse_units
+from anomalyvae.scoring.inputs import Batch, refuse_units
 from anomalyvae.scoring.one_file import Session, Work, moments
 from anomalyvae.scoring.printed import Printed
 from anomalyvae.scoring.ranking import NO_FLEET
@@ -273,7 +273,7 @@ class Watcher:
         return LiveDrift(Fleet.from_dict(fleet), metadata["model_id"], None if state is None else Path(state), notify)
 
     def _scored(self, windows: Windows) -> Iterator[WindowScore]:
-        scores = self._session.scores(Slab({}, windows.rows.to_numpy()))
+        scores = self._session.scores(Batch({}, windows.rows.to_numpy()))
         if self.drift is not None:
             self.drift.add(windows, np.delete(scores, (1, 2), axis=1))
         signals = self._recipe.signals if scores.shape[1] > 3 else ()

@@ -135,12 +135,12 @@ class Model(NamedTuple):
 
     def scored(self, path: Path) -> pd.DataFrame:
         """The windows of a log: their span, score, and the identifier that is to blame."""
-        slabs = list(stream_windows(path, self.recipe))
-        rows = pd.concat([slab.rows for slab in slabs], ignore_index=True)
-        table = pd.concat([slab.spans for slab in slabs], ignore_index=True)
+        batches = list(stream_windows(path, self.recipe))
+        rows = pd.concat([batch.rows for batch in batches], ignore_index=True)
+        table = pd.concat([batch.spans for batch in batches], ignore_index=True)
         table["score"] = -self.detector.score_samples(rows)
         largest = np.asarray(self.detector.feature_scores(rows)).argmax(axis=1)
-        unknown = [named for slab in slabs for named in slab.unknown or [""] * len(slab)]
+        unknown = [named for batch in batches for named in batch.unknown or [""] * len(batch)]
         table["blamed"] = [
             named.split(" ")[0] if (signal := self.recipe.signals[place]) in (UNKNOWN, MOST_FREQUENT)
             else signal.partition(".")[0]

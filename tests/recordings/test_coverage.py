@@ -46,10 +46,10 @@ def test_what_is_mostly_left_out_is_said_with_the_reason(tmp_path, rows, kept, c
     path = drive(tmp_path, "d", kept)
     recipe = WindowRecipe(**RECIPE.to_dict() | change)
     whole = read_windows(path, recipe)
-    slabs = list(stream_windows(path, recipe, rows=rows))
-    assert all(not slab.sparse for slab in slabs[:-1])
-    assert slabs[-1].sparse == whole.sparse
-    assert sum(map(len, slabs)) == len(whole)
+    batches = list(stream_windows(path, recipe, rows=rows))
+    assert all(not batch.sparse for batch in batches[:-1])
+    assert batches[-1].sparse == whole.sparse
+    assert sum(map(len, batches)) == len(whole)
     if said is None:
         assert whole.sparse == {}
     else:

@@ -62,7 +62,7 @@ class Script:
 
 
 def starts(windows):
-    return [start_s for slab in windows for start_s in slab.spans["start_s"]]
+    return [start_s for batch in windows for start_s in batch.spans["start_s"]]
 
 
 def followed(path, *steps, **options):
@@ -81,8 +81,8 @@ def test_what_is_there_already_is_passed_over_for_the_newest(path, monkeypatch):
     with GrowingFile(path) as file:
         watched = follow(Script(file, *more), notify=said.append)
         found = []
-        for slab in watched:
-            found += slab.spans["start_s"].tolist()
+        for batch in watched:
+            found += batch.spans["start_s"].tolist()
             assert watched.waiting == max(390 - max(len(found) - 1, 0), 0)
     assert found[0] == pytest.approx(39.0)  # the newest of 391
     assert found[1:391] == pytest.approx(starts_of(399))

@@ -103,8 +103,8 @@ def test_pieces_give_what_the_whole_gives(tmp_path, monkeypatch):
     pieces = read_log(path, timeout_s=np.inf)
     assert pieces.signals.keys() == whole.signals.keys()
     assert_same_signals(pieces, whole)
-    slabs = list(stream_windows(path, recipe, timeout_s=np.inf))
-    np.testing.assert_array_equal(np.concatenate([slab.rows for slab in slabs]), rows.rows)
+    batches = list(stream_windows(path, recipe, timeout_s=np.inf))
+    np.testing.assert_array_equal(np.concatenate([batch.rows for batch in batches]), rows.rows)
     assert not ((rows.spans["start_s"] > 22.5) & (rows.spans["start_s"] < 100)).any()
 
 
@@ -274,9 +274,9 @@ def test_lines_that_come_one_by_one_give_the_windows_of_the_file(tmp_path, suffi
     whole = read_windows(path, recipe)
     lines = path.read_bytes().splitlines(keepends=True)
     live = LiveBus(lines[0], recipe, kind=path.suffix, recording="a", source="a")
-    slabs = [slab for begin in range(1, len(lines), 7) for slab in live.add(b"".join(lines[begin : begin + 7]))]
-    assert len(slabs) > 5
-    rows = np.concatenate([slab.rows for slab in [*slabs, *live.end()]])
+    batches = [batch for begin in range(1, len(lines), 7) for batch in live.add(b"".join(lines[begin : begin + 7]))]
+    assert len(batches) > 5
+    rows = np.concatenate([batch.rows for batch in [*batches, *live.end()]])
     np.testing.assert_array_equal(rows, whole.rows)
     assert (live.left_out, live.recordings) == (0, 1)
     again = LiveBus(lines[0], recipe, kind=path.suffix, recording="a", source="a")

@@ -25,12 +25,12 @@ def cut(text, places):
 def live_windows(text, recipe, places=(), late=False):
     header, _, rows = text.partition(b"\n")
     live = LiveWindows(header, recipe, recording="drive", source="lines", late=late)
-    slabs = [slab for piece in cut(rows, places) for slab in live.add(piece)]
-    return [*slabs, *live.end()], live
+    batches = [batch for piece in cut(rows, places) for batch in live.add(piece)]
+    return [*batches, *live.end()], live
 
 
-def assert_same(slabs, frame, recipe):
-    expected, windows = recipe.windows(log_from_frame(frame, "drive")), stacked(slabs, recipe)
+def assert_same(batches, frame, recipe):
+    expected, windows = recipe.windows(log_from_frame(frame, "drive")), stacked(batches, recipe)
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     assert windows.spans.to_numpy().tolist() == expected.spans.to_numpy().tolist()
     return windows
@@ -73,18 +73,18 @@ def test_pieces_of_any_size_give_the_bits_of_the_finished_file(
         states=states, counts=counts if where else (), missing=share,
     )  # fmt: skip
     text = frame.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%f").encode()
-    slabs, live = live_windows(text, recipe, places, late)
+    batches, live = live_windows(text, recipe, places, late)
     newer = np.diff(np.maximum.accumulate(np.round(seconds, 3)), prepend=-1) > 0
     assert live.left_out == (0 if late else np.sum(~newer))
-    assert_same(slabs, frame if late else frame[newer], recipe)
+    assert_same(batches, frame if late else frame[newer], recipe)
 
 
 def test_what_a_cell_may_look_like():
     lines = ['0.0,"1,5",1\r', '0.1,,"2"\r', "0.2,x y,NaN\r", '0.3,"say ""x""",4\r', "0.4,ü,5e0\r", "0.5,é,0\r"]
     text = "\n".join(["\ufefftime_s,note,x [m]\r", *lines, ""]).encode()
     recipe = WindowRecipe(("x",), 10, 0.1, 0.1, 0.5)
-    slabs, live = live_windows(text, recipe)
-    assert stacked(slabs, recipe).rows["x@0"].tolist() == [
+    batches, live = live_windows(text, recipe)
+    assert stacked(batches, recipe).rows["x@0"].tolist() == [
         1,
         2,
         3,
@@ -102,8 +102,8 @@ def delays_of(recipe, seconds, late=False):
     live = LiveWindows(lines[0], recipe, recording="drive", source="lines", late=late)
     delays = []
     for line, now_s in zip(lines[1:], seconds, strict=True):
-        for slab in live.add(line):
-            delays += [now_s - (slab.spans["end_s"].to_numpy() - 1 / recipe.rate_hz)]
+        for batch in live.add(line):
+            delays += [now_s - (batch.spans["end_s"].to_numpy() - 1 / recipe.rate_hz)]
     return delays
 
 
@@ -129,8 +129,8 @@ def test_a_clock_that_jumps_back_begins_another_recording():
     recipe = WindowRecipe(("x", "speed"), 10, 1, 0.3, 0.5)
     text = pd.concat(parts).to_csv(index=False).encode()
     for places in ([], range(200), [29, 31, 60], [30, 70]):
-        slabs, live = live_windows(text, recipe, places)
-        found = stacked(slabs, recipe)
+        batches, live = live_windows(text, recipe, places)
+        found = stacked(batches, recipe)
         assert live.recordings == 3
         names = ["drive", "drive#2", "drive#3"]
         assert found.spans["recording"].unique().tolist() == names
@@ -148,8 +148,8 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted():
     text = b"".join([*lines[:17], *bad, *lines[17:]])
     recipe = WindowRecipe(("x",), 10, 1, 0.1, 0.5)
     for places in ([], range(200), [16, 18, 21]):
-        slabs, live = live_windows(text, recipe, places)
-        assert_same(slabs, frame, recipe)
+        batches, live = live_windows(text, recipe, places)
+        assert_same(batches, frame, recipe)
         assert live.left_out == 5
         assert "column 'time_s' of lines holds the text 'yesterday'" in live.complaint
 

@@ -455,9 +455,9 @@ def test_falls_that_are_no_midnight_are_refused(write, stamps, said):
 def test_watching_goes_on_over_midnight():
     live = LiveWindows(b"time,x\n", WindowRecipe(("x",), 1, 2, 1, 1), recording="drive", source="lines")
     lines = [f"{clock(86_399 + i, '{h:02d}:{m:02d}:{s:02d}')},{i}\n".encode() for i in range(30)]
-    slabs = [*chain.from_iterable(map(live.add, lines)), *live.end()]
+    batches = [*chain.from_iterable(map(live.add, lines)), *live.end()]
     assert live.recordings == 1
-    assert np.concatenate([slab.spans["start_s"] for slab in slabs]).tolist() == list(range(86_399, 86_399 + 29))
+    assert np.concatenate([batch.spans["start_s"] for batch in batches]).tolist() == list(range(86_399, 86_399 + 29))
 
 
 def test_a_counter_that_begins_again_is_named(write):

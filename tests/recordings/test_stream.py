@@ -19,14 +19,14 @@ def whole(path, recipe):
 
 
 def assert_same(path, recipe, rows):
-    """Check that slabs and whole agree to the last bit, the sign of zero included; return the windows."""
-    expected, slabs = whole(path, recipe), list(stream_windows(path, recipe, rows=rows))
-    windows = stacked(slabs, recipe)
+    """Check that batches and whole agree to the last bit, the sign of zero included; return the windows."""
+    expected, batches = whole(path, recipe), list(stream_windows(path, recipe, rows=rows))
+    windows = stacked(batches, recipe)
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     pd.testing.assert_frame_equal(windows.spans, expected.spans, check_exact=True)
     assert list(windows.rows) == list(expected.rows)
-    assert [slab.units for slab in slabs] == [expected.units] * len(slabs)
-    assert max(map(len, slabs)) <= rows
+    assert [batch.units for batch in batches] == [expected.units] * len(batches)
+    assert max(map(len, batches)) <= rows
     return windows
 
 
@@ -212,7 +212,7 @@ def test_files_that_are_none_are_refused_as_read_log_does(tmp_path):
 
 @pytest.mark.parametrize("frame", [{"time_s": [], "x": []}, {"time_s": [0.0, 1.0], "x": [1.0, np.nan]}])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_recording_without_windows_gives_one_slab_that_has_the_columns(tmp_path, suffix, frame):
+def test_a_recording_without_windows_gives_one_batch_that_has_the_columns(tmp_path, suffix, frame):
     path = write(tmp_path / f"drive{suffix}", pd.DataFrame(frame, dtype=float))
     windows = assert_same(path, WindowRecipe(("x",), 1, 2, 1, 1), rows=1)
     assert (list(windows.rows), len(windows)) == (["x@0", "x@1"], 0)
@@ -235,9 +235,9 @@ def test_the_start_and_units_may_come_with_a_later_piece(tmp_path, monkeypatch):
     path = tmp_path / "fast.parquet"
     pd.DataFrame({"time": stamps, "x": np.arange(300.0)}).to_parquet(path)
     recipe = WindowRecipe(("x",), rate_hz=100, length_s=0.5, stride_s=0.5, max_gap_s=0.1)
-    slabs = list(stream_windows(path, recipe, rows=50))
-    assert len(slabs) > 1
-    assert [slab.starts for slab in slabs] == [{"fast": stamps[0]}] * len(slabs)
+    batches = list(stream_windows(path, recipe, rows=50))
+    assert len(batches) > 1
+    assert [batch.starts for batch in batches] == [{"fast": stamps[0]}] * len(batches)
 
     time_s = np.arange(10.0)
 
@@ -267,17 +267,17 @@ def test_formats_that_come_in_pieces_are_not_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "drive.toy"
     path.touch()
     recipe = WindowRecipe(("x", "y"), 10, 1, 0.1, 0.5)
-    slabs = list(stream_windows(path, recipe, rows=7))
-    windows, expected = stacked(slabs, recipe), recipe.windows(Log("drive", None, signals))
+    batches = list(stream_windows(path, recipe, rows=7))
+    windows, expected = stacked(batches, recipe), recipe.windows(Log("drive", None, signals))
     assert windows.rows.to_numpy().tobytes() == expected.rows.to_numpy().tobytes()
     pd.testing.assert_frame_equal(windows.spans, expected.spans, check_exact=True)
-    assert (len(windows), windows.units, max(map(len, slabs))) == (87, {"x": "g"}, 7)
+    assert (len(windows), windows.units, max(map(len, batches))) == (87, {"x": "g"}, 7)
 
 
 def test_windows_that_overlap_are_not_made_all_at_once(tmp_path):
     path = write(tmp_path / "drive.parquet", pd.DataFrame({"time_s": np.arange(6000) / 10, "x": 1.0, "y": 2.0}))
     recipe = WindowRecipe(("x", "y"), 10, length_s=100, stride_s=0.1, max_gap_s=0.1)  # a thousandfold overlap
-    sizes = [slab.rows.size for slab in stream_windows(path, recipe)]
+    sizes = [batch.rows.size for batch in stream_windows(path, recipe)]
     assert sum(sizes) == 5001 * 2000
     assert max(sizes) * 8 <= 2**23
 
@@ -300,8 +300,8 @@ def test_what_is_held_does_not_grow_with_the_recording(tmp_path, monkeypatch):
         frame["y"] = np.where(np.arange(count) % 2000 < 500, np.nan, 1.0)  # five seconds without a sample
         frame["z"] = 3.0
         held.clear()
-        for slab in stream_windows(write(tmp_path / "drive.parquet", frame, count), recipe, rows=1000):
-            held.append(len(slab))
+        for batch in stream_windows(write(tmp_path / "drive.parquet", frame, count), recipe, rows=1000):
+            held.append(len(batch))
         most.append(max(held))
     assert most[0] == most[1] <= 1000 + 2 * 100
 

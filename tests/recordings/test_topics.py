@@ -270,10 +270,12 @@ def test_pieces_give_the_windows_of_the_whole(files, monkeypatch, name, messages
     recipe = WindowRecipe(signals, 10, length_s=2, stride_s=0.5, max_gap_s=1.2)
     whole = recipe.windows(read_log(files[name], signals=signals))
     monkeypatch.setattr(topics, "_PIECE", messages)
-    slabs = list(stream_windows(files[name], recipe, rows=10, timeout_s=math.inf))
+    batches = list(stream_windows(files[name], recipe, rows=10, timeout_s=math.inf))
     assert len(whole) > 40
-    assert np.concatenate([slab.rows for slab in slabs]).tobytes() == whole.rows.to_numpy().tobytes()
-    pd.testing.assert_frame_equal(pd.concat([s.spans for s in slabs], ignore_index=True), whole.spans, check_exact=True)
+    assert np.concatenate([batch.rows for batch in batches]).tobytes() == whole.rows.to_numpy().tobytes()
+    pd.testing.assert_frame_equal(
+        pd.concat([s.spans for s in batches], ignore_index=True), whole.spans, check_exact=True
+    )
 
 
 def test_a_piece_holds_no_sample_older_than_one_before_it(files, monkeypatch):

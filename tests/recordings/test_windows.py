@@ -321,12 +321,12 @@ def test_coefficients_are_the_lowest_of_the_orthonormal_cosine_transform():
 
 
 @pytest.mark.parametrize("most", [1, 3, 1000])
-def test_a_window_s_coefficients_are_the_same_bits_in_any_slab_and_piece(most):
+def test_a_window_s_coefficients_are_the_same_bits_in_any_batch_and_piece(most):
     ticks, whole = SHAPE.ticks(noisy_log()), SHAPE.windows(noisy_log())
     pieces = [ticks[:13], ticks[13:14], ticks[14:47], ticks[47:]]
-    slabs = list(SHAPE.slabs(pieces, "drive", {}, most))
-    np.testing.assert_array_equal(np.vstack([slab.rows for slab in slabs]), whole.rows)
-    assert max(map(len, slabs)) <= most
+    batches = list(SHAPE.batches(pieces, "drive", {}, most))
+    np.testing.assert_array_equal(np.vstack([batch.rows for batch in batches]), whole.rows)
+    assert max(map(len, batches)) <= most
 
 
 def test_a_signal_with_a_missing_cell_has_no_coefficients_and_leaves_the_others_theirs():

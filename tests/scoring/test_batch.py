@@ -96,7 +96,7 @@ def test_a_folder_of_an_earlier_version_goes_on_under_the_new_names(bundle, driv
 
 
 @pytest.mark.parametrize("cells", [6 * 7, 6 * 1024])
-def test_slabs_leave_no_trace(bundle, drives, detector, fresh, tmp_path, monkeypatch, cells):
+def test_batches_leave_no_trace(bundle, drives, detector, fresh, tmp_path, monkeypatch, cells):
     monkeypatch.setattr(sources, "_CELLS", cells)
     monkeypatch.setattr(sources, "_LEAST", 7)
     monkeypatch.setattr(table_rows, "_BLOCK", 1000)
@@ -369,15 +369,15 @@ def test_strict_stops(bundle, drives, troubled, tmp_path):
 
 
 def test_a_file_that_grows_while_it_is_read(bundle, drives, tmp_path, monkeypatch):
-    honest = sources.slabs_of
+    honest = sources.batches_of
 
-    def slabs(root, name, *given):
+    def batches(root, name, *given):
         yield from honest(root, name, *given)
         if name == "b.parquet":
             with (root / name).open("ab") as file:
                 file.write(b"more")
 
-    monkeypatch.setattr("anomalyvae.scoring.one_file.slabs_of", slabs)
+    monkeypatch.setattr("anomalyvae.scoring.one_file.batches_of", batches)
     summary = score_folder(bundle, drives, tmp_path / "out")
     assert [f["error"][:32] for f in summary["files"] if f["error"]] == ["It changed while it was read. Sc"]
 

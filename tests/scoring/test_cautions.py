@@ -61,7 +61,7 @@ def test_new_gaps_are_named_row_by_row(few, gaps):
     assert np.isfinite(found["p_value"]).all()
 
 
-def test_a_matrix_of_several_slabs(tmp_path):
+def test_a_matrix_of_several_batches(tmp_path):
     x = np.random.default_rng(0).normal(size=(60, 3))
     x[0, 2] = np.nan
     scorer = Scorer(save(VAEOutlierDetector(max_epochs=1, random_state=0).fit(x), tmp_path / "bundle"), threads=2)

@@ -234,13 +234,13 @@ def test_a_file_that_kills_its_worker_is_reported_and_the_others_go_on(bundle, d
     script = (
         "import os, sys, time\n"
         "from anomalyvae.scoring import one_file as parts; from anomalyvae.scoring import inputs as sources\n"
-        "honest = sources.slabs_of\n"
-        "def slabs(root, name, *given):\n"
+        "honest = sources.batches_of\n"
+        "def batches(root, name, *given):\n"
         "    if name == 'b.parquet':\n"
         "        time.sleep(0.5)\n"  # Dask restarts a worker only once it is up
         "        os._exit(1)\n"
         "    return honest(root, name, *given)\n"
-        "parts.slabs_of = slabs\n"
+        "parts.batches_of = batches\n"
         "if __name__ == '__main__':\n"
         "    from anomalyvae import score_folder\n"
         "    print([(f['file'], f['error']) for f in score_folder(*sys.argv[1:], engine='dask', workers=1)['files']])\n"

@@ -120,7 +120,7 @@ def test_a_row_scores_the_same_in_any_company(file, fresh, threads, monkeypatch)
     scorer = Scorer(file, threads=threads)
     rows = np.tile(fresh.to_numpy(), (12, 1))
     whole = scorer.score(rows)
-    monkeypatch.setattr(module, "_SLAB", 1500)  # slabs and blocks that do not divide the rows
+    monkeypatch.setattr(module, "_BATCH", 1500)  # batches and blocks that do not divide the rows
     again = scorer.score(pd.DataFrame(rows, columns=fresh.columns))
     for name in whole:
         assert len(again[name]) == len(rows)

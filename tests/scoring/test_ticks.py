@@ -1,4 +1,4 @@
-"""A folder of recordings becomes scores per tick: what was said of windows, folded, in slabs of any size."""
+"""A folder of recordings becomes scores per tick: what was said of windows, folded, in batches of any size."""
 
 import numpy as np
 import pandas as pd
@@ -66,13 +66,13 @@ def test_ticks_are_folded_windows(model, drives, tmp_path, mode, alarms):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_slabs_leave_no_trace(model, drives, tmp_path, monkeypatch, mode):
+def test_batches_leave_no_trace(model, drives, tmp_path, monkeypatch, mode):
     score_folder(model, drives, tmp_path / "whole", per_tick=mode, feature_scores=True)
-    monkeypatch.setattr(windows, "_SLAB_CELLS", 7 * len(RECIPE.columns))
-    score_folder(model, drives, tmp_path / "slabs", per_tick=mode, feature_scores=True)
+    monkeypatch.setattr(windows, "_BATCH_CELLS", 7 * len(RECIPE.columns))
+    score_folder(model, drives, tmp_path / "batches", per_tick=mode, feature_scores=True)
     for name in ("event.parquet", "calm.csv.parquet"):
-        whole, slabs = (pq.read_table(tmp_path / folder / name).to_pandas() for folder in ("whole", "slabs"))
-        pd.testing.assert_frame_equal(whole, slabs, rtol=1e-12)
+        whole, batches = (pq.read_table(tmp_path / folder / name).to_pandas() for folder in ("whole", "batches"))
+        pd.testing.assert_frame_equal(whole, batches, rtol=1e-12)
     assert "feature_score.a" in whole
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from anomalyvae.recordings import read_log
-from anomalyvae.scoring.inputs import slabs_of
+from anomalyvae.scoring.inputs import batches_of
 from anomalyvae.tables import packed
 from anomalyvae.tables.rows import read_rows
 
@@ -22,7 +22,7 @@ def rows_of(path):
 
 
 def scored(path):
-    return list(slabs_of(path.parent, path.name, {"windowing": None, "columns": None, "kinds": {}}))
+    return list(batches_of(path.parent, path.name, {"windowing": None, "columns": None, "kinds": {}}))
 
 
 @pytest.mark.parametrize(

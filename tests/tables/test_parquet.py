@@ -11,7 +11,7 @@ import pytest
 
 from anomalyvae.events import read_events
 from anomalyvae.recordings import read_log
-from anomalyvae.scoring.inputs import slabs_of
+from anomalyvae.scoring.inputs import batches_of
 from anomalyvae.tables.parquet import parquet_file
 from anomalyvae.tables.rows import read_rows
 
@@ -23,7 +23,7 @@ def rows_of(path):
 
 
 def scored(path):
-    return list(slabs_of(path.parent, path.name, {"windowing": None, "columns": None, "kinds": {}}))
+    return list(batches_of(path.parent, path.name, {"windowing": None, "columns": None, "kinds": {}}))
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def blf_frames(path: Path) -> tuple[float, Generator[np.ndarray, None, None]]:
         raise ValueError(f"{path} begins with {head[:4]!r}; a BLF file begins with LOGG. Export it again.")
     if len(head) < _HEAD or struct.unpack_from("<Q", head, 16)[0] > size:
         raise _damaged(path, size)
-    return _moment(head[40:56]), _chunks(path, *struct.unpack_from("<L24xL", head, 4))
+    return _moment(head[40:56]), _pieces(path, *struct.unpack_from("<L24xL", head, 4))
 
 
 def _damaged(path: Path, offset: int) -> ValueError:
@@ -83,7 +83,7 @@ def _moment(fields: bytes) -> float:
         return 0.0
 
 
-def _chunks(path: Path, offset: int, promised: int) -> Generator[np.ndarray, None, None]:
+def _pieces(path: Path, offset: int, promised: int) -> Generator[np.ndarray, None, None]:
     kinds: Counter[int] = Counter()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         rest = b""  # of an object that continues in the next container

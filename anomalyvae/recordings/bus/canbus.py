@@ -41,12 +41,12 @@ def can_pieces(
     decoder = Decoder(databases, wanted, str(path), identifiers=identifiers)
     decoder.check([])
     if decoder.lists_identifiers:
-        with _opened(path) as (_, _, chunks), warnings.catch_warnings(action="ignore"):
-            decoder.list_buses(chunks)
-    with _opened(path) as (start, buses, chunks):
+        with _opened(path) as (_, _, pieces), warnings.catch_warnings(action="ignore"):
+            decoder.list_buses(pieces)
+    with _opened(path) as (start, buses, pieces):
         decoder.bus_names = buses
         count = 0
-        for frames in in_order(chunks, str(path)):
+        for frames in in_order(pieces, str(path)):
             count += len(frames)
             yield Log(path.stem, start, decoder.completed(decoder.decode(frames)), decoder.left_out)
     if not count:
@@ -54,15 +54,15 @@ def can_pieces(
     decoder.finish(others=False)
 
 
-def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
+def in_order(pieces: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
     """Sort late rows, of arrays with a field ``time_s``, into those before; rows with the same stamp stay together.
 
     Raises ValueError if the clock jumps back by more than a second; ``source`` names the file in it.
     """
     newest, passed = -np.inf, 0
     waiting: np.ndarray | None = None
-    for chunk in chunks:
-        stamps = chunk["time_s"]
+    for piece in pieces:
+        stamps = piece["time_s"]
         if not np.isfinite(stamps).all():
             raise ValueError(f"{source} has a time stamp that is not finite. Repair the file, or record it again.")
         reach = np.maximum.accumulate(np.concatenate(([newest], stamps)))
@@ -72,8 +72,8 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
                 f"The clock in {source} jumps back by {reach[late[0] + 1] - stamps[late[0]]:g} s after "
                 f"{passed + late[0]} rows; a recording is in order of time. Split the file there."
             )
-        newest, passed = reach[-1], passed + len(chunk)
-        rows = chunk if waiting is None else np.concatenate((waiting, chunk))
+        newest, passed = reach[-1], passed + len(piece)
+        rows = piece if waiting is None else np.concatenate((waiting, piece))
         if (rows["time_s"][1:] < rows["time_s"][:-1]).any():
             rows = rows[np.argsort(rows["time_s"], kind="stable")]
         # Rows with the stamp newest - LATE_S may still follow.
@@ -86,30 +86,30 @@ def in_order(chunks: Iterable[np.ndarray], source: str) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[pd.Timestamp | None, list[str] | None, Iterator[np.ndarray]]]:
-    """Open a CAN log: its start, the names of its buses if they have some, and its frames in chunks, in their order."""
+    """Open a CAN log: its start, the names of its buses if they have some, and its frames in pieces, in their order."""
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty, not a CAN log. Record it again.")
     buses: list[str] | None = None
     if path.suffix.lower() == ".blf":
-        start_s, chunks = blf_frames(path)
+        start_s, pieces = blf_frames(path)
     else:
-        start_s, buses, chunks = text_frames(path)
-    zero_s, head = 0.0, list(islice(chunks, 1))
+        start_s, buses, pieces = text_frames(path)
+    zero_s, head = 0.0, list(islice(pieces, 1))
     stamps = head[0]["time_s"] if head else np.empty(0)
     if not start_s and len(stamps) and stamps[0] >= UNIX_FROM_S:
         start_s = zero_s = float(stamps[0])
     elif path.suffix.lower() == ".log":
         _check_that_stamps_grow(path, stamps)
     start = moment(start_s) if start_s else None
-    with closing(chunks):
-        yield start, buses, (_from(zero_s, frames, bool(start_s)) for frames in _pieces(chain(head, chunks)))
+    with closing(pieces):
+        yield start, buses, (_from(zero_s, frames, bool(start_s)) for frames in _regrouped(chain(head, pieces)))
 
 
-def _pieces(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the rows of chunks, ``_ROWS`` at once, and at least one piece."""
+def _regrouped(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the rows again in pieces of ``_ROWS``, at least one."""
     held: list[np.ndarray] = []
-    for chunk in chunks:
-        held.append(chunk)
+    for piece in pieces:
+        held.append(piece)
         while sum(map(len, held)) > _ROWS:
             rows = np.concatenate(held)
             held = [rows[_ROWS:]]

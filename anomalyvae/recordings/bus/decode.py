@@ -117,9 +117,9 @@ class Decoder:
                     return Signal(name, np.empty(0), np.empty(0), field.unit, message.name)
         return None
 
-    def list_buses(self, chunks: Iterable[np.ndarray]) -> None:
+    def list_buses(self, pieces: Iterable[np.ndarray]) -> None:
         """Note which buses the frames are of; if several, names of identifiers' signals begin with the bus."""
-        for frames in chunks:
+        for frames in pieces:
             self._numbers.update(np.unique(frames["bus"]).tolist())
         self._identifiers.several = len(self._numbers) > 1
 

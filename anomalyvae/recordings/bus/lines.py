@@ -39,7 +39,7 @@ class Parser:
 
 
 def text_frames(path: Path) -> tuple[float, list[str] | None, Generator[np.ndarray, None, None]]:
-    """Return a log's start in seconds of unix time (0: none), the names of its buses, and its frames in chunks.
+    """Return a log's start in seconds of unix time (0: none), the names of its buses, and its frames in pieces.
 
     Stamps count from the start; without one, they are those of the file. ValueError names the line that cannot be read.
     """
@@ -49,7 +49,7 @@ def text_frames(path: Path) -> tuple[float, list[str] | None, Generator[np.ndarr
         for number, line in lines:  # the header: up to the first frame
             if isinstance(_parsed(path, parser, number, line), tuple):
                 break
-    return parser.start_s, parser.buses, _chunks(path, parser)
+    return parser.start_s, parser.buses, _pieces(path, parser)
 
 
 def _numbered(path: Path, file: Any) -> Iterator[tuple[int, str]]:
@@ -74,7 +74,7 @@ def _parsed(path: Path, parser: Parser, number: int, line: str) -> Frame | str:
         raise _unreadable(path, number, str(error)) from error
 
 
-def _chunks(path: Path, parser: Parser) -> Generator[np.ndarray, None, None]:
+def _pieces(path: Path, parser: Parser) -> Generator[np.ndarray, None, None]:
     frames: list[Frame] = []
     odd = lost = last = 0
     first = (0, "")
