@@ -4,6 +4,7 @@ Numpy only. All functions take anomaly scores (high = anomalous).
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -291,8 +292,11 @@ def few_calibrate(evidence: float, unit: str, of: str | None = None) -> str | No
     least = 1 / (1 + evidence)
     if least <= AUTO_FALSE_ALARMS * (1 + SLACK):
         return None
+    count = f"{evidence:.0f}"
+    if count == "1":
+        unit = re.sub(r"(?<=stretch)es|s\b", "", unit, count=1)
     return (
-        f"{evidence:.0f} {unit} can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in new "
+        f"{count} {unit} can show no p-value below {least:.2g}, so {AUTO_FALSE_ALARMS:.0%} false alarms in new "
         f"{of} are not guaranteed: the threshold is an estimate, and flagged rows can have larger p-values. The "
         f"guarantee takes {ENOUGH} {of} that are held out."
     )

@@ -37,6 +37,13 @@ def test_the_rate_that_is_supported_begins_at_19():
     assert few_calibrate(9, "drives").startswith("9 drives can show no p-value below 0.1, so 5% false alarms in new")
 
 
+@pytest.mark.parametrize(("one", "many"), [("group", "groups"), ("stretch of recordings", "stretches of recordings")])
+def test_one_that_calibrates_is_named_in_the_singular(one, many):
+    assert few_calibrate(1.2, many).startswith(
+        f"1 {one} can show no p-value below 0.45, so 5% false alarms in new {many}"
+    )
+
+
 def test_a_model_of_few_groups_says_so(few):
     bundle, detector = few
     assert Scorer(bundle).caution.startswith(THREE)
