@@ -14,27 +14,28 @@ import mmap
 import struct
 import warnings
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 _HEADER = struct.Struct("<4s4xQQ")  # of a block
 _FINALIZED = b"MDF     "
 _DATA = (b"##DT", b"##DV", b"##DZ", b"##DL", b"##HL", b"##LD", b"##SD", b"##RD", b"##DI", b"##RV", b"##RI")
 _TEXT = (b"##TX", b"##MD")
-# The kinds of blocks that the first links of a block lead to, and those for all other links (None: any).
-_LINKS: dict[bytes, tuple[list[tuple[bytes, ...] | None], tuple[bytes, ...] | None]] = {
-    b"##HD": ([(b"##DG",), (b"##FH",), (b"##CH",), (b"##AT",), (b"##EV",), _TEXT], None),
-    b"##DG": ([(b"##DG",), (b"##CG",), _DATA, _TEXT], None),
-    b"##CG": ([(b"##CG",), (b"##CN",), _TEXT, (b"##SI",), (b"##SR",), _TEXT], None),
-    b"##CN": ([(b"##CN",), (b"##CN", b"##CA"), _TEXT, (b"##SI",), (b"##CC",), (*_DATA, b"##AT"), _TEXT], None),
-    b"##CA": ([(b"##CN", b"##CA")], None),
-    b"##FH": ([(b"##FH",), _TEXT], None),
-    b"##AT": ([(b"##AT",), _TEXT, _TEXT, _TEXT], None),
-    b"##EV": ([(b"##EV",)], None),
-    b"##CH": ([(b"##CH",), (b"##CH",)], None),
-    b"##SR": ([(b"##SR",)], None),
+# The kinds of blocks that the first links of a block lead to, and those of all other links (none: not followed).
+_LINKS: dict[bytes, tuple[list[tuple[bytes, ...]], tuple[bytes, ...]]] = {
+    b"##HD": ([(b"##DG",), (b"##FH",), (b"##CH",), (b"##AT",), (b"##EV",), _TEXT], ()),
+    b"##DG": ([(b"##DG",), (b"##CG",), _DATA, _TEXT], ()),
+    b"##CG": ([(b"##CG",), (b"##CN",), _TEXT, (b"##SI",), (b"##SR",), _TEXT], ()),
+    b"##CN": ([(b"##CN",), (b"##CN", b"##CA"), _TEXT, (b"##SI",), (b"##CC",), (*_DATA, b"##AT"), _TEXT], ()),
+    b"##CA": ([(b"##CN", b"##CA")], ()),
+    b"##FH": ([(b"##FH",), _TEXT], ()),
+    b"##AT": ([(b"##AT",), _TEXT, _TEXT, _TEXT], ()),
+    b"##EV": ([(b"##EV",)], ()),
+    b"##CH": ([(b"##CH",), (b"##CH",)], ()),
+    b"##SR": ([(b"##SR",)], ()),
     b"##SI": ([_TEXT], _TEXT),
     b"##CC": ([_TEXT, _TEXT, _TEXT, (b"##CC",)], (*_TEXT, b"##CC")),
-    b"##HL": ([(b"##DL",)], None),
+    b"##HL": ([(b"##DL",)], ()),
     b"##DL": ([(b"##DL",)], _DATA),
     b"##LD": ([(b"##LD",)], _DATA),
 }
@@ -80,28 +81,27 @@ class _Walk:
 
     def damage(self) -> int | None:
         """Return the offset of a broken block; None if there is none."""
-        todo: list[tuple[int, tuple[bytes, ...] | None]] = [(64, (b"##HD",))]
+        todo: list[tuple[int, tuple[bytes, ...]]] = [(64, (b"##HD",))]  # offsets of blocks, and their possible kinds
         seen: set[int] = set()
         while todo:
             offset, kinds = todo.pop()
             kind, links = self._block(offset)
-            if not kind or (kinds is not None and kind not in kinds):
+            again = offset in seen
+            if kind not in kinds or (again and kind in _ONCE) or not (again or self._fits(offset, kind, links)):
                 return offset
-            if offset in seen:
-                if kind in _ONCE and kinds is not None:
-                    return offset
-                continue
-            seen.add(offset)
-            if not self._fits(offset, kind, links):
-                return offset
-            first, others = _LINKS.get(kind, ([], None))
-            for position, link in enumerate(links):
-                expected = first[position] if position < len(first) else others
-                # A channel with values in another group leads to that group, as the list of groups does.
-                to_group = kind == b"##CN" and position == _VALUES and self._block(link)[0] == b"##CG"
-                if link and expected is not None and not to_group:
-                    todo.append((link, expected))
+            if not again:
+                seen.add(offset)
+                todo += self._to_check(kind, links)
         return None
+
+    def _to_check(self, kind: bytes, links: tuple[int, ...]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+        """Yield the links of a block to others, and the kinds that each of these may have."""
+        first, others = _LINKS.get(kind, ([], ()))
+        for index, (link, kinds) in enumerate(zip(links, chain(first, repeat(others)), strict=False)):
+            # A channel with values in another group leads to that group, as the list of groups does.
+            to_group = kind == b"##CN" and index == _VALUES and self._block(link)[0] == b"##CG"
+            if link and kinds and not to_group:
+                yield link, kinds
 
     def _block(self, offset: int) -> tuple[bytes, tuple[int, ...]]:
         """Return a block's kind and links; an empty kind if the block is not complete."""
