@@ -205,29 +205,14 @@ def judge(
     if leaks or old == new:
         return decided(False, leaks or ["It is the champion."])
     reviewed = reviewed_manifest(events, source, *map(read_manifest, traced))
-    work = _Work(holdout, reviewed, alarms_per_hour, source, options)
-    counts = [work.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)]
-    figures = tuple(compare(name, counts[0], counts[1], tolerance, seed) for name in FIGURES)
-    if _decide(figures)[0] and refits and champion in traced:
-        again = [
-            work.counts(_scoring(model), recipe_of(champion))
-            for model in refits_of(champion, refits, source=source, **options)
-        ]
-        figures = tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
+    comparison = _Comparison(holdout, reviewed, alarms_per_hour, source, options)
+    figures = comparison.figures(challenger, champion, tolerance, refits if champion in traced else 0, seed)
     promoted, reasons = _decide(figures)
-    learned = _learned(challenger, champion, confirmed or ())
-    doubtful, said = learned.iloc[:0], ["new normals that look like held-out faults: nothing to compare"]
-    doubts, of_events = work.doubts(champion, learned, seed)
-    if doubts is not None:
-        said = [str(doubts)]
-        if doubts.refused:
-            doubtful, said = of_events.iloc[doubts.doubtful()], []
-            reasons = (_contradicted(doubts, doubtful), *reasons)
-    if two_reviewers is None:
-        two_reviewers = confirmed is not None
-    if two_reviewers and len(learned):
-        reasons, doubtful = (_doubt(learned), *reasons), learned
-    return decided(promoted and doubtful.empty, [*reasons, *said], figures, doubtful["event_id"].tolist())
+    needs_two = confirmed is not None if two_reviewers is None else two_reviewers
+    doubtful, against, tested = comparison.doubtful(
+        champion, _learned(challenger, champion, confirmed or ()), needs_two, seed
+    )
+    return decided(promoted and doubtful.empty, [*against, *reasons, *tested], figures, doubtful["event_id"].tolist())
 
 
 def _decide(figures: tuple[Figure, ...]) -> tuple[bool, tuple[str, ...]]:
@@ -249,7 +234,7 @@ def _leak(folder: Paths, holdout: pd.DataFrame) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Comparison:
     """The hold-out and the reviewed events, on which both models and the champion's refits are compared."""
 
     holdout: pd.DataFrame
@@ -258,6 +243,38 @@ class _Work:
     source: Paths | None
     options: ReadOptions
     _read: dict[Any, tuple[Windows, NDArray[np.str_]]] = field(default_factory=dict)
+
+    def figures(
+        self, challenger: Paths, champion: Paths, tolerance: float, refits: int, seed: int
+    ) -> tuple[Figure, ...]:
+        """The figures of both models. Before a promotion, the champion is fitted again ``refits`` times."""
+        old, new = (
+            self.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)
+        )
+        figures = tuple(compare(name, old, new, tolerance, seed) for name in FIGURES)
+        if not refits or not _decide(figures)[0]:
+            return figures
+        again = [
+            self.counts(_scoring(model), recipe_of(champion))
+            for model in refits_of(champion, refits, source=self.source, **self.options)
+        ]
+        return tuple(beyond_refits(figure, again) if figure.name in EARNING else figure for figure in figures)
+
+    def doubtful(
+        self, champion: Paths, learned: pd.DataFrame, needs_two: bool, seed: int
+    ) -> tuple[pd.DataFrame, list[str], list[str]]:
+        """The new normals that somebody must look at again, the reasons, and what a test found that refuses none."""
+        doubtful, against = learned.iloc[:0], list[str]()
+        tested = ["new normals that look like held-out faults: nothing to compare"]
+        doubts, of_events = self.doubts(champion, learned, seed)
+        if doubts is not None:
+            tested = [str(doubts)]
+            if doubts.refused:
+                doubtful, tested = of_events.iloc[doubts.doubtful()], []
+                against = [_contradicted(doubts, doubtful)]
+        if needs_two and len(learned):
+            doubtful, against = learned, [_doubt(learned), *against]
+        return doubtful, against, tested
 
     def counts(self, score_of: _Score, recipe: WindowRecipe) -> Counts:
         """Counts of one model, by part of the hold-out and by recording of the reviewed events."""

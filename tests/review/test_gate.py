@@ -532,7 +532,7 @@ def test_few_recordings_are_resampled_in_blocks(world, holdout):
     recordings = holdout["sha256"].unique()
     few = holdout[holdout["sha256"].isin(recordings[:2])]
     for part, expected in ((holdout, 6), (few, 10)):
-        work = gate._Work(part, part.iloc[:0], RATE, None, None)
+        work = gate._Comparison(part, part.iloc[:0], RATE, None, None)
         windows, _ = windows_by_role(part, RECIPE)
         told = work._parts()(windows.spans)
         assert told.nunique() == expected
