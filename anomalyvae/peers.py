@@ -114,14 +114,8 @@ def compare(
             progress(number, len(steps), f"{name}, seed {seed}")
         train, test = _train_test(len(table), outlier, seed)
         try:
-            if name == OURS:
-                model = clone(VAEOutlierDetector() if detector is None else detector).set_params(random_state=seed)
-                ours, seconds = _interruptible(_timed, model, table.iloc[train], table.iloc[test])
-                scores = ours
-            else:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of PyOD's inside
-                    scores, seconds = _timed(pyod_detector(name, seed), *_standardised(table, train, test))
+            scores, seconds = _scored(name, detector, table, train, test, seed)
+            ours = scores if name == OURS else ours
             figures = _agreement(ours, scores) if outlier is None else _quality(outlier[test], scores)
         except Exception as error:  # an error of PyOD is a row of the table
             if name == OURS:
@@ -130,12 +124,34 @@ def compare(
         else:
             results.append({"detector": name} | figures | seconds)
 
+    means = _means(results, names, failures)
+    means.attrs["protocol"] = _protocol(len(table), outlier, range(random_state, random_state + seeds))
+    return means
+
+
+def _scored(
+    name: str,
+    detector: VAEOutlierDetector | None,
+    table: pd.DataFrame,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seed: int,
+) -> tuple[Floats, dict[str, float]]:
+    """The scores of test rows by one detector, ours or PyOD's of a name, and the seconds to fit and to score."""
+    if name == OURS:
+        model = clone(VAEOutlierDetector() if detector is None else detector).set_params(random_state=seed)
+        return _interruptible(_timed, model, table.iloc[train], table.iloc[test])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyOD's inside
+        return _timed(pyod_detector(name, seed), *_standardised(table, train, test))
+
+
+def _means(results: list[dict[str, Any]], names: list[str], failures: dict[str, str]) -> pd.DataFrame:
+    """The mean figures of each detector, best first; a detector that failed has none."""
     means = pd.DataFrame(results).groupby("detector").mean().drop(list(failures), errors="ignore").reindex(names)
     means.index.name = "detector"
     means["failure"] = [failures.get(name, "") for name in names]
-    means = means.sort_values(means.columns[0], ascending=False, kind="stable", na_position="last")
-    means.attrs["protocol"] = _protocol(len(table), outlier, range(random_state, random_state + seeds))
-    return means
+    return means.sort_values(means.columns[0], ascending=False, kind="stable", na_position="last")
 
 
 def _train_test(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

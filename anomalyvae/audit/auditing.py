@@ -165,12 +165,7 @@ def audit(
         raise ValueError(f"Got regions={regions!r}, expected an integer of at least 1. Leave it out for the default.")
     inverse_density_weights([1.0], bound=bound)  # refuses a bound before the work begins
     X = as_pandas(X)
-    table = X.copy() if isinstance(X, pd.DataFrame) else as_pandas(pd.DataFrame(np.asarray(X)).rename(columns=str))
-    given = {"group": group, "split": split, "y": y, "recording": recording}
-    known = {name: _values(table, value, name) for name, value in given.items() if value is not None}
-    table = table.drop(columns=[value for value in given.values() if isinstance(value, str)])
-    if table.shape[1] == 0:
-        raise ValueError("No column is left besides group, split, y and recording. Pass columns to audit.")
+    table, known = _split_off(X, {"group": group, "split": split, "y": y, "recording": recording})
     outlier = None if "y" not in known else _labels(known["y"])
     if reweighted and "group" not in known:
         raise ValueError("reweighted=True compares groups, and no group was given. Pass group (--group).")
@@ -186,12 +181,12 @@ def audit(
     cells = standardised(table)
     region, described, columns = _regions(points, cells, density, weight, known.get("group"), regions, random_state)
     duplicates = Duplicates.of(table, cells, random_state)
-    found: dict[str, pd.DataFrame | None] = {"groups": None, "reweighted": None}
-    if "group" in known:
-        shared: dict[str, Any] = {"outlier": outlier, "recording": known.get("recording"), "seed": random_state}
-        for name, used in [("groups", None), ("reweighted", weight)][: 1 + reweighted]:
-            excess = held_out_excess(rows, model, weight=used, **shared)
-            found[name] = group_figures(excess, known["group"], **shared)
+    shared: dict[str, Any] = {"outlier": outlier, "recording": known.get("recording"), "seed": random_state}
+
+    def by_group(learned_with: NDArray[np.float64] | None) -> pd.DataFrame:
+        excess = held_out_excess(rows, model, weight=learned_with, **shared)
+        return group_figures(excess, known["group"], **shared)
+
     index, names = table.index, table.index.to_flat_index()
     return Audit(
         regions=described.assign(medoid=names[described["medoid"]]),
@@ -202,10 +197,20 @@ def audit(
         duplicates=_named(duplicates.within(), names),
         leaks=_named(duplicates.across(known["split"]), names) if "split" in known else None,
         shared_recordings=_shared_recordings(known.get("split"), known.get("recording")),
-        groups=found["groups"],
-        reweighted=found["reweighted"],
+        groups=by_group(None) if "group" in known else None,
+        reweighted=by_group(weight) if reweighted else None,
         near_searched=min(len(table), MAX_ROWS),
     )
+
+
+def _split_off(X: Any, columns: dict[str, Column]) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """The columns of ``X`` that are learned, and the values per row of those that describe the rows."""
+    table = X.copy() if isinstance(X, pd.DataFrame) else as_pandas(pd.DataFrame(np.asarray(X)).rename(columns=str))
+    known = {name: _values(table, column, name) for name, column in columns.items() if column is not None}
+    table = table.drop(columns=[column for column in columns.values() if isinstance(column, str)])
+    if table.shape[1] == 0:
+        raise ValueError("No column is left besides group, split, y and recording. Pass columns to audit.")
+    return table, known
 
 
 def _values(table: pd.DataFrame, value: Any, name: str) -> pd.Series:
