@@ -7,7 +7,7 @@ everything else, because names of recordings and signals come from files and may
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from anomalyvae.evaluate.charts import clock, fleet, timeline, window
 from anomalyvae.fleet import FEWEST
 from anomalyvae.review.reasons import WindowView
 from anomalyvae.untrusted import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 OURS = "anomalyvae"
 HEADLINES = {"auroc": "AUROC", "average_precision": "average precision", "event_recall": "event recall"}
@@ -71,6 +74,31 @@ def render_report(
         If the extra ``report`` is not installed.
     """
     need_extra()
+    not_good = [item for fold in figures["folds"].values() for item in fold.get("not_good", ())]
+    return _template().render(
+        title=title,
+        ours=OURS,
+        zip=zip,
+        headlines=HEADLINES,
+        figures=figures,
+        methods=_methods(figures),
+        conclusion=_conclusion(figures),
+        caution=next((fold["caution"] for fold in figures["folds"].values() if fold.get("caution")), None),
+        recordings_in_all=scores["recording"].nunique(),
+        timelines=_timelines(figures, scores, flags, events),
+        ranked=[] if ranking is None else ranking.head(_RANKED).to_dict("records"),
+        fleet=None if ranking is None or len(ranking) < FEWEST else fleet(ranking),
+        drift=figures.get("drift"),
+        windows=[{"view": view, "image": window(view)} for view in views],
+        flags=flags.head(_FLAG_ROWS).to_dict("records"),
+        flags_in_all=len(flags),
+        not_good=sorted(not_good, key=lambda item: (item["grade"], item["start_s"] - item["end_s"]))[:_FLAG_ROWS],
+        not_good_in_all=len(not_good),
+        events_in_all=sum(fold["events"] for fold in figures["folds"].values()),
+    )
+
+
+def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -86,47 +114,26 @@ def render_report(
         "moment": lambda start: "–" if pd.isna(start) else f"{start:%Y-%m-%d %H:%M}",
         "percent": lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%",
     }
-    template = environment.from_string(
+    return environment.from_string(
         files("anomalyvae.evaluate").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
-    tolerance_s = figures["evaluation"]["tolerance_s"]
-    shown = _most_flagged(scores, flags)
-    not_good = [item for fold in figures["folds"].values() for item in fold.get("not_good", ())]
-    return template.render(
-        title=title,
-        ours=OURS,
-        zip=zip,
-        headlines=HEADLINES,
-        figures=figures,
-        methods=_methods(figures),
-        conclusion=_conclusion(figures),
-        caution=next((fold["caution"] for fold in figures["folds"].values() if fold.get("caution")), None),
-        recordings_in_all=scores["recording"].nunique(),
-        timelines=[
-            {
-                "recording": name,
-                "figures": figures["folds"][name],
-                "flags": int((flags["recording"] == name).sum()),
-                "image": timeline(
-                    scores[scores["recording"] == name],
-                    flags[flags["recording"] == name],
-                    events[events["recording"] == name],
-                    figures["folds"][name]["own_threshold"]["threshold"],
-                    tolerance_s,
-                ),
-            }
-            for name in shown
-        ],
-        ranked=[] if ranking is None else ranking.head(_RANKED).to_dict("records"),
-        fleet=None if ranking is None or len(ranking) < FEWEST else fleet(ranking),
-        drift=figures.get("drift"),
-        windows=[{"view": view, "image": window(view)} for view in views],
-        flags=flags.head(_FLAG_ROWS).to_dict("records"),
-        flags_in_all=len(flags),
-        not_good=sorted(not_good, key=lambda item: (item["grade"], item["start_s"] - item["end_s"]))[:_FLAG_ROWS],
-        not_good_in_all=len(not_good),
-        events_in_all=sum(fold["events"] for fold in figures["folds"].values()),
-    )
+
+
+def _timelines(
+    figures: Mapping[str, Any], scores: pd.DataFrame, flags: pd.DataFrame, events: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """The charts of all recordings, or of those with the most flags, in their order."""
+    names = list(scores["recording"].unique())
+    counts = flags["recording"].value_counts()
+    chosen = sorted(names, key=lambda name: -counts.get(name, 0))[:_TIMELINES]
+    charts = []
+    for name in [name for name in names if name in chosen]:
+        own_scores, own_flags, own_events = (table[table["recording"] == name] for table in (scores, flags, events))
+        fold = figures["folds"][name]
+        threshold, tolerance_s = fold["own_threshold"]["threshold"], figures["evaluation"]["tolerance_s"]
+        image = timeline(own_scores, own_flags, own_events, threshold, tolerance_s)
+        charts.append({"recording": name, "figures": fold, "flags": len(own_flags), "image": image})
+    return charts
 
 
 # --- text and numbers ----------------------------------------------------------------------------------
@@ -164,11 +171,3 @@ def _conclusion(figures: Mapping[str, Any]) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _most_flagged(scores: pd.DataFrame, flags: pd.DataFrame) -> list[str]:
-    """The recordings with a chart, in their order: all, or those with the most flags."""
-    names = list(scores["recording"].unique())
-    counts = flags["recording"].value_counts()
-    chosen = sorted(names, key=lambda name: -counts.get(name, 0))[:_TIMELINES]
-    return [name for name in names if name in chosen]

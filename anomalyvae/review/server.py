@@ -20,6 +20,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Unpack
@@ -157,73 +158,18 @@ def create_app(
     passed once, as ``/?token=…``, and kept in a cookie.
     """
     pages = {path: _page(name) for path, name in _PAGES.items()}
-    listing = listing or Listing(queue)
-
-    def events(request: Request) -> Response:
-        asked = request.query_params
-        wanted = Filter(**{name: asked[name] for name in Filter.__annotations__ if name in asked})
-        if wanted.status not in STATUSES:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"status is one of {', '.join(STATUSES)}")
-        part = listing.part(wanted, asked.get("current", ""))
-        known = asked.get("known") == str(part["total"])  # the page has the names of the recordings
-        return JSONResponse(
-            part
-            | {
-                "recordings": None if known else listing.recordings(),
-                "verdicts": VERDICTS,
-                "model_id": evidence.model_id,
-                "caution": evidence.caution,
-                "reviewer": reviewer,
-            }
-        )
-
-    def event(request: Request) -> Response:
-        name = request.path_params["name"]
-        found, history = _event(queue, name), queue.history(name).astype(object).to_dict("records")
-        return JSONResponse(plain({"event": found, "history": history}) | {"nearest": listing.mark(found["nearest"])})
-
-    def signals(request: Request) -> Response:
-        around = request.query_params.get("around_s")
-        try:
-            around_s = None if around is None else min(max(float(around), 0.0), 3600.0)
-        except ValueError:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "around_s is a number of seconds") from None
-        return JSONResponse(evidence.signals(_event(queue, request.path_params["name"]), around_s))
-
-    def timeline(request: Request) -> Response:
-        found = _event(queue, request.path_params["name"])
-        line = evidence.timeline(found)
-        return JSONResponse(line and line | listing.of_recording(found))
-
-    def latent_map(request: Request) -> Response:
-        shown = listing.of_map(request.query_params.get("current", ""))
-        return JSONResponse(evidence.latent_map(shown) | {"marks": marks(shown)})
-
-    async def verdict(request: Request) -> Response:
-        said = await _said(request)
-        name = request.path_params["name"]
-        await asyncio.to_thread(_event, queue, name)
-        before = await asyncio.to_thread(queue.give, name, said["verdict"], said["reviewer"], said["note"])
-        current = row_of(await asyncio.to_thread(_event, queue, name))
-        return JSONResponse(current | {"overruled": _unseen(before, said)})
-
-    async def undo(request: Request) -> Response:
-        said = await _said(request)
-        name = request.path_params["name"]
-        await asyncio.to_thread(_undo, queue, name, said["reviewer"], said["reviewed_at"])
-        return JSONResponse(row_of(await asyncio.to_thread(_event, queue, name)))
-
+    api = _Api(queue, evidence, listing or Listing(queue), reviewer)
     one = "/api/events/{name}"
     return Starlette(
         routes=[
             *(Route(path, lambda request: pages[request.url.path]) for path in _PAGES),
-            Route("/api/events", events),
-            Route("/api/map", latent_map),
-            Route(one, event),
-            Route(f"{one}/signals", signals),
-            Route(f"{one}/timeline", timeline),
-            Route(f"{one}/verdict", verdict, methods=["POST"]),
-            Route(f"{one}/undo", undo, methods=["POST"]),
+            Route("/api/events", api.events),
+            Route("/api/map", api.latent_map),
+            Route(one, api.event),
+            Route(f"{one}/signals", api.signals),
+            Route(f"{one}/timeline", api.timeline),
+            Route(f"{one}/verdict", api.verdict, methods=["POST"]),
+            Route(f"{one}/undo", api.undo, methods=["POST"]),
         ],
         middleware=[Middleware(_Guard, host=host, token=token)],
         exception_handlers={
@@ -237,24 +183,94 @@ def create_app(
     )
 
 
+@dataclass(frozen=True)
+class _Api:
+    """The answers to the requests of the page."""
+
+    queue: Queue
+    evidence: Evidence
+    listing: Listing
+    reviewer: str  # that the page suggests
+
+    def events(self, request: Request) -> Response:
+        """The events that pass a filter, and what the page needs to show them."""
+        asked = request.query_params
+        wanted = Filter(**{name: asked[name] for name in Filter.__annotations__ if name in asked})
+        if wanted.status not in STATUSES:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"status is one of {', '.join(STATUSES)}")
+        part = self.listing.part(wanted, asked.get("current", ""))
+        known = asked.get("known") == str(part["total"])  # the page has the names of the recordings
+        return JSONResponse(
+            part
+            | {
+                "recordings": None if known else self.listing.recordings(),
+                "verdicts": VERDICTS,
+                "model_id": self.evidence.model_id,
+                "caution": self.evidence.caution,
+                "reviewer": self.reviewer,
+            }
+        )
+
+    def event(self, request: Request) -> Response:
+        """One event, its verdicts so far, and the most similar event."""
+        name = request.path_params["name"]
+        found, history = self._event(name), self.queue.history(name).astype(object).to_dict("records")
+        nearest = self.listing.mark(found["nearest"])
+        return JSONResponse(plain({"event": found, "history": history}) | {"nearest": nearest})
+
+    def signals(self, request: Request) -> Response:
+        """The signals around an event."""
+        around = request.query_params.get("around_s")
+        try:
+            around_s = None if around is None else min(max(float(around), 0.0), 3600.0)
+        except ValueError:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "around_s is a number of seconds") from None
+        return JSONResponse(self.evidence.signals(self._event(request.path_params["name"]), around_s))
+
+    def timeline(self, request: Request) -> Response:
+        """The scores of an event's recording over time."""
+        found = self._event(request.path_params["name"])
+        line = self.evidence.timeline(found)
+        return JSONResponse(line and line | self.listing.of_recording(found))
+
+    def latent_map(self, request: Request) -> Response:
+        """The latent codes of events and of training windows."""
+        shown = self.listing.of_map(request.query_params.get("current", ""))
+        return JSONResponse(self.evidence.latent_map(shown) | {"marks": marks(shown)})
+
+    async def verdict(self, request: Request) -> Response:
+        """Record a verdict; the answer has the one of somebody else that it overrules unseen."""
+        said = await _said(request)
+        name = request.path_params["name"]
+        await asyncio.to_thread(self._event, name)
+        before = await asyncio.to_thread(self.queue.give, name, said["verdict"], said["reviewer"], said["note"])
+        current = row_of(await asyncio.to_thread(self._event, name))
+        return JSONResponse(current | {"overruled": _unseen(before, said)})
+
+    async def undo(self, request: Request) -> Response:
+        """Take a verdict back."""
+        said = await _said(request)
+        name = request.path_params["name"]
+        await asyncio.to_thread(self._undo, name, said["reviewer"], said["reviewed_at"])
+        return JSONResponse(row_of(await asyncio.to_thread(self._event, name)))
+
+    def _event(self, name: str) -> dict[str, Any]:
+        try:
+            return self.queue.event(name)
+        except ValueError as error:
+            raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
+
+    def _undo(self, name: str, reviewer: str, reviewed_at: str) -> None:
+        """Take back the verdict that the page showed, unless somebody has given another since."""
+        if self._event(name)["reviewed_at"] != reviewed_at:
+            raise HTTPException(HTTPStatus.CONFLICT, "Somebody has given another verdict since. Look at it first.")
+        self.queue.undo(name, reviewer)
+
+
 def _prepare(listing: Listing) -> None:
     """Read the queue while the page opens. What fails here fails at the page's first request, which says why."""
     with suppress(Exception):
         listing.prepare()
-
-
-def _event(queue: Queue, name: str) -> dict[str, Any]:
-    try:
-        return queue.event(name)
-    except ValueError as error:
-        raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
-
-
-def _undo(queue: Queue, name: str, reviewer: str, reviewed_at: str) -> None:
-    """Take back the verdict that the page showed, unless somebody has given another since."""
-    if _event(queue, name)["reviewed_at"] != reviewed_at:
-        raise HTTPException(HTTPStatus.CONFLICT, "Somebody has given another verdict since. Look at it first.")
-    queue.undo(name, reviewer)
 
 
 def _unseen(before: dict[str, Any] | None, said: Mapping[str, str]) -> dict[str, Any] | None:
