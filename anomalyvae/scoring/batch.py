@@ -156,23 +156,18 @@ def score_folder(
     progress = progress or (_ProgressPrinter() if verbose else lambda progress: None)
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     scorer = Scorer(model, providers=["CPUExecutionProvider"])
-    metadata = scorer.metadata
-    if per_tick is not None and metadata["windowing"] is None:
+    metadata, recordings = scorer.metadata, scorer.metadata["windowing"] is not None
+    if per_tick is not None and not recordings:
         raise ValueError(
             f"Got per_tick={per_tick!r} with a model of plain rows, expected one of windows. Leave it out: a row is "
             "scored by itself."
         )
     keep = _kept_columns(keep, metadata)
     folder = Path(target).resolve()
-    root, names, passed_over, unread = inputs_of(source, metadata["windowing"] is not None, folder)
-    if metadata["windowing"] is not None:
+    root, names, passed_over, unread = inputs_of(source, recordings, folder)
+    if recordings:
         unread |= of_one_name(names)
         names = [name for name in names if name not in unread]
-    how = given(options)
-    if "databases" in how:
-        from anomalyvae.recordings.reading import check_databases
-
-        check_databases(options)
     work = Work(
         model=os.path.abspath(model),
         graph=scorer.sha256,
@@ -182,8 +177,8 @@ def score_folder(
         rate=None if alarms is None else flag_rate(alarms, metadata, tail),
         tail=tail,
         feature_scores=feature_scores,
-        options=tuple(how.items()),
-        databases=tuple((bus and f"{bus}=") + sha256_of(Path(file)) for bus, file in how.get("databases", ())),
+        options=tuple(given(options).items()),
+        databases=_databases(options),
         per_tick=per_tick,
         keep=keep,
     )
@@ -194,16 +189,9 @@ def score_folder(
         score = partial(ENGINES[engine], work, workers=workers or os.cpu_count() or 1, scheduler=scheduler)
         outcomes = _score_files(work, names, score, strict, progress, began, overwrite)
         outcomes += [Outcome(name, "failed", error=why) for name, why in sorted(unread.items())]
-        summary = {
-            "model_id": metadata["model_id"],
-            "source": str(root),
-            "engine": engine,
-            "started": started,
-            **_totals(outcomes, time.monotonic() - began),
-            "smallest_p_value": _smallest(metadata, tail, per_tick),
-            "caution": scorer.caution,
-            "fleet": metadata.get("fleet"),
-            **{status: sum(o.status == status for o in outcomes) for status in ("scored", "kept", "failed")},
+        run = {"model_id": metadata["model_id"], "source": str(root), "engine": engine, "started": started}
+        summary = run | _figures(work, scorer, outcomes, time.monotonic() - began)
+        summary |= {
             "passed_over": passed_over,
             "orphans": _orphans(folder, {folder / output_of(name) for name in names}),
             "files": [asdict(outcome) | {"scores": output_of(outcome.file)} for outcome in outcomes],
@@ -215,6 +203,16 @@ def score_folder(
             summary["drift"] = drift_of(folder, summary)
         write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def _databases(options: ReadOptions) -> tuple[str, ...]:
+    """The checksum of each file that defines messages, after its bus; an error if one of them cannot be read."""
+    databases = given(options).get("databases", ())
+    if databases:
+        from anomalyvae.recordings.reading import check_databases
+
+        check_databases(options)
+    return tuple((bus and f"{bus}=") + sha256_of(Path(file)) for bus, file in databases)
 
 
 def _score_files(
@@ -261,13 +259,17 @@ def _score_files(
     return [found[name] for name in names]
 
 
-def _totals(outcomes: list[Outcome], seconds: float) -> dict[str, float]:
-    """The figures of a run that are sums over its files."""
+def _figures(work: Work, scorer: Scorer, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
+    """The sums over the files of a run, and what its model says of the scores."""
     return {
         "seconds": round(seconds, 3),
         "rows_per_s": round(sum(outcome.rows for outcome in outcomes if outcome.status == "scored") / seconds),
         **{name: sum(getattr(outcome, name) for outcome in outcomes) for name in ("rows", "flagged", "new_gaps")},
         "sparse": sum(outcome.sparse is not None for outcome in outcomes),
+        "smallest_p_value": _smallest(scorer.metadata, work.tail, work.per_tick),
+        "caution": scorer.caution,
+        "fleet": scorer.metadata.get("fleet"),
+        **{status: sum(o.status == status for o in outcomes) for status in ("scored", "kept", "failed")},
     }
 
 
