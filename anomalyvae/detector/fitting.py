@@ -158,8 +158,8 @@ class Trainer:
         of the folds, on average. These are distances of rows that were not selected, as the rows in the folds.
         """
         first, folds = networks[0], networks[1:]
-        usual = torch.stack([network.stored_views.usual_of_reference for network in folds]).mean(0)
-        ratio = torch.where(usual > 0, first.stored_views.usual_of_reference / usual, 1.0)
+        usual = torch.stack([network.stored_views.usual_unselected for network in folds]).mean(0)
+        ratio = torch.where(usual > 0, first.stored_views.usual_unselected / usual, 1.0)
         scores = np.full(len(rows), np.nan)
         for held_out, network in enumerate(folds):
             own = fold == held_out

@@ -45,6 +45,16 @@ class Columns(NamedTuple):
         return self.crowd + self.signals * self.samples + self.states
 
     @property
+    def of_samples(self) -> slice:
+        """The columns of the samples."""
+        return slice(self.crowd, self.total - self.states)
+
+    @property
+    def of_states(self) -> slice:
+        """The columns of the states."""
+        return slice(self.total - self.states, self.total)
+
+    @property
     def short(self) -> int:
         """Samples of a short piece, 0 in a window without pieces."""
         return self.samples // _PARTS_OF_WINDOW if self.samples >= _LEAST_SAMPLES else 0

@@ -14,29 +14,37 @@ from anomalyvae.nets.memory import keys_of, local_weight, most_copied, squared_d
 VIEWS = ("near", "crowd", "linear")
 VIEW_SCORES = (*VIEWS, "novelty")
 COMPARING = (*VIEW_SCORES, "memory")  # the scores that compare with stored rows
+
+# The view near
 NEIGHBOURS = 12  # of which a row should be a weighted mean
-COUNTED = 6  # nearest rows whose mean distance counts
+BANDWIDTH = 0.5  # of the kernel: times the mean squared distance to the neighbours
+COUNTED = 6  # nearest rows whose distances count
 NEARER = 0.1  # of their mean distance, added to each: one very near row does not make the geometric mean 0
-BANDWIDTH = 0.5  # of the mean squared distance to the neighbours
-_MOST_ROWS = 4096  # with copies
+_MOST_ROWS = 4096  # stored, with copies
 _USUAL = 0.1  # quantile of the counts: a row that counts so much is stored once
-_CROWD_ROWS = 256
-_DENSE, _DENSE_SHARE = 0.8, 0.1  # of the stored rows, those with the nearest tenth of the others
-_CROWD_SHARE = 0.05  # of the rows of the crowd, that a row should have near: at most 12, which TopK finds fastest
-_APART = 1e-6  # of a weight: rows at one distance are still in order, so that rounding never chooses among them
+_UNEVEN = 1e-6  # of a weight: rows at one distance still have an order, so that rounding never chooses among them
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without their whole parts, are spread evenly over 0 to 1
-TAIL = 0.1  # of the stored rows, whose scores set the unit
-LEAST_UNIT = 0.05  # of the tail's beginning
-LEAST = 1e-4  # of distances, in standard deviations of a column
+
+# The view crowd
+_CROWD_ROWS = 256
+_DENSEST = 0.8  # share of the stored rows from which the crowd is taken
+_AROUND = 0.1  # share of the other rows whose mean distance says how dense a row's surroundings are
+_CROWD_SHARE = 0.05  # of the crowd that a row should have near: at most 12 rows, which TopK finds fastest
 _EQUAL = 1e-9  # of a row's square: by far more than rounding makes the squared distance of equal rows
-BLOCK = 256
-SURER = math.log(3)  # nats by which the crowd must be surer
+
+# From distances to nats
+TAIL = 0.1  # share of the stored rows, the farthest, that set the unit of a view
+LEAST_UNIT = 0.05  # of the distance at which the tail begins
+LEAST = 1e-4  # of distances, in standard deviations of a column
+SURER = math.log(3)  # nats by which the crowd alone must be surer
 OFF = -1e6  # nats of a view that is switched off
 _EARLIER_OFFSETS = (0.0, math.log(3), math.log(10))  # within the lines of earlier versions
 
+BLOCK = 256  # rows that are compared at a time
+
 
 class Views(nn.Module):
-    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is the largest.
+    """How unlike the stored rows a row is, in three ways, each in nats; `forward` is what they say together.
 
     - **near**: the row is far from its nearest neighbours, or not a mean of them. It is the geometric mean of two
       distances: the geometric mean distance to the six nearest, and the distance to a weighted mean of the twelve
@@ -46,11 +54,12 @@ class Views(nn.Module):
     - **linear**: the Mahalanobis distance, up to 1,024 columns. It sees relations between columns that are linear, such
       as a total of others. The covariance is shrunk as little as the number of rows allows; see `ellipsoid_of`.
 
-    Each is put on one scale by the stored rows, every one compared with the others: ``log(10) + (s - q) / m``, with q
-    their 90 % quantile and m the mean excess above it, estimates ``-log P(normal row scores at least s)`` with an
-    exponential tail; the linear view, whose tail is often heavier, has a larger unit then. The score is the largest of
-    what the neighbours say, the mean of neighbours and linear view, and the mean of all three; or the crowd, if it is
-    three times as sure (a weighted Bonferroni test: Genovese, Roeder & Wasserman 2006).
+    A distance d becomes nats by ``log(10) + (d - q) / m``, an estimate of ``-log P(a normal row is as far)`` with an
+    exponential tail. Here q is the 90 % quantile of the distances of the stored rows, each compared with the others,
+    and m is their mean excess above q; it is larger in the linear view if the tail is heavier.
+
+    The score is the largest of near, (near + linear) / 2, (near + crowd + linear) / 3 and crowd - log(3): the crowd
+    alone must be three times as sure (a weighted Bonferroni test: Genovese, Roeder & Wasserman 2006).
 
     Parameters
     ----------
@@ -64,7 +73,7 @@ class Views(nn.Module):
         Differences from the mean times this matrix have the identity as covariance; columns of zeros pad it to a
         multiple of 16, for which matrix kernels give each row the same arithmetic. ``l = 0``: no linear view.
     lines : Tensor of shape (3, 2)
-        Slope and value at 0 of each view's nats; a slope of 0 switches a view off.
+        Slope and value at 0 of each view's nats as a function of its distance; a slope of 0 switches a view off.
     """
 
     names: ClassVar[tuple[str, ...]] = VIEWS
@@ -97,7 +106,7 @@ class Views(nn.Module):
         }
         for name, part in derived.items():
             self.register_buffer(name, part, persistent=False)
-        self.usual_of_reference = torch.zeros_like(lines[:, 0])  # set by `of`: as `usual`, without selected rows
+        self.usual_unselected = torch.zeros_like(lines[:, 0])  # set by `of`: as `usual`, without selected rows
 
     @classmethod
     def of(
@@ -117,9 +126,9 @@ class Views(nn.Module):
         mean, whitening, linear = ellipsoid_of(unbent)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
-        for i, scores in enumerate((*among, linear[origin[tested]])):
-            views.lines[i] = _line(scores, honest=VIEWS[i] == "linear")
-            views.usual_of_reference[i] = exceeded(scores, selected[origin[tested]])
+        for i, distances in enumerate((*among, linear[origin[tested]])):
+            views.lines[i] = _line(distances, heavy_tail=VIEWS[i] == "linear")
+            views.usual_unselected[i] = usual_distance(distances, selected[origin[tested]])
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -142,40 +151,52 @@ class Views(nn.Module):
         return cls(*parts)
 
     def forward(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> what their views say together, shape ``(n,)``."""
+        """The score of rows ``(n, k + j)``: what their views say together, shape ``(n,)``."""
         return self.together(self.nats(u))
+
+    def nats(self, u: Tensor) -> Tensor:
+        """The views of rows ``(n, k + j)``, shape ``(n, 3)``."""
+        return self.in_nats(self.distances(u))
+
+    def distances(self, u: Tensor) -> Tensor:
+        """The distance of rows in each view, ``(n, 3)``.
+
+        Rows have the k columns that are compared with ``rows``, then the j columns of the linear view, ``(n, k + j)``;
+        or ``(n, k)``, if these are the same.
+        """
+        u, unbent = self._split(u)
+        each = self.near_distance(u), self.crowd_distance(u), ellipsoid(unbent, self.mean, self.whitening)
+        return torch.stack(each, dim=1)
+
+    def in_nats(self, distances: Tensor) -> Tensor:
+        """Distances in each view ``(n, v)`` -> nats, of the same shape."""
+        return torch.maximum(distances, self.least) * self.lines[:, 0] + self.lines[:, 1]
 
     def together(self, nats: Tensor) -> Tensor:
         """What the views ``(n, 3)`` say together, shape ``(n,)``."""
-        return self._counted(nats).amax(1)
+        return self._combined(nats).amax(1)
 
-    @property
-    def is_earlier(self) -> bool:
-        """Whether an earlier version stored the rows: its linear view compares all columns, and each counts alone."""
-        return type(self) is Views and len(self.mean) == self.rows.shape[1]
-
-    def _counted(self, nats: Tensor) -> Tensor:
-        """What each view ``(n, 3)`` adds, of the same shape; the largest counts."""
+    def _combined(self, nats: Tensor) -> Tensor:
+        """The sums of views ``(n, 3)`` of which the largest is the score: near, the crowd, and linear with others."""
         if self.is_earlier:
             return nats
         near, crowd, linear = nats.unbind(1)
         with_near = torch.maximum((near + linear) / 2, (near + crowd + linear) / 3)
         return torch.stack([near, crowd - SURER, with_near], dim=1)
 
+    def strongest(self, u: Tensor) -> Tensor:
+        """The number of the view that is the surest, shape ``(n,)``."""
+        return self._combined(self.nats(u)).argmax(1)
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether an earlier version stored the rows: its linear view compares all columns, and each counts alone."""
+        return type(self) is Views and len(self.mean) == self.rows.shape[1]
+
     @property
     def switched_on(self) -> list[int]:
         """The numbers of the views that count."""
         return [number for number, (slope, _) in enumerate(self.lines.tolist()) if slope]
-
-    @property
-    def neighbours(self) -> int:
-        """How many nearest rows count."""
-        return min(NEIGHBOURS, len(self.rows))
-
-    @property
-    def near_crowd(self) -> int:
-        """How many rows of the crowd a row should have near."""
-        return min(max(2, int(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
 
     @property
     def least(self) -> Tensor:
@@ -189,20 +210,78 @@ class Views(nn.Module):
         offsets = torch.tensor(_EARLIER_OFFSETS).to(self.lines) if self.is_earlier else 0.0
         return torch.where(slope > 0, (math.log(1 / TAIL) - offsets - start) / slope, 0.0)
 
-    def nats(self, u: Tensor) -> Tensor:
-        """Rows ``(n, k)`` -> their views, shape ``(n, 3)``."""
-        return self.in_nats(self.distances(u))
+    @property
+    def neighbours(self) -> int:
+        """How many nearest rows count."""
+        return min(NEIGHBOURS, len(self.rows))
 
-    def in_nats(self, distances: Tensor) -> Tensor:
-        """Distances in each view ``(n, v)`` -> nats, of the same shape."""
-        return torch.maximum(distances, self.least) * self.lines[:, 0] + self.lines[:, 1]
+    def near_distance(self, u: Tensor, left_out: Tensor | None = None) -> Tensor:
+        """The distance of rows ``(n, k)`` from the nearest stored rows but those ``left_out``, a mask ``(n, m)``."""
+        squared, most = self._squared(u), len(self.rows)
+        if left_out is not None:
+            squared = squared.masked_fill(left_out, torch.inf)
+            most -= int(left_out.sum(1).amax())
+        return self._distance_from(u, squared.topk(min(self.neighbours, most), largest=False).indices)
 
-    def strongest(self, u: Tensor) -> Tensor:
-        """The number of the view that is the surest, shape ``(n,)``."""
-        return self._counted(self.nats(u)).argmax(1)
+    def _distance_from(self, u: Tensor, nearest: Tensor) -> Tensor:
+        """The distance of the view near, given the indices ``(n, neighbours)`` of the nearest rows, ``(n,)``."""
+        mean, scale, squared = self._smoothed(u, nearest)
+        from_mean = (u - mean).square().sum(1).sqrt() * scale
+        distance = squared.sort(1).values[:, :COUNTED].sqrt()
+        nearer = distance + NEARER * distance.mean(1, keepdim=True)
+        return (from_mean * nearer.log().mean(1).exp()).sqrt()
+
+    def _smoothed(self, u: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The kernel smoother: the weighted mean of the nearest rows, ``(n, k)``.
+
+        Also returns the scale of distances there, ``(n,)``, and the scaled squared distances from the nearest rows.
+        """
+        weight = self.weight[nearest]
+        squared = weight * torch.stack([(u - self.rows[index]).square().sum(1) for index in nearest.T], dim=1)
+        kernel = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).exp()
+        kernel = kernel - kernel.amin(1, keepdim=True) + LEAST  # the last, which may tie with others, does not count
+        kernel = kernel / kernel.sum(1, keepdim=True)
+        each = zip(kernel.T, nearest.T, strict=True)
+        mean = torch.stack([share[:, None] * self.rows[index] for share, index in each]).sum(0)
+        return mean, (kernel * weight.sqrt()).sum(1), squared
+
+    @property
+    def near_crowd(self) -> int:
+        """How many rows of the crowd a row should have near."""
+        return min(max(2, int(_CROWD_SHARE * len(self.crowd))), len(self.crowd))
+
+    def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
+        """The distance of rows ``(n, k)`` from the crowd; with ``others``, from its rows that are not equal to them."""
+        squared = self._squared_in_crowd(u)
+        if others:
+            row, other = (squared <= _EQUAL * (u - self.crowd_center).square().sum(1, keepdim=True)).nonzero().T
+            equal = (u[row] == self.crowd[other]).all(1)
+            squared[row[equal], other[equal]] = torch.inf
+        nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
+        away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
+        return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
+
+    def _squared(self, u: Tensor) -> Tensor:
+        return weighted_distances(u - self.center, self.keys)
+
+    def _squared_in_crowd(self, u: Tensor) -> Tensor:
+        return weighted_distances(u - self.crowd_center, self.crowd_keys)
+
+    def _split(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns that are compared with ``rows``, and those of the linear view."""
+        return u[:, : self.rows.shape[1]], u[:, -len(self.mean) :]
+
+    def _among_others(self, tested: Tensor) -> Tensor:
+        """The first two distances of the ``tested`` stored rows, each compared with all others, ``(2, n)``."""
+        near, crowd = [], []
+        for indices in tested.split(BLOCK):
+            rows, itself = self.rows[indices], indices[:, None] == torch.arange(len(self.rows), device=indices.device)
+            near.append(self.near_distance(rows, itself))
+            crowd.append(self.crowd_distance(rows, others=True))
+        return torch.stack([torch.cat(near), torch.cat(crowd)])
 
     def parts(self, u: Tensor) -> Tensor:
-        """The part of each column of ``rows`` in the square of each distance, at least 0, shape ``(n, 3, k)``."""
+        """The part of each of the k columns in the square of each distance, at least 0, shape ``(n, 3, k)``."""
         u, unbent = self._split(u)
         linear = ellipsoid_parts(unbent, self.mean, self.whitening)
         linear = functional.pad(linear, (0, u.shape[1] - unbent.shape[1]))  # the cells come first
@@ -211,39 +290,12 @@ class Views(nn.Module):
     def near_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance from the mean of neighbours, ``(n, k)``."""
         nearest = self._squared(u).topk(self.neighbours, largest=False).indices
-        return (u - self._expected(u, nearest)[0]).square()
+        return (u - self._smoothed(u, nearest)[0]).square()
 
     def crowd_parts(self, u: Tensor) -> Tensor:
         """The part of each cell in the distance to the crowd, ``(n, k)``."""
         last = self._squared_in_crowd(u).topk(self.near_crowd, largest=False).indices[:, -1]
         return (u - self.crowd[last]).square()
-
-    def distances(self, u: Tensor) -> Tensor:
-        """The distances of rows ``(n, k + j)``, or ``(n, k)`` where all views have the same columns, ``(n, 3)``."""
-        u, unbent = self._split(u)
-        each = self.near_distance(u), self.crowd_distance(u), ellipsoid(unbent, self.mean, self.whitening)
-        return torch.stack(each, dim=1)
-
-    def _among_others(self, tested: Tensor) -> Tensor:
-        """The first two distances of the ``tested`` stored rows, each compared with all others, ``(2, n)``."""
-        parts = tested.split(BLOCK)
-        near = [self.near_distance(self.rows[part], part) for part in parts]
-        crowd = [self.crowd_distance(self.rows[part], others=True) for part in parts]
-        return torch.stack([torch.cat(near), torch.cat(crowd)])
-
-    def _split(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns that are compared with ``rows``, and those of the linear view."""
-        return u[:, : self.rows.shape[1]], u[:, -len(self.mean) :]
-
-    def near_distance(self, u: Tensor, own: Tensor | None = None, beside: Tensor | None = None) -> Tensor:
-        """The distance from the nearest stored rows but those ``beside``, a mask, shape ``(n,)``; see `distances`."""
-        squared = self._squared(u)
-        if beside is not None:
-            squared = squared.masked_fill(beside, torch.inf)
-        if own is not None:
-            squared[torch.arange(len(u), device=u.device), own] = torch.inf
-        fewer = 0 if own is None else 1
-        return self._near(u, squared.topk(min(self.neighbours, len(self.rows) - fewer), largest=False).indices)
 
     def near_otherwise(self, u: Tensor, rounding: float) -> Tensor:
         """`near_distance` with other neighbours, where some are equally near up to rounding, shape ``(n,)``.
@@ -257,47 +309,11 @@ class Views(nn.Module):
         rank = torch.arange(nearest.shape[1], device=u.device).expand_as(nearest)
         after, count = (rank >= self.neighbours).long(), nearest.shape[1]
         order = torch.where(ties, count - rank, 2 * count * after).argsort(dim=1, stable=True)  # ties last to first
-        return self._near(u, nearest.gather(1, order[:, : self.neighbours]))
-
-    def crowd_distance(self, u: Tensor, others: bool = False) -> Tensor:
-        """The distance from the crowd, shape ``(n,)``; without rows of the crowd that equal a row, if ``others``."""
-        squared = self._squared_in_crowd(u)
-        if others:
-            row, other = (squared <= _EQUAL * (u - self.crowd_center).square().sum(1, keepdim=True)).nonzero().T
-            equal = (u[row] == self.crowd[other]).all(1)
-            squared[row[equal], other[equal]] = torch.inf
-        nearest = squared.topk(max(1, min(self.near_crowd, len(self.crowd) - others)), largest=False)
-        away = (u - self.crowd[nearest.indices[:, -1]]).square().sum(1).sqrt()  # exact, unlike a difference of squares
-        return torch.where(nearest.values[:, -1].isinf(), torch.inf, away)
+        return self._distance_from(u, nearest.gather(1, order[:, : self.neighbours]))
 
     def crowd_otherwise(self, u: Tensor, rounding: float) -> Tensor:
         """`crowd_distance` to another row, which rounding may choose, shape ``(n,)``; see `near_otherwise`."""
         return (self.crowd_distance(u).square() + rounding * (u - self.crowd_center).square().sum(1)).sqrt()
-
-    def _squared(self, u: Tensor) -> Tensor:
-        return weighted_distances(u - self.center, self.keys)
-
-    def _squared_in_crowd(self, u: Tensor) -> Tensor:
-        return weighted_distances(u - self.crowd_center, self.crowd_keys)
-
-    def _near(self, u: Tensor, nearest: Tensor) -> Tensor:
-        """Geometric mean of both distances, given the indices ``(n, neighbours)`` of the nearest rows."""
-        expected, scale, squared = self._expected(u, nearest)
-        missed = (u - expected).square().sum(1).sqrt() * scale
-        distance = squared.sort(1).values[:, :COUNTED].sqrt()
-        nearer = distance + NEARER * distance.mean(1, keepdim=True)
-        return (missed * nearer.log().mean(1).exp()).sqrt()
-
-    def _expected(self, u: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted mean of neighbours, the scale of distances there, and the scaled squared distances from them."""
-        weight = self.weight[nearest]
-        squared = weight * torch.stack([(u - self.rows[column]).square().sum(1) for column in nearest.T], dim=1)
-        share = (-squared / (BANDWIDTH * squared.mean(1, keepdim=True) + LEAST**2)).exp()
-        share = share - share.amin(1, keepdim=True) + LEAST  # the last, which may tie with others, does not count
-        share = share / share.sum(1, keepdim=True)
-        each = zip(share.T, nearest.T, strict=True)
-        expected = torch.stack([part[:, None] * self.rows[index] for part, index in each]).sum(0)
-        return expected, (share * weight.sqrt()).sum(1), squared
 
 
 def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -313,15 +329,15 @@ def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Te
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
     rows = u[origin]
     weight = local_weight(squared_distances(rows, rows), left[origin], torch.zeros_like(recurring)[origin], LEAST)
-    weight = weight * (1 + _APART * (torch.arange(len(rows)).to(rows) * _GOLDEN).frac())
+    weight = weight * (1 + _UNEVEN * (torch.arange(len(rows)).to(rows) * _GOLDEN).frac())
     tested = (~recurring[origin]).nonzero()[:, 0]
     return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), origin
 
 
 def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
     """The rows of the crowd, from the densest of rows ``(m, k)`` and the recurring ones, in proportion to ``count``."""
-    near = squared_distances(u, u).topk(min(len(u), max(3, round(_DENSE_SHARE * len(u))) + 1), largest=False).values
-    dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSE * len(u))), largest=False).indices
+    near = squared_distances(u, u).topk(min(len(u), max(3, round(_AROUND * len(u))) + 1), largest=False).values
+    dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSEST * len(u))), largest=False).indices
     chosen = recurring.clone()
     chosen[dense] = True
     indices = chosen.nonzero()[:, 0]
@@ -339,26 +355,27 @@ def _copies(count: Tensor, recurring: Tensor) -> Tensor:
     return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
 
 
-def finite(scores: Tensor) -> Tensor:
+def finite(distances: Tensor) -> Tensor:
     """The finite distances of stored rows; zeros where there are none."""
-    return scores[scores < torch.inf] if bool((scores < torch.inf).any()) else torch.zeros_like(scores)
+    there = distances < torch.inf
+    return distances[there] if bool(there.any()) else torch.zeros_like(distances)
 
 
-def exceeded(scores: Tensor, selected: Tensor) -> Tensor:
+def usual_distance(distances: Tensor, selected: Tensor) -> Tensor:
     """The distance that a tenth of the stored rows exceeds, but for those ``selected``, unless all are."""
-    return finite(scores if selected.all() else scores[~selected]).quantile(1 - TAIL).clamp(min=LEAST)
+    return finite(distances if selected.all() else distances[~selected]).quantile(1 - TAIL).clamp(min=LEAST)
 
 
-def _line(scores: Tensor, honest: bool) -> Tensor:
-    """Slope and value at 0 of a view's nats, from the scores of the stored rows, shape ``(2,)``.
+def _line(distances: Tensor, heavy_tail: bool) -> Tensor:
+    """Slope and value at 0 of a view's nats, from the distances of the stored rows, shape ``(2,)``.
 
-    An ``honest`` view does not claim that the highest of these scores is rarer than one of as many: its tail may be
-    heavier than an exponential one, of which the largest of n excesses is ``1 + 1/2 + ... + 1/n`` times the mean.
+    With a ``heavy_tail``, the largest of n excesses counts as no rarer than one in n. In an exponential tail, it is
+    expected at ``1 + 1/2 + ... + 1/n`` times the mean.
     """
-    scores = finite(scores)
-    begin = scores.quantile(1 - TAIL).clamp(min=LEAST)
-    excess = scores[scores >= begin] - begin
+    distances = finite(distances)
+    begin = distances.quantile(1 - TAIL).clamp(min=LEAST)
+    excess = distances[distances >= begin] - begin
     unit = torch.maximum(excess.mean() if len(excess) else begin, LEAST_UNIT * begin)
-    if honest and len(excess):
+    if heavy_tail and len(excess):
         unit = torch.maximum(unit, excess.amax() / (1 / torch.arange(1, len(excess) + 1)).sum())
     return torch.stack([1 / unit, math.log(1 / TAIL) - begin / unit])

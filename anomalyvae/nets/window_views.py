@@ -11,11 +11,22 @@ from anomalyvae.nets.described import Columns, cosines
 from anomalyvae.nets.ellipsoid import MOST_COLUMNS, PAD, ellipsoid, ellipsoid_parts, padded, shrunk_covariance
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
 from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
-from anomalyvae.nets.views import BLOCK, LEAST, LEAST_UNIT, OFF, TAIL, Views, crowd_of, exceeded, finite, stored_rows
+from anomalyvae.nets.views import (
+    BLOCK,
+    LEAST,
+    LEAST_UNIT,
+    OFF,
+    TAIL,
+    Views,
+    crowd_of,
+    finite,
+    stored_rows,
+    usual_distance,
+)
 
 _RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
 _WAVES = 1024  # windows whose samples are stored
-_RECUR = 0.75  # of the variance: what the nearest waveform explains where waveforms recur
+_RECUR = 0.75  # share of the variance that the nearest waveform explains, at least, if waveforms recur
 _FOLDS = 5
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
 
@@ -35,11 +46,11 @@ class WindowViews(Views):
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
-    Each distance s is put on one scale by the training windows, each compared with the others: ``log(2) + log(5)
-    (s - q_50) / (q_90 - q_50)``, with their quantiles q, estimates ``-log P(normal window scores at least s)``.
-    The views depend on each other, and which of them sees an anomaly is not known. So they are put together by the
-    harmonic mean of these probabilities (Wilson 2019, The harmonic mean p-value for combining dependent tests,
-    PNAS 116): ``log mean exp`` of the nats.
+    A distance d becomes nats by ``log(2) + log(5) (d - q_50) / (q_90 - q_50)``, an estimate of ``-log P(a normal window
+    is as far)``, with quantiles q of the distances of the training windows, each compared with others. The views depend
+    on each other, and which of them sees an anomaly is not known. So the score is the harmonic mean of their
+    probabilities (Wilson 2019, The harmonic mean p-value for combining dependent tests, PNAS 116): ``log mean exp`` of
+    the nats.
 
     Parameters
     ----------
@@ -114,31 +125,21 @@ class WindowViews(Views):
         recurring = most_copied(count, recurring)
         rows, weight, tested, origin = stored_rows(u[:, : columns.near], count, recurring)
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
-        among = u[:, : columns.crowd]
-        crowd = crowd_of(among, count, recurring, generator)
-        windows = origin[tested].unique()
-        chosen = selected[windows]
-        in_turn = torch.where(chosen, chosen.cumsum(0), (~chosen).cumsum(0)).argsort(stable=True)  # one of each
-        windows, chosen = windows[in_turn], chosen[in_turn]
-        samples = u[:, columns.crowd : columns.total - columns.states][windows]
+        crowd = crowd_of(u[:, : columns.crowd], count, recurring, generator)
+        windows = _in_turn(origin[tested].unique(), selected)
+        samples, chosen = u[windows, columns.of_samples], selected[windows]
         waves, wave = _recurring_waves(_waves(samples, columns), waveforms_recur if moving else False)
         mean, whitening, short_mean, short_whitening = _whitenings(samples, chosen, columns)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
-            stored_start = start[origin]
-            near = torch.cat([views._near_others(stored_start, part) for part in tested.split(BLOCK)])
-            crowded = torch.cat([views.crowd_distance(among[part], others=True) for part in windows.split(BLOCK)])
-            linear, short = u.new_zeros(2, len(windows))
-            fold = torch.arange(len(windows), device=u.device) % min(_FOLDS, len(windows))
-            for own in (fold == i for i in fold.unique()):
-                others = _whitenings(samples[~own], chosen[~own], columns)
-                linear[own] = ellipsoid(samples[own], *others[:2])
-                short[own] = _largest(samples[own], views.pieces, *others[2:]).values
-            of_windows = ((scores, chosen) for scores in (crowded, linear, wave, short))
-            for i, (scores, mark) in enumerate([(near, selected[origin[tested]]), *of_windows]):
-                lines[i] = _line(_balanced(scores, mark))
-                views.usual_of_reference[i] = exceeded(scores, mark)
+            near = views._near_others(start[origin], tested)
+            crowded = [views.crowd_distance(u[part, : columns.crowd], others=True) for part in windows.split(BLOCK)]
+            linear, short = _from_others(samples, chosen, columns)
+            of_windows = ((distances, chosen) for distances in (torch.cat(crowded), linear, wave, short))
+            for i, (distances, mark) in enumerate([(near, selected[origin[tested]]), *of_windows]):
+                lines[i] = _line(_balanced(distances, mark))
+                views.usual_unselected[i] = usual_distance(distances, mark)
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
         on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
         off = [False, *(not (moving and part) for part in on), not columns.states]
@@ -178,25 +179,32 @@ class WindowViews(Views):
 
     def distances(self, u: Tensor) -> Tensor:
         """The distances of windows ``(n, k)``, shape ``(n, 6)``."""
-        samples, unseen = self._samples_of(u)
+        columns, samples = self.columns, u[:, self.columns.of_samples]
         each = (
-            self.near_distance(u[:, : self.columns.near]),
-            self.crowd_distance(u[:, : self.columns.crowd]),
+            self.near_distance(u[:, : columns.near]),
+            self.crowd_distance(u[:, : columns.crowd]),
             ellipsoid(samples, self.mean, self.whitening),
-            self._from_nearest(samples).square().sum(1).sqrt(),
+            self._from_nearest_wave(samples).square().sum(1).sqrt(),
             _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,
-            (unseen > 0).any(1).to(u),
+            (u[:, columns.of_states] > 0).any(1).to(u),
         )
         return torch.stack(each, dim=1)
 
-    def _near_others(self, start: Tensor, own: Tensor) -> Tensor:
-        """`near_distance` of stored windows from those that do not overlap with them, if these are enough."""
-        gap = (start[own, None] - start).abs()
-        beside = (gap > 0) & (gap < self.columns.samples)
-        beside &= (~beside).sum(1, keepdim=True) > self.neighbours
-        return self.near_distance(self.rows[own], own, beside)
+    def _near_others(self, start: Tensor, tested: Tensor) -> Tensor:
+        """`near_distance` of the ``tested`` stored windows from those that do not overlap with them, if enough do not.
 
-    def _from_nearest(self, samples: Tensor) -> Tensor:
+        ``start`` says when each stored window begins.
+        """
+        near = []
+        for indices in tested.split(BLOCK):
+            gap = (start[indices, None] - start).abs()
+            overlaps = (gap > 0) & (gap < self.columns.samples)
+            overlaps &= (~overlaps).sum(1, keepdim=True) > self.neighbours
+            itself = indices[:, None] == torch.arange(len(start), device=start.device)
+            near.append(self.near_distance(self.rows[indices], overlaps | itself))
+        return torch.cat(near)
+
+    def _from_nearest_wave(self, samples: Tensor) -> Tensor:
         """The difference from the nearest stored samples, each signal without its level; 0 if none are stored."""
         if not len(self.waves):
             return torch.zeros_like(samples)
@@ -210,24 +218,35 @@ class WindowViews(Views):
 
     def parts(self, u: Tensor) -> Tensor:
         """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 6, k)``."""
-        columns = self.columns
-        samples, unseen = self._samples_of(u)
-        first, last = columns.crowd, columns.total - columns.states
+        columns, samples = self.columns, u[:, self.columns.of_samples]
         parts = u.new_zeros(len(u), len(self.names), columns.total)
         parts[:, 0, : columns.near] = self.near_parts(u[:, : columns.near])
-        parts[:, 1, :first] = self.crowd_parts(u[:, :first])
-        parts[:, 2, first:last] = ellipsoid_parts(samples, self.mean, self.whitening)
-        parts[:, 3, first:last] = self._from_nearest(samples).square()
+        parts[:, 1, : columns.crowd] = self.crowd_parts(u[:, : columns.crowd])
+        parts[:, 2, columns.of_samples] = ellipsoid_parts(samples, self.mean, self.whitening)
+        parts[:, 3, columns.of_samples] = self._from_nearest_wave(samples).square()
         index = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
         short = ellipsoid_parts(samples.gather(1, index), self.short_mean, self.short_whitening)
-        parts[:, 4, first:last] = torch.zeros_like(samples).scatter(1, index, short)
-        parts[:, 5, last:] = unseen
+        parts[:, 4, columns.of_samples] = torch.zeros_like(samples).scatter(1, index, short)
+        parts[:, 5, columns.of_states] = u[:, columns.of_states]
         return parts
 
-    def _samples_of(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples, and the share of values never seen of each state."""
-        first_state = self.columns.total - self.columns.states
-        return u[:, self.columns.crowd : first_state], u[:, first_state:]
+
+def _in_turn(windows: Tensor, selected: Tensor) -> Tensor:
+    """The indices of windows, one that is ``selected`` and one that is not in turn, so that each fold has both."""
+    chosen = selected[windows]
+    return windows[torch.where(chosen, chosen.cumsum(0), (~chosen).cumsum(0)).argsort(stable=True)]
+
+
+def _from_others(samples: Tensor, selected: Tensor, columns: Columns) -> Tensor:
+    """The distances linear and short of windows ``(n, signals * samples)`` from those in other folds, ``(2, n)``."""
+    linear, short = samples.new_zeros(2, len(samples))
+    fold = torch.arange(len(samples), device=samples.device) % min(_FOLDS, len(samples))
+    pieces = _pieces(columns).to(samples.device)
+    for own in (fold == i for i in fold.unique()):
+        mean, whitening, short_mean, short_whitening = _whitenings(samples[~own], selected[~own], columns)
+        linear[own] = ellipsoid(samples[own], mean, whitening)
+        short[own] = _largest(samples[own], pieces, short_mean, short_whitening).values
+    return torch.stack([linear, short])
 
 
 def _largest(samples: Tensor, pieces: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
@@ -322,9 +341,9 @@ def _shapes(signals: int, samples: int) -> tuple[tuple[int, ...], tuple[int, ...
     return (signals * samples,), (signals * samples, numbers + -numbers % PAD)
 
 
-def _line(scores: Tensor) -> Tensor:
+def _line(distances: Tensor) -> Tensor:
     """Slope and value at 0 of a view's nats, from the distances of the training windows, shape ``(2,)``."""
-    scores = finite(scores)
-    middle, begin = scores.quantile(0.5), scores.quantile(1 - TAIL).clamp(min=LEAST)
+    distances = finite(distances)
+    middle, begin = distances.quantile(0.5), distances.quantile(1 - TAIL).clamp(min=LEAST)
     unit = torch.maximum(begin - middle, LEAST_UNIT * begin) / math.log(0.5 / TAIL)
     return torch.stack([1 / unit, math.log(2) - middle / unit])
