@@ -41,8 +41,8 @@ class WindowViews(Views):
     - **wave**: the distance of its samples, each signal without its level, from those of the most similar of 1,024
       training windows (as in the matrix profile, Yeh et al. 2016, Matrix profile I, ICDM). It counts where waveforms
       recur, as in an electrocardiogram: the nearest explains at least three quarters of the variance of the others.
-    - **short**: the same of the most unusual piece of it, a quarter as long. A short event is a small part of a window,
-      and the largest part of a piece.
+    - **short**: the Mahalanobis distance of the samples of its most unusual piece, a quarter as long. A short event is
+      a small part of a window, and the largest part of a piece.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
@@ -136,14 +136,23 @@ class WindowViews(Views):
             near = views._near_others(start[origin], tested)
             crowded = [views.crowd_distance(u[part, : columns.crowd], others=True) for part in windows.split(BLOCK)]
             linear, short = _from_others(samples, chosen, columns)
-            of_windows = ((distances, chosen) for distances in (torch.cat(crowded), linear, wave, short))
-            for i, (distances, mark) in enumerate([(near, selected[origin[tested]]), *of_windows]):
+            marks = (selected[origin[tested]], chosen, chosen, chosen, chosen)
+            for i, (distances, mark) in enumerate(
+                zip((near, torch.cat(crowded), linear, wave, short), marks, strict=True)
+            ):
                 lines[i] = _line(_balanced(distances, mark))
                 views.usual_unselected[i] = usual_distance(distances, mark)
         lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
-        on = [True, whitening.shape[1], len(waves), short_whitening.shape[1] and columns.short]
-        off = [False, *(not (moving and part) for part in on), not columns.states]
-        lines[torch.tensor(off, device=u.device)] = lines.new_tensor([0.0, OFF])
+        counts = {
+            "near": True,
+            "crowd": moving,
+            "linear": moving and whitening.shape[1],
+            "wave": moving and len(waves),
+            "short": moving and short_whitening.shape[1] and columns.short,
+            "states": columns.states,
+        }
+        off = torch.tensor([not counts[name] for name in cls.names], device=u.device)
+        lines[off] = lines.new_tensor([0.0, OFF])
         return views
 
     @classmethod
