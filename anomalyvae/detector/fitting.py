@@ -281,7 +281,7 @@ def _scores_of_folds(folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[
 
 
 def _tied(scores: Floats, recurring: NDArray[np.bool_]) -> Floats:
-    """Give recurring rows whose scores are 0 up to rounding, at their places in the memory, the highest of these."""
+    """Give recurring rows whose scores are 0 up to rounding, as they are in the memory, the highest of these."""
     zero = recurring & (np.abs(scores) <= _ROUNDING * np.abs(scores).max())
     return np.where(zero, scores[zero].max(), scores) if zero.any() else scores
 

@@ -202,10 +202,10 @@ class Representation(TransformerMixin):
         return in_kind_of(X, pd.DataFrame(values, index=given.index, columns=columns))
 
     def _names(self, X: Any) -> Any:
-        """The names of training; where columns had numbers there, those of the rows, or their places."""
-        places = range(self.n_features_in_)
-        given = getattr(as_pandas(X), "columns", places)
-        return getattr(self, "feature_names_in_", given if len(given) == len(places) else places)
+        """The names of training; where columns had numbers there, those of the rows, or their positions."""
+        positions = range(self.n_features_in_)
+        given = getattr(as_pandas(X), "columns", positions)
+        return getattr(self, "feature_names_in_", given if len(given) == len(positions) else positions)
 
     def _table(self, X: Any, rows: Floats, columns: Any = None) -> Floats | pd.DataFrame:
         """Rows in the units of ``X``, with categories decoded; always a DataFrame if there are any."""

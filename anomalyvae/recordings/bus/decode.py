@@ -48,8 +48,8 @@ from anomalyvae.tables.names import nearest
 from anomalyvae.untrusted import listed
 
 
-class _Batch(NamedTuple):
-    """Frames to decode as one message."""
+class _Collected(NamedTuple):
+    """The frames of a message, which are decoded at once."""
 
     message: Message
     fields: list[Field]
@@ -94,7 +94,7 @@ class Decoder:
         self._sampled: set[str] = set()
         self._short: Counter[str] = Counter()  # frames that end before a signal, by name of the message
         self._met: set[str] = set()  # of these buses
-        self._batches: dict[tuple[str, int], _Batch] = {}  # of the current piece, by bus and key of the message
+        self._collected: dict[tuple[str, int], _Collected] = {}  # of the current piece, by bus and key of the message
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -145,7 +145,7 @@ class Decoder:
             if not len(frames):
                 return {}
         self._frames += len(frames)
-        self._batches = {}
+        self._collected = {}
         packets = []
         for bus, key, rows in by_identifier(frames):
             message = self._message_of(bus, key)
@@ -163,7 +163,7 @@ class Decoder:
                 self._take_joined(self._group_of(joined.bus, joined.key), joined, [joined.data])
         self._transport.expire(frames["time_s"][-1])
         found: dict[str, Signal] = {}
-        for message, fields, parts, joined_messages in self._batches.values():
+        for message, fields, parts, joined_messages in self._collected.values():
             needed = max((field.bits.end for field in fields if not field.conditions), default=0)
             short = sum(int((frames["length"][rows] < needed).sum()) for rows in parts)
             if short and not message.j1939:  # where messages may be shorter than described
@@ -208,19 +208,19 @@ class Decoder:
     def _wanted_of(self, message: Message) -> list[Field]:
         return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
 
-    def _batch_of(self, message: Message) -> _Batch | None:
-        """Return the batch of a message; None if none of its signals is wanted."""
+    def _collected_of(self, message: Message) -> _Collected | None:
+        """Return what is collected of a message; None if none of its signals is wanted."""
         key = message.bus, message.key
-        if key not in self._batches and (fields := self._wanted_of(message)):
-            self._batches[key] = _Batch(message, fields, [], [])
-        return self._batches.get(key)
+        if key not in self._collected and (fields := self._wanted_of(message)):
+            self._collected[key] = _Collected(message, fields, [], [])
+        return self._collected.get(key)
 
     def _take_frames(self, message: Message, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         self._read += len(rows)
-        batch = self._batch_of(message) if len(rows) else None
-        if batch is not None:
+        collected = self._collected_of(message) if len(rows) else None
+        if collected is not None:
             self._met_sender(message, key, int(frames["bus"][rows[0]]))
-            batch.rows.append(rows)
+            collected.rows.append(rows)
 
     def _met_sender(self, message: Message, key: int, number: int) -> None:
         senders = self._senders.setdefault((message.bus, message.name), set())
@@ -240,11 +240,11 @@ class Decoder:
             self._unknown[joined.key] += joined.packets
             return
         self._read += joined.packets
-        batch = self._batch_of(message)
-        if batch is not None:
+        collected = self._collected_of(message)
+        if collected is not None:
             self._joined += joined.packets if joined.packets > 1 else 0
             self._met_sender(message, joined.key, joined.bus)
-            batch.joined.extend(joined._replace(data=part) for part in parts)
+            collected.joined.extend(joined._replace(data=part) for part in parts)
 
     def _take_replies(self, key: int, rows: np.ndarray, frames: np.ndarray) -> None:
         """Take the frames of a control unit: replies with one parameter or several, in one frame or several."""
