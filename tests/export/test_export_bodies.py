@@ -98,10 +98,9 @@ def test_any_length_and_any_number_of_layers(body, shape, hidden, tmp_path):
     np.testing.assert_allclose(scorer.anomaly_score(x), detector.anomaly_score(x), rtol=1e-9, atol=1e-6)
 
 
-@pytest.mark.parametrize("body", ["conv2d"])
-def test_a_row_scores_the_same_in_any_company(body, tmp_path):
-    scorer = Scorer(export_onnx(fit(body), tmp_path / "m.onnx", precision="double"))
-    x = rows(SETTINGS[body]["input_shape"], 3000, 1)
+def test_a_row_scores_the_same_in_any_company(tmp_path):
+    scorer = Scorer(export_onnx(fit("conv2d"), tmp_path / "m.onnx", precision="double"))
+    x = rows(SETTINGS["conv2d"]["input_shape"], 3000, 1)
     x[::5, ::3] = np.nan
     whole = scorer.anomaly_score(x)
     one_by_one = [scorer.anomaly_score(row[None])[0] for row in x[:20]]
@@ -110,21 +109,19 @@ def test_a_row_scores_the_same_in_any_company(body, tmp_path):
     assert scorer.anomaly_score(x[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("body", ["conv2d"])
-def test_single_precision_is_taken_where_it_agrees(body, tmp_path):
+def test_single_precision_is_taken_where_it_agrees(tmp_path):
     """Every number of the network is then single: one that was left double would be cast back and forth."""
-    file = export_onnx(fit(body), tmp_path / "m.onnx")
+    file = export_onnx(fit("conv2d"), tmp_path / "m.onnx")
     assert Scorer(file).metadata["precision"] == "single"
     matrices = [t for t in onnx.load(file).graph.initializer if len(t.dims) == 2]
     assert {t.data_type for t in matrices} == {onnx.TensorProto.FLOAT}
 
 
-@pytest.mark.parametrize("body", ["conv2d"])
-def test_a_bundle_scores_files_without_torch(body, tmp_path):
-    shape = SETTINGS[body]["input_shape"]
+def test_a_bundle_scores_files_without_torch(tmp_path):
+    shape = SETTINGS["conv2d"]["input_shape"]
     names = [f"cell {i}" for i in range(np.prod(shape))]
     table = pd.DataFrame(rows(shape, 300, 0), columns=names)
-    detector = VAEOutlierDetector(body=body, max_epochs=2, random_state=0, **SETTINGS[body]).fit(table)
+    detector = VAEOutlierDetector(body="conv2d", max_epochs=2, random_state=0, **SETTINGS["conv2d"]).fit(table)
     save(detector, tmp_path / "bundle")
     new = pd.DataFrame(spoiled(shape), columns=names)
     expected = detector.anomaly_score(new)
