@@ -38,12 +38,12 @@ from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
 from anomalyvae.recordings.coverage import sparse_in_words
+from anomalyvae.recordings.drives import are_alike, copies_of, drives_of, groups_of, parts_in_words
+from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
     from anomalyvae.detector import VAEOutlierDetector
 
-_FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, none below this share of the average
-_STRETCHES = 9  # groups otherwise
 _PARTS = 3  # of the recordings, each left out once
 
 
@@ -154,15 +154,19 @@ class TrainingSet:
         manifest = begin_manifest(paths, samples.spans, events, tolerance_s, role="excluded")
         digest = dict(zip(manifest["recording"], manifest["sha256"], strict=True))
         copies = {name for name, key in digest.items() if name != next(n for n, k in digest.items() if k == key)}
+        copies |= copies_of(samples, recipe).keys()
         if copies:
             warnings.warn(
-                f"The recordings {', '.join(sorted(copies))} are copies of others. Each recording is learned once.",
+                f"The recordings {listed(sorted(copies))} are copies of others. Each recording is learned once.",
                 stacklevel=3,
             )
             manifest = manifest[~manifest["recording"].isin(copies)].reset_index(drop=True)
             samples = samples.part(~samples.spans["recording"].isin(copies).to_numpy())
         spans = samples.spans.assign(recording=samples.spans["recording"].map(digest))
-        return cls(manifest, recipe, replace(samples, spans=spans), roles_of(spans, manifest), dict(ranges or {}))
+        data = cls(manifest, recipe, replace(samples, spans=spans), roles_of(spans, manifest), dict(ranges or {}))
+        if data._drives:
+            warnings.warn(parts_in_words(data._drives, len(digest) - len(copies)), stacklevel=3)
+        return data
 
     @classmethod
     def of_manifest(
@@ -206,6 +210,13 @@ class TrainingSet:
         return self.samples.spans["recording"].map(self.names)
 
     @cached_property
+    def _drives(self) -> dict[str, str]:
+        """Recordings that go on where another one ends, with the name of the first one of that drive."""
+        spans = self.samples.spans.assign(recording=self._recording)
+        starts = {self.names.get(key, key): moment for key, moment in self.samples.starts.items()}
+        return drives_of(replace(self.samples, spans=spans, starts=starts), self.recipe)
+
+    @cached_property
     def named(self) -> Windows:
         """The windows as the detector takes them; ``recording`` is the name of each recording."""
         return replace(self.samples, rows=self.rows, spans=self.samples.spans.assign(recording=self._recording))
@@ -237,7 +248,7 @@ class TrainingSet:
                 "are normal as a whole. Pass the recordings that the champion learned (--learned)."
             )
         groups = np.full(len(spans), -1)
-        named = spans[base].assign(recording=self._recording[normal][base])
+        named = spans[base].assign(recording=self._recording[normal][base].replace(self._drives))
         groups[base] = groups_of(named)
         outliers = self.rows[fault] if fault.any() else None
         folded = clone(detector)
@@ -246,7 +257,7 @@ class TrainingSet:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=CAUTION)  # the detector cannot know what its groups are
             model = folded.fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
-        model.training_[STRETCHES] = not _are_alike(named["recording"].value_counts())
+        model.training_[STRETCHES] = not are_alike(named["recording"].value_counts())
         if (caution := few_recordings(model.calibration_.evidence, model.training_)) is not None:
             warnings.warn(caution, stacklevel=2)
         return model
@@ -264,13 +275,14 @@ class TrainingSet:
         normal = self.role == "normal"
         normal[normal] = is_base(self.samples.spans[normal], self.manifest)
         names = sorted(self._recording[normal].unique())
-        if len(names) < FEWEST:
+        drives = sorted({self._drives.get(name, name) for name in names})
+        if len(drives) < FEWEST:
             return None
         tallies = {}
         previous = epoch_callback.set(None)  # a tracked run has the losses of the model alone
         try:
             for part in range(_PARTS):
-                left_out = names[part::_PARTS]
+                left_out = [name for name in names if self._drives.get(name, name) in drives[part::_PARTS]]
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # the model's own fit has given them
                     # One network: the others only set a threshold.
@@ -367,27 +379,3 @@ def unfitted(bundle: Paths) -> "VAEOutlierDetector":
     from sklearn.base import clone
 
     return clone(load(bundle))
-
-
-def _are_alike(sizes: "pd.Series[int]") -> bool:
-    """Whether recordings of these sizes can be groups."""
-    return bool(len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean())
-
-
-def groups_of(spans: pd.DataFrame) -> NDArray[np.int64]:
-    """Groups by which windows are held out: recordings, or stretches of time where recordings differ much in size.
-
-    A network that learned a drive of a minute says little about how unlearned windows of an hour score. If there are
-    fewer than three recordings, or the smallest is below a quarter of the average, long ones are cut and short ones
-    joined to nine stretches of about equal size. Windows overlap across such a cut, which makes the threshold slightly
-    too low. ``spans`` are in order of recording (a name) and time; the groups have shape ``(n,)``.
-    """
-    recording = spans["recording"].to_numpy()
-    sizes = spans["recording"].value_counts()
-    if _are_alike(sizes):
-        return np.asarray(pd.factorize(recording, sort=True)[0], dtype=np.int64)
-    parts = max(_STRETCHES, len(sizes))
-    position = np.arange(len(recording))
-    middle = spans.assign(position=position).groupby("recording")["position"].transform("mean").to_numpy()
-    long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
-    return np.floor(np.where(long, position, middle) * parts / len(recording)).astype(np.int64)

@@ -1,0 +1,152 @@
+"""Recordings that are one drive: copies of each other, or parts into which a logger has cut it.
+
+Windows of one drive are alike. If some are learned and others held out, these say little about those of a new drive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from anomalyvae.recordings.windows import WindowRecipe, Windows
+
+_FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, none below this share of the average
+_STRETCHES = 9  # groups otherwise
+_TOLD = 30  # distinct values of a signal; recordings of fewer, as of an idle machine, may be equal by chance
+_SAME = 1e-3  # of the spread of a signal in a recording: a copy may have fewer digits
+_TICK = 1.5  # ticks of the clock by which a part may begin before the one before it ends
+
+Floats = np.ndarray
+
+
+def copies_of(windows: Windows, recipe: WindowRecipe) -> dict[str, str]:
+    """Recordings with the windows of an earlier one up to rounding, each with the name of that one."""
+    cells = _cells(windows, recipe)
+    moving: dict[int, list[tuple[str, np.ndarray]]] = {}  # recordings by their number of windows
+    for name, index in _indices(windows):
+        if max(len(np.unique(signal)) for signal in cells[index].swapaxes(0, 1)) > _TOLD:
+            moving.setdefault(len(index), []).append((name, index))
+    found: dict[str, str] = {}
+    for recordings in moving.values():
+        middle = np.nan_to_num([cells[index[len(index) // 2]] for _, index in recordings]).sum((1, 2))
+        for number, (name, index) in enumerate(recordings):
+            own = cells[index]
+            rounding = _SAME * np.nan_to_num(pd.DataFrame(own.swapaxes(1, 2).reshape(-1, own.shape[1])).std())
+            near = np.abs(middle[:number] - middle[number]) <= 2 * recipe.samples * rounding.sum()
+            for other, known in (recordings[i] for i in np.flatnonzero(near)):
+                if other not in found and _are_equal(own, cells[known], rounding[:, None]):
+                    found[name] = other
+                    break
+    return found
+
+
+def _are_equal(one: Floats, other: Floats, rounding: Floats) -> bool:
+    return bool(((np.abs(one - other) <= rounding) | (np.isnan(one) & np.isnan(other))).all())
+
+
+def _cells(windows: Windows, recipe: WindowRecipe) -> Floats:
+    """The samples of windows, shape ``(n, signals, samples)``."""
+    return windows.rows.to_numpy().reshape(len(windows), len(recipe.signals), recipe.samples)
+
+
+class _Ends(NamedTuple):
+    """When a recording begins and ends, by its windows, and its first and last values."""
+
+    name: str
+    begin_s: float
+    end_s: float
+    first: Floats
+    last: Floats
+
+
+def drives_of(windows: Windows, recipe: WindowRecipe) -> dict[str, str]:
+    """Recordings that go on where another one ends, each with the name of the first recording of that drive.
+
+    One goes on if it begins within a gap of the end of the other, with values that are no farther from the last ones
+    than two values so far apart are inside a recording. Of several, the nearest in value counts, so that recordings of
+    several vehicles are told apart. Recordings that do not say when they began are in no drive.
+    """
+    gap_s = recipe.stride_s + recipe.max_gap_s  # the last window ends up to a stride before its recording does
+    every, most = _ends_of(windows, recipe, gap_s)
+    begins_s = [one.begin_s for one in every]
+    pairs: list[tuple[float, str, str]] = []
+    for one in every:
+        near = np.searchsorted(begins_s, (one.end_s - _TICK / recipe.rate_hz, one.end_s + gap_s))
+        for other in every[slice(*near)]:
+            jump = np.nan_to_num(np.abs(other.first - one.last) / most)
+            if other.name != one.name and jump.max() <= 1:
+                pairs.append((float(jump.sum()), one.name, other.name))
+    before: dict[str, str] = {}
+    followed: set[str] = set()
+    for _, name, following in sorted(pairs):
+        if following not in before and name not in followed:
+            before[following] = name
+            followed.add(name)
+    drives: dict[str, str] = {}
+    for one in every:  # in order of time, so that the drive of the one before is known
+        if one.name in before:
+            drives[one.name] = drives.get(before[one.name], before[one.name])
+    return drives
+
+
+def _ends_of(windows: Windows, recipe: WindowRecipe, gap_s: float) -> tuple[list[_Ends], Floats]:
+    """The ends of recordings, in order of time, and how much each signal moves at most in such a time."""
+    cells, every, most = _cells(windows, recipe), list[_Ends](), np.zeros(len(recipe.signals))
+    start_s, end_s = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
+    apart = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # windows
+    for name, index in _indices(windows):
+        first, last = cells[index, :, 0], cells[index, :, -1]
+        if len(index) > apart:
+            most = np.fmax(most, np.fmax.reduce(np.abs(first[apart:] - first[:-apart])))
+        if name in windows.starts:
+            zero_s = windows.starts[name].timestamp()
+            every.append(_Ends(name, zero_s + start_s[index[0]], zero_s + end_s[index[-1]], first[0], last[-1]))
+    return sorted(every, key=lambda one: one.begin_s), np.where(most > 0, most, 1.0)
+
+
+def _indices(windows: Windows) -> Iterator[tuple[str, np.ndarray]]:
+    """The name of each recording, and the indices of its windows in order of time."""
+    names = windows.spans["recording"].to_numpy()
+    code, known = pd.factorize(names)
+    order = np.lexsort((windows.spans["start_s"].to_numpy(), code))
+    for name, index in zip(known, np.split(order, np.cumsum(np.bincount(code))[:-1]), strict=True):
+        yield str(name), index
+
+
+def parts_in_words(drives: dict[str, str], recordings: int) -> str:
+    """What it means that recordings are parts of a drive, in plain words."""
+    name, first = next(iter(drives.items()))
+    count = "1 recording goes" if len(drives) == 1 else f"{len(drives):,} of {recordings:,} recordings go"
+    return (
+        f"{count} on where another ends, such as {name} of the drive that begins with {first}. Parts of a drive are "
+        "alike: they are held out together, and count as one recording. The p-values of 'anomalyvae rank' and the "
+        "bound of 'anomalyvae drift' hold for whole drives: join the parts of each drive in one file."
+    )
+
+
+def are_alike(sizes: pd.Series[int]) -> bool:
+    """Whether recordings of these sizes can be groups."""
+    return bool(len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean())
+
+
+def groups_of(spans: pd.DataFrame) -> np.ndarray:
+    """Groups by which windows are held out: recordings, or stretches of time where recordings differ much in size.
+
+    A network that learned a drive of a minute says little about how unlearned windows of an hour score. If there are
+    fewer than three recordings, or the smallest is below a quarter of the average, long ones are cut and short ones
+    joined to nine stretches of about equal size. Windows overlap across such a cut, which makes the threshold slightly
+    too low. ``spans`` are in order of recording (a name) and time; the groups have shape ``(n,)``.
+    """
+    recording = spans["recording"].to_numpy()
+    sizes = spans["recording"].value_counts()
+    if are_alike(sizes):
+        return pd.factorize(recording, sort=True)[0].astype(np.int64)
+    parts = max(_STRETCHES, len(sizes))
+    position = np.argsort(np.argsort(recording, kind="stable"), kind="stable")  # parts of a drive beside each other
+    middle = spans.assign(position=position).groupby("recording")["position"].transform("mean").to_numpy()
+    long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
+    return np.floor(np.where(long, position, middle) * parts / len(recording)).astype(np.int64)
