@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomalyvae.detector.rows import counts_of
 from anomalyvae.tables.arrays import floats, is_records, refuse_cells, refuse_unread, unmasked, unreal
 from anomalyvae.tables.names import refuse_repeated
 
@@ -208,8 +209,7 @@ def common_levels(
     if not categories:
         return x, {}
     x, known, empty = x.copy(), {}, []
-    mean = weight.sum() / max(1, (weight > 0).sum())
-    enough = max(_KNOWN_ROWS * min(1.0, mean), _KNOWN_SHARE * weight.sum()) * (1 - 1e-9)  # sums are rounded
+    counts, share = counts_of(weight), weight / weight.sum() * (1 + 1e-9)  # sums are rounded
     for i, name in enumerate(columns):
         if name not in categories:
             continue
@@ -217,7 +217,8 @@ def common_levels(
         if levels != _BOOLEANS:
             given = ~np.isnan(x[:, i])
             code = x[given, i].astype(np.int64)
-            kept = np.bincount(code, weights=weight[given], minlength=len(levels)) >= enough
+            kept = np.bincount(code, weights=counts[given], minlength=len(levels)) >= _KNOWN_ROWS
+            kept &= np.bincount(code, weights=share[given], minlength=len(levels)) >= _KNOWN_SHARE
             x[given, i] = np.where(kept, np.cumsum(kept) - 1, [_other_level(level) for level in levels])[code]
             levels = [level for level, keep in zip(levels, kept, strict=True) if keep]
             empty += [] if levels else [name]

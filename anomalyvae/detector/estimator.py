@@ -214,7 +214,8 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
             Rows, in any units. Text and booleans of a DataFrame are categories.
         y : ignored
         sample_weight : array-like of shape (n_samples,), default=None
-            A row of weight two equals two such rows; a row of weight zero is left out.
+            Whole numbers are frequencies: a row of weight two equals two such rows. Others are importances. A row of
+            weight zero is left out.
         groups : array-like of shape (n_samples,), default=None
             The recording (drive, machine, patient, ...) of each row. Whole groups are held out: rows of one recording
             are alike, which would make the threshold too low. By default, windows (``input_shape`` of two numbers) that

@@ -236,7 +236,8 @@ class Trainer:
         s = _standardised(network, known.x)
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         start = np.zeros(len(known), dtype=np.int64) if known.start is None else known.start
-        marks = {"recurring": known.is_recurring, "selected": ~known.is_reference, "start": start}
+        copies = np.full(len(known), np.inf) if known.copies is None else known.copies
+        marks = {"recurring": known.is_recurring, "selected": ~known.is_reference, "start": start, "copies": copies}
         tensors = {name: torch.from_numpy(mark) for name, mark in (marks | {"weight": known.weight}).items()}
         generator = torch.Generator().manual_seed(self.seed)
         network.remember(s, size, generator, **tensors, outliers=outliers, waveforms_recur=waveforms_recur)

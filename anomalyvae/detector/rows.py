@@ -34,13 +34,14 @@ class Rows:
     selected: NDArray[np.bool_] | None = None  # (n,), in X because they scored high: learned, never held out
     recurring: NDArray[np.bool_] | None = None  # (n,), given so often that new rows will equal them: never held out
     start: NDArray[np.int64] | None = None  # (n,), of windows that overlap: when each begins, in samples
+    copies: Floats | None = None  # (n,), how often each was given, where weights say something else
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, chosen: NDArray[Any]) -> Self:
         """The rows of a mask or of indices."""
-        marks = (self.group, self.selected, self.recurring, self.start)
+        marks = (self.group, self.selected, self.recurring, self.start, self.copies)
         parts = (None if mark is None else mark[chosen] for mark in marks)
         return type(self)(self.x[chosen], self.weight[chosen], *parts)
 
@@ -81,7 +82,8 @@ class Rows:
         first, inverse = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
         weight = np.bincount(inverse, self.weight).astype(np.float64)
         selected = np.bincount(inverse, ~self.is_reference) > 0
-        return replace(self.take(first), weight=weight, group=None, selected=selected)
+        copies = None if self.copies is None else np.bincount(inverse, self.copies).astype(np.float64)
+        return replace(self.take(first), weight=weight, group=None, selected=selected, copies=copies)
 
     def sha256(self) -> str:
         """A checksum of rows, weights, groups and selection."""
@@ -98,10 +100,11 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
     on the order of the rows. Rows of weight zero, and rows in which every cell is missing, are left out.
 
-    A row is recurring if it is given eight times or more, counted in rows of median weight; with groups, if three
-    groups or more have it. Whole-number weights are counts of rows; a factor common to 15 rows or more is left out, as
-    a table given twice says no more than once. Other weights are scaled so that they add up to the number of equally
-    weighted rows that are worth as much, ``sum(w)^2 / sum(w^2)`` (Kish 1965, Survey Sampling).
+    A row is recurring if it is given eight times or more, counted in rows of the usual number; with groups, if three
+    groups or more have it. Whole-number weights are numbers of rows; a factor common to 15 rows or more is left out, as
+    a table given twice says no more than once. Other weights say how much rows count, not how often they come. They are
+    scaled so that they add up to the number of equally weighted rows that are worth as much, ``sum(w)^2 / sum(w^2)``
+    (Kish 1965, Survey Sampling).
     """
     kept = (weight > 0) & ~np.isnan(x).all(axis=1)
     x, weight = x[kept], weight[kept]
@@ -110,22 +113,29 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
     first, inverse = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
-    counts, whole = _as_counts(weight)
-    merged = np.bincount(inverse, weights=counts).astype(np.float64)
-    factor = float(np.gcd.reduce(merged.astype(np.int64))) if whole and len(merged) >= _IN_COMMON else 1.0
-    rows = replace(Rows(content, weight, group, chosen).take(first), weight=merged / factor)
-    usual = max(float(np.median(counts)) if len(counts) else 1.0, factor)
-    recurring = _recurring(rows, merged, usual)
+    given = counts_of(weight)
+    copies = np.bincount(inverse, weights=given).astype(np.float64)
+    factor = float(np.gcd.reduce(copies.astype(np.int64))) if len(copies) >= _IN_COMMON else 1.0
+    rows = replace(Rows(content, weight, group, chosen).take(first), weight=copies / factor)
+    if not are_counts(weight):
+        worth = np.bincount(inverse, weights=weight).astype(np.float64) * (weight.sum() / np.square(weight).sum())
+        rows = replace(rows, weight=worth / factor, copies=copies / factor)
+    usual = max(float(np.median(given)) if len(given) else 1.0, factor)
+    recurring = _recurring(rows, copies, usual)
     return replace(rows, recurring=recurring) if recurring.any() else rows
 
 
-def _as_counts(weight: Floats) -> tuple[Floats, bool]:
-    """Weights as numbers of rows, and whether these are whole."""
-    with np.errstate(over="ignore"):
-        counts = weight / weight.min(initial=np.inf)
-    if (counts < 2**31).all() and (np.abs(counts - np.round(counts)) <= 1e-9 * counts).all():
-        return np.round(counts), True
-    return weight * (weight.sum() / np.square(weight).sum()), False
+def are_counts(weight: Floats) -> bool:
+    """Whether weights say how many rows each row is: whole numbers, or one for all."""
+    whole = (weight < 2**31).all() and (np.abs(weight - np.round(weight)) <= 1e-9 * weight).all()
+    return bool(whole or (weight == weight[:1]).all())
+
+
+def counts_of(weight: Floats) -> Floats:
+    """How many rows each row is, shape ``(n,)``: what whole weights say that differ, else one; zero for none."""
+    given = weight[weight > 0]
+    differ = (given != given[:1]).any()
+    return np.round(weight) if differ and are_counts(given) else (weight > 0).astype(np.float64)
 
 
 def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from anomalyvae.detector.categories import (
 )
 from anomalyvae.detector.order import alike_beside, counting, slides
 from anomalyvae.detector.overlap import starts_of, stretches_of
-from anomalyvae.detector.rows import Rows, distinct_rows
+from anomalyvae.detector.rows import Rows, are_counts, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
 from anomalyvae.nets.views import LEAST
 from anomalyvae.tables.arrays import floats, names_to_keep, refuse_other_names, unmasked, unreal
@@ -34,6 +34,7 @@ from anomalyvae.untrusted import listed
 _EXACT_INTEGERS = 2**53
 _LOST = 1e-15  # of the largest weight: a smaller one does not change a sum in float64
 _HUGE = 1e100  # as a weight
+_SHARED, _MANY_TIMES = 10, 3  # rows with the largest whole weight, so many times the least: weights of classes
 _LOOKED_AT = 1000  # rows, for cells that are far from the others
 
 Floats = NDArray[np.float64]
@@ -80,6 +81,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     x = _validated(detector, X, categories, reset=True)
     names = names_to_keep(columns)
     weight = weights_of(sample_weight, len(x))
+    _warn_of_importances(weight)
     _refuse_empty(x, columns)
     x, categories = common_levels(x, weight, columns, categories)
     groups, selected = _groups_of(groups, len(x)), _selected_of(selected, len(x))
@@ -246,6 +248,18 @@ def weights_of(sample_weight: Any, n: int) -> Floats:
     if not 1 / _HUGE < largest < _HUGE:  # only proportions count, and squares and sums of such weights would overflow
         weight = np.ldexp(weight, -np.frexp(largest)[1])
     return weight
+
+
+def _warn_of_importances(weight: Floats) -> None:
+    """Warn if whole weights look like those of classes: in a table of counts, few rows have the largest one."""
+    positive = weight[weight > 0]
+    largest, shared = positive.max(), int((positive == positive.max()).sum())
+    if are_counts(weight) and _SHARED <= shared < len(positive) and largest >= _MANY_TIMES * positive.min():
+        warnings.warn(
+            f"{shared} rows have a sample_weight of {largest:g}, and whole weights say how often a row came, so new "
+            "rows will equal these. If the weights say how much a row counts, divide them by their mean.",
+            stacklevel=4,
+        )
 
 
 def _groups_of(groups: Any, n: int) -> Any:

@@ -165,19 +165,20 @@ class Reconstruction(nn.Module):
         recurring: Tensor,
         selected: Tensor,
         start: Tensor,
+        copies: Tensor,
         outliers: Tensor | None = None,
         waveforms_recur: bool | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, the `cleanest`.
 
-        More rows are sampled by ``weight``. Each counts as many rows as its weight says; a ``recurring`` row is stored
-        as often as a score has neighbours. Rows similar to known ``outliers`` are left out. Windows that were
-        ``selected``, a mask, are learned although they are unusual; ``start`` says when each begins, and
-        ``waveforms_recur`` whether waveforms do; see `WindowViews`.
+        More rows are sampled by ``weight``. Each counts as many rows as its weight says, but is stored no more often
+        than it has ``copies``; a ``recurring`` row is stored as often as a score has neighbours. Rows similar to known
+        ``outliers`` are left out. Windows that were ``selected``, a mask, are learned although they are unusual;
+        ``start`` says when each begins, and ``waveforms_recur`` whether waveforms do; see `WindowViews`.
         """
         chosen, count = sample_by_weight(weight, round(size / share_of_cleanest(self.trimming)), generator)
-        parts = (chosen, count, recurring[chosen], selected[chosen], start[chosen])
-        chosen, count, recurring, selected, start = (part.to(s.device) for part in parts)
+        parts = (chosen, count, recurring[chosen], selected[chosen], start[chosen], copies[chosen])
+        chosen, count, recurring, selected, start, copies = (part.to(s.device) for part in parts)
         if self.has_views and len(self.input_shape) == 2:
             self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
         u = self.memory_features(s[chosen])
@@ -189,14 +190,16 @@ class Reconstruction(nn.Module):
             kept = recurring[stored]
             kept[cleanest(u[stored], self.trimming)] = True  # a stored outlier would hide similar ones
             stored = stored[kept]
-        u, count, recurring, selected, start = (part[stored] for part in (u, count, recurring, selected, start))
+        parts = (u, count, recurring, selected, start, copies)
+        u, count, recurring, selected, start, copies = (part[stored] for part in parts)
         if self.described is not None:
             columns, moving = self.described.columns(self.latent_dim), self.described.moving
             self.memorised = WindowViews.of_windows(
-                u, count, recurring, selected, start, generator, columns, moving, waveforms_recur
+                u, count, copies, recurring, selected, start, generator, columns, moving, waveforms_recur
             )
         elif self.has_views:
-            self.memorised = Views.of(u, self.scaling.unbent(s[chosen[stored]]), count, recurring, selected, generator)
+            unbent = self.scaling.unbent(s[chosen[stored]])
+            self.memorised = Views.of(u, unbent, count, copies, recurring, selected, generator)
         else:
             self.memorised = Memory.of(u, count, recurring)
 

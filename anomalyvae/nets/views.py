@@ -110,18 +110,26 @@ class Views(nn.Module):
 
     @classmethod
     def of(
-        cls, u: Tensor, unbent: Tensor, count: Tensor, recurring: Tensor, selected: Tensor, generator: torch.Generator
+        cls,
+        u: Tensor,
+        unbent: Tensor,
+        count: Tensor,
+        copies: Tensor,
+        recurring: Tensor,
+        selected: Tensor,
+        generator: torch.Generator,
     ) -> Self:
         """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
 
         The linear view compares the same rows without compressed tails, ``unbent``, shape ``(m, j)``.
 
-        A row is stored up to twelve times, as often as it counts; a ``recurring`` row, a mask of shape ``(m,)``, twelve
+        A row is stored up to twelve times, as often as it counts and has ``copies``, shape ``(m,)``: new rows are near
+        a row of large weight, but do not equal it. A ``recurring`` row, a mask of shape ``(m,)``, twelve
         times, so that rows equal to it have nothing but its copies near. Rows ``selected``, a mask, are more unusual
         than new normal rows are.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested, origin = stored_rows(u, count, recurring)
+        rows, weight, tested, origin = stored_rows(u, count, copies, recurring)
         crowd = crowd_of(u, count, recurring, generator)
         mean, whitening, linear = ellipsoid_of(unbent)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
@@ -316,14 +324,14 @@ class Views(nn.Module):
         return (self.crowd_distance(u).square() + rounding * (u - self.crowd_center).square().sum(1)).sqrt()
 
 
-def stored_rows(u: Tensor, count: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Store each of the rows ``(m, k)`` as often as it counts.
+def stored_rows(u: Tensor, count: Tensor, copies: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Store each of the rows ``(m, k)`` as often as it counts, and no more often than it has ``copies``.
 
     Returns the stored rows, the weights of distances from them, the indices of the tested rows among them, and of the
     given row that each is a copy of. Tested rows are compared with the others to set the unit of a view. Recurring rows
     are not tested, unless all are.
     """
-    copies = _copies(count, recurring)
+    copies = _copies(count, copies, recurring)
     origin = torch.arange(len(u), device=u.device).repeat_interleave(copies)
     left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
@@ -347,10 +355,10 @@ def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Gener
     return u[indices[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
 
 
-def _copies(count: Tensor, recurring: Tensor) -> Tensor:
+def _copies(count: Tensor, given: Tensor, recurring: Tensor) -> Tensor:
     """How often each row is stored, shape ``(m,)``: fewer times if all together are too many."""
     unit = count.quantile(_USUAL).clamp(min=torch.finfo(count.dtype).tiny)
-    wanted = (count / unit).round().clamp(1, NEIGHBOURS).long()
+    wanted = (count / unit).round().minimum(given).clamp(1, NEIGHBOURS).long()
     most = next((most for most in range(NEIGHBOURS, 1, -1) if wanted.clamp(max=most).sum() <= _MOST_ROWS), 1)
     return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
 

@@ -106,6 +106,7 @@ class WindowViews(Views):
         cls,
         u: Tensor,
         count: Tensor,
+        copies: Tensor,
         recurring: Tensor,
         selected: Tensor,
         start: Tensor,
@@ -123,7 +124,7 @@ class WindowViews(Views):
         only the nearest windows count.
         """
         recurring = most_copied(count, recurring)
-        rows, weight, tested, origin = stored_rows(u[:, : columns.near], count, recurring)
+        rows, weight, tested, origin = stored_rows(u[:, : columns.near], count, copies, recurring)
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
         crowd = crowd_of(u[:, : columns.crowd], count, recurring, generator)
         windows = _in_turn(origin[tested].unique(), selected)

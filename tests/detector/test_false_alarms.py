@@ -99,6 +99,29 @@ def test_uneven_weights_do_not_claim_more_evidence_than_there_is():
     assert detector.calibration_.evidence == pytest.approx(case.weight.sum(), rel=0.01)
 
 
+def test_weights_of_classes_keep_the_promise_and_the_outliers():
+    """Rows of a heavy kind were stored often, so that other ones of its kind were far from them, and outliers not."""
+    rates, found = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        heavy = rng.random(4400) < 0.5
+        x = rng.normal(size=(4400, 4)) + 8 * heavy[:, None] * np.array([1, 1, 0, 0])
+        weight = np.where(heavy, 10.3, 1.0)[:400]
+        detector = quick(seed=seed).fit(x[:400], sample_weight=weight)
+        rates.append(np.average(detector.predict(x[400:]) == -1, weights=np.where(heavy[400:], 10.3, 1.0)))
+        away = rng.normal(size=(500, 4))
+        away *= 5 / np.linalg.norm(away, axis=1, keepdims=True)
+        found.append([(detector.predict(away + at) == -1).mean() for at in ([0, 0, 0, 0], [8, 8, 0, 0])])
+    assert np.mean(rates) < 0.05 + 2 * (0.05 / 200 / 3) ** 0.5  # 200 rows are heavy
+    assert np.min(found) > 0.9
+
+
+def test_whole_weights_that_look_like_those_of_classes_are_named():
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    with pytest.warns(UserWarning, match="15 rows have a sample_weight of 9, and whole weights say how often.*mean"):
+        quick().fit(x, sample_weight=np.where(np.arange(60) < 15, 9, 1))
+
+
 def test_a_dominating_group_does_not_leave_a_network_without_rows():
     case = grouped(lambda rng: np.array([399, 1]))(0)
     with (

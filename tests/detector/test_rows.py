@@ -114,3 +114,22 @@ def test_folds_are_of_one_size_and_keep_groups_whole():
     assert cross_folds(distinct_rows(many, np.ones(6000), np.arange(6000) % 10), np.random.RandomState(0)) is None
     assert sorted(cross_folds(rows.take(np.arange(3)), np.random.RandomState(0))) == [0, 1, 2]
     assert cross_folds(rows.take(np.arange(2)), np.random.RandomState(0)) is None
+
+
+def test_a_heavy_row_is_not_one_that_came_often():
+    weight = np.where(np.arange(200) < 20, 5.0, 5 / 9)  # weights of classes: nine times as much
+    rows = distinct_rows(np.arange(200.0)[:, None], weight)
+    assert not rows.is_recurring.any()
+    assert rows.copies.tolist() == [1] * 200
+    assert rows.weight.sum() == pytest.approx(weight.sum() ** 2 / np.square(weight).sum())
+    thrice = distinct_rows(np.repeat(np.arange(200.0), 3)[:, None], np.repeat(weight, 3))
+    np.testing.assert_allclose(thrice.weight, rows.weight)
+    assert thrice.copies.tolist() == [1] * 200
+    assert distinct_rows(np.zeros((9, 1)), weight[15:24]).is_recurring.all()  # nine rows are equal
+
+
+def test_whole_weights_are_numbers_of_rows_though_none_is_one():
+    x, often = np.arange(4.0)[:, None], np.array([2, 3, 5, 3])
+    rows, copied = distinct_rows(x, often.astype(float)), distinct_rows(np.repeat(x, often, axis=0), np.ones(13))
+    assert rows.weight.tolist() == copied.weight.tolist()
+    assert sorted(rows.weight) == [2, 3, 3, 5]

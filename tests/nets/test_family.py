@@ -57,7 +57,8 @@ def fit(net, epochs=30, **options):
 
 def remember(net, body):
     none = torch.zeros(50, dtype=torch.bool)
-    marks = {"recurring": none, "selected": none, "start": none.long(), "weight": torch.ones(50).double()}
+    once = torch.ones(50).double()
+    marks = {"recurring": none, "selected": none, "start": none.long(), "weight": once, "copies": once}
     net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0), **marks)
 
 

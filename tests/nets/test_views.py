@@ -14,7 +14,7 @@ def stored(u, count=None, recurring=None, unbent=None):
     recurring = torch.zeros(len(u), dtype=torch.bool) if recurring is None else recurring
     selected = torch.zeros(len(u), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
-    return Views.of(u, u if unbent is None else unbent, count, recurring, selected, generator)
+    return Views.of(u, u if unbent is None else unbent, count, count, recurring, selected, generator)
 
 
 def with_code(u):
@@ -113,9 +113,8 @@ def test_a_few_rows_are_enough(n):
 def test_the_distance_to_the_crowd_is_exact_near_its_rows():
     """A difference of squares would lose all digits of a distance of 1e-7 from rows far from 0."""
     rows = torch.full((20, 3), -1.0, dtype=torch.float64)
-    views = Views.of(
-        rows, rows, torch.ones(20), *torch.zeros(2, 20, dtype=torch.bool), torch.Generator().manual_seed(0)
-    )
+    once, none = torch.ones(20), torch.zeros(20, dtype=torch.bool)
+    views = Views.of(rows, rows, once, once, none, none, torch.Generator().manual_seed(0))
     near = rows[:1] + torch.tensor([[3e-7, 0.0, 0.0]])
     torch.testing.assert_close(views.crowd_distance(near), (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)
 
