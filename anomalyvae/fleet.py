@@ -18,6 +18,7 @@ REASONS = ("a short event", "a long oddness", "a signal")  # what makes a record
 FEWEST = 3  # recordings; a p-value of fewer says nothing
 FALSE_ALARMS = 0.01  # chance that a monitor ever alarms while nothing has changed
 _BRIEF = 3  # windows
+_TAIL = 2.0  # as `_scale`: 1.5 for exponential scores, and room for the error of an estimate from few recordings
 _SURER = np.array([0.0, math.log(3), math.log(3)])  # nats; the reasons after the first speak where they are surer
 _MOST_FIGURES = 500_000  # on a card
 _DIGITS = 8
@@ -84,13 +85,19 @@ def _nats(of: Floats, among: Floats) -> Floats:
     """
     if not among.shape[1]:
         return np.empty((len(of), 0))
+    middle, unit = _scale(among)
+    of = np.where(np.isnan(of) | np.isnan(among).all(axis=0), middle, of)
+    return np.asarray(math.log(2) + (of - middle) / unit)
+
+
+def _scale(among: Floats) -> tuple[Floats, Floats]:
+    """The median of figures ``(m, k)``, and their mean excess above it, each ``(k,)``."""
     nothing = np.isnan(among).all(axis=0)
     middle = np.nanmedian(np.where(nothing, 0.0, among), axis=0)
-    of, among = (np.where(np.isnan(x) | nothing, middle, x) for x in (of, among))
+    among = np.where(np.isnan(among) | nothing, middle, among)
     above = among >= middle
     excess = np.where(above, among - middle, 0.0).sum(axis=0) / above.sum(axis=0)
-    unit = np.maximum(excess, 1e-9 * np.maximum(np.abs(middle), 1.0))
-    return np.asarray(math.log(2) + (of - middle) / unit)
+    return middle, np.maximum(excess, 1e-9 * np.maximum(np.abs(middle), 1.0))
 
 
 def reasons(of: Floats, among: Floats) -> Floats:
@@ -206,12 +213,17 @@ class Fleet:
             return None
         return index
 
-    def fitting(self, figures: Floats) -> Floats:
-        """The figures of a recording, with as many signals as this fleet; unknown ones are NaN."""
+    def fitting(self, figures: Floats, windows: int) -> Floats:
+        """The figures of a new recording, with as many signals as this fleet; unknown ones are NaN.
+
+        The highest scores of k times as many windows as the longest recording of the fleet has are higher: by log k
+        times their mean excess, if scores have an exponential tail. So figures of short events are lowered by as much.
+        """
         known = np.full(self.figures.shape[1], np.nan)
-        if len(figures) == len(known):
-            return figures
-        known[:2] = figures[:2]
+        common = len(known) if len(figures) == len(known) else 2
+        known[:common] = figures[:common]
+        longer = max(1.0, windows / float(self.windows.max()))
+        known[::2] -= math.log(longer) * _TAIL * _scale(self.figures)[1][::2]
         return known
 
     def p_value(self, figures: Floats, index: int | None = None) -> float:

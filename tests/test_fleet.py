@@ -77,6 +77,47 @@ def test_p_values_of_few_recordings_are_valid():
             assert (p_values <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / 400)
 
 
+def tally(rng, windows, event=0.0):
+    """The figures of a recording with a signal, of a level of its own; its first window has an event."""
+    scores = rng.exponential(size=(windows, 2)) + 0.2 * rng.exponential()
+    scores[0] += event
+    found = Tally(1)
+    found.add(scores, np.zeros(windows), np.arange(windows))
+    return found
+
+
+def tallied_fleet(rng, count=30, windows=30):
+    known = Fleet.of({f"d{i}": tally(rng, windows) for i in range(count)}, ("x",))
+    assert known is not None
+    return known
+
+
+@pytest.mark.parametrize("longer", [2, 8, 50])
+def test_a_recording_is_not_unlike_the_others_because_it_is_longer(longer):
+    """The highest of more windows are higher."""
+    p_values, alarms = [], 0
+    for seed in range(60):
+        rng = np.random.default_rng([seed, longer])
+        known = tallied_fleet(rng)
+        monitor = Monitor(known)
+        for _ in range(10):
+            new = tally(rng, 30 * longer)
+            figures = known.fitting(new.figures, new.windows)
+            p_values.append(known.p_value(figures))
+            monitor.add(figures)
+        alarms += monitor.highest >= monitor.alarm_at
+    assert alarms <= 2
+    for level in (0.1, 0.3):
+        assert np.mean(np.array(p_values) <= level) <= level + 0.05
+
+
+def test_an_event_in_a_long_recording_is_found():
+    rng = np.random.default_rng(0)
+    known = tallied_fleet(rng)
+    new = tally(rng, 240, event=30.0)
+    assert known.p_value(known.fitting(new.figures, new.windows)) == 1 / 31
+
+
 def test_a_learned_recording_is_known_by_its_name_and_windows():
     figures = np.arange(8.0).reshape(4, 2)
     known = fleet(figures)

@@ -52,8 +52,8 @@ def drift(scores: Scores) -> pd.DataFrame:
     counted = known["windows"] >= fleet.fewest
     monitor, said = Monitor(fleet), list[Watched]()
     step = monitor.now
-    for figures, counts in zip(known["figures"], counted, strict=True):
-        step = monitor.add(fleet.fitting(figures)) if counts else step
+    for figures, windows, counts in zip(known["figures"], known["windows"], counted, strict=True):
+        step = monitor.add(fleet.fitting(figures, windows)) if counts else step
         said.append(step)
     evidence = np.array([step.evidence for step in said])
     found = pd.DataFrame(
@@ -242,7 +242,7 @@ class LiveDrift:
         with self._shared():
             if digest in self._counted:  # by another process
                 return
-            now = self._monitor.add(self._fleet.fitting(tally.figures))
+            now = self._monitor.add(self._fleet.fitting(tally.figures, tally.windows))
             self._counted = dict.fromkeys([*self._counted, digest][-_KEPT:])
             if now.evidence < Monitor.alarm_at or self._alarm:
                 return

@@ -74,11 +74,14 @@ def rank(scores: Scores) -> pd.DataFrame:
     Without p-values, recordings are compared with each other.
     """
     known, fleet = scores.recordings, scores.fleet
-    figures = [fleet.fitting(row) for row in known["figures"]] if fleet else list(known["figures"])
+    figures = list(known["figures"])
     indices: list[int | None] = [None] * len(known)
     if fleet:
         indices = indices_of(known, fleet)
-        figures = [row if index is None else fleet.figures[index] for row, index in zip(figures, indices, strict=True)]
+        figures = [
+            fleet.fitting(row, windows) if index is None else fleet.figures[index]
+            for row, windows, index in zip(figures, known["windows"], indices, strict=True)
+        ]
     of = np.stack(figures)
     among = fleet.figures if fleet else of
     why = reasons(of, among)
