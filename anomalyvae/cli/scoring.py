@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from anomalyvae.health import Sensors
+    from anomalyvae.options import ReadOptions
+    from anomalyvae.recordings import Windows
     from anomalyvae.scoring.watch import WindowScore
 
 SILENT = 5  # exit code: no new rows for --timeout seconds
@@ -328,8 +331,7 @@ def health(args: argparse.Namespace) -> int:
     from anomalyvae.evaluate.whole_recordings import with_moments
     from anomalyvae.health import Sensors
     from anomalyvae.health.grades import stretches
-    from anomalyvae.recordings import read_log
-    from anomalyvae.scoring.inputs import inputs_of, of_one_name, recording_of, refuse_units
+    from anomalyvae.scoring.inputs import inputs_of, of_one_name
 
     write = writer(args.out)
     ranges = dict(args.ranges)
@@ -344,17 +346,12 @@ def health(args: argparse.Namespace) -> int:
         sensors, card = Sensors.of(model, ranges), read_card(model)
         for file in (file for file in files if file not in failed):
             try:
-                path, name = root / file, recording_of(file)
-                log = read_log(path, signals=sensors.recipe.needed, recording=name, **reading_options(args))
-                windows = sensors.windows(log)
-                refuse_units(windows.units, card)
-                if windows.without:
-                    raise ValueError(next(iter(windows.without.values())))
+                windows = _windows_of(sensors, card, root, file, reading_options(args))
             except (OSError, ValueError) as error:
                 failed[file] = message_of(error)
-                continue
-            parts.append(stretches(sensors.grade(windows)))
-            starts |= windows.starts
+            else:
+                parts.append(stretches(sensors.grade(windows)))
+                starts |= windows.starts
     code = tell_failed(failed)
     if not parts:
         raise ValueError(f"None of the {len(failed)} files can be graded. See the reasons above.")
@@ -365,6 +362,19 @@ def health(args: argparse.Namespace) -> int:
     if not args.quiet:
         say(_health_text(table, len(parts)))
     return code
+
+
+def _windows_of(sensors: "Sensors", card: dict[str, Any], root: Path, file: str, options: "ReadOptions") -> "Windows":
+    """The windows of a recording, at least one, with signals in the units of training."""
+    from anomalyvae.recordings import read_log
+    from anomalyvae.scoring.inputs import recording_of, refuse_units
+
+    log = read_log(root / file, signals=sensors.recipe.needed, recording=recording_of(file), **options)
+    windows = sensors.windows(log)
+    refuse_units(windows.units, card)
+    if windows.without:
+        raise ValueError(next(iter(windows.without.values())))
+    return windows
 
 
 def _health_text(table: "pd.DataFrame", recordings: int) -> str:

@@ -99,9 +99,9 @@ def run_job(job: Job, progress: Progress = lambda done, steps, what: None) -> di
 
 def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
     """Read, leave each recording out, fit on all, write; ``listening`` sends the epochs of the last fit to MLflow."""
-    from anomalyvae.evaluate import report
+    from anomalyvae.evaluate.report import need_extra
 
-    report.need_extra()
+    need_extra()
     folder = Path(job.output.folder)
     refuse_foreign(folder, _RESULTS)
     began = time.monotonic()
@@ -140,20 +140,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
             home = fresh / "folds" / name
             fold.data.save(fold.model, home, health=fold.health, figures=result["folds"][name], ranks=False)
             fold.scores["model_id"] = read_card(home)["model_id"]
-        scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
-        flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
-        flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
-        scores, flags = (with_moments(table, data.samples.starts) for table in (scores, flags))
-        views = sorted((view for fold in folds.values() for view in fold.views), key=lambda view: -view.score)
-        page = report.render_report(
-            job.name, result, scores=scores, flags=flags, events=events, ranking=ranking, views=views[:_DRAWN_WINDOWS]
-        )
-        ranking.to_parquet(fresh / "ranking.parquet", index=False)
-        scores.to_parquet(fresh / "scores.parquet", index=False)
-        flags.to_parquet(fresh / "flags.parquet", index=False)
-        text = json.dumps(result, indent=2, allow_nan=False)
-        (fresh / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (fresh / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        _write(fresh, job.name, result, folds, events, ranking, data.samples.starts)
     progress(steps, steps, f"wrote {folder}")
     return result
 
@@ -334,6 +321,33 @@ def _summary(job: Job, windows: Windows, anomalous: NDArray[np.bool_], folds: Ma
             "versions": {"python": platform.python_version(), **versions},
         }
     )
+
+
+def _write(
+    folder: Path,
+    title: str,
+    result: dict[str, Any],
+    folds: Mapping[str, _Fold],
+    events: pd.DataFrame,
+    ranking: pd.DataFrame,
+    starts: Mapping[str, pd.Timestamp],
+) -> None:
+    """Write the tables of a run, its figures and its report."""
+    from anomalyvae.evaluate.report import render_report
+
+    scores = pd.concat([fold.scores for fold in folds.values()], ignore_index=True)
+    flags = pd.concat([fold.flags for fold in folds.values()], ignore_index=True)
+    flags = flags.sort_values("peak_score", ascending=False, kind="stable", ignore_index=True)
+    scores, flags = (with_moments(table, starts) for table in (scores, flags))
+    views = sorted((view for fold in folds.values() for view in fold.views), key=lambda view: -view.score)
+    page = render_report(
+        title, result, scores=scores, flags=flags, events=events, ranking=ranking, views=views[:_DRAWN_WINDOWS]
+    )
+    for name, table in (("ranking", ranking), ("scores", scores), ("flags", flags)):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    text = json.dumps(result, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _mean(entries: Iterable[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
