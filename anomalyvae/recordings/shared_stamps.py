@@ -35,14 +35,9 @@ class SharedStamps:
         if (stamps[1:] > stamps[:-1]).all():
             return stamps, values
         first = np.flatnonzero(np.concatenate(([True], stamps[1:] > stamps[:-1])))
-        there = ~np.isnan(values)
-        counts = np.add.reduceat(there.astype(np.float64), first)
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = np.add.reduceat(np.where(there, values, 0.0), first)
-            mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         differ = np.fmax.reduceat(values, first) > np.fmin.reduceat(values, first)
         self._differ.update(dict(zip(names, differ.sum(axis=0).tolist(), strict=True)))
-        return stamps[first], mean
+        return stamps[first], group_means(values, first)
 
     def warn(self, source: object) -> None:
         """Warn of samples with one stamp and different values; ``source`` names the recording."""
@@ -54,3 +49,12 @@ class SharedStamps:
                 f"{shown}. Record stamps with more digits, and no message twice.",
                 stacklevel=4,
             )
+
+
+def group_means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the mean of each group of values, which begin at the indices ``first``; NaN where all are NaN."""
+    there = ~np.isnan(values)
+    counts = np.add.reduceat(there.astype(np.float64), first)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.add.reduceat(np.where(there, values, 0.0), first)
+        return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)

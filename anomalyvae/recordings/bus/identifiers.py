@@ -36,6 +36,7 @@ import numpy as np
 from anomalyvae.recordings.bus.frames import by_identifier, digits_of
 from anomalyvae.recordings.bus.identifier_names import MOST_FREQUENT, UNKNOWN, SignalName, parse_name, unit_of
 from anomalyvae.recordings.log import Log, Signal, joined
+from anomalyvae.recordings.shared_stamps import group_means
 from anomalyvae.untrusted import listed
 
 PER_S = 10  # samples a second
@@ -267,7 +268,7 @@ class _Identifier:
 
     def _of_gaps(self, gap_s: np.ndarray, first: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what the times between frames show."""
-        yield "period", _means(gap_s, first)
+        yield "period", group_means(gap_s, first)
         before_s = np.append(self._gap_s, gap_s[:-1])[: len(gap_s)]
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = np.abs(gap_s - before_s) / np.maximum(gap_s, before_s)
@@ -284,7 +285,7 @@ class _Identifier:
         self, byte: int, sent: np.ndarray, change: np.ndarray, first: np.ndarray
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what a byte shows, from its value in each frame and its change; both are NaN where it is missing."""
-        yield f"byte{byte}", _means(sent, first)
+        yield f"byte{byte}", group_means(sent, first)
         yield f"byte{byte}.change", _largest(change, first)
         if self._learning and len(first):
             missing = np.isnan(sent)
@@ -327,14 +328,5 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The largest value of each group that begins at an index of ``first``; NaN if it has none."""
-    return np.fmax.reduceat(values, first) if len(first) else np.empty(0)
-
-
-def _means(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The mean of each group that begins at an index of ``first``; NaN if it has no value."""
-    if not len(first):
-        return np.empty(0)
-    there = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.add.reduceat(np.where(there, values, 0.0), first) / np.add.reduceat(there.astype(np.float64), first)
+    """The largest of each group of values, which begin at the indices ``first``; NaN where all are NaN."""
+    return np.fmax.reduceat(values, first)
