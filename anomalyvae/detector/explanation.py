@@ -32,15 +32,14 @@ class Explanation(Representation):
             - ``critic``: -log q(z), how rare the code is among those of training rows; the critic's logit is a ratio
               of densities [3]_, proposition 1;
             - ``energy``: reconstruction + critic, -log p(x | z) q(z);
-            - ``near``, ``crowd``, ``linear`` and ``novelty``, their maximum: unlike the nearest training rows, unlike
-              the crowd of them, and the Mahalanobis distance, in the space of row, latent code and standardised
-              residual; see `anomalyvae.nets.views`. Windows also have ``short``, the most unusual piece, and
-              ``states``, values never seen; ``novelty`` is what all say together; see
-              `anomalyvae.nets.window_views`;
+            - ``near``, ``crowd``, ``linear``: unlike the nearest training rows, unlike the crowd of them, both in the
+              space of row, latent code and standardised residual, and the Mahalanobis distance of the row; of windows
+              also ``wave``, ``short`` and ``states``. ``novelty`` is what they say together; see
+              `anomalyvae.nets.views` and `anomalyvae.nets.window_views`;
             - ``memory``, with ``criterion="memory"`` instead of these: mean distance to the second to sixth nearest
               training row in that space, scaled by the local density; see `anomalyvae.nets.memory`.
 
-            Each objective has ``reconstruction`` and the last two lines; ``"elbo"`` has ``kl``, ``elbo`` and
+            Each objective has ``reconstruction`` and the last two entries; ``"elbo"`` has ``kl``, ``elbo`` and
             ``log_likelihood``, ``"adversarial"`` has ``critic`` and ``energy``.
 
         References

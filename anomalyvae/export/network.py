@@ -197,9 +197,9 @@ def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
     if name == "states":
         return working(new[0].op("ReduceMax", [1], keepdims=1).op("Greater", 0.0))
     if name == "short":
-        pieces = samples.op("Gather", views.pieces.flatten(), axis=1).op("Reshape", [-1, views.pieces.shape[1]])
-        distance = _ellipsoid(pieces, views.short_mean, views.short_whitening)
-        return distance.op("Reshape", [-1, len(views.pieces)]).op("ReduceMax", [1], keepdims=1)
+        segments = samples.op("Gather", views.segments.flatten(), axis=1).op("Reshape", [-1, views.segments.shape[1]])
+        distance = _ellipsoid(segments, views.short_mean, views.short_whitening)
+        return distance.op("Reshape", [-1, len(views.segments)]).op("ReduceMax", [1], keepdims=1)
     if name == "wave":
         return _wave(views, samples)
     return _DISTANCES[name](views, {"near": near, "crowd": concat([near, movements]), "linear": samples}[name])

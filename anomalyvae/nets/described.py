@@ -24,8 +24,8 @@ _ROWS = 8192  # at a time
 _LEAST_SCALE = 1e-3
 PEAKS = 2  # the largest departure, the largest step
 _EXAMPLES = 128
-_PARTS_OF_WINDOW = 4  # how many times a short piece fits into a window
-_LEAST_SAMPLES = 4  # of a window that has pieces
+_SEGMENTS = 4  # that fit into a window side by side
+_LEAST_SAMPLES = 4  # of a window that has segments
 _PARTS = ("center", "scale", "still", "role", "values", "width", "examples")
 _JUDGED, _STATE, _NO_PART = 1, 2, 0  # roles of a signal; a constant one is a state, too
 
@@ -56,8 +56,8 @@ class Columns(NamedTuple):
 
     @property
     def short(self) -> int:
-        """Samples of a short piece, 0 in a window without pieces."""
-        return self.samples // _PARTS_OF_WINDOW if self.samples >= _LEAST_SAMPLES else 0
+        """Samples of a segment, 0 in a window without segments."""
+        return self.samples // _SEGMENTS if self.samples >= _LEAST_SAMPLES else 0
 
 
 class Described(nn.Module):

@@ -41,8 +41,8 @@ class WindowViews(Views):
     - **wave**: the distance of its samples, each signal without its level, from those of the most similar of 1,024
       training windows (as in the matrix profile, Yeh et al. 2016, Matrix profile I, ICDM). It counts where waveforms
       recur, as in an electrocardiogram: the nearest explains at least three quarters of the variance of the others.
-    - **short**: the Mahalanobis distance of the samples of its most unusual piece, a quarter as long. A short event is
-      a small part of a window, and the largest part of a piece.
+    - **short**: the Mahalanobis distance of the samples of its most unusual segment, a quarter as long. A short event
+      is a small part of a window, and the largest part of a segment.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
@@ -61,7 +61,7 @@ class WindowViews(Views):
     waves : Tensor
         Samples of stored windows, without the level of each signal; none if waveforms do not recur.
     short_mean, short_whitening : Tensor
-        As ``mean`` and ``whitening``, of pieces.
+        As ``mean`` and ``whitening``, of segments.
     """
 
     names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "wave", "short", "states")
@@ -78,7 +78,7 @@ class WindowViews(Views):
     short_mean: Tensor
     short_whitening: Tensor
     wave_keys: Tensor
-    pieces: Tensor
+    segments: Tensor
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class WindowViews(Views):
         for name, part in parts.items():
             self.register_buffer(name, part)
         self.register_buffer("wave_keys", keys_of(waves, torch.ones_like(waves[:, 0])), persistent=False)
-        self.register_buffer("pieces", _pieces(columns).to(rows.device), persistent=False)
+        self.register_buffer("segments", _segments(columns).to(rows.device), persistent=False)
 
     @classmethod
     def of_windows(
@@ -195,7 +195,7 @@ class WindowViews(Views):
             self.crowd_distance(u[:, : columns.crowd]),
             ellipsoid(samples, self.mean, self.whitening),
             self._from_nearest_wave(samples).square().sum(1).sqrt(),
-            _largest(samples, self.pieces, self.short_mean, self.short_whitening).values,
+            _largest(samples, self.segments, self.short_mean, self.short_whitening).values,
             (u[:, columns.of_states] > 0).any(1).to(u),
         )
         return torch.stack(each, dim=1)
@@ -234,7 +234,7 @@ class WindowViews(Views):
         parts[:, 1, : columns.crowd] = self.crowd_parts(u[:, : columns.crowd])
         parts[:, 2, columns.of_samples] = ellipsoid_parts(samples, self.mean, self.whitening)
         parts[:, 3, columns.of_samples] = self._from_nearest_wave(samples).square()
-        index = self.pieces[_largest(samples, self.pieces, self.short_mean, self.short_whitening).indices]
+        index = self.segments[_largest(samples, self.segments, self.short_mean, self.short_whitening).indices]
         short = ellipsoid_parts(samples.gather(1, index), self.short_mean, self.short_whitening)
         parts[:, 4, columns.of_samples] = torch.zeros_like(samples).scatter(1, index, short)
         parts[:, 5, columns.of_states] = u[:, columns.of_states]
@@ -251,22 +251,22 @@ def _from_others(samples: Tensor, selected: Tensor, columns: Columns) -> Tensor:
     """The distances linear and short of windows ``(n, signals * samples)`` from those in other folds, ``(2, n)``."""
     linear, short = samples.new_zeros(2, len(samples))
     fold = torch.arange(len(samples), device=samples.device) % min(_FOLDS, len(samples))
-    pieces = _pieces(columns).to(samples.device)
+    segments = _segments(columns).to(samples.device)
     for own in (fold == i for i in fold.unique()):
         mean, whitening, short_mean, short_whitening = _whitenings(samples[~own], selected[~own], columns)
         linear[own] = ellipsoid(samples[own], mean, whitening)
-        short[own] = _largest(samples[own], pieces, short_mean, short_whitening).values
+        short[own] = _largest(samples[own], segments, short_mean, short_whitening).values
     return torch.stack([linear, short])
 
 
-def _largest(samples: Tensor, pieces: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
-    """The largest distance of the pieces of windows ``(n, signals * samples)``, and which piece it is."""
-    some = samples[:, pieces.flatten()].view(-1, pieces.shape[1])
-    return ellipsoid(some, mean, whitening).view(-1, len(pieces)).max(1)
+def _largest(samples: Tensor, segments: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
+    """The largest distance of the segments of windows ``(n, signals * samples)``, and which segment it is."""
+    some = samples[:, segments.flatten()].view(-1, segments.shape[1])
+    return ellipsoid(some, mean, whitening).view(-1, len(segments)).max(1)
 
 
-def _pieces(columns: Columns) -> Tensor:
-    """The indices of the samples of each piece, ``(pieces, signals * length)``; a piece covers half of the next."""
+def _segments(columns: Columns) -> Tensor:
+    """The indices of the samples of each segment, ``(segments, signals * length)``; each covers half of the next."""
     length = max(1, columns.short)
     starts = [*range(0, columns.samples - length, max(1, length // 2)), columns.samples - length]
     index = torch.arange(columns.signals)[:, None] * columns.samples + torch.arange(length)
@@ -313,15 +313,15 @@ def _balanced(x: Tensor, selected: Tensor) -> Tensor:
 
 
 def _whitenings(samples: Tensor, selected: Tensor, columns: Columns) -> tuple[Tensor, ...]:
-    """`_whitening` of windows ``(n, signals * samples)``, and of their pieces."""
+    """`_whitening` of windows ``(n, signals * samples)``, and of their segments."""
     some = _balanced(samples, selected)
-    short = some[:, _pieces(columns).to(some.device)].flatten(0, 1)
+    short = some[:, _segments(columns).to(some.device)].flatten(0, 1)
     whole = some.view(len(some), columns.signals, -1)
     return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
 
 
 def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of pieces ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
+    """The mean of segments ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
 
     Of many signals, only their slower movements have a part, so that there are at most 1,024 numbers: the lowest
     coefficients of the cosine transform.

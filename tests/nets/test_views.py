@@ -1,4 +1,4 @@
-"""The views: each sees what it is for, they share a unit, and the largest is the score."""
+"""The views: each sees what it is for, they share a unit, and the score is what they say together."""
 
 import math
 
