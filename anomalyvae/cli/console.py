@@ -253,9 +253,9 @@ def files_of(sources: Sequence[str], recordings: bool = False) -> list[str]:
     for source in sources:
         path = Path(source)
         if (path.is_dir() and not (path / "metadata.yaml").is_file()) or (has_magic(source) and not path.exists()):
-            from anomalyvae.scoring.inputs import inputs_of
+            from anomalyvae.scoring.inputs import find_inputs
 
-            root, names, _, unread = inputs_of(source, recordings, Path(os.devnull))
+            root, names, _, unread = find_inputs(source, recordings, Path(os.devnull))
             if unread:
                 raise ValueError("; ".join(f"{name} in {source}: {why}" for name, why in sorted(unread.items())))
             found += [str(root / name) for name in names]

@@ -331,14 +331,14 @@ def health(args: argparse.Namespace) -> int:
     from anomalyvae.evaluate.whole_recordings import with_moments
     from anomalyvae.health import Sensors
     from anomalyvae.health.grades import stretches
-    from anomalyvae.scoring.inputs import inputs_of, of_one_name
+    from anomalyvae.scoring.inputs import find_inputs, of_one_name
 
     write = writer(args.out)
     ranges = dict(args.ranges)
     for name, limits in ranges.items():
         if not (isinstance(limits, list) and [type(limit) in (int, float) for limit in limits] == [True, True]):
             raise ValueError(f"--range {name}={limits} has no two limits. Write --range '{name}=[0,90]'.")
-    root, files, _, unread = inputs_of(args.source, True, Path(args.out or os.devnull).resolve())
+    root, files, _, unread = find_inputs(args.source, True, Path(args.out or os.devnull).resolve())
     failed = dict(sorted((unread | of_one_name(files)).items()))
     parts = []
     starts: dict[str, pd.Timestamp] = {}

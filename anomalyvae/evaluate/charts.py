@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and vermilion are from Okabe and Ito's palette, for colour-blind readers. The HTML pages use the same colours.
+# Blue, vermilion and green are from Okabe and Ito's palette, for colour-blind readers. HTML pages use the same colours.
 INK, MUTED, RULE, SHADE = "#1f2a35", "#66727f", "#d5dbe1", "#f0f2f5"
-ANOMALY, MODEL = "#d55e00", "#0072b2"
-VERDICTS = {"new_normal": "#009e73", "fault": ANOMALY, "noise": "#8a949e", "unsure": "#8f4f9f"}
+ANOMALY, MODEL, SIGNAL = "#d55e00", "#0072b2", "#009e73"
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib; `svg_of` puts the reader's fonts first
@@ -132,7 +131,7 @@ def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float
     """
     top = ranking.head(_NAMED)
     height = 1.1 + 0.21 * max(len(top), 8)
-    colors = ranking["reason"].map(dict(zip(REASONS, (ANOMALY, MODEL, VERDICTS["new_normal"]), strict=True)))
+    colors = ranking["reason"].map(dict(zip(REASONS, (ANOMALY, MODEL, SIGNAL), strict=True)))
 
     def draw(figure: "Figure") -> None:
         low, high = 0.5 / height, 1 - 0.3 / height

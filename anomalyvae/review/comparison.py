@@ -80,7 +80,7 @@ class Figure:
         )
 
 
-def compare(name: str, champion: Counts, challenger: Counts, tolerance: float, seed: int) -> Figure:
+def compare_share(name: str, champion: Counts, challenger: Counts, tolerance: float, seed: int) -> Figure:
     """Compare one share of both models, on the same resampled parts and the same faults."""
     part, whole, more_is_better = FIGURES[name]
     tables = (champion.table, challenger.table)

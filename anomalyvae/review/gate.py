@@ -22,7 +22,7 @@ from anomalyvae.bundle.manifest import MANIFEST, Paths, manifest_of, read_manife
 from anomalyvae.events import read_events, refuse_negative, touches
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows
-from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare
+from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Figure, beyond_refits, compare_share
 from anomalyvae.review.doubts import Doubts, doubts_about, flagged_peaks, peaks_in
 from anomalyvae.review.reasons import compared_by
 from anomalyvae.review.retraining import refits as refits_of
@@ -251,7 +251,7 @@ class _Comparison:
         old, new = (
             self.counts(Scorer(folder).score, recipe_of(folder, pipelines=True)) for folder in (champion, challenger)
         )
-        figures = tuple(compare(name, old, new, tolerance, seed) for name in FIGURES)
+        figures = tuple(compare_share(name, old, new, tolerance, seed) for name in FIGURES)
         if not refits or not _decide(figures)[0]:
             return figures
         again = [

@@ -23,7 +23,7 @@ from anomalyvae.bundle.card import sha256_of
 from anomalyvae.folders import is_scratch, locked, write_text
 from anomalyvae.options import ReadOptions, given
 from anomalyvae.scoring.engines import ENGINES
-from anomalyvae.scoring.inputs import Source, inputs_of, of_one_name
+from anomalyvae.scoring.inputs import Source, find_inputs, of_one_name
 from anomalyvae.scoring.one_file import SCORES, Outcome, Work, kept, other_source, output_of
 from anomalyvae.scoring.scorer import Scorer
 from anomalyvae.scoring.summary import RUN, SUMMARY, settings_of, side_file
@@ -164,7 +164,7 @@ def score_folder(
         )
     keep = _kept_columns(keep, metadata)
     folder = Path(target).resolve()
-    root, names, passed_over, unread = inputs_of(source, recordings, folder)
+    root, names, passed_over, unread = find_inputs(source, recordings, folder)
     if recordings:
         unread |= of_one_name(names)
         names = [name for name in names if name not in unread]

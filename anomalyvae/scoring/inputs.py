@@ -59,7 +59,7 @@ class Inputs(NamedTuple):
     unread: dict[str, str]  # names that cannot be read, and why: links, locked folders, pipes
 
 
-def inputs_of(source: Source, recordings: bool, target: Path) -> Inputs:
+def find_inputs(source: Source, recordings: bool, target: Path) -> Inputs:
     """Find the files to read; ``target`` is where results go.
 
     Raises FileNotFoundError if there is none, and ValueError if ``target`` lies inside a folder of ``source``: the next

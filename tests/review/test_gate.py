@@ -19,7 +19,7 @@ from anomalyvae.cli import main
 from anomalyvae.folders import in_words, locked
 from anomalyvae.recordings import WindowRecipe
 from anomalyvae.review import Queue, gate, promotion, retrain, retraining
-from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare
+from anomalyvae.review.comparison import EARNING, FIGURES, RECALL, Counts, beyond_refits, compare_share
 from anomalyvae.review.queue import EVENT_COLUMNS
 from anomalyvae.review.retraining import formers
 from anomalyvae.train import train
@@ -326,9 +326,9 @@ def test_only_what_was_compared_is_exchanged(world, challenger, champion, decisi
 def test_a_model_replaced_while_it_is_judged_gets_no_decision(world, challenger, champion, holdout, monkeypatch):
     def compared(*given):
         promotion._copy(challenger, champion)
-        return compare(*given)
+        return compare_share(*given)
 
-    monkeypatch.setattr(gate, "compare", compared)
+    monkeypatch.setattr(gate, "compare_share", compared)
     with pytest.raises(ValueError, match=r"champion has the model \w+ now, expected \w+: another process"):
         judged(challenger, champion, world, holdout)
 
@@ -484,21 +484,23 @@ def counted(found, faults=10.0, **more):
 def test_figures_are_compared_on_the_same_resampled_recordings():
     found = np.arange(20) % 5
     old = counted(found)
-    alike = compare(RECALL, old, old, 0.05, 0)
+    alike = compare_share(RECALL, old, old, 0.05, 0)
     assert alike.interval == (0.0, 0.0)
     assert (alike.passed, alike.better) == (True, False)
-    better = compare(RECALL, old, counted(found + 1), 0.05, 0)
+    better = compare_share(RECALL, old, counted(found + 1), 0.05, 0)
     assert better.interval == pytest.approx((0.1, 0.1))  # every recording gains alike, whatever is drawn
     assert (better.passed, better.better) == (True, True)
-    worse = compare(RECALL, old, counted(found - 1.0), 0.05, 0)
+    worse = compare_share(RECALL, old, counted(found - 1.0), 0.05, 0)
     assert (worse.passed, worse.better) == (False, False)
-    assert not compare(RECALL, old, counted(np.where(np.arange(20) == 0, 5, found)), 0.05, 0).better  # one recording
+    assert not compare_share(
+        RECALL, old, counted(np.where(np.arange(20) == 0, 5, found)), 0.05, 0
+    ).better  # one recording
     fewer = found - ((found > 0) & (np.arange(20) < 8))  # 0.03 of the faults are lost
-    assert not compare(RECALL, old, counted(fewer), 0.05, 0).passed
+    assert not compare_share(RECALL, old, counted(fewer), 0.05, 0).passed
     past = "recall of past verdicts' faults at the alarm rate"
     alike = counted(found, verdict_faults=10.0, verdict_found=found)
-    assert compare(past, alike, counted(found, verdict_faults=10.0, verdict_found=fewer), 0.05, 0).passed
-    assert "nothing to compare" in str(compare("alarms on new normals at the alarm rate", old, old, 0.05, 0))
+    assert compare_share(past, alike, counted(found, verdict_faults=10.0, verdict_found=fewer), 0.05, 0).passed
+    assert "nothing to compare" in str(compare_share("alarms on new normals at the alarm rate", old, old, 0.05, 0))
 
 
 def test_a_few_more_faults_are_not_significant():
@@ -508,14 +510,14 @@ def test_a_few_more_faults_are_not_significant():
         ahead = old.found.copy()
         ahead[np.flatnonzero(ahead == 0)[:gained]] = 1
         table = new.table.iloc[:2].assign(held_found=3.0 + gained / 2)
-        figure = compare(RECALL, Counts(old.table.iloc[:2], old.found), Counts(table, ahead), 0.05, 0)
+        figure = compare_share(RECALL, Counts(old.table.iloc[:2], old.found), Counts(table, ahead), 0.05, 0)
         assert figure.interval[0] > 0
         assert figure.better == evidence
 
 
 def test_a_gain_within_the_spread_of_refits_does_not_count():
     old, new = counted(np.full(20, 3)), counted(np.full(20, 5))
-    better = compare(RECALL, old, new, 0.05, 0)
+    better = compare_share(RECALL, old, new, 0.05, 0)
     assert better.better
     steady = [counted(np.full(20, 3 + step)) for step in (0, 0, 0.1, 0)]
     assert beyond_refits(better, steady).better
