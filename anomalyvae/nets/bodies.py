@@ -32,7 +32,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if self.weight.dim() == 2:
             odd = self.in_features % 2 if x.dtype == torch.float64 else 0  # in scoring
-            # Rows of weights that do not begin at 16 bytes: kernels would then add up each row of x by its place.
+            # Rows of weights that do not begin at 16 bytes: kernels would then add up each row of x by its position.
             weight, x = (functional.pad(part, (0, odd)) if odd else part for part in (self.weight, x))
             return functional.linear(x, weight, self.bias)
         rows = x.reshape(len(self.weight), -1, self.in_features)
