@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
-from anomalyvae.nets.memory import worth_learning
+from anomalyvae.nets.memory import Marks, worth_learning
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import Schedule, TrainingRows, in_blocks, stackable, steps_per_epoch, train
 
@@ -237,10 +237,10 @@ class Trainer:
         outliers = None if self.outliers is None else _standardised(network, self.outliers)
         start = np.zeros(len(known), dtype=np.int64) if known.start is None else known.start
         copies = np.full(len(known), np.inf) if known.copies is None else known.copies
-        marks = {"recurring": known.is_recurring, "selected": ~known.is_reference, "start": start, "copies": copies}
-        tensors = {name: torch.from_numpy(mark) for name, mark in (marks | {"weight": known.weight}).items()}
+        parts = (known.weight, copies, known.is_recurring, ~known.is_reference, start)
+        marks = Marks(*map(torch.from_numpy, parts))
         generator = torch.Generator().manual_seed(self.seed)
-        network.remember(s, size, generator, **tensors, outliers=outliers, waveforms_recur=waveforms_recur)
+        network.remember(s, marks, size, generator, outliers=outliers, waveforms_recur=waveforms_recur)
 
 
 @torch.no_grad()

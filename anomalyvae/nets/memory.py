@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,24 @@ _CLUMP = 1.5  # times the expected outliers: so many similar ones are found
 _STEPS = 3
 _NEVER_LEARNED, _SAMPLE = 0.5, 2048  # times the expected outliers; rows whose cleanest ones tell which
 _TINY = 1e-9  # spacing of rows that are all equal
+
+
+class Marks(NamedTuple):
+    """What is known of the rows to store, beside their numbers; each of shape ``(m,)``."""
+
+    counts: Tensor  # how many rows each counts as
+    copies: Tensor  # how often each was given: new rows are near a row of large weight, but do not equal it
+    recurring: Tensor  # a mask: rows that new rows will equal
+    selected: Tensor  # a mask: normal rows that are more unusual than new normal rows are
+    start: Tensor  # when each window begins, in samples; 0 for rows that are not windows
+
+    def take(self, indices: Tensor) -> "Marks":
+        """The marks of some rows."""
+        return Marks(*(mark[indices] for mark in self))
+
+    def to(self, device: torch.device) -> "Marks":
+        """The marks on a device."""
+        return Marks(*(mark.to(device) for mark in self))
 
 
 class Memory(nn.Module):

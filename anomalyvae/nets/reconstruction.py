@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anomalyvae.nets.bodies import BODIES, Linear
 from anomalyvae.nets.described import CODE, Described
 from anomalyvae.nets.likelihoods import LIKELIHOODS, Likelihood, Mixture
-from anomalyvae.nets.memory import Memory, cleanest, sample_by_weight, share_of_cleanest, unlike_outliers
+from anomalyvae.nets.memory import Marks, Memory, cleanest, sample_by_weight, share_of_cleanest, unlike_outliers
 from anomalyvae.nets.scaling import Mixed, Scaling, asinh
 from anomalyvae.nets.views import COMPARING, VIEW_SCORES, VIEWS, Views
 from anomalyvae.nets.window_views import WindowViews
@@ -158,50 +158,40 @@ class Reconstruction(nn.Module):
     def remember(
         self,
         s: Tensor,
+        marks: Marks,
         size: int,
         generator: torch.Generator,
         *,
-        weight: Tensor,
-        recurring: Tensor,
-        selected: Tensor,
-        start: Tensor,
-        copies: Tensor,
         outliers: Tensor | None = None,
         waveforms_recur: bool | None = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, the `cleanest`.
 
-        More rows are sampled by ``weight``. Each counts as many rows as its weight says, but is stored no more often
-        than it has ``copies``; a ``recurring`` row is stored as often as a score has neighbours. Rows similar to known
-        ``outliers`` are left out. Windows that were ``selected``, a mask, are learned although they are unusual;
-        ``start`` says when each begins, and ``waveforms_recur`` whether waveforms do; see `WindowViews`.
+        More rows are sampled by their count. Rows similar to known ``outliers`` are left out. ``waveforms_recur`` says
+        whether those of windows do; see `WindowViews`.
         """
-        chosen, count = sample_by_weight(weight, round(size / share_of_cleanest(self.trimming)), generator)
-        parts = (chosen, count, recurring[chosen], selected[chosen], start[chosen], copies[chosen])
-        chosen, count, recurring, selected, start, copies = (part.to(s.device) for part in parts)
+        chosen, counts = sample_by_weight(marks.counts, round(size / share_of_cleanest(self.trimming)), generator)
+        marks = marks.take(chosen)._replace(counts=counts).to(s.device)
+        s_chosen = s[chosen.to(s.device)]
         if self.has_views and len(self.input_shape) == 2:
-            self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s[chosen]))
-        u = self.memory_features(s[chosen])
+            self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s_chosen))
+        u = self.memory_features(s_chosen)
         stored = torch.arange(len(u), device=u.device)
         if outliers is not None:
             unlike = unlike_outliers(u, self.memory_features(outliers))
             stored = stored[unlike] if unlike.sum() > 1 else stored
         if self.trimming:
-            kept = recurring[stored]
+            kept = marks.recurring[stored]
             kept[cleanest(u[stored], self.trimming)] = True  # a stored outlier would hide similar ones
             stored = stored[kept]
-        parts = (u, count, recurring, selected, start, copies)
-        u, count, recurring, selected, start, copies = (part[stored] for part in parts)
+        u, marks = u[stored], marks.take(stored)
         if self.described is not None:
             columns, moving = self.described.columns(self.latent_dim), self.described.moving
-            self.memorised = WindowViews.of_windows(
-                u, count, copies, recurring, selected, start, generator, columns, moving, waveforms_recur
-            )
+            self.memorised = WindowViews.of_windows(u, marks, generator, columns, moving, waveforms_recur)
         elif self.has_views:
-            unbent = self.scaling.unbent(s[chosen[stored]])
-            self.memorised = Views.of(u, unbent, count, copies, recurring, selected, generator)
+            self.memorised = Views.of(u, self.scaling.unbent(s_chosen[stored]), marks, generator)
         else:
-            self.memorised = Memory.of(u, count, recurring)
+            self.memorised = Memory.of(u, marks.counts, marks.recurring)
 
     def _hide(self, s: Tensor, generator: torch.Generator) -> Tensor:
         if not self.masking:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyvae.nets.ellipsoid import PAD, ellipsoid, ellipsoid_of, ellipsoid_parts
-from anomalyvae.nets.memory import keys_of, local_weight, most_copied, squared_distances, weighted_distances
+from anomalyvae.nets.memory import (
+    Marks,
+    keys_of,
+    local_weight,
+    most_copied,
+    squared_distances,
+    weighted_distances,
+)
 
 VIEWS = ("near", "crowd", "linear")
 VIEW_SCORES = (*VIEWS, "novelty")
@@ -109,34 +116,23 @@ class Views(nn.Module):
         self.usual_unselected = torch.zeros_like(lines[:, 0])  # set by `of`: as `usual`, without selected rows
 
     @classmethod
-    def of(
-        cls,
-        u: Tensor,
-        unbent: Tensor,
-        count: Tensor,
-        copies: Tensor,
-        recurring: Tensor,
-        selected: Tensor,
-        generator: torch.Generator,
-    ) -> Self:
-        """Compare with rows ``(m, k)``, each of which counts as ``count`` rows, shape ``(m,)``.
+    def of(cls, u: Tensor, unbent: Tensor, marks: Marks, generator: torch.Generator) -> Self:
+        """Compare with rows ``(m, k)``, of which the marks are known.
 
         The linear view compares the same rows without compressed tails, ``unbent``, shape ``(m, j)``.
 
-        A row is stored up to twelve times, as often as it counts and has ``copies``, shape ``(m,)``: new rows are near
-        a row of large weight, but do not equal it. A ``recurring`` row, a mask of shape ``(m,)``, twelve
-        times, so that rows equal to it have nothing but its copies near. Rows ``selected``, a mask, are more unusual
-        than new normal rows are.
+        A row is stored up to twelve times, as often as it counts, and as it has copies. A recurring row is stored
+        twelve times, so that rows equal to it have nothing but its copies near.
         """
-        recurring = most_copied(count, recurring)
-        rows, weight, tested, origin = stored_rows(u, count, copies, recurring)
-        crowd = crowd_of(u, count, recurring, generator)
+        marks = marks._replace(recurring=most_copied(marks.counts, marks.recurring))
+        rows, weight, tested, origin = stored_rows(u, marks)
+        crowd = crowd_of(u, marks, generator)
         mean, whitening, linear = ellipsoid_of(unbent)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
         for i, distances in enumerate((*among, linear[origin[tested]])):
             views.lines[i] = _line(distances, heavy_tail=VIEWS[i] == "linear")
-            views.usual_unselected[i] = usual_distance(distances, selected[origin[tested]])
+            views.usual_unselected[i] = usual_distance(distances, marks.selected[origin[tested]])
         if not whitening.shape[1]:
             views.lines[2] = u.new_tensor([0.0, OFF])
         return views
@@ -324,14 +320,14 @@ class Views(nn.Module):
         return (self.crowd_distance(u).square() + rounding * (u - self.crowd_center).square().sum(1)).sqrt()
 
 
-def stored_rows(u: Tensor, count: Tensor, copies: Tensor, recurring: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Store each of the rows ``(m, k)`` as often as it counts, and no more often than it has ``copies``.
+def stored_rows(u: Tensor, marks: Marks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Store each of the rows ``(m, k)`` as often as it counts, and no more often than it has copies.
 
     Returns the stored rows, the weights of distances from them, the indices of the tested rows among them, and of the
     given row that each is a copy of. Tested rows are compared with the others to set the unit of a view. Recurring rows
     are not tested, unless all are.
     """
-    copies = _copies(count, copies, recurring)
+    count, recurring, copies = marks.counts, marks.recurring, _copies(marks)
     origin = torch.arange(len(u), device=u.device).repeat_interleave(copies)
     left = torch.where(recurring, torch.nan, count / copies)  # rows that each copy still counts as
     left = left.nan_to_num(float(left.nanmean()) if not recurring.all() else 1.0)
@@ -342,25 +338,26 @@ def stored_rows(u: Tensor, count: Tensor, copies: Tensor, recurring: Tensor) -> 
     return rows, weight, tested if len(tested) else torch.arange(len(rows), device=u.device), origin
 
 
-def crowd_of(u: Tensor, count: Tensor, recurring: Tensor, generator: torch.Generator) -> Tensor:
-    """The rows of the crowd, from the densest of rows ``(m, k)`` and the recurring ones, in proportion to ``count``."""
+def crowd_of(u: Tensor, marks: Marks, generator: torch.Generator) -> Tensor:
+    """The rows of the crowd, from the densest of rows ``(m, k)`` and the recurring ones, in proportion to counts."""
     near = squared_distances(u, u).topk(min(len(u), max(3, round(_AROUND * len(u))) + 1), largest=False).values
     dense = near.clamp(min=0).sqrt().mean(1).topk(max(1, round(_DENSEST * len(u))), largest=False).indices
-    chosen = recurring.clone()
+    chosen = marks.recurring.clone()
     chosen[dense] = True
     indices = chosen.nonzero()[:, 0]
     indices = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
-    share = count[indices].to(u).cumsum(0)
+    share = marks.counts[indices].to(u).cumsum(0)
     size = min(_CROWD_ROWS, len(indices))
     return u[indices[torch.searchsorted(share, (torch.arange(size).to(share) + 0.5) / size * share[-1])]]
 
 
-def _copies(count: Tensor, given: Tensor, recurring: Tensor) -> Tensor:
+def _copies(marks: Marks) -> Tensor:
     """How often each row is stored, shape ``(m,)``: fewer times if all together are too many."""
+    count = marks.counts
     unit = count.quantile(_USUAL).clamp(min=torch.finfo(count.dtype).tiny)
-    wanted = (count / unit).round().minimum(given).clamp(1, NEIGHBOURS).long()
+    wanted = (count / unit).round().minimum(marks.copies).clamp(1, NEIGHBOURS).long()
     most = next((most for most in range(NEIGHBOURS, 1, -1) if wanted.clamp(max=most).sum() <= _MOST_ROWS), 1)
-    return torch.where(recurring, NEIGHBOURS, wanted.clamp(max=most))
+    return torch.where(marks.recurring, NEIGHBOURS, wanted.clamp(max=most))
 
 
 def finite(distances: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from anomalyvae.nets.described import Columns, cosines
 from anomalyvae.nets.ellipsoid import MOST_COLUMNS, PAD, ellipsoid, ellipsoid_parts, padded, shrunk_covariance
 from anomalyvae.nets.likelihoods import NOISE_FLOOR
-from anomalyvae.nets.memory import keys_of, most_copied, weighted_distances
+from anomalyvae.nets.memory import Marks, keys_of, most_copied, weighted_distances
 from anomalyvae.nets.views import (
     BLOCK,
     LEAST,
@@ -105,45 +105,40 @@ class WindowViews(Views):
     def of_windows(
         cls,
         u: Tensor,
-        count: Tensor,
-        copies: Tensor,
-        recurring: Tensor,
-        selected: Tensor,
-        start: Tensor,
+        marks: Marks,
         generator: torch.Generator,
         columns: Columns,
         moving: bool,
         waveforms_recur: bool | None,
     ) -> Self:
-        """Compare with described windows ``(m, k)``.
+        """Compare with described windows ``(m, k)``, of which the marks are known.
 
-        Beside the arguments of `Views.of`: ``selected`` windows, a mask of shape ``(m,)``, are unusual, and yet normal.
-        So they weigh as much as all others in the covariances and in the unit of a view: a view that finds them unusual
-        says less. ``start`` is when each window begins, in samples: windows that overlap are near each other, and no
-        new window overlaps with one of them. If no signal is ``moving``, all are states, whose variance says nothing:
-        only the nearest windows count.
+        Selected windows weigh as much as all others in the covariances and in the unit of a view: a view that finds
+        them unusual says less. Windows that overlap are near each other, and no new window overlaps with one of them,
+        so none is compared with those. If no signal is ``moving``, all are states, whose variance says nothing: only
+        the nearest windows count.
         """
-        recurring = most_copied(count, recurring)
-        rows, weight, tested, origin = stored_rows(u[:, : columns.near], count, copies, recurring)
+        marks = marks._replace(recurring=most_copied(marks.counts, marks.recurring))
+        rows, weight, tested, origin = stored_rows(u[:, : columns.near], marks)
         tested = tested if len(tested) > 1 else torch.arange(len(rows), device=u.device)
-        crowd = crowd_of(u[:, : columns.crowd], count, recurring, generator)
-        windows = _in_turn(origin[tested].unique(), selected)
-        samples, chosen = u[windows, columns.of_samples], selected[windows]
+        crowd = crowd_of(u[:, : columns.crowd], marks, generator)
+        windows = _in_turn(origin[tested].unique(), marks.selected)
+        samples, chosen = u[windows, columns.of_samples], marks.selected[windows]
         waves, wave = _recurring_waves(_waves(samples, columns), waveforms_recur if moving else False)
         mean, whitening, short_mean, short_whitening = _whitenings(samples, chosen, columns)
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
-            near = views._near_others(start[origin], tested)
+            near = views._near_others(marks.start[origin], tested)
             crowded = [views.crowd_distance(u[part, : columns.crowd], others=True) for part in windows.split(BLOCK)]
             linear, short = _from_others(samples, chosen, columns)
-            marks = (selected[origin[tested]], chosen, chosen, chosen, chosen)
-            for i, (distances, mark) in enumerate(
-                zip((near, torch.cat(crowded), linear, wave, short), marks, strict=True)
+            masks = (marks.selected[origin[tested]], chosen, chosen, chosen, chosen)
+            for i, (distances, mask) in enumerate(
+                zip((near, torch.cat(crowded), linear, wave, short), masks, strict=True)
             ):
-                lines[i] = _line(_balanced(distances, mark))
-                views.usual_unselected[i] = usual_distance(distances, mark)
-        lines[-1] = lines.new_tensor([math.log(float(count.sum()) + 1), 0.0])
+                lines[i] = _line(_balanced(distances, mask))
+                views.usual_unselected[i] = usual_distance(distances, mask)
+        lines[-1] = lines.new_tensor([math.log(float(marks.counts.sum()) + 1), 0.0])
         counts = {
             "near": True,
             "crowd": moving,

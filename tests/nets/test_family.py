@@ -10,6 +10,7 @@ import torch
 from anomalyvae import VAEOutlierDetector
 from anomalyvae.nets.bodies import BODIES, HIDDEN, doubled, neighbours
 from anomalyvae.nets.elbo import kl_to_standard_normal
+from anomalyvae.nets.memory import Marks
 from anomalyvae.nets.objectives import OBJECTIVES, build, restore
 from anomalyvae.nets.scaling import fit_scaling
 from anomalyvae.nets.training import Schedule, TrainingRows, in_blocks, train
@@ -58,8 +59,8 @@ def fit(net, epochs=30, **options):
 def remember(net, body):
     none = torch.zeros(50, dtype=torch.bool)
     once = torch.ones(50).double()
-    marks = {"recurring": none, "selected": none, "start": none.long(), "weight": once, "copies": once}
-    net.remember(rows_of(body, 50).double(), 32, torch.Generator().manual_seed(0), **marks)
+    marks = Marks(counts=once, copies=once, recurring=none, selected=none, start=none.long())
+    net.remember(rows_of(body, 50).double(), marks, 32, torch.Generator().manual_seed(0))
 
 
 def scores_of(net, body):

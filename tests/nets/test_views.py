@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from anomalyvae.nets.memory import Marks
 from anomalyvae.nets.views import NEIGHBOURS, VIEWS, Views
 
 
+def marks_of(n, count=None, recurring=None):
+    none = torch.zeros(n, dtype=torch.bool)
+    count = torch.ones(n).double() if count is None else count
+    return Marks(count, count, none if recurring is None else recurring, selected=none, start=none.long())
+
+
 def stored(u, count=None, recurring=None, unbent=None):
-    count = torch.ones(len(u), dtype=u.dtype) if count is None else count
-    recurring = torch.zeros(len(u), dtype=torch.bool) if recurring is None else recurring
-    selected = torch.zeros(len(u), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
-    return Views.of(u, u if unbent is None else unbent, count, count, recurring, selected, generator)
+    return Views.of(u, u if unbent is None else unbent, marks_of(len(u), count, recurring), generator)
 
 
 def with_code(u):
@@ -113,8 +117,7 @@ def test_a_few_rows_are_enough(n):
 def test_the_distance_to_the_crowd_is_exact_near_its_rows():
     """A difference of squares would lose all digits of a distance of 1e-7 from rows far from 0."""
     rows = torch.full((20, 3), -1.0, dtype=torch.float64)
-    once, none = torch.ones(20), torch.zeros(20, dtype=torch.bool)
-    views = Views.of(rows, rows, once, once, none, none, torch.Generator().manual_seed(0))
+    views = stored(rows)
     near = rows[:1] + torch.tensor([[3e-7, 0.0, 0.0]])
     torch.testing.assert_close(views.crowd_distance(near), (near - rows[:1]).norm(dim=1), rtol=1e-9, atol=0.0)
 
