@@ -38,7 +38,7 @@ from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
 from anomalyvae.recordings.coverage import sparse_in_words
-from anomalyvae.recordings.drives import are_alike, copies_of, drives_of, groups_of, parts_in_words
+from anomalyvae.recordings.drives import are_groups, copies_of, drives_of, groups_of, parts_in_words
 from anomalyvae.untrusted import listed
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class TrainingSet:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=CAUTION)  # the detector cannot know what its groups are
             model = folded.fit(self.rows[normal], groups=groups, outliers=outliers, selected=~base)
-        model.training_[STRETCHES] = not are_alike(named["recording"].value_counts())
+        model.training_[STRETCHES] = not are_groups(named["recording"].value_counts())
         if (caution := few_recordings(model.calibration_.evidence, model.training_)) is not None:
             warnings.warn(caution, stacklevel=2)
         return model

@@ -198,3 +198,7 @@ def test_windows_are_held_out_by_recordings_of_similar_size_and_by_stretches_oth
     assert sizes.min() >= 10
     assert groups[180:183].nunique() == groups[183:185].nunique() == 1
     assert groups.is_monotonic_increasing
+    many = pd.DataFrame({"recording": np.repeat([f"r{number:02}" for number in range(24)], [300] * 4 + [15] * 20)})
+    assert groups_of(many).tolist() == pd.factorize(many["recording"])[0].tolist()
+    one_long = pd.DataFrame({"recording": np.repeat([f"r{number:02}" for number in range(24)], [900] + [15] * 23)})
+    assert len(np.unique(groups_of(one_long))) == 9  # so few that it is said

@@ -15,7 +15,8 @@ import pandas as pd
 from anomalyvae.recordings.windows import WindowRecipe, Windows
 
 _FEWEST, _SMALL = 3, 0.25  # recordings that can be groups: so many, none below this share of the average
-_STRETCHES = 9  # groups otherwise
+_STRETCHES = 9  # groups otherwise; as many recordings are groups whatever their sizes
+_LARGEST = 0.6  # of the windows: with more in one recording, the others are too few to learn from
 _TOLD = 30  # distinct values of a signal; recordings of fewer, as of an idle machine, may be equal by chance
 _SAME = 1e-3  # of the spread of a signal in a recording: a copy may have fewer digits
 _TICK = 1.5  # ticks of the clock by which a part may begin before the one before it ends
@@ -128,24 +129,27 @@ def parts_in_words(drives: dict[str, str], recordings: int) -> str:
     )
 
 
-def are_alike(sizes: pd.Series[int]) -> bool:
-    """Whether recordings of these sizes can be groups."""
-    return bool(len(sizes) >= _FEWEST and sizes.min() >= _SMALL * sizes.mean())
+def are_groups(sizes: pd.Series[int]) -> bool:
+    """Whether recordings of these sizes are held out as a whole; see `groups_of`."""
+    alike = sizes.min() >= _SMALL * sizes.mean() or len(sizes) >= _STRETCHES
+    return bool(alike and len(sizes) >= _FEWEST and sizes.max() <= _LARGEST * sizes.sum())
 
 
 def groups_of(spans: pd.DataFrame) -> np.ndarray:
-    """Groups by which windows are held out: recordings, or stretches of time where recordings differ much in size.
+    """Groups by which windows are held out: recordings, or stretches of time where few recordings differ much in size.
 
     A network that learned a drive of a minute says little about how unlearned windows of an hour score. If there are
-    fewer than three recordings, or the smallest is below a quarter of the average, long ones are cut and short ones
-    joined to nine stretches of about equal size. Windows overlap across such a cut, which makes the threshold slightly
-    too low. ``spans`` are in order of recording (a name) and time; the groups have shape ``(n,)``.
+    fewer than three recordings, or fewer than nine of which the smallest is below a quarter of the average, or one has
+    most of the windows, long ones are cut and short ones joined to nine stretches of about equal size. Windows overlap
+    across such a cut, which makes the threshold slightly too low. More recordings are never cut: what is learned of a
+    drive says too much about the rest of it. ``spans`` are in order of recording (a name) and time; the groups have
+    shape ``(n,)``.
     """
     recording = spans["recording"].to_numpy()
     sizes = spans["recording"].value_counts()
-    if are_alike(sizes):
+    if are_groups(sizes):
         return pd.factorize(recording, sort=True)[0].astype(np.int64)
-    parts = max(_STRETCHES, len(sizes))
+    parts = _STRETCHES
     position = np.argsort(np.argsort(recording, kind="stable"), kind="stable")  # parts of a drive beside each other
     middle = spans.assign(position=position).groupby("recording")["position"].transform("mean").to_numpy()
     long = sizes.loc[recording].to_numpy() * parts > 2 * len(recording)
