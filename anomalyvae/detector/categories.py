@@ -15,7 +15,7 @@ from anomalyvae.detector.rows import counts_of
 from anomalyvae.tables.arrays import floats, is_records, refuse_cells, refuse_unread, unmasked, unreal
 from anomalyvae.tables.names import refuse_repeated
 
-_KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known if it has so many rows, and such a share of them
+_KNOWN_ROWS, _KNOWN_SHARE = 2, 1e-3  # a level of text is known in so many rows (or groups), such a share of the rows
 Categories = Mapping[str, Sequence[str | bool]]  # the known levels of each categorical column
 _BOOLEANS = [False, True]
 _FOREIGN = (pd.SparseDtype, pd.ArrowDtype)
@@ -198,9 +198,13 @@ _EXPECTED = {"number": "numbers", "bool": "booleans", "text": "text or a categor
 
 
 def common_levels(
-    x: NDArray[np.float64], weight: NDArray[np.float64], columns: Any, categories: Categories
+    x: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    columns: Any,
+    categories: Categories,
+    groups: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, list[str | bool]]]:
-    """Pool rare levels of text: those of a single row, or of less than a thousandth of the rows.
+    """Pool rare levels of text: those of a single row or group, or of less than a thousandth of the rows.
 
     Levels that were not in training get the same pooled level. So the model learns how often to expect a new level, a
     column that differs in every row carries no information, and no column has more than a thousand known levels.
@@ -210,6 +214,7 @@ def common_levels(
         return x, {}
     x, known, empty = x.copy(), {}, []
     counts, share = counts_of(weight), weight / weight.sum() * (1 + 1e-9)  # sums are rounded
+    group = None if groups is None else pd.factorize(groups)[0]
     for i, name in enumerate(columns):
         if name not in categories:
             continue
@@ -217,7 +222,11 @@ def common_levels(
         if levels != _BOOLEANS:
             given = ~np.isnan(x[:, i])
             code = x[given, i].astype(np.int64)
-            kept = np.bincount(code, weights=counts[given], minlength=len(levels)) >= _KNOWN_ROWS
+            times = np.bincount(code, weights=counts[given], minlength=len(levels))
+            if group is not None:
+                pairs = np.unique(np.column_stack([code, group[given]])[counts[given] > 0], axis=0)
+                times = np.bincount(pairs[:, 0], minlength=len(levels))
+            kept = times >= _KNOWN_ROWS
             kept &= np.bincount(code, weights=share[given], minlength=len(levels)) >= _KNOWN_SHARE
             x[given, i] = np.where(kept, np.cumsum(kept) - 1, [_other_level(level) for level in levels])[code]
             levels = [level for level, keep in zip(levels, kept, strict=True) if keep]
@@ -225,8 +234,8 @@ def common_levels(
         known[name] = levels
     if empty:
         warnings.warn(
-            f"Got categories in which almost every value is unique: {', '.join(map(repr, empty))}. Nothing can be "
-            "learned from them. Leave them out.",
+            f"Got categories in which almost every value is unique{' or of one group' if groups is not None else ''}: "
+            f"{', '.join(map(repr, empty))}. Nothing can be learned from them. Leave them out.",
             stacklevel=4,
         )
     return x, known

@@ -128,8 +128,8 @@ class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
         Number of ``rows`` and their ``sha256`` (distinct rows, weights and groups, in any order); with ``outliers``,
         their number and ``outliers_sha256``. Names of columns that are numbers or tuples are ``names``.
     categories_ : dict
-        The known levels of each categorical column, sorted: text, or False and True. Levels in a single training row,
-        or in less than a thousandth of the rows, are pooled with unseen levels.
+        The known levels of each categorical column, sorted: text, or False and True. Levels in a single training row
+        (or group), or in less than a thousandth of the rows, are pooled with unseen levels.
     category_dtypes_ : dict
         The dtype of each categorical column.
     n_features_in_ : int

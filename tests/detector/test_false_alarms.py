@@ -3,6 +3,7 @@ bench-false-alarms`` measures more cases, with networks trained to the end.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 from false_alarms import exact, grouped, repeated, weighted
 
@@ -120,6 +121,20 @@ def test_whole_weights_that_look_like_those_of_classes_are_named():
     x = np.random.default_rng(0).normal(size=(60, 3))
     with pytest.warns(UserWarning, match="15 rows have a sample_weight of 9, and whole weights say how often.*mean"):
         quick().fit(x, sample_weight=np.where(np.arange(60) < 15, 9, 1))
+
+
+def test_levels_of_one_group_do_not_flag_every_new_group():
+    """A new machine has a new name; those of the machines that were learned say nothing of it."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), 10)
+    x = pd.DataFrame(rng.normal(size=(600, 3)), columns=list("abc"))
+    x["machine"], x["site"] = group.astype(str), np.array(["north", "south", *map(str, range(60))])[2 + group]
+    x.loc[group % 3 > 0, "site"] = np.where(rng.random(400) < 0.5, "north", "south")
+    known = group < 40
+    with pytest.warns(UserWarning, match="almost every value is unique or of one group: 'machine'. Nothing can be"):
+        detector = quick().fit(x[known], groups=group[known])
+    assert detector.categories_ == {"machine": [], "site": ["north", "south"]}
+    assert (detector.predict(x[~known]) == -1).mean() < 0.12
 
 
 def test_a_dominating_group_does_not_leave_a_network_without_rows():
