@@ -19,6 +19,8 @@ _STRETCHES = 9  # groups otherwise; as many recordings are groups whatever their
 _LARGEST = 0.6  # of the windows: with more in one recording, the others are too few to learn from
 _TOLD = 30  # distinct values of a signal; recordings of fewer, as of an idle machine, may be equal by chance
 _SAME = 1e-3  # of the spread of a signal in a recording: a copy may have fewer digits
+_COMPARED, _FEWEST_COMPARED = 64, 5  # windows of two recordings at one time
+_LITTLE = 0.3  # of the spread of a signal: clocks of two recordings may tick in between
 _TICK = 1.5  # ticks of the clock by which a part may begin before the one before it ends
 
 Floats = np.ndarray
@@ -54,59 +56,79 @@ def _cells(windows: Windows, recipe: WindowRecipe) -> Floats:
     return windows.rows.to_numpy().reshape(len(windows), len(recipe.signals), recipe.samples)
 
 
-class _Ends(NamedTuple):
-    """When a recording begins and ends, by its windows, and its first and last values."""
+class _Part(NamedTuple):
+    """A recording that may be a part of a drive: when its windows begin and the last one ends, and their rows."""
 
     name: str
-    begin_s: float
+    starts_s: Floats
     end_s: float
-    first: Floats
-    last: Floats
+    rows: np.ndarray
 
 
 def drives_of(windows: Windows, recipe: WindowRecipe) -> dict[str, str]:
-    """Recordings that go on where another one ends, each with the name of the first recording of that drive.
+    """Recordings that go on where another one ends, or before, each with the name of the first one of that drive.
 
     One goes on if it begins within a gap of the end of the other, with values that are no farther from the last ones
     than two values so far apart are inside a recording. Of several, the nearest in value counts, so that recordings of
-    several vehicles are told apart. Recordings that do not say when they began are in no drive.
+    several vehicles are told apart. One that begins before the other ends has the same values until then. Recordings
+    that do not say when they began are in no drive.
     """
     gap_s = recipe.stride_s + recipe.max_gap_s  # the last window ends up to a stride before its recording does
-    every, most = _ends_of(windows, recipe, gap_s)
-    begins_s = [one.begin_s for one in every]
+    cells = _cells(windows, recipe)
+    every, most = _parts_of(windows, cells, recipe, gap_s)
+    begins_s = [part.starts_s[0] for part in every]
     pairs: list[tuple[float, str, str]] = []
-    for one in every:
-        near = np.searchsorted(begins_s, (one.end_s - _TICK / recipe.rate_hz, one.end_s + gap_s))
-        for other in every[slice(*near)]:
-            jump = np.nan_to_num(np.abs(other.first - one.last) / most)
-            if other.name != one.name and jump.max() <= 1:
+    for number, one in enumerate(every):
+        end, far = np.searchsorted(begins_s, (one.end_s - _TICK / recipe.rate_hz, one.end_s + gap_s))
+        for other in every[number + 1 : end]:
+            if _overlap(one, other, cells, recipe):
+                pairs.append((0.0, one.name, other.name))
+        for other in every[max(end, number + 1) : far]:
+            jump = np.nan_to_num(np.abs(cells[other.rows[0], :, 0] - cells[one.rows[-1], :, -1]) / most)
+            if jump.max() <= 1:
                 pairs.append((float(jump.sum()), one.name, other.name))
     before: dict[str, str] = {}
     followed: set[str] = set()
-    for _, name, following in sorted(pairs):
-        if following not in before and name not in followed:
+    for distance, name, following in sorted(pairs):
+        if following not in before and (distance == 0 or name not in followed):
             before[following] = name
             followed.add(name)
     drives: dict[str, str] = {}
-    for one in every:  # in order of time, so that the drive of the one before is known
-        if one.name in before:
-            drives[one.name] = drives.get(before[one.name], before[one.name])
+    for part in every:  # in order of time, so that the drive of the one before is known
+        if part.name in before:
+            drives[part.name] = drives.get(before[part.name], before[part.name])
     return drives
 
 
-def _ends_of(windows: Windows, recipe: WindowRecipe, gap_s: float) -> tuple[list[_Ends], Floats]:
-    """The ends of recordings, in order of time, and how much each signal moves at most in such a time."""
-    cells, every, most = _cells(windows, recipe), list[_Ends](), np.zeros(len(recipe.signals))
+def _overlap(one: _Part, other: _Part, cells: Floats, recipe: WindowRecipe) -> bool:
+    """Whether a recording that begins before another one ends has its values: they differ by little of their spread."""
+    at_s = other.starts_s[other.starts_s < one.end_s - _TICK / recipe.rate_hz][:_COMPARED]
+    window = np.searchsorted(one.starts_s, at_s + 0.5 / recipe.rate_hz) - 1
+    tick = np.round((at_s - one.starts_s[window]) * recipe.rate_hz).astype(np.int64)
+    there = (window >= 0) & (tick < recipe.samples)
+    values = cells[other.rows[: len(at_s)][there], :, 0]
+    known = cells[one.rows[window[there]], :, tick[there]]
+    spread = values.std(axis=0)
+    moving = spread > 0
+    if len(values) < _FEWEST_COMPARED or not moving.any():
+        return False
+    apart = np.sqrt(np.square(values - known).mean(axis=0))[moving] / spread[moving]
+    return bool(np.median(apart) <= _LITTLE)
+
+
+def _parts_of(windows: Windows, cells: Floats, recipe: WindowRecipe, gap_s: float) -> tuple[list[_Part], Floats]:
+    """Recordings in order of time, as far as they say it, and how much each signal moves at most in such a time."""
+    every, most = list[_Part](), np.zeros(len(recipe.signals))
     start_s, end_s = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
     apart = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # windows
     for name, index in _indices(windows):
-        first, last = cells[index, :, 0], cells[index, :, -1]
+        first = cells[index, :, 0]
         if len(index) > apart:
             most = np.fmax(most, np.fmax.reduce(np.abs(first[apart:] - first[:-apart])))
         if name in windows.starts:
             zero_s = windows.starts[name].timestamp()
-            every.append(_Ends(name, zero_s + start_s[index[0]], zero_s + end_s[index[-1]], first[0], last[-1]))
-    return sorted(every, key=lambda one: one.begin_s), np.where(most > 0, most, 1.0)
+            every.append(_Part(name, zero_s + start_s[index], zero_s + end_s[index[-1]], index))
+    return sorted(every, key=lambda part: part.starts_s[0]), np.where(most > 0, most, 1.0)
 
 
 def _indices(windows: Windows) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,9 +145,9 @@ def parts_in_words(drives: dict[str, str], recordings: int) -> str:
     name, first = next(iter(drives.items()))
     count = "1 recording goes" if len(drives) == 1 else f"{len(drives):,} of {recordings:,} recordings go"
     return (
-        f"{count} on where another ends, such as {name} of the drive that begins with {first}. Parts of a drive are "
-        "alike: they are held out together, and count as one recording. The p-values of 'anomalyvae rank' and the "
-        "bound of 'anomalyvae drift' hold for whole drives: join the parts of each drive in one file."
+        f"{count} on where another ends, or before, such as {name} of the drive that begins with {first}. Parts of a "
+        "drive are alike: they are held out together, and count as one recording. The p-values of 'anomalyvae rank' "
+        "and the bound of 'anomalyvae drift' hold for whole drives: join the parts of each drive in one file."
     )
 
 
