@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags, check_random_state
 
 from anomalyvae.calibration import Calibration, auto_threshold, contamination_threshold
-from anomalyvae.detector.explanation import Explanation
+from anomalyvae.detector.among import Among
 from anomalyvae.detector.fitting import FitResult, Trainer, rounded_up
 from anomalyvae.detector.parameters import architecture_of, check_parameters, scaling_of
 from anomalyvae.detector.rows import Rows
@@ -33,7 +33,7 @@ from anomalyvae.nets.scaling import fit_scaling
 Floats = NDArray[np.float64]
 
 
-class VAEOutlierDetector(OutlierMixin, Explanation, BaseEstimator):
+class VAEOutlierDetector(OutlierMixin, Among, BaseEstimator):
     """Detect outliers and novelties with a variational autoencoder.
 
     A network learns to encode and reconstruct normal rows. By default, the anomaly score of a row says how unlike the

@@ -79,7 +79,7 @@ class Rows:
 
     def by_content(self) -> Self:
         """Distinct rows whatever their group; one is selected if any of those equal to it is."""
-        first, inverse = _equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
+        first, inverse = equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
         weight = np.bincount(inverse, self.weight).astype(np.float64)
         selected = np.bincount(inverse, ~self.is_reference) > 0
         copies = None if self.copies is None else np.bincount(inverse, self.copies).astype(np.float64)
@@ -112,7 +112,7 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     chosen = None if selected is None or not np.any(selected) else np.asarray(selected, dtype=bool)[kept]
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
-    first, inverse = _equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
+    first, inverse = equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
     given = counts_of(weight)
     copies = np.bincount(inverse, weights=given).astype(np.float64)
     factor = float(np.gcd.reduce(copies.astype(np.int64))) if len(copies) >= _IN_COMMON else 1.0
@@ -140,7 +140,7 @@ def counts_of(weight: Floats) -> Floats:
 
 def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:
     """Which rows have a content that eight rows of the usual count have or, with groups, three groups."""
-    first, inverse = _equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
+    first, inverse = equal_rows(np.ascontiguousarray(rows.x).view(np.uint64))
     if rows.group is None:
         often = np.bincount(inverse, weights=counts) >= _RECURRING_ROWS * usual * (1 - 1e-9)
     else:
@@ -149,7 +149,7 @@ def _recurring(rows: Rows, counts: Floats, usual: float) -> NDArray[np.bool_]:
     return np.asarray(often[inverse])
 
 
-def _equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def equal_rows(keyed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """As `numpy.unique` of rows: the index of the first of each set of equal rows, and the set of each row."""
     mark = fingerprint(keyed)
     order = np.argsort(mark, kind="stable")

@@ -11,8 +11,9 @@ Protocols
     normal        learn half of the normal rows (at most 2,500); score the other half and all outliers.
                   tep: learn the 500 rows of d00's training part; score the test of each fault, d01 to d10
     contaminated  learn all rows (at most 2,500, unlabelled, outliers included) and score all; ours also with
-                  contamination=0.1 (PyOD's own default). Not for tep: no fault is among the rows that its authors
-                  made for training, and adding some would be a benchmark of our own making
+                  contamination=0.1 (PyOD's own default), and by `outliers_among`, which compares the scored rows with
+                  each other. Not for tep: no fault is among the rows that its authors made for training, and adding
+                  some would be a benchmark of our own making
     missing       as normal, but a fifth of the cells of the scored rows is missing at random; ours only, because
                   the others do not accept missing cells
 
@@ -26,7 +27,7 @@ detector sees a label, and every detector has its defaults. A seed draws the spl
 peers that draw random numbers, have all seeds; others the first. A difference is between two methods on the same
 splits. A method that fails on a table counts there as one that scores all rows alike. Peers: ten of PyOD's, its MCD,
 KCM (package kar-kcm), ADERH (package aderh), and ``mahalanobis``, with the covariance shrunk by Ledoit and Wolf's rule
-(scikit-learn). In ``contaminated``, learned rows are scored as if they were new, by every method.
+(scikit-learn). In ``contaminated``, learned rows are scored as if they were new, by every method but `outliers_among`.
 
 Each result is stored at once, by table, protocol, seed, method and version of the code: an interrupted run resumes.
 """
@@ -50,7 +51,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from results import ROOT, keep, kept_results, made_at, markdown
-from tabular_report import FIGURES, HALVES, TOLD, bars, best_peers, differences, half_of, means
+from tabular_report import AMONG, FIGURES, HALVES, TOLD, bars, best_peers, differences, half_of, means
 
 import anomalyvae
 from anomalyvae.metrics import auroc, average_precision
@@ -63,6 +64,7 @@ MISSING = 0.2
 SETTINGS: dict[str, dict[str, Any]] = {
     OURS: {},
     TOLD: {"contamination": 0.1},
+    AMONG: {},
     f"{OURS}, reconstruction": {"objective": "reconstruction"},
     f"{OURS}, adversarial": {"objective": "adversarial"},
 }
@@ -176,6 +178,8 @@ def ours(name: str, seed: int) -> Fit:
         detector = anomalyvae.VAEOutlierDetector(random_state=seed, **SETTINGS[name]).fit(learned)
 
         def score(rows: Table) -> dict[str, Table]:
+            if name == AMONG:
+                return {name: detector.outliers_among(rows)["anomaly_score"].to_numpy()}
             terms = {term: column.to_numpy() for term, column in detector.score_terms(rows).items()}
             return {name: terms.pop(detector.criterion)} | {f"{name}: {term}": each for term, each in terms.items()}
 
@@ -282,7 +286,7 @@ def jobs(found: list[Source], protocols: list[str], seeds: list[int], methods: l
                 for method in methods:
                     fits = protocol != "missing" or method not in PEERS
                     fits &= protocol != "contaminated" or source.collection != "tep"
-                    fits &= protocol == "contaminated" or method != TOLD
+                    fits &= protocol == "contaminated" or method not in (TOLD, AMONG)
                     if fits and (method not in DRAW_NOTHING or seed == seeds[0]):
                         yield Job(source, protocol, seed, method)
 
@@ -357,7 +361,7 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="whole", help="run and print these tables alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--methods", nargs="+", choices=(*SETTINGS, *PEERS), metavar="METHOD", default=[OURS, TOLD, *PEERS],
+        "--methods", nargs="+", choices=(*SETTINGS, *PEERS), metavar="METHOD", default=[OURS, TOLD, AMONG, *PEERS],
         help=f"default: all; choose from {', '.join((*SETTINGS, *PEERS))}",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each; default: 2")
