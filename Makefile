@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-all check site docs bench bench-score bench-tabular bench-ablation bench-bus bench-mutations \
-	bench-false-alarms bench-parity bench-fits bench-rank bench-labels bench-lies bench-health notebooks \
+	bench-false-alarms bench-discoveries bench-parity bench-fits bench-rank bench-labels bench-lies bench-health notebooks \
 	clean
 
 help:  ## Show this help
@@ -70,6 +70,9 @@ bench-mutations: .venv/dev  ## Read 10,000 damaged files: each is read right, or
 
 bench-false-alarms: .venv/dev  ## The share of new normal rows that are flagged, where 5 % is promised
 	$(BIN)/python pipelines/benchmarks/false_alarms.py
+
+bench-discoveries: .venv/dev  ## False and true discoveries of outliers_among, on simulated tables
+	$(BIN)/python pipelines/benchmarks/discoveries.py
 
 bench-rank: .venv/dev  ## Ranks of 77 drives: those named for an event, and drives with faults put in
 	$(BIN)/python pipelines/benchmarks/rank.py

@@ -1,4 +1,4 @@
-"""Audits of a data set: sparse and dense regions, duplicates, leaks, groups, and sample weights."""
+"""Audits of a data set: sparse and dense regions, outliers, duplicates, leaks, groups, and sample weights."""
 
 from anomalyvae.audit.auditing import Audit, audit
 from anomalyvae.audit.report import as_html, as_markdown, as_text

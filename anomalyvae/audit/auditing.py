@@ -1,4 +1,4 @@
-"""The audit of a data set: sparse and dense regions, duplicates, leaks, and differences between groups."""
+"""The audit of a data set: sparse and dense regions, outliers, duplicates, leaks, and differences between groups."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from anomalyvae.audit.regions import (
     neighbour_density,
 )
 from anomalyvae.detector import VAEOutlierDetector
+from anomalyvae.detector.among import FEWEST
 from anomalyvae.detector.categories import as_pandas
 from anomalyvae.tables.arrays import one_per_row
 from anomalyvae.untrusted import listed
@@ -43,6 +44,9 @@ class Audit:
         Density of rows around each row, relative to the median row.
     weights : Series of shape (n,)
         For ``sample_weight`` of any model: of mean 1, larger in sparse regions.
+    outliers : DataFrame or None
+        The rows that are called outliers, most anomalous first: ``row``, ``anomaly_score`` and ``p_value``; see
+        `VAEOutlierDetector.outliers_among`. None for windows and fewer than 20 rows.
     duplicates : DataFrame
         ``row``, ``duplicate_of``, ``kind`` (exact, near), ``distance`` in standard deviations per cell.
     leaks : DataFrame or None
@@ -62,6 +66,7 @@ class Audit:
     region: pd.Series
     density: pd.Series
     weights: pd.Series
+    outliers: pd.DataFrame | None
     duplicates: pd.DataFrame
     leaks: pd.DataFrame | None
     shared_recordings: pd.DataFrame | None
@@ -82,6 +87,7 @@ class Audit:
             "regions": self.regions.reset_index(),
             "columns": self.columns,
             "rows": rows.reset_index(drop=True),
+            "outliers": self.outliers,
             "duplicates": self.duplicates,
             "leaks": self.leaks,
             "shared_recordings": self.shared_recordings,
@@ -104,7 +110,7 @@ def audit(
     reweighted: bool = False,
     random_state: int = 0,
 ) -> Audit:
-    """Find imbalance, duplicates and leaks in a data set, without labels.
+    """Find imbalance, outliers, duplicates and leaks in a data set, without labels.
 
     Parameters
     ----------
@@ -194,6 +200,7 @@ def audit(
         region=pd.Series(region, index=index, name="region"),
         density=pd.Series(density, index=index, name="density"),
         weights=pd.Series(weight, index=index, name="sample_weight"),
+        outliers=_outliers(fitted, rows, names),
         duplicates=_named(duplicates.within(), names),
         leaks=_named(duplicates.across(known["split"]), names) if "split" in known else None,
         shared_recordings=_shared_recordings(known.get("split"), known.get("recording")),
@@ -248,6 +255,15 @@ def _fitted(detector: VAEOutlierDetector, rows: Any, outlier: NDArray[np.bool_] 
         return detector
     model = clone(detector).set_params(validation_fraction=0.0)
     return model.fit(rows if outlier is None else rows[~outlier])
+
+
+def _outliers(detector: VAEOutlierDetector, rows: Any, names: pd.Index) -> pd.DataFrame | None:
+    """The rows that are called outliers, most anomalous first."""
+    if len(rows) < FEWEST or len(detector.network_.input_shape) == 2:
+        return None
+    found = detector.outliers_among(rows).set_axis(names, axis=0).rename_axis("row")
+    called = found[found["outlier"]].sort_values("anomaly_score", ascending=False, kind="stable")
+    return called.drop(columns="outlier").reset_index()
 
 
 def _regions(

@@ -35,7 +35,10 @@ class Finding(NamedTuple):
 
 def findings(found: Audit) -> list[Finding]:
     """The parts of the report."""
-    parts = [_regions(found), _duplicates(found)]
+    parts = [_regions(found)]
+    if found.outliers is not None:
+        parts.append(_outliers(found.outliers))
+    parts.append(_duplicates(found))
     if found.leaks is not None:
         parts.append(_leaks(found, found.leaks))
     if found.groups is not None:
@@ -72,7 +75,9 @@ def _title(about: str) -> str:
 
 def _introduction(found: Audit) -> str:
     """What the audit is about."""
-    asked = ["which kinds of rows are rare or frequent", "which rows are there twice"]
+    asked = ["which kinds of rows are rare or frequent"]
+    asked += ["which rows are unlike all others"] if found.outliers is not None else []
+    asked += ["which rows are there twice"]
     asked += ["which are in several parts of the split"] if found.leaks is not None else []
     asked += ["whether a detector treats groups alike"] if found.groups is not None else []
     return (
@@ -110,6 +115,11 @@ def _regions(found: Audit) -> Finding:
     differs_in = differences.groupby(columns["region"].to_numpy()).agg("; ".join)
     table = pd.concat([regions[regions["kind"] == "sparse"], regions[regions["kind"] == "dense"].iloc[::-1]])[:_SHOWN]
     return Finding("Regions", text, table.assign(differs_in=differs_in.reindex(table.index)).reset_index())
+
+
+def _outliers(outliers: pd.DataFrame) -> Finding:
+    text = f"Rows that are unlike all others: {len(outliers):,}. About 5 % of such rows are normal."
+    return Finding("Outliers", text, outliers[:_SHOWN])
 
 
 def _duplicates(found: Audit) -> Finding:

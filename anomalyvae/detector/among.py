@@ -12,14 +12,14 @@ from anomalyvae.alarms import false_discovery
 from anomalyvae.detector.explanation import Explanation
 from anomalyvae.detector.rows import equal_rows
 from anomalyvae.nets.ellipsoid import ellipsoid
-from anomalyvae.nets.memory import cleanest, share_of_cleanest
+from anomalyvae.nets.memory import Marks, cleanest, share_of_cleanest
 from anomalyvae.nets.reconstruction import Reconstruction
 from anomalyvae.nets.training import in_blocks
 from anomalyvae.nets.views import BLOCK, Views
 
 _ASSUMED = 0.1  # share of outliers, unless `contamination` says another
 _STORED, _SAMPLES = 512, 8  # rows of a sample: of more rows, outliers have neighbours of their own kind
-_FEWEST = 20  # rows
+FEWEST = 20  # rows
 _MIDDLE, _UPPER = 0.5, 0.9  # quantiles between which the scores of normal rows show how they fall off
 
 Floats = NDArray[np.float64]
@@ -74,8 +74,8 @@ class Among(Explanation):
                 f"Got a detector of windows (input_shape={network.input_shape}), which overlap, expected one of plain "
                 "rows or images. Use `anomalyvae rank` to find recordings that are unlike the others."
             )
-        if len(x) < _FEWEST:
-            raise ValueError(f"Got {len(x)} rows, expected at least {_FEWEST}, to be compared with each other.")
+        if len(x) < FEWEST:
+            raise ValueError(f"Got {len(x)} rows, expected at least {FEWEST}, to be compared with each other.")
         share = _ASSUMED if isinstance(self.contamination, str) else float(self.contamination)
         scores = _scores_among(network, x, share)
         p_values = _p_values(scores)
@@ -96,8 +96,7 @@ def _scores_among(network: Reconstruction, x: Floats, share: float) -> Floats:
     for _ in range(_SAMPLES if len(rows) > size else 1):
         sample = rows[torch.randperm(len(rows), generator=generator)[:size]]
         stored = sample[cleanest(u[sample], share)]
-        once, never = torch.ones(len(stored), dtype=u.dtype), torch.zeros(len(stored), dtype=torch.bool)
-        views = Views.of(u[stored], unbent[stored], once, never, never, generator)
+        views = Views.of(u[stored], unbent[stored], Marks.none(len(stored)), generator)
         scores.append(
             torch.cat([_unlike(views, u, unbent, part, stored) for part in torch.arange(len(u)).split(BLOCK)])
         )
@@ -107,7 +106,7 @@ def _scores_among(network: Reconstruction, x: Floats, share: float) -> Floats:
 def _unlike(views: Views, u: Tensor, unbent: Tensor, part: Tensor, stored: Tensor) -> Tensor:
     """The mean of the views of some rows, in nats; none is its own neighbour."""
     copies = part[:, None] == stored
-    near = views.near_distance(u[part], beside=copies & (copies.cumsum(1) == 1))
+    near = views.near_distance(u[part], left_out=copies & (copies.cumsum(1) == 1))
     linear = ellipsoid(unbent[part], views.mean, views.whitening)
     nats = views.in_nats(torch.stack([near, views.crowd_distance(u[part]), linear], dim=1))
     return nats[:, views.switched_on].mean(1)

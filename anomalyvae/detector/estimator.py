@@ -90,6 +90,7 @@ class VAEOutlierDetector(OutlierMixin, Among, BaseEstimator):
         ``X``: that share of ``X`` exceeds the threshold and is listed in ``suspects_``. Half of that share, the rows
         that are farthest from the others, is never learned, and of each batch that share, the rows with the largest
         losses. New rows are not compared with the 2 x ``contamination`` rows that are farthest from the others.
+        `outliers_among` finds the outliers of a table without a number.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. ``"auto"`` makes 1,000 steps, and at least 20 epochs; with a criterion that
         compares with training rows, a step per two rows is enough, from 100 to 1,000. Densities, samples and imputed

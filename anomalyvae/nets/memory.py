@@ -26,6 +26,12 @@ class Marks(NamedTuple):
     selected: Tensor  # a mask: normal rows that are more unusual than new normal rows are
     start: Tensor  # when each window begins, in samples; 0 for rows that are not windows
 
+    @classmethod
+    def none(cls, m: int) -> "Marks":
+        """Those of ``m`` rows that are all alike: each counts once."""
+        once, no = torch.ones(m, dtype=torch.float64), torch.zeros(m, dtype=torch.bool)
+        return cls(once, once, no, no, no.long())
+
     def take(self, indices: Tensor) -> "Marks":
         """The marks of some rows."""
         return Marks(*(mark[indices] for mark in self))

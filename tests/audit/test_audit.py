@@ -189,6 +189,17 @@ def test_a_group_is_learned_only_if_asked(lopsided):
     assert audit(copied, RECIPE, split=copied["place"]).duplicates.empty
 
 
+# Outliers
+
+
+def test_outliers_are_named_most_anomalous_first(lopsided):
+    spoiled = lopsided[NAMES].rename(index="row {}".format)
+    spoiled.loc[["row 3", "row 40"]] = [[9.0] * len(NAMES), [-30.0] * len(NAMES)]
+    found = audit(spoiled, RECIPE).outliers
+    assert found["row"].tolist()[:2] == ["row 40", "row 3"]
+    assert audit(spoiled[:19], RECIPE).outliers is None
+
+
 # Duplicates and leaks
 
 
@@ -356,7 +367,7 @@ def test_the_command_prints_and_writes(rows_csv, tmp_path, capsys):
     assert list(written) == ["row", "sample_weight"]
     assert written["sample_weight"].mean() == pytest.approx(1)
     assert {path.name for path in out.iterdir()} == {
-        "regions.csv", "columns.csv", "rows.csv", "duplicates.csv", "report.md"
+        "regions.csv", "columns.csv", "rows.csv", "outliers.csv", "duplicates.csv", "report.md"
     }  # fmt: skip
     assert len(pd.read_csv(out / "rows.csv")) == 520
     assert "place" not in (out / "columns.csv").read_text()
@@ -434,6 +445,7 @@ def test_the_report_says_what_it_is_about():
     found = audit(pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]), RECIPE)
     page = as_html(found, "rows<1>.csv")
     assert "<title>Bias audit of rows&lt;1&gt;.csv</title>" in page
-    assert "The audit asks of 60 rows which kinds of rows are rare or frequent and which rows are there twice." in page
+    asked = "which kinds of rows are rare or frequent, which rows are unlike all others and which rows are there twice"
+    assert f"The audit asks of 60 rows {asked}." in page
     assert as_markdown(found, "rows.csv").startswith("# Bias audit of rows.csv\n\nThe audit asks of 60 rows")
     assert as_text(found).startswith("Bias audit. The audit asks of 60 rows")
