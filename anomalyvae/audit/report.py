@@ -118,7 +118,7 @@ def _regions(found: Audit) -> Finding:
 
 
 def _outliers(outliers: pd.DataFrame) -> Finding:
-    text = f"Rows that are unlike all others: {len(outliers):,}. About 5 % of such rows are normal."
+    text = f"Rows that are unlike all others, at an estimated false-discovery rate of 5 %: {len(outliers):,}."
     return Finding("Outliers", text, outliers[:_SHOWN])
 
 

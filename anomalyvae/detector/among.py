@@ -60,13 +60,22 @@ class Among(Explanation):
         -----
         The score is the mean of the views, and the mean over eight samples of 512 rows that they store; see
         `anomalyvae.nets.views`. Each sample leaves out the rows that are farthest from its others, twice the share of
-        outliers that is assumed: ``contamination``, or a tenth if it is ``"auto"``. A row is not its own
-        neighbour.
+        outliers that is assumed: ``contamination``, or a tenth if it is ``"auto"``. A row is not its own neighbour.
 
         The p-value extends an exponential tail through the median and the 90 % quantile of the scores, so that it needs
         no normal rows (an empirical null; Efron 2004, Large-scale simultaneous hypothesis testing). It is too low if
         the scores of normal rows fall off more slowly, and too high if more than a tenth of the rows are outliers. Rows
         are called outliers by the procedure of Benjamini and Hochberg (1995).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from anomalyvae import VAEOutlierDetector
+        >>> rows = np.random.default_rng(0).normal(size=(200, 3))
+        >>> rows[[7, 70]] = [[9, -9, 9], [-9, -9, 9]]
+        >>> detector = VAEOutlierDetector(random_state=0, max_epochs=5).fit(rows)
+        >>> detector.outliers_among(rows).query("outlier").index.tolist()
+        [7, 70]
         """
         network, x = self._fitted(), self._rows(X)
         if len(network.input_shape) == 2:

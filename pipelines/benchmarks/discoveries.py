@@ -1,8 +1,11 @@
-"""False and true discoveries of `outliers_among`, on simulated tables.
+"""False and true discoveries of `outliers_among`, on simulated tables, and on those of tabular.py.
 
 Run::
 
-    python pipelines/benchmarks/discoveries.py             # or: make bench-discoveries
+    python pipelines/benchmarks/discoveries.py [FOLDER]    # or: make bench-discoveries
+
+The folder holds the collections of tabular.py, with protocol `contaminated`. There, ``false`` counts all rows without
+the label of an outlier, also those that are unusual in another way than the label means.
 
 Each kind of table is made clean, and with a twentieth of its rows six standard deviations away from the mean in every
 column, in a random direction. ``clean tables`` is the share of clean tables in which a row is called an outlier. With
@@ -11,11 +14,14 @@ target), and ``found`` is the share of the outliers that are called so.
 """
 
 import argparse
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tabular import sources, task
 
 from anomalyvae import VAEOutlierDetector
 
@@ -51,7 +57,8 @@ TABLES: dict[str, Callable[[np.random.Generator, int, int], Floats]] = {
 def called(rows: Floats) -> NDArray[np.bool_]:
     """The rows that are called outliers."""
     detector = VAEOutlierDetector(random_state=0, validation_fraction=0)  # without a threshold, which is not used
-    return detector.fit(rows).outliers_among(rows)["outlier"].to_numpy()
+    with warnings.catch_warnings(action="ignore"):  # about the threshold
+        return detector.fit(rows).outliers_among(rows)["outlier"].to_numpy()
 
 
 def figures(kind: str, tables: int) -> dict[str, float | str]:
@@ -73,10 +80,26 @@ def figures(kind: str, tables: int) -> dict[str, float | str]:
     }  # fmt: skip
 
 
+def of_collection(folder: Path, collection: str) -> dict[str, float | str]:
+    """Two of the figures, over the tables of a collection."""
+    false, found = [], []
+    for source in sources(folder, [collection]):
+        _, rows, is_outlier = task(source.path, "contaminated", 0)
+        outlier = called(rows)
+        false.append((outlier & ~is_outlier).sum() / max(outlier.sum(), 1))
+        found.append((outlier & is_outlier).sum() / max(is_outlier.sum(), 1))
+    return {"table": collection, "false": float(np.mean(false)), "found": float(np.mean(found))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of adbench, oddbench and others; see tabular.py")
+    parser.add_argument("--collections", nargs="+", default=["adbench", "oddbench"], metavar="NAME")
     parser.add_argument("--tables", type=int, default=8, help="tables of each kind and size (default: 8)")
     options = parser.parse_args()
+    if options.folder is not None:
+        found = [of_collection(options.folder, name) for name in options.collections]
+        print(pd.DataFrame(found).round(3).to_string(index=False), flush=True)
     lines = []
     for kind in TABLES:
         lines.append(figures(kind, options.tables))
