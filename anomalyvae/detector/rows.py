@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomalyvae.calibration import ENOUGH
+from anomalyvae.detector.copies import copies_up_to_rounding
 
 Floats = NDArray[np.float64]
 
@@ -94,11 +95,14 @@ class Rows:
         return digest.hexdigest()
 
 
-def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any = None) -> Rows:
+def distinct_rows(
+    x: Floats, weight: Floats, groups: Any = None, selected: Any = None, up_to_rounding: bool = False
+) -> Rows:
     """Merge equal rows into one with their total weight, and order rows by content.
 
     So a row given twice equals a row of weight two, both sides of a split never share a row, and a fit does not depend
-    on the order of the rows. Rows of weight zero, and rows in which every cell is missing, are left out.
+    on the order of the rows. Rows of weight zero, and rows in which every cell is missing, are left out. Without
+    groups, rows that are equal ``up_to_rounding`` can be merged, too.
 
     A row is recurring if it is given eight times or more, counted in rows of the usual number; with groups, if three
     groups or more have it. Whole-number weights are numbers of rows; a factor common to 15 rows or more is left out, as
@@ -113,6 +117,10 @@ def distinct_rows(x: Floats, weight: Floats, groups: Any = None, selected: Any =
     content = np.where(np.isnan(x), np.nan, x + 0.0)  # one bit pattern for NaN, and -0.0 becomes 0.0
     key = [content, *(part for part in (group, chosen) if part is not None)]
     first, inverse = equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
+    if up_to_rounding and group is None:
+        merged = copies_up_to_rounding(np.column_stack([part[first] for part in key]))
+        if merged is not None:
+            first, inverse = first[np.unique(merged, return_index=True)[1]], merged[inverse]
     given = counts_of(weight)
     copies = np.bincount(inverse, weights=given).astype(np.float64)
     factor = float(np.gcd.reduce(copies.astype(np.int64))) if len(copies) >= _IN_COMMON else 1.0

@@ -86,8 +86,9 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     groups, selected = _groups_of(groups, len(x)), _selected_of(selected, len(x))
     x, categories = common_levels(x, weight, columns, categories, groups)
     _warn_of_lost_digits(X, x, columns, categories)
-    given = distinct_rows(x, weight, groups, selected)
-    rows = _in_time(given, tuple(detector.input_shape or ()))
+    shape = tuple(detector.input_shape or ())
+    given = distinct_rows(x, weight, groups, selected, up_to_rounding=len(shape) != 2)  # each window may overlap others
+    rows = _in_time(given, shape)
     _warn_of_order(x, columns, rows.group is not None)
     if not rows.is_reference.any():
         raise ValueError(
