@@ -88,7 +88,7 @@ class Trainer:
         scores = _scores(network, calibration.x)
         if rows.group is not None and len(learned) < len(rows) and network.has_views:
             # What it did not learn is known, too.
-            self._remember(network, rows, waveforms_recur=network.waveforms_recur)
+            self._remember(network, rows, like=network)
         return FitResult(network, history, reason, calibration, scores)
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
@@ -192,7 +192,7 @@ class Trainer:
             network.in_precision(torch.float64).eval()
             network.outliers = None
             if network.compares:  # those of the folds have the same views as the first
-                self._remember(network, part, waveforms_recur=None if network is kept else kept.waveforms_recur)
+                self._remember(network, part, like=None if network is kept else kept)
         if isinstance(kept, Elbo):
             s, weight = _standardised(kept, parts[0].x), torch.from_numpy(parts[0].balanced().weight)
             kept.aggregate = AggregatePosterior.of(kept, s, weight, torch.Generator().manual_seed(self.seed))
@@ -227,7 +227,7 @@ class Trainer:
 
     @torch.no_grad()
     def _remember(
-        self, network: Reconstruction, learned: Rows, size: int | None = None, waveforms_recur: bool | None = None
+        self, network: Reconstruction, learned: Rows, size: int | None = None, like: Reconstruction | None = None
     ) -> None:
         """Fill the memory of a network with at most ``size`` of the rows that it has learned."""
         if size is None:
@@ -240,7 +240,7 @@ class Trainer:
         parts = (known.weight, copies, known.is_recurring, ~known.is_reference, start)
         marks = Marks(*map(torch.from_numpy, parts))
         generator = torch.Generator().manual_seed(self.seed)
-        network.remember(s, marks, size, generator, outliers=outliers, waveforms_recur=waveforms_recur)
+        network.remember(s, marks, size, generator, outliers=outliers, like=like)
 
 
 @torch.no_grad()

@@ -137,7 +137,9 @@ class Described(nn.Module):
             self.register_buffer(name, (role == number).nonzero()[:, 0], persistent=False)
 
     @classmethod
-    def of(cls, input_shape: tuple[int, ...], s: Tensor, scaling: Scaling, chosen: Tensor) -> Self:
+    def of(
+        cls, input_shape: tuple[int, ...], s: Tensor, scaling: Scaling, chosen: Tensor, like: Self | None = None
+    ) -> Self:
         """Learn from training windows how to describe windows.
 
         Parameters
@@ -149,10 +151,12 @@ class Described(nn.Module):
             That standardised them.
         chosen : Tensor of shape (m, signals * samples)
             Some of them, without missing cells; they set the scales.
+        like : Described, optional
+            Whose signals have the same roles. By default, the roles come from the rows.
         """
         signals, samples = input_shape
         numbers, movements = _numbers_of(samples)
-        role, values, width, moving = _roles(s, input_shape, scaling)
+        role, values, width, moving = _roles(s, input_shape, scaling, like)
         judged = int((role == _JUDGED).sum())
         none, squares = chosen.new_zeros(judged * numbers), chosen.new_zeros(judged, movements)
         described = cls(input_shape, none, none + 1, squares, role, values, width, chosen[:_EXAMPLES].clone())
@@ -239,18 +243,25 @@ class Described(nn.Module):
         return shape, torch.cat([energies, torch.stack(largest, dim=1)], dim=1).view(*judged.shape[:2], -1)
 
 
-def _roles(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> tuple[Tensor, Tensor, Tensor, bool]:
+def _roles(
+    s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, like: "Described | None"
+) -> tuple[Tensor, Tensor, Tensor, bool]:
     """The role of each signal, the values of the states, and how far from these a value is new.
 
-    If no signal would be judged, all are. Also returns whether any judged signal is not a state.
+    If no signal would be judged, all are. Also returns whether any judged signal is not a state. A signal that is a
+    state in ``like`` alone has any value between its least and its largest one.
     """
     signals, samples = input_shape
     last = s.view(-1, signals, samples)[:, :, -1]
     few = [number for number in range(signals) if len(_observed(last[:, number]).unique()) <= _MOST_VALUES]
     levels, spans = _levels(s, input_shape, scaling, few), _spans(s, input_shape, scaling)
-    judged = [number for number in range(signals) if number not in few and number not in spans]
-    moving = bool(judged)
-    judged, states = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
+    if like is None:
+        judged = [number for number in range(signals) if number not in few and number not in spans]
+        moving = bool(judged)
+        judged, states = (judged, sorted(levels.keys() | spans.keys())) if moving else (list(range(signals)), [])
+    else:
+        judged, states, moving = like.judged.tolist(), like.states.tolist(), like.moving
+        spans |= {n: _span(s.view(-1, *input_shape)[:, n]) for n in states if n not in levels and n not in spans}
     values, width = s.new_zeros(len(states), samples, _MOST_VALUES), s.new_zeros(len(states), samples)
     for index, number in enumerate(states):
         if number in spans:
@@ -270,12 +281,16 @@ def _spans(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> dict[in
     """The least and the largest standardised value of each signal that is constant, or varies by rounding alone."""
     cells, spans = s.view(-1, *input_shape), {}
     for number in range(input_shape[0]):
-        there = _observed(cells[:, number])
-        span = torch.stack([there.min(), there.max()])
-        if span[1] - span[0] <= _NEARLY_STILL * (1 + there.abs().max()):
+        span = _span(cells[:, number])
+        if span[1] - span[0] <= _NEARLY_STILL * (1 + span.abs().max()):
             spans[number] = span
     x = scaling.inverse(s).view(cells.shape) if spans else cells
     return {number: span for number, span in spans.items() if _is_constant(x[:, number].flatten())}
+
+
+def _span(cells: Tensor) -> Tensor:
+    """The least and the largest of some cells, shape ``(2,)``."""
+    return torch.stack(_observed(cells).aminmax())
 
 
 def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list[int]) -> dict[int, Tensor]:

@@ -163,18 +163,19 @@ class Reconstruction(nn.Module):
         generator: torch.Generator,
         *,
         outliers: Tensor | None = None,
-        waveforms_recur: bool | None = None,
+        like: "Reconstruction | None" = None,
     ) -> None:
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, the `cleanest`.
 
-        More rows are sampled by their count. Rows similar to known ``outliers`` are left out. ``waveforms_recur`` says
-        whether those of windows do; see `WindowViews`.
+        More rows are sampled by their count. Rows similar to known ``outliers`` are left out. Windows are compared as
+        those of a network ``like`` this one: by the same signals, and by their waveforms if those recur in it.
         """
         chosen, counts = sample_by_weight(marks.counts, round(size / share_of_cleanest(self.trimming)), generator)
         marks = marks.take(chosen)._replace(counts=counts).to(s.device)
         s_chosen = s[chosen.to(s.device)]
         if self.has_views and len(self.input_shape) == 2:
-            self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s_chosen))
+            known = None if like is None else like.described
+            self.described = Described.of(self.input_shape, s, self.scaling, self._whole(s_chosen), known)
         u = self.memory_features(s_chosen)
         stored = torch.arange(len(u), device=u.device)
         if outliers is not None:
@@ -187,6 +188,7 @@ class Reconstruction(nn.Module):
         u, marks = u[stored], marks.take(stored)
         if self.described is not None:
             columns, moving = self.described.columns(self.latent_dim), self.described.moving
+            waveforms_recur = None if like is None else like.waveforms_recur
             self.memorised = WindowViews.of_windows(u, marks, generator, columns, moving, waveforms_recur)
         elif self.has_views:
             self.memorised = Views.of(u, self.scaling.unbent(s_chosen[stored]), marks, generator)

@@ -264,6 +264,20 @@ def test_networks_of_a_fit_agree_whether_waveforms_recur(monkeypatch):
     assert {True, False} not in decisions
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("groups", [5, 12])
+def test_networks_of_a_fit_agree_which_signals_are_judged(groups, whole, monkeypatch):
+    """A signal of eleven values, one of them rare, has fewer in a fold, whose network judges it as the model does."""
+    made, of = [], Described.of
+    monkeypatch.setattr(Described, "of", lambda *a, **k: made.append(of(*a, **k)) or made[-1])
+    x = windows(240)
+    x[:, 2] = np.random.default_rng(0).integers(0, 10, (240, 1)) / (1 if whole else 4)
+    x[::240, 2] = 10 / (1 if whole else 4)
+    VAEOutlierDetector(**FIT).fit(flat(x), groups=np.arange(240) * groups // 240)
+    assert len(made) > 1
+    assert len({tuple(one.role.tolist()) for one in made}) == 1
+
+
 def test_a_waveform_counts_where_waveforms_recur(detector, tmp_path):
     """Beats of a heart at any phase: a later part of one that comes too early is found, as no other view does."""
     rng = np.random.default_rng(0)
