@@ -84,7 +84,7 @@ class Among(Explanation):
                 "rows or images. Use `anomalyvae rank` to find recordings that are unlike the others."
             )
         if len(x) < FEWEST:
-            raise ValueError(f"Got {len(x)} rows, expected at least {FEWEST}, to be compared with each other.")
+            raise ValueError(f"Got {len(x)} rows, expected at least {FEWEST}. Pass all rows of the table.")
         share = _ASSUMED if isinstance(self.contamination, str) else float(self.contamination)
         scores = _scores_among(network, x, share)
         p_values = _p_values(scores)
@@ -94,7 +94,7 @@ class Among(Explanation):
 
 @torch.no_grad()
 def _scores_among(network: Reconstruction, x: Floats, share: float) -> Floats:
-    """How unlike the others each row is, where so large a share of the rows may be outliers, ``(n,)``."""
+    """How unlike the others each row is, shape ``(n,)``, if at most a ``share`` of the rows are outliers."""
     first, content = equal_rows(np.where(np.isnan(x), np.nan, x + 0.0).view(np.uint64))  # one NaN, and 0.0 for -0.0
     distinct = torch.from_numpy(x[first])
     u = in_blocks(network, network.features, distinct)
@@ -115,7 +115,8 @@ def _scores_among(network: Reconstruction, x: Floats, share: float) -> Floats:
 def _unlike(views: Views, u: Tensor, unbent: Tensor, part: Tensor, stored: Tensor) -> Tensor:
     """The mean of the views of some rows, in nats; none is its own neighbour."""
     copies = part[:, None] == stored
-    near = views.near_distance(u[part], left_out=copies & (copies.cumsum(1) == 1))
+    itself = copies & (copies.cumsum(1) == 1)  # other rows that are equal stay
+    near = views.near_distance(u[part], left_out=itself)
     linear = ellipsoid(unbent[part], views.mean, views.whitening)
     nats = views.in_nats(torch.stack([near, views.crowd_distance(u[part]), linear], dim=1))
     return nats[:, views.switched_on].mean(1)
@@ -124,7 +125,7 @@ def _unlike(views: Views, u: Tensor, unbent: Tensor, part: Tensor, stored: Tenso
 def _p_values(scores: Floats) -> Floats:
     """Estimates of the probability that a normal row scores at least as high, from scores of which few are outliers."""
     middle, upper = np.quantile(scores, [_MIDDLE, _UPPER])
-    if middle == upper:  # many score alike, so that nothing shows how the scores fall off: the share that does
+    if middle == upper:  # too many score alike to show how scores fall off: take the share of rows that score as high
         return 1 - np.searchsorted(np.sort(scores), scores) / len(scores)
     unit = (upper - middle) / math.log((1 - _MIDDLE) / (1 - _UPPER))
     return np.minimum(1.0, (1 - _MIDDLE) * np.exp((middle - scores) / unit))
