@@ -52,7 +52,7 @@ def home(tmp_path_factory):
     """Twelve training drives and their model; two odd drives, a usual one and two learned ones, scored."""
     home = tmp_path_factory.mktemp("fleet")
     for number in range(12):
-        drive(home / "learned", f"d{number:02d}", number)
+        drive(home / "learned", f"d{number:02d}", number, start=f"2026-01-{number + 5:02d}T08:00:00")
     train(sorted((home / "learned").glob("*.parquet")), RECIPE, DETECTOR, home / "model")
     drive(home / "new", "burst", 101, burst, start="2026-02-01")
     drive(home / "new", "mild", 102, mild, start="2026-02-02")
