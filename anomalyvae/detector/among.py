@@ -40,7 +40,7 @@ class Among(Explanation):
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, n_features)
-            All rows of a table, 20 or more: what is said of a row depends on the others.
+            All rows of a table, at least 20. The score of a row depends on the other rows.
         fdr : float, default=0.05
             Share of the rows that are called outliers which may be normal, on average over tables.
 

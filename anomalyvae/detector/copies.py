@@ -50,10 +50,10 @@ def _pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Copies as pairs of indices, the first of which are ``tried``."""
     distance, nearest = tree.query(numbers[tried], min(_OTHERS, len(numbers) - 1) + 1)  # the first is the row itself
-    far = distance[:, 1:-1] <= ratio * distance[:, 2:]
-    copies = np.where(far, np.arange(1, far.shape[1] + 1), 0).max(axis=1)
-    row, place = np.nonzero(np.arange(far.shape[1]) < copies[:, None])
-    one, other = tried[row], nearest[row, place + 1]
+    next_is_far = distance[:, 1:-1] <= ratio * distance[:, 2:]
+    copies = np.where(next_is_far, np.arange(1, next_is_far.shape[1] + 1), 0).max(axis=1)
+    row, rank = np.nonzero(np.arange(next_is_far.shape[1]) < copies[:, None])
+    one, other = tried[row], nearest[row, rank + 1]
     same = (whole[one] == whole[other]).all(axis=1)
     return one[same], other[same]
 

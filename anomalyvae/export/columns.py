@@ -108,7 +108,7 @@ def level_numbers(column: Column, levels: list[Any], missing: float, other: floa
     """The number of each cell's level in a column of text, shape ``(n, 1)``, of the type of ``other``.
 
     A missing cell is ``missing``, also where None or NaN is among the levels; an unknown one is ``other``. Columns of
-    the detector have ``empty``, the number of an empty text that is no level; in them, ``1`` and ``1.0`` are one level.
+    the detector pass ``empty``: an empty text gets this number, unless it is a level. In them, ``1`` equals ``1.0``.
     """
     if MISSING in levels:
         name = column.origin.name if column.origin is not None else ""

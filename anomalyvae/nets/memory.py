@@ -18,7 +18,7 @@ _TINY = 1e-9  # spacing of rows that are all equal
 
 
 class Marks(NamedTuple):
-    """What is known of the rows to store, beside their numbers; each of shape ``(m,)``."""
+    """Weights, flags and starts of the rows to store, each of shape ``(m,)``."""
 
     counts: Tensor  # how many rows each counts as
     copies: Tensor  # how often each was given: new rows are near a row of large weight, but do not equal it

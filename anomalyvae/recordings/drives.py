@@ -68,10 +68,10 @@ class _Part(NamedTuple):
 def drives_of(windows: Windows, recipe: WindowRecipe) -> dict[str, str]:
     """Recordings that go on where another one ends, or before, each with the name of the first one of that drive.
 
-    One goes on if it begins within a gap of the end of the other, with values that are no farther from the last ones
-    than two values so far apart are inside a recording. Of several, the nearest in value counts, so that recordings of
-    several vehicles are told apart. One that begins before the other ends has the same values until then. Recordings
-    that do not say when they began are in no drive.
+    A recording follows another one if it begins soon after its end, and no signal jumps in between by more than it
+    moves in such a time inside a recording. If several could follow, the one with the smallest jumps does; so the
+    recordings of several vehicles are told apart. A recording also belongs to the drive of another one if it begins
+    before that one ends, and has nearly the same values in this time. Recordings without a date are in no drive.
     """
     gap_s = recipe.stride_s + recipe.max_gap_s  # the last window ends up to a stride before its recording does
     cells = _cells(windows, recipe)
@@ -112,15 +112,15 @@ def _overlap(one: _Part, other: _Part, cells: Floats, recipe: WindowRecipe) -> b
     moving = spread > 0
     if len(values) < _FEWEST_COMPARED or not moving.any():
         return False
-    apart = np.sqrt(np.square(values - known).mean(axis=0))[moving] / spread[moving]
-    return bool(np.median(apart) <= _LITTLE)
+    difference = np.sqrt(np.square(values - known).mean(axis=0))[moving] / spread[moving]  # root mean square
+    return bool(np.median(difference) <= _LITTLE)
 
 
 def _parts_of(windows: Windows, cells: Floats, recipe: WindowRecipe, gap_s: float) -> tuple[list[_Part], Floats]:
     """Recordings in order of time, as far as they say it, and how much each signal moves at most in such a time."""
     every, most = list[_Part](), np.zeros(len(recipe.signals))
     start_s, end_s = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
-    apart = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # windows
+    apart = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # number of windows in the longest such time
     for name, index in _indices(windows):
         first = cells[index, :, 0]
         if len(index) > apart:

@@ -1,4 +1,4 @@
-"""A folder of recordings becomes scores per tick: what was said of windows, folded, in batches of any size."""
+"""Scores per tick of a folder of recordings, folded from the scores of windows: the same in batches of any size."""
 
 import numpy as np
 import pandas as pd

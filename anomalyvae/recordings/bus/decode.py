@@ -209,7 +209,7 @@ class Decoder:
         return [field for field in message.fields if self._wanted is None or field.name in self._wanted]
 
     def _collected_of(self, message: Message) -> _Collected | None:
-        """Return what is collected of a message; None if none of its signals is wanted."""
+        """Return the collected frames of a message; None if none of its signals is wanted."""
         key = message.bus, message.key
         if key not in self._collected and (fields := self._wanted_of(message)):
             self._collected[key] = _Collected(message, fields, [], [])
