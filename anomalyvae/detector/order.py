@@ -18,6 +18,9 @@ _FEWEST_COMPARED = 64  # rows; in fewer, an order may be chance
 _BESIDE = 0.01  # of the rows: so many places before or after count as beside, from 2 to 10
 _LEAST_BESIDE, _MOST_BESIDE = 2, 10
 _ALIKE = 0.2  # of the rows whose nearest is beside; 0.02 in random order
+_BY_CHANCE = 3.0  # times the root of the rows: by so many more than expected, shares never differ by chance
+_ABOUT = 0.9  # of the highest share: it is as high
+_LEAST_APART, _MOST_TURNS = 10, 20  # places; of more turns, such as days of a year, rows recur in new ones
 _EQUAL = 1e-9  # squared distance of rows that are equal up to rounding, and of a row from itself
 _SORTED = 0.8  # of the steps of a column that rise, or fall, if rows are sorted by it
 
@@ -61,25 +64,36 @@ def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
 
 
 @np.errstate(all="ignore")
-def alike_beside(x: Floats) -> bool:
-    """Whether rows beside each other ``(n, d)`` are alike, as those of one recording, person or day are.
+def alike_apart(x: Floats) -> int:
+    """How many places apart rows ``(n, d)`` are alike: 1 for rows beside each other, 0 if there is no such number.
 
-    That is, the nearest of all rows is beside a row more often than in random order, by the ranks of its cells. Columns
-    by which rows are sorted do not count. Nor do rows that are equal, which are merged before any is held out.
+    Rows of one recording, person or day are beside each other. Augmented images follow all others, in the same order,
+    and rows of a day may have one of each machine. Alike are rows of which the nearest of all, by the ranks of cells,
+    is there more often than in random order. Columns by which rows are sorted do not count. Nor do rows that are equal,
+    which are merged before any is held out.
     """
     if len(x) < _FEWEST_COMPARED:
-        return False
-    table = pd.DataFrame(x[_spread(len(x), _COMPARED)])
+        return 0
+    place = _some(len(x), _COMPARED)
+    table = pd.DataFrame(x[place])
     rising, falling = (table.diff() > 0).sum(), (table.diff() < 0).sum()
     is_sorted = np.maximum(rising, falling) >= _SORTED * (rising + falling)
     ranks = table.loc[:, ~is_sorted].rank(pct=True).fillna(0.5).to_numpy()
-    tried = _spread(len(ranks), _TRIED)
+    tried = _some(len(ranks), _TRIED)
     squared = (ranks[tried] ** 2).sum(axis=1)[:, None] - 2 * ranks[tried] @ ranks.T + (ranks**2).sum(axis=1)
     squared[squared < _EQUAL] = np.inf
     distinct = np.isfinite(squared).any(axis=1)
-    reach = np.clip(_BESIDE * len(ranks), _LEAST_BESIDE, _MOST_BESIDE)
-    beside = np.abs(squared.argmin(axis=1) - tried) <= reach
-    return bool(beside[distinct].sum() > _ALIKE * max(1, distinct.sum()))
+    nearest = squared.argmin(axis=1)[distinct]
+    beside = np.abs(nearest - tried[distinct]) <= np.clip(_BESIDE * len(ranks), _LEAST_BESIDE, _MOST_BESIDE)
+    if beside.sum() > _ALIKE * max(1, distinct.sum()):
+        return 1
+    apart = np.abs(place[nearest] - place[tried[distinct]])
+    places = np.unique(apart)
+    places = places[(places >= _LEAST_APART) & (places * _MOST_TURNS >= len(x)) & (places * 2 <= len(x))]
+    more = np.array([(apart % each == 0).mean() - 1 / each for each in places])  # than in random order
+    if not len(more) or more.max() <= max(_ALIKE, _BY_CHANCE / np.sqrt(len(apart))):
+        return 0
+    return int(places[more > _ABOUT * more.max()][-1])  # its divisors have as many
 
 
 def counting(x: Floats) -> NDArray[np.int64]:
@@ -91,6 +105,6 @@ def counting(x: Floats) -> NDArray[np.int64]:
     return np.flatnonzero(one_way & (np.maximum(rising, falling) > len(x) / 2))
 
 
-def _spread(n: int, most: int) -> NDArray[np.int64]:
-    """At most so many of n indices, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+def _some(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n indices, in order, at distances that no number divides."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])

@@ -23,7 +23,7 @@ from anomalyvae.detector.categories import (
     find_categories,
     one_hot_cells,
 )
-from anomalyvae.detector.order import alike_beside, counting, slides
+from anomalyvae.detector.order import alike_apart, counting, slides
 from anomalyvae.detector.overlap import starts_of, stretches_of
 from anomalyvae.detector.rows import Rows, are_counts, distinct_rows
 from anomalyvae.nets.scaling import LIMIT, jittering
@@ -123,12 +123,19 @@ def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
             "with input_shape=(signals, samples).",
             stacklevel=4,
         )
-    elif alike_beside(x):
+    elif (places := alike_apart(x)) == 1:
         warnings.warn(
             "Rows beside each other are alike, so rows held out from training resemble learned ones, and more new "
             "normal rows will be flagged than promised. Pass groups= (--groups on the command line), the recording, "
             "person or day of each row; for rows in order of time, groups=np.arange(len(X)) * 20 // len(X). Shuffle "
             "the rows if their order means nothing.",
+            stacklevel=4,
+        )
+    elif places:
+        warnings.warn(
+            f"Rows {places:,} places apart are alike, as copies by augmentation are, or rows of {places:,} machines in "
+            "turn. So rows held out from training resemble learned ones, and more rows of new images or machines will "
+            f"be flagged than promised. Pass groups=np.arange(len(X)) % {places}, what each row comes from.",
             stacklevel=4,
         )
 

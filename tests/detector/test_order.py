@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.preprocessing import StandardScaler
 from test_overlap import SAMPLES, SIGNALS, slow_noise, windows
 
 from anomalyvae import VAEOutlierDetector
-from anomalyvae.detector.order import alike_beside, counting, slides
+from anomalyvae.detector.order import alike_apart, counting, slides
 
 
 @pytest.mark.parametrize("by_sample", [True, False])
@@ -81,14 +82,25 @@ def of_people(number: int, seed: int, days: int = 4) -> np.ndarray:
     return np.repeat(rng.normal(size=(number, 10)), days, axis=0) + 0.4 * rng.normal(size=(number * days, 10))
 
 
-def test_rows_of_one_person_are_named_and_kept_together():
-    x, new = of_people(150, 0), of_people(500, 1)
-    with pytest.warns(UserWarning, match="Rows beside each other are alike.*Pass groups="):
+IN_TURN = np.arange(600).reshape(150, 4).T.ravel()  # each person on the first day, then on the second
+
+
+@pytest.mark.parametrize(
+    ("order", "groups", "said"),
+    [
+        (np.arange(600), np.arange(600) // 4, "Rows beside each other are alike.*Pass groups="),
+        (IN_TURN, np.arange(600) % 150, r"Rows 150 places apart are alike.*Pass groups=np.arange\(len\(X\)\) % 150,"),
+    ],
+    ids=["one by one", "in turn"],
+)
+def test_rows_of_one_person_are_named_and_kept_together(order, groups, said):
+    x, new = of_people(150, 0)[order], of_people(500, 1)
+    with pytest.warns(UserWarning, match=said):
         alone = VAEOutlierDetector(random_state=0).fit(x)
     assert (alone.predict(new) == -1).mean() > 0.1  # where 5 % is promised
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        together = VAEOutlierDetector(random_state=0).fit(x, groups=np.arange(600) // 4)
+        together = VAEOutlierDetector(random_state=0).fit(x, groups=groups)
     assert (together.predict(new) == -1).mean() < 0.07
 
 
@@ -117,7 +129,16 @@ def test_rows_in_an_order_that_says_nothing_of_others_are_not_alike(rows):
         "missing cells": np.where(rng.random((rows, 4)) < 0.3, np.nan, x),
         "one kind": np.ones((rows, 2)),
     }
-    assert not [name for name, each in orders.items() if alike_beside(each)]
+    assert not [name for name, each in orders.items() if alike_apart(each)]
+
+
+@pytest.mark.parametrize("copies", [2, 4, 20])
+def test_augmented_images_are_named(copies):
+    """They come after all others, in the same order, as `np.concatenate` gives them."""
+    images = load_digits().data[:300]
+    noise = np.random.default_rng(0).normal(size=(copies, *images.shape))
+    assert alike_apart(images) == 0
+    assert alike_apart((images + noise).reshape(-1, 64)) == 300
 
 
 @pytest.mark.parametrize("counter", [np.arange(200.0), -np.cumsum(np.random.default_rng(0).random(200) * 9)])
