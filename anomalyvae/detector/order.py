@@ -55,12 +55,12 @@ def slides(x: Floats) -> bool:
 
 
 def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """For which columns ``a`` is one multiple of ``b`` in most of the rows in which either is not 0."""
+    """For which columns ``a`` is one multiple of ``b`` in most of the rows in which either is not 0, and not in few."""
     moved = ((a != 0) | (b != 0)) & np.isfinite(a + b)
     count = moved.sum(axis=0)
     ratio = np.where(moved, a / b, np.nan)
     usual = np.take_along_axis(np.sort(ratio, axis=0), count[None] // 2, axis=0)  # NaN are the last
-    return (np.abs(ratio / usual - 1) < _EXACT).sum(axis=0) > _MOST * count
+    return ((np.abs(ratio / usual - 1) < _EXACT).sum(axis=0) > _MOST * count) & (count >= _FEWEST_MOVES)
 
 
 @np.errstate(all="ignore")

@@ -55,6 +55,7 @@ DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
         np.cumsum(np.random.default_rng(0).normal(size=(500, 6)), axis=0),
         np.repeat(np.arange(500.0)[:, None], 3, axis=1) * [1, 0, 0] + np.random.default_rng(0).normal(size=(500, 3)),
         slow_noise(500, 0)[:, [0, 1, 0, 1, 0]],
+        np.where(np.random.default_rng(0).random((600, 6)) < 0.7, np.nan, np.random.default_rng(1).normal(size=(600, 6))),
     ],
     ids=[
         "calendar",
@@ -68,6 +69,7 @@ DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
         "walks",
         "a trend",
         "copied columns",
+        "mostly missing cells",
     ],
 )
 def test_other_rows_do_not_slide(x):
