@@ -35,6 +35,7 @@ _EXACT_INTEGERS = 2**53
 _LOST = 1e-15  # of the largest weight: a smaller one does not change a sum in float64
 _HUGE = 1e100  # as a weight
 _SHARED, _MANY_TIMES = 10, 3  # rows with the largest whole weight, so many times the least: weights of classes
+_RARE = 0.2  # of the rows with a value in a column: if all new rows have one, .1 of them are flagged, not .05
 _LOOKED_AT = 1000  # rows, for cells that are far from the others
 
 Floats = NDArray[np.float64]
@@ -83,6 +84,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     weight = weights_of(sample_weight, len(x))
     _warn_of_importances(weight)
     _refuse_empty(x, columns)
+    _warn_of_rare_values(x, columns)
     groups, selected = _groups_of(groups, len(x)), _selected_of(selected, len(x))
     x, categories = common_levels(x, weight, columns, categories, groups)
     _warn_of_lost_digits(X, x, columns, categories)
@@ -368,6 +370,19 @@ def _refuse_empty(x: Floats, columns: Any) -> None:
         where = listed(_name(columns, i) for i in empty)
         raise ValueError(
             f"Got no value at all in {where}, expected at least one to learn from. Leave out such columns."
+        )
+
+
+def _warn_of_rare_values(x: Floats, columns: Any) -> None:
+    """Name columns in which few training rows have a value: a row with one is compared with few others that have it."""
+    share = 1 - np.isnan(x).mean(axis=0)
+    rare = np.flatnonzero(share < _RARE)
+    if len(rare):
+        where = listed(f"{_name(columns, i)} ({share[i]:.1%} of the rows)" for i in rare)
+        warnings.warn(
+            f"Few rows have a value in {where}. Rows with one are flagged more often than promised. If most new rows "
+            "will have one, as after a sensor was added, leave out the rows without it, or the column.",
+            stacklevel=4,
         )
 
 

@@ -1,5 +1,7 @@
 """Missing cells: learned with, scored with, and filled in."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,3 +114,18 @@ def test_rows_that_miss_the_same_cells_are_the_same_row(normal, fresh):
     first = VAEOutlierDetector(random_state=0, max_epochs=2).fit(twice)
     second = VAEOutlierDetector(random_state=0, max_epochs=2).fit(holed, sample_weight=heavy)
     np.testing.assert_array_equal(first.anomaly_score(fresh), second.anomaly_score(fresh))
+
+
+def test_a_sensor_that_was_added_late_is_named(normal, fresh):
+    """Of few learned rows with a value, a new one has few neighbours that have it, too."""
+    late = normal.assign(added=normal["signal 5"]).drop(columns="signal 5")
+    late.loc[: len(late) * 9 // 10, "added"] = np.nan
+    new = fresh.rename(columns={"signal 5": "added"})
+    with pytest.warns(UserWarning, match=r"Few rows have a value in added \(9.8% of the rows\).*leave out the rows"):
+        detector = VAEOutlierDetector(random_state=0, max_epochs=40).fit(late)
+    assert (detector.predict(new) == -1).mean() > 0.1  # where 5 % is promised
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        without = VAEOutlierDetector(random_state=0, max_epochs=40).fit(late.dropna())
+        VAEOutlierDetector(random_state=0, max_epochs=1).fit(riddled(normal, 0.7))
+    assert (without.predict(new) == -1).mean() < 0.08
