@@ -39,6 +39,7 @@ def test_rows_that_slide_over_hard_signals_are_found(samples):
 
 
 DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
+FEW = np.random.default_rng(0).random((600, 6)) < 0.3
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ DAYS, ROWS = np.arange(500) // 24, np.arange(500.0)
         np.cumsum(np.random.default_rng(0).normal(size=(500, 6)), axis=0),
         np.repeat(np.arange(500.0)[:, None], 3, axis=1) * [1, 0, 0] + np.random.default_rng(0).normal(size=(500, 3)),
         slow_noise(500, 0)[:, [0, 1, 0, 1, 0]],
-        np.where(np.random.default_rng(0).random((600, 6)) < 0.7, np.nan, np.random.default_rng(1).normal(size=(600, 6))),
+        np.where(FEW, np.random.default_rng(1).normal(size=(600, 6)), np.nan),
     ],
     ids=[
         "calendar",
