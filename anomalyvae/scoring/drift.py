@@ -23,7 +23,10 @@ from anomalyvae.untrusted import read_json
 _SHOWN = 5  # signals
 _KEPT = 20_000  # stretches that are known to be counted: more than a file has that is read again
 _DIGEST = 16  # characters that tell one from another
-_CHANCE = f"The chance of such an alarm in clean recordings is at most {FALSE_ALARMS:.0%} over all time."
+_CHANCE = (
+    f"The chance of such an alarm in clean recordings is at most {FALSE_ALARMS:.0%} over all time, if they are "
+    "independent of each other."
+)
 
 
 def drift(scores: Scores) -> pd.DataFrame:
@@ -235,7 +238,8 @@ class LiveDrift:
     def _count(self) -> None:
         """Bet on a stretch that has ended."""
         name, tally, digest = str(self._name), self._tally, self._digest.hexdigest()[:_DIGEST]
-        learned = self._whole and self._fleet.index_of(name, tally.windows, tally.figures) is not None
+        whole = self._whole
+        learned = whole and self._fleet.index_of(name, tally.windows, tally.figures) is not None
         self._begin()
         if learned:
             return
@@ -248,6 +252,9 @@ class LiveDrift:
                 return
             left = _left(name, self._start, f"number {now.recordings} of the", next(iter(now.by)))
             self._alarm = f"{left} {_CHANCE}"
+            if not whole:
+                longest = f"Each {self._fleet.windows.max():,} windows of a long recording count as one"
+                self._alarm += f" {longest}, so the alarm may be false if a state lasts."
         self._notify(self._alarm)
 
     @contextmanager

@@ -84,8 +84,20 @@ def test_a_crossing_is_said_once_with_the_recording_and_the_bound(known):
     at = int(said[0].split("with recording r")[1].split(" ")[0])
     assert 2 <= at <= 12
     assert f"Retrain: with recording r{at} (2026-03-{at + 1:02d} 08:00 UTC), number {at + 1} of the new ones" in said[0]
-    assert said[0].endswith("in clean recordings is at most 1% over all time.")
+    assert said[0].endswith("in clean recordings is at most 1% over all time, if they are independent of each other.")
     assert live.said == said[0]
+
+
+def test_an_alarm_within_a_recording_does_not_promise_what_holds_for_others(known):
+    live = LiveDrift(known, "m")
+    for hour in range(8):
+        _, scores = recording("long", 100, hour, shift=1.6)
+        spans = pd.DataFrame({"recording": "long", "start_s": 100.0 * hour + np.arange(100)})
+        live.add(Windows(pd.DataFrame(scores), spans.assign(end_s=spans["start_s"] + 1)), scores)
+    assert live.said.startswith("Retrain: with recording long")
+    assert live.said.endswith(
+        f"Each {LONGEST} windows of a long recording count as one, so the alarm may be false if a state lasts."
+    )
 
 
 def test_clean_streams_hardly_ever_alarm(known):
