@@ -162,8 +162,9 @@ class Described(nn.Module):
         described = cls(input_shape, none, none + 1, squares, role, values, width, chosen[:_EXAMPLES].clone())
         described.moving = moving
         cells = chosen.view(-1, signals, samples)[:, described.judged]
-        described.still = (_STILL**2 * described._parts(cells)[1].mean(0)).clamp(min=_LEAST_STILL)
-        raw = described._numbers(cells)
+        parts = described._parts(cells)
+        described.still = (_STILL**2 * parts[1].mean(0)).clamp(min=_LEAST_STILL)
+        raw = described._numbers(*parts)
         spread = raw.std(0, correction=0)
         described.center, described.scale = raw.mean(0), torch.where(spread > _LEAST_SCALE, spread, 1.0)
         return described
@@ -210,7 +211,7 @@ class Described(nn.Module):
         """
         cells = s.view(-1, self.signals, self.samples)
         judged = cells[:, self.judged]
-        numbers = ((self._numbers(judged) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
+        numbers = ((self._numbers(*self._parts(judged)) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
         distance = (cells[:, self.states, :, None] - self.values).abs().amin(3)
         new = (distance > self.width) & ~missing.view_as(cells)[:, self.states]
         return torch.cat([numbers, judged.flatten(1), new.to(s).mean(2)], dim=1)
@@ -225,9 +226,8 @@ class Described(nn.Module):
         cells[:, :, self.states] = new[..., None] / self.samples
         return cells.flatten(2)
 
-    def _numbers(self, judged: Tensor) -> Tensor:
-        """Shape, then movements, of signals ``(n, j, samples)``, not standardised, ``(n, k)``."""
-        shape, squares = self._parts(judged)
+    def _numbers(self, shape: Tensor, squares: Tensor) -> Tensor:
+        """Shape, then movements, by `_parts`, not standardised, ``(n, k)``."""
         return torch.cat([shape, (squares + self.still).sqrt().sqrt().flatten(1)], dim=1)
 
     def _parts(self, judged: Tensor) -> tuple[Tensor, Tensor]:

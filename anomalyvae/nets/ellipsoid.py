@@ -130,18 +130,22 @@ def _lacking(u: Tensor) -> Tensor:
 
 
 def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
-    """``(1 - a) S + a m I``, and a: with the covariance S of rows, its mean variance m, and the best a.
+    """As `shrunk`, for rows ``(n, k)`` without their mean."""
+    return shrunk(centered.T @ centered / len(centered), centered.square().sum(1).square().mean(), len(centered))
+
+
+def shrunk(covariance: Tensor, fourth: Tensor, n: float) -> tuple[Tensor, float]:
+    """``(1 - a) S + a m I``, and a: with the covariance S of n rows, its mean variance m, and the best a.
 
     a estimates the variance of S, as a share of the distance of S from m I (Ledoit & Wolf 2004, A well-conditioned
-    estimator for large-dimensional covariance matrices, lemmas 3.2 to 3.4).
+    estimator for large-dimensional covariance matrices, lemmas 3.2 to 3.4). ``fourth`` is the mean fourth power of the
+    distance of a row from the mean.
     """
-    n, k = centered.shape
-    covariance = centered.T @ centered / n
-    size = covariance.trace() / k
-    distance = covariance.square().sum() - k * size.square()
-    variance = (centered.square().sum(1).square().sum() / n - covariance.square().sum()) / n
-    share = (variance.clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
-    return (1 - share) * covariance + share * size * torch.eye(k).to(centered), float(share)
+    k = len(covariance)
+    size, squared = covariance.trace() / k, covariance.square().sum()
+    distance = squared - k * size.square()
+    share = (((fourth - squared) / n).clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
+    return (1 - share) * covariance + (share * size).expand(k).diag(), float(share)
 
 
 def padded(matrix: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from anomalyvae.nets.described import Columns, cosines
-from anomalyvae.nets.ellipsoid import MOST_COLUMNS, PAD, ellipsoid, ellipsoid_parts, padded, shrunk_covariance
-from anomalyvae.nets.likelihoods import NOISE_FLOOR
+from anomalyvae.nets.described import Columns
+from anomalyvae.nets.ellipsoid import ellipsoid, ellipsoid_parts
 from anomalyvae.nets.memory import Marks, keys_of, most_copied, weighted_distances
+from anomalyvae.nets.spread import Spread, whitening_shapes
 from anomalyvae.nets.views import (
     BLOCK,
     LEAST,
@@ -24,10 +24,8 @@ from anomalyvae.nets.views import (
     usual_distance,
 )
 
-_RELATIONS = 0.2  # weight of covariances between signals: relations change from one drive to the next
 _WAVES = 1024  # windows whose samples are stored
 _RECUR = 0.75  # share of the variance that the nearest waveform explains, at least, if waveforms recur
-_FOLDS = 5
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
 
 
@@ -125,13 +123,15 @@ class WindowViews(Views):
         windows = _in_turn(origin[tested].unique(), marks.selected)
         samples, chosen = u[windows, columns.of_samples], marks.selected[windows]
         waves, wave = _recurring_waves(_waves(samples, columns), waveforms_recur if moving else False)
-        mean, whitening, short_mean, short_whitening = _whitenings(samples, chosen, columns)
+        whole, segments = _spreads(samples, chosen, columns)
+        mean, whitening = whole.whitening()
+        short_mean, short_whitening = segments.whitening()
         lines = _line(u.new_zeros(1)).repeat(len(cls.names), 1)
         views = cls(columns, rows, weight, crowd, mean, whitening, lines, waves, short_mean, short_whitening)
         if len(u) > 1:
             near = views._near_others(marks.start[origin], tested)
             crowded = [views.crowd_distance(u[part, : columns.crowd], others=True) for part in windows.split(BLOCK)]
-            linear, short = _from_others(samples, chosen, columns)
+            linear, short = whole.from_others(), segments.from_others()
             masks = (marks.selected[origin[tested]], chosen, chosen, chosen, chosen)
             for i, (distances, mask) in enumerate(
                 zip((near, torch.cat(crowded), linear, wave, short), masks, strict=True)
@@ -158,10 +158,10 @@ class WindowViews(Views):
         shapes = [tuple(part.shape) for part in parts]
         stored, crowd = len(parts[0]), len(parts[2])
         length, waves = max(1, columns.short), len(parts[_PARTS.index("waves")])
-        mean, whitening = _shapes(columns.signals, columns.samples)
+        mean, whitening = whitening_shapes(columns.signals, columns.samples)
         expected = [
             *((stored, columns.near), (stored,), (crowd, columns.crowd), mean, whitening, (len(cls.names), 2)),
-            *((waves, *mean), *_shapes(columns.signals, length)),
+            *((waves, *mean), *whitening_shapes(columns.signals, length)),
         ]
         if shapes != expected or not stored or not crowd:
             raise RuntimeError(
@@ -242,16 +242,13 @@ def _in_turn(windows: Tensor, selected: Tensor) -> Tensor:
     return windows[torch.where(chosen, chosen.cumsum(0), (~chosen).cumsum(0)).argsort(stable=True)]
 
 
-def _from_others(samples: Tensor, selected: Tensor, columns: Columns) -> Tensor:
-    """The distances linear and short of windows ``(n, signals * samples)`` from those in other folds, ``(2, n)``."""
-    linear, short = samples.new_zeros(2, len(samples))
-    fold = torch.arange(len(samples), device=samples.device) % min(_FOLDS, len(samples))
-    segments = _segments(columns).to(samples.device)
-    for own in (fold == i for i in fold.unique()):
-        mean, whitening, short_mean, short_whitening = _whitenings(samples[~own], selected[~own], columns)
-        linear[own] = ellipsoid(samples[own], mean, whitening)
-        short[own] = _largest(samples[own], segments, short_mean, short_whitening).values
-    return torch.stack([linear, short])
+def _spreads(samples: Tensor, selected: Tensor, columns: Columns) -> tuple[Spread, Spread]:
+    """The spread of windows ``(n, signals * samples)``, of which some are ``selected``, and that of their segments."""
+    weight = torch.where(selected, _times(selected), 1).to(samples)
+    short = samples[:, _segments(columns).to(samples.device)]
+    each = (samples[:, None], short)
+    whole, segments = (Spread(x.view(*x.shape[:2], columns.signals, -1), weight) for x in each)
+    return whole, segments
 
 
 def _largest(samples: Tensor, segments: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
@@ -281,7 +278,7 @@ def _recurring_waves(waves: Tensor, waveforms_recur: bool | None) -> tuple[Tenso
     """
     none = waves[:0], torch.zeros_like(waves[:, 0])
     stored, variance = waves[:_WAVES], waves.var(0, correction=0).sum()
-    if len(stored) < 2 or not variance:
+    if len(stored) < 2 or not variance or waveforms_recur is False:
         return none
     keys = keys_of(stored, torch.ones_like(stored[:, 0]))
     indices = torch.arange(len(waves), device=waves.device)
@@ -302,48 +299,13 @@ def _from_nearest(waves: Tensor, stored: Tensor, keys: Tensor, own: Tensor | Non
 
 
 def _balanced(x: Tensor, selected: Tensor) -> Tensor:
-    """Repeat the ``selected``, a mask of shape ``(n,)``, so that they weigh as much as the others."""
-    more = x[selected]
-    return torch.cat([x, more.repeat(max(0, len(x) // max(1, len(more)) - 2), *[1] * (x.dim() - 1))])
+    """Repeat those of the numbers ``(n,)`` that are ``selected``, a mask, so that they weigh as much as the others."""
+    return torch.cat([x, x[selected].repeat(_times(selected) - 1)])
 
 
-def _whitenings(samples: Tensor, selected: Tensor, columns: Columns) -> tuple[Tensor, ...]:
-    """`_whitening` of windows ``(n, signals * samples)``, and of their segments."""
-    some = _balanced(samples, selected)
-    short = some[:, _segments(columns).to(some.device)].flatten(0, 1)
-    whole = some.view(len(some), columns.signals, -1)
-    return *_whitening(whole), *_whitening(short.view(len(short), columns.signals, -1))
-
-
-def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of segments ``(n, signals, samples)``, and the matrix that whitens differences from it, for flat ones.
-
-    Of many signals, only their slower movements have a part, so that there are at most 1,024 numbers: the lowest
-    coefficients of the cosine transform.
-    """
-    _, signals, samples = x.shape
-    waves = cosines(samples)[:, : _kept(signals, samples)].to(x)
-    numbers = (x @ waves).flatten(1)
-    mean = x.mean(0).flatten()
-    if not numbers.shape[1]:
-        return mean, x.new_zeros(len(mean), 0)
-    covariance, _ = shrunk_covariance(numbers - numbers.mean(0))
-    signal = torch.arange(signals, device=x.device).repeat_interleave(waves.shape[1])
-    covariance = torch.where(signal[:, None] == signal, covariance, _RELATIONS * covariance)
-    lower = torch.linalg.cholesky(covariance + NOISE_FLOOR**2 * torch.eye(len(covariance)).to(x))
-    white = torch.linalg.solve_triangular(lower, torch.eye(len(covariance)).to(x), upper=False).T
-    return mean, padded((waves @ white.view(signals, waves.shape[1], -1)).flatten(0, 1))
-
-
-def _kept(signals: int, samples: int) -> int:
-    """How many coefficients of each signal have a part."""
-    return min(samples, MOST_COLUMNS // signals)
-
-
-def _shapes(signals: int, samples: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of what `_whitening` returns."""
-    numbers = signals * _kept(signals, samples)
-    return (signals * samples,), (signals * samples, numbers + -numbers % PAD)
+def _times(selected: Tensor) -> int:
+    """How often each of the ``selected``, a mask, counts to weigh as much as all others together."""
+    return max(1, len(selected) // max(1, int(selected.sum())) - 1)
 
 
 def _line(distances: Tensor) -> Tensor:
