@@ -22,6 +22,7 @@ from anomalyvae.untrusted import listed
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
+_LEARN = 5000  # rows; LUNAR takes a minute for so many, and the time of others grows with their square
 _TOP = 0.05  # share of the rows that are compared as most anomalous
 
 
@@ -34,6 +35,7 @@ def compare(
     detector: VAEOutlierDetector | None = None,
     seeds: int = 3,
     random_state: int = 0,
+    learn: int = _LEARN,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pd.DataFrame:
     """Compare our detector with PyOD's on the same rows.
@@ -46,7 +48,6 @@ def compare(
     Parameters
     ----------
     rows : DataFrame or array-like of shape (n, d)
-        For a large table, pass a sample.
     label : str or array-like of shape (n,), optional
         A column of ``rows``, which is then no feature, or one value per row: 1 or True for an outlier.
     against : sequence of str
@@ -59,8 +60,11 @@ def compare(
         Repetitions; figures are means.
     random_state : int
         The first seed; the others follow it.
+    learn : int
+        At most so many rows are learned, by all detectors the same: of more rows a sample, chosen anew for each seed.
     progress : callable, optional
-        Called as ``progress(number, steps, what)`` before each fit.
+        Called as ``progress(number, steps, what)`` before each fit; from the second seed on, ``what`` also says how
+        many seconds are left.
 
     Returns
     -------
@@ -93,6 +97,8 @@ def compare(
     """
     if seeds < 1:
         raise ValueError(f"seeds={seeds} is below 1. Pass the number of repetitions.")
+    if learn < 2:
+        raise ValueError(f"learn={learn} is below 2. Pass the number of rows that detectors may learn (--learn).")
     if not isinstance(detector, VAEOutlierDetector | None):
         raise ValueError(f"Got a {type(detector).__name__}, expected a VAEOutlierDetector. Pass one, or leave it out.")
     table = as_pandas(rows)
@@ -111,8 +117,9 @@ def compare(
         if name in failures:
             continue
         if progress is not None:
-            progress(number, len(steps), f"{name}, seed {seed}")
-        train, test = _train_test(len(table), outlier, seed)
+            left = [other for _, other in steps[number - 1 :] if other not in failures]
+            progress(number, len(steps), f"{name}, seed {seed}{_time_left(results, left)}")
+        train, test = _train_test(len(table), outlier, seed, learn)
         try:
             scores, seconds = _scored(name, detector, table, train, test, seed)
             ours = scores if name == OURS else ours
@@ -125,8 +132,14 @@ def compare(
             results.append({"detector": name} | figures | seconds)
 
     means = _means(results, names, failures)
-    means.attrs["protocol"] = _protocol(len(table), outlier, range(random_state, random_state + seeds))
+    means.attrs["protocol"] = _protocol(len(table), outlier, range(random_state, random_state + seeds), learn)
     return means
+
+
+def _time_left(results: list[dict[str, Any]], left: list[str]) -> str:
+    """How long the detectors that are ``left`` take, as text; empty if one of them has no result yet."""
+    seconds = {one["detector"]: one["fit_s"] + one["score_s"] for one in results}
+    return f", {sum(seconds[name] for name in left):,.0f} s left" if seconds.keys() >= {*left} else ""
 
 
 def _scored(
@@ -154,12 +167,14 @@ def _means(results: list[dict[str, Any]], names: list[str], failures: dict[str, 
     return means.sort_values(means.columns[0], ascending=False, kind="stable", na_position="last")
 
 
-def _train_test(n: int, outlier: Labels | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _train_test(n: int, outlier: Labels | None, seed: int, learn: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The indices of rows that are learned, at most so many, and of those that are scored."""
+    random = np.random.RandomState(seed)
     if outlier is None:
-        return np.arange(n), np.arange(n)
-    normal = np.random.RandomState(seed).permutation(np.flatnonzero(~outlier))  # as in pipelines/benchmarks/tabular.py
+        return np.sort(random.permutation(n)[:learn]), np.arange(n)
+    normal = random.permutation(np.flatnonzero(~outlier))  # as in pipelines/benchmarks/tabular.py
     half = len(normal) // 2
-    return normal[:half], np.concatenate([normal[half:], np.flatnonzero(outlier)])
+    return normal[: min(half, learn)], np.concatenate([normal[half:], np.flatnonzero(outlier)])
 
 
 def _standardised(table: pd.DataFrame, train: NDArray[Any], test: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -221,13 +236,19 @@ def _agreement(ours: Floats, theirs: Floats) -> dict[str, float]:
     }
 
 
-def _protocol(n: int, outlier: Labels | None, seeds: range) -> str:
+def _protocol(n: int, outlier: Labels | None, seeds: range, learn: int) -> str:
+    """What was learned and scored, as text."""
     times = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Mean of seeds {seeds[0]} to {seeds[-1]}"
-    if outlier is None:
-        return f"{times}: all {n} rows are learned and scored. Without a label, rankings are compared with {OURS}'s."
-    normal = int((~outlier).sum())
-    rest, learned = f"the other {normal - normal // 2} and {outlier.sum()} outliers", normal // 2
-    return f"{times}: {learned} of {normal} normal rows are learned; {rest} are scored."
+    normal = n if outlier is None else int((~outlier).sum())
+    half = n if outlier is None else normal // 2
+    learned, more = f"{half} of {normal} normal rows are learned", ""
+    if half > learn:
+        kind, more = "rows" if outlier is None else "normal rows", " To learn more rows, pass learn (--learn)."
+        learned = f"a sample of {learn} of {normal} {kind} is learned"
+    if outlier is not None:
+        return f"{times}: {learned}; {normal - half} others and {outlier.sum()} outliers are scored.{more}"
+    learned = f"{learned}, and all are" if more else f"all {n} rows are learned and"
+    return f"{times}: {learned} scored. Without a label, rankings are compared with {OURS}'s.{more}"
 
 
 def _split_off_label(table: pd.DataFrame, label: Any, positive: Any) -> tuple[pd.DataFrame, Labels | None]:

@@ -5,6 +5,7 @@ import importlib
 import pickle
 import pkgutil
 import random
+import re
 import subprocess
 import sys
 
@@ -375,7 +376,7 @@ def test_figures_with_a_label_are_those_of_the_benchmark(rows, tmp_path):
     assert table["auroc"].is_monotonic_decreasing
     assert (table["failure"] == "").all()
     assert table.attrs["protocol"] == (
-        "Mean of seeds 4 to 5: 40 of 80 normal rows are learned; the other 40 and 8 outliers are scored."
+        "Mean of seeds 4 to 5: 40 of 80 normal rows are learned; 40 others and 8 outliers are scored."
     )
 
 
@@ -566,9 +567,23 @@ def test_an_interrupt_of_our_training_stops_the_comparison_too(rows, monkeypatch
 def test_progress_counts_every_fit(rows):
     steps = []
     compare(rows, "fault", ["pca"], detector=quick(), seeds=2, progress=lambda *step: steps.append(step))
-    assert steps == [
-        (1, 4, "anomalyvae, seed 0"),
-        (2, 4, "pca, seed 0"),
-        (3, 4, "anomalyvae, seed 1"),
-        (4, 4, "pca, seed 1"),
-    ]
+    assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [step[2] for step in steps[:2]] == ["anomalyvae, seed 0", "pca, seed 0"]
+    assert re.fullmatch(r"anomalyvae, seed 1, \d+ s left", steps[2][2])  # as long as the first seed took
+    assert re.fullmatch(r"pca, seed 1, \d+ s left", steps[3][2])
+
+
+def test_of_many_rows_all_detectors_learn_a_sample(rows, monkeypatch):
+    learned, fit = [], KNN.fit
+    monkeypatch.setattr(KNN, "fit", lambda self, x, y=None: learned.append(len(x)) or fit(self, x))
+    ours = quick()
+    table = compare(rows, "fault", ["knn"], detector=ours, seeds=1, learn=30)
+    assert (
+        "a sample of 30 of 80 normal rows is learned; 40 others and 8 outliers are scored." in table.attrs["protocol"]
+    )
+    assert table.attrs["protocol"].endswith("pass learn (--learn).")
+    table = compare(rows[["a", "b", "c"]], against=["knn"], detector=ours, seeds=1, learn=30)
+    assert "a sample of 30 of 88 rows is learned, and all are scored." in table.attrs["protocol"]
+    assert learned == [30, 30]
+    with pytest.raises(ValueError, match=r"learn=1 is below 2\. .*--learn"):
+        compare(rows, "fault", ["knn"], learn=1)

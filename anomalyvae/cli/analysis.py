@@ -45,6 +45,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     option(parser, "--columns", help="columns to use (default: all but the label)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions to average over (default: 3)")
+    parser.add_argument(
+        "--learn", type=int, default=5000, metavar="N", help="rows that each detector learns at most (default: 5000)"
+    )
     option(parser, "--set")
     reading_arguments(parser, time=False, buses=False)
     parser.add_argument("--out", metavar="TABLE", help="also write the result to this .csv or .parquet file")
@@ -63,7 +66,7 @@ def compare(args: argparse.Namespace) -> int:
 
         found = compare(
             rows, args.label, args.against, positive=args.positive, detector=VAEOutlierDetector(**settings),
-            seeds=args.seeds, progress=progress,
+            seeds=args.seeds, learn=args.learn, progress=progress,
         )  # fmt: skip
     write(found.reset_index())
     if not args.quiet:

@@ -342,7 +342,7 @@ def test_a_comparison_is_a_table_with_the_best_first_and_says_what_was_done(labe
     assert head.split() == ["AUROC", "AP", "fit", "s", "score", "s"]
     assert [line.split()[:2] for line in lines] == [[name, f"{best:.3f}"] for name, best in figures["auroc"].items()]
     assert figures["auroc"].is_monotonic_decreasing
-    assert "\nMean of seeds 0 to 1: 25 of 50 normal rows are learned; the other 25 and 10 outliers are scored.\n" in out
+    assert "\nMean of seeds 0 to 1: 25 of 50 normal rows are learned; 25 others and 10 outliers are scored.\n" in out
     assert err.startswith("anomalyvae: 1/6 anomalyvae, seed 0\n")
     assert run(capsys, "compare", labelled, *options, *TINY, "--quiet") == (0, "", "")
 
