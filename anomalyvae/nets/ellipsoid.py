@@ -27,6 +27,11 @@ def ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     return (nearest_to_mean(u, mean, whitening) @ whitening).square().sum(1).sqrt() + _lacking(u)
 
 
+def complete_ellipsoid(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """`ellipsoid` of rows without missing cells: the same bits in a third of the passes over wide rows."""
+    return ((u - mean) @ whitening).square().sum(1).sqrt()
+
+
 def ellipsoid_parts(u: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """How much each cell accounts for the distance, at least 0, and 0 for a missing one, ``(n, k)``.
 
@@ -145,7 +150,9 @@ def shrunk(covariance: Tensor, fourth: Tensor, n: float) -> tuple[Tensor, float]
     size, squared = covariance.trace() / k, covariance.square().sum()
     distance = squared - k * size.square()
     share = (((fourth - squared) / n).clamp(min=0) / distance).clamp(max=1) if distance > 0 else torch.ones_like(size)
-    return (1 - share) * covariance + (share * size).expand(k).diag(), float(share)
+    covariance = (1 - share) * covariance
+    covariance.diagonal().add_(share * size)
+    return covariance, float(share)
 
 
 def padded(matrix: Tensor) -> Tensor:

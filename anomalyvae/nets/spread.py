@@ -70,9 +70,8 @@ class Spread:
         if fold is not None:
             away[self.fold == fold] = 0.0
         fourth = (self.weight * away.square()).sum() / count
-        covariance, _ = shrunk(product / count - mean.outer(mean), fourth, count)
-        covariance = self.relations * covariance
-        covariance.diagonal().add_(NOISE_FLOOR**2)
+        covariance, _ = shrunk((product / count).addr_(mean, mean, alpha=-1), fourth, count)
+        covariance.mul_(self.relations).diagonal().add_(NOISE_FLOOR**2)
         return mean, torch.linalg.cholesky(covariance)
 
 

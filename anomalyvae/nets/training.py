@@ -22,7 +22,8 @@ _GRADIENT_NORM = 5.0
 _MIN_IMPROVEMENT = 1e-4  # nats per feature; smaller ones are noise
 _HELD_OUT_BLOCK = 8192
 _ONE_THREAD_WORK = 2e8  # multiply-adds of a step; below, one thread is faster than two
-_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU they fit the cache
+_BLOCK = {"cpu": 1024, "cuda": 65536}  # rows at a time; on a CPU they fit the cache,
+_LEAST_BLOCK, _BLOCK_CELLS = 256, 1 << 18  # also wide ones, of which a block has fewer
 _PAD = 16  # matrix kernels take rows in groups; full groups give every row the same arithmetic, bit for bit
 
 
@@ -290,7 +291,10 @@ def in_blocks(network: Reconstruction, function: Callable[[Tensor], Tensor], x: 
         padded = torch.cat([block, block[:1].expand(missing, -1)]) if missing else block
         return function(padded.to(device))[: len(block)].cpu()
 
-    blocks = x.split(_BLOCK[device.type])
+    size = _BLOCK[device.type]
+    if device.type == "cpu":
+        size = min(size, max(_LEAST_BLOCK, _BLOCK_CELLS // x.shape[1] // _PAD * _PAD))
+    blocks = x.split(size)
     with threads(1) as workers:  # one thread per block scales; threads within these small products do not
         if device.type != "cpu" or min(workers, len(blocks) // 4) < 2:
             return torch.cat([apply(block) for block in blocks])

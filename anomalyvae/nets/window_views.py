@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anomalyvae.nets.described import Columns
-from anomalyvae.nets.ellipsoid import ellipsoid, ellipsoid_parts
+from anomalyvae.nets.ellipsoid import complete_ellipsoid, ellipsoid_parts
 from anomalyvae.nets.memory import Marks, keys_of, most_copied, weighted_distances
 from anomalyvae.nets.spread import Spread, whitening_shapes
 from anomalyvae.nets.views import (
@@ -188,7 +188,7 @@ class WindowViews(Views):
         each = (
             self.near_distance(u[:, : columns.near]),
             self.crowd_distance(u[:, : columns.crowd]),
-            ellipsoid(samples, self.mean, self.whitening),
+            complete_ellipsoid(samples, self.mean, self.whitening),
             self._from_nearest_wave(samples).square().sum(1).sqrt(),
             _largest(samples, self.segments, self.short_mean, self.short_whitening).values,
             (u[:, columns.of_states] > 0).any(1).to(u),
@@ -254,7 +254,7 @@ def _spreads(samples: Tensor, selected: Tensor, columns: Columns) -> tuple[Sprea
 def _largest(samples: Tensor, segments: Tensor, mean: Tensor, whitening: Tensor) -> "torch.return_types.max":
     """The largest distance of the segments of windows ``(n, signals * samples)``, and which segment it is."""
     some = samples[:, segments.flatten()].view(-1, segments.shape[1])
-    return ellipsoid(some, mean, whitening).view(-1, len(segments)).max(1)
+    return complete_ellipsoid(some, mean, whitening).view(-1, len(segments)).max(1)
 
 
 def _segments(columns: Columns) -> Tensor:
