@@ -197,8 +197,15 @@ def _of_windows(views: WindowViews, u: Value, name: str) -> Value:
     if name == "states":
         return working(new[0].op("ReduceMax", [1], keepdims=1).op("Greater", 0.0))
     if name == "short":
-        segments = samples.op("Gather", views.segments.flatten(), axis=1).op("Reshape", [-1, views.segments.shape[1]])
-        distance = _ellipsoid(segments, views.short_mean, views.short_whitening)
+        each, length = columns.signals, views.segments.shape[1] // columns.signals
+        # All signals of a time lie side by side, so that whole runs are copied, not single samples.
+        times = samples.op("Reshape", [-1, each, columns.samples]).op("Transpose", perm=[0, 2, 1])
+        segments = times.op("Gather", views.segments[:, :length], axis=1).op("Reshape", [-1, length * each])
+        mean, whitening = (
+            part.unflatten(0, (each, length)).transpose(0, 1).flatten(0, 1)
+            for part in (views.short_mean, views.short_whitening)
+        )
+        distance = _ellipsoid(segments, mean, whitening)
         return distance.op("Reshape", [-1, len(views.segments)]).op("ReduceMax", [1], keepdims=1)
     if name == "wave":
         return _wave(views, samples)
