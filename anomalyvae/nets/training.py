@@ -175,21 +175,23 @@ class _Optimiser:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], networks: int) -> None:
-        self.networks = networks
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         flat = [parameter.detach().reshape(networks, -1) for parameter in self.parameters]
         self.flat = nn.Parameter(torch.cat(flat, dim=1))
         parts = self.flat.detach().split([part.shape[1] for part in flat], dim=1)
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view_as(parameter)
+        self.gradient = self.flat.grad = torch.empty_like(self.flat)
+        parts = self.gradient.split([part.shape[1] for part in flat], dim=1)
+        self.gradients = [part.view_as(parameter) for parameter, part in zip(self.parameters, parts, strict=True)]
         self.adam = torch.optim.Adam([self.flat], fused=True)
 
     def step(self, loss: Tensor, rate: float) -> None:
         """Move the parameters along the gradient of a loss."""
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        gradient = torch.cat([part.reshape(self.networks, -1) for part in gradients], dim=1)
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-        self.flat.grad = gradient * (_GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_copy_(self.gradients, gradients)
+        norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
+        self.gradient.mul_((_GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0))
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
 
