@@ -23,6 +23,7 @@ _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap betw
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _WIDE = 128  # cells of a row, from which batches are half as large: a step then takes half the time
+_WINDOW_STEPS = 250  # of described windows four times as wide or more, whose views use no more than the codes
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _FEWEST_HALVED = 4  # stored rows: half of fewer is one row, which has no neighbour
@@ -204,7 +205,8 @@ class Trainer:
         """Train networks at once, where they can be stacked, or else in turn; returns what `_train_and_store` does."""
         kept, rows = networks[0], len(learned[0].rows)
         precise = not kept.compares or len(kept.players()) > 1  # a density, or a game of two players, needs more steps
-        schedule = schedule_for(rows, self.max_epochs, _STEPS if precise else _FEWEST_STEPS, kept.cells)
+        described = kept.has_views and len(kept.input_shape) == 2
+        schedule = schedule_for(rows, self.max_epochs, precise, kept.cells, described)
         callback, generator = epoch_callback.get(), torch.Generator(kept.device).manual_seed(self.seed)
         at_once = len(networks) if self.outliers is None and stackable(kept) else 1
         outcomes: list[tuple[History, str]] = []
@@ -258,14 +260,21 @@ def rounded_up(network: Reconstruction, scores: Floats) -> Floats:
     return scores + _TIE * size + network.rounding_error
 
 
-def schedule_for(n: int, max_epochs: int | str = "auto", fewest: int = _FEWEST_STEPS, cells: int = 1) -> Schedule:
+def schedule_for(
+    n: int, max_epochs: int | str = "auto", precise: bool = False, cells: int = 1, described: bool = False
+) -> Schedule:
     """The schedule for ``n`` training rows of so many ``cells``.
 
-    "auto" makes a step per two rows, from ``fewest`` to 1,000, and at least 20 epochs.
+    "auto" makes a step per two rows, from 100 (1,000 if it should be ``precise``) to 1,000, and at least 20 epochs.
+    Wide windows that are ``described`` get fewer steps, down to 250: only their codes count, and on new recordings,
+    more steps reconstruct wide windows no better.
     """
     batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH)) // (2 if cells >= _WIDE else 1)
-    steps = int(np.clip(n // 2, fewest, _STEPS))
-    epochs = max(_MIN_EPOCHS, -(-steps // steps_per_epoch(n, batch))) if max_epochs == "auto" else int(max_epochs)
+    most, min_epochs = _STEPS, _MIN_EPOCHS
+    if described and not precise and cells > _WIDE:
+        most, min_epochs = max(_WINDOW_STEPS, _STEPS * _WIDE // cells), 1
+    steps = int(np.clip(n // 2, _STEPS if precise else _FEWEST_STEPS, most))
+    epochs = max(min_epochs, -(-steps // steps_per_epoch(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
 
 
