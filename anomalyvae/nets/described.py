@@ -289,8 +289,9 @@ def _spans(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling) -> dict[in
 
 
 def _span(cells: Tensor) -> Tensor:
-    """The least and the largest of some cells, shape ``(2,)``."""
-    return torch.stack(_observed(cells).aminmax())
+    """The least and the largest of some cells, shape ``(2,)``; 0 where all are missing, as in a fold."""
+    observed = _observed(cells)
+    return torch.stack(observed.aminmax()) if len(observed) else cells.new_zeros(2)
 
 
 def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list[int]) -> dict[int, Tensor]:
@@ -308,7 +309,7 @@ def _levels(s: Tensor, input_shape: tuple[int, ...], scaling: Scaling, few: list
 
 def _is_constant(x: Tensor) -> bool:
     """Whether values in the user's units are equal, or vary by rounding alone."""
-    return len(_observed(x).unique()) == 1 or bool(jittering(x[:, None]))
+    return len(_observed(x).unique()) <= 1 or bool(jittering(x[:, None]))
 
 
 def _observed(x: Tensor) -> Tensor:

@@ -204,6 +204,14 @@ def test_terms_are_those_of_windows(detector):
     np.testing.assert_allclose(terms["novelty"], -detector.score_samples(flat(windows(50, seed=8))))
 
 
+def test_a_signal_that_a_fold_does_not_have_is_learned():
+    """One of twelve recordings has it: a network that learns the others knows no value of it."""
+    x = windows(240)
+    x[20:, 2] = np.nan
+    detector = VAEOutlierDetector(**FIT).fit(flat(x), groups=np.arange(240) // 20)
+    assert np.isfinite(detector.anomaly_score(flat(windows(50, 1)))).all()
+
+
 def test_windows_like_selected_ones_are_normal_and_others_stay_novel():
     """A few new normals weigh enough: samples, pieces and movements see them as usual, too."""
     rng = np.random.default_rng(9)
