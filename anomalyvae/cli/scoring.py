@@ -137,8 +137,8 @@ def _say_cautions(summary: dict[str, Any]) -> None:
         tell(f"warning: {sparse_in_words(sparse)}")
     if summary["new_gaps"]:
         tell(
-            f"{summary['new_gaps']:,} rows have missing cells in columns that had none in training: their p-values and "
-            "flags are not calibrated. The column new_gaps names what they lack."
+            f"{summary['new_gaps']:,} rows or windows have missing cells in columns that had none in training: their "
+            "p-values and flags are not calibrated. The column new_gaps names what they lack."
         )
 
 

@@ -7,6 +7,7 @@ earlier ones are written.
 import hashlib
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,7 @@ from anomalyvae.tables.packed import suffix_of
 NOTE = b"anomalyvae"  # key in the metadata of a file of scores: what it was made from
 UNKNOWN_SIGNAL = "unknown.identifiers"  # of a model that has learned a vehicle bus without a database
 TIME = "time"  # the moment at which a window of a recording begins, in UTC
-GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name
+GAPS = "new_gaps"  # a row's missing cells in columns that had none in training, by name; of a window its signals
 _MOMENT = pa.timestamp("us", tz="UTC")
 _SCORES = {"anomaly_score": pa.float64(), "p_value": pa.float64(), "is_outlier": pa.bool_()}
 SCORES = ("file", "row", *_SCORES, GAPS, "model_id")  # columns of scores of rows
@@ -276,7 +277,8 @@ class Session:
             self._outputs.append("feature_scores")
             self._features = list(self.metadata["features"] if windowing is None else windowing["signals"])
         self._written = self._features if work.feature_scores else []
-        self._names_gaps = windowing is None and bool(self.metadata.get("complete"))
+        holed = windowing is None or (windowing.get("missing", 0.0) > 0 and work.per_tick is None)
+        self._names_gaps = holed and bool(self.metadata.get("complete"))
         self._names_unknown = UNKNOWN_SIGNAL in (windowing or {}).get("signals", ()) and work.per_tick is None
         extrapolates = work.tail != "conformal"
         self._calibration = read_calibration(work.model, self.metadata["model_id"]) if extrapolates else None
@@ -348,9 +350,16 @@ class Session:
         for name, part in zip(self._written, features, strict=False):
             columns[f"feature_score.{name}"] = pa.array(part, mask=~flagged)
         if self._names_gaps:
+            gaps = gaps if self.metadata["windowing"] is None else list(map(_signals_in, gaps))
             columns[GAPS] = pa.array(gaps, pa.string()).dictionary_encode()
         columns["model_id"] = _repeated(self.metadata["model_id"], len(score))
         return pa.table(columns), int(flagged.sum())
+
+
+@lru_cache(maxsize=1024)
+def _signals_in(gaps: str | None) -> str | None:
+    """The signals among the columns of windows that a text names."""
+    return gaps and ", ".join(dict.fromkeys(re.sub(r"[@~]\d+$", "", name) for name in gaps.split(", ")))
 
 
 def moments(start: datetime | None, after_s: Any) -> pa.Array:

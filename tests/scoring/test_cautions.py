@@ -9,7 +9,9 @@ from anomalyvae import VAEOutlierDetector, save, score_folder
 from anomalyvae.bundle import read_card
 from anomalyvae.calibration import caution_of, few_calibrate
 from anomalyvae.cli import main
+from anomalyvae.recordings import WindowRecipe
 from anomalyvae.scoring import Scorer
+from anomalyvae.train import train
 
 THREE = "3 groups can show no p-value below 0.25, so 5% false alarms in new groups are not guaranteed"
 
@@ -85,7 +87,7 @@ def test_score_says_both(few, gaps, tmp_path, capsys):
     assert main(["score", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(few[0])]) == 0
     said = capsys.readouterr().err
     assert THREE in said
-    assert "2 rows have missing cells in columns that had none in training" in said
+    assert "2 rows or windows have missing cells in columns that had none in training" in said
     assert pq.read_table(tmp_path / "out/rows.parquet")["new_gaps"].to_pylist() == [None, "a", None, "a, kind"]
     again = score_folder(few[0], tmp_path / "in", tmp_path / "out")
     assert (again["kept"], again["new_gaps"], again["smallest_p_value"]) == (1, 2, pytest.approx(0.25))
@@ -93,3 +95,23 @@ def test_score_says_both(few, gaps, tmp_path, capsys):
     assert main(["score", str(tmp_path / "in"), str(tmp_path / "one.csv"), "--model", str(few[0])]) == 0
     assert THREE in capsys.readouterr().err
     assert pd.read_csv(tmp_path / "one.csv")["new_gaps"].fillna("").tolist() == ["", "a", "", "a, kind"]
+
+
+def test_signals_that_a_window_lacks_are_named(tmp_path):
+    """A sensor drops out for a whole recording; none did in training."""
+    recipe = WindowRecipe(("a", "b"), rate_hz=1, length_s=4, stride_s=4, max_gap_s=2, missing=0.5)
+
+    def write(name, lost=False):
+        table = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 2)), columns=["a", "b"])
+        (tmp_path / name).mkdir()
+        table.assign(time_s=np.arange(80.0), b=np.nan if lost else table["b"]).to_csv(tmp_path / name / "drive.csv")
+
+    write("drives")
+    write("lost", lost=True)
+    detector = VAEOutlierDetector(max_epochs=2, hidden=(8,), random_state=0)
+    with pytest.warns(UserWarning, match="can show no p-value"):
+        train([tmp_path / "drives" / "drive.csv"], recipe, detector, tmp_path / "model")
+    for folder, gaps in (("drives", {None}), ("lost", {"b"})):
+        summary = score_folder(tmp_path / "model", tmp_path / folder, tmp_path / "out" / folder)
+        found = pq.read_table(tmp_path / "out" / folder / "drive.csv.parquet")["new_gaps"].to_pylist()
+        assert (set(found), summary["new_gaps"]) == (gaps, 20 * (folder == "lost"))
