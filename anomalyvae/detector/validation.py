@@ -137,7 +137,8 @@ def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
         warnings.warn(
             f"Rows {places:,} places apart are alike, as copies by augmentation are, or rows of {places:,} machines in "
             "turn. So rows held out from training resemble learned ones, and more rows of new images or machines will "
-            f"be flagged than promised. Pass groups=np.arange(len(X)) % {places}, what each row comes from.",
+            f"be flagged than promised. Pass groups=np.arange(len(X)) % {places}, what each row comes from. It does "
+            "not matter if new rows come from the same ones, such as the hours of a day.",
             stacklevel=4,
         )
 
