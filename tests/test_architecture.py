@@ -12,6 +12,10 @@ import pytest
         ("import anomalyvae", {"torch", "sklearn", "pandas", "numpy"}),
         ("import anomalyvae.recordings", {"torch", "sklearn"}),
         ("import anomalyvae; anomalyvae.VAEOutlierDetector", {"mlflow", "onnx", "onnxruntime", "matplotlib", "rich"}),
+        (
+            "import anomalyvae; anomalyvae.VAEOutlierDetector(max_epochs=1).fit([[i, i * i % 7] for i in range(40)])",
+            {"torch._dynamo", "sympy"},  # torch's compiler, which takes longer than a small fit
+        ),
         ("import anomalyvae; anomalyvae.as_pyod", {"pyod"}),
         ("import anomalyvae; anomalyvae.tracked_run, anomalyvae.autolog", {"mlflow", "torch", "sklearn", "pandas"}),
         ("import anomalyvae; anomalyvae.Scorer", {"torch", "sklearn", "pandas", "pyarrow", "mlflow", "onnx"}),

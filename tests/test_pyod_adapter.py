@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from anomalyvae import VAEOutlierDetector, as_pyod, pyod_adapter
+from anomalyvae.nets.training import _Optimiser
 from anomalyvae.peers import compare
 from anomalyvae.pyod_adapter import OURS, PYOD_DETECTORS, pyod_detector
 
@@ -550,7 +551,7 @@ def test_an_interrupt_stops_the_comparison(rows, monkeypatch):
 
 @pytest.mark.parametrize("steps", [5, 45])
 def test_an_interrupt_of_our_training_stops_the_comparison_too(rows, monkeypatch, steps):
-    taken, step = [], torch.optim.Adam.step
+    taken, step = [], _Optimiser.step
 
     def interrupted(self, *args, **kwargs):
         taken.append(1)
@@ -558,7 +559,7 @@ def test_an_interrupt_of_our_training_stops_the_comparison_too(rows, monkeypatch
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    monkeypatch.setattr(_Optimiser, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare(rows, "fault", ["pca"], detector=quick(max_epochs=50, validation_fraction="auto"), seeds=1)
     assert len(taken) == steps

@@ -16,6 +16,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 from anomalyvae import VAEOutlierDetector, load, save
 from anomalyvae.detector.fitting import Trainer, epoch_callback, schedule_for
+from anomalyvae.nets.training import _Optimiser
 
 SCORES = ("near", "crowd", "linear", "novelty", "elbo", "reconstruction", "kl", "log_likelihood")
 
@@ -313,7 +314,7 @@ def test_an_interrupt_while_the_threshold_is_set_is_reported(normal, monkeypatch
 
 def test_an_interrupt_after_the_first_of_several_networks_keeps_its_epochs(normal, monkeypatch):
     """Networks with layers of one's own train one after another; the first is whole by then."""
-    taken, step = [], torch.optim.Adam.step
+    taken, step = [], _Optimiser.step
 
     def interrupted(self, *args, **kwargs):
         taken.append(1)
@@ -321,7 +322,7 @@ def test_an_interrupt_after_the_first_of_several_networks_keeps_its_epochs(norma
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    monkeypatch.setattr(_Optimiser, "step", interrupted)
     detector = VAEOutlierDetector(random_state=0, max_epochs=2, body=LinearBody)
     with pytest.warns(UserWarning, match="interrupted while it set the threshold") as given:
         detector.fit(normal)
