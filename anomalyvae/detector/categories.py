@@ -5,13 +5,14 @@ Numpy and pandas only.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomalyvae.detector.rows import counts_of
+from anomalyvae.detector.rows import Rows, counts_of
 from anomalyvae.tables.arrays import floats, is_records, refuse_cells, refuse_unread, unmasked, unreal
 from anomalyvae.tables.names import refuse_repeated
 
@@ -222,12 +223,7 @@ def common_levels(
         if levels != _BOOLEANS:
             given = ~np.isnan(x[:, i])
             code = x[given, i].astype(np.int64)
-            times = np.bincount(code, weights=counts[given], minlength=len(levels))
-            if group is not None:
-                pairs = np.unique(np.column_stack([code, group[given]])[counts[given] > 0], axis=0)
-                times = np.bincount(pairs[:, 0], minlength=len(levels))
-            kept = times >= _KNOWN_ROWS
-            kept &= np.bincount(code, weights=share[given], minlength=len(levels)) >= _KNOWN_SHARE
+            kept = _common(code, len(levels), counts[given], share[given], None if group is None else group[given])
             x[given, i] = np.where(kept, np.cumsum(kept) - 1, [_other_level(level) for level in levels])[code]
             levels = [level for level, keep in zip(levels, kept, strict=True) if keep]
             empty += [] if levels else [name]
@@ -239,6 +235,43 @@ def common_levels(
             stacklevel=4,
         )
     return x, known
+
+
+def pool_again(learned: Rows, held_out: NDArray[np.float64], cells: Sequence[int]) -> tuple[Rows, NDArray[np.float64]]:
+    """Pool the levels that are rare among the rows that a network learns, in these rows and in those held out from it.
+
+    So a level that it hardly learned is no more anomalous in a held-out row than a new level is for the network of all
+    rows. ``cells`` are the one-hot cells of each column, 0 for a number.
+    """
+    x, held_out = learned.x.copy(), held_out.copy()
+    counts = learned.weight if learned.copies is None else learned.copies
+    share = learned.weight / learned.weight.sum() * (1 + 1e-9)
+    for i, size in enumerate(cells):
+        known = x[:, i] >= 0
+        if size < 2:
+            continue
+        group = None if learned.group is None else learned.group[known]
+        kept = _common(x[known, i].astype(np.int64), size - 1, counts[known], share[known], group)
+        for rows in (x, held_out):
+            level = rows[:, i]
+            rows[level >= 0, i] = np.where(kept, np.arange(size - 1.0), -1.0)[level[level >= 0].astype(np.int64)]
+    return replace(learned, x=x).merged(), held_out
+
+
+def _common(
+    code: NDArray[np.int64],
+    size: int,
+    counts: NDArray[np.float64],
+    share: NDArray[np.float64],
+    group: NDArray[np.int64] | None,
+) -> NDArray[np.bool_]:
+    """Which of ``size`` levels are not rare, given those of rows, how many rows and which share each is, and groups."""
+    if group is None:
+        times = np.bincount(code, weights=counts, minlength=size)
+    else:
+        pairs = np.unique(np.column_stack([code, group])[counts > 0], axis=0)
+        times = np.bincount(pairs[:, 0], minlength=size)
+    return (times >= _KNOWN_ROWS) & (np.bincount(code, weights=share, minlength=size) >= _KNOWN_SHARE)
 
 
 def decode_categories(table: pd.DataFrame, categories: Categories, dtypes: Mapping[str, str]) -> pd.DataFrame:

@@ -265,7 +265,13 @@ class VAEOutlierDetector(OutlierMixin, Among, BaseEstimator):
                 return build(architecture, scaling, seed).to(_device(self.device))
 
             trainer = Trainer(
-                new_network, seed, self.max_epochs, self.validation_fraction, data.outliers, bool(self.verbose)
+                new_network,
+                seed,
+                self.max_epochs,
+                self.validation_fraction,
+                data.outliers,
+                bool(self.verbose),
+                data.cells,
             )
             result = trainer.fit(data.rows, rng)
 

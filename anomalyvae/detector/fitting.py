@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anomalyvae.detector.categories import pool_again
 from anomalyvae.detector.rows import Rows, cross_folds, hold_out
 from anomalyvae.nets.elbo import AggregatePosterior, Elbo
 from anomalyvae.nets.memory import Marks, worth_learning
@@ -58,6 +59,7 @@ class Trainer:
     validation_fraction: float | str = "auto"
     outliers: Floats | None = None  # known ones, shape (k, d)
     verbose: bool = False
+    cells: Sequence[int] = ()  # one-hot cells of each column, 0 for a number; empty without categories
 
     def fit(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
         """Train a network, and score rows that were held out.
@@ -65,18 +67,29 @@ class Trainer:
         Many rows are split. Few rows are all learned, and three more networks, each trained without a third of them,
         score the third that they did not see (cross-fitting). An interrupt in the first epoch is raised; later, the
         best weights so far are kept.
+
+        Rows of categories alone equal each other by chance, as new rows will. So their copies are held out one by one.
+        Eight networks then score an eighth each, as they know fewer levels if they lack more rows.
         """
-        fold = cross_folds(rows, rng) if self.validation_fraction == "auto" else None
+        in_copies = self._repeats and rows.group is None
+        rows = rows.in_copies() if in_copies else rows
+        fold = cross_folds(rows, rng, more=in_copies) if self.validation_fraction == "auto" else None
         result = self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
         return replace(result, scores=_tied(result.scores, result.calibration.is_recurring))
 
+    @property
+    def _repeats(self) -> bool:
+        """Whether normal rows are equal by chance, as all columns are categories."""
+        return len(self.cells) > 0 and all(self.cells)
+
     def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
         learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
+        learned = learned.merged() if self._repeats else learned
         network = self.new_network(learned.balanced())
         history, reason, _ = self._train_and_store([network], [learned], stopping)
         _warn_of_interrupt(history, reason)
         if calibration is None:
-            calibration = rows.take(rows.is_reference)
+            calibration = learned.take(learned.is_reference)
             if self.validation_fraction != 0 and not calibration.is_recurring.all():
                 groups = calibration.group
                 few = f"{len(calibration)} distinct rows" if groups is None else f"{len(np.unique(groups))} groups"
@@ -86,6 +99,8 @@ class Trainer:
                     "new ones. Leave validation_fraction at 'auto', with at least three distinct rows, or two groups.",
                     stacklevel=4,
                 )
+        elif self.cells:
+            calibration = replace(calibration, x=pool_again(learned, calibration.x, self.cells)[1])
         scores = _scores(network, calibration.x)
         if rows.group is not None and len(learned) < len(rows) and network.has_views:
             # What it did not learn is known, too.
@@ -94,11 +109,20 @@ class Trainer:
 
     def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
         parts = [rows, *(rows.without(fold == held_out) for held_out in range(int(fold.max()) + 1))]
+        seen = rows.x.copy()  # each row as the network sees it that scores it
+        if self._repeats:
+            parts[0] = rows.merged()
+        for held_out in range(len(parts) - 1 if self.cells else 0):
+            own = fold == held_out
+            parts[1 + held_out], seen[own] = pool_again(parts[1 + held_out], seen[own], self.cells)
         networks = [self.new_network(part.balanced()) for part in parts]
         history, reason, complete = self._train_and_store(networks, parts)
         _warn_of_interrupt(history, reason)
         if complete:
-            scores = self._cross_scores(networks, rows, fold)
+            scores = self._cross_scores(networks, parts, replace(rows, x=seen), fold)
+            if self._repeats:  # such rows nearly tie, and new ones equal to them get the score of the first network
+                again = rows.has_copies
+                scores[again] = np.maximum(scores[again], _scores(networks[0], rows.x[again]))
         else:
             scores = _scores(networks[0], rows.x)
             if reason != "interrupted":
@@ -109,7 +133,9 @@ class Trainer:
                 )
         return FitResult(networks[0], history, reason, rows.take(rows.is_reference), scores[rows.is_reference])
 
-    def _cross_scores(self, networks: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+    def _cross_scores(
+        self, networks: Sequence[Reconstruction], parts: Sequence[Rows], rows: Rows, fold: NDArray[np.int64]
+    ) -> Floats:
         """The anomaly score of each row in a fold by the network trained without that fold.
 
         Rows in no fold keep their scores by the first network, which learned them.
@@ -124,19 +150,22 @@ class Trainer:
         elif first.has_views:
             scores = self._view_scores_of_folds(networks, rows, fold)
         else:
-            scores = self._memory_scores_of_folds(networks[1:], rows, fold)
+            scores = self._memory_scores_of_folds(networks[1:], parts, rows, fold)
         if not inside.all():
             scores[~inside] = _scores(first, rows.x[~inside])
         return scores
 
-    def _memory_scores_of_folds(self, folds: Sequence[Reconstruction], rows: Rows, fold: NDArray[np.int64]) -> Floats:
+    def _memory_scores_of_folds(
+        self, folds: Sequence[Reconstruction], parts: Sequence[Rows], rows: Rows, fold: NDArray[np.int64]
+    ) -> Floats:
         """The scores of rows in a fold, from their distances in the memory of the network trained without that fold.
 
         They are multiplied by ``(d / h) ** e``: d / h is the median ratio of the distances from this memory and from
         half of it, and e is the number of halvings between the memory of all rows and this one. (Distances between
         neighbours are a power of the number of rows: Levina & Bickel 2004.)
         """
-        scores, learned = _scores_of_folds(folds, rows, fold), [rows.without(fold == i) for i in range(len(folds))]
+        everything, *learned = parts
+        scores = _scores_of_folds(folds, rows, fold)
         stored = min(len(learned[-1]), MEMORY_SIZE)
         if stored < _FEWEST_HALVED:
             return scores
@@ -145,7 +174,7 @@ class Trainer:
         halved = _scores_of_folds(folds, rows, fold)
         usable = (halved > 0) & (scores > 0)
         if usable.any():
-            halvings = math.log2(min(len(rows), MEMORY_SIZE) / stored)
+            halvings = math.log2(min(len(everything), MEMORY_SIZE) / stored)
             scores *= min(1.0, float(np.median(scores[usable] / halved[usable]))) ** halvings
         return scores
 

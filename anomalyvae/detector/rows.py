@@ -57,6 +57,12 @@ class Rows:
         return np.zeros(len(self), dtype=bool) if self.recurring is None else self.recurring
 
     @property
+    def has_copies(self) -> NDArray[np.bool_]:
+        """Rows that equal another one, shape ``(n,)``."""
+        inverse = equal_rows(np.ascontiguousarray(self.x).view(np.uint64))[1]
+        return np.asarray(np.bincount(inverse)[inverse] > 1)
+
+    @property
     def may_be_held_out(self) -> NDArray[np.bool_]:
         """Rows that a network can do without, shape ``(n,)``: neither selected nor recurring."""
         return self.is_reference & ~self.is_recurring
@@ -78,13 +84,29 @@ class Rows:
         share = kept.weight[~kept.is_recurring].sum() / self.weight[others].sum() if others.any() else 1.0
         return replace(kept, weight=np.where(kept.is_recurring, kept.weight * share, kept.weight))
 
+    def in_copies(self) -> Self:
+        """Rows that may be held out, once for each time that they were given, up to eight times."""
+        given = np.round(self.weight if self.copies is None else self.copies)
+        times = np.where(self.may_be_held_out, given.clip(1, _MORE_FOLDS), 1)
+        each = replace(self, weight=self.weight / times, copies=None if self.copies is None else self.copies / times)
+        return each.take(np.repeat(np.arange(len(self)), times.astype(np.int64)))
+
+    def merged(self) -> Self:
+        """The same rows, with equal ones of one group as one."""
+        return self._merged([self.x, *(part for part in (self.group, self.selected) if part is not None)])
+
     def by_content(self) -> Self:
         """Distinct rows whatever their group; one is selected if any of those equal to it is."""
-        first, inverse = equal_rows(np.ascontiguousarray(self.x).view(np.uint64))
+        return self._merged([self.x])
+
+    def _merged(self, key: list[NDArray[Any]]) -> Self:
+        first, inverse = equal_rows(np.ascontiguousarray(np.column_stack(key)).view(np.uint64))
         weight = np.bincount(inverse, self.weight).astype(np.float64)
-        selected = np.bincount(inverse, ~self.is_reference) > 0
         copies = None if self.copies is None else np.bincount(inverse, self.copies).astype(np.float64)
-        return replace(self.take(first), weight=weight, group=None, selected=selected, copies=copies)
+        group = None if len(key) == 1 or self.group is None else self.group[first]
+        selected, recurring = (np.bincount(inverse, marks) > 0 for marks in (~self.is_reference, self.is_recurring))
+        rows = replace(self.take(first), weight=weight, group=group, copies=copies)
+        return replace(rows, selected=selected, recurring=recurring)
 
     def sha256(self) -> str:
         """A checksum of rows, weights, groups and selection."""
@@ -218,8 +240,8 @@ def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> t
     )
 
 
-def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | None:
-    """Fold of each row, one of 3, for fewer than 5,000 rows or 10 groups; one of 8 for fewer than 150 rows.
+def cross_folds(rows: Rows, rng: np.random.RandomState, more: bool = False) -> NDArray[np.int64] | None:
+    """Fold of each row, one of 3, for fewer than 5,000 rows or 10 groups; one of 8 for fewer than 150, or for ``more``.
 
     Selected and recurring rows are in no fold, -1: all networks learn them. The folds have similar numbers of rows.
     Returns None where one split is enough, or where there are too few rows for folds.
@@ -230,7 +252,7 @@ def cross_folds(rows: Rows, rng: np.random.RandomState) -> NDArray[np.int64] | N
     enough = len(inverse) >= _FEWEST or rows.is_recurring.any()
     if not few or len(names) < 2 or not enough:
         return None
-    folds = min(_FOLDS if len(inverse) >= _VERY_FEW_ROWS else _MORE_FOLDS, len(names))
+    folds = min(_MORE_FOLDS if more or len(inverse) < _VERY_FEW_ROWS else _FOLDS, len(names))
     dealt = rng.permutation(np.arange(len(names)) % folds)
     size = np.bincount(inverse)
     if (size != size[0]).any():  # the largest first, each to the smallest fold

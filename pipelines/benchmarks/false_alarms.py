@@ -5,7 +5,8 @@ Run::
     python pipelines/benchmarks/false_alarms.py            # or: make bench-false-alarms
 
 Rows come from four distributions in turn, and are repeated, weighted or grouped in the ways that users' rows are. New
-rows come from the same distribution: with the same share of repeats, by the same weights, from new groups. Windows of
+rows come from the same distribution: with the same share of repeats, by the same weights, from new groups. Most levels
+of a category are rare, as most words of a text are: new rows have levels that no row before had. Windows of
 20 samples overlap, of signals whose samples are correlated, without groups. Each line shows the rate over all fits,
 what exact calibration would give, and the interval that 95 % of rates keep. Exact calibration sets the threshold by as
 many scores of new rows, from the fitted model itself. It gives 5 %, or less: of 50 rows it can flag no more than 2 in
@@ -26,6 +27,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
@@ -39,9 +41,9 @@ NEW, DRAWS = 4000, 200
 class Case(NamedTuple):
     """Rows to learn, the arguments of ``fit`` beside them, and new rows."""
 
-    rows: Floats
+    rows: Floats | pd.DataFrame
     more: dict[str, Any]
-    new: Floats
+    new: Floats | pd.DataFrame
     input_shape: tuple[int, int] | None = None
     weight: Floats | None = None  # that exact calibration gives each row; None: its groups give an upper bound only
 
@@ -68,6 +70,25 @@ def repeated(n: int, share: float) -> Callable[[int], Case]:
 
         def draw(count: int) -> Floats:
             return np.where(rng.random((count, 1)) < share, idle, normal_rows(seed, count, rng))
+
+        return Case(draw(n), {}, draw(NEW), weight=np.ones(n))
+
+    return case
+
+
+def with_categories(n: int, levels: int, columns: int = 1, numbers: bool = True) -> Callable[[int], Case]:
+    """Rows with categories of so many levels, whose frequencies fall as one over their rank (Zipf 1949)."""
+
+    def case(seed: int) -> Case:
+        rng = np.random.default_rng(seed)
+
+        def draw(count: int) -> pd.DataFrame:
+            table = pd.DataFrame(normal_rows(seed, count, rng) if numbers else np.empty((count, 0))).add_prefix("x")
+            kind = rng.integers(0, 3, count)  # of which the levels say something
+            for column in range(columns):
+                rank = (float(levels // 3) ** rng.random(count)).astype(int)
+                table[f"category{column}"] = [f"{a}-{b}" for a, b in zip(kind, rank, strict=True)]
+            return table
 
         return Case(draw(n), {}, draw(NEW), weight=np.ones(n))
 
@@ -131,6 +152,12 @@ def cases() -> Iterator[tuple[str, int, Callable[[int], Case]]]:
     for n in (50, 300, 1000, 6000):
         for share in (0.3, 0.5, 0.8, 0.95):
             yield f"{n} rows, {share:.0%} repeats", 24 if n < 1000 else 12 if n < 6000 else 8, repeated(n, share)
+    for n in (200, 1000, 5000):
+        for levels in (50, 500):
+            yield f"{n} rows, a category of {levels}", 16 if n < 1000 else 8, with_categories(n, levels)
+            for columns in (1, 3):
+                categories = with_categories(n, levels, columns, numbers=False)
+                yield f"{n} rows, {columns} of {levels} levels alone", 16 if n < 1000 else 8, categories
     ways: dict[str, Callable[[int, np.random.Generator], Floats]] = {
         "constant 1000": lambda n, rng: np.full(n, 1000.0),
         "constant 0.001": lambda n, rng: np.full(n, 0.001),
