@@ -68,23 +68,19 @@ class Trainer:
         score the third that they did not see (cross-fitting). An interrupt in the first epoch is raised; later, the
         best weights so far are kept.
 
-        Rows of categories alone equal each other by chance, as new rows will. So their copies are held out one by one.
-        Eight networks then score an eighth each, as they know fewer levels if they lack more rows.
+        Rows of categories and small counts equal each other by chance, as new rows will. So they are held out one by
+        one. Eight networks then score an eighth each, as they know fewer levels if they lack more rows.
         """
-        in_copies = self._repeats and rows.group is None
+        by_chance = rows.equal_by_chance(np.array(self.cells or [0] * rows.x.shape[1]) > 0)
+        in_copies = by_chance and rows.group is None
         rows = rows.in_copies() if in_copies else rows
         fold = cross_folds(rows, rng, more=in_copies) if self.validation_fraction == "auto" else None
-        result = self._fit_split(rows, rng) if fold is None else self._fit_crossed(rows, fold)
+        result = self._fit_split(rows, rng, by_chance) if fold is None else self._fit_crossed(rows, fold, by_chance)
         return replace(result, scores=_tied(result.scores, result.calibration.is_recurring))
 
-    @property
-    def _repeats(self) -> bool:
-        """Whether normal rows are equal by chance, as all columns are categories."""
-        return len(self.cells) > 0 and all(self.cells)
-
-    def _fit_split(self, rows: Rows, rng: np.random.RandomState) -> FitResult:
+    def _fit_split(self, rows: Rows, rng: np.random.RandomState, by_chance: bool) -> FitResult:
         learned, stopping, calibration = hold_out(rows, self.validation_fraction, rng)
-        learned = learned.merged() if self._repeats else learned
+        learned = learned.merged() if by_chance else learned
         network = self.new_network(learned.balanced())
         history, reason, _ = self._train_and_store([network], [learned], stopping)
         _warn_of_interrupt(history, reason)
@@ -107,10 +103,10 @@ class Trainer:
             self._remember(network, rows, like=network)
         return FitResult(network, history, reason, calibration, scores)
 
-    def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64]) -> FitResult:
+    def _fit_crossed(self, rows: Rows, fold: NDArray[np.int64], by_chance: bool) -> FitResult:
         parts = [rows, *(rows.without(fold == held_out) for held_out in range(int(fold.max()) + 1))]
         seen = rows.x.copy()  # each row as the network sees it that scores it
-        if self._repeats:
+        if by_chance:
             parts[0] = rows.merged()
         for held_out in range(len(parts) - 1 if self.cells else 0):
             own = fold == held_out
@@ -120,9 +116,10 @@ class Trainer:
         _warn_of_interrupt(history, reason)
         if complete:
             scores = self._cross_scores(networks, parts, replace(rows, x=seen), fold)
-            if self._repeats:  # such rows nearly tie, and new ones equal to them get the score of the first network
+            if by_chance:  # such rows nearly tie, and new ones equal to them get the score of the first network
                 again = rows.has_copies
-                scores[again] = np.maximum(scores[again], _scores(networks[0], rows.x[again]))
+                if again.any():
+                    scores[again] = np.maximum(scores[again], _scores(networks[0], rows.x[again]))
         else:
             scores = _scores(networks[0], rows.x)
             if reason != "interrupted":

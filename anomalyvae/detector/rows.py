@@ -22,6 +22,10 @@ _MIN_HELD_OUT = 5  # fewer rows are not enough to stop training or to set a thre
 _FEWEST = 3  # distinct rows for folds: of two, a network without one would learn a single row
 _IN_COMMON = 15  # distinct rows; fewer have a common factor by chance
 _RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups) is expected in new rows
+_REPEATS = 0.05  # of the rows; where fewer repeat others, it makes no difference how they are held out
+_PER_VALUE = 4  # distinct rows, at least, of a column with few values
+_COMPARED = 1000  # rows
+_MOST_EQUAL = 2.0  # times as many equal pairs as expected; cells that depend on each other give up to 2, copies more
 _DOMINATING = 0.6  # a group with a larger share of the rows is divided: the others are too few to learn from
 
 
@@ -66,6 +70,28 @@ class Rows:
     def may_be_held_out(self) -> NDArray[np.bool_]:
         """Rows that a network can do without, shape ``(n,)``: neither selected nor recurring."""
         return self.is_reference & ~self.is_recurring
+
+    def equal_by_chance(self, category: NDArray[np.bool_]) -> bool:
+        """Whether normal rows equal each other by chance, as rows of categories or small counts do, not as copies.
+
+        Every column is a ``category``, a mask of shape ``(d,)``, or, without groups, has far fewer values than there
+        are distinct rows. And not many more pairs of rows are equal than those that differ in one cell and in two let
+        expect, if each cell were equal as often as the others and independently of them (a binomial distribution).
+        """
+        d = len(category)
+        if category.all() and d < 3:  # two often depend on each other
+            return True
+        given = np.round(self.weight if self.copies is None else self.copies).clip(1, _RECURRING_ROWS)
+        if not category.all() and (self.group is not None or given.sum() < (1 + _REPEATS) * len(self)):
+            return False
+        if any(len(np.unique(column)) * _PER_VALUE > len(self) for column in self.x[:, ~category].T):
+            return False
+        some = np.random.default_rng(0).permutation(len(self))[:_COMPARED]
+        cells = np.nan_to_num(self.x[some], nan=np.inf)
+        differ = np.sum([column[:, None] != column for column in cells.T], axis=0)
+        one, two = (given[some] @ (differ == number) @ given[some] / 2 for number in (1, 2))
+        equal = (given * (given - 1)).sum() / 2 * (len(some) / len(self)) ** 2
+        return bool(2 * d * equal * two <= _MOST_EQUAL * (d - 1) * one**2)
 
     def balanced(self) -> Self:
         """The rows, with recurring ones weighing no more than all others together, which they would drown out."""

@@ -95,6 +95,17 @@ def with_categories(n: int, levels: int, columns: int = 1, numbers: bool = True)
     return case
 
 
+def counts(n: int) -> Callable[[int], Case]:
+    """Rows of small counts, many of which are equal."""
+
+    def case(seed: int) -> Case:
+        rng = np.random.default_rng(seed)
+        rows, new = (rng.poisson([1.0, 2.0, 3.0, 0.5], size=(count, 4)).astype(float) for count in (n, NEW))
+        return Case(rows, {}, new, weight=np.ones(n))
+
+    return case
+
+
 def weighted(n: int, weights: Callable[[int, np.random.Generator], Floats]) -> Callable[[int], Case]:
     """Rows with weights; new rows are as likely as their weights say, which here do not depend on the row."""
 
@@ -158,6 +169,8 @@ def cases() -> Iterator[tuple[str, int, Callable[[int], Case]]]:
             for columns in (1, 3):
                 categories = with_categories(n, levels, columns, numbers=False)
                 yield f"{n} rows, {columns} of {levels} levels alone", 16 if n < 1000 else 8, categories
+    for n in (200, 1000, 5000):
+        yield f"{n} rows of small counts", 16 if n < 1000 else 8, counts(n)
     ways: dict[str, Callable[[int, np.random.Generator], Floats]] = {
         "constant 1000": lambda n, rng: np.full(n, 1000.0),
         "constant 0.001": lambda n, rng: np.full(n, 0.001),

@@ -5,13 +5,13 @@ bench-false-alarms`` measures more cases, with networks trained to the end.
 import numpy as np
 import pandas as pd
 import pytest
-from false_alarms import exact, grouped, repeated, weighted, with_categories
+from false_alarms import counts, exact, grouped, repeated, weighted, with_categories
 
 from anomalyvae import VAEOutlierDetector
 
 
-def quick(criterion="novelty", seed=0):
-    return VAEOutlierDetector(random_state=seed, max_epochs=15, criterion=criterion)
+def quick(criterion="novelty", seed=0, max_epochs=15):
+    return VAEOutlierDetector(random_state=seed, max_epochs=max_epochs, criterion=criterion)
 
 
 CASES = [
@@ -20,11 +20,11 @@ CASES = [
 ]
 
 
-def keeps_the_promise(make, criterion, fits=4, gives_recall_away=False):
+def keeps_the_promise(make, criterion, fits=4, gives_recall_away=False, max_epochs=15):
     rates, least, variance = [], [], 0.0
     for seed in range(fits):
         case = make(seed)
-        detector = quick(criterion, seed).fit(case.rows)
+        detector = quick(criterion, seed, max_epochs).fit(case.rows)
         scores = detector.anomaly_score(case.new)
         rates.append((scores > -detector.offset_).mean())
         expected = exact(case, detector, scores, seed)
@@ -48,6 +48,24 @@ def test_repeats_keep_the_promise(n, share, criterion):
 def test_rare_levels_keep_the_promise(levels, columns, numbers, criterion):
     """A level of few rows is new to the network that learned none of them, and hardly ever to that of all rows."""
     keeps_the_promise(with_categories(300, levels, columns, numbers), criterion)
+
+
+def test_counts_that_are_equal_by_chance_keep_the_promise():
+    """New rows are equal to learned ones, too."""
+    keeps_the_promise(counts(1000), "novelty", max_epochs="auto")
+
+
+@pytest.mark.parametrize("as_categories", [False, True])
+def test_copies_of_answers_keep_the_promise(as_categories):
+    """Rows drawn with replacement are copies: new rows equal learned ones by chance alone, which is less often."""
+    rng, rates = np.random.default_rng(0), []
+    for seed in range(4):
+        opinion = 0.7 * rng.normal(size=(4500, 1))
+        answers = pd.DataFrame(np.clip(np.round(3 + opinion + rng.normal(size=(4500, 5))), 1, 5)).add_prefix("answer ")
+        answers = answers.astype("category") if as_categories else answers
+        rows = answers.iloc[np.concatenate([np.arange(500), rng.integers(0, 500, 500)])]
+        rates.append((quick("novelty", seed).fit(rows).predict(answers[500:]) == -1).mean())
+    assert np.mean(rates) < 0.06
 
 
 @pytest.mark.parametrize(
