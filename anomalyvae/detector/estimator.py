@@ -94,7 +94,7 @@ class VAEOutlierDetector(OutlierMixin, Among, BaseEstimator):
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. ``"auto"`` makes 1,000 steps, and at least 20 epochs; with a criterion that
         compares with training rows, a step per two rows is enough, from 100 to 1,000; of windows with more than 128
-        cells at most ``128000 / cells``, or 250. Densities, samples and imputed cells gain from more.
+        cells at most ``128000 / cells``, or 500. Densities, samples and imputed cells gain from more.
     validation_fraction : "auto" or float in [0, 1), default="auto"
         Which rows set the threshold. A number is the share of rows (or groups) held out from training: half of them
         stop training early, half set ``offset_``; none are held out where either half has fewer than five rows.

@@ -341,7 +341,7 @@ def test_the_default_schedule_makes_a_step_per_two_rows_in_batches_of_a_32nd():
     assert schedule_for(6400).max_epochs == 32  # of 32 batches: 1,000 steps
     assert schedule_for(100_000).max_epochs == 20
     assert schedule_for(2000, cells=1000).max_epochs == 33  # of 31 batches: 1,000 steps
-    assert schedule_for(2000, cells=1000, described=True).max_epochs == 9  # a quarter
+    assert schedule_for(2000, cells=1000, described=True).max_epochs == 17  # half as many
     assert schedule_for(2000, cells=1000, precise=True, described=True).max_epochs == 33
     assert schedule_for(6400, cells=100, described=True).max_epochs == 32  # narrow windows are as rows
     assert schedule_for(6400, 200).patience == 40
