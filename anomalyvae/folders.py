@@ -229,7 +229,9 @@ def _exchange(a: Path, b: Path) -> bool:
 
 def _set_aside(folder: Path) -> list[Path]:
     """A folder that is between the two renames of `_put`."""
-    return [old for left in _left(Path(os.path.realpath(folder))) for old in left.glob("old*")]
+    lefts = _left(Path(os.path.realpath(folder)))
+    # Unlike Path.glob, glob.glob passes over a scratch folder that its writer removes at this moment.
+    return [left / old for left in lefts for old in glob.glob("old*", root_dir=left)]
 
 
 def _restore(folder: Path) -> None:

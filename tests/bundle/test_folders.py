@@ -92,6 +92,13 @@ def test_a_reader_always_meets_one_version(folder):
     assert len(seen) > 1
 
 
+def test_a_writer_may_remove_its_scratch_folder_while_a_reader_looks_into_it(folder, monkeypatch):
+    gone = folder.with_name(".result-x.scratch")
+    monkeypatch.setattr(folders, "_left", lambda target: [gone])
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)  # it was still there
+    assert folders._set_aside(folder) == []
+
+
 def test_a_writer_may_complete_while_a_reader_looks_for_what_is_set_aside(folder, monkeypatch):
     moved = folder.rename(folder.with_name("moved"))
 
