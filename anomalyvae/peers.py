@@ -237,7 +237,7 @@ def _agreement(ours: Floats, theirs: Floats) -> dict[str, float]:
 
 
 def _protocol(n: int, outlier: Labels | None, seeds: range, learn: int) -> str:
-    """What was learned and scored, as text."""
+    """A sentence that says which rows were learned and scored."""
     times = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Mean of seeds {seeds[0]} to {seeds[-1]}"
     normal = n if outlier is None else int((~outlier).sum())
     half = n if outlier is None else normal // 2

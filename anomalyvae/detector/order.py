@@ -65,7 +65,7 @@ def _proportional(a: Floats, b: Floats) -> NDArray[np.bool_]:
 
 @np.errstate(all="ignore")
 def alike_apart(x: Floats) -> int:
-    """How many places apart rows ``(n, d)`` are alike: 1 for rows beside each other, 0 if there is no such number.
+    """The lag at which rows ``(n, d)`` are alike, in places: 1 for rows beside each other, 0 for none.
 
     Rows of one recording, person or day are beside each other. Augmented images follow all others, in the same order,
     and rows of a day may have one of each machine. Alike are rows of which the nearest of all, by the ranks of cells,
@@ -88,12 +88,12 @@ def alike_apart(x: Floats) -> int:
     if beside.sum() > _ALIKE * max(1, distinct.sum()):
         return 1
     apart = np.abs(place[nearest] - place[tried[distinct]])
-    places = np.unique(apart)
-    places = places[(places >= _LEAST_APART) & (places * _MOST_TURNS >= len(x)) & (places * 2 <= len(x))]
-    more = np.array([(apart % each == 0).mean() - 1 / each for each in places])  # than in random order
-    if not len(more) or more.max() <= max(_ALIKE, _BY_CHANCE / np.sqrt(len(apart))):
+    lags = np.unique(apart)
+    lags = lags[(lags >= _LEAST_APART) & (lags * _MOST_TURNS >= len(x)) & (lags * 2 <= len(x))]
+    excess = np.array([(apart % lag == 0).mean() - 1 / lag for lag in lags])  # of the share in random order
+    if not len(excess) or excess.max() <= max(_ALIKE, _BY_CHANCE / np.sqrt(len(apart))):
         return 0
-    return int(places[more > _ABOUT * more.max()][-1])  # its divisors have as many
+    return int(lags[excess > _ABOUT * excess.max()][-1])  # its divisors have as many
 
 
 def counting(x: Floats) -> NDArray[np.int64]:

@@ -125,7 +125,7 @@ def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
             "with input_shape=(signals, samples).",
             stacklevel=4,
         )
-    elif (places := alike_apart(x)) == 1:
+    elif (lag := alike_apart(x)) == 1:
         warnings.warn(
             "Rows beside each other are alike, so rows held out from training resemble learned ones, and more new "
             "normal rows will be flagged than promised. Pass groups= (--groups on the command line), the recording, "
@@ -133,12 +133,12 @@ def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
             "the rows if their order means nothing.",
             stacklevel=4,
         )
-    elif places:
+    elif lag:
         warnings.warn(
-            f"Rows {places:,} places apart are alike, as copies by augmentation are, or rows of {places:,} machines in "
-            "turn. So rows held out from training resemble learned ones, and more rows of new images or machines will "
-            f"be flagged than promised. Pass groups=np.arange(len(X)) % {places}, what each row comes from. It does "
-            "not matter if new rows come from the same ones, such as the hours of a day.",
+            f"Rows {lag:,} places apart are alike, for example augmented copies of images, or rows that {lag:,} "
+            "machines write in turn. So rows held out from training resemble learned ones, and more rows of new images "
+            f"or machines will be flagged than promised. Pass groups=np.arange(len(X)) % {lag}, the image or machine "
+            "of each row. No groups are needed if new rows come from the same machines, or hours of a day.",
             stacklevel=4,
         )
 

@@ -70,7 +70,7 @@ def drives_of(windows: Windows, recipe: WindowRecipe) -> dict[str, str]:
 
     A recording follows another one if it begins soon after its end, and no signal jumps in between by more than it
     moves in such a time inside a recording. If several could follow, the one with the smallest jumps does; so the
-    recordings of several vehicles are told apart. A recording also belongs to the drive of another one if it begins
+    recordings of several vehicles are not joined. A recording also belongs to the drive of another one if it begins
     before that one ends, and has nearly the same values in this time. Recordings without a date are in no drive.
     """
     gap_s = recipe.stride_s + recipe.max_gap_s  # the last window ends up to a stride before its recording does
@@ -120,11 +120,11 @@ def _parts_of(windows: Windows, cells: Floats, recipe: WindowRecipe, gap_s: floa
     """Recordings in order of time, as far as they say it, and how much each signal moves at most in such a time."""
     every, most = list[_Part](), np.zeros(len(recipe.signals))
     start_s, end_s = (windows.spans[edge].to_numpy() for edge in ("start_s", "end_s"))
-    apart = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # number of windows in the longest such time
+    lag = math.ceil((gap_s + recipe.length_s) / recipe.stride_s)  # windows in the longest such time
     for name, index in _indices(windows):
         first = cells[index, :, 0]
-        if len(index) > apart:
-            most = np.fmax(most, np.fmax.reduce(np.abs(first[apart:] - first[:-apart])))
+        if len(index) > lag:
+            most = np.fmax(most, np.fmax.reduce(np.abs(first[lag:] - first[:-lag])))
         if name in windows.starts:
             zero_s = windows.starts[name].timestamp()
             every.append(_Part(name, zero_s + start_s[index], zero_s + end_s[index[-1]], index))
