@@ -256,9 +256,9 @@ class VAEOutlierDetector(OutlierMixin, Among, BaseEstimator):
             architecture = architecture_of(self, data)
             kind = scaling_of(self, architecture)
             if kind is None:
-                refuse_unscaled(data, X)
+                refuse_unscaled(data)
             elif kind in ("asinh", "standard"):
-                warn_of_giants(data, X)
+                warn_of_giants(data)
 
             def new_network(rows: Rows) -> Reconstruction:
                 scaling = fit_scaling(kind, torch.from_numpy(rows.x), torch.from_numpy(rows.weight), data.cells)

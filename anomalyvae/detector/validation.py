@@ -54,6 +54,7 @@ class TrainingData:
     categories: dict[str, list[str | bool]]  # known levels of each categorical column
     dtypes: dict[str, str]
     names: list[str] | None  # of the columns, if scikit-learn does not compare them
+    columns: Any  # the columns of X, if it is a table
 
     def describe(self) -> dict[str, Any]:
         """Numbers of rows and their checksums, as in ``training_``."""
@@ -85,7 +86,8 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
     _warn_of_importances(weight)
     _refuse_empty(x, columns)
     _warn_of_rare_values(x, columns)
-    groups, selected = _groups_of(groups, len(x)), _selected_of(selected, len(x))
+    groups = None if groups is None else _one_per_row(groups, len(x), "groups", "a group")
+    selected = _selected_of(selected, len(x))
     x, categories = common_levels(x, weight, columns, categories, groups)
     _warn_of_lost_digits(X, x, columns, categories)
     shape = tuple(detector.input_shape or ())
@@ -104,7 +106,7 @@ def read_training(detector: Any, X: Any, sample_weight: Any, groups: Any, outlie
             raise ValueError("Got outliers in which every cell is missing, expected values. Leave out such outliers.")
     stretches = rows.group is not given.group
     cells = one_hot_cells(columns, categories)
-    return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names)
+    return TrainingData(x, weight, rows, stretches, known, cells, categories, dtypes, names, columns)
 
 
 def _warn_of_order(x: Floats, columns: Any, grouped: bool) -> None:
@@ -273,11 +275,6 @@ def _warn_of_importances(weight: Floats) -> None:
         )
 
 
-def _groups_of(groups: Any, n: int) -> Any:
-    """The group of each row; a missing one is refused, as the row may belong to any."""
-    return None if groups is None else _one_per_row(groups, n, "groups", "a group")
-
-
 def _selected_of(selected: Any, n: int) -> Any:
     """Which rows were selected, as booleans."""
     if selected is None:
@@ -293,7 +290,7 @@ def _selected_of(selected: Any, n: int) -> Any:
 
 
 def _one_per_row(values: Any, n: int, name: str, expected: str) -> NDArray[Any]:
-    """Values as an array of shape ``(n,)``, none of them missing."""
+    """Values as an array of shape ``(n,)``, none of them missing: a row without a group may belong to any."""
     values = unmasked(values)
     cells = pd.Series(values).to_numpy() if isinstance(values, list | tuple) else np.asarray(values)
     if cells.shape != (n,):
@@ -324,20 +321,19 @@ def _refuse_infinite(x: Floats, columns: Any, estimator: str) -> None:
         )
 
 
-def refuse_unscaled(data: TrainingData, X: Any) -> None:
+def refuse_unscaled(data: TrainingData) -> None:
     """Refuse training cells beyond `LIMIT`, which count as equal where no scaling brings them nearer."""
     largest = np.nanmax(np.abs(data.x), axis=0)
     far = np.flatnonzero(largest > LIMIT)
     if len(far):
-        columns = getattr(as_pandas(X), "columns", None)
-        where = listed(f"{_name(columns, i)} ({largest[i]:.3g})" for i in far)
+        where = listed(f"{_name(data.columns, i)} ({largest[i]:.3g})" for i in far)
         raise ValueError(
             f"Got scaling=None and cells beyond {LIMIT:g} in {where}, expected standardised columns: larger numbers "
             "count as equal. Pass scaling='auto', or standardise the columns first."
         )
 
 
-def warn_of_giants(data: TrainingData, X: Any) -> None:
+def warn_of_giants(data: TrainingData) -> None:
     """Name the columns with cells so large that the others count as equal beside them, such as 1e38 for no value."""
     x, giants = data.rows.x, {}
     for i in np.flatnonzero(np.array(data.cells or [0] * x.shape[1]) == 0):
@@ -352,8 +348,7 @@ def warn_of_giants(data: TrainingData, X: Any) -> None:
         if 1 < alike.sum() >= len(values) / 2:
             giants[i] = farthest
     if giants:
-        columns = getattr(as_pandas(X), "columns", None)
-        where = listed(f"{_name(columns, i)} ({farthest:.3g})" for i, farthest in giants.items())
+        where = listed(f"{_name(data.columns, i)} ({farthest:.3g})" for i, farthest in giants.items())
         warnings.warn(
             f"Got cells so far from the others that these count as equal, in {where}. Replace them by NaN if they mean "
             "that a value is missing. Otherwise take a logarithm, or pass scaling='robust'.",

@@ -134,11 +134,6 @@ def _lacking(u: Tensor) -> Tensor:
     return math.sqrt(u.shape[1]) - observed.sqrt()
 
 
-def shrunk_covariance(centered: Tensor) -> tuple[Tensor, float]:
-    """As `shrunk`, for rows ``(n, k)`` without their mean."""
-    return shrunk(centered.T @ centered / len(centered), centered.square().sum(1).square().mean(), len(centered))
-
-
 def shrunk(covariance: Tensor, fourth: Tensor, n: float) -> tuple[Tensor, float]:
     """``(1 - a) S + a m I``, and a: with the covariance S of n rows, its mean variance m, and the best a.
 

@@ -41,6 +41,7 @@ import numpy as np
 from anomalyvae.recordings.bags import Raw, decoded, open_topics
 from anomalyvae.recordings.log import Log, Signal, moment, not_numbers
 from anomalyvae.recordings.shared_stamps import SharedStamps
+from anomalyvae.tables.arrays import as_float
 from anomalyvae.tables.names import nearest
 
 _LONGEST = 64  # elements of a list that becomes signals
@@ -210,7 +211,7 @@ class _Reading:
         if isinstance(value, _Number):
             owner = self.seen.setdefault(name, path)
             if owner == path:
-                found[name] = _as_float(value)
+                found[name] = as_float(value)
             else:
                 self._ambiguous[name] = f"the name of two fields, {_shown(owner)} and {_shown(path)}"
                 found.pop(name, None)
@@ -228,13 +229,6 @@ class _Reading:
                 self._collect(inner, (*path, f"\0[{index}]"), found, skipped)
         else:
             self._leave_out(name, "lists of something other than numbers")
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer of more than 300 digits
-        return float("inf") if value > 0 else float("-inf")
 
 
 def _shown(path: tuple[str, ...]) -> str:

@@ -62,10 +62,11 @@ def floats(cells: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         try:
             return cells.astype(np.float64, copy=False)
         except OverflowError:
-            return np.array([_float(cell) for cell in cells.flat]).reshape(cells.shape)
+            return np.array([as_float(cell) for cell in cells.flat]).reshape(cells.shape)
 
 
-def _float(cell: Any) -> float:
+def as_float(cell: Any) -> float:
+    """Return a number as a float, infinite for a whole number of more than 300 digits."""
     try:
         return float(cell)
     except OverflowError:

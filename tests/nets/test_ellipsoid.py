@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from anomalyvae.nets.ellipsoid import SHRINKAGE, ellipsoid, ellipsoid_of, ellipsoid_parts, shrunk_covariance
+from anomalyvae.nets.ellipsoid import SHRINKAGE, ellipsoid, ellipsoid_of, ellipsoid_parts, shrunk
 
 
 def normal(n, columns, seed=0):
@@ -136,4 +136,5 @@ def test_rows_with_missing_cells_say_what_the_covariance_is():
 def test_the_covariance_is_that_of_scikit_learn(n, k):
     x = np.random.default_rng(0).normal(size=(n, k)) @ np.random.default_rng(1).normal(size=(k, k))
     x -= x.mean(axis=0)
-    np.testing.assert_allclose(shrunk_covariance(torch.from_numpy(x))[0].numpy(), ledoit_wolf(x)[0], atol=1e-12)
+    covariance, fourth = torch.from_numpy(x.T @ x / n), torch.from_numpy(x).square().sum(1).square().mean()
+    np.testing.assert_allclose(shrunk(covariance, fourth, n)[0].numpy(), ledoit_wolf(x)[0], atol=1e-12)
