@@ -25,7 +25,7 @@ _RECURRING_ROWS, _RECURRING_GROUPS = 8, 3  # content in so many rows (or groups)
 _REPEATS = 0.05  # of the rows; where fewer repeat others, it makes no difference how they are held out
 _PER_VALUE = 4  # distinct rows, at least, of a column with few values
 _COMPARED = 1000  # rows
-_MOST_EQUAL = 2.0  # times as many equal pairs as expected; cells that depend on each other give up to 2, copies more
+_MOST_EQUAL = 1.5  # times as many equal pairs as expected; cells that depend on each other give up to that, copies more
 _DOMINATING = 0.6  # a group with a larger share of the rows is divided: the others are too few to learn from
 
 
@@ -72,26 +72,34 @@ class Rows:
         return self.is_reference & ~self.is_recurring
 
     def equal_by_chance(self, category: NDArray[np.bool_]) -> bool:
-        """Whether normal rows equal each other by chance, as rows of categories or small counts do, not as copies.
+        """Whether normal rows equal each other by chance, as rows of categories, counts or rounded numbers do.
 
-        Every column is a ``category``, a mask of shape ``(d,)``, or, without groups, has far fewer values than there
-        are distinct rows. And not many more pairs of rows are equal than those that differ in one cell and in two let
-        expect, if each cell were equal as often as the others and independently of them (a binomial distribution).
+        Copies make more pairs of rows equal than chance does, which the pairs that differ in one cell tell, in two
+        ways. Without groups, numbers of a fixed step are about as often equal as one step apart. And if each cell,
+        a ``category`` (a mask of shape ``(d,)``) or a number of few values, is equal independently of the others, then
+        ``equal * two[i, j] = one[i] * one[j]``, where ``one[i]`` pairs differ in cell i alone, and ``two[i, j]`` in
+        two cells.
         """
-        d = len(category)
-        if category.all() and d < 3:  # two often depend on each other
+        if category.all() and len(category) < 3:  # two often depend on each other
             return True
         given = np.round(self.weight if self.copies is None else self.copies).clip(1, _RECURRING_ROWS)
         if not category.all() and (self.group is not None or given.sum() < (1 + _REPEATS) * len(self)):
             return False
-        if any(len(np.unique(column)) * _PER_VALUE > len(self) for column in self.x[:, ~category].T):
-            return False
         some = np.random.default_rng(0).permutation(len(self))[:_COMPARED]
-        cells = np.nan_to_num(self.x[some], nan=np.inf)
-        differ = np.sum([column[:, None] != column for column in cells.T], axis=0)
-        one, two = (given[some] @ (differ == number) @ given[some] / 2 for number in (1, 2))
+        cells, times = np.nan_to_num(self.x[some], nan=np.inf).T, given[some]
         equal = (given * (given - 1)).sum() / 2 * (len(some) / len(self)) ** 2
-        return bool(2 * d * equal * two <= _MOST_EQUAL * (d - 1) * one**2)
+        number = np.zeros((len(some), len(some)), dtype=np.int64)
+        for column in cells:
+            number += column[:, None] != column
+        left, right = np.nonzero(np.triu(number == 1))
+        pairs = times[left] * times[right]
+        one = np.array([pairs @ (column[left] != column[right]) for column in cells])
+        if all(_has_few_values(column) for column in self.x[:, ~category].T):
+            two = times @ (number == 2) @ times / 2
+            if equal * two <= _MOST_EQUAL * (one.sum() ** 2 - np.square(one).sum()) / 2:
+                return True
+        steps = [pairs @ _a_step_apart(column, left, right) for column in cells[~category]]
+        return bool(2 * equal <= _MOST_EQUAL * max(steps, default=0.0))
 
     def balanced(self) -> Self:
         """The rows, with recurring ones weighing no more than all others together, which they would drown out."""
@@ -227,6 +235,19 @@ def fingerprint(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
         mixed = (cell ^ (cell >> np.uint64(32))) * odd[column]
         result += mixed ^ (mixed >> np.uint64(29))
     return result
+
+
+def _has_few_values(column: Floats) -> bool:
+    """Whether many rows share each value but the most frequent one, such as 0 where a measurement is rare."""
+    times = np.unique(column, return_counts=True)[1]
+    return bool((len(times) - 2) * _PER_VALUE <= len(column) - times.max())
+
+
+@np.errstate(all="ignore")  # cells may be huge
+def _a_step_apart(column: Floats, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pairs of rows have cells as near each other as the nearest values of the column are."""
+    away = np.abs(column[left] - column[right])
+    return (away > 0) & (away < 1.5 * np.diff(np.unique(column)).min(initial=np.inf))
 
 
 def hold_out(rows: Rows, fraction: float | str, rng: np.random.RandomState) -> tuple[Rows, Rows | None, Rows | None]:

@@ -106,6 +106,18 @@ def counts(n: int) -> Callable[[int], Case]:
     return case
 
 
+def rounded(n: int, *steps: float) -> Callable[[int], Case]:
+    """Rows of numbers in steps of these sizes, many of which are equal; of three, the second is about a sum."""
+
+    def case(seed: int) -> Case:
+        rng = np.random.default_rng(seed)
+        mixing = np.array([[1, 1, 0], [0, 1, 1]])[:, : len(steps)]
+        rows = np.round(rng.normal(size=(n + NEW, 2)) @ mixing / steps)
+        return Case(rows[:n], {}, rows[n:], weight=np.ones(n))
+
+    return case
+
+
 def weighted(n: int, weights: Callable[[int, np.random.Generator], Floats]) -> Callable[[int], Case]:
     """Rows with weights; new rows are as likely as their weights say, which here do not depend on the row."""
 
@@ -171,6 +183,8 @@ def cases() -> Iterator[tuple[str, int, Callable[[int], Case]]]:
                 yield f"{n} rows, {columns} of {levels} levels alone", 16 if n < 1000 else 8, categories
     for n in (200, 1000, 5000):
         yield f"{n} rows of small counts", 16 if n < 1000 else 8, counts(n)
+        for steps in ((0.01,), (0.5, 1.0, 0.3)):
+            yield f"{n} rows, {len(steps)} with few digits", 16 if n < 1000 else 8, rounded(n, *steps)
     ways: dict[str, Callable[[int, np.random.Generator], Floats]] = {
         "constant 1000": lambda n, rng: np.full(n, 1000.0),
         "constant 0.001": lambda n, rng: np.full(n, 0.001),

@@ -5,7 +5,7 @@ bench-false-alarms`` measures more cases, with networks trained to the end.
 import numpy as np
 import pandas as pd
 import pytest
-from false_alarms import counts, exact, grouped, repeated, weighted, with_categories
+from false_alarms import counts, exact, grouped, repeated, rounded, weighted, with_categories
 
 from anomalyvae import VAEOutlierDetector
 
@@ -53,6 +53,27 @@ def test_rare_levels_keep_the_promise(levels, columns, numbers, criterion):
 def test_counts_that_are_equal_by_chance_keep_the_promise():
     """New rows are equal to learned ones, too."""
     keeps_the_promise(counts(1000), "novelty", max_epochs="auto")
+
+
+@pytest.mark.parametrize("steps", [(0.01,), (0.5, 1.0, 0.3)])
+def test_rounded_numbers_keep_the_promise(steps):
+    """They are equal by chance, too, however much the columns depend on each other."""
+    keeps_the_promise(rounded(1000, *steps), "novelty")
+
+
+@pytest.mark.parametrize("kind", ["mostly 0", "levels"])
+def test_copies_of_unlike_columns_keep_the_promise(kind):
+    """Some cells are often equal by chance, others hardly ever: that copies have both tells them."""
+    rates = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        if kind == "levels":
+            rows = pd.DataFrame({str(k): rng.integers(0, k, 4500).astype(str) for k in (2, 3, 8, 60)})
+        else:
+            rows = pd.DataFrame(np.where(rng.random((4500, 8)) < 0.85, 0, rng.lognormal(2, 1.2, (4500, 8)).round(2)))
+        learned = rows.iloc[np.concatenate([np.arange(500), rng.integers(0, 500, 500)])]
+        rates.append((quick(seed=seed).fit(learned).predict(rows[500:]) == -1).mean())
+    assert np.mean(rates) < 0.06
 
 
 @pytest.mark.parametrize("as_categories", [False, True])
