@@ -33,7 +33,7 @@ class LiveBus:
     def __init__(
         self, head: bytes, recipe: WindowRecipe, *, kind: str, recording: str, source: str, before: int = 0
     ) -> None:
-        self._recipe, self._kind, self._name, self._source = recipe, kind, recording, source
+        self._recipe, self._name, self._source = recipe, recording, source
         self._parser, self._head = PARSERS[kind](), head
         self.recordings, self.left_out = before, 0
         self.complaint = "it came late."

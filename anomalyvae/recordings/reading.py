@@ -33,7 +33,6 @@ _READER: dict[str, Callable[..., Iterator[Log]]] = {
 READERS = {suffix: _READER[kind] for suffix, kind in SUFFIXES.items()}
 _TABLES = {csv_pieces, parquet_pieces}
 _BUSES = {mdf_pieces, can_pieces}
-_FOREIGN = {mdf_pieces, can_pieces, topic_pieces}  # read by third-party packages
 _PACKED = {".zstd", ".zst", ".gz", ".bz2", ".xz", ".lz4", ".zip"}
 
 
@@ -163,8 +162,6 @@ def read_pieces(
         raise ValueError(f"{path} has time stamps of its own; time={for_table['time']!r} is for tables. Leave it out.")
     if reader in _TABLES:
         return reader(path, wanted, rows=rows, **for_table)
-    if reader not in _FOREIGN:
-        return reader(path, wanted)
     check_databases(options)
     return guarded(reader, path, wanted, **for_bus, **given(options, LIMITS))
 

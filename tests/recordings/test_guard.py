@@ -273,7 +273,6 @@ def test_a_fork_starts_children_of_its_own(file):
 
 def test_a_log_that_hangs_its_reader_is_named(file, monkeypatch):
     monkeypatch.setitem(reading.READERS, ".blf", hangs)
-    monkeypatch.setattr(reading, "_FOREIGN", {hangs})
     with pytest.raises(TimeoutError, match=r"drive\.blf cannot be read"):
         read_log(file, timeout_s=0.5)
 
