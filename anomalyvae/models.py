@@ -141,10 +141,7 @@ def load_with_card(folder: str | os.PathLike[str]) -> "tuple[VAEOutlierDetector 
 
 
 def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes) -> "VAEOutlierDetector":
-    import pandas as pd
-
     from anomalyvae.detector import VAEOutlierDetector, check_parameters
-    from anomalyvae.detector.categories import one_hot_cells
     from anomalyvae.nets.bodies import BODIES
 
     arrays = read_arrays(folder, data)
@@ -162,29 +159,38 @@ def _detector(folder: str | os.PathLike[str], card: dict[str, Any], data: bytes)
         }
         model = VAEOutlierDetector(**parameters)
         check_parameters(model)
-        categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
-        cells = one_hot_cells(card["columns"] or (), categories)
-        if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
-            raise ValueError("the categories differ")
-        state = {
-            "architecture_": card["architecture"],
-            "categories_": categories,
-            "category_dtypes_": {name: str(card["category_dtypes"][name]) for name in categories},
-            "calibration_": {name: arrays.pop(f"calibration.{name}") for name in ("scores", "weight")},
-            "history_": pd.DataFrame(card["history"]),
-            "n_features_in_": int(card["n_features"]),
-            "network_": {name.removeprefix("network."): a for name, a in arrays.items()},
-            "offset_": float(card["offset"]),
-            "stop_reason_": str(card["stop_reason"]),
-            "training_": dict(card["training"]),
-        }
-        if card["columns"] is not None:
-            state["feature_names_in_"] = np.array(card["columns"], dtype=object)
-        model.__setstate__(model.__getstate__() | state)
+        model.__setstate__(model.__getstate__() | _fitted_state(card, arrays))
         _refuse_nonsense(model, arrays)
     except Exception as error:  # torch has many ways to refuse what does not fit
         raise inconsistent(folder, " ".join(str(error).split())[:_SHOWN]) from error
     return model
+
+
+def _fitted_state(card: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a fitted detector, as its ``__setstate__`` takes them."""
+    import pandas as pd
+
+    from anomalyvae.detector.categories import one_hot_cells
+
+    categories = {name: list(levels) for name, levels in card.get("categories", {}).items()}
+    cells = one_hot_cells(card["columns"] or (), categories)
+    if arrays.get("network.scaling.cells", np.zeros(len(cells))).tolist() != cells:
+        raise ValueError("the categories differ")
+    of_network = dict(arrays)
+    calibration = {name: of_network.pop(f"calibration.{name}") for name in ("scores", "weight")}
+    names = {} if card["columns"] is None else {"feature_names_in_": np.array(card["columns"], dtype=object)}
+    return names | {
+        "architecture_": card["architecture"],
+        "categories_": categories,
+        "category_dtypes_": {name: str(card["category_dtypes"][name]) for name in categories},
+        "calibration_": calibration,
+        "history_": pd.DataFrame(card["history"]),
+        "n_features_in_": int(card["n_features"]),
+        "network_": {name.removeprefix("network."): a for name, a in of_network.items()},
+        "offset_": float(card["offset"]),
+        "stop_reason_": str(card["stop_reason"]),
+        "training_": dict(card["training"]),
+    }
 
 
 def _refuse_nonsense(model: "VAEOutlierDetector", arrays: dict[str, Any]) -> None:
