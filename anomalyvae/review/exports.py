@@ -256,35 +256,42 @@ def _changed(
     current: dict[str, Row] = {str(row["event_id"]): {**row} for row in queue.events().to_dict("records")}  # type: ignore[dict-item]
     for row, event in zip(rows, events, strict=True):
         event_id = event["event_id"]
-        before = _before(event, current[event_id])
-        cells = {name: _cell(row.get(name)) for name in VERDICT_COLUMNS}
-        cells["verdict"] = cells["verdict"].lower().replace(" ", "_")
-        cells["verdict"] = RENAMED.get(cells["verdict"], cells["verdict"])
-        # Without its history, a row may be of an earlier verdict than the current one, with which it is compared.
-        exact = "history" not in event and not _says_the_same(cells, before)
-        stays = _time_stays(cells, before, 0 if exact else _SAME_S)
-        # A change counts as no earlier than the verdict that it replaces: the date of a file may be wrong.
-        written = max(saved, _utc(before["reviewed_at"])) if event.get("history") and before["reviewed_at"] else saved
         try:
-            entry = _written_verdict(cells, before, stays, written)
+            entry, is_known = _verdict_in(row, event, current[event_id], saved)
         except ValueError as error:
             left_out.setdefault(str(error), []).append(event_id)
             continue
-        if entry is None:
-            continue
-        now = {name: _cell(current[event_id][name]) for name in VERDICT_COLUMNS}
-        if stays and _says_the_same(entry, now):
-            repeated += 1  # it was loaded before, from a file that was saved at another time
-        else:
+        repeated += is_known
+        if entry is not None and not is_known:
             entry_id = entry_id_of(event_id, entry["reviewer"], entry["at"], entry["verdict"], entry["note"])
             entries.append({"entry_id": entry_id, "event_id": event_id, "takes_back": None, **entry})
-    given: dict[tuple[str, str], set[str]] = {}  # verdicts on an event at one time, of which none is the latest
+    at_one_time: dict[tuple[str, str], set[str]] = {}  # verdicts on an event: if several, none is the latest
     for entry in entries:
-        given.setdefault((entry["event_id"], entry["at"]), set()).add(entry["verdict"])
-    for (event_id, _), verdicts in given.items():
+        at_one_time.setdefault((entry["event_id"], entry["at"]), set()).add(entry["verdict"])
+    for (event_id, _), verdicts in at_one_time.items():
         if len(verdicts) > 1:
             left_out.setdefault("several rows with different verdicts at one time", []).append(event_id)
-    return [e for e in entries if len(given[e["event_id"], e["at"]]) == 1], repeated, left_out
+    return [e for e in entries if len(at_one_time[e["event_id"], e["at"]]) == 1], repeated, left_out
+
+
+def _verdict_in(row: Row, event: Row, current: Row, saved: datetime) -> tuple[Row | None, bool]:
+    """The verdict that somebody wrote into a row, None if it is as before; and whether the queue has it already.
+
+    ``current`` is the event in the queue. ValueError says why what was written is no verdict.
+    """
+    before = _before(event, current)
+    cells = {name: _cell(row.get(name)) for name in VERDICT_COLUMNS}
+    cells["verdict"] = cells["verdict"].lower().replace(" ", "_")
+    cells["verdict"] = RENAMED.get(cells["verdict"], cells["verdict"])
+    # Without its history, a row may be of an earlier verdict than the current one, with which it is compared.
+    exact = "history" not in event and not _says_the_same(cells, before)
+    stays = _time_stays(cells, before, 0 if exact else _SAME_S)
+    # A change counts as no earlier than the verdict that it replaces: the date of a file may be wrong.
+    written = max(saved, _utc(before["reviewed_at"])) if event.get("history") and before["reviewed_at"] else saved
+    entry = _written_verdict(cells, before, stays, written)
+    now = {name: _cell(current[name]) for name in VERDICT_COLUMNS}
+    # It may have been loaded before, from a file that was saved at another time.
+    return entry, entry is not None and stays and _says_the_same(entry, now)
 
 
 def _cell(value: Any) -> str:
