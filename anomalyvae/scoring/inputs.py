@@ -82,13 +82,7 @@ def find_inputs(source: Source, recordings: bool, target: Path) -> Inputs:
     top = Path(os.path.commonpath(roots))
     names = sorted({file.relative_to(top).as_posix() for file in found})
     known = [name for name in names if suffix_of(Path(name)) in suffixes]
-    for name in known:
-        if name.encode(errors="ignore").decode() != name:
-            faults[top / name] = "Its name is not UTF-8. Rename it."
-        elif not (top / name).exists():
-            faults[top / name] = "It is a link to a file that does not exist. Remove or repair the link."
-        elif not (top / name).is_file() and not (top / name).is_dir():
-            faults[top / name] = "It is a pipe or a device, not a file. Move it elsewhere."
+    faults |= {top / name: why for name in known if (why := _why_unreadable(top, name))}
     unread = {path.relative_to(top).as_posix(): why for path, why in faults.items() if path.is_relative_to(top)}
     read = [name for name in known if name not in unread]
     kinds = _kinds(sorted({*names} - {*known}))
@@ -107,6 +101,16 @@ def find_inputs(source: Source, recordings: bool, target: Path) -> Inputs:
             stacklevel=3,
         )
     return Inputs(top, read, len(names) - len(known), unread)
+
+
+def _why_unreadable(folder: Path, name: str) -> str:
+    """Why a file cannot be read, without opening it; empty if nothing is wrong with it."""
+    path = folder / name
+    if name.encode(errors="ignore").decode() != name:
+        return "Its name is not UTF-8. Rename it."
+    if not path.exists():
+        return "It is a link to a file that does not exist. Remove or repair the link."
+    return "" if path.is_file() or path.is_dir() else "It is a pipe or a device, not a file. Move it elsewhere."
 
 
 def _kinds(names: Iterable[str]) -> str:
