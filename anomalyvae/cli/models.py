@@ -71,34 +71,11 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(args: argparse.Namespace) -> int:
-    from dataclasses import fields
-
     from anomalyvae.bundle.card import refuse_foreign
-    from anomalyvae.evaluate import read_job
-    from anomalyvae.evaluate.job import detector_arguments
-    from anomalyvae.recordings import WindowRecipe
 
     refuse_foreign(Path(args.model))
-    options = [each.name for each in fields(WindowRecipe)]
-    given = {name: value for name in options if (value := getattr(args, name, None)) is not None}
-    detector: dict[str, Any] = {}
-    recipe = health = None
     files = files_of(args.files, recordings=args.kind != "rows" and args.groups is None)
-    if args.kind == "rows" and (given or args.recipe is not None):
-        raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
-    if args.groups is not None and (given or args.recipe is not None or args.kind == "recordings"):
-        raise ValueError(
-            "Got --groups with options for recordings, each of which is a group. Leave out one of the two."
-        )
-    are_rows = args.kind == "rows" or args.groups is not None
-    chosen = {} if args.recipe is not None or are_rows else _chosen(args, files, given)
-    if args.recipe is not None:
-        job = read_job(args.recipe, skip=("simulation", "faults"))
-        given, detector, health = job.windows.to_dict() | given, dict(job.detector), job.health
-    if args.recipe is not None or chosen:
-        # Without the key "antialias", a recipe counts as an old one.
-        recipe = WindowRecipe.from_dict({"antialias": True} | chosen | given)
-    detector |= detector_arguments(dict(args.settings), "--set")
+    recipe, detector, health = _settings(args, files)
     if not (args.track or args.experiment or args.run_name or args.register):
         return _fit_and_save(args, files, recipe, detector, health, None)
     quiet_mlflow()
@@ -106,6 +83,38 @@ def fit(args: argparse.Namespace) -> int:
 
     with tracked_run(experiment=args.experiment, run_name=args.run_name, registered_model=args.register) as run:
         return _fit_and_save(args, files, recipe, detector, health, run)
+
+
+def _settings(
+    args: argparse.Namespace, files: list[str]
+) -> "tuple[WindowRecipe | None, dict[str, Any], Health | None]":
+    """The windows (None for rows of tables), the detector's arguments, and the settings of sensor health."""
+    from dataclasses import fields
+
+    from anomalyvae.evaluate import read_job
+    from anomalyvae.evaluate.job import detector_arguments
+    from anomalyvae.recordings import WindowRecipe
+
+    options = [each.name for each in fields(WindowRecipe)]
+    given = {name: value for name in options if (value := getattr(args, name, None)) is not None}
+    for_recordings = given or args.recipe is not None
+    if args.kind == "rows" and for_recordings:
+        raise ValueError("Got --as rows with options for recordings. Leave out one of the two.")
+    if args.groups is not None and (for_recordings or args.kind == "recordings"):
+        raise ValueError(
+            "Got --groups with options for recordings, each of which is a group. Leave out one of the two."
+        )
+    detector: dict[str, Any] = {}
+    windows: dict[str, Any] = {}
+    health = None
+    if args.recipe is not None:
+        job = read_job(args.recipe, skip=("simulation", "faults"))
+        windows, detector, health = job.windows.to_dict(), dict(job.detector), job.health
+    elif args.kind != "rows" and args.groups is None:
+        windows = _chosen(args, files, given)
+    # Without the key "antialias", a recipe counts as an old one.
+    recipe = WindowRecipe.from_dict({"antialias": True} | windows | given) if windows else None
+    return recipe, detector | detector_arguments(dict(args.settings), "--set"), health
 
 
 def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -> dict[str, Any]:
