@@ -195,10 +195,12 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
     flags["near_event"] = touches(flags, events, job.data.tolerance_s)
     health = others.health()
-    sensors = Sensors(model, job.windows, Profile.from_dict(health))
-    recorded = replace(data.samples.part(inside), spans=own.spans)
-    grades = sensors.grade(recorded)
-    flags = flags.join(event_causes(flags, recorded.spans, sensors.causes(recorded, grades)))
+    causes, not_good = _of_sensors(
+        Sensors(model, job.windows, Profile.from_dict(health)),
+        replace(data.samples.part(inside), spans=own.spans),
+        flags,
+    )
+    flags = flags.join(causes)
     shares = excess_shares(excess)
     most_anomalous = flags.head(_DRAWN_WINDOWS)
     tally = Tally(len(job.windows.signals))
@@ -219,7 +221,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
             "anomalous": int(anomalous[inside].sum()),
             "events": int((events["recording"] == recording).sum()),
             "fit_seconds": round(seconds, 2),
-            "not_good": stretches(grades).to_dict("records"),
+            "not_good": not_good.to_dict("records"),
             "caution": few_recordings(model.calibration_.evidence, model.training_),
             "onnx": parity,
         },
@@ -228,6 +230,12 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
         baselines={name: known.measured(values) for name, values in _of_baselines(data, normal, inside).items()},
         tally=tally,
     )
+
+
+def _of_sensors(sensors: Sensors, recorded: Windows, flags: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Whether a bad sensor explains each flag, and the stretches of time in which a signal is not good."""
+    grades = sensors.grade(recorded)
+    return event_causes(flags, recorded.spans, sensors.causes(recorded, grades)), stretches(grades)
 
 
 @dataclass(frozen=True)
