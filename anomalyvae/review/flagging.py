@@ -117,16 +117,17 @@ def flag_folder(
         )
     events = _events(files, alarms, 3600 / reasons.recipe.stride_s)
     events = events.assign(source=root, model_id=reasons.model_id)
-    held = queue.events()
-    events["event_id"] = _ids_of(events, held)
-    there = held["event_id"]
-    held = held[held["verdict"].notna() | ~held["event_id"].isin(events["event_id"])]
-    met = touches(events, held[held["source"] == root]) | events["event_id"].isin(held["event_id"]).to_numpy()
-    new = events[~met]
+    queued = queue.events()
+    events["event_id"] = _ids_of(events, queued)
+    # An open event that is flagged now is no known one: it can be picked again.
+    settled = queued[queued["verdict"].notna() | ~queued["event_id"].isin(events["event_id"])]
+    in_queue = events["event_id"].isin(settled["event_id"]).to_numpy()
+    is_known = in_queue | touches(events, settled[settled["source"] == root])
+    new = events[~is_known]
     if drives is not None:
         order = rank(read_scores(scores, model))["file"]
         new = new[new["file"].isin(order[order.isin(new["file"])][:drives])]
-    known = _encoded(held, reasons)
+    known = _encoded(settled, reasons)
     picked = pick_events(
         new, reasons.codes_of, budget, known=known, per_recording=per_recording,
         spread=reasons.spread, near=near, pool=pool,
@@ -138,11 +139,13 @@ def flag_folder(
             picked = picked.join(_causes(picked, model, options))
         refuse_replaced(model, reasons.model_id)
     added = queue.add(picked) if len(picked) else 0
-    if added < (~picked["event_id"].isin(there)).sum():  # another process has added events of these ids meanwhile
+    if (
+        added < (~picked["event_id"].isin(queued["event_id"])).sum()
+    ):  # another process has added events of these ids meanwhile
         picked = picked.assign(event_id=_ids_of(picked, queue.events()))
         added += queue.add(picked)
     caution, verdicts = caution_of(card), len(judged(known))
-    return Flagged(picked, len(events), int(met.sum()), added, failed_in(summary), caution, verdicts)
+    return Flagged(picked, len(events), int(is_known.sum()), added, failed_in(summary), caution, verdicts)
 
 
 def export(
@@ -221,12 +224,12 @@ def _events(files: dict[str, Path], alarms: dict[str, float] | None, rows_per_ho
     )
 
 
-def _ids_of(events: pd.DataFrame, held: pd.DataFrame) -> list[str]:
+def _ids_of(events: pd.DataFrame, queued: pd.DataFrame) -> list[str]:
     """The ids of events; in a recording that has the name of another one in the queue, those of its place as well.
 
     Loggers give the same names in each folder. A recording that has moved keeps its scores, and so do its events.
     """
-    peaks, ids = dict(zip(held["event_id"], held["peak_score"], strict=True)), []
+    peaks, ids = dict(zip(queued["event_id"], queued["peak_score"], strict=True)), []
     for row in events.to_dict("records"):
         span = row["start_s"], row["end_s"]
         event_id = event_id_of(row["model_id"], row["recording"], *span)
