@@ -14,6 +14,7 @@ from anomalyvae.detector.rows import equal_rows
 from anomalyvae.nets.ellipsoid import ellipsoid
 from anomalyvae.nets.memory import Marks, cleanest, share_of_cleanest
 from anomalyvae.nets.reconstruction import Reconstruction
+from anomalyvae.nets.scaling import Mixed
 from anomalyvae.nets.training import in_blocks
 from anomalyvae.nets.views import BLOCK, Views
 
@@ -106,10 +107,28 @@ def _scores_among(network: Reconstruction, x: Floats, share: float) -> Floats:
         sample = rows[torch.randperm(len(rows), generator=generator)[:size]]
         stored = sample[cleanest(u[sample], share)]
         views = Views.of(u[stored], unbent[stored], Marks.none(len(stored)), generator)
+        linear = _with_known_levels(network, unbent, stored)
         scores.append(
-            torch.cat([_unlike(views, u, unbent, part, stored) for part in torch.arange(len(u)).split(BLOCK)])
+            torch.cat([_unlike(views, u, linear, part, stored) for part in torch.arange(len(u)).split(BLOCK)])
         )
     return torch.stack(scores).mean(0).numpy()[content]
+
+
+def _with_known_levels(network: Reconstruction, unbent: Tensor, stored: Tensor) -> Tensor:
+    """Rows for the linear view, without the known levels that no stored row has: they count as missing.
+
+    The one-hot cells of a category add up to 1. Without a cell that is 0 in all stored rows, the others would do so
+    exactly, and no relation would be broken more than by that level.
+    """
+    if not isinstance(network.scaling, Mixed):
+        return unbent
+    sizes = [len(network.scaling.numbers), *network.scaling.sizes]
+    numbers, *categories = unbent.split(sizes, dim=1)
+    for i, cells in enumerate(categories):
+        lacking = (cells[stored] != 1).all(0)
+        lacking[-1] = False  # levels that are pooled, each of a row or two
+        categories[i] = cells.masked_fill((cells[:, lacking] == 1).any(1, keepdim=True), torch.nan)
+    return torch.cat([numbers, *categories], dim=1)
 
 
 def _unlike(views: Views, u: Tensor, unbent: Tensor, part: Tensor, stored: Tensor) -> Tensor:

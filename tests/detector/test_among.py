@@ -69,6 +69,16 @@ def test_missing_cells_and_categories_are_compared():
     assert roc_auc_score(x.index < 5, found["anomaly_score"]) > 0.99
 
 
+def test_rows_of_a_rare_level_are_no_outliers():
+    """Those that are farthest from the others are never stored; without them, another level has every other row."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = pd.DataFrame({"kind": np.where(np.arange(300) < 20, "rare", rng.choice(["a", "b"], 300))})
+        x["site"], x["load"] = rng.choice(["north", "south"], 300), rng.normal(size=300)
+        found = VAEOutlierDetector(**QUICK).fit(x).outliers_among(x)
+        assert found["outlier"].mean() < 0.02
+
+
 def test_it_does_not_depend_on_the_criterion(detector):
     x, _ = spoiled()
     by_elbo = VAEOutlierDetector(**QUICK, criterion="elbo").fit(x)
