@@ -15,6 +15,18 @@ WRITERS = {
 }
 
 
+def as_j1939(*identifiers):
+    """The end of a DBC file: which messages are of J1939."""
+    groups = "".join(f'BA_ "VFrameFormat" BO_ {identifier} 3;\n' for identifier in identifiers)
+    return f"""
+BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";
+BA_DEF_DEF_ "VFrameFormat" "J1939PG";
+BA_DEF_ "ProtocolType" STRING ;
+BA_DEF_DEF_ "ProtocolType" "";
+BA_ "ProtocolType" "J1939";
+{groups}"""
+
+
 def write(path, messages):
     with WRITERS[path.suffix](path) as writer:
         for message in messages:

@@ -6,7 +6,7 @@ import warnings
 import cantools
 import numpy as np
 import pytest
-from bus_files import HEAD, frames
+from bus_files import HEAD, as_j1939, frames
 from cantools.database.can import Message, Signal
 from cantools.database.conversion import BaseConversion
 from hypothesis import given
@@ -43,15 +43,8 @@ BO_ 2364540158 EEC1: 8 ECU
 
 BO_ 2565800190 Directed: 8 ECU
  SG_ request : 0|8@1+ (1,0) [0|255] "" ECU
-
-BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";
-BA_DEF_DEF_ "VFrameFormat" "J1939PG";
-BA_DEF_ "ProtocolType" STRING ;
-BA_DEF_DEF_ "ProtocolType" "";
-BA_ "ProtocolType" "J1939";
-BA_ "VFrameFormat" BO_ 2364540158 3;
-BA_ "VFrameFormat" BO_ 2565800190 3;
 """
+    + as_j1939(2364540158, 2565800190)
 )
 
 

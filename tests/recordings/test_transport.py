@@ -7,7 +7,7 @@ import can
 import cantools
 import numpy as np
 import pytest
-from bus_files import HEAD, assert_same_signals, frames
+from bus_files import HEAD, as_j1939, assert_same_signals, frames
 from cantools.database.can import Message, Signal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,15 +21,6 @@ from anomalyvae.recordings.log import joined
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "fixtures" / "mf4"
 GROUP, DIRECTED = 0xFEE3, 0xEF00
-ATTRIBUTES = """
-BA_DEF_ BO_ "VFrameFormat" ENUM "StandardCAN","ExtendedCAN","reserved","J1939PG";
-BA_DEF_DEF_ "VFrameFormat" "J1939PG";
-BA_DEF_ "ProtocolType" STRING ;
-BA_DEF_DEF_ "ProtocolType" "";
-BA_ "ProtocolType" "J1939";
-BA_ "VFrameFormat" BO_ 2566841342 3;
-BA_ "VFrameFormat" BO_ 2565810174 3;
-"""
 DATABASE = (
     HEAD
     + """
@@ -43,7 +34,7 @@ BO_ 2565810174 Own: 20 ECU
  SG_ counter : 0|8@1+ (1,0) [0|255] "" ECU
  SG_ same : 152|8@1+ (1,0) [0|255] "" ECU
 """
-    + ATTRIBUTES
+    + as_j1939(2566841342, 2565810174)
 )
 
 
@@ -115,7 +106,7 @@ def test_any_number_in_a_joined_message_is_what_cantools_decodes(tmp_path_factor
     start = place // 8 * 8 + 7 - place % 8 if big else place
     order = "big_endian" if big else "little_endian"
     message = Message(0x18FEE3FE, "EC1", size, [Signal("x", start, bits, byte_order=order)], is_extended_frame=True)
-    text = cantools.database.can.Database([message]).as_dbc_string() + ATTRIBUTES.rpartition("BA_ ")[0]
+    text = cantools.database.can.Database([message]).as_dbc_string() + as_j1939(2566841342)
     path = tmp_path_factory.mktemp("database") / "truck.dbc"
     path.write_text(text, encoding="cp1252")
     payload = np.random.default_rng(place).integers(0, 256, size, dtype=np.uint8).tobytes()

@@ -6,13 +6,12 @@ drops it), as in postgresql://postgres@127.0.0.1/postgres, and psycopg is instal
 
 import os
 import socket
-import subprocess
-import sys
 import uuid
 
 import pytest
 import sqlalchemy as sa
 from test_queue import (  # noqa: F401 - tests of a queue, with the queue below
+    at_once,
     events,
     ids,
     review_at_once,
@@ -84,16 +83,8 @@ with Queue({url!r}) as queue:
 
 
 def test_processes_that_add_the_same_events_do_not_deadlock(queue, url):
-    scripts = [ADDER.format(tests=os.path.dirname(__file__), url=url, step=step) for step in (1, -1)]
-    running = [
-        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for script in scripts
-    ]
-    assert [process.stdout.readline() for process in running] == ["ready\n"] * 2
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    assert sum(int(process.communicate(timeout=100)[0]) for process in running) == len(ids(queue)) == 480
+    scripts = ([ADDER.format(tests=os.path.dirname(__file__), url=url, step=step)] for step in (1, -1))
+    assert sum(at_once(*scripts)) == len(ids(queue)) == 480
 
 
 def test_a_writer_that_does_not_end_gives_an_error(queue, monkeypatch):

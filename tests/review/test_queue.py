@@ -391,21 +391,26 @@ with Queue({path!r}) as queue:
 """
 
 
+def at_once(*scripts):
+    """Run scripts, with their arguments, from the moment at which all are ready; the number that each prints."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", *script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for script in scripts
+    ]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * len(running)
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    printed = [int(process.communicate(timeout=100)[0]) for process in running]
+    assert [process.returncode for process in running] == [0] * len(running)
+    return printed
+
+
 def review_at_once(url, rounds=15):
     """Three processes create one queue, add to it and review it at once; all their verdicts must be there."""
     people = ["ann", "bob", "cid"]
     script = REVIEWER.format(tests=__file__.rsplit("/", 1)[0], path=url, rounds=rounds)
-    running = [
-        subprocess.Popen([sys.executable, "-c", script, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for who in people
-    ]
-    assert [process.stdout.readline() for process in running] == ["ready\n"] * 3
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()  # all make the file
-    added = [int(process.communicate(timeout=100)[0]) for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sum(added) == 3
+    assert sum(at_once(*([script, who] for who in people))) == 3  # all make the file
 
     with Queue(url) as queue:
         for name in ids(queue):
