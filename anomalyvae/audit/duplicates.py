@@ -1,6 +1,7 @@
 """Exact and near duplicates among rows, and duplicates across a split."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,11 @@ _UNLIKELY = 0.1  # of the median distance between neighbours: in three or more c
 _LEVELS = 20  # levels of a category that get their own cell
 
 Floats = NDArray[np.float64]
+
+
+def is_number(column: "pd.Series[Any]") -> bool:
+    """Whether a column is one of numbers; truth values count as a category."""
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def standardised(table: pd.DataFrame) -> pd.DataFrame:
@@ -33,7 +39,7 @@ def standardised(table: pd.DataFrame) -> pd.DataFrame:
     parts: list[pd.Series] = []
     for name in table:
         column = table[name]
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        if is_number(column):
             parts.append(column.astype(np.float64).rename(str(name)))
             if column.isna().any():
                 parts.append(column.isna().astype(np.float64).rename(f"{name} missing"))

@@ -12,6 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
+from anomalyvae.audit.duplicates import is_number
 from anomalyvae.audit.groups import wilson
 from anomalyvae.metrics import auroc
 
@@ -149,17 +150,13 @@ def _check(*given: Any) -> list[pd.DataFrame]:
     return tables
 
 
-def _is_number(column: "pd.Series[Any]") -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
 def _standardised(tables: list[pd.DataFrame]) -> list[Floats]:
     """Numbers in standard deviations of the training rows, then a 0-or-1 cell per level of a category.
 
     Two rows that differ in a category are as far apart as two standardised numbers are on average.
     """
     train = tables[2]
-    numbers: list[Any] = [name for name in train if _is_number(train[name])]
+    numbers: list[Any] = [name for name in train if is_number(train[name])]
     center, scale = train[numbers].mean(), train[numbers].std(ddof=0).replace(0, 1)
     joined = pd.concat(tables, ignore_index=True)
     joined[numbers] = (joined[numbers] - center) / scale
@@ -173,7 +170,7 @@ def _column_distances(samples: pd.DataFrame, test: pd.DataFrame, train: pd.DataF
     distances: dict[Any, tuple[float, float]] = {}
     for name in train:
         a, b = samples[name], test[name]
-        if _is_number(train[name]):
+        if is_number(train[name]):
             unit = float(train[name].std(ddof=0)) or 1.0
             distances[name] = (float(ks_2samp(a, b).statistic), float(wasserstein_distance(a, b)) / unit)
         else:
