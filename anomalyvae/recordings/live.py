@@ -29,6 +29,11 @@ _MORE_STAMPS = 8  # that show it well enough to refuse a clock
 _FIRST_ROWS = 100  # that show whether stamps are too coarse
 
 
+def numbered(name: str, number: int) -> str:
+    """The name of a recording by its number among those of a growing file, as ``drive`` and then ``drive#2``."""
+    return name if number == 1 else f"{name}#{number}"
+
+
 class LiveWindows:
     """Turns the lines of a CSV file into windows while they are written.
 
@@ -176,7 +181,7 @@ class LiveWindows:
     def _begin(self) -> None:
         """Begin a recording."""
         self.recordings += 1
-        self.recording = self._name if self.recordings == 1 else f"{self._name}#{self.recordings}"
+        self.recording = numbered(self._name, self.recordings)
         self._left_out = self.left_out
         self._timeline = None
         self._first: list[pa.Table] = []  # rows, until there are enough stamps

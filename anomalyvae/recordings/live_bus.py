@@ -12,7 +12,7 @@ from anomalyvae.recordings.bus.frames import FRAME
 from anomalyvae.recordings.bus.lines import PARSERS, Frame, as_array
 from anomalyvae.recordings.clock import Resampler
 from anomalyvae.recordings.coverage import Coverage
-from anomalyvae.recordings.live import LiveWindows
+from anomalyvae.recordings.live import LiveWindows, numbered
 from anomalyvae.recordings.log import Signal, moment
 from anomalyvae.recordings.stamps import LATE_S, UNIX_FROM_S
 from anomalyvae.recordings.windows import Cutter, WindowRecipe, Windows
@@ -43,7 +43,7 @@ class LiveBus:
     def _begin(self) -> None:
         """Begin a recording."""
         self.recordings += 1
-        self.recording = self._name if self.recordings == 1 else f"{self._name}#{self.recordings}"
+        self.recording = numbered(self._name, self.recordings)
         self._zero_s: float | None = None
         self._decoder = Decoder(None, self._recipe.needed, self._source)
         self._decoder.check([])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anomalyvae.recordings.following import GrowingFile
+from anomalyvae.recordings.live import numbered
 from anomalyvae.untrusted import read_json
 
 
@@ -54,7 +55,7 @@ class Printed:
             )
         if file.has(last.place, last.digest):
             self._until, self._before = (last.number, last.start_s), last.before
-            recording = name if last.number == 1 else f"{name}#{last.number}"
+            recording = numbered(name, last.number)
             return self._before, f"it goes on after the window of {recording} that starts at {last.start_s:g} s"
         self._before = last.number
         return self._before, "its earlier windows are of another file, so it is read from its beginning"
