@@ -100,9 +100,9 @@ def naming(target: Path) -> Iterator[None]:
         raise
 
 
-def in_words(error: OSError) -> str:
-    """An error of the system in words: what, where, and what to do."""
-    if error.errno is None or not error.strerror:
+def in_words(error: Exception) -> str:
+    """An error in words; one of the system with what, where, and what to do."""
+    if not isinstance(error, OSError) or error.errno is None or not error.strerror:
         return str(error)
     path = error.filename if error.filename2 is None else error.filename2
     said = error.strerror if path is None else f"{path}: {error.strerror}"

@@ -211,7 +211,7 @@ def one_line(text: str) -> str:
 
 
 def message_of(error: Exception) -> str:
-    text = one_line(in_words(error) if isinstance(error, OSError) else str(error)) or type(error).__name__
+    text = one_line(in_words(error)) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and text.startswith("No module named") and error.name:
         name = error.name.partition(".")[0]
         return (

@@ -208,6 +208,7 @@ def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":
     from anomalyvae.alarms import AlarmTarget, flags
     from anomalyvae.bundle import read_calibration
     from anomalyvae.scoring import Scorer
+    from anomalyvae.scoring.batch import windows_per_hour
 
     def replaced(name: str, cells: Any) -> "pa.Table":
         return table.set_column(table.column_names.index(name), name, pa.array(cells))
@@ -222,11 +223,8 @@ def _flag_all(table: "pa.Table", args: argparse.Namespace) -> "pa.Table":
         table = replaced("p_value", p)
     if args.alarms is None:
         return table
-    target, windowing, rows_per_hour = AlarmTarget.of(args.alarms), metadata["windowing"], None
-    if target.kind == "per_hour":
-        rows_per_hour = None if windowing is None else 3600 / windowing["stride_s"]
-        target.rate(rows_per_hour)  # refuses plain rows
-    return replaced("is_outlier", flags(p, target, evidence, smallest, rows_per_hour, tail=args.tail))
+    target, per_hour = AlarmTarget.of(args.alarms), windows_per_hour(metadata)
+    return replaced("is_outlier", flags(p, target, evidence, smallest, per_hour, tail=args.tail))
 
 
 # --- watch ----------------------------------------------------------------------------------------------

@@ -297,11 +297,16 @@ def _smallest(metadata: dict[str, Any], tail: str, per_tick: str | None = None) 
     return min((2.0 if per_tick == "offline" else 1.0) / (1 + float(metadata["calibration"]["evidence"])), 1.0)
 
 
+def windows_per_hour(metadata: dict[str, Any]) -> float | None:
+    """How many windows begin in an hour of recording; None for a model of plain rows."""
+    windowing = metadata["windowing"]
+    return None if windowing is None else 3600 / windowing["stride_s"]
+
+
 def flag_rate(alarms: Mapping[str, float], metadata: dict[str, Any], tail: str) -> float:
     """The p-value up to which each row is flagged, under an alarm target; ``metadata`` is that of the scorer."""
-    windowing = metadata["windowing"]
     target = AlarmTarget.of(alarms)
-    rate = target.row_rate(None if windowing is None else 3600 / windowing["stride_s"])
+    rate = target.row_rate(windows_per_hour(metadata))
     smallest = _smallest(metadata, tail)
     if smallest is not None and rate < smallest * (1 - 1e-9):
         warnings.warn(

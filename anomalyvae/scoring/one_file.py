@@ -157,8 +157,7 @@ def score_file(work: Work, name: str, pool: Executor) -> Iterator[Outcome]:
         yield Outcome(name, "scored", rows, flagged, gaps, sparse=sparse)
     except Exception as error:  # whatever is wrong with one file, the others go on
         kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        text = in_words(error) if isinstance(error, OSError) else str(error)
-        yield Outcome(name, "failed", error=kind + " ".join(text.split()))
+        yield Outcome(name, "failed", error=kind + " ".join(in_words(error).split()))
     finally:
         fresh.unlink(missing_ok=True)
 
