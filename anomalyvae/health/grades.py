@@ -64,7 +64,7 @@ def grade(windows: Windows, profile: Profile, residuals: Floats | None = None) -
     worst = (steps * (len(REASONS) + 1) - np.arange(len(REASONS))[:, None, None]).argmax(axis=0)
     step, value, severest = (
         np.take_along_axis(of_checks, worst[None], axis=0)[0].ravel()
-        for of_checks in (steps, np.stack(list(measures.values())), severity)
+        for of_checks in (steps, np.stack([measures[check] for check in REASONS]), severity)
     )
     reason = np.array(list(REASONS.values()), dtype=object)[worst]
     reason[(reason == "stuck") & _flat(windows, profile)] = FLAT

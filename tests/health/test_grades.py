@@ -115,6 +115,13 @@ def test_a_profile_without_a_check_grades_by_the_others(profile, stuck):
     assert grade(stuck, Profile.from_dict(kept))["grade"].tolist() == grade(stuck, profile)["grade"].tolist()
 
 
+def test_the_value_of_a_grade_is_the_measure_of_its_check(profile, stuck):
+    grades = grade(stuck, profile)
+    seconds = grades.loc[grades["reason"] == "stuck", "value"]
+    assert seconds.max() == pytest.approx(40, abs=2)
+    assert (grades["value"].isna() == (grades["grade"] == "good")).all()
+
+
 @pytest.mark.parametrize("signal", ["gear", "door"])
 def test_what_is_constant_or_a_state_is_never_stuck(profile, signal):
     _, stretch = found(profile, Fault("stuck", 60, 180, (signal,)))
