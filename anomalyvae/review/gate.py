@@ -278,6 +278,17 @@ class _Comparison:
 
     def counts(self, score_of: _Score, recipe: WindowRecipe) -> Counts:
         """Counts of one model, by part of the hold-out and by recording of the reviewed events."""
+        held, thresholds, found = self._held_counts(score_of, recipe)
+        reviewed = self._reviewed_counts(score_of, recipe, thresholds[len(thresholds) // 2])
+        return Counts(pd.DataFrame(held | reviewed).fillna(0.0), found)
+
+    def _held_counts(
+        self, score_of: _Score, recipe: WindowRecipe
+    ) -> tuple[dict[str, "pd.Series[Any]"], list[float], NDArray[np.float64]]:
+        """Counts by part of the hold-out, the threshold for each rate, and how often each fault is found.
+
+        The last is, for each fault, the share of these thresholds at which an alarm touches it.
+        """
         held, role = self._windows("holdout", recipe, None)
         faults = _events_in(self.holdout, "fault")
         chosen = (role == "normal") | touches(held.spans, faults)
@@ -286,32 +297,36 @@ class _Comparison:
             raise ValueError("The hold-out has no normal windows, so false alarms cannot be counted. Add recordings.")
         found = score_of(held.rows[chosen])
         score = found["anomaly_score"]
-        rates = self.alarms_per_hour * _AROUND
-        thresholds = [metrics.alarm_threshold(score, spans, faults, rate) for rate in rates]
+        thresholds = [metrics.alarm_threshold(score, spans, faults, rate) for rate in self.alarms_per_hour * _AROUND]
         share = np.mean([touches(faults, spans[score >= threshold]) for threshold in thresholds], axis=0)
         at_work = found["is_outlier"] & (score > np.quantile(score[normal], 1 - PROMISED))
-
-        judged, _ = self._windows("reviewed", recipe, self.source)
-        reviewed = score_of(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
-        alarmed = judged.spans[reviewed >= thresholds[len(rates) // 2]]
-        known, new = (_events_in(self.reviewed, role) for role in ("fault", "normal"))
-        known, new = (events.assign(hit=touches(events, alarmed)) for events in (known, new))
         part_of = self._parts()
         faults = faults.assign(part=part_of(faults), found=share, at_work=touches(faults, spans[at_work]))
         quiet = spans[normal].assign(flagged=found["is_outlier"][normal])
         quiet["part"] = part_of(quiet)
-        parts = {
+        counts = {
             "held_faults": faults.groupby("part").size(),
             "held_found": faults.groupby("part")["found"].sum(),
             "held_found_at_work": faults.groupby("part")["at_work"].sum(),
-            "verdict_faults": known.groupby("recording").size(),
-            "verdict_found": known.groupby("recording")["hit"].sum(),
-            "new": new.groupby("recording").size(),
-            "new_flagged": new.groupby("recording")["hit"].sum(),
             "normal": quiet.groupby("part").size(),
             "normal_flagged": quiet.groupby("part")["flagged"].sum(),
         }
-        return Counts(pd.DataFrame(parts).fillna(0.0), share)
+        return counts, thresholds, share
+
+    def _reviewed_counts(self, score_of: _Score, recipe: WindowRecipe, threshold: float) -> dict[str, "pd.Series[Any]"]:
+        """Reviewed faults and new normals by recording, and those that an alarm touches at a threshold."""
+        judged, _ = self._windows("reviewed", recipe, self.source)
+        score = score_of(judged.rows)["anomaly_score"] if len(judged) else np.empty(0)
+        alarmed = judged.spans[score >= threshold]
+        counts: dict[str, pd.Series[Any]] = {}
+        for role, all_name, hit_name in (
+            ("fault", "verdict_faults", "verdict_found"),
+            ("normal", "new", "new_flagged"),
+        ):
+            events = _events_in(self.reviewed, role)
+            by_recording = events.assign(hit=touches(events, alarmed)).groupby("recording")["hit"]
+            counts |= {all_name: by_recording.size(), hit_name: by_recording.sum()}
+        return counts
 
     def doubts(self, champion: Paths, learned: pd.DataFrame, seed: int) -> tuple[Doubts | None, pd.DataFrame]:
         """Whether new normals look like held-out faults, and which events were compared: those that have a window."""
