@@ -15,6 +15,8 @@ The rules are the same for both formats; how a CSV file is written is found by :
 - **Order.** A row may be older than the newest row before it by up to a second or three usual steps (the median step of
   the first 1000 stamps); it is sorted in. If the clock jumps back further, the file is refused: sorting would mix two
   recordings.
+- **A clock that is set.** If a stamp is more than a year after the one before, as when a logger that began in 1970
+  receives the time, a warning says so: the times of the recording count from its first row.
 - **Midnight.** Times of day that fall by nearly a day go on with the next day, minutes and seconds that fall by nearly
   an hour with the next hour; a warning counts how often.
 - **Duplicates.** Rows with the same stamp become one sample: each signal's mean; a warning counts the stamps at which

@@ -17,6 +17,7 @@ from anomalyvae.recordings.log import moment
 from anomalyvae.recordings.sampling import SAME_S
 from anomalyvae.recordings.stamps import FUTURE_S, UNIX_FROM_S, Column, Scale, Turns, stamped
 
+_YEAR_S = 365 * DAY_S  # no recording pauses for so long
 _ROUNDING = 1e-12  # relative: the mean of equal values may differ by that much from them
 
 
@@ -44,6 +45,7 @@ class Timeline:
         self.unstamped = 0  # rows with values, but without a stamp; they are left out
         self.averaged = self._samples = 0  # samples of rows with different values, and all samples
         self._turns = Turns(0, None)
+        self._leap: tuple[int, float] | None = None  # after how many rows the clock was set, and by how many seconds
         self._origin: float | None = None  # the first stamp
         self._newest: np.ndarray = np.empty(0, dtype=np.int64)  # of all stamps so far
         self._waiting: _Samples | None = None
@@ -104,7 +106,7 @@ class Timeline:
         return self._seconds(samples.stamps[:complete]), samples.part(slice(complete)).means()
 
     def remarks(self) -> Iterator[str]:
-        """Yield the text of each warning: rows left out, rows averaged, a clock that begins again."""
+        """Yield the text of each warning: rows left out, rows averaged, a clock that is set or begins again."""
         if self.unstamped:
             yield (
                 f"{self.unstamped:,} rows have values but no stamp in {self._source}, and are left out. Fill in their "
@@ -115,6 +117,12 @@ class Timeline:
                 f"{self.averaged:,} of {self._samples:,} stamps in {self._source} are shared by rows with different "
                 "values of a signal, and their mean is used. Export stamps with more digits, or name another column by "
                 "time= (--time)."
+            )
+        if self._leap is not None:
+            row, leap_s = self._leap
+            yield (
+                f"The clock in {self._source} leaps ahead by {leap_s / DAY_S:,.0f} days after {row:,} rows, as if it "
+                "was set then, and times count from the first row. Leave out the rows with the wrong time."
             )
         turns = self._turns.number
         if turns:
@@ -130,6 +138,9 @@ class Timeline:
             return np.ones(0, dtype=bool)
         so_far = np.concatenate((self._newest, stamps))
         step_s = np.diff(so_far) / self._scale.per_second
+        if self._leap is None and step_s.max(initial=0.0) > _YEAR_S:
+            later = int(np.argmax(step_s > _YEAR_S))
+            self._leap = self._stamped + later + 1 - len(self._newest), float(step_s[later])
         if (step_s > 2 * SAME_S).all():
             self._newest = so_far[-1:]
             return np.ones(len(stamps), dtype=bool)

@@ -31,6 +31,21 @@ def test_rows_with_values_but_without_a_stamp_are_counted(write):
         assert len(read_log(write(text))["speed"].values) == 20
 
 
+@pytest.mark.parametrize("wrong", ["1970-01-01T00:00:0{}Z", "1980-01-06T00:00:0{}Z", "0.{}", "946684800.{}"])
+def test_a_clock_that_is_set_is_named(write, wrong):
+    """A logger without a battery begins in the year of its firmware, until it receives the time."""
+    right = "2023-11-14T22:13:{}Z" if wrong.endswith("Z") else "17000000{}.0"
+    stamps = [*(wrong.format(i) for i in range(3)), *(right.format(i) for i in range(20, 50))]
+    path = write("time,x\n" + "".join(f"{stamp},1\n" for stamp in stamps))
+    said = r"^The clock in column 'time' of .* leaps ahead by [0-9,]{5,6} days after 3 rows, as if it was set then"
+    for rows in (2, 3, 4, 100):
+        with pytest.warns(UserWarning, match=said):
+            assert sum(len(piece["x"].values) for piece in read_pieces(path, rows=rows)) == 33
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_log(write("time,x\n" + "".join(f"{stamp},1\n" for stamp in stamps[3:])))
+
+
 def test_csv_gives_signals_with_names_units_and_one_clock(write):
     log = read_log(write("time_s,speed [m/s],rpm\n0.0,1.5,800\n0.2,,810\n"))
     assert log.recording == "drive"
