@@ -37,7 +37,7 @@ from anomalyvae.health.sensors import rows_of, signal_scores, unlearned_residual
 from anomalyvae.models import load, save
 from anomalyvae.options import ReadOptions
 from anomalyvae.recordings import WindowRecipe, Windows, read_windows
-from anomalyvae.recordings.coverage import sparse_in_words
+from anomalyvae.recordings.coverage import sparse_in_words, without_in_words
 from anomalyvae.recordings.drives import are_groups, copies_of, drives_of, groups_of, parts_in_words
 from anomalyvae.untrusted import listed
 
@@ -93,7 +93,14 @@ def train(
     Raises
     ------
     FileNotFoundError, ValueError
-        If a recording is missing or has changed, or no normal window is left to learn from.
+        If a recording is missing or has changed, no normal window is left to learn from, or a signal has no value in
+        them.
+
+    Warns
+    -----
+    UserWarning
+        If some files have no window, and if a signal has values in so few recordings that the bundle cannot say how
+        unlike each other they are.
     """
     if out is not None:
         refuse_foreign(Path(out))
@@ -103,6 +110,8 @@ def train(
         data = TrainingSet.of_files(
             recordings, recipe, events=events, tolerance_s=tolerance_s, ranges=ranges, **options
         )
+        if data.samples.without:
+            warnings.warn(f"Not learned: {without_in_words(data.samples.without)}.", stacklevel=2)
     model = data.fit(detector)
     if out is not None:
         data.save(model, out, drift=drift, figures=figures)
@@ -227,6 +236,24 @@ class TrainingSet:
         manifest = self.manifest[~self.manifest["recording"].isin(recordings)].reset_index(drop=True)
         return replace(self, manifest=manifest, samples=self.samples.part(kept), role=self.role[kept])
 
+    @property
+    def empty_signals(self) -> list[str]:
+        """The signals that cannot be learned: a sample or coefficient of theirs is missing in all normal windows."""
+        if not self.ranges and not self.recipe.missing:
+            return []
+        empty = self.rows[self.role == "normal"].isna().all().to_numpy().reshape(len(self.recipe.signals), -1)
+        return [name for name, one in zip(self.recipe.signals, empty.any(axis=1), strict=True) if one]
+
+    def refuse_empty(self) -> None:
+        """Raise ValueError for signals that no normal window has."""
+        if signals := self.empty_signals:
+            recordings = sorted(self._recording[self.role == "normal"].unique())
+            raise ValueError(
+                f"No normal window of {listed(map(repr, recordings))} has values of {listed(map(repr, signals))}, so a "
+                "model of these recordings cannot learn it. Values outside of a signal's range count as missing. Leave "
+                "the signal out (signals), correct its range, or add recordings that have it."
+            )
+
     def fit(self, detector: "VAEOutlierDetector") -> "VAEOutlierDetector":
         """Fit a clone of a detector: normal windows are learned, faults are pushed away.
 
@@ -240,6 +267,7 @@ class TrainingSet:
             raise ValueError(
                 "No normal window is left to learn from. Add recordings, review more events, or lower tolerance_s."
             )
+        self.refuse_empty()
         spans = self.samples.spans[normal]
         base = is_base(spans, self.manifest)
         if not base.any():
@@ -266,7 +294,7 @@ class TrainingSet:
         """How unlike each other the recordings are, each measured on its normal windows by a fit that left it out.
 
         Three fits learn two thirds of the recordings each. ``detector`` is the fitted model. None for fewer than three
-        recordings, and if a fit was interrupted.
+        recordings, if a fit was interrupted, and with a warning if two thirds of the recordings lack a signal.
         """
         from sklearn.base import clone
 
@@ -278,11 +306,21 @@ class TrainingSet:
         drives = sorted({self._drives.get(name, name) for name in names})
         if len(drives) < FEWEST:
             return None
+        parts = [[name for name in names if self._drives.get(name, name) in drives[n::_PARTS]] for n in range(_PARTS)]
+        for left_out in parts:
+            if signals := self.without(*left_out).empty_signals:
+                warnings.warn(
+                    f"Without {listed(map(repr, left_out))}, no normal window has values of "
+                    f"{listed(map(repr, signals))}. So the model does not say how unlike each other its recordings "
+                    "are: 'rank' gives no p-values, and 'drift' refuses. Leave the signal out, or add recordings that "
+                    "have it.",
+                    stacklevel=4,
+                )
+                return None
         tallies = {}
         previous = epoch_callback.set(None)  # a tracked run has the losses of the model alone
         try:
-            for part in range(_PARTS):
-                left_out = [name for name in names if self._drives.get(name, name) in drives[part::_PARTS]]
+            for left_out in parts:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # the model's own fit has given them
                     # One network: the others only set a threshold.

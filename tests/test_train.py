@@ -178,6 +178,59 @@ def test_nothing_normal_to_learn_is_refused(drives):
         train(files(drives), RECIPE, DETECTOR, events=events)
 
 
+@pytest.fixture(scope="module")
+def drives_of_one_sensor(tmp_path_factory):
+    """Four drives; the first alone has a value of z. Elsewhere its cells are empty, or far out of its range."""
+    folder = tmp_path_factory.mktemp("sensor")
+    for number in range(4):
+        x, y, z = np.random.default_rng(number).normal(size=(3, 300))
+        frame = pd.DataFrame({"time_s": np.arange(300) * 0.2, "x": x, "y": y, "empty": z, "out": z})
+        if number:
+            frame = frame.assign(empty=np.nan, out=900.0)
+        frame.to_csv(folder / f"d{number}.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("coefficients", [None, 3])
+@pytest.mark.parametrize(("signal", "missing"), [("empty", 0.9), ("out", 0.0)])
+def test_a_signal_of_one_recording_is_learned_and_the_recordings_are_not_compared(
+    drives_of_one_sensor, tmp_path, signal, missing, coefficients
+):
+    recipe = replace(RECIPE, signals=("x", "y", signal), missing=missing, coefficients=coefficients)
+    ranges = {"out": (-9, 9)} if signal == "out" else None
+    said = f"Without 'd0', 'd3', no normal window has values of '{signal}'"
+    with pytest.warns(UserWarning, match=said):
+        model = train(files(drives_of_one_sensor, 4), recipe, DETECTOR, tmp_path / "model", ranges=ranges)
+    assert read_card(tmp_path / "model").get("fleet") is None
+    data = TrainingSet.of_bundle(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").anomaly_score(data.rows), model.anomaly_score(data.rows))
+
+
+def test_a_signal_that_no_window_has_within_its_range_is_named(drives):
+    with pytest.raises(ValueError, match=r"No normal window of 'd0', .* has values of 'y'.* correct its range"):
+        train(files(drives), RECIPE, DETECTOR, ranges={"y": (90, 99)})
+
+
+def test_a_job_names_a_signal_of_one_recording_before_any_fit(drives_of_one_sensor, tmp_path, monkeypatch):
+    text = JOB.format(drives=drives_of_one_sensor, out=tmp_path / "out").replace('"y"', '"out"')
+    text = "\n".join(line for line in text.splitlines() if "events" not in line)
+    (tmp_path / "job.toml").write_text(text.replace("range.y", "range.out"))
+    monkeypatch.setattr(TrainingSet, "fit", lambda *_: pytest.fail("a fit had begun"))
+    with pytest.raises(ValueError, match="No normal window of 'd1', 'd2', 'd3' has values of 'out'"):
+        run_job(read_job(tmp_path / "job.toml"))
+
+
+def test_recordings_without_a_window_are_named(drives_of_one_sensor, tmp_path):
+    recipe = replace(RECIPE, signals=("x", "empty"))
+    with pytest.warns(UserWarning, match=r"Not learned: d1 \(It has no window: it has no value of 'empty'\), d2"):
+        train(files(drives_of_one_sensor, 4), recipe, DETECTOR)
+    text = JOB.format(drives=drives_of_one_sensor, out=tmp_path / "out").replace('"y"', '"empty"')
+    text = "\n".join(line for line in text.splitlines() if "events" not in line and "range" not in line)
+    (tmp_path / "job.toml").write_text(text)
+    with pytest.raises(ValueError, match=r"Only one recording has windows \(d0\).* Not used: d1 \(It has no window"):
+        run_job(read_job(tmp_path / "job.toml"))
+
+
 def test_parts_of_one_recording_are_not_called_recordings(drives, tmp_path):
     unit = "9 stretches of recordings can show no p-value below 0.1"
     said = f"{unit}, so 5% false alarms in new recordings are .* takes 19 recordings that are held out"

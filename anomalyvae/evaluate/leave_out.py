@@ -37,6 +37,7 @@ from anomalyvae.health.measures import cells_of
 from anomalyvae.health.profile import within
 from anomalyvae.health.sensors import event_causes, signal_scores
 from anomalyvae.recordings import Windows
+from anomalyvae.recordings.coverage import without_in_words
 from anomalyvae.review.reasons import WindowView, excess_shares, explained_flags, window_view
 from anomalyvae.train import TrainingSet, train
 
@@ -115,7 +116,9 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
         **options_of(job.data),
     )
     windows, anomalous = data.named, data.role != "normal"
-    left_out = _left_out(windows.spans["recording"].unique(), job.evaluation)
+    left_out = _left_out(windows.spans["recording"].unique(), job.evaluation, data.samples.without)
+    for recording in left_out:
+        data.without(recording).refuse_empty()  # before any fit
     steps = len(left_out) + 3
     progress(1, steps, f"{len(windows)} windows of {len(paths)} recordings, {anomalous.sum()} near an event")
 
@@ -145,7 +148,7 @@ def _run(job: Job, progress: Progress, listening: Callable[[], AbstractContextMa
     return result
 
 
-def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
+def _left_out(recordings: Iterable[str], evaluation: Evaluation, without: Mapping[str, str]) -> list[str]:
     recordings = list(recordings)
     chosen = [name for name in recordings if matches(name, evaluation.leave_out)]
     if not chosen:
@@ -154,9 +157,10 @@ def _left_out(recordings: Iterable[str], evaluation: Evaluation) -> list[str]:
             "Correct [evaluation], or [windows] if more recordings should have windows."
         )
     if len(recordings) < 2:
+        others = f" Not used: {without_in_words(without)}." if without else ""
         raise ValueError(
             f"Only one recording has windows ({chosen[0]}), expected at least two: one is left out, the others are "
-            "learned. Add recordings to [data]."
+            f"learned. Add recordings to [data].{others}"
         )
     return chosen
 

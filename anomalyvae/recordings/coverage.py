@@ -115,6 +115,11 @@ class Coverage:
         )
 
 
+def without_in_words(without: Mapping[str, str]) -> str:
+    """Recordings without a window, and why they have none."""
+    return listed(f"{name} ({why.removesuffix('.')})" for name, why in without.items())
+
+
 def sparse_in_words(sparse: Mapping[str, str]) -> str:
     """How many recordings have windows for few of their seconds, and why the first has."""
     first, why = next(iter(sparse.items()))
