@@ -87,7 +87,7 @@ def least_gradient(whitening: Tensor) -> float:
     return _ROUNDING * float(inverse.masked_fill(inverse == 0, torch.inf).amin()) if len(inverse) else 0.0
 
 
-def ellipsoid_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ellipsoid_of(u: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of rows ``(n, k)``, the matrix that whitens differences from it, and their distances from the others.
 
     The covariance is ``(1 - a) S + a m I`` with the covariance S of the rows and its mean variance m. Of a = 1e-6 to 1,
@@ -98,33 +98,38 @@ def ellipsoid_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Missing cells are filled with the likeliest values, and what these lack of variance is added, in turns (Buck 1960, A
     method of estimation of missing values in multivariate data; repeated as by Dempster, Laird & Rubin 1977).
 
+    With ``counts``, shape ``(n,)``, rows weigh in proportion, and a row is compared with those that are not its copies.
+
     The matrix has no columns if there are too many.
     """
     (n, width), missing = u.shape, u.isnan()
-    complete, filled = u[~missing.any(1)], torch.where(missing, u.nanmean(0).nan_to_num(), u)
+    complete, filled = ~missing.any(1), torch.where(missing, u.nanmean(0).nan_to_num(), u)
     if width > MOST_COLUMNS or n < 3:  # two rows show no spread but along the line between them
         return filled.mean(0), u.new_zeros(width, 0), u.new_zeros(n)
-    start = complete if len(complete) >= _ENOUGH * width else filled
-    mean, whitening, distance = _likeliest(start, u.new_zeros(width))
+    weight = u.new_ones(n) if counts is None or bool((counts == counts[0]).all()) else (counts / counts.mean()).to(u)
+    start = complete if complete.sum() >= _ENOUGH * width else slice(None)
+    mean, whitening, distance = _likeliest(filled[start], weight[start], u.new_zeros(width))
     for _ in range(_ROUNDS if missing.any() else 0):
         filled = torch.where(missing, mean + nearest_to_mean(u, mean, whitening, _LEARNING_STEPS), u)
-        mean, whitening, distance = _likeliest(filled, missing.to(u).mean(0) / whitening.square().sum(1))
+        lacking = (weight[:, None] * missing).mean(0) / whitening.square().sum(1)
+        mean, whitening, distance = _likeliest(filled, weight, lacking)
     return mean, whitening, distance + _lacking(u)
 
 
-def _likeliest(u: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _likeliest(u: Tensor, weight: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `ellipsoid_of`, for rows without missing cells, to whose variances those that are ``lacking`` are added."""
+    weight = (weight / weight.mean())[:, None]
     n, others, shrinkage = len(u), len(u) / (len(u) - 1), u.new_tensor(SHRINKAGE)
-    mean = u.mean(0)
+    mean = (weight * u).mean(0)
     centered = u - mean
-    covariance = centered.T @ centered / n + lacking.diag()
+    covariance = (weight * centered).T @ centered / n + lacking.diag()
     constant = covariance.diagonal() < LEAST_VARIANCE  # such columns get the variance of their unit, 1
     size, direction = torch.linalg.eigh(covariance + constant.to(u).diag())
     variance = ((1 - shrinkage) * others * size[:, None] + shrinkage * size.mean()).clamp(min=LEAST_VARIANCE)
     squared = (centered @ direction).square() @ (1 / variance)  # (n, shrinkages)
-    left = (1 - (1 - shrinkage) * others / (n - 1) * squared).clamp(min=LEAST_VARIANCE)
+    left = (1 - (1 - shrinkage) * others / (n - 1) * weight * squared).clamp(min=LEAST_VARIANCE)
     squared = others**2 * squared / left
-    best = ((squared + left.log()).mean(0) + variance.log().sum(0)).argmin()
+    best = ((weight * (squared + left.log())).mean(0) + variance.log().sum(0)).argmin()
     return mean, padded(direction / variance[:, best].sqrt()), squared[:, best].sqrt()
 
 

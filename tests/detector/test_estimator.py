@@ -506,3 +506,18 @@ def test_verbose_writes_to_stderr_and_changes_nothing_else(normal, capfd, tmp_pa
     assert np.array_equal(shown.anomaly_score(rows), quiet.anomaly_score(rows))
     save(shown, tmp_path / "model")
     assert load(tmp_path / "model").get_params()["verbose"] == 1
+
+
+def test_the_linear_view_learns_the_relation_of_rows_that_weigh_more():
+    """One row in 33 has another linear relation between columns; with equal weights of both kinds, it is normal."""
+    rng = np.random.default_rng(0)
+    usual, rare = rng.normal(size=(2, 2, 6))
+
+    def rows(relation, n):
+        return rng.normal(size=(n, 2)) @ relation + 0.1 * rng.normal(size=(n, 6))
+
+    learned, weight = np.concatenate([rows(usual, 485), rows(rare, 15)]), np.repeat([1.0, 485 / 15], [485, 15])
+    detector = VAEOutlierDetector(random_state=0, criterion="linear", max_epochs=2, validation_fraction=0.0)
+    detector.fit(learned, sample_weight=weight)
+    line = np.quantile(detector.anomaly_score(rows(usual, 500)), 0.95)
+    assert (detector.anomaly_score(rows(rare, 500)) > line).mean() < 0.3  # without weights, more than 0.95

@@ -138,3 +138,33 @@ def test_the_covariance_is_that_of_scikit_learn(n, k):
     x -= x.mean(axis=0)
     covariance, fourth = torch.from_numpy(x.T @ x / n), torch.from_numpy(x).square().sum(1).square().mean()
     np.testing.assert_allclose(shrunk(covariance, fourth, n)[0].numpy(), ledoit_wolf(x)[0], atol=1e-12)
+
+
+def test_a_row_that_counts_thrice_moves_mean_and_covariance_as_three_rows_do():
+    u = normal(40, 3) @ normal(3, 3)
+    counts = torch.ones(40, dtype=torch.float64)
+    counts[:10] = 3.0
+    mean, whitening, _ = ellipsoid_of(u, counts)
+    repeated = torch.cat([u[:10], u[:10], u])
+    torch.testing.assert_close(mean, repeated.mean(0))
+    covariance = torch.linalg.inv((whitening @ whitening.T)[:3, :3])
+    torch.testing.assert_close(covariance, torch.cov(repeated.T, correction=0), rtol=0.1, atol=0.05)  # it is shrunk
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_counts_that_are_all_equal_change_no_bit(share):
+    u = riddled(with_total(400), share)
+    for one, other in zip(ellipsoid_of(u, torch.full((len(u),), 0.1).to(u)), ellipsoid_of(u), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_missing_cells_of_rows_that_count_more_are_filled_by_their_relation():
+    """Two kinds of rows; the second, in which the columns rise together, counts a thousand times."""
+    u = normal(600, 2)
+    u[300:, 1] = u[300:, 0]
+    u[::5, 1] = torch.nan
+    counts = torch.ones(600).to(u)
+    counts[300:] = 1000.0
+    mean, whitening, _ = ellipsoid_of(u, counts)
+    together, apart = torch.tensor([[2.0, 2.0], [2.0, -2.0]]).to(u)
+    assert ellipsoid(apart[None], mean, whitening) > 10 * ellipsoid(together[None], mean, whitening)
