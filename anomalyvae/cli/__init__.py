@@ -122,7 +122,8 @@ VERBS = {
     "export": Verb(
         "export a fitted model as one ONNX file, and check it",
         models.export_arguments, models.export,
-        "anomalyvae export models/pump pump.onnx",
+        "anomalyvae export models/pump pump.onnx\n"
+        "  anomalyvae export models/pipeline p.onnx --sample normal.csv     # a Pipeline: checked on rows of training",
     ),
     "compare": Verb(
         "compare with PyOD's detectors on your own table",

@@ -26,6 +26,7 @@ from anomalyvae.cli.console import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from anomalyvae.evaluate.job import Health
     from anomalyvae.options import ReadOptions
@@ -248,23 +249,46 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "double", "single"), default="auto", help="floating-point format of the network"
     )
+    parser.add_argument(
+        "--sample",
+        metavar="TABLE",
+        help="check the file on rows of this table, such as those of training; by default, rows are made up",
+    )
     option(parser, "--quiet")
+    reading_arguments(parser, time=False, buses=False)
 
 
 def export(args: argparse.Namespace) -> int:
     from anomalyvae.models import export_onnx
 
+    sample = None if args.sample is None else _rows_for(args.model, args.sample, reading_options(args))
     path = export_onnx(
-        args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision
-    )
+        args.model, args.file, inputs=args.inputs, feature_scores=args.feature_scores, precision=args.precision,
+        sample=sample,
+    )  # fmt: skip
     if not args.quiet:
         from anomalyvae.scoring import Scorer
 
         metadata = Scorer(path, providers=["CPUExecutionProvider"]).metadata
         parity = metadata["parity"]
         say(f"Model {metadata['model_id']} in {metadata['precision']} precision: {path}")
-        say(f"Scores within {parity['score_difference']:.0e} of the model's, on {parity['rows']} rows")
+        rows = f"{parity['rows']} rows" + (f" from {args.sample}" if sample is not None else "")
+        say(f"Scores within {parity['score_difference']:.0e} of the model's, on {rows}")
     return DONE
+
+
+def _rows_for(model: str, table: str, options: "ReadOptions") -> "pd.DataFrame | NDArray[Any]":
+    """The columns of a table that a model takes, text where it has learned text; an array for a model without names."""
+    from anomalyvae.options import TABLE_OPTIONS
+    from anomalyvae.options import given as options_given
+    from anomalyvae.scoring import Scorer
+    from anomalyvae.tables.rows import read_rows
+
+    metadata = Scorer(model, providers=["CPUExecutionProvider"]).metadata
+    columns, how = metadata["columns"], options_given(options, [name for name in TABLE_OPTIONS if name != "time"])
+    text = [name for name, kind in metadata["kinds"].items() if kind == "text"]
+    rows = read_rows([Path(table)], columns, text=text, **how)
+    return rows if columns is not None else rows.to_numpy()
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -109,7 +109,7 @@ def _check_alone(
     if reason:
         raise ArithmeticError(
             f"The ONNX graph may not agree with the detector for rows of training. No file was written. {reason}Or "
-            "pass sample=, some of those rows, with which the file is checked."
+            "pass sample= (--sample), some of those rows, with which the file is checked."
         )
     own = write_onnx(detector, file, card, precision=precision)
     return own if precision == "auto" and own == "double" else precision

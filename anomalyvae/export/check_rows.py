@@ -85,7 +85,7 @@ def check_rows(
     if taken.sum() < _ENOUGH:
         raise ValueError(
             f"The Pipeline takes only {taken.sum()} of the {_ROWS} rows made up for the check, which needs {_ENOUGH}. "
-            "Export it in Python, and pass some rows like those of training as sample=."
+            "Pass some rows like those of training as sample= (--sample)."
         )
     prepared = pd.concat(made) if isinstance(made[0], pd.DataFrame) else np.concatenate(made)
     return CheckRows(rows[taken], prepared, [inputs[i].name for i in required], origin)
@@ -249,7 +249,8 @@ def _refuse_types(before: Pipeline, typed: Any, rows: Any, sampled: bool) -> Non
     kinds = sorted({str(kind) for kind in every if kind.kind in "iuf"} - {"float64"})
     raise ValueError(
         f"{apart} makes other numbers of the type {', '.join(kinds)} than of float64, which a graph takes. Convert the "
-        "columns before fitting, by .astype(float)" + ("." if sampled else ", or pass sample=, some rows as they are.")
+        "columns before fitting, by .astype(float)"
+        + ("." if sampled else ", or pass sample= (--sample), some rows as they are.")
     )
 
 

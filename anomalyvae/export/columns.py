@@ -32,7 +32,7 @@ class Input:
         if len(kinds) > 1 and kinds != {"number", "bool"}:
             raise ValueError(
                 f"Column {self.name!r} is used as {self.kind} and as {kind}; a graph input has one kind. Convert the "
-                "column before fitting, or pass sample=, some rows as they are."
+                "column before fitting, or pass sample= (--sample), some rows as they are."
             )
         self.kind = "bool" if "bool" in kinds else kind
         self.used = True

@@ -40,8 +40,8 @@ def inputs_of(before: Pipeline | None, detector: "VAEOutlierDetector", sample: A
     if graph.undecided and sample is None:
         raise ValueError(
             f"{' and '.join(sorted(graph.undecided))} gets numbers that a step before it has computed, so rounding "
-            "decides on which side of an edge a cell lies. Put it before that step, or pass sample=, rows of training, "
-            "with which the file is checked."
+            "decides on which side of an edge a cell lies. Put it before that step, or pass sample= (--sample), rows "
+            "of training, with which the file is checked."
         )
     if isinstance(sample, pd.DataFrame):
         for column in inputs:

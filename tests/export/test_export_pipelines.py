@@ -17,6 +17,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from anomalyvae import Scorer, export_onnx, load, save
 from anomalyvae.bundle import read_card
+from anomalyvae.cli import main
 from anomalyvae.export import pipelines, transformers
 from anomalyvae.export.check_rows import check_rows
 from anomalyvae.export.culprits import culprit
@@ -528,3 +529,19 @@ def test_the_word_for_missing_is_no_level(tmp_path):
     pipeline = make_pipeline(ColumnTransformer([("d", one_hot(), ["driver"])], remainder="passthrough"), detector())
     with pytest.raises(ValueError, match=r"Column 'driver' has the level '<missing>', which.*Replace it by None"):
         export_onnx(pipeline.fit(rows), tmp_path / "m.onnx")
+
+
+def test_the_command_line_takes_rows_for_the_check(tmp_path, capsys):
+    """Numbers of text columns stay text, and other columns of the table are left out."""
+    rows = signals(300, 0)[["tail", "plain"]].assign(code=np.where(np.arange(300) % 3, "007", "7"))
+    numbers = make_pipeline(dec.PCA(2), pre.KBinsDiscretizer(4, encode="ordinal"))
+    code = pre.OneHotEncoder(handle_unknown="ignore")
+    steps = ColumnTransformer([("numbers", numbers, ["tail", "plain"]), ("code", code, ["code"])])
+    save(make_pipeline(steps, detector(max_epochs=3)).fit(rows), tmp_path / "model", sample=rows)
+    rows.assign(other="x").to_csv(tmp_path / "rows.csv", index=False, sep=";", decimal=",")
+    export = ["export", str(tmp_path / "model"), str(tmp_path / "m.onnx")]
+    assert main(export) == 1
+    assert "or pass sample= (--sample)" in capsys.readouterr().err
+    assert main([*export, "--sample", str(tmp_path / "rows.csv")]) == 0
+    assert f"rows from {tmp_path / 'rows.csv'}" in capsys.readouterr().out
+    assert Scorer(tmp_path / "m.onnx").metadata["parity"]["rows_from"] == "sample"
