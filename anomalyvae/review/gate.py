@@ -26,6 +26,7 @@ from anomalyvae.review.comparison import EARNING, FIGURES, PROMISED, Counts, Fig
 from anomalyvae.review.doubts import Doubts, doubts_about, flagged_peaks, peaks_in
 from anomalyvae.review.reasons import compared_by
 from anomalyvae.review.retraining import refits as refits_of
+from anomalyvae.review.retraining import refuse_changed
 from anomalyvae.scoring import Scorer
 from anomalyvae.train import recipe_of
 from anomalyvae.untrusted import listed
@@ -204,7 +205,10 @@ def judge(
     leaks = [line for folder in traced for line in _leak(folder, holdout)]
     if leaks or old == new:
         return decided(False, leaks or ["It is the champion."])
-    reviewed = reviewed_manifest(events, source, *map(read_manifest, traced))
+    manifests = [read_manifest(folder) for folder in traced]
+    later = events[~events["event_id"].isin(pd.concat(manifests)["event_id"])]  # in no manifest, so without a checksum
+    refuse_changed(champion, old, later, source, **options)
+    reviewed = reviewed_manifest(events, source, *manifests)
     comparison = _Comparison(holdout, reviewed, alarms_per_hour, source, options)
     figures = comparison.figures(challenger, champion, tolerance, refits if champion in traced else 0, seed)
     promoted, reasons = _decide(figures)

@@ -83,7 +83,7 @@ def retrain(
     recipe, card, ranges, detector = recipe_of(champion), read_card(champion), ranges_of(champion), unfitted(champion)
     old = read_manifest(champion) if learned is None else manifest_of(learned, recipe, **options)
     new = next_manifest(old, events, source)
-    _refuse_changed(champion, card["model_id"], events[~events["event_id"].isin(old["event_id"])], source, **options)
+    refuse_changed(champion, card["model_id"], events[~events["event_id"].isin(old["event_id"])], source, **options)
     refuse_replaced(champion, card["model_id"])
     counts = {str(verdict): int(n) for verdict, n in events["verdict"].fillna("open").value_counts().items()}
     if _taught(new) == _taught(old):
@@ -99,7 +99,7 @@ def retrain(
     return Retrained(Path(out), read_card(out)["model_id"], normal, faults, counts)
 
 
-def _refuse_changed(
+def refuse_changed(
     champion: Paths, model_id: str, events: pd.DataFrame, source: Paths | None, **options: Unpack[ReadOptions]
 ) -> None:
     """Refuse events to learn whose recordings have changed since the champion, or a former one, scored them."""

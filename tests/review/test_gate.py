@@ -149,6 +149,18 @@ def test_a_recording_overwritten_since_it_was_learned_is_not_learned_again(world
     assert retrain(undone, second, tmp_path / "third").verdicts == {"open": len(events) - 1, "fault": 1}
 
 
+def test_a_recording_overwritten_before_it_was_learned_is_not_judged_on(world, tmp_path):
+    """An event that was reviewed after retraining is in no manifest: its score shows whether the file is the same."""
+    first, learned = world["folder"] / "first", world["events"].iloc[-1:]
+    challenger = retrain(learned, first, tmp_path / "next").folder
+    later = world["events"].iloc[[0]]
+    known = {"model_id": read_card(first)["model_id"], "peak_score": -99.0}
+    events = pd.concat([learned, later]).assign(**known, peak_start_s=lambda table: table["start_s"])
+    held = gate.holdout(first, world["held"][:2])
+    with pytest.raises(ValueError, match=r"new0.parquet is not the recording that was scored: its window at 0 s"):
+        gate.judge(challenger, first, events, held, refits=0)
+
+
 def test_events_of_a_former_champion_are_checked_by_it(world, champion, tmp_path):
     known = {"model_id": read_card(champion)["model_id"], "peak_score": -99.0, "peak_start_s": 0.0}
     now = retrain(world["events"][:1], champion, tmp_path / "now").folder
