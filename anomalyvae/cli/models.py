@@ -148,9 +148,10 @@ def _chosen(args: argparse.Namespace, files: list[str], given: dict[str, Any]) -
     if not args.quiet:
         same = " (--as rows learns each row by itself)" if tables and undecided else ""
         now = chosen | given
+        every = f" (every {1 / now['rate_hz']:g} s)" if now["rate_hz"] < 1 else ""
         tell(
-            f"each file is a recording{same}: {len(now['signals'])} signal(s) at {now['rate_hz']:g} Hz, windows of "
-            f"{now['length_s']:g} s, one every {now['stride_s']:g} s, no gap over {now['max_gap_s']:g} s"
+            f"each file is a recording{same}: {len(now['signals'])} signal(s) at {now['rate_hz']:g} Hz{every}, windows "
+            f"of {now['length_s']:g} s, one every {now['stride_s']:g} s, no gap over {now['max_gap_s']:g} s"
         )
         if left_out:
             tell("left out: " + ", ".join(f"{name} ({reason})" for name, reason in left_out.items()))

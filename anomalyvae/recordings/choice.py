@@ -79,7 +79,9 @@ def choose_recipe(
             f"No signal of {_named(paths)} can be learned without being named: {listed}. Name signals (--signals)."
         )
     steps_s = [one.step_s for one in kept.values() if one.has_steps]
-    rate_hz = rate_hz or min(_FASTEST_HZ, _rounded(1 / min(steps_s)))
+    fastest_s = min(steps_s)
+    usual_hz = _rounded(1 / fastest_s) if fastest_s <= 1 else 1 / _rounded(fastest_s)  # a minute stays a minute
+    rate_hz = rate_hz or min(_FASTEST_HZ, usual_hz)
     length_s = length_s or max(_SAMPLES, round(_LENGTH_S * rate_hz)) / rate_hz
     recipe = WindowRecipe(
         signals=tuple(wanted or kept),

@@ -33,7 +33,8 @@ _NEEDED = ["recording", "start_s", "anomaly_score"]
 _TEXT = ("recording", "model_id")  # which may look like numbers
 NO_FLEET = (
     "The model does not say how unlike each other its training recordings are: it was fitted by an earlier version, to "
-    f"fewer than {FEWEST} recordings, or with a signal that few of them have. Fit it again, with more recordings."
+    f"fewer than {FEWEST} recordings (those that go on where another ends count as one), or with a signal that few of "
+    "them have. Fit it again, with more recordings."
 )
 NO_MODEL = (
     "A table of scores does not say how unlike each other the training recordings are. Pass the model (--model), or a "

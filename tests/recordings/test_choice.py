@@ -49,7 +49,13 @@ def test_signals_rate_and_length_come_from_the_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("hz", "rate_hz", "length_s", "stride_s", "max_gap_s"),
-    [(100, 25, 2, 1, 1), (5, 5, 4, 2, 1), (1, 1, 20, 10, 3), (1 / 60, 0.017, 20 / 0.017, 10 / 0.017, 180)],
+    [
+        (100, 25, 2, 1, 1),
+        (5, 5, 4, 2, 1),
+        (1, 1, 20, 10, 3),
+        (1 / 3, 1 / 3, 60, 30, 9),
+        (1 / 60, 1 / 60, 1200, 600, 180),
+    ],
 )
 def test_slow_signals_have_long_windows(tmp_path, hz, rate_hz, length_s, stride_s, max_gap_s):
     recipe, _ = choose_recipe(written(tmp_path, drive(200 / hz, hz)[["time_s", "acc_mps2"]]))
