@@ -199,12 +199,8 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     flags = explained_flags(own.spans, score, flagged, excess, job.windows.signals)
     flags["near_event"] = touches(flags, events, job.data.tolerance_s)
     health = others.health()
-    causes, not_good = _of_sensors(
-        Sensors(model, job.windows, Profile.from_dict(health)),
-        replace(data.samples.part(inside), spans=own.spans),
-        flags,
-    )
-    flags = flags.join(causes)
+    sensors = Sensors(model, job.windows, Profile.from_dict(health))
+    causes, not_good = _of_sensors(sensors, replace(data.samples.part(inside), spans=own.spans), flags)
     shares = excess_shares(excess)
     most_anomalous = flags.head(_DRAWN_WINDOWS)
     tally = Tally(len(job.windows.signals))
@@ -213,7 +209,7 @@ def _leave_out(job: Job, data: TrainingSet, events: pd.DataFrame, recording: str
     return _Fold(
         model=model,
         scores=own.spans.assign(anomaly_score=score, p_value=found["p_value"], is_outlier=flagged),
-        flags=flags.drop(columns="peak"),
+        flags=flags.drop(columns="peak").join(causes),
         views=[
             window_view(model, job.windows, own, peak, float(score[peak]), near, shares[peak])
             for peak, near in zip(most_anomalous["peak"], most_anomalous["near_event"], strict=True)
