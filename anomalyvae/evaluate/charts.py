@@ -64,7 +64,7 @@ def timeline(
     floor, margin = low - 0.15 * height, 0.07 * height
 
     def draw(figure: "Figure") -> None:
-        axes = figure.add_axes((0.045, 0.18, 0.95, 0.8))
+        axes = figure.add_axes((0.045, 0.18, 0.93, 0.8))  # room for half of the last label
         for start_s, end_s in zip(flags["start_s"], flags["end_s"], strict=True):
             axes.axvspan(start_s, end_s, color=ANOMALY, alpha=0.13, linewidth=0)
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -135,7 +135,9 @@ def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float
 
     def draw(figure: "Figure") -> None:
         low, high = 0.5 / height, 1 - 0.3 / height
-        names = figure.add_axes((0.27, low, 0.29, high - low))
+        shown = [_short(name, 36) for name in top["recording"]]
+        left = 0.03 + 0.24 / 36 * max(map(len, shown))
+        names = figure.add_axes((left, low, 0.56 - left, high - low))
         rows = range(len(top))
         names.barh(rows, top["unlike"], color=colors[: len(top)], height=0.62)
         for y, row in zip(rows, top.to_dict("records"), strict=True):
@@ -144,7 +146,7 @@ def draw_fleet(ranking: pd.DataFrame) -> tuple[Callable[["Figure"], None], float
                 f"{p}{row['share_flagged']:.0%} flagged", (max(row["unlike"], 0), y), xytext=(5, 0),
                 textcoords="offset points", va="center", color=MUTED,
             )  # fmt: skip
-        names.set_yticks(rows, [_short(name, 36) for name in top["recording"]])
+        names.set_yticks(rows, shown)
         names.set_ylim(len(top) - 0.4, -0.6)
         names.set_xlim(min(0.0, float(top["unlike"].min())), 1.45 * max(float(top["unlike"].max()), 0.1))
         names.tick_params(axis="y", length=0)

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from anomalyvae.calibration import few_calibrate
-from anomalyvae.evaluate import report
+from anomalyvae.evaluate import charts, report
 from anomalyvae.evaluate.charts import clock, timeline, window
 from anomalyvae.evaluate.report import render_report
+from anomalyvae.fleet import REASONS
 from anomalyvae.review.reasons import WindowView
 
 HOSTILE = '<script>alert("x")</script>$\\frac{"</svg><b>&'
@@ -212,3 +213,36 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None if name == "jinja2" else object())
     with pytest.raises(ImportError, match=r"needs jinja2. .* pip install 'anomalyvae\[report\]'"):
         render()
+
+
+def drawn(monkeypatch, make):
+    """The figure of a chart, with its canvas."""
+    found = []
+    monkeypatch.setattr(charts, "_svg", lambda draw, *size: found.append(charts.figure_of(draw, *size)))
+    make()
+    found[0].canvas.draw()
+    return found[0]
+
+
+def within(figure, labels):
+    boxes = [label.get_window_extent() for label in labels]
+    return all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_the_last_label_of_the_time_axis_is_whole(monkeypatch):
+    start = np.arange(0.0, 598.0, 2.0)
+    scores = pd.DataFrame({"start_s": start, "end_s": start + 4.0, "anomaly_score": np.sin(start)})
+    nothing = pd.DataFrame({"recording": [], "start_s": [], "end_s": []})
+    figure = drawn(monkeypatch, lambda: timeline(scores, nothing, nothing, 0.5, 0.0))
+    last = [label for label in figure.axes[0].get_xticklabels() if label.get_text() == "10:00"]
+    assert len(last) == 1
+    assert within(figure, last)
+
+
+@pytest.mark.parametrize(("name", "most"), [("truck1", 0.15), ("2026-03-01 " * 5, 0.3)])
+def test_names_of_recordings_have_the_room_that_they_need(monkeypatch, name, most):
+    ranking = pd.DataFrame({"recording": [name + str(n) for n in range(3)], "unlike": [3.0, 2.0, 1.0], "p_value": 0.5})
+    ranking = ranking.assign(share_flagged=0.1, brief=1.0, lasting=2.0, reason=REASONS[0], place=[1, 2, 3])
+    figure = drawn(monkeypatch, lambda: charts.fleet(ranking))
+    assert within(figure, figure.axes[0].get_yticklabels())
+    assert figure.axes[0].get_position().x0 < most
