@@ -1,6 +1,7 @@
 """Retrains a model from verdicts: only reviewed events are added to what it learned."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,7 +146,9 @@ def refits(
     """
     data = TrainingSet.of_bundle(champion, source=source, **options)
     for number in range(count):
-        model = train(data, data.recipe, unfitted(champion).set_params(random_state=_REFIT_SEED + number))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the champion's own fit has given them
+            model = train(data, data.recipe, unfitted(champion).set_params(random_state=_REFIT_SEED + number))
         if model.stop_reason_ == "interrupted":  # it would differ by that, and not by its seed
             raise KeyboardInterrupt
         yield model

@@ -185,6 +185,8 @@ def _other_frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. Check the path.")
     if suffix_of(path) not in TABLES:
         raise ValueError(f"{path} is not a {', '.join(TABLES[:-1])} or {TABLES[-1]} file. Unpack or convert it.")
     with _named_in_errors(path), parquet_file(path) as file:

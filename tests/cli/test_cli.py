@@ -439,7 +439,7 @@ def test_a_folder_of_tables_may_lie_in_a_read_only_place(tmp_path, capsys, monke
         (["run", "nowhere.toml"], "There is no job file nowhere.toml."),
         (["data", "get", "pothole"], "Did you mean 'potholes'?"),
         (["fit", "nowhere.csv", "--model", "m"], "nowhere.csv: No such file or directory. Check the path."),
-        (["fit", "image.png", "--model", "m"], "image.png is not a .parquet, .csv or .csv.gz file. Unpack or convert"),
+        (["fit", __file__, "--model", "m"], "test_cli.py is not a .parquet, .csv or .csv.gz file. Unpack or convert"),
         (["fit", "{table}", "--model", "m", "--set", "betta=1"], "Did you mean 'beta'?"),
         (["fit", "{table}", "--model", "m", "--columns", "a,bb"], "rows.csv has no column bb. "),
         (["fit", "{table}", "--model", "m", "--signals", "a"], "rows.csv has no column with the name of a time "),
@@ -455,6 +455,7 @@ def test_a_folder_of_tables_may_lie_in_a_read_only_place(tmp_path, capsys, monke
         (["score", "{table}", "s.parquet", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
         (["score", "{table}", "scores", "--model", "nowhere"], "nowhere does not exist. Pass the folder of "),
         (["export", "nowhere", "m.onnx"], "nowhere is not a bundle"),
+        (["fit", "nowhere/", "--model", "m"], "nowhere does not exist. Check the path."),
     ],
 )
 def test_an_error_is_one_line_on_stderr_and_exit_code_1(command, said, table, capsys):
