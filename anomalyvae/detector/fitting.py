@@ -83,6 +83,8 @@ class Trainer:
         learned = learned.merged() if by_chance else learned
         network = self.new_network(learned.balanced())
         history, reason, _ = self._train_and_store([network], [learned], stopping)
+        if stopping is not None:
+            _judge_residuals([network], [stopping.x])
         _warn_of_interrupt(history, reason)
         if calibration is None:
             calibration = learned.take(learned.is_reference)
@@ -115,6 +117,7 @@ class Trainer:
         history, reason, complete = self._train_and_store(networks, parts)
         _warn_of_interrupt(history, reason)
         if complete:
+            _judge_residuals(networks, [rows.x[:0], *(rows.x[fold == part] for part in range(len(networks) - 1))])
             scores = self._cross_scores(networks, parts, replace(rows, x=seen), fold)
             if by_chance:  # such rows nearly tie, and new ones equal to them get the score of the first network
                 again = rows.has_copies
@@ -302,6 +305,17 @@ def schedule_for(
     steps = int(np.clip(n // 2, _STEPS if precise else _FEWEST_STEPS, most))
     epochs = max(min_epochs, -(-steps // steps_per_epoch(n, batch))) if max_epochs == "auto" else int(max_epochs)
     return Schedule(epochs, batch, _LEARNING_RATE, max(_MIN_PATIENCE, epochs // _PATIENCE))
+
+
+def _judge_residuals(networks: Sequence[Reconstruction], unseen: Sequence[Floats]) -> None:
+    """Judge the residuals of moving windows by those of rows ``unseen`` by each network, in the same unit for all."""
+    described = networks[0].described
+    if described is None or not described.moving:
+        return
+    pairs = zip(networks, map(torch.from_numpy, unseen), strict=True)
+    distances = torch.cat([in_blocks(network, network.residual_distance, x) for network, x in pairs if len(x)])
+    for network in networks:
+        network.judge_residuals(distances.to(network.device))
 
 
 def _scores(network: Reconstruction, x: Floats) -> Floats:

@@ -94,16 +94,20 @@ def _rarity(network: Adversarial, z: Value) -> Value:
     return logit + ((z * z).sum() + network.latent_dim * LOG_2PI) * 0.5
 
 
-def _memory_features(network: Reconstruction, cells: Cells) -> Value:
-    """Row, code and residual side by side, which are compared with stored ones, ``(n, k)``."""
+def _imputed(network: Reconstruction, cells: Cells) -> tuple[Value, Value]:
+    """What missing cells are replaced by, and the codes of rows without any."""
     imputed = expected(network.likelihood, decode(network, encode(network, cells)))
-    whole = Cells(cells.filled(imputed), None)
-    z = encode(network, whole)
+    return imputed, encode(network, Cells(cells.filled(imputed), None))
+
+
+def _memory_features(network: Reconstruction, cells: Cells) -> Value:
+    """Row, code and residual side by side, which are compared with stored ones, ``(n, k)``; of windows no residual."""
+    imputed, z = _imputed(network, cells)
     if network.described is not None:
         assert cells.missing is not None  # noqa: S101 - a window has numbers alone
         s = cells.missing.op("Where", double(imputed), cells.precise)
         return concat([z * CODE, working(_described(network.described, s, cells.missing))])
-    return concat([whole.s, z, asinh(residual(network.likelihood, cells, decode(network, z)))])
+    return concat([cells.filled(imputed), z, asinh(residual(network.likelihood, cells, decode(network, z)))])
 
 
 def _described(described: Described, s: Value, missing: Value) -> Value:
@@ -164,7 +168,9 @@ def _view(name: str) -> Callable[[Reconstruction, Cells], Value]:
         slope, start = views.lines[number].tolist()
         if not slope:
             return (u * 0.0).sum() + start
-        if isinstance(views, WindowViews):
+        if name == "residual":
+            raw = _residual_distance(network, cells)
+        elif isinstance(views, WindowViews):
             raw = _of_windows(views, u, name)
         elif name == "linear" and network.unbends:
             raw = working(_of_observed(cells, views.mean, views.whitening))
@@ -178,16 +184,27 @@ def _view(name: str) -> Callable[[Reconstruction, Cells], Value]:
 def _novelty(network: Reconstruction, cells: Cells) -> Value:
     stored = network.memorised
     assert isinstance(stored, Views)  # noqa: S101 - fit has seen to it
-    first, *others = [_view(stored.names[number])(network, cells) for number in stored.switched_on]
+    views = {stored.names[number]: _view(stored.names[number])(network, cells) for number in stored.switched_on}
+    first, *others = views.values()
     if network.unbends:
         crowd, *linear = others
         together = [((first + line) * 0.5).op("Max", (first + crowd + line) / 3.0) for line in linear]
         return first.op("Max", crowd - SURER, *together)
     if not isinstance(stored, WindowViews):
         return first.op("Max", *others)
-    nats = concat([first, *others])
+    if "residual" in views:
+        views["residual"] = (first + views["residual"]) * 0.5
+    nats = concat([*views.values()])
     highest = nats.op("ReduceMax", [1], keepdims=1)
     return (nats - highest).op("Exp").op("ReduceMean", [1], keepdims=1).op("Log") + highest
+
+
+def _residual_distance(network: Reconstruction, cells: Cells) -> Value:
+    assert network.described is not None  # noqa: S101 - only windows have this view
+    missed = residual(network.likelihood, cells, decode(network, _imputed(network, cells)[1]))
+    judged = missed.op("Reshape", [-1, *network.input_shape]).op("Gather", network.described.judged, axis=1)
+    squared = (judged * judged).op("Reshape", [-1, len(network.described.judged) * network.input_shape[1]])
+    return squared.sum().op("Sqrt")
 
 
 def _of_windows(views: WindowViews, u: Value, name: str) -> Value:

@@ -35,19 +35,24 @@ class Columns(NamedTuple):
 
     near: int  # the first: code and shape
     crowd: int  # the first: code, shape and movements
-    signals: int  # whose samples come next
+    signals: int  # whose samples come next, and then their residuals
     samples: int  # of each signal
     states: int  # signals of which only new values count; the last columns
 
     @property
     def total(self) -> int:
         """Of a described window."""
-        return self.crowd + self.signals * self.samples + self.states
+        return self.crowd + 2 * self.signals * self.samples + self.states
 
     @property
     def of_samples(self) -> slice:
         """The columns of the samples."""
-        return slice(self.crowd, self.total - self.states)
+        return slice(self.crowd, self.crowd + self.signals * self.samples)
+
+    @property
+    def of_residuals(self) -> slice:
+        """The columns of the residuals of samples."""
+        return slice(self.of_samples.stop, self.total - self.states)
 
     @property
     def of_states(self) -> slice:
@@ -61,7 +66,7 @@ class Columns(NamedTuple):
 
 
 class Described(nn.Module):
-    """A window as numbers: its shape, the size of its faster movements, its samples, and which values are new.
+    """A window as numbers: shape, size of faster movements, samples, their residuals, and which values are new.
 
     With c_k the coefficients of the orthonormal cosine transform (DCT-II, Ahmed, Natarajan & Rao 1974) of the samples
     of a signal, the shape is c_0, c_1, c_2: level, slope, bend. Movements are the mean of c_k^2 over k = 3 to 5, over
@@ -193,36 +198,38 @@ class Described(nn.Module):
         return self.states.tolist(), (self.role == _NO_PART).nonzero()[:, 0].tolist()
 
     @property
-    def widths(self) -> tuple[int, int, int, int]:
-        """How many numbers there are of shape, movements, samples and new values."""
-        shape = len(self.judged) * min(LOW, self.samples)
-        return shape, len(self.center) - shape, len(self.judged) * self.samples, len(self.states)
+    def widths(self) -> tuple[int, int, int, int, int]:
+        """How many numbers there are of shape, movements, samples, residuals and new values."""
+        shape, samples = len(self.judged) * min(LOW, self.samples), len(self.judged) * self.samples
+        return shape, len(self.center) - shape, samples, samples, len(self.states)
 
     def columns(self, latent_dim: int) -> Columns:
         """Which columns have a part in each view, behind a latent code."""
-        shape, movements, _, states = self.widths
+        shape, movements, *_, states = self.widths
         near = latent_dim + shape
         return Columns(near, near + movements, len(self.judged), self.samples, states)
 
-    def forward(self, s: Tensor, missing: Tensor) -> Tensor:
-        """Standardised rows ``(n, signals * samples)`` -> shape, movements, samples, and new values, ``(n, k)``.
+    def forward(self, s: Tensor, missing: Tensor, residual: Tensor) -> Tensor:
+        """Standardised rows ``(n, signals * samples)`` -> all numbers, ``(n, k)``.
 
-        The missing cells, a mask, are imputed. The last part is the share of new values of each state.
+        The missing cells, a mask, are imputed; ``residual`` is that of each cell. The last numbers are the share of new
+        values of each state.
         """
         cells = s.view(-1, self.signals, self.samples)
         judged = cells[:, self.judged]
         numbers = ((self._numbers(*self._parts(judged)) - self.center) / self.scale).clamp(-LIMIT, LIMIT)
         distance = (cells[:, self.states, :, None] - self.values).abs().amin(3)
         new = (distance > self.width) & ~missing.view_as(cells)[:, self.states]
-        return torch.cat([numbers, judged.flatten(1), new.to(s).mean(2)], dim=1)
+        missed = residual.view_as(cells)[:, self.judged]
+        return torch.cat([numbers, judged.flatten(1), missed.flatten(1), new.to(s).mean(2)], dim=1)
 
     def spread(self, parts: Tensor) -> Tensor:
         """Parts of numbers ``(n, v, k)`` -> of cells, ``(n, v, signals * samples)``; a number's are spread evenly."""
-        shape, movements, samples, new = parts.split(self.widths, dim=2)
+        shape, movements, samples, residuals, new = parts.split(self.widths, dim=2)
         n, v, judged = *parts.shape[:2], len(self.judged)
         even = sum(part.reshape(n, v, judged, -1).sum(3, keepdim=True) for part in (shape, movements) if part.shape[2])
         cells = parts.new_zeros(n, v, self.signals, self.samples)
-        cells[:, :, self.judged] = samples.view(n, v, judged, -1) + even / self.samples
+        cells[:, :, self.judged] = (samples + residuals).view(n, v, judged, -1) + even / self.samples
         cells[:, :, self.states] = new[..., None] / self.samples
         return cells.flatten(2)
 

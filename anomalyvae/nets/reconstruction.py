@@ -132,9 +132,10 @@ class Reconstruction(nn.Module):
         """
         whole = self._whole(s)
         z = self.encode(whole)
+        residual = self.likelihood.residual(s, self.decode(z))
         if self.described is not None:
-            return torch.cat([CODE * z, self.described(whole, s.isnan())], dim=1)
-        return torch.cat([whole, z, asinh(self.likelihood.residual(s, self.decode(z)))], dim=1)
+            return torch.cat([CODE * z, self.described(whole, s.isnan(), residual)], dim=1)
+        return torch.cat([whole, z, asinh(residual)], dim=1)
 
     @property
     def unbends(self) -> bool:
@@ -168,7 +169,8 @@ class Reconstruction(nn.Module):
         """Store at most ``size`` standardised rows as the memory; with ``trimming``, the `cleanest`.
 
         More rows are sampled by their count. Rows similar to known ``outliers`` are left out. Windows are compared as
-        those of a network ``like`` this one: by the same signals, and by their waveforms if those recur in it.
+        those of a network ``like`` this one: by the same signals, by their waveforms if those recur in it, and with its
+        unit of residuals.
         """
         chosen, counts = sample_by_weight(marks.counts, round(size / share_of_cleanest(self.trimming)), generator)
         marks = marks.take(chosen)._replace(counts=counts).to(s.device)
@@ -188,8 +190,10 @@ class Reconstruction(nn.Module):
         u, marks = u[stored], marks.take(stored)
         if self.described is not None:
             columns, moving = self.described.columns(self.latent_dim), self.described.moving
-            waveforms_recur = None if like is None else like.waveforms_recur
-            self.memorised = WindowViews.of_windows(u, marks, generator, columns, moving, waveforms_recur)
+            views = None if like is None else like.memorised
+            self.memorised = WindowViews.of_windows(
+                u, marks, generator, columns, moving, views if isinstance(views, WindowViews) else None
+            )
         elif self.has_views:
             self.memorised = Views.of(u, self.scaling.unbent(s_chosen[stored]), marks, generator)
         else:
@@ -249,11 +253,6 @@ class Reconstruction(nn.Module):
         return self.criterion in VIEW_SCORES
 
     @property
-    def waveforms_recur(self) -> bool:
-        """Whether it compares windows with the waveforms of the stored ones."""
-        return isinstance(self.memorised, WindowViews) and len(self.memorised.waves) > 0
-
-    @property
     def rounding_error(self) -> float:
         """How far rounding may move a score that should be 0; only distances from the memory are so uncertain."""
         return self.memorised.rounding_error if isinstance(self.memorised, Memory) else 0.0
@@ -302,6 +301,16 @@ class Reconstruction(nn.Module):
     def view_distances(self, x: Tensor) -> Tensor:
         """The distance of each row in each of its views, shape ``(n, v)``."""
         return self.stored_views.distances(self.compared(x))
+
+    def judge_residuals(self, distances: Tensor) -> None:
+        """Judge the residuals of windows by those of windows that were not learned, whose distances are ``(n,)``."""
+        assert isinstance(self.memorised, WindowViews)  # noqa: S101
+        self.memorised.judge_residuals(distances)
+
+    def residual_distance(self, x: Tensor) -> Tensor:
+        """The distance of windows ``(n, d)`` from their reconstructions, in the view of that name, shape ``(n,)``."""
+        assert isinstance(self.memorised, WindowViews)  # noqa: S101
+        return self.memorised.residual_distance(self.features(x))
 
     def score_of_distances(self, distances: Tensor) -> Tensor:
         """The anomaly score of rows at these distances in each view ``(n, v)``, shape ``(n,)``."""

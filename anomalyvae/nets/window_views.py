@@ -1,4 +1,4 @@
-"""The views of windows: six ways in which a window can be unlike the training windows, in one unit."""
+"""The views of windows: seven ways in which a window can be unlike the training windows, in one unit."""
 
 import math
 from collections.abc import Mapping
@@ -26,11 +26,12 @@ from anomalyvae.nets.views import (
 
 _WAVES = 1024  # windows whose samples are stored
 _RECUR = 0.75  # share of the variance that the nearest waveform explains, at least, if waveforms recur
+_RESIDUAL = 5  # the number of the view of residuals
 _PARTS = ("rows", "weight", "crowd", "mean", "whitening", "lines", "waves", "short_mean", "short_whitening")
 
 
 class WindowViews(Views):
-    """How unlike the training windows a window is, in six ways, each in nats; `forward` is what they say together.
+    """How unlike the training windows a window is, in seven ways, each in nats; `forward` is what they say together.
 
     - **near**, as of rows: its slow shape and its code are unlike those of the nearest windows.
     - **crowd**, as of rows: its shape, its movements and its code are far from those of the crowd.
@@ -41,6 +42,8 @@ class WindowViews(Views):
       recur, as in an electrocardiogram: the nearest explains at least three quarters of the variance of the others.
     - **short**: the Mahalanobis distance of the samples of its most unusual segment, a quarter as long. A short event
       is a small part of a window, and the largest part of a segment.
+    - **residual**: the distance of its samples from their reconstruction by the decoder, each in standard deviations.
+      Its unit comes from windows that were not learned; without any, the view is off. It counts by its mean with near.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
@@ -55,20 +58,21 @@ class WindowViews(Views):
     columns : Columns
     rows, weight, crowd, mean, whitening
         As of `Views`: ``rows`` have the code and shape of windows, ``crowd`` also the movements, ``mean`` the samples.
-    lines : Tensor of shape (6, 2)
+    lines : Tensor of shape (7, 2)
     waves : Tensor
         Samples of stored windows, without the level of each signal; none if waveforms do not recur.
     short_mean, short_whitening : Tensor
         As ``mean`` and ``whitening``, of segments.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "wave", "short", "states")
+    names: ClassVar[tuple[str, ...]] = ("near", "crowd", "linear", "wave", "short", "residual", "states")
     words: ClassVar[tuple[str, ...]] = (
         "far from its neighbours",
         "far from the crowd",
         "samples unlike themselves",
         "a waveform never seen",
         "a short event",
+        "unlike its reconstruction",
         "a value never seen",
     )
     same: ClassVar[float] = 0.1
@@ -107,9 +111,12 @@ class WindowViews(Views):
         generator: torch.Generator,
         columns: Columns,
         moving: bool,
-        waveforms_recur: bool | None,
+        like: Self | None,
     ) -> Self:
         """Compare with described windows ``(m, k)``, of which the marks are known.
+
+        By their waveforms if these recur in the views ``like`` these, or by default in the windows; and with their unit
+        of residuals. Without it, `judge_residuals` is to be called.
 
         Selected windows weigh as much as all others in the covariances and in the unit of a view: a view that finds
         them unusual says less. Windows that overlap are near each other, and no new window overlaps with one of them,
@@ -122,6 +129,7 @@ class WindowViews(Views):
         crowd = crowd_of(u[:, : columns.crowd], marks, generator)
         windows = _in_turn(origin[tested].unique(), marks.selected)
         samples, chosen = u[windows, columns.of_samples], marks.selected[windows]
+        waveforms_recur = None if like is None else len(like.waves) > 0
         waves, wave = _recurring_waves(_waves(samples, columns), waveforms_recur if moving else False)
         whole, segments = _spreads(samples, chosen, columns)
         mean, whitening = whole.whitening()
@@ -145,16 +153,27 @@ class WindowViews(Views):
             "linear": moving and whitening.shape[1],
             "wave": moving and len(waves),
             "short": moving and short_whitening.shape[1] and columns.short,
+            "residual": False,
             "states": columns.states,
         }
         off = torch.tensor([not counts[name] for name in cls.names], device=u.device)
         lines[off] = lines.new_tensor([0.0, OFF])
+        if like is not None:
+            lines[_RESIDUAL] = like.lines[_RESIDUAL]
         return views
+
+    def judge_residuals(self, distances: Tensor) -> None:
+        """Set the unit of residuals by the distances ``(n,)`` of windows that were not learned."""
+        self.lines[_RESIDUAL] = _line(distances)
 
     @classmethod
     def restored_windows(cls, columns: Columns, state: Mapping[str, Tensor]) -> Self:
         """Construct it from the tensors of a network; raises RuntimeError for missing or misshapen ones."""
         parts = [state.get(f"memorised.{name}", torch.empty(0)) for name in _PARTS]
+        lines = _PARTS.index("lines")
+        if parts[lines].shape == (len(cls.names) - 1, 2):  # of a version that did not judge residuals
+            before, after = parts[lines].split([_RESIDUAL, len(parts[lines]) - _RESIDUAL])
+            parts[lines] = torch.cat([before, before.new_tensor([[0.0, OFF]]), after])
         shapes = [tuple(part.shape) for part in parts]
         stored, crowd = len(parts[0]), len(parts[2])
         length, waves = max(1, columns.short), len(parts[_PARTS.index("waves")])
@@ -171,9 +190,15 @@ class WindowViews(Views):
         return cls(columns, *parts)
 
     def together(self, nats: Tensor) -> Tensor:
-        """The harmonic mean of the probabilities of the views ``(n, 6)``, in nats, shape ``(n,)``."""
-        nats = nats[:, self.switched_on]
+        """The harmonic mean of the probabilities of the views ``(n, 7)``, in nats, shape ``(n,)``."""
+        nats = self._combined(nats)[:, self.switched_on]
         return nats.logsumexp(1) - math.log(nats.shape[1])
+
+    def _combined(self, nats: Tensor) -> Tensor:
+        """The views ``(n, 7)`` as they count."""
+        combined = nats.clone()
+        combined[:, _RESIDUAL] = (nats[:, 0] + nats[:, _RESIDUAL]) / 2
+        return combined
 
     @property
     def usual(self) -> Tensor:
@@ -183,7 +208,7 @@ class WindowViews(Views):
         return usual
 
     def distances(self, u: Tensor) -> Tensor:
-        """The distances of windows ``(n, k)``, shape ``(n, 6)``."""
+        """The distances of windows ``(n, k)``, shape ``(n, 7)``."""
         columns, samples = self.columns, u[:, self.columns.of_samples]
         each = (
             self.near_distance(u[:, : columns.near]),
@@ -191,9 +216,14 @@ class WindowViews(Views):
             complete_ellipsoid(samples, self.mean, self.whitening),
             self._from_nearest_wave(samples).square().sum(1).sqrt(),
             _largest(samples, self.segments, self.short_mean, self.short_whitening).values,
+            self.residual_distance(u),
             (u[:, columns.of_states] > 0).any(1).to(u),
         )
         return torch.stack(each, dim=1)
+
+    def residual_distance(self, u: Tensor) -> Tensor:
+        """The norm of the residuals of windows ``(n, k)``, shape ``(n,)``."""
+        return u[:, self.columns.of_residuals].square().sum(1).sqrt()
 
     def _near_others(self, start: Tensor, tested: Tensor) -> Tensor:
         """`near_distance` of the ``tested`` stored windows from those that do not overlap with them, if enough do not.
@@ -217,12 +247,12 @@ class WindowViews(Views):
 
     def strongest(self, u: Tensor) -> Tensor:
         """As of `Views`; where no value is new, it is not the last."""
-        nats = self.nats(u)
+        nats = self._combined(self.nats(u))
         nats[:, -1][nats[:, -1] == 0] = -torch.inf
         return nats.argmax(1)
 
     def parts(self, u: Tensor) -> Tensor:
-        """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 6, k)``."""
+        """The part of each column of windows ``(n, k)`` in each distance, at least 0, shape ``(n, 7, k)``."""
         columns, samples = self.columns, u[:, self.columns.of_samples]
         parts = u.new_zeros(len(u), len(self.names), columns.total)
         parts[:, 0, : columns.near] = self.near_parts(u[:, : columns.near])
@@ -232,7 +262,8 @@ class WindowViews(Views):
         index = self.segments[_largest(samples, self.segments, self.short_mean, self.short_whitening).indices]
         short = ellipsoid_parts(samples.gather(1, index), self.short_mean, self.short_whitening)
         parts[:, 4, columns.of_samples] = torch.zeros_like(samples).scatter(1, index, short)
-        parts[:, 5, columns.of_states] = u[:, columns.of_states]
+        parts[:, _RESIDUAL, columns.of_residuals] = u[:, columns.of_residuals].square()
+        parts[:, -1, columns.of_states] = u[:, columns.of_states]
         return parts
 
 

@@ -40,9 +40,9 @@ def described(x):
 
 
 def numbers(description, x):
-    """Shape, movements, samples and new values, as arrays."""
+    """Shape, movements, samples, residuals and new values, as arrays."""
     s = torch.tensor(flat(x))
-    parts = description(s, s.isnan()).split(description.widths, dim=1)
+    parts = description(s, s.isnan(), 2 * s).split(description.widths, dim=1)
     return [part.numpy() for part in parts]
 
 
@@ -55,10 +55,11 @@ def test_a_signal_becomes_its_shape_and_movements():
     slow = idct(np.where(np.arange(20) < 3, c, 0), norm="ortho")
     squares = [np.square(c[:, :, octave]).mean(2) for octave in octaves]
     squares += [np.square(x - slow).max(2), np.square(np.diff(x)).max(2)]
-    shape, movements, samples, _ = numbers(description, x)
+    shape, movements, samples, residuals, _ = numbers(description, x)
     for got, raw in ((shape, flat(c[:, :, :3])), (movements, flat((np.stack(squares, 2) + still) ** 0.25))):
         np.testing.assert_allclose(got, (raw - raw.mean(0)) / raw.std(0), atol=1e-9)
     np.testing.assert_array_equal(samples, flat(x))
+    np.testing.assert_array_equal(residuals, 2 * flat(x))
     assert (still < 1e-3 * np.stack(squares, 2).mean(0)).all()
 
 
@@ -67,7 +68,7 @@ def test_less_than_half_an_octave_joins_the_one_before(samples, bands):
     x = np.random.default_rng(0).normal(size=(50, 2, samples))
     movements = bands + 2 * (bands > 0)
     shapes = [part.shape for part in numbers(described(x), x)]
-    assert shapes == [(50, 2 * min(3, samples)), (50, 2 * movements), (50, 2 * samples), (50, 0)]
+    assert shapes == [(50, 2 * min(3, samples)), (50, 2 * movements), (50, 2 * samples), (50, 2 * samples), (50, 0)]
 
 
 def test_a_burst_is_the_same_wherever_it_lies():
@@ -87,15 +88,15 @@ def test_states_and_constants_are_held_and_coarse_signals_have_no_part():
     assert description.unjudged == ([2, 3], [4])
     asked = x[:4].copy()
     asked[1, 2, :5], asked[2, 3, -2:], asked[3, 4] = 2, 4.001, 9
-    np.testing.assert_allclose(numbers(description, asked)[3], [[0, 0], [0.25, 0], [0, 0.1], [0, 0]])
+    np.testing.assert_allclose(numbers(description, asked)[4], [[0, 0], [0.25, 0], [0, 0.1], [0, 0]])
 
 
 def test_a_missing_value_is_not_new():
     x = windows(400)
     description = described(x)
     s = torch.tensor(flat(x[:1])).masked_fill(torch.arange(60) == 41, 7.0)
-    assert description(s, torch.arange(60)[None] == 41)[0, -1] == 0
-    assert description(s, torch.zeros(1, 60, dtype=torch.bool))[0, -1] > 0
+    assert description(s, torch.arange(60)[None] == 41, s)[0, -1] == 0
+    assert description(s, torch.zeros(1, 60, dtype=torch.bool), s)[0, -1] > 0
 
 
 def test_a_rare_value_is_known_wherever_it_stands_in_the_training_rows():
@@ -114,7 +115,7 @@ def test_a_signal_that_varies_by_rounding_alone_is_a_constant():
     x[:, 1] = 0.1 + 1e-16 * np.random.default_rng(1).integers(0, 9, (400, 20))
     description = described(x)
     assert description.unjudged == ([1, 2], [])
-    assert numbers(description, x)[3].max() == 0
+    assert numbers(description, x)[4].max() == 0
 
 
 def test_a_fast_event_is_found_wherever_it_lies():
@@ -199,7 +200,8 @@ def test_a_state_never_seen_is_flagged(detector):
 
 def test_terms_are_those_of_windows(detector):
     terms = detector.score_terms(flat(windows(50, seed=8)))
-    views = terms[[*WindowViews.names]].to_numpy()[:, detector.network_.memorised.switched_on]
+    together = terms.assign(residual=(terms["near"] + terms["residual"]) / 2)  # as it counts
+    views = together[[*WindowViews.names]].to_numpy()[:, detector.network_.memorised.switched_on]
     np.testing.assert_allclose(terms["novelty"], np.log(np.exp(views).mean(1)), rtol=1e-9)
     np.testing.assert_allclose(terms["novelty"], -detector.score_samples(flat(windows(50, seed=8))))
 
@@ -304,6 +306,25 @@ def test_a_waveform_counts_where_waveforms_recur(detector, tmp_path):
     np.testing.assert_allclose(scores, -beats.score_samples(odd), rtol=1e-4)
     shares = beats.network_.view_shares(torch.tensor(odd)).detach()[:, WindowViews.names.index("wave")]
     np.testing.assert_allclose(shares.sum(1), 1)
+
+
+def test_residuals_are_judged_by_those_of_windows_that_were_not_learned():
+    """Of few windows, a network reconstructs those that it learned better than new ones."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(6, 40))
+
+    def draw(n):
+        return np.tanh(rng.normal(size=(n, 6)) @ mixing) + 0.3 * rng.normal(size=(n, 40))
+
+    for groups in (None, np.arange(120) // 4):
+        detector = VAEOutlierDetector(input_shape=(2, 20), random_state=0).fit(draw(120), groups=groups)
+        assert 0.02 < (detector.score_terms(draw(4000))["residual"] > np.log(20)).mean() < 0.1
+
+
+def test_residuals_are_not_judged_if_no_window_is_held_out():
+    detector = VAEOutlierDetector(input_shape=(1, 20), random_state=0, validation_fraction=0, max_epochs=2)
+    detector.fit(flat(windows(60)[:, :1]))
+    assert "residual" not in [WindowViews.names[i] for i in detector.network_.memorised.switched_on]
 
 
 def test_windows_of_states_alone_are_judged_by_the_nearest():
