@@ -34,7 +34,7 @@ class Explanation(Representation):
             - ``energy``: reconstruction + critic, -log p(x | z) q(z);
             - ``near``, ``crowd``, ``linear``: unlike the nearest training rows, unlike the crowd of them, both in the
               space of row, latent code and standardised residual, and the Mahalanobis distance of the row; of windows
-              also ``wave``, ``short`` and ``states``. ``novelty`` is what they say together; see
+              also ``wave``, ``short``, ``residual`` and ``states``. ``novelty`` is what they say together; see
               `anomalyvae.nets.views` and `anomalyvae.nets.window_views`;
             - ``memory``, with ``criterion="memory"`` instead of these: mean distance to the second to sixth nearest
               training row in that space, scaled by the local density; see `anomalyvae.nets.memory`.
