@@ -164,7 +164,7 @@ class WindowViews(Views):
 
     def judge_residuals(self, distances: Tensor) -> None:
         """Set the unit of residuals by the distances ``(n,)`` of windows that were not learned."""
-        self.lines[_RESIDUAL] = _line(distances)
+        self.lines[_RESIDUAL] = _line(distances, heavy_tail=True)
 
     @classmethod
     def restored_windows(cls, columns: Columns, state: Mapping[str, Tensor]) -> Self:
@@ -339,9 +339,14 @@ def _times(selected: Tensor) -> int:
     return max(1, len(selected) // max(1, int(selected.sum())) - 1)
 
 
-def _line(distances: Tensor) -> Tensor:
-    """Slope and value at 0 of a view's nats, from the distances of the training windows, shape ``(2,)``."""
+def _line(distances: Tensor, heavy_tail: bool = False) -> Tensor:
+    """Slope and value at 0 of a view's nats, from the distances of the training windows, shape ``(2,)``.
+
+    With a ``heavy_tail``, the largest of n counts as no rarer than one in n.
+    """
     distances = finite(distances)
     middle, begin = distances.quantile(0.5), distances.quantile(1 - TAIL).clamp(min=LEAST)
     unit = torch.maximum(begin - middle, LEAST_UNIT * begin) / math.log(0.5 / TAIL)
+    if heavy_tail:
+        unit = torch.maximum(unit, (distances.amax() - middle) / math.log(max(len(distances) / 2, 2)))
     return torch.stack([1 / unit, math.log(2) - middle / unit])
