@@ -43,7 +43,8 @@ class WindowViews(Views):
     - **short**: the Mahalanobis distance of the samples of its most unusual segment, a quarter as long. A short event
       is a small part of a window, and the largest part of a segment.
     - **residual**: the distance of its samples from their reconstruction by the decoder, each in standard deviations.
-      Its unit comes from windows that were not learned; without any, the view is off. It counts by its mean with near.
+      Its unit comes from windows that were not learned, the largest of which counts as no rarer than one of them;
+      without any, the view is off. It counts by its mean with near.
     - **states**: a signal that never moves, or a state, has a value that it had in no training window. n windows
       without such a value show no more than that its probability is about ``1 / (n + 1)`` (rule of succession).
 
