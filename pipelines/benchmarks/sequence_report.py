@@ -22,6 +22,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "asd": VOLUMES,
     "jair_jr": RANKS,
     "potholes": RANKS,
+    "series": RANKS[:2],
 }
 COUNTED = ("", "causal_", "all_", "all_causal_")  # of skab
 HEAD, SECONDS = ["set", "case", "asked", "seed", "version", "method"], ["fit_s", "score_s"]

@@ -15,6 +15,8 @@ Sets
               10 Hz, all nine signals, every 0.4 s. A window is anomalous if half of it lies in an aggressive
               manoeuvre, or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a
               minute.
+    series    42 tasks of 12 sets (data/series): one class of series is learned, or all classes but one, and the rest
+              of these are to be told from the others. A series is a window.
     potholes  5 drives, as in pipelines/potholes.toml: each scored by a detector fitted to the others without their
               potholes.
 
@@ -221,8 +223,20 @@ def _ranked(
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, y in anomalous.items():
-        found |= {f"{kind}auroc": metrics.auroc(y, scores), f"{kind}ap": metrics.average_precision(y, scores)}
+        found |= {f"{kind}{name}": value for name, value in _told_apart(y, scores, held_out).items()}
     return found | {"event_recall": metrics.event_recall(scores, spans, events, ALARMS_PER_HOUR, tolerance_s)}
+
+
+def series() -> Iterator[Case]:
+    """Each task: some classes of series are learned, others are unknown."""
+    for path in sorted(get_dataset("series").glob("*.npz")):
+        with np.load(path) as arrays:
+            judge = partial(_told_apart, arrays["y"])
+            yield Case(path.stem, arrays["learned"], arrays["scored"], False, judge)
+
+
+def _told_apart(y: NDArray[np.int64], scores: Array, held_out: Array) -> dict[str, float]:
+    return {"auroc": metrics.auroc(y, scores), "ap": metrics.average_precision(y, scores)}
 
 
 SETS: dict[str, Callable[[], Iterator[Case]]] = {
@@ -232,6 +246,7 @@ SETS: dict[str, Callable[[], Iterator[Case]]] = {
     "asd": partial(split_set, "asd"),
     "jair_jr": jair_jr,
     "potholes": potholes,
+    "series": series,
 }
 LARGE = ("skab", "smap", "smd", "asd")
 
