@@ -86,5 +86,5 @@ def test_objects_and_links_in_archives_are_refused(recipe, tmp_path):
         member = tarfile.TarInfo("folder")
         member.type = tarfile.DIRTYPE
         tar.addfile(member)
-    with pytest.raises(ValueError, match="folder in .* is no file"):
+    with pytest.raises(ValueError, match=r"folder in .* is no file"):
         recipe.content(tmp_path / "x.tar.gz", "folder")

@@ -314,8 +314,8 @@ def version_of(method: str) -> str:
     return f"{code_version(OURS)} {SETTINGS} {LINEAR if method.startswith('linear') else ''} {settings}"
 
 
-def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> None:
-    """Compute the results that are not stored yet."""
+def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> dict[str, str]:
+    """Compute the results that are not stored yet; returns the version of each method, as it was at the start."""
     store.parent.mkdir(parents=True, exist_ok=True)
     done = {(r["set"], r["case"], r["asked"], r["seed"], r["version"]) for r in kept_results(store)}
     versions = {method: version_of(method) for method in METHODS}
@@ -327,6 +327,7 @@ def run(todo: Iterable[tuple[str, Case, str, int]], store: Path, jobs: int) -> N
     for number, (one, results) in enumerate(_answered(asked, jobs), start=1):
         print(f"{number}/{len(asked)} {one['set']} {one['case']}, {one['asked']}", flush=True)
         keep(store, [one | result for result in results])
+    return versions
 
 
 def _answered(asked: list[dict[str, Any]], jobs: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -378,8 +379,7 @@ def main() -> None:
     _quietly(options.coefficients)
     out = options.out / "quick" if options.quick else options.out
     todo = tasks(options.sets, options.methods, options.seeds, options.quick, options.half)
-    run(todo, out / "results.jsonl", options.jobs)
-    versions = {method: version_of(method) for method in METHODS}
+    versions = run(todo, out / "results.jsonl", options.jobs)
     kept = [
         r
         for r in kept_results(out / "results.jsonl")
