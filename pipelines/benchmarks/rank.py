@@ -77,9 +77,7 @@ def measured(paths: list[Path], recipe: WindowRecipe, faulty: int) -> tuple[pd.D
         groups = np.repeat(others, [len(windows[name]) for name in others])
         chosen = np.sort(rng.permutation(len(rows))[:MOST])
         shape = recipe.input_shape if recipe.coefficients is None else None
-        model = VAEOutlierDetector(random_state=0, validation_fraction=0.0, input_shape=shape).fit(
-            rows.iloc[chosen], groups=groups[chosen]
-        )
+        model = VAEOutlierDetector(random_state=0, input_shape=shape).fit(rows.iloc[chosen], groups=groups[chosen])
         for name in own:
             clean[name] = figures(model, windows[name].rows, recipe)
         for name in own[:faulty]:
