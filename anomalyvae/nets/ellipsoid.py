@@ -87,7 +87,7 @@ def least_gradient(whitening: Tensor) -> float:
     return _ROUNDING * float(inverse.masked_fill(inverse == 0, torch.inf).amin()) if len(inverse) else 0.0
 
 
-def ellipsoid_of(u: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def ellipsoid_of(u: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of rows ``(n, k)``, the matrix that whitens differences from it, and their distances from the others.
 
     The covariance is ``(1 - a) S + a m I`` with the covariance S of the rows and its mean variance m. Of a = 1e-6 to 1,
@@ -98,7 +98,7 @@ def ellipsoid_of(u: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tenso
     Missing cells are filled with the likeliest values, and what these lack of variance is added, in turns (Buck 1960, A
     method of estimation of missing values in multivariate data; repeated as by Dempster, Laird & Rubin 1977).
 
-    With ``counts``, shape ``(n,)``, rows weigh in proportion, and a row is compared with those that are not its copies.
+    With ``importance``, shape ``(n,)``, rows weigh in proportion.
 
     The matrix has no columns if there are too many.
     """
@@ -106,7 +106,9 @@ def ellipsoid_of(u: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tenso
     complete, filled = ~missing.any(1), torch.where(missing, u.nanmean(0).nan_to_num(), u)
     if width > MOST_COLUMNS or n < 3:  # two rows show no spread but along the line between them
         return filled.mean(0), u.new_zeros(width, 0), u.new_zeros(n)
-    weight = u.new_ones(n) if counts is None or bool((counts == counts[0]).all()) else (counts / counts.mean()).to(u)
+    if importance is None or bool((importance == importance[0]).all()):
+        importance = u.new_ones(n)
+    weight = (importance / importance.mean()).to(u)
     start = complete if complete.sum() >= _ENOUGH * width else slice(None)
     mean, whitening, distance = _likeliest(filled[start], weight[start], u.new_zeros(width))
     for _ in range(_ROUNDS if missing.any() else 0):
