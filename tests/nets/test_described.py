@@ -1,5 +1,6 @@
 """Windows are described by shape and energies: what depends on the place of a fast event does not count."""
 
+import copy
 import math
 
 import numpy as np
@@ -319,6 +320,15 @@ def test_residuals_are_judged_by_those_of_windows_that_were_not_learned():
     for groups in (None, np.arange(120) // 4):
         detector = VAEOutlierDetector(input_shape=(2, 20), random_state=0).fit(draw(120), groups=groups)
         assert 0.02 < (detector.score_terms(draw(4000))["residual"] > np.log(20)).mean() < 0.1
+
+
+def test_the_largest_residual_counts_as_no_rarer_than_one_of_them(detector):
+    views = copy.deepcopy(detector.network_.memorised)
+    distances = torch.linspace(1, 2, 1000, dtype=torch.float64)
+    distances[-1] = 50.0
+    views.judge_residuals(distances)
+    slope, start = views.lines[WindowViews.names.index("residual")].tolist()
+    assert slope * 50 + start == pytest.approx(np.log(1000))
 
 
 def test_residuals_are_not_judged_if_no_window_is_held_out():
