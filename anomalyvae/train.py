@@ -327,6 +327,7 @@ class TrainingSet:
                     other = self.without(*left_out).fit(clone(detector).set_params(validation_fraction=0.0))
                     if other.stop_reason_ == "interrupted":
                         return None
+                    other.network_.judge_residuals_as(detector.network_)  # it held out no window itself
                     for name in left_out:
                         tallies[name] = self._tally(other, self.rows, normal & (self._recording == name).to_numpy())
         finally:

@@ -14,6 +14,7 @@ from anomalyvae.bundle import read_card, read_manifest
 from anomalyvae.calibration import caution_of
 from anomalyvae.cli import main
 from anomalyvae.evaluate import read_job, run_job
+from anomalyvae.nets.window_views import WindowViews
 from anomalyvae.review import retrain
 from anomalyvae.review.retraining import refits
 from anomalyvae.train import TrainingSet, groups_of, train, unfitted
@@ -232,6 +233,24 @@ def test_recordings_without_a_window_are_named(drives_of_one_sensor, tmp_path):
     (tmp_path / "job.toml").write_text(text)
     with pytest.raises(ValueError, match=r"Only one recording has windows \(d0\).* Not used: d1 \(It has no window"):
         run_job(read_job(tmp_path / "job.toml"))
+
+
+def test_recordings_are_compared_by_fits_with_the_views_of_the_model(drives, monkeypatch):
+    """The fits that leave recordings out hold out no window, from which the unit of residuals comes."""
+    data, lines = TrainingSet.of_files(sorted(drives.glob("d*.csv")), RECIPE), []
+    tally = TrainingSet._tally
+    monkeypatch.setattr(
+        TrainingSet,
+        "_tally",
+        lambda self, model, *a: lines.append(model.network_.memorised.lines) or tally(self, model, *a),
+    )
+    model = data.fit(VAEOutlierDetector(random_state=0, max_epochs=2, hidden=(8,)))
+    data.fleet(model)
+    residual = WindowViews.names.index("residual")
+    own = model.network_.memorised.lines[residual]
+    assert own[0] > 0
+    assert len(lines) > 5
+    assert all((of_fit[residual] == own).all() for of_fit in lines)
 
 
 def test_parts_of_one_recording_are_not_called_recordings(drives, tmp_path):

@@ -307,6 +307,11 @@ class Reconstruction(nn.Module):
         assert isinstance(self.memorised, WindowViews)  # noqa: S101
         self.memorised.judge_residuals(distances)
 
+    def judge_residuals_as(self, other: "Reconstruction") -> None:
+        """Judge the residuals of windows in the unit of another network."""
+        if isinstance(self.memorised, WindowViews) and isinstance(other.memorised, WindowViews):
+            self.memorised.judge_residuals_as(other.memorised)
+
     def residual_distance(self, x: Tensor) -> Tensor:
         """The distance of windows ``(n, d)`` from their reconstructions, in the view of that name, shape ``(n,)``."""
         assert isinstance(self.memorised, WindowViews)  # noqa: S101

@@ -160,12 +160,16 @@ class WindowViews(Views):
         off = torch.tensor([not counts[name] for name in cls.names], device=u.device)
         lines[off] = lines.new_tensor([0.0, OFF])
         if like is not None:
-            lines[_RESIDUAL] = like.lines[_RESIDUAL]
+            views.judge_residuals_as(like)
         return views
 
     def judge_residuals(self, distances: Tensor) -> None:
         """Set the unit of residuals by the distances ``(n,)`` of windows that were not learned."""
         self.lines[_RESIDUAL] = _line(distances, heavy_tail=True)
+
+    def judge_residuals_as(self, other: Self) -> None:
+        """Take the unit of residuals from the views of another network."""
+        self.lines[_RESIDUAL] = other.lines[_RESIDUAL]
 
     @classmethod
     def restored_windows(cls, columns: Columns, state: Mapping[str, Tensor]) -> Self:
