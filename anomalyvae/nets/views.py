@@ -127,7 +127,8 @@ class Views(nn.Module):
         marks = marks._replace(recurring=most_copied(marks.counts, marks.recurring))
         rows, weight, tested, origin = stored_rows(u, marks)
         crowd = crowd_of(u, marks, generator)
-        importance = torch.where(marks.copies.isinf(), 1.0, marks.counts / marks.copies)  # copies relate nothing anew
+        # A row that is repeated shows no other relation between columns than it does once.
+        importance = torch.where(marks.copies.isinf(), 1.0, marks.counts / marks.copies)
         mean, whitening, linear = ellipsoid_of(unbent, importance)
         views = cls(rows, weight, crowd, mean, whitening, u.new_zeros(len(VIEWS), 2))
         among = views._among_others(tested) if len(rows) > 1 else u.new_zeros(2, 1)
