@@ -24,7 +24,7 @@ _MORE_ROWS = 4096  # of plain rows by views: an anomaly often lies in a gap betw
 _FEWEST_STEPS, _STEPS, _MIN_EPOCHS = 100, 1000, 20  # of max_epochs="auto"; in between, a step per two rows
 _BATCHES, _MIN_BATCH, _MAX_BATCH = 32, 128, 1024  # an epoch has so many batches, within these sizes
 _WIDE = 128  # cells of a row, from which batches are half as large: a step then takes half the time
-_WINDOW_STEPS = 500  # of described windows twice as wide or more, whose views use no more than the codes
+_WINDOW_STEPS = 500  # of described windows twice as wide or more
 _LEARNING_RATE = 5e-3
 _PATIENCE, _MIN_PATIENCE = 5, 10  # epochs without improvement: max_epochs / 5, at least 10
 _FEWEST_HALVED = 4  # stored rows: half of fewer is one row, which has no neighbour
@@ -295,8 +295,8 @@ def schedule_for(
     """The schedule for ``n`` training rows of so many ``cells``.
 
     "auto" makes a step per two rows, from 100 (1,000 if it should be ``precise``) to 1,000, and at least 20 epochs.
-    Wide windows that are ``described`` get fewer steps, down to 500: only their codes count, and on new recordings,
-    more steps reconstruct wide windows no better.
+    Wide windows that are ``described`` get fewer steps, down to 500: on new recordings, more steps reconstruct them no
+    better.
     """
     batch = int(np.clip(n // _BATCHES, _MIN_BATCH, _MAX_BATCH)) // (2 if cells >= _WIDE else 1)
     most, min_epochs = _STEPS, _MIN_EPOCHS

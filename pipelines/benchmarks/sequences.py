@@ -15,8 +15,8 @@ Sets
               10 Hz, all nine signals, every 0.4 s. A window is anomalous if half of it lies in an aggressive
               manoeuvre, or (``any_...``) in any. Event recall is that of aggressive manoeuvres at one false alarm a
               minute.
-    series    42 tasks of 12 sets (data/series): one class of series is learned, or all classes but one, and the rest
-              of these are to be told from the others. A series is a window.
+    series    42 tasks of 12 sets (data/series): half of the series of one class are learned, or of all classes
+              but one; the other half are normal, and other classes anomalous. A series is a window.
     potholes  5 drives, as in pipelines/potholes.toml: each scored by a detector fitted to the others without their
               potholes.
 
